@@ -1,0 +1,1 @@
+"""From records to packed batches: sub-tasks, tokens, sampling, packing."""

@@ -1,0 +1,1 @@
+"""Weights in and out, between dss_jax and other libraries' checkpoints."""

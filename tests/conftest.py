@@ -1,0 +1,42 @@
+"""Shared test set-up: eight simulated devices, and the optional real data."""
+
+import os
+import pathlib
+
+# Before JAX is imported anywhere: meshes are tested on simulated CPU devices.
+_FLAGS = os.environ.get("XLA_FLAGS", "")
+if "xla_force_host_platform_device_count" not in _FLAGS:
+  os.environ["XLA_FLAGS"] = (
+      f"{_FLAGS} --xla_force_host_platform_device_count=8".strip()
+  )
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+SHARED = pathlib.Path(
+    os.environ.get("DSS_SHARED", REPOSITORY.parent / "shared")
+)
+
+
+@pytest.fixture(scope="session")
+def repository() -> pathlib.Path:
+  """The root of the checkout."""
+  return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+  """The folder `data` beside the released data; skips where it is absent."""
+  folder = SHARED / "data"
+  if not folder.is_dir():
+    pytest.skip(f"the released data is not at {folder} (set DSS_SHARED)")
+  return folder
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> pathlib.Path:
+  """Small committed files: data in the release layout, parity numbers."""
+  return REPOSITORY / "tests" / "fixtures"
