@@ -27,19 +27,19 @@ from dss_jax.errors import UserError
 # What a sub-task's summed loss is divided by. The names in capitals are T5X's
 # `SpecialLossNormalizingFactor`s.
 NORMALIZERS = (
-    "subtask_tokens",
-    "all_tokens",
-    "examples",
-    "NUM_REAL_TARGET_TOKENS",
-    "NUM_TOTAL_TARGET_TOKENS",
-    "AVERAGE_PER_SEQUENCE",
+  "subtask_tokens",
+  "all_tokens",
+  "examples",
+  "NUM_REAL_TARGET_TOKENS",
+  "NUM_TOTAL_TARGET_TOKENS",
+  "AVERAGE_PER_SEQUENCE",
 )
 
 Batch = Mapping[str, jax.Array]
 
 
 def _smoothing_constants(
-    vocab_size: int, label_smoothing: float
+  vocab_size: int, label_smoothing: float
 ) -> tuple[float, float, float]:
   """The probability of the target, of any other token, and their entropy.
 
@@ -50,8 +50,8 @@ def _smoothing_constants(
   others = max(vocab_size - 1, 1)
   low = label_smoothing / others
   entropy = -(
-      confidence * math.log(confidence)
-      + (vocab_size - 1) * low * math.log(low + 1e-20)
+    confidence * math.log(confidence)
+    + (vocab_size - 1) * low * math.log(low + 1e-20)
   )
   return confidence, low, entropy
 
@@ -98,10 +98,10 @@ _token_nll.defvjp(_token_nll_fwd, _token_nll_bwd)
 
 
 def token_nll(
-    logits: jax.Array,
-    targets: jax.Array,
-    z_loss: float = 0.0,
-    label_smoothing: float = 0.0,
+  logits: jax.Array,
+  targets: jax.Array,
+  z_loss: float = 0.0,
+  label_smoothing: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
   """Per-token cross-entropy and z-loss, in nats, with T5X's conventions.
 
@@ -204,30 +204,30 @@ class Weighting:
     weights = self.subtask_weights
     if not weights or not all(math.isfinite(w) and w >= 0 for w in weights):
       raise UserError(
-          f"sub-task weights are {weights}; allowed is one finite number >= 0"
-          " per sub-task; set losses.Objective.alpha or"
-          " losses.Objective.subtask_weights"
+        f"sub-task weights are {weights}; allowed is one finite number >= 0"
+        " per sub-task; set losses.Objective.alpha or"
+        " losses.Objective.subtask_weights"
       )
     if not any(weights):
       raise UserError(
-          f"sub-task weights are all zero: {weights}; nothing would be"
-          " trained; set losses.Objective.alpha or"
-          " losses.Objective.subtask_weights"
+        f"sub-task weights are all zero: {weights}; nothing would be"
+        " trained; set losses.Objective.alpha or"
+        " losses.Objective.subtask_weights"
       )
     normalizer = self.normalizer
     if isinstance(normalizer, str):
       known = normalizer in NORMALIZERS
     else:
       known = normalizer is None or (
-          isinstance(normalizer, int | float)
-          and math.isfinite(normalizer)
-          and normalizer > 0
+        isinstance(normalizer, int | float)
+        and math.isfinite(normalizer)
+        and normalizer > 0
       )
     if not known:
       raise UserError(
-          f"unknown loss normaliser {normalizer!r}; allowed are"
-          f" {', '.join(NORMALIZERS)}, a number above 0 or None; set"
-          " LOSS_NORMALIZING_FACTOR"
+        f"unknown loss normaliser {normalizer!r}; allowed are"
+        f" {', '.join(NORMALIZERS)}, a number above 0 or None; set"
+        " LOSS_NORMALIZING_FACTOR"
       )
 
   @property
@@ -305,17 +305,16 @@ class Objective:
   def __post_init__(self):
     if not 0.0 <= self.alpha <= 1.0:
       raise UserError(
-          f"alpha is {self.alpha}; allowed is 0 to 1; set"
-          " losses.Objective.alpha"
+        f"alpha is {self.alpha}; allowed is 0 to 1; set losses.Objective.alpha"
       )
     if not 0.0 <= self.label_smoothing < 1.0:
       raise UserError(
-          f"label smoothing is {self.label_smoothing}; allowed is 0 up to, not"
-          " including, 1; set LABEL_SMOOTHING"
+        f"label smoothing is {self.label_smoothing}; allowed is 0 up to, not"
+        " including, 1; set LABEL_SMOOTHING"
       )
     if not 0.0 <= self.z_loss < math.inf:
       raise UserError(
-          f"z-loss is {self.z_loss}; allowed is 0 or more; set Z_LOSS"
+        f"z-loss is {self.z_loss}; allowed is 0 or more; set Z_LOSS"
       )
 
   def weighting(self, subtask_names: Sequence[str]) -> Weighting:
@@ -332,9 +331,9 @@ class Objective:
       given = dict(self.subtask_weights)
       if set(given) != set(names):
         raise UserError(
-            f"sub-task weights are given for {sorted(given)}, but the run's"
-            f" sub-tasks are {sorted(names)}; set"
-            " losses.Objective.subtask_weights"
+          f"sub-task weights are given for {sorted(given)}, but the run's"
+          f" sub-tasks are {sorted(names)}; set"
+          " losses.Objective.subtask_weights"
         )
       weights = tuple(float(given[name]) for name in names)
     elif len(names) == 1:
@@ -342,18 +341,18 @@ class Objective:
     elif len(names) == 2:
       first = "label" if "label" in names else names[0]
       weights = tuple(
-          self.alpha if name == first else 1.0 - self.alpha for name in names
+        self.alpha if name == first else 1.0 - self.alpha for name in names
       )
     else:
       raise UserError(
-          f"alpha weighs two sub-tasks, the run has {len(names)}: {names}; set"
-          " losses.Objective.subtask_weights to a weight for each"
+        f"alpha weighs two sub-tasks, the run has {len(names)}: {names}; set"
+        " losses.Objective.subtask_weights to a weight for each"
       )
     return Weighting(weights, self.normalizer)
 
 
 def subtask_sums(
-    nll: jax.Array, logits: jax.Array, batch: Batch, num_subtasks: int
+  nll: jax.Array, logits: jax.Array, batch: Batch, num_subtasks: int
 ) -> dict[str, jax.Array]:
   """Per-sub-task sums that add up over micro-batches, steps and hosts.
 
@@ -379,10 +378,10 @@ def subtask_sums(
     return jnp.sum(of_subtask & mask, axis=(1, 2), dtype=jnp.int32)
 
   sums = {
-      "nll": jnp.sum(jnp.where(of_subtask & counted, nll, 0.0), axis=(1, 2)),
-      "tokens": count(counted),
-      "correct": count(counted & correct),
-      "examples": count(example_starts(batch)),
+    "nll": jnp.sum(jnp.where(of_subtask & counted, nll, 0.0), axis=(1, 2)),
+    "tokens": count(counted),
+    "correct": count(counted & correct),
+    "examples": count(example_starts(batch)),
   }
   encoder_ids = batch.get("encoder_segment_ids", batch["encoder_input_tokens"])
   sums["encoder_tokens"] = jnp.sum(encoder_ids > 0, dtype=jnp.int32)

@@ -20,27 +20,27 @@ LearningRateFn = Callable[[jax.Array | int], jax.Array]
 _BINDING = "utils.create_learning_rate_scheduler"
 
 FACTORS = (
-    "constant",
-    "linear_warmup",
-    "linear_decay",
-    "rsqrt_decay",
-    "rsqrt_normalized_decay",
-    "decay_every",
-    "cosine_decay",
-    "linear_to_zero",
+  "constant",
+  "linear_warmup",
+  "linear_decay",
+  "rsqrt_decay",
+  "rsqrt_normalized_decay",
+  "decay_every",
+  "cosine_decay",
+  "linear_to_zero",
 )
 
 
 def create_learning_rate_scheduler(
-    factors: str = "constant * linear_warmup * rsqrt_decay",
-    base_learning_rate: float = 0.5,
-    warmup_steps: int = 1000,
-    decay_factor: float = 0.5,
-    steps_per_decay: int = 20000,
-    steps_per_cycle: int = 100000,
-    step_offset: int = 0,
-    min_learning_rate: float = 1e-8,
-    total_steps: int | None = None,
+  factors: str = "constant * linear_warmup * rsqrt_decay",
+  base_learning_rate: float = 0.5,
+  warmup_steps: int = 1000,
+  decay_factor: float = 0.5,
+  steps_per_decay: int = 20000,
+  steps_per_cycle: int = 100000,
+  step_offset: int = 0,
+  min_learning_rate: float = 1e-8,
+  total_steps: int | None = None,
 ) -> LearningRateFn:
   """Builds the learning rate as a function of the training step.
 
@@ -81,15 +81,15 @@ def create_learning_rate_scheduler(
   unknown = [name for name in names if name not in FACTORS]
   if unknown:
     raise UserError(
-        f"unknown learning-rate factor {unknown[0]!r} in {factors!r}; allowed"
-        f" are {', '.join(FACTORS)}; set {_BINDING}.factors"
+      f"unknown learning-rate factor {unknown[0]!r} in {factors!r}; allowed"
+      f" are {', '.join(FACTORS)}; set {_BINDING}.factors"
     )
 
   def require(name, value, minimum):
     if value is None or value < minimum:
       raise UserError(
-          f"{name} is {value}, but {factors!r} needs at least {minimum}; set"
-          f" {_BINDING}.{name}"
+        f"{name} is {value}, but {factors!r} needs at least {minimum}; set"
+        f" {_BINDING}.{name}"
       )
 
   if {"linear_decay", "rsqrt_decay", "rsqrt_normalized_decay"} & set(names):
