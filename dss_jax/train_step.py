@@ -156,7 +156,7 @@ def train_step(
   (loss, sums), grads = accumulate(
     loss_fn, state.params, batch, key, num_microbatches, grad_shardings
   )
-  grad_norm = optax.global_norm(grads)
+  grad_norm = optax.tree.norm(grads)
   updates, opt_state = optax.with_extra_args_support(tx).update(
     grads, state.opt_state, state.params, step=state.step
   )
@@ -171,7 +171,7 @@ def train_step(
   sums |= {
     "loss": loss,
     "grad_norm": grad_norm,
-    "param_norm": optax.global_norm(state.params),
+    "param_norm": optax.tree.norm(state.params),
     "nonfinite": jnp.logical_not(finite).astype(jnp.int32),
   }
   if learning_rate_fn is not None:

@@ -29,7 +29,7 @@ def _clip_by_global_norm(grads: Any, clip_norm: float | None) -> Any:
   """Scales gradients down to a global L2 norm of at most `clip_norm`."""
   if clip_norm is None:
     return grads
-  scale = jnp.minimum(1.0, clip_norm / optax.global_norm(grads))
+  scale = jnp.minimum(1.0, clip_norm / optax.tree.norm(grads))
   return jax.tree.map(lambda g: g * scale, grads)
 
 
