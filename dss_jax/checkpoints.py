@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -244,10 +245,10 @@ class Checkpoints:
   ) -> None:
     """Compares names and shapes before anything is read."""
     path = self.folder / str(step) / "state"
-    saved = _shapes(ocp.PyTreeCheckpointHandler().metadata(path).tree)
+    saved = shapes(ocp.PyTreeCheckpointHandler().metadata(path).tree)
     if only:
       saved = {k: v for k, v in saved.items() if k.startswith(f"{only}/")}
-    problems = describe_mismatch(saved, _shapes(wanted))
+    problems = describe_mismatch(saved, shapes(wanted))
     if problems:
       raise UserError(
           f"the checkpoint of step {step} in {self.folder} is not of this model"
@@ -277,7 +278,8 @@ def _path_name(path: Sequence[Any]) -> str:
   )
 
 
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+  """The shape of each array, by its path: `params/encoder/...`."""
   leaves = jax.tree_util.tree_leaves_with_path(
       tree, is_leaf=lambda leaf: hasattr(leaf, "shape")
   )
@@ -325,3 +327,32 @@ def tree_hash(tree: PyTree) -> str:
     digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
     digest.update(np.ascontiguousarray(array).tobytes())
   return digest.hexdigest()
+
+
+def print_summary(model_dir: str, *, hashes: bool = False) -> None:
+  """Prints a run's checkpoints and, if asked, what identifies the latest.
+
+  Args:
+    model_dir: the run.
+    hashes: print SHA-256 of its parameters, optimizer state, what the loop
+      remembers (times aside) and metrics.jsonl (times aside).
+  """
+  from dss_jax import logging as logging_lib
+
+  with Checkpoints(model_dir, read_only=True) as checkpoints:
+    latest = checkpoints.resolve_step("latest")
+    best = checkpoints.loop_state(latest).get("best_step")
+    for step in checkpoints.steps():
+      loop = checkpoints.loop_state(step)
+      marks = [" best"] * (step == best) + [" latest"] * (step == latest)
+      print(f"step {step}:{','.join(marks)} tokens seen {loop['tokens_seen']:,}")
+    if not hashes:
+      return
+    tree = checkpoints.restore_numpy(latest)
+    loop = checkpoints.loop_state(latest)
+  loop.pop("wall_s", None)
+  print(f"params     {tree_hash(tree['params'])}")
+  print(f"opt_state  {tree_hash(tree['opt_state'])}")
+  text = json.dumps(loop, sort_keys=True)
+  print(f"loop       {hashlib.sha256(text.encode()).hexdigest()}")
+  print(f"metrics    {logging_lib.metrics_hash(pathlib.Path(model_dir))}")

@@ -1,27 +1,15 @@
-"""Evaluation by decoding: inputs in, predictions and scores out.
-
-An `EvaluationTask` is a list of tokenised inputs with targets and a way to
-score; it comes from dss_jax's own datasets without TensorFlow, or from any
-SeqIO Task. A `Generator` decodes lists of token ids in a few fixed shapes; an
-`Evaluator` puts both together and writes what was predicted.
-"""
+"""Evaluation by decoding: inputs in, predictions and scores out."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import numpy as np
-
-from dss_jax import decoding, partitioning, run_directory
-from dss_jax.data import batches as batches_lib
+from dss_jax import generation, run_directory
 from dss_jax.data import pipeline, vocabularies
 from dss_jax.errors import UserError
-from dss_jax.models import encoder_decoder
 
 PyTree = Any
 
@@ -47,108 +35,10 @@ class EvaluationConfig:
   metric: str | None = None
   max_examples: int | None = None
   batch_size: int = 128
-  decode: decoding.DecodeOptions = dataclasses.field(
-      default_factory=decoding.DecodeOptions
+  decode: generation.DecodeOptions = dataclasses.field(
+      default_factory=generation.DecodeOptions
   )
   test_split: str | None = "test"
-
-
-class Generator:
-  """Decodes token lists with one student on one mesh.
-
-  Compiled once for each shape; the shapes are few (see
-  `batches.padded_batches`).
-  """
-
-  def __init__(
-      self,
-      model: encoder_decoder.EncoderDecoderModel,
-      partitioner: partitioning.Partitioner,
-      options: decoding.DecodeOptions,
-      *,
-      batch_size: int,
-  ):
-    shards = partitioner.num_data_shards
-    self.model = model
-    self.partitioner = partitioner
-    self.options = options
-    self.batch_size = -(-batch_size // shards) * shards
-    self._generate = jax.jit(
-        self._generate_tokens, static_argnames=("max_decode_length",)
-    )
-
-  def _generate_tokens(
-      self,
-      params: PyTree,
-      encoder_input_tokens: jax.Array,
-      key: jax.Array,
-      *,
-      max_decode_length: int,
-  ) -> tuple[jax.Array, jax.Array]:
-    encoded = self.model.encode(params, encoder_input_tokens)
-    cache = self.model.init_cache(
-        params, encoded, encoder_input_tokens, max_decode_length
-    )
-    step = functools.partial(self.model.decode_step, params)
-    return decoding.decode(
-        step, cache, self.options, max_decode_length=max_decode_length, key=key
-    )
-
-  def __call__(
-      self,
-      params: PyTree,
-      inputs: Sequence[Sequence[int]],
-      *,
-      max_decode_length: int,
-      seed: int = 0,
-      progress: Callable[[int], None] | None = None,
-  ) -> tuple[list[list[int]], np.ndarray]:
-    """The best output of each input.
-
-    Args:
-      params: the student's parameters, on the partitioner's mesh.
-      inputs: token ids of each example, EOS included.
-      max_decode_length: longest output, in tokens.
-      seed: of sampling, where the options sample.
-      progress: called with the number of examples done.
-
-    Returns:
-      Output ids of each input (EOS and padding cut off), in input order, and
-      their scores [num_examples] float32 (log-probabilities as decoded).
-    """
-    outputs: list[list[int]] = [[] for _ in inputs]
-    scores = np.zeros(len(inputs), np.float32)
-    key = jax.random.key(seed)
-    done = 0
-    with self.partitioner.activate():
-      for index, batch in enumerate(
-          batches_lib.padded_batches(inputs, self.batch_size)
-      ):
-        tokens = self.partitioner.put_batch(
-            {"encoder_input_tokens": batch.tokens}
-        )["encoder_input_tokens"]
-        decoded, decoded_scores = partitioning.to_host(
-            self._generate(
-                params,
-                tokens,
-                jax.random.fold_in(key, index),
-                max_decode_length=max_decode_length,
-            )
-        )
-        for row, example in enumerate(batch.indices):
-          outputs[example] = _until_eos(decoded[row])
-          scores[example] = decoded_scores[row]
-        done += len(batch.indices)
-        if progress:
-          progress(done)
-    return outputs, scores
-
-
-def _until_eos(tokens: np.ndarray) -> list[int]:
-  ends = np.flatnonzero(
-      (tokens == vocabularies.EOS_ID) | (tokens == vocabularies.PAD_ID)
-  )
-  return tokens[: ends[0] if ends.size else None].tolist()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +69,7 @@ class Evaluator:
 
   def __init__(
       self,
-      generator: Generator,
+      generator: generation.Generator,
       vocabulary: vocabularies.Vocabulary,
       tasks: Sequence[pipeline.EvaluationTask],
   ):
@@ -206,7 +96,7 @@ class Evaluator:
     outputs, log_probs = self.generator(
         params,
         task.inputs,
-        max_decode_length=decode_length(task.longest_target),
+        max_decode_length=generation.decode_length(task.longest_target),
         progress=report,
     )
     decoded = [self.vocabulary.decode(output) for output in outputs]
@@ -225,14 +115,6 @@ class Evaluator:
         for i in range(len(task))
     ]
     return Scores(task.name, task.split, task.score(predictions), rows)
-
-
-def decode_length(longest_target: int) -> int:
-  """How long outputs may get: a quarter above the longest target, in tokens.
-
-  Rounded up to eights, so that splits of a dataset share compiled programs.
-  """
-  return -(-int(1.25 * longest_target) // 8) * 8
 
 
 def write_predictions(

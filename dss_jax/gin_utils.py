@@ -38,8 +38,9 @@ def register() -> None:
   # Imported here: `dss-jax --help` must not pay for JAX.
   from dss_jax import (
       checkpoints,
-      decoding,
       evaluation,
+      generation,
+      datasets,
       losses,
       optimizers,
       partitioning,
@@ -47,7 +48,6 @@ def register() -> None:
   )
   from dss_jax import train as train_lib
   from dss_jax.data import pipeline, subtasks, vocabularies
-  from dss_jax.datasets import options as data_options
   from dss_jax.models import config, encoder_decoder
 
   def configurable(target: Any, name: str) -> None:
@@ -66,20 +66,19 @@ def register() -> None:
       schedules.create_learning_rate_scheduler,
       "utils.create_learning_rate_scheduler",
   )
-  configurable(losses.Weighting, "losses.Weighting")
+  configurable(losses.Objective, "losses.Objective")
   configurable(partitioning.Partitioner, "partitioning.PjitPartitioner")
   configurable(
       partitioning.standard_logical_axis_rules,
       "partitioning.standard_logical_axis_rules",
   )
-  configurable(data_options.DataOptions, "data.DataOptions")
+  configurable(datasets.DataOptions, "data.DataOptions")
   configurable(subtasks.MethodOptions, "data.MethodOptions")
-  configurable(pipeline.Batching, "data.Batching")
+  configurable(pipeline.DatasetConfig, "utils.DatasetConfig")
   configurable(pipeline.task_name, "data.task_name")
-  configurable(decoding.DecodeOptions, "decoding.DecodeOptions")
-  configurable(evaluation.EvaluationOptions, "evaluation.EvaluationOptions")
+  configurable(generation.DecodeOptions, "decoding.DecodeOptions")
+  configurable(evaluation.EvaluationConfig, "evaluation.EvaluationConfig")
   configurable(checkpoints.SaveOptions, "utils.SaveCheckpointConfig")
-  configurable(checkpoints.RestoreOptions, "utils.RestoreCheckpointConfig")
   configurable(train_lib.TrainConfig, "train.train")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import platform
@@ -22,7 +23,8 @@ TIME = "time"
 class MetricsLog:
   """`metrics.jsonl`: a line for each step and for each evaluation.
 
-  A line is `{"step": 12, "kind": "train", <name>: <value>, ..., "time": {...}}`.
+  A line is `{"step": 12, "kind": "train", <name>: <value>, ..., "time": {...}}`;
+  a value that is not finite is null.
   Opened at a step, it drops what an interrupted run had written beyond it, so
   that every step stands there once.
   """
@@ -51,8 +53,12 @@ class MetricsLog:
       timing: Mapping[str, float],
   ) -> None:
     """Appends one line and hands it to the operating system."""
-    line = {"step": step, "kind": kind, **values, TIME: dict(timing)}
-    self._file.write(json.dumps(line) + "\n")
+    finite = {
+        name: value if math.isfinite(value) else None
+        for name, value in values.items()
+    }
+    line = {"step": step, "kind": kind, **finite, TIME: dict(timing)}
+    self._file.write(json.dumps(line, allow_nan=False) + "\n")
 
   def flush(self) -> None:
     self._file.flush()
@@ -144,7 +150,7 @@ class Progress:
       description: str = "train",
       stream: TextIO | None = None,
   ):
-    self._stream = stream or sys.stderr
+    self._stream = sys.stderr if stream is None else stream
     self._total = total_steps
     self._first = first_step
     self._start = time.monotonic()
@@ -202,6 +208,151 @@ def _clock(seconds: float) -> str:
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class RunLog:
+  """Takes in what each step and each evaluation measured.
+
+  Metrics of steps stay on the device until `flush`, so that looking at them
+  does not hold the device up.
+
+  Args:
+    folder: the run's folder.
+    subtasks: names of the sub-tasks, in the order of their ids.
+    slots: encoder and decoder positions of a batch, padding included.
+    total_steps: steps of the whole run.
+    from_step: steps made before this start.
+    stream: where progress goes; None writes it to standard error.
+  """
+
+  def __init__(
+      self,
+      folder: pathlib.Path,
+      subtasks: Sequence[str],
+      *,
+      slots: int,
+      total_steps: int,
+      from_step: int,
+      stream: TextIO | None = None,
+  ):
+    self._subtasks = tuple(subtasks)
+    self._slots = slots
+    self._metrics = MetricsLog(folder, from_step=from_step)
+    self._tensorboard = TensorBoardLog(folder, from_step=from_step)
+    self.progress = Progress(total_steps, from_step, stream=stream)
+    self._pending: list[tuple[int, Mapping[str, Any]]] = []
+    self._period_start = time.monotonic()
+
+  def add_step(self, step: int, sums: Mapping[str, Any]) -> None:
+    """Keeps the sums that `train_step` returned for update number `step`."""
+    self._pending.append((step, sums))
+
+  def flush(
+      self, tokens_seen: int, examples_seen: int
+  ) -> list[dict[str, float]]:
+    """Fetches what is pending and writes a line for each step.
+
+    Args:
+      tokens_seen: before the first pending step.
+      examples_seen: likewise.
+
+    Returns:
+      The values of each pending step, as written.
+    """
+    import jax
+
+    steps = [step for step, _ in self._pending]
+    fetched = jax.device_get([sums for _, sums in self._pending])
+    self._pending.clear()
+    now = time.monotonic()
+    seconds = (now - self._period_start) / max(len(steps), 1)
+    self._period_start = now
+    written = []
+    for step, sums in zip(steps, fetched, strict=True):
+      values = step_values(sums, self._subtasks, self._slots)
+      tokens_seen += values["tokens"]
+      examples_seen += values["examples"]
+      values |= {"tokens_seen": tokens_seen, "examples_seen": examples_seen}
+      timing = {"unix": time.time(), "step_s": seconds}
+      self._metrics.write(step, "train", values, timing)
+      written.append(values)
+    if written:
+      last = written[-1]
+      rates = {
+          "examples_per_s": _mean(written, "examples") / seconds,
+          "tokens_per_s": _mean(written, "tokens") / seconds,
+      }
+      self._tensorboard.write(
+          steps[-1],
+          {f"train/{name}": value for name, value in last.items()}
+          | {f"timing/{name}": value for name, value in rates.items()},
+      )
+      shown = {name: _mean(written, name) for name in last}
+      self.progress.update(
+          steps[-1], summary_line(shown | rates, self._subtasks)
+      )
+    self._metrics.flush()
+    return written
+
+  def add_evaluation(
+      self, step: int, values: Mapping[str, float], seconds: float
+  ) -> None:
+    """Writes what the evaluation after `step` updates found."""
+    timing = {"unix": time.time(), "evaluation_s": seconds}
+    self._metrics.write(step, "eval", values, timing)
+    self._tensorboard.write(
+        step,
+        {f"eval/{k}": v for k, v in values.items() if "/" in k},
+    )
+    self._metrics.flush()
+    self._tensorboard.flush()
+    # Evaluation is no part of a step's time.
+    self._period_start += seconds
+
+  def close(self) -> None:
+    self.progress.close()
+    self._metrics.close()
+    self._tensorboard.close()
+
+
+def _mean(rows: Sequence[Mapping[str, float]], name: str) -> float:
+  return sum(row[name] for row in rows) / len(rows)
+
+
+def step_values(
+    sums: Mapping[str, Any], subtasks: Sequence[str], slots: int
+) -> dict[str, float]:
+  """The numbers of one step, from the sums over its batch.
+
+  Args:
+    sums: host values of what `train_step` returned.
+    subtasks: names of the sub-tasks, in the order of their ids.
+    slots: encoder and decoder positions of the batch.
+
+  Returns:
+    `loss` (the objective), `<subtask>/loss` (mean nats a token),
+    `<subtask>/accuracy` (teacher-forced, of tokens), counts, norms, and
+    `padding`, the share of positions without a token.
+  """
+  values = {"loss": float(sums["loss"])}
+  for k, name in enumerate(subtasks):
+    tokens = int(sums["tokens"][k])
+    values[f"{name}/loss"] = float(sums["nll"][k]) / max(tokens, 1)
+    values[f"{name}/accuracy"] = int(sums["correct"][k]) / max(tokens, 1)
+    values[f"{name}/tokens"] = tokens
+    values[f"{name}/examples"] = int(sums["examples"][k])
+  tokens = int(sums["encoder_tokens"]) + int(sums["decoder_tokens"])
+  values |= {
+      "tokens": tokens,
+      "examples": sum(int(n) for n in sums["examples"]),
+      "padding": 1.0 - tokens / slots,
+      "z_loss": float(sums["z_loss"]),
+      "grad_norm": float(sums["grad_norm"]),
+      "param_norm": float(sums["param_norm"]),
+      "learning_rate": float(sums["learning_rate"]),
+      "nonfinite": int(sums["nonfinite"]),
+  }
+  return values
 
 
 def summary_line(

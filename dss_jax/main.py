@@ -230,7 +230,7 @@ def _add_eval_flags(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
       "--output_dir",
-      help="where predictions go; default: MODEL_DIR/eval",
+      help="predictions go to its eval/ folder; default: MODEL_DIR",
   )
   parser.add_argument(
       "--json", action="store_true", help="print the scores as JSON"
@@ -299,7 +299,13 @@ def _train(args: argparse.Namespace) -> int:
 
   _parse_gin(args)
   gin_utils.require("MODEL", "MODEL_DIR", "TRAIN_STEPS", "MIXTURE_OR_TASK_NAME")
-  gin_utils.instance("train.train", config_text_fn=gin_utils.operative_config)
+  config = gin_utils.instance(
+      "train.train", config_text_fn=gin_utils.operative_config
+  )
+
+  from dss_jax import train
+
+  train.train(config)
   return 0
 
 
@@ -307,27 +313,26 @@ def _evaluate(args: argparse.Namespace) -> int:
   import json
 
   from dss_jax import gin_utils
-  from dss_jax import train as train_lib
 
-  config = pathlib.Path(args.model_dir) / "config.gin"
-  if not config.is_file():
+  config_file = pathlib.Path(args.model_dir) / "config.gin"
+  if not config_file.is_file():
     raise UserError(
         f"--model_dir: there is no config.gin in {args.model_dir!r}; give the"
         " MODEL_DIR of a training run"
     )
-  _parse_gin(args, [str(config)])
-  scores = gin_utils.instance(
-      "train.evaluate_checkpoint",
-      model_dir=args.model_dir,
-      checkpoint=args.checkpoint,
-      tasks=args.task or None,
-      split=args.split,
-      output_dir=args.output_dir,
+  _parse_gin(args, [str(config_file)])
+  config = gin_utils.instance("train.train", model_dir=args.model_dir)
+
+  from dss_jax import scoring
+
+  step, scores = scoring.score_checkpoint(
+      config, args.checkpoint, tasks=args.task or None, split=args.split
   )
+  scoring.write(args.output_dir or args.model_dir, step, scores)
   if args.json:
-    print(json.dumps(scores.as_json(), indent=2))
+    print(json.dumps(scoring.as_json(step, scores), indent=2))
   else:
-    train_lib.print_scores(scores)
+    scoring.print_table(step, scores)
   return 0
 
 
