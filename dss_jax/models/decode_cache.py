@@ -23,13 +23,24 @@ class DecodeCache:
     per_sequence: arrays [sequences, ...]: reordered as beams are.
     per_example: arrays [examples, ...]: the same for all of an example's
       sequences, so never repeated nor reordered.
-    constant: arrays that no sequence changes.
+    step_biases: [heads, 2 * max_length - 1] self-attention biases of all
+      steps, causal mask included.
   """
 
   index: Array
   per_sequence: Any
   per_example: Any
-  constant: Any
+  step_biases: Array
+
+  @property
+  def max_length(self) -> int:
+    """How many tokens the cache can take."""
+    return (self.step_biases.shape[-1] + 1) // 2
+
+  @property
+  def num_sequences(self) -> int:
+    """How many sequences are being decoded."""
+    return jax.tree.leaves(self.per_sequence)[0].shape[0]
 
   def repeat(self, n: int) -> DecodeCache:
     """n sequences for each one here: [a, b] -> [a, a, b, b] for n = 2."""

@@ -198,7 +198,7 @@ class EncoderDecoderModel:
       index=jnp.zeros((), jnp.int32),
       per_sequence=own,
       per_example={"keys_and_values": cross, "bias": mask_bias},
-      constant=biases,
+      step_biases=biases,
     )
 
   def decode_step(
@@ -216,10 +216,10 @@ class EncoderDecoderModel:
       Logits [sequences, vocab] float32 of the next token, and the cache one
       position on.
     """
-    max_length = (cache.constant.shape[-1] + 1) // 2
-    # [heads, 2 * max_length - 1] -> [1, heads, 1, max_length]
+    length = cache.max_length
+    # [heads, 2 * length - 1] -> [1, heads, 1, length]
     self_bias = jax.lax.dynamic_slice_in_dim(
-      cache.constant, max_length - 1 - cache.index, max_length, axis=1
+      cache.step_biases, length - 1 - cache.index, length, axis=1
     )[None, :, None, :]
     logits, own = network.Transformer(self._step_config).apply(
       {"params": self._step_params(params)},
