@@ -272,10 +272,10 @@ class Adafactor:
 
 
 def adafactor_state_to_t5x(state: AdafactorState) -> dict[str, Any]:
-  """T5X's optimizer state: `step` and `param_states`.
+  """T5X's `param_states`; its step is `state.count`.
 
-  `param_states` is nested like the parameters, each leaf replaced by
-  `{"m", "v", "v_row", "v_col"}`, unused ones zeros of shape (1,).
+  Nested like the parameters, with `{"m", "v", "v_row", "v_col"}` in place of
+  each, unused ones zeros of shape (1,).
   """
   structure = jax.tree.structure(state.v)
   unused = jnp.zeros((1,), jnp.float32)
@@ -286,19 +286,17 @@ def adafactor_state_to_t5x(state: AdafactorState) -> dict[str, Any]:
     m, *map(jax.tree.leaves, (state.v, state.v_row, state.v_col)), strict=True
   )
   names = ("m", "v", "v_row", "v_col")
-  return {
-    "step": state.count,
-    "param_states": structure.unflatten(dict(zip(names, x)) for x in leaves),
-  }
+  return structure.unflatten(dict(zip(names, x)) for x in leaves)
 
 
 def adafactor_state_from_t5x(
-  t5x_state: Mapping[str, Any], template: AdafactorState
+  param_states: Mapping[str, Any], step: int, template: AdafactorState
 ) -> AdafactorState:
   """The `AdafactorState` that a T5X optimizer state stands for.
 
   Args:
-    t5x_state: `{"step": ..., "param_states": ...}`, as in T5X's checkpoints.
+    param_states: as in T5X's checkpoints (`pretrained.t5x.load_t5x`).
+    step: the checkpoint's.
     template: the state (or its shapes) of the run that goes on with it.
 
   Raises:
@@ -310,7 +308,7 @@ def adafactor_state_from_t5x(
       return None
     leaves = []
     for param in logical_axes.named_params(tree):
-      node: Any = t5x_state["param_states"]
+      node: Any = param_states
       for part in [*param.path.split("/"), slot]:
         node = node.get(part) if isinstance(node, Mapping) else None
       shape = None if node is None else tuple(np.shape(node))
@@ -325,7 +323,7 @@ def adafactor_state_from_t5x(
     return jax.tree.structure(tree).unflatten(leaves)
 
   return AdafactorState(
-    count=jnp.asarray(t5x_state["step"], jnp.int32),
+    count=jnp.asarray(step, jnp.int32),
     v_row=pick("v_row", template.v_row),
     v_col=pick("v_col", template.v_col),
     v=pick("v", template.v),

@@ -1,6 +1,7 @@
 """Optimizers against NumPy references, T5X's numbers, and each other."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -221,12 +222,11 @@ class TestAdafactor:
     optimizer = optimizers.Adafactor(min_dim_size_to_factor=8, beta1=beta1)
     _, state = run(optimizer, params, grads)
     t5x = adafactor.adafactor_state_to_t5x(state)
-    layer = t5x["param_states"]["decoder"]["layers_0"]
+    layer = t5x["decoder"]["layers_0"]
     assert sorted(layer["wide"]) == ["m", "v", "v_col", "v_row"]
     assert layer["wide"]["m"].shape == ((8, 20) if beta1 else (1,))
-    assert int(t5x["step"]) == 1
     template = jax.eval_shape(lambda: state)
-    again = adafactor.adafactor_state_from_t5x(t5x, template)
+    again = adafactor.adafactor_state_from_t5x(t5x, 1, template)
     jax.tree.map(np.testing.assert_array_equal, again, state)
 
   def test_t5x_state_of_other_shapes_is_refused(self):
@@ -239,10 +239,10 @@ class TestAdafactor:
     ]
     t5x = adafactor.adafactor_state_to_t5x(states[0])
     with pytest.raises(UserError, match="min_dim_size_to_factor"):
-      adafactor.adafactor_state_from_t5x(t5x, states[1])
-    del t5x["param_states"]["wide"]
+      adafactor.adafactor_state_from_t5x(t5x, 3, states[1])
+    del t5x["wide"]
     with pytest.raises(UserError, match="wide: v_row has shape None"):
-      adafactor.adafactor_state_from_t5x(t5x, states[0])
+      adafactor.adafactor_state_from_t5x(t5x, 3, states[0])
 
 
 class TestAdam:
@@ -387,3 +387,85 @@ def test_schedules_fit_in():
     optimizers.AdamW(), params, [{"w": jnp.ones(2)}], lr_fn=fn, step=2
   )
   np.testing.assert_allclose(got["w"], [0.5, 0.5], rtol=1e-5)
+
+
+@pytest.mark.shared
+def test_one_step_of_t5x(shared_data):
+  """T5X's own gradient and Adafactor step, from its checkpoint of step 3.
+
+  parity.npz holds 8 of the 66 gradients and new parameters (of the embedding
+  the first 20 rows); parity_norms.json the norms of all.
+  """
+  from dss_jax import losses
+  from dss_jax.models import config, encoder_decoder
+  from dss_jax.pretrained import t5x
+
+  folder = shared_data / "t5x_tiny"
+  params, param_states, step = t5x.load_t5x(folder / "orbax")
+  arrays = np.load(folder / "parity.npz")
+  norms = json.loads((folder / "parity_norms.json").read_text())
+  model = encoder_decoder.EncoderDecoderModel(
+    config.T5Config(
+      vocab_size=264,
+      emb_dim=32,
+      num_heads=3,
+      num_encoder_layers=2,
+      num_decoder_layers=3,
+      head_dim=8,
+      mlp_dim=40,
+    )
+  )
+  weighting = losses.Weighting((1.0,), None)
+  tx = optimizers.Adafactor(min_dim_size_to_factor=16).transform(
+    constant, params, model.param_axes()
+  )
+
+  def loss_fn(params, batch):
+    logits = model.apply(params, batch)
+    nll, z = losses.token_nll(logits, batch["decoder_target_tokens"], 1e-4)
+    return jnp.sum(weighting(batch) * (nll + z))
+
+  @jax.jit
+  def update(params, state, batch):
+    loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+    changes, state = tx.update(grads, state, params)
+    return loss, grads, optax.apply_updates(params, changes), state
+
+  batch = {
+    name: arrays[name]
+    for name in arrays
+    if name.startswith(("encoder_", "decoder_"))
+  }
+  state = adafactor.adafactor_state_from_t5x(
+    param_states, step, jax.eval_shape(tx.init, params)
+  )
+  loss, grads, after, state = update(params, state, batch)
+  assert float(loss) == pytest.approx(float(arrays["loss"]), rel=1e-6)
+  assert int(state.count) == step + 1 == 4
+
+  def flat(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+      jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+      for path, leaf in leaves
+    }
+
+  old, grads, new = flat(params), flat(grads), flat(after)
+  checked = 0
+  for name in arrays:
+    kind, _, path = name.partition(":")
+    if path:
+      got = {"grad": grads, "after": new}[kind][path]
+      np.testing.assert_allclose(
+        got[: len(arrays[name])], arrays[name], rtol=2e-5, atol=2e-6
+      )
+      checked += 1
+  assert checked == 16
+  assert sorted(norms) == sorted(new)
+  for path, want in norms.items():
+    got = {
+      "grad_l2": np.linalg.norm(grads[path]),
+      "new_l2": np.linalg.norm(new[path]),
+      "delta_l2": np.linalg.norm(new[path] - old[path]),
+    }
+    assert got == pytest.approx(want, rel=1e-5), path
