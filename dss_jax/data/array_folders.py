@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import math
 import os
 import pathlib
 import re
@@ -32,6 +33,7 @@ from dss_jax.errors import UserError
 
 HEADER = "header.json"
 _MAX_HEADER_BYTES = 64 << 20
+_MAX_NPY_HEADER_BYTES = 1 << 16
 _CHUNK_BYTES = 16 << 20
 _DTYPES = ("int32", "int64", "float32")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
@@ -42,17 +44,38 @@ _READ_ERRORS = (OSError, ValueError, EOFError, KeyError, TypeError)
 
 @dataclasses.dataclass(frozen=True)
 class ArrayFolder:
-  """An opened folder.
+  """An opened folder. Arrays are opened one by one, when they are read.
 
   Attributes:
     path: where it lies.
-    header: the header's own entries (whatever the writer put there).
-    arrays: name -> array, memory-mapped read-only where asked.
+    header: the checked header: the writer's own entries and "arrays".
   """
 
   path: pathlib.Path
   header: Mapping[str, Any]
-  arrays: Mapping[str, np.ndarray]
+
+  def read(
+    self, name: str, *, mmap: bool = True, verify: bool = True
+  ) -> np.ndarray:
+    """One array.
+
+    Args:
+      name: the array's name.
+      mmap: map the file read-only instead of reading it.
+      verify: compare the CRC-32, which reads every byte once (about a second
+        per gigabyte). Without it, dtype and shape are still checked.
+
+    Raises:
+      UserError: there is no such array, or its file is damaged.
+    """
+    try:
+      entry = self.header["arrays"][name]
+      array = _read_array(self.path / f"{name}.npy", entry, mmap=mmap)
+      if verify and _crc32(array) != entry["crc32"]:
+        raise ValueError("its CRC-32 differs from the header's")
+    except _READ_ERRORS as error:
+      raise damaged(self.path, f"{name}.npy: {error}") from error
+    return array
 
 
 class Writer:
@@ -128,43 +151,34 @@ def _replace(temporary: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def open_folder(
-  folder: str | os.PathLike[str],
-  *,
-  format: str,
-  version: int,
-  mmap: bool = True,
-  verify: bool = True,
+  folder: str | os.PathLike[str], *, format: str, version: int
 ) -> ArrayFolder:
-  """Opens a folder that `create` wrote.
+  """Opens a folder that `create` wrote: checks its header and file sizes.
 
   Args:
     folder: where it lies.
     format: the kind of content the caller expects.
     version: the version of that format the caller reads.
-    mmap: map the files read-only instead of reading them.
-    verify: compare every array's CRC-32, which reads every byte once (about a
-      second per gigabyte). Without it, dtypes and shapes are still checked.
 
   Raises:
     UserError: the folder is absent, of another format or version, or damaged.
   """
   folder = pathlib.Path(folder)
   header = _read_header(folder, format=format, version=version)
-  arrays = {}
   entries = header.get("arrays")
   if not isinstance(entries, dict):
-    raise _damaged(folder, f"{HEADER} lists no arrays")
+    raise damaged(folder, f"{HEADER} lists no arrays")
   for name, entry in entries.items():
     if not _NAME.fullmatch(name):
-      raise _damaged(folder, f"{name!r} is not a plain array name")
+      raise damaged(folder, f"{name!r} is not a plain array name")
     try:
-      array = _read_array(folder / f"{name}.npy", entry, mmap=mmap)
-      if verify and _crc32(array) != entry["crc32"]:
-        raise ValueError("its CRC-32 differs from the header's")
+      size = math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
+      found = (folder / f"{name}.npy").stat().st_size
+      if not size < found <= size + _MAX_NPY_HEADER_BYTES:
+        raise ValueError(f"{found} bytes, but the header says {size} of data")
     except _READ_ERRORS as error:
-      raise _damaged(folder, f"{name}.npy: {error}") from error
-    arrays[name] = array
-  return ArrayFolder(folder, header, arrays)
+      raise damaged(folder, f"{name}.npy: {error}") from error
+  return ArrayFolder(folder, header)
 
 
 def _read_header(
@@ -179,9 +193,9 @@ def _read_header(
       raise ValueError(f"larger than {_MAX_HEADER_BYTES} bytes")
     header = json.loads(path.read_text(encoding="utf-8"))
   except (*_READ_ERRORS, RecursionError) as error:
-    raise _damaged(folder, f"{HEADER}: {error}") from error
+    raise damaged(folder, f"{HEADER}: {error}") from error
   if not isinstance(header, dict):
-    raise _damaged(folder, f"{HEADER} is not a JSON object")
+    raise damaged(folder, f"{HEADER} is not a JSON object")
   found = (header.get("format"), header.get("version"))
   if found != (format, version):
     raise UserError(
@@ -211,14 +225,15 @@ def _read_array(
 
 def _crc32(array: np.ndarray) -> int:
   """CRC-32 of an array's bytes."""
-  data = memoryview(np.ascontiguousarray(array).reshape(-1)).cast("B")
+  data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
   value = 0
   for start in range(0, len(data), _CHUNK_BYTES):
     value = zlib.crc32(data[start : start + _CHUNK_BYTES], value)
   return value
 
 
-def _damaged(folder: pathlib.Path, reason: object) -> UserError:
+def damaged(folder: str | os.PathLike[str], reason: object) -> UserError:
+  """The error to raise for a folder that cannot be trusted."""
   line = " ".join(str(reason).split())[:300]
   return UserError(
     f"{folder} is damaged ({line}): delete the folder and write it again"

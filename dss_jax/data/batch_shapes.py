@@ -184,17 +184,7 @@ class _Search:
     self._attention_length = attention_length
     self._sampler = Sampler(example_set, seed=_SAMPLE_SEED)
     self._upr = self._sampler.units_per_record
-    used = [
-      subtask
-      for subtask, rate in zip(
-        example_set.subtasks, example_set.rates, strict=True
-      )
-      if len(subtask) and (example_set.paired or rate > 0)
-    ]
-    self.longest = (
-      max(int(subtask.input_lengths.max()) for subtask in used),
-      max(int(subtask.target_lengths.max()) for subtask in used),
-    )
+    self.longest = packing.longest(example_set)
     if example_set.paired:
       self._epoch_units = self._sampler.epoch_units()
     else:
@@ -279,7 +269,9 @@ class _Search:
     row = e + d + (e * e + d * d + e * d) / self._attention_length
     return counts[0] * row / counts[1]
 
-  def _units(self, start: int, stop: int) -> tuple[np.ndarray, ...]:
+  def _units(
+    self, start: int, stop: int
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(unit, input length, target length) of each example of these units."""
     units = self._sampler.units(start, stop)
     return (units.unit, *packing.lengths(self._example_set, units))
@@ -304,8 +296,8 @@ class _Search:
   def _units_per_row(self, lengths: _Lengths) -> float:
     """Units that a row holds while there are always others to choose from."""
     bound = min(x / mean for x, mean in zip(lengths, self._means))
-    unit, *sides = self._units(0, _TRIAL_UNITS)
-    items = Items.of(unit, *sides, lengths)
+    unit, inputs, targets = self._units(0, _TRIAL_UNITS)
+    items = Items.of(unit, inputs, targets, lengths)
     rows = max(1, int(_TRIAL_SHARE * _TRIAL_UNITS / bound))
     window = Window(items, rows=rows, row_lengths=lengths, num_batches=1)
     window.fill(even=False)

@@ -171,15 +171,37 @@ def plan_window(
   raise UserError(_too_small(input_lengths, target_lengths, shape, num_batches))
 
 
-def plan_unpacked(units: Units, shape: BatchShape) -> np.ndarray:
-  """Rows of one batch's examples in the unpacked mode: one each, in order."""
-  if len(units) > shape.rows:
+def plan_unpacked(num_examples: int, shape: BatchShape) -> Plan:
+  """The plan of one batch in the unpacked mode: a row each, in order."""
+  if num_examples > shape.rows:
     raise UserError(
-      f"{len(units)} examples need as many rows without packing, but"
+      f"{num_examples} examples need as many rows without packing, but"
       f" BATCH_SIZE is {shape.rows}: raise it, or lower RECORDS_PER_BATCH"
       f" ({shape.records_per_batch})"
     )
-  return np.arange(len(units))
+  return Plan(np.arange(num_examples), np.zeros(num_examples, np.int64))
+
+
+def longest(example_set: ExampleSet) -> tuple[int, int]:
+  """Tokens of the longest inputs and targets that can be drawn."""
+  used = [
+    subtask
+    for subtask, rate in zip(
+      example_set.subtasks, example_set.rates, strict=True
+    )
+    if len(subtask) and (example_set.paired or rate > 0)
+  ]
+  return (
+    max(int(subtask.input_lengths.max()) for subtask in used),
+    max(int(subtask.target_lengths.max()) for subtask in used),
+  )
+
+
+def check_example_set(example_set: ExampleSet, shape: BatchShape) -> None:
+  """Raises UserError if an example is longer than a row."""
+  check_fits_row(
+    *longest(example_set), (shape.encoder_length, shape.decoder_length)
+  )
 
 
 def check_fits_row(

@@ -349,7 +349,7 @@ class _RowFiller:
     both_targets.flat[:: n + 1] = targets
     miss = self._miss(self._gap[0] - both_inputs, self._gap[1] - both_targets)
     too_long = (both_inputs > self.free[0]) | (both_targets > self.free[1])
-    miss[too_long] = np.iinfo(miss.dtype).max
+    miss[too_long] = np.iinfo(inputs.dtype).max
     best = int(miss.argmin())
     if miss.flat[best] >= self._miss(*self._gap):
       return ()

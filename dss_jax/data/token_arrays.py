@@ -100,8 +100,8 @@ class TokenArrays:
     name: str,
     inputs: Sequence[Sequence[int]],
     targets: Sequence[Sequence[int]],
-    record_ids: Sequence[int] | None = None,
-    weights: Sequence[float] | None = None,
+    record_ids: Sequence[int] | np.ndarray | None = None,
+    weights: Sequence[float] | np.ndarray | None = None,
   ) -> TokenArrays:
     """Builds token arrays from one list of ids per example.
 
@@ -245,9 +245,7 @@ class ExampleSet:
     Raises:
       UserError: the folder is absent, damaged, or of another fingerprint.
     """
-    opened = array_folders.open_folder(
-      folder, format=FORMAT, version=VERSION, mmap=mmap, verify=verify
-    )
+    opened = array_folders.open_folder(folder, format=FORMAT, version=VERSION)
     header = opened.header
     found = header.get("fingerprint")
     if fingerprint is not None and found != fingerprint:
@@ -256,12 +254,15 @@ class ExampleSet:
         f" fingerprint {found!r}, expected {fingerprint!r}; delete the folder"
         " and write it again"
       )
+    arrays = {
+      name: opened.read(name, mmap=mmap, verify=verify)
+      for name in header["arrays"]
+    }
     try:
-      return cls._from_parts(header, opened.arrays)
+      return cls._from_parts(header, arrays)
     except (KeyError, TypeError, ValueError) as error:
-      raise UserError(
-        f"{folder} is damaged ({type(error).__name__}: {error}): delete the"
-        " folder and write it again"
+      raise array_folders.damaged(
+        folder, f"{type(error).__name__}: {error}"
       ) from error
 
   @classmethod
