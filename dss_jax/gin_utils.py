@@ -11,11 +11,14 @@ import ast
 import contextlib
 import copy
 import difflib
+import inspect
+import os
 
 # gin-config 0.5.0 uses importlib.util without importing it.
 import importlib.util  # noqa: F401
 import pathlib
 import re
+import tokenize
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,15 +28,14 @@ from dss_jax.errors import UserError
 
 PACKAGED_FOLDER = pathlib.Path(__file__).resolve().parent / "gin"
 
-_registered = False
+# Name in gin -> what it configures, filled by `register`.
+_configurables: dict[str, Any] = {}
 
 
 def register() -> None:
   """Registers the library's configurables, once, under T5X's names."""
-  global _registered
-  if _registered:
+  if _configurables:
     return
-  _registered = True
 
   # Imported here: `dss-jax --help` must not pay for JAX.
   from dss_jax import (
@@ -53,6 +55,7 @@ def register() -> None:
   def configurable(target: Any, name: str) -> None:
     module, _, short = name.rpartition(".")
     gin.external_configurable(target, name=short, module=module)
+    _configurables[name] = target
 
   configurable(config.T5Config, "network.T5Config")
   configurable(encoder_decoder.EncoderDecoderModel, "models.EncoderDecoderModel")
@@ -112,7 +115,7 @@ def parse(
       )
   # The package reader makes gin raise TypeError where the working folder has
   # a folder of a packaged file's name; plain files are all we need.
-  gin.config._FILE_READERS[:] = [(open, pathlib.Path.is_file)]
+  gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
   gin.config._LOCATION_PREFIXES[:] = [
       f"{folder.rstrip('/')}/" if folder else "" for folder in folders
   ]
@@ -231,7 +234,14 @@ def _gin_errors() -> Iterator[None]:
   except UserError as error:
     # gin appends its own trace of scopes to the message: keep the first line.
     raise UserError(str(error).split("\n")[0]) from error
-  except (ValueError, RuntimeError, TypeError, SyntaxError, OSError) as error:
+  except (
+      ValueError,
+      RuntimeError,
+      TypeError,
+      SyntaxError,
+      OSError,
+      tokenize.TokenError,
+  ) as error:
     message = _one_line(error)
     if message is None:
       raise
@@ -244,6 +254,8 @@ def _one_line(error: Exception) -> str | None:
   unknown = re.search(r"No configurable matching '([^']+)'", text)
   if unknown:
     return _unknown_name(unknown.group(1))
+  if isinstance(error, tokenize.TokenError):
+    return f"gin cannot read a binding: {error.args[0]}"
   if isinstance(error, SyntaxError):
     where = f" (line {error.lineno})" if error.lineno else ""
     return f"gin cannot read {str(error.text or '').strip()!r}{where}: {error.msg}"
@@ -260,23 +272,21 @@ def _one_line(error: Exception) -> str | None:
 
 
 def _unknown_name(name: str) -> str:
-  known = sorted(
-      selector for selector in gin.config._REGISTRY if "." in selector
-  )
+  known = sorted(_configurables)
   close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-  allowed = " or ".join(close) if close else ", ".join(
-      selector for selector in known if not selector.startswith("gin.")
-  )
+  allowed = " or ".join(close) or ", ".join(known)
   return f"gin binding: nothing is called {name!r}; there is {allowed}"
 
 
 def _unknown_parameter(name: str, parameter: str) -> str:
-  import inspect
-
-  target = gin.get_configurable(name)
-  known = list(inspect.signature(target).parameters)
+  matches = [
+      target
+      for known, target in _configurables.items()
+      if f".{known}".endswith(f".{name}")
+  ]
+  known = list(inspect.signature(matches[0]).parameters) if matches else []
   close = difflib.get_close_matches(parameter, known, n=3, cutoff=0.5)
-  allowed = " or ".join(close) if close else ", ".join(known)
+  allowed = " or ".join(close) or ", ".join(known)
   return (
       f"gin binding: {name} has no parameter {parameter!r}; there is {allowed}"
   )

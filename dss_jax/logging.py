@@ -341,9 +341,13 @@ def step_values(
     values[f"{name}/accuracy"] = int(sums["correct"][k]) / max(tokens, 1)
     values[f"{name}/tokens"] = tokens
     values[f"{name}/examples"] = int(sums["examples"][k])
-  tokens = int(sums["encoder_tokens"]) + int(sums["decoder_tokens"])
+  encoder_tokens = int(sums["encoder_tokens"])
+  decoder_tokens = int(sums["decoder_tokens"])
+  tokens = encoder_tokens + decoder_tokens
   values |= {
       "tokens": tokens,
+      "encoder_tokens": encoder_tokens,
+      "decoder_tokens": decoder_tokens,
       "examples": sum(int(n) for n in sums["examples"]),
       "padding": 1.0 - tokens / slots,
       "z_loss": float(sums["z_loss"]),

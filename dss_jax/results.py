@@ -10,7 +10,7 @@ import jax
 
 from dss_jax import evaluation, run_directory, train_state
 from dss_jax.data import pipeline, subtasks
-from dss_jax.models import encoder_decoder
+from dss_jax.models import encoder_decoder, flops
 
 
 def num_parameters(model: encoder_decoder.EncoderDecoderModel) -> int:
@@ -40,8 +40,7 @@ def result_rows(
     *,
     steps: int,
     checkpoint_step: int,
-    tokens_seen: int,
-    wall_s: float,
+    loop: Any,
 ) -> list[dict[str, Any]]:
   """One row for each metric of each task.
 
@@ -51,8 +50,7 @@ def result_rows(
     scores: the final evaluation.
     steps: updates made.
     checkpoint_step: the step that is scored.
-    tokens_seen: non-padding tokens trained on, all sub-tasks.
-    wall_s: seconds spent training, over all starts.
+    loop: the run's `LoopState`.
   """
   dataset = config.train_dataset_cfg
   own = subtasks.parse_task_name(dataset.mixture_or_task_name)
@@ -70,8 +68,11 @@ def result_rows(
       "steps": steps,
       "batch_rows": data.shape.rows,
       "records_per_batch": data.shape.records_per_batch,
-      "tokens_seen": tokens_seen,
-      "wall_s": round(wall_s, 1),
+      "tokens_seen": loop.tokens_seen,
+      "train_flops": flops.training_flops(
+          config.model.config, loop.encoder_tokens, loop.decoder_tokens
+      ),
+      "wall_s": round(loop.wall_s, 1),
   }
   selection = config.evaluation_cfg
   selected_by = f"{selection.split} {selection.metric or 'first metric'}"

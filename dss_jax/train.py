@@ -44,6 +44,18 @@ PyTree = Any
 _PARAMS, _DROPOUT = 1, 2
 
 
+# Fields of a run that count something, and the macros that set them.
+_PATIENCE = "early_stopping_patience"
+_AT_LEAST_ONE = {
+    "total_steps": "TRAIN_STEPS",
+    "num_microbatches": "NUM_MICROBATCHES",
+    "eval_period": "EVAL_PERIOD",
+    "stats_period": "STATS_PERIOD",
+    "max_nonfinite_steps": "train.train.max_nonfinite_steps",
+    _PATIENCE: "EARLY_STOPPING_PATIENCE",
+}
+
+
 @dataclasses.dataclass
 class LoopState:
   """What the loop must remember besides the arrays; saved with them.
@@ -52,7 +64,8 @@ class LoopState:
     best_step: the step whose evaluation was best so far.
     best_value: its selection metric.
     stale_evaluations: evaluations since then.
-    tokens_seen: non-padding encoder and decoder tokens trained on so far.
+    encoder_tokens: non-padding input tokens trained on so far.
+    decoder_tokens: non-padding target tokens trained on so far.
     examples_seen: sub-task examples trained on so far.
     nonfinite_steps: updates skipped because loss or gradient was not finite.
     nonfinite_in_a_row: how many of the latest ones.
@@ -62,17 +75,24 @@ class LoopState:
   best_step: int | None = None
   best_value: float | None = None
   stale_evaluations: int = 0
-  tokens_seen: int = 0
+  encoder_tokens: int = 0
+  decoder_tokens: int = 0
   examples_seen: int = 0
   nonfinite_steps: int = 0
   nonfinite_in_a_row: int = 0
   wall_s: float = 0.0
 
+  @property
+  def tokens_seen(self) -> int:
+    """Non-padding tokens of all sub-tasks trained on so far."""
+    return self.encoder_tokens + self.decoder_tokens
+
   def note_steps(self, rows: Sequence[Mapping[str, float]]) -> None:
     """Takes in the values of steps made, as in metrics.jsonl."""
     for row in rows:
-      self.tokens_seen = int(row["tokens_seen"])
-      self.examples_seen = int(row["examples_seen"])
+      self.encoder_tokens += int(row["encoder_tokens"])
+      self.decoder_tokens += int(row["decoder_tokens"])
+      self.examples_seen += int(row["examples"])
       self.nonfinite_steps += int(row["nonfinite"])
       self.nonfinite_in_a_row = (
           self.nonfinite_in_a_row + 1 if row["nonfinite"] else 0
@@ -144,6 +164,15 @@ class TrainConfig:
   early_stopping_patience: int | None = None
   max_nonfinite_steps: int = 10
   config_text_fn: Callable[[], str] | None = None
+
+  def __post_init__(self):
+    for name, binding in _AT_LEAST_ONE.items():
+      value = getattr(self, name)
+      optional = value is None and name in ("eval_period", _PATIENCE)
+      if not optional and not (isinstance(value, int) and value >= 1):
+        raise UserError(
+            f"{binding} is {value!r}; it must be a whole number from 1"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -467,7 +496,6 @@ class _Run:
           scores,
           steps=step,
           checkpoint_step=best,
-          tokens_seen=self.loop.tokens_seen,
-          wall_s=self.loop.wall_s,
+          loop=self.loop,
       )
     return rows
