@@ -140,7 +140,7 @@ def temperature_sample(
 
 
 def _check_sampling(topk: int, topp: float, num_decodes: int) -> None:
-  where = "set decoding.temperature_sample"
+  where = "set decoding.DecodeOptions"
   if topk < 0:
     raise UserError(f"topk is {topk} but must be 0 or more: {where}.topk")
   if not isinstance(topp, jax.Array) and not 0.0 <= topp <= 1.0:
@@ -410,7 +410,7 @@ def _convention(
   early_stopping: bool | str,
   num_beams: int,
 ) -> _Convention:
-  where = "set decoding.beam_search"
+  where = "set decoding.DecodeOptions"
   if num_beams < 1:
     raise UserError(
       f"num_beams is {num_beams} but must be 1 or more: {where}.num_beams"

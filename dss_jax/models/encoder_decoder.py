@@ -193,7 +193,7 @@ class EncoderDecoderModel:
       tuple(jnp.zeros(shape, cfg.dtype) for _ in range(2))
       for _ in range(cfg.num_decoder_layers)
     ]
-    mask_bias = network.padding_bias(encoder_input_tokens)
+    mask_bias = network.padding_bias(encoder_input_tokens, cfg.dtype)
     return DecodeCache(
       index=jnp.zeros((), jnp.int32),
       per_sequence=own,

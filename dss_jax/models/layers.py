@@ -128,8 +128,8 @@ class Embed(nn.Module):
     An id outside the vocabulary gives NaN, not the nearest row: better a loud
     failure than a model trained on the wrong table.
     """
-    table = self.embedding.astype(self.config.dtype)
-    return jnp.take(table, tokens, axis=0, mode="fill")
+    rows = jnp.take(self.embedding, tokens, axis=0, mode="fill")
+    return rows.astype(self.config.dtype)
 
   def attend(self, hidden: Array) -> Array:
     """[batch, length, emb] -> logits [batch, length, vocab] float32."""
