@@ -12,13 +12,15 @@ heads and head_dim stay joined in one axis. `layer_stacking.py` converts.
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dss_jax.models import config as config_lib
-from dss_jax.models import layers
+from dss_jax.models import layer_stacking, layers
 
 Array = jax.Array
 
@@ -155,11 +157,12 @@ def _with_remat(layer_class, cfg: config_lib.T5Config):
 
 def _scanned(layer_class, length: int, num_broadcast: int):
   """The layer class looped over parameters stacked on axis 1."""
+  in_axes: Any = (nn.broadcast,) * num_broadcast
   return nn.scan(
     layer_class,
-    variable_axes={"params": 1},
+    variable_axes={"params": layer_stacking.LAYERS_AXIS},
     split_rngs={"params": True, "dropout": True},
-    in_axes=(nn.broadcast,) * num_broadcast,
+    in_axes=in_axes,
     length=length,
     metadata_params={nn.PARTITION_NAME: "layers"},
   )
@@ -244,7 +247,7 @@ class Decoder(nn.Module):
         cfg.vocab_size,
         ("embed", "vocab"),
         cfg.dtype,
-        output_dtype=jnp.dtype(jnp.float32),
+        output_dtype="float32",
       )
 
   def __call__(
