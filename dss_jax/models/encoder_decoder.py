@@ -79,7 +79,7 @@ class EncoderDecoderModel:
       is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata),
     )
 
-  def _boxed_params(self, key: Array) -> Params:
+  def _boxed_params(self, key: Array) -> Any:
     tokens = jnp.ones((1, 1), jnp.int32)
     transformer = network.Transformer(self.config)
     return transformer.init({"params": key}, *[tokens] * 4)["params"]
@@ -113,24 +113,21 @@ class EncoderDecoderModel:
     Takes what `apply` takes; returns [batch, length, emb] in the activations'
     dtype. `logits` does the rest, for all positions or for chosen ones.
     """
-    transformer = network.Transformer(
-      self.config, deterministic=dropout_key is None
-    )
     encoder_segments, decoder_segments = _segments(batch)
-    return transformer.apply(
-      {"params": params},
+    return _call(
+      self.config,
+      "hidden_states",
+      params,
       batch["encoder_input_tokens"],
       encoder_segments,
       batch["decoder_input_tokens"],
       decoder_segments,
-      rngs={} if dropout_key is None else {"dropout": dropout_key},
-      method="hidden_states",
+      dropout_key=dropout_key,
     )
 
   def logits(self, params: Params, hidden: Array) -> Array:
     """Projects [batch, length, emb] to [batch, length, vocab] float32."""
-    transformer = network.Transformer(self.config)
-    return transformer.apply({"params": params}, hidden, method="logits")
+    return _call(self.config, "logits", params, hidden)
 
   def encode(
     self,
@@ -153,10 +150,7 @@ class EncoderDecoderModel:
     segments = encoder_segment_ids
     if segments is None:
       segments = _as_segment(encoder_input_tokens)
-    transformer = network.Transformer(self.config)
-    return transformer.apply(
-      {"params": params}, encoder_input_tokens, segments, method="encode"
-    )
+    return _call(self.config, "encode", params, encoder_input_tokens, segments)
 
   def init_cache(
     self,
@@ -176,11 +170,12 @@ class EncoderDecoderModel:
       max_decode_length: the greatest number of tokens decoded; static.
     """
     cfg = self._step_config
-    cross, biases = network.Transformer(cfg).apply(
-      {"params": self._step_params(params)},
+    cross, biases = _call(
+      cfg,
+      "start_decoding",
+      self._step_params(params),
       encoded,
       max_decode_length,
-      method="start_decoding",
     )
     shape = (
       encoded.shape[0],
@@ -193,7 +188,7 @@ class EncoderDecoderModel:
       tuple(jnp.zeros(shape, cfg.dtype) for _ in range(2))
       for _ in range(cfg.num_decoder_layers)
     ]
-    mask_bias = network.padding_bias(encoder_input_tokens)
+    mask_bias = network.padding_bias(encoder_input_tokens, cfg.dtype)
     return DecodeCache(
       index=jnp.zeros((), jnp.int32),
       per_sequence=own,
@@ -221,15 +216,16 @@ class EncoderDecoderModel:
     self_bias = jax.lax.dynamic_slice_in_dim(
       cache.step_biases, length - 1 - cache.index, length, axis=1
     )[None, :, None, :]
-    logits, own = network.Transformer(self._step_config).apply(
-      {"params": self._step_params(params)},
+    logits, own = _call(
+      self._step_config,
+      "decode_step",
+      self._step_params(params),
       tokens,
       cache.per_sequence,
       cache.per_example["keys_and_values"],
       self_bias,
       cache.per_example["bias"],
       cache.index,
-      method="decode_step",
     )
     cache = dataclasses.replace(cache, index=cache.index + 1, per_sequence=own)
     return logits, cache
@@ -238,6 +234,19 @@ class EncoderDecoderModel:
     if self.config.scan_layers:
       return layer_stacking.unstack_layers(params)
     return params
+
+
+def _call(
+  config: T5Config,
+  method: str,
+  params: Params,
+  *args: Any,
+  dropout_key: Array | None = None,
+) -> Any:
+  """Calls a method of the network, without dropout if there is no key."""
+  transformer = network.Transformer(config, deterministic=dropout_key is None)
+  rngs = {} if dropout_key is None else {"dropout": dropout_key}
+  return transformer.apply({"params": params}, *args, rngs=rngs, method=method)
 
 
 def _as_segment(tokens: Array) -> Array:
