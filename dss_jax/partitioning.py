@@ -164,7 +164,8 @@ class Partitioner:
     spec = []
     for name, size in zip(param.axes, param.value.shape, strict=True):
       entry = None if name is None else settled[name]
-      spec.append(None if size % self._num_shards(entry) else entry)
+      shards = self._num_shards(entry)
+      spec.append(entry if shards > 1 and size % shards == 0 else None)
     if self.fully_sharded:
       spec = self._shard_over_data(param, spec)
     return PartitionSpec(*spec)
@@ -199,7 +200,7 @@ class Partitioner:
       for dim in block
       if spec[dim] is None and shape[dim] % self.data_size == 0
     ]
-    if not usable:
+    if self.data_size == 1 or not usable:
       return spec
     largest = max(usable, key=lambda dim: shape[dim])
     return [
@@ -365,6 +366,30 @@ class Partitioner:
       cells = (cell.ljust(width) for cell, width in zip(row, widths))
       lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def place(tree: Any, shardings: Any) -> Any:
+  """Puts arrays where they belong, on any number of hosts.
+
+  Each host sends only the parts its devices store, which `jax.device_put` does
+  not do for arrays that are on a device of one host already.
+
+  Args:
+    tree: pytree of NumPy or JAX arrays, equal on all hosts.
+    shardings: same structure, or one sharding for all.
+  """
+  if isinstance(shardings, jax.sharding.Sharding):
+    shardings = jax.tree.map(lambda _: shardings, tree)
+
+  def put(value, sharding):
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+      return jax.jit(lambda x: x, out_shardings=sharding)(value)
+    value = np.asarray(value)
+    return jax.make_array_from_callback(
+      value.shape, sharding, lambda index: value[index]
+    )
+
+  return jax.tree.map(put, tree, shardings)
 
 
 def _join(shape: Sequence[int]) -> str:

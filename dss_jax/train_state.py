@@ -5,10 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from dss_jax.partitioning import Partitioner
+from dss_jax.partitioning import Partitioner, place
 
 
 @jax.tree_util.register_dataclass
@@ -119,9 +118,12 @@ def state_from_params(
   shardings = partitioner.state_shardings(
     jax.eval_shape(lambda p: TrainState.create(p, tx), params), param_axes
   )
-  # Copies, because training steps take over the memory of their state.
-  params = jax.device_put(params, shardings.params, may_alias=False)
+  params = place(params, shardings.params)
+
+  def create(params):
+    # Copies, because training steps take over the memory of their state: the
+    # caller's arrays must not be part of it.
+    return TrainState.create(jax.tree.map(jnp.copy, params), tx)
+
   with partitioner.activate():
-    opt_state = jax.jit(tx.init, out_shardings=shardings.opt_state)(params)
-  step = jax.device_put(np.int32(0), shardings.step)
-  return TrainState(step, params, opt_state), shardings
+    return jax.jit(create, out_shardings=shardings)(params), shardings

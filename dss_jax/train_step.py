@@ -15,7 +15,7 @@ from jax import monitoring
 
 from dss_jax import losses
 from dss_jax.errors import UserError
-from dss_jax.partitioning import Partitioner
+from dss_jax.partitioning import Partitioner, place
 from dss_jax.schedules import LearningRateFn
 from dss_jax.train_state import TrainState
 
@@ -256,10 +256,13 @@ def jit_train_step(
 
   # The key is an argument, not a constant of the program: another seed finds
   # the same program in the compilation cache.
-  def step_with_key(state, batch, base_key):
+  impl = jax.random.key_impl(base_key)
+
+  def step_with_key(state, batch, key_data):
     partitioner.check_batch_size(
       batch["decoder_target_tokens"].shape[0], num_microbatches
     )
+    base_key = jax.random.wrap_key_data(key_data, impl=impl)
     return step(state, batch, base_key=base_key)
 
   replicated = partitioner.replicated()
@@ -269,9 +272,8 @@ def jit_train_step(
     out_shardings=(state_shardings, replicated),
     donate_argnums=0,
   )
-  return JittedStep(
-    jitted, partitioner, jax.device_put(base_key, partitioner.replicated())
-  )
+  key_data = place(jax.random.key_data(base_key), replicated)
+  return JittedStep(jitted, partitioner, key_data)
 
 
 def jit_eval_step(
