@@ -23,7 +23,7 @@ in TensorFlow, by the same rules:
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 from dss_jax.data import subtasks, vocabularies
 from dss_jax.records import Rationale, Record
@@ -47,7 +47,7 @@ class Row:
     has_label: whether there is one.
     rationale: the rationale's text; "" in the row without one.
     rationale_index: position in the record's rationales; -1 for none.
-    usable: whether the rationale has text and status "ok".
+    usable: whether the rationale has any text.
     represents: whether this row stands for its record in evaluation: that of
       its first usable rationale, or the one without if none is usable.
     agrees: whether the teacher's label is the gold one.
@@ -85,7 +85,9 @@ def teacher_label(record: Record) -> str | None:
 
 
 def _is_usable(rationale: Rationale) -> bool:
-  return rationale.status == "ok" and bool(rationale.text.strip())
+  # Not by status: a rationale whose answer could not be read still argues, and
+  # the official code trains on it. Parsers leave no text where there is none.
+  return bool(rationale.text.strip())
 
 
 def rows_of(
@@ -210,8 +212,6 @@ def _training_reason(
 ) -> str | None:
   """Why training leaves a row out: None if not, "" if it is not its row."""
   if subtask.uses_rationale != (row.rationale_index >= 0):
-    # A record none of whose rationales is usable has a `represents` row
-    # without one; rationales that are not usable are counted themselves.
     return ""
   if subtask.uses_label and not row.has_label:
     return NO_LABEL
@@ -220,7 +220,7 @@ def _training_reason(
   if not row.weight > 0:
     return "rationale of weight 0"
   if options.rationale_filter != "all" and not row.usable:
-    return "rationale blank or not parsed"
+    return "rationale blank"
   if options.rationale_filter == "agrees" and not row.agrees:
     return "rationale disagrees with the gold label"
   limit = options.max_rationale_tokens
@@ -245,8 +245,3 @@ def _evaluation_reason(
   if subtask.uses_label:
     return None if row.has_label else NO_LABEL
   return None if row.usable else "no usable rationale"
-
-
-def record_order(examples: Sequence[TextExample]) -> list[int]:
-  """The records of examples in order, each once."""
-  return list(dict.fromkeys(example.record for example in examples))

@@ -205,8 +205,8 @@ class Method:
     """The rate of each sub-task.
 
     Raises:
-      UserError: a rate that is not a positive number, or of a sub-task that
-        this method lacks.
+      UserError: a rate that is not a number of at least 0, or of a sub-task
+        that this method lacks, or no rate above 0.
     """
     if not self.is_mixture:
       return (1.0,)
@@ -221,13 +221,19 @@ class Method:
       if (
           isinstance(rate, bool)
           or not isinstance(rate, (int, float))
-          or not (math.isfinite(rate) and rate > 0)
+          or not (math.isfinite(rate) and rate >= 0)
       ):
         raise UserError(
-            f"the rate of sub-task {name!r} is {rate!r}; it must be a positive"
-            " number (MethodOptions.rates)."
+            f"the rate of sub-task {name!r} is {rate!r}; it must be a finite"
+            " number of at least 0 (MethodOptions.rates)."
         )
-    return tuple(float(rates.get(name, 1.0)) for name in names)
+    values = tuple(float(rates.get(name, 1.0)) for name in names)
+    if not any(values):
+      raise UserError(
+          f"all rates of method {self.name!r} are 0; at least one sub-task"
+          " must be drawn from (MethodOptions.rates)."
+      )
+    return values
 
 
 STANDARD = SubTask("standard")

@@ -278,6 +278,20 @@ def _extra_pieces(extra_ids: int) -> bytes:
   return b"".join(pieces)
 
 
+# Datasets that come with a vocabulary of their own.
+_DEFAULTS = {"taxonli": "taxonli"}
+
+
+def default_name(dataset: str) -> str:
+  """The vocabulary of a dataset when a configuration names none."""
+  return _DEFAULTS.get(dataset, "bytes")
+
+
+def set_default(dataset: str, name: str) -> None:
+  """Makes `name` the vocabulary of a dataset whose configuration has none."""
+  _DEFAULTS[dataset] = name
+
+
 @functools.lru_cache(maxsize=16)
 def _cached(kind: str, path: str, extra_ids: int, stamp: Any) -> Vocabulary:
   del stamp  # a changed file is another key
