@@ -16,8 +16,7 @@ import jax
 import numpy as np
 
 from dss_jax import decoding, partitioning
-from dss_jax.data import batches as batches_lib
-from dss_jax.data import vocabularies
+from dss_jax.data import evaluation_batches, vocabularies
 from dss_jax.errors import UserError
 from dss_jax.models import encoder_decoder
 
@@ -103,7 +102,7 @@ class Generator:
   """Decodes token lists with one student on one mesh.
 
   Compiled once for each shape; the shapes are few (see
-  `batches.padded_batches`).
+  `evaluation_batches.padded_batches`).
   """
 
   def __init__(
@@ -140,6 +139,14 @@ class Generator:
         step, cache, key, max_decode_length=max_decode_length
     )
 
+  def _put(self, tokens: np.ndarray) -> jax.Array:
+    """A global array of all hosts' rows; each host has them all."""
+    rows = self.partitioner.process_rows(len(tokens))
+    name = "encoder_input_tokens"
+    return self.partitioner.put_batch(
+        {name: tokens[rows]}, {name: tokens.shape}
+    )[name]
+
   def __call__(
       self,
       params: PyTree,
@@ -168,24 +175,22 @@ class Generator:
     key = jax.random.key(seed)
     done = 0
     with self.partitioner.activate():
-      for index, batch in enumerate(
-          batches_lib.padded_batches(inputs, self.batch_size)
+      for number, batch in enumerate(
+          evaluation_batches.padded_batches(inputs, self.batch_size)
       ):
-        tokens = self.partitioner.put_batch(
-            {"encoder_input_tokens": batch.tokens}
-        )["encoder_input_tokens"]
-        decoded, decoded_scores = partitioning.to_host(
-            self._generate(
-                params,
-                tokens,
-                jax.random.fold_in(key, index),
-                max_decode_length=max_decode_length,
-            )
+        decoded, decoded_scores = self._generate(
+            params,
+            self._put(batch.encoder_input_tokens),
+            jax.random.fold_in(key, number),
+            max_decode_length=max_decode_length,
         )
-        for row, example in enumerate(batch.indices):
-          outputs[example] = _until_eos(decoded[row])
-          scores[example] = decoded_scores[row]
-        done += len(batch.indices)
+        decoded = partitioning.to_host(decoded)
+        decoded_scores = partitioning.to_host(decoded_scores)
+        for row, example in enumerate(batch.index):
+          if example >= 0:
+            outputs[example] = _until_eos(decoded[row])
+            scores[example] = decoded_scores[row]
+            done += 1
         if progress:
           progress(done)
     return outputs, scores

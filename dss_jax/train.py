@@ -9,8 +9,8 @@ same metrics as if it had never been interrupted.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -24,6 +24,7 @@ from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import evaluation as evaluation_lib
 from dss_jax import logging as logging_lib
 from dss_jax import (
+    generation,
     losses,
     optimizers,
     partitioning,
@@ -235,7 +236,7 @@ def make_evaluator(
           f"{task.name} has nothing to score in split {split!r}: there are no"
           " records with a target; choose EVAL_TASKS or another split"
       )
-  generator = evaluation_lib.Generator(
+  generator = generation.Generator(
       config.model,
       config.partitioner,
       evaluation.decode,
@@ -381,13 +382,15 @@ class _Run:
     config = self.config
     if self.first_step >= config.total_steps or self._out_of_patience():
       return
-    batches = self.data.batches.prefetch(self.first_step, config.total_steps)
-    with contextlib.closing(batches):
-      for step, batch in enumerate(batches, self.first_step + 1):
-        global_batch = config.partitioner.put_batch(
-            batch, self.data.batches.global_shapes
-        )
-        self.state, sums = self.step_fn(self.state, global_batch)
+    put = functools.partial(
+        config.partitioner.put_batch, global_shapes=self.data.global_shapes
+    )
+    with self.data.prefetch(
+        self.first_step, config.total_steps, put
+    ) as batches:
+      for position, batch in batches:
+        self.state, sums = self.step_fn(self.state, batch)
+        step = position + 1
         self.log.add_step(step, sums)
         if self._after_step(step):
           break

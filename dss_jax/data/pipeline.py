@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from dss_jax import datasets
 from dss_jax.data import batches as batches_lib
 from dss_jax.data import examples as examples_lib
-from dss_jax.data import packing, subtasks, token_arrays, vocabularies
+from dss_jax.data import (
+    batch_shapes,
+    packing,
+    prefetching,
+    subtasks,
+    token_arrays,
+    vocabularies,
+)
 from dss_jax.errors import UserError
 
 
@@ -132,6 +139,22 @@ class TrainingData:
     """In the order of `decoder_subtask_ids`, from 1."""
     return tuple(subtask.name for subtask in self.examples.subtasks)
 
+  @property
+  def global_shapes(self) -> dict[str, tuple[int, ...]]:
+    """Feature -> [rows, length] over all hosts."""
+    return {
+        name: tuple(spec.shape)
+        for name, spec in self.batches.feature_specs.items()
+    }
+
+  def prefetch(
+      self, start: int, stop: int, transform: Callable[[Any], Any]
+  ) -> prefetching.Prefetcher:
+    """Iterates over (step, batch), built and transformed in a thread."""
+    return prefetching.Prefetcher(
+        self.batches, start, stop, transform=transform
+    )
+
 
 class EvaluationTask(Protocol):
   """What scoring by decoding needs of a task.
@@ -205,7 +228,7 @@ def load_training_data(
     *,
     seed: int,
     rows_multiple_of: int = 1,
-    row_slice: slice = slice(None),
+    rows_of_process: Callable[[int], slice] = lambda rows: slice(0, rows),
 ) -> TrainingData:
   """Token arrays, the shape of the batches, and the batches.
 
@@ -215,10 +238,10 @@ def load_training_data(
     seed: of the order of the data.
     rows_multiple_of: what the rows of a batch must be a multiple of: data
       shards times micro-batches.
-    row_slice: the rows that this host builds.
+    rows_of_process: rows of the global batch -> those that this host builds.
   """
   examples = load_examples(config, vocabulary)
-  shape = packing.choose_batch_shape(
+  shape = batch_shapes.choose_batch_shape(
       examples,
       records_per_batch=config.records_per_batch,
       rows=config.batch_size,
@@ -228,7 +251,7 @@ def load_training_data(
       pack=config.pack,
   )
   batches = batches_lib.PackedBatches(
-      examples, shape, seed=seed, row_slice=row_slice
+      examples, shape, seed=seed, row_slice=rows_of_process(shape.rows)
   )
   return TrainingData(examples, shape, batches)
 
