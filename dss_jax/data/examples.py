@@ -35,7 +35,7 @@ LeftOut = dict[str, dict[str, int]]
 
 
 def check_feature_lengths(
-    feature_lengths: Mapping[str, int] | None,
+  feature_lengths: Mapping[str, int] | None,
 ) -> dict[str, int]:
   """The lengths in tokens, end id included; missing ones are unlimited.
 
@@ -46,8 +46,8 @@ def check_feature_lengths(
   for feature, length in lengths.items():
     if feature not in FEATURES or not isinstance(length, int) or length < 1:
       raise UserError(
-          f"TASK_FEATURE_LENGTHS has {feature!r}: {length!r}; it may hold"
-          " 'inputs' and 'targets', each with a number of tokens of at least 1."
+        f"TASK_FEATURE_LENGTHS has {feature!r}: {length!r}; it may hold"
+        " 'inputs' and 'targets', each with a number of tokens of at least 1."
       )
   return lengths
 
@@ -57,13 +57,13 @@ def records_digest(records: Iterable[Record]) -> str:
   digest = hashlib.sha256()
   for record in records:
     fields = [
-        record.id,
-        record.input,
-        record.label,
-        [
-            [r.text, r.label, r.source, r.weight, r.status]
-            for r in record.rationales
-        ],
+      record.id,
+      record.input,
+      record.label,
+      [
+        [r.text, r.label, r.source, r.weight, r.status]
+        for r in record.rationales
+      ],
     ]
     digest.update(json.dumps(fields).encode())
     digest.update(b"\n")
@@ -71,12 +71,12 @@ def records_digest(records: Iterable[Record]) -> str:
 
 
 def fingerprint(
-    task: TaskName,
-    split: str,
-    digest: str,
-    vocabulary: Vocabulary,
-    options: MethodOptions,
-    feature_lengths: Mapping[str, int],
+  task: TaskName,
+  split: str,
+  digest: str,
+  vocabulary: Vocabulary,
+  options: MethodOptions,
+  feature_lengths: Mapping[str, int],
 ) -> str:
   """Identifies the tokens of a task.
 
@@ -89,16 +89,16 @@ def fingerprint(
     feature_lengths: see `check_feature_lengths`.
   """
   described = {
-      "version": FORMAT_VERSION,
-      "task": str(task),
-      "split": split,
-      "records": digest,
-      "metrics": list(datasets.get(task.dataset).metrics),
-      "method": dataclasses.asdict(task.method),
-      "label_source": task.label_source,
-      "options": dataclasses.asdict(options),
-      "vocabulary": vocabulary.name,
-      "feature_lengths": dict(feature_lengths),
+    "version": FORMAT_VERSION,
+    "task": str(task),
+    "split": split,
+    "records": digest,
+    "metrics": list(datasets.get(task.dataset).metrics),
+    "method": dataclasses.asdict(task.method),
+    "label_source": task.label_source,
+    "options": dataclasses.asdict(options),
+    "vocabulary": vocabulary.name,
+    "feature_lengths": dict(feature_lengths),
   }
   text = json.dumps(described, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
@@ -106,15 +106,19 @@ def fingerprint(
 
 def agreement(dataset: str) -> rows.Agrees:
   """How the dataset compares a teacher's label with the gold one."""
-  metric = datasets.get(dataset).metrics[0]
+  metric = _judging(datasets.get(dataset).metrics) or "accuracy"
   return lambda gold, label: metrics.is_correct(metric, gold, label)
+
+
+def _judging(names: Sequence[str]) -> str | None:
+  """The first metric that says of one prediction whether it is right."""
+  judging = [name for name in names if name in metrics.PER_EXAMPLE_METRICS]
+  return judging[0] if judging else None
 
 
 def _check_split(split: str) -> None:
   if split not in rows.SPLITS:
-    raise UserError(
-        f"no split {split!r}; allowed: {', '.join(rows.SPLITS)}."
-    )
+    raise UserError(f"no split {split!r}; allowed: {', '.join(rows.SPLITS)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,13 +134,13 @@ class _Source:
 
   @classmethod
   def load(
-      cls,
-      task_name: str,
-      split: str,
-      vocabulary: Vocabulary,
-      data_options: datasets.DataOptions | None,
-      method_options: MethodOptions | None,
-      feature_lengths: Mapping[str, int] | None,
+    cls,
+    task_name: str,
+    split: str,
+    vocabulary: Vocabulary,
+    data_options: datasets.DataOptions | None,
+    method_options: MethodOptions | None,
+    feature_lengths: Mapping[str, int] | None,
   ) -> "_Source":
     _check_split(split)
     task = subtasks.get_task(task_name)
@@ -144,40 +148,40 @@ class _Source:
     task.method.rates(options)  # wrong rates are reported before the data
     lengths = check_feature_lengths(feature_lengths)
     records = datasets.load_split(
-        task.dataset, split, options=data_options or datasets.DataOptions()
+      task.dataset, split, options=data_options or datasets.DataOptions()
     )
     return cls(task, split, records, vocabulary, options, lengths)
 
   def fingerprint(self) -> str:
     return fingerprint(
-        self.task,
-        self.split,
-        records_digest(self.records),
-        self.vocabulary,
-        self.options,
-        self.lengths,
+      self.task,
+      self.split,
+      records_digest(self.records),
+      self.vocabulary,
+      self.options,
+      self.lengths,
     )
 
   def texts(
-      self, subtask: SubTask, left_out: collections.Counter[str] | None = None
+    self, subtask: SubTask, left_out: collections.Counter[str] | None = None
   ) -> list[rows.TextExample]:
     """The text examples of one sub-task."""
     subtask_rows = rows.rows_of(
-        self.records,
-        self.split,
-        agrees=agreement(self.task.dataset),
-        label_source=self.task.label_source,
-        rationale_source=subtask.rationale_source,
+      self.records,
+      self.split,
+      agrees=agreement(self.task.dataset),
+      label_source=self.task.label_source,
+      rationale_source=subtask.rationale_source,
     )
     return list(
-        rows.text_examples(
-            subtask_rows,
-            subtask,
-            self.options,
-            self.split,
-            self.vocabulary,
-            left_out,
-        )
+      rows.text_examples(
+        subtask_rows,
+        subtask,
+        self.options,
+        self.split,
+        self.vocabulary,
+        left_out,
+      )
     )
 
   def inputs(self, example: rows.TextExample) -> list[int]:
@@ -195,35 +199,61 @@ class _Source:
       reasons: collections.Counter[str] = collections.Counter()
       examples = self.texts(subtask, reasons)
       arrays.append(
-          TokenArrays.from_lists(
-              subtask.name,
-              [self.inputs(example) for example in examples],
-              [self.targets(example) for example in examples],
-              record_ids=[example.record for example in examples],
-              weights=[example.weight for example in examples],
-          )
+        TokenArrays.from_lists(
+          subtask.name,
+          [self.inputs(example) for example in examples],
+          [self.targets(example) for example in examples],
+          record_ids=[example.record for example in examples],
+          weights=[example.weight for example in examples],
+        )
       )
       left_out[subtask.name] = dict(reasons)
     example_set = ExampleSet(
-        subtasks=tuple(arrays),
-        rates=self.task.method.rates(self.options),
-        paired=self.task.method.paired,
-        num_records=len(self.records),
-        fingerprint=self.fingerprint(),
-        vocabulary=self.vocabulary.name,
-        task_name=str(self.task),
-        split=self.split,
+      subtasks=tuple(arrays),
+      rates=self.task.method.rates(self.options),
+      paired=self.task.method.paired,
+      num_records=len(self.records),
+      fingerprint=self.fingerprint(),
+      vocabulary=self.vocabulary.name,
+      task_name=str(self.task),
+      split=self.split,
     )
     return example_set, left_out
 
 
+def task_fingerprint(
+  task_name: str,
+  split: str,
+  vocabulary: Vocabulary,
+  data_options: datasets.DataOptions | None = None,
+  method_options: MethodOptions | None = None,
+  feature_lengths: Mapping[str, int] | None = None,
+) -> str:
+  """The fingerprint that `build_examples` gives; reads the records."""
+  return _Source.load(
+    task_name,
+    split,
+    vocabulary,
+    data_options,
+    method_options,
+    feature_lengths,
+  ).fingerprint()
+
+
+def count_records(
+  dataset: str, split: str, data_options: datasets.DataOptions | None = None
+) -> int:
+  """Number of records in a split."""
+  return len(datasets.load_split(dataset, split, options=data_options))
+
+
 def build_examples(
-    task_name: str,
-    split: str,
-    vocabulary: Vocabulary,
-    data_options: datasets.DataOptions | None = None,
-    method_options: MethodOptions | None = None,
-    feature_lengths: Mapping[str, int] | None = None,
+  task_name: str,
+  split: str,
+  vocabulary: Vocabulary,
+  data_options: datasets.DataOptions | None = None,
+  method_options: MethodOptions | None = None,
+  feature_lengths: Mapping[str, int] | None = None,
 ) -> ExampleSet:
   """Builds the token arrays of a task of ours, in memory.
 
@@ -240,44 +270,44 @@ def build_examples(
     UserError: a name, split, option or file that does not exist or fit.
   """
   return build_with_report(
-      task_name,
-      split,
-      vocabulary,
-      data_options,
-      method_options,
-      feature_lengths,
+    task_name,
+    split,
+    vocabulary,
+    data_options,
+    method_options,
+    feature_lengths,
   )[0]
 
 
 def build_with_report(
-    task_name: str,
-    split: str,
-    vocabulary: Vocabulary,
-    data_options: datasets.DataOptions | None = None,
-    method_options: MethodOptions | None = None,
-    feature_lengths: Mapping[str, int] | None = None,
+  task_name: str,
+  split: str,
+  vocabulary: Vocabulary,
+  data_options: datasets.DataOptions | None = None,
+  method_options: MethodOptions | None = None,
+  feature_lengths: Mapping[str, int] | None = None,
 ) -> tuple[ExampleSet, LeftOut]:
   """Like `build_examples`; also says what gave no example, and why."""
   source = _Source.load(
-      task_name,
-      split,
-      vocabulary,
-      data_options,
-      method_options,
-      feature_lengths,
+    task_name,
+    split,
+    vocabulary,
+    data_options,
+    method_options,
+    feature_lengths,
   )
   return source.example_set()
 
 
 def load_or_build(
-    task_name: str,
-    split: str,
-    vocabulary: Vocabulary,
-    data_options: datasets.DataOptions | None = None,
-    method_options: MethodOptions | None = None,
-    feature_lengths: Mapping[str, int] | None = None,
-    *,
-    cache_dir: str | os.PathLike[str],
+  task_name: str,
+  split: str,
+  vocabulary: Vocabulary,
+  data_options: datasets.DataOptions | None = None,
+  method_options: MethodOptions | None = None,
+  feature_lengths: Mapping[str, int] | None = None,
+  *,
+  cache_dir: str | os.PathLike[str],
 ) -> ExampleSet:
   """Opens a task's token arrays from `cache_dir`, building them if needed.
 
@@ -285,37 +315,47 @@ def load_or_build(
   so data that changed under an old name is never taken from the cache.
   """
   source = _Source.load(
-      task_name,
-      split,
-      vocabulary,
-      data_options,
-      method_options,
-      feature_lengths,
+    task_name,
+    split,
+    vocabulary,
+    data_options,
+    method_options,
+    feature_lengths,
   )
   return open_or_build(
-      cache_dir,
-      task_name,
-      split,
-      source.fingerprint(),
-      lambda: source.example_set()[0],
+    cache_dir,
+    task_name,
+    split,
+    source.fingerprint(),
+    lambda: source.example_set()[0],
   )
+
+
+def example_folder(
+  cache_dir: str | os.PathLike[str],
+  task_name: str,
+  split: str,
+  fingerprint: str,
+) -> pathlib.Path:
+  """Where the example set of this fingerprint lies in `cache_dir`."""
+  # Task names may hold ":" and "#", which not every file system takes.
+  name = "".join(c if c.isalnum() or c in "_." else "-" for c in task_name)
+  return pathlib.Path(cache_dir) / f"{name}-{split}-{fingerprint[:16]}"
 
 
 def open_or_build(
-    cache_dir: str | os.PathLike[str],
-    task_name: str,
-    split: str,
-    fingerprint: str,
-    build: Callable[[], ExampleSet],
+  cache_dir: str | os.PathLike[str],
+  task_name: str,
+  split: str,
+  fingerprint: str,
+  build: Callable[[], ExampleSet],
 ) -> ExampleSet:
   """The example set of this fingerprint in `cache_dir`, memory-mapped.
 
   A folder that is absent or damaged is written (again) by `build`; several
   processes may do so at once, since folders appear whole.
   """
-  # Task names may hold ":" and "#", which not every file system takes.
-  name = "".join(c if c.isalnum() or c in "_." else "-" for c in task_name)
-  folder = pathlib.Path(cache_dir) / f"{name}-{split}-{fingerprint[:16]}"
+  folder = example_folder(cache_dir, task_name, split, fingerprint)
   if folder.is_dir():
     try:
       return ExampleSet.load(folder, fingerprint=fingerprint)
@@ -364,8 +404,7 @@ class Evaluation:
   def predictions(self, texts: Sequence[str]) -> list[str]:
     """The labels (or rationales) in decoded outputs, one per example."""
     return [
-        subtasks.extract_label(self.subtask, text, self.options)
-        for text in texts
+      subtasks.extract_label(self.subtask, text, self.options) for text in texts
     ]
 
   def score(self, predictions: Sequence[Any]) -> dict[str, float]:
@@ -373,12 +412,13 @@ class Evaluation:
     return metrics.score(self.metric_names, self.targets, list(predictions))
 
   def correct(self, predictions: Sequence[Any]) -> list[bool] | None:
-    """Which predictions are right; None if the first metric cannot say."""
-    if not self.subtask.uses_label:
+    """Which predictions are right; None if no metric says so of each."""
+    metric = _judging(self.metric_names)
+    if metric is None:
       return None
     return [
-        metrics.is_correct(self.metric_names[0], target, prediction)
-        for target, prediction in zip(self.targets, predictions, strict=True)
+      metrics.is_correct(metric, target, prediction)
+      for target, prediction in zip(self.targets, predictions, strict=True)
     ]
 
 
@@ -402,14 +442,14 @@ def evaluation_target(text: str, vocabulary: Vocabulary) -> str:
 
 
 def build_evaluations(
-    task_name: str,
-    split: str,
-    vocabulary: Vocabulary,
-    data_options: datasets.DataOptions | None = None,
-    method_options: MethodOptions | None = None,
-    feature_lengths: Mapping[str, int] | None = None,
-    *,
-    max_examples: int | None = None,
+  task_name: str,
+  split: str,
+  vocabulary: Vocabulary,
+  data_options: datasets.DataOptions | None = None,
+  method_options: MethodOptions | None = None,
+  feature_lengths: Mapping[str, int] | None = None,
+  *,
+  max_examples: int | None = None,
 ) -> dict[str, Evaluation]:
   """The evaluation of each sub-task of a task of ours.
 
@@ -428,37 +468,35 @@ def build_evaluations(
     with a usable rationale).
   """
   source = _Source.load(
-      task_name,
-      split,
-      vocabulary,
-      data_options,
-      method_options,
-      feature_lengths,
+    task_name,
+    split,
+    vocabulary,
+    data_options,
+    method_options,
+    feature_lengths,
   )
   task = source.task
   evaluations = {}
   for subtask in task.method.subtasks:
     examples = source.texts(subtask)[:max_examples]
     evaluations[subtask.name] = Evaluation(
-        name=subtasks.task_name(task.dataset, subtask.name, task.label_source),
-        split=split,
-        ids=[example.row.id for example in examples],
-        input_texts=[example.inputs for example in examples],
-        inputs=[source.inputs(example) for example in examples],
-        targets=[
-            evaluation_target(
-                example.row.label
-                if subtask.uses_label
-                else example.row.rationale,
-                vocabulary,
-            )
-            for example in examples
-        ],
-        longest_target=max(
-            (len(source.targets(example)) for example in examples), default=1
-        ),
-        metric_names=metric_names(task.dataset, subtask),
-        subtask=subtask,
-        options=source.options,
+      name=subtasks.task_name(task.dataset, subtask.name, task.label_source),
+      split=split,
+      ids=[example.row.id for example in examples],
+      input_texts=[example.inputs for example in examples],
+      inputs=[source.inputs(example) for example in examples],
+      targets=[
+        evaluation_target(
+          example.row.label if subtask.uses_label else example.row.rationale,
+          vocabulary,
+        )
+        for example in examples
+      ],
+      longest_target=max(
+        (len(source.targets(example)) for example in examples), default=1
+      ),
+      metric_names=metric_names(task.dataset, subtask),
+      subtask=subtask,
+      options=source.options,
     )
   return evaluations

@@ -28,10 +28,10 @@ class TaskOptions:
   """
 
   data: datasets.DataOptions = dataclasses.field(
-      default_factory=datasets.DataOptions
+    default_factory=datasets.DataOptions
   )
   method: subtasks.MethodOptions = dataclasses.field(
-      default_factory=subtasks.MethodOptions
+    default_factory=subtasks.MethodOptions
   )
   vocabulary: str | None = None
 
@@ -44,7 +44,7 @@ Provider = Callable[[], TaskOptions]
 
 _provider: Provider = TaskOptions
 _override: contextvars.ContextVar[TaskOptions | None] = contextvars.ContextVar(
-    "dss_jax_task_options", default=None
+  "dss_jax_task_options", default=None
 )
 
 

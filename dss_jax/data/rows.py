@@ -76,11 +76,9 @@ def teacher_label(record: Record) -> str | None:
   """
   votes: dict[str, float] = {}
   for rationale in record.rationales:
-    if rationale.label is not None and rationale.label.strip():
-      if rationale.weight > 0:
-        votes[rationale.label] = (
-            votes.get(rationale.label, 0.0) + rationale.weight
-        )
+    label = rationale.label or ""
+    if label.strip() and rationale.weight > 0:
+      votes[label] = votes.get(label, 0.0) + rationale.weight
   return max(votes, key=lambda label: votes[label]) if votes else None
 
 
@@ -91,12 +89,12 @@ def _is_usable(rationale: Rationale) -> bool:
 
 
 def rows_of(
-    records: Iterable[Record],
-    split: str,
-    *,
-    agrees: Agrees,
-    label_source: str = "gold",
-    rationale_source: str | None = None,
+  records: Iterable[Record],
+  split: str,
+  *,
+  agrees: Agrees,
+  label_source: str = "gold",
+  rationale_source: str | None = None,
 ) -> Iterator[Row]:
   """The rows of a split's records, in order.
 
@@ -110,34 +108,34 @@ def rows_of(
   """
   for position, record in enumerate(records):
     rationales = [
-        rationale
-        for rationale in record.rationales
-        if rationale_source in (None, rationale.source)
+      rationale
+      for rationale in record.rationales
+      if rationale_source in (None, rationale.source)
     ]
     label = record.label
     if label_source == "teacher" and split == TRAIN:
       label = teacher_label(record)
     first_usable = next(
-        (i for i, rationale in enumerate(rationales) if _is_usable(rationale)),
-        -1,
+      (i for i, rationale in enumerate(rationales) if _is_usable(rationale)),
+      -1,
     )
     for index, rationale in enumerate([Rationale(text=""), *rationales], -1):
       yield Row(
-          record=position,
-          id=record.id,
-          input=record.input,
-          label=label or "",
-          has_label=label is not None,
-          rationale=rationale.text,
-          rationale_index=index,
-          usable=index >= 0 and _is_usable(rationale),
-          represents=index == first_usable,
-          agrees=(
-              record.label is not None
-              and rationale.label is not None
-              and agrees(record.label, rationale.label)
-          ),
-          weight=float(rationale.weight),
+        record=position,
+        id=record.id,
+        input=record.input,
+        label=label or "",
+        has_label=label is not None,
+        rationale=rationale.text,
+        rationale_index=index,
+        usable=index >= 0 and _is_usable(rationale),
+        represents=index == first_usable,
+        agrees=(
+          record.label is not None
+          and rationale.label is not None
+          and agrees(record.label, rationale.label)
+        ),
+        weight=float(rationale.weight),
       )
 
 
@@ -161,12 +159,12 @@ class TextExample:
 
 
 def text_examples(
-    rows: Iterable[Row],
-    subtask: subtasks.SubTask,
-    options: subtasks.MethodOptions,
-    split: str,
-    vocabulary: vocabularies.Vocabulary,
-    left_out: collections.Counter[str] | None = None,
+  rows: Iterable[Row],
+  subtask: subtasks.SubTask,
+  options: subtasks.MethodOptions,
+  split: str,
+  vocabulary: vocabularies.Vocabulary,
+  left_out: collections.Counter[str] | None = None,
 ) -> Iterator[TextExample]:
   """The examples that a sub-task makes of rows.
 
@@ -186,16 +184,16 @@ def text_examples(
     reason = reason_of(row, subtask, options, vocabulary)
     if reason is None:
       fields = {
-          "input": row.input,
-          "label": row.label,
-          "rationale": row.rationale,
+        "input": row.input,
+        "label": row.label,
+        "rationale": row.rationale,
       }
       yield TextExample(
-          record=row.record,
-          inputs=subtasks.fill(input_parts, fields),
-          targets=subtasks.fill(target_parts, fields),
-          weight=row.weight if split == TRAIN else 1.0,
-          row=row,
+        record=row.record,
+        inputs=subtasks.fill(input_parts, fields),
+        targets=subtasks.fill(target_parts, fields),
+        weight=row.weight if split == TRAIN else 1.0,
+        row=row,
       )
     elif reason:
       left_out[reason] += 1
@@ -205,10 +203,10 @@ NO_LABEL = "no label"
 
 
 def _training_reason(
-    row: Row,
-    subtask: subtasks.SubTask,
-    options: subtasks.MethodOptions,
-    vocabulary: vocabularies.Vocabulary,
+  row: Row,
+  subtask: subtasks.SubTask,
+  options: subtasks.MethodOptions,
+  vocabulary: vocabularies.Vocabulary,
 ) -> str | None:
   """Why training leaves a row out: None if not, "" if it is not its row."""
   if subtask.uses_rationale != (row.rationale_index >= 0):
@@ -230,10 +228,10 @@ def _training_reason(
 
 
 def _evaluation_reason(
-    row: Row,
-    subtask: subtasks.SubTask,
-    options: subtasks.MethodOptions,
-    vocabulary: vocabularies.Vocabulary,
+  row: Row,
+  subtask: subtasks.SubTask,
+  options: subtasks.MethodOptions,
+  vocabulary: vocabularies.Vocabulary,
 ) -> str | None:
   """Why evaluation leaves a row out: None if not, "" if it is not its row."""
   del options, vocabulary  # filters would change what is measured

@@ -19,7 +19,7 @@ from dss_jax.records import Record
 
 # The data of one split: a file of records, the records, or what returns them.
 SplitSource = (
-    str | os.PathLike[str] | Iterable[Record] | Callable[[], Iterable[Record]]
+  str | os.PathLike[str] | Iterable[Record] | Callable[[], Iterable[Record]]
 )
 # The data of a dataset: per split, or of the training split alone.
 Source = Mapping[str, SplitSource] | SplitSource
@@ -41,12 +41,10 @@ class RecordSource:
   skip_malformed: bool = False
   # What iterables gave: they can be read only once.
   _read: dict[str, list[Record]] = dataclasses.field(
-      default_factory=dict, compare=False, repr=False
+    default_factory=dict, compare=False, repr=False
   )
 
-  def __call__(
-      self, split: str, options: datasets.DataOptions
-  ) -> list[Record]:
+  def __call__(self, split: str, options: datasets.DataOptions) -> list[Record]:
     """The records of a split.
 
     Raises:
@@ -55,7 +53,7 @@ class RecordSource:
     data = self.by_split[split]
     if isinstance(data, str | os.PathLike):
       files = datasets.RecordFiles(
-          {split: data}, self.field_mapping, self.skip_malformed
+        {split: data}, self.field_mapping, self.skip_malformed
       )
       return files(split, options)
     if callable(data):
@@ -72,27 +70,27 @@ def _checked(records: Iterable[Record], split: str) -> list[Record]:
   for position, record in enumerate(checked):
     if not isinstance(record, Record):
       raise UserError(
-          f"item {position} of split {split!r} is a {type(record).__name__};"
-          " a source gives dss_jax.records.Record objects."
+        f"item {position} of split {split!r} is a {type(record).__name__};"
+        " a source gives dss_jax.records.Record objects."
       )
     if record.id in ids:
       raise UserError(
-          f"two records of split {split!r} have the id {record.id!r}; ids must"
-          " be unique."
+        f"two records of split {split!r} have the id {record.id!r}; ids must"
+        " be unique."
       )
     ids.add(record.id)
   return checked
 
 
 def register_dataset(
-    name: str,
-    source: Source | datasets.DatasetSpec | None = None,
-    *,
-    field_mapping: Mapping[str, str | Sequence[str]] | None = None,
-    skip_malformed: bool = False,
-    metrics: Sequence[str] = ("accuracy",),
-    labels: Sequence[str] | None = None,
-    vocabulary: str | None = None,
+  name: str,
+  source: Source | datasets.DatasetSpec | None = None,
+  *,
+  field_mapping: Mapping[str, str | Sequence[str]] | None = None,
+  skip_malformed: bool = False,
+  metrics: Sequence[str] = ("accuracy",),
+  labels: Sequence[str] | None = None,
+  vocabulary: str | None = None,
 ) -> datasets.DatasetSpec:
   """Makes a dataset known under `name`; the same call again changes nothing.
 
@@ -120,19 +118,19 @@ def register_dataset(
   if isinstance(source, datasets.DatasetSpec):
     if source.name != name:
       raise UserError(
-          f"a dataset named {source.name!r} cannot be registered as {name!r}."
+        f"a dataset named {source.name!r} cannot be registered as {name!r}."
       )
     spec = source
   else:
     by_split = source if isinstance(source, Mapping) else {"train": source}
     spec = datasets.DatasetSpec(
-        name=name,
-        load=RecordSource(
-            dict(by_split), field_mapping and dict(field_mapping), skip_malformed
-        ),
-        metrics=tuple(metrics),
-        labels=None if labels is None else tuple(labels),
-        source_splits=tuple(by_split),
+      name=name,
+      load=RecordSource(
+        dict(by_split), field_mapping and dict(field_mapping), skip_malformed
+      ),
+      metrics=tuple(metrics),
+      labels=None if labels is None else tuple(labels),
+      source_splits=tuple(by_split),
     )
   datasets.register(spec)
   if vocabulary is not None:

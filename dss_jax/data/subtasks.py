@@ -29,12 +29,12 @@ TEACHER_SUFFIX = "_teacher"
 # What a record offers to a template, and the texts that options offer.
 _RECORD_FIELDS = frozenset({"input", "label", "rationale"})
 _OPTION_FIELDS = frozenset(
-    {
-        "label_prefix",
-        "rationale_prefix",
-        "label_separator",
-        "rationale_separator",
-    }
+  {
+    "label_prefix",
+    "rationale_prefix",
+    "label_separator",
+    "rationale_separator",
+  }
 )
 
 
@@ -74,20 +74,20 @@ class MethodOptions:
   def __post_init__(self):
     if self.rationale_filter not in RATIONALE_FILTERS:
       raise UserError(
-          f"rationale_filter is {self.rationale_filter!r}; allowed:"
-          f" {', '.join(RATIONALE_FILTERS)} (MethodOptions.rationale_filter)."
+        f"rationale_filter is {self.rationale_filter!r}; allowed:"
+        f" {', '.join(RATIONALE_FILTERS)} (MethodOptions.rationale_filter)."
       )
     limit = self.max_rationale_tokens
     if limit is not None and limit < 1:
       raise UserError(
-          f"max_rationale_tokens is {limit}; it must be None or at least 1"
-          " (MethodOptions.max_rationale_tokens)."
+        f"max_rationale_tokens is {limit}; it must be None or at least 1"
+        " (MethodOptions.max_rationale_tokens)."
       )
     for name in ("label_separator", "rationale_separator"):
       if not getattr(self, name).strip():
         raise UserError(
-            f"{name} is blank, so no label could be told from a rationale"
-            f" (MethodOptions.{name})."
+          f"{name} is blank, so no label could be told from a rationale"
+          f" (MethodOptions.{name})."
         )
 
   def texts(self) -> dict[str, str]:
@@ -130,13 +130,13 @@ class SubTask:
       for field in _fields(template):
         if field not in _RECORD_FIELDS | _OPTION_FIELDS:
           raise UserError(
-              f"the template {template!r} of sub-task {self.name!r} has the"
-              f" field {field!r}; allowed:"
-              f" {', '.join(sorted(_RECORD_FIELDS | _OPTION_FIELDS))}."
+            f"the template {template!r} of sub-task {self.name!r} has the"
+            f" field {field!r}; allowed:"
+            f" {', '.join(sorted(_RECORD_FIELDS | _OPTION_FIELDS))}."
           )
     if "label" in _fields(self.input_format):
       raise UserError(
-          f"the input of sub-task {self.name!r} would show the label."
+        f"the input of sub-task {self.name!r} would show the label."
       )
 
   @property
@@ -157,9 +157,9 @@ class SubTask:
 
 def _fields(template: str) -> list[str]:
   return [
-      field
-      for _, field, _, _ in string.Formatter().parse(template)
-      if field is not None
+    field
+    for _, field, _, _ in string.Formatter().parse(template)
+    if field is not None
   ]
 
 
@@ -215,23 +215,23 @@ class Method:
     for name, rate in rates.items():
       if name not in names:
         raise UserError(
-            f"rates name the sub-task {name!r}, which method {self.name!r}"
-            f" lacks; it has {', '.join(names)} (MethodOptions.rates)."
+          f"rates name the sub-task {name!r}, which method {self.name!r}"
+          f" lacks; it has {', '.join(names)} (MethodOptions.rates)."
         )
       if (
-          isinstance(rate, bool)
-          or not isinstance(rate, (int, float))
-          or not (math.isfinite(rate) and rate >= 0)
+        isinstance(rate, bool)
+        or not isinstance(rate, (int, float))
+        or not (math.isfinite(rate) and rate >= 0)
       ):
         raise UserError(
-            f"the rate of sub-task {name!r} is {rate!r}; it must be a finite"
-            " number of at least 0 (MethodOptions.rates)."
+          f"the rate of sub-task {name!r} is {rate!r}; it must be a finite"
+          " number of at least 0 (MethodOptions.rates)."
         )
     values = tuple(float(rates.get(name, 1.0)) for name in names)
     if not any(values):
       raise UserError(
-          f"all rates of method {self.name!r} are 0; at least one sub-task"
-          " must be drawn from (MethodOptions.rates)."
+        f"all rates of method {self.name!r} are 0; at least one sub-task"
+        " must be drawn from (MethodOptions.rates)."
       )
     return values
 
@@ -239,35 +239,35 @@ class Method:
 STANDARD = SubTask("standard")
 LABEL = SubTask("label", input_format="{label_prefix}{input}")
 RATIONALE = SubTask(
-    "rationale",
-    input_format="{rationale_prefix}{input}",
-    target_format="{rationale}",
+  "rationale",
+  input_format="{rationale_prefix}{input}",
+  target_format="{rationale}",
 )
 RATIONALE_THEN_LABEL = SubTask(
-    "rationale_then_label",
-    target_format="{rationale}{label_separator}{label}",
+  "rationale_then_label",
+  target_format="{rationale}{label_separator}{label}",
 )
 LABEL_THEN_RATIONALE = SubTask(
-    "label_then_rationale",
-    target_format="{label}{rationale_separator}{rationale}",
+  "label_then_rationale",
+  target_format="{label}{rationale_separator}{rationale}",
 )
 RATIONALE_AS_INPUT = SubTask(
-    "rationale_as_input",
-    input_format="{input}{rationale_separator}{rationale}",
+  "rationale_as_input",
+  input_format="{input}{rationale_separator}{rationale}",
 )
 
 METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        Method("standard", (STANDARD,)),
-        Method("label", (LABEL,)),
-        Method("rationale", (RATIONALE,)),
-        Method("dss", (LABEL, RATIONALE)),
-        Method("dss_paired", (LABEL, RATIONALE), paired=True),
-        Method("rationale_then_label", (RATIONALE_THEN_LABEL,)),
-        Method("label_then_rationale", (LABEL_THEN_RATIONALE,)),
-        Method("rationale_as_input", (RATIONALE_AS_INPUT,)),
-    )
+  method.name: method
+  for method in (
+    Method("standard", (STANDARD,)),
+    Method("label", (LABEL,)),
+    Method("rationale", (RATIONALE,)),
+    Method("dss", (LABEL, RATIONALE)),
+    Method("dss_paired", (LABEL, RATIONALE), paired=True),
+    Method("rationale_then_label", (RATIONALE_THEN_LABEL,)),
+    Method("label_then_rationale", (LABEL_THEN_RATIONALE,)),
+    Method("rationale_as_input", (RATIONALE_AS_INPUT,)),
+  )
 }
 
 
@@ -287,8 +287,8 @@ def register_method(method: Method) -> None:
     raise UserError(f"the method {method.name!r} exists with other sub-tasks.")
   if not method.name.isidentifier() or method.name.endswith(TEACHER_SUFFIX):
     raise UserError(
-        f"{method.name!r} cannot name a method: letters, digits and _ only, and"
-        f" not ending in {TEACHER_SUFFIX!r}."
+      f"{method.name!r} cannot name a method: letters, digits and _ only, and"
+      f" not ending in {TEACHER_SUFFIX!r}."
     )
   METHODS[method.name] = method
 
@@ -333,9 +333,9 @@ def get_task(name: str) -> TaskName:
   parsed = parse_task_name(name)
   if parsed is None:
     raise UserError(
-        f"no task {name!r}: a name is DATASET_METHOD or DATASET_METHOD_teacher"
-        f" with a dataset of {', '.join(datasets.names())} and a method of"
-        f" {', '.join(METHODS)} (MIXTURE_OR_TASK_NAME)."
+      f"no task {name!r}: a name is DATASET_METHOD or DATASET_METHOD_teacher"
+      f" with a dataset of {', '.join(datasets.names())} and a method of"
+      f" {', '.join(METHODS)} (MIXTURE_OR_TASK_NAME)."
     )
   return parsed
 
@@ -345,18 +345,18 @@ def check_dataset_name(name: str) -> None:
   allowed = set(string.ascii_letters + string.digits + "_.:#")
   if not name or set(name) - allowed:
     raise UserError(
-        f"{name!r} cannot name a dataset: SeqIO allows letters, digits and"
-        " the characters _ . : # only."
+      f"{name!r} cannot name a dataset: SeqIO allows letters, digits and"
+      " the characters _ . : # only."
     )
   for method in METHODS:
     if name.endswith((f"_{method}", TEACHER_SUFFIX)):
       raise UserError(
-          f"{name!r} cannot name a dataset: it ends like a task's name."
+        f"{name!r} cannot name a dataset: it ends like a task's name."
       )
 
 
 def extract_label(
-    subtask: SubTask, text: str, options: MethodOptions | None = None
+  subtask: SubTask, text: str, options: MethodOptions | None = None
 ) -> str:
   """The label in what a student wrote for `subtask`.
 

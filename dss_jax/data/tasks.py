@@ -30,11 +30,7 @@ trainer keeps them in one batch.
 """
 
 import contextvars
-import dataclasses
 import functools
-import hashlib
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -44,30 +40,15 @@ import tensorflow as tf
 
 from dss_jax import datasets, metrics
 from dss_jax.data import (
-    examples,
-    options,
-    rows,
-    sources,
-    subtasks,
-    vocabularies,
+  examples,
+  options,
+  rows,
+  sources,
+  subtasks,
+  vocabularies,
 )
+from dss_jax.data.row_source import SPLIT_CODES, RowsOf
 from dss_jax.errors import UserError
-from dss_jax.records import Record
-
-# Changes when rows of the same records would be others.
-ROW_VERSION = 1
-
-_INT_FIELDS = (
-    "record",
-    "has_label",
-    "rationale_index",
-    "usable",
-    "represents",
-    "agrees",
-)
-_TEXT_FIELDS = ("id", "input", "label", "rationale")
-
-_SPLIT_CODES = {split: code for code, split in enumerate(rows.SPLITS)}
 
 
 def to_seqio(name: str | vocabularies.Vocabulary) -> seqio.Vocabulary:
@@ -91,110 +72,21 @@ def _to_seqio(name: str) -> seqio.Vocabulary:
 # --- the source: rows of records ---------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class _RowsOf:
-  """Which rows a Task is made of: all that its source depends on."""
-
-  dataset: str
-  label_source: str
-  rationale_source: str | None
-  pinned: datasets.DataOptions | None
-
-  def read_options(self) -> datasets.DataOptions:
-    """The options that decide how the source is read, and only those."""
-    chosen = self.pinned or options.current().data
-    default = datasets.DataOptions()
-    return dataclasses.replace(
-        chosen,
-        data_dir=chosen.data_dir or os.environ.get(datasets.DATA_DIR_VARIABLE),
-        split_policy=default.split_policy,
-        train_fraction=default.train_fraction,
-        split_seed=default.split_seed,
-        max_records=default.max_records,
-    )
-
-  def records(self, split: str) -> list[Record]:
-    return _source_records(self.dataset, split, self.read_options())
-
-  def fingerprint(self, split: str, *, with_data: bool) -> str:
-    """`DEFINITION` or `DEFINITION-DATA`: what was asked for, what was read."""
-    read = dataclasses.asdict(self.read_options())
-    del read["data_dir"]  # where the data lies does not change it
-    if self.dataset != "taxonli":
-      read = {k: v for k, v in read.items() if not k.startswith("taxonli_")}
-    defined = [
-        ROW_VERSION,
-        self.dataset,
-        self.label_source,
-        self.rationale_source,
-        split,
-        read,
-    ]
-    parts = [json.dumps(defined, sort_keys=True)]
-    if with_data:
-      parts.append(examples.records_digest(self.records(split)))
-    return "-".join(
-        hashlib.sha256(part.encode()).hexdigest()[:12] for part in parts
-    )
-
-  def arrays(self, split: str) -> dict[str, np.ndarray]:
-    """The rows of a source split, one array per feature."""
-    columns: dict[str, list[Any]] = {
-        name: [] for name in (*_INT_FIELDS, *_TEXT_FIELDS, "weight")
-    }
-    for row in rows.rows_of(
-        self.records(split),
-        split,
-        agrees=examples.agreement(self.dataset),
-        label_source=self.label_source,
-        rationale_source=self.rationale_source,
-    ):
-      for name, column in columns.items():
-        column.append(getattr(row, name))
-    count = len(columns["id"])
-    # No tf.bool: protobuf 7 refuses booleans in a cached example.
-    arrays = {name: np.array(columns[name], np.int32) for name in _INT_FIELDS}
-    for name in _TEXT_FIELDS:
-      texts = [text.encode() for text in columns[name]]
-      arrays[name] = np.array(texts, object)
-    arrays["weight"] = np.array(columns["weight"], np.float32)
-    arrays["split"] = np.full(count, _SPLIT_CODES[split], np.int32)
-    fingerprint = self.fingerprint(split, with_data=True).encode()
-    arrays["fingerprint"] = np.full(count, fingerprint, object)
-    return arrays
-
-
-@functools.lru_cache(maxsize=8)
-def _source_records(
-    dataset: str, split: str, read_options: datasets.DataOptions
-) -> list[Record]:
-  """The records a split is cut from: the Tasks of a dataset share them."""
-  source_split = split
-  if split not in datasets.get(dataset).source_splits:
-    source_split = "train"
-  return datasets.load_source_split(dataset, source_split, options=read_options)
-
-
-def forget_loaded_records() -> None:
-  """Reads files anew next time, for sessions in which they change."""
-  _source_records.cache_clear()
-
-
 class RowSource(seqio.FunctionDataSource):
   """A SeqIO source of rows; reads nothing until it is asked for them."""
 
-  def __init__(self, rows_of: _RowsOf):
+  def __init__(self, rows_of: RowsOf):
     self._rows_of = rows_of
     spec = datasets.get(rows_of.dataset)
     # Validation is cut from the training data where there is none.
     splits = {"train", "validation", *spec.source_splits}
     super().__init__(
-        dataset_fn=self._dataset,
-        splits=[split for split in rows.SPLITS if split in splits],
+      dataset_fn=self._dataset,
+      splits=[split for split in rows.SPLITS if split in splits],
     )
 
   def _dataset(
-      self, split: str, shuffle_files: bool, seed: int | None = None
+    self, split: str, shuffle_files: bool, seed: int | None = None
   ) -> tf.data.Dataset:
     del shuffle_files, seed  # one in-memory shard: SeqIO shuffles examples
     return tf.data.Dataset.from_tensor_slices(self._rows_of.arrays(split))
@@ -208,7 +100,7 @@ class RowSource(seqio.FunctionDataSource):
 
 
 def _ranks(
-    rows_of: _RowsOf, ids: Callable[[], list[str]], split: str
+  rows_of: RowsOf, ids: Callable[[], list[str]], split: str
 ) -> tuple[int, np.ndarray | None]:
   """Where a split's records come in it.
 
@@ -220,9 +112,7 @@ def _ranks(
   chosen = options.current().data
   limit = chosen.max_records or np.iinfo(np.int32).max
   spec = datasets.get(rows_of.dataset)
-  if split == "test" or (
-      split == "validation" and split in spec.source_splits
-  ):
+  if split == "test" or (split == "validation" and split in spec.source_splits):
     return limit, None
   source_ids = ids()
   train, validation = datasets.split_positions(spec, source_ids, chosen)
@@ -233,12 +123,12 @@ def _ranks(
 
 
 def select_rows(
-    dataset: tf.data.Dataset,
-    *,
-    rows_of: _RowsOf,
-    task_name: str,
-    subtask: subtasks.SubTask,
-    output_features: Mapping[str, seqio.Feature],
+  dataset: tf.data.Dataset,
+  *,
+  rows_of: RowsOf,
+  task_name: str,
+  subtask: subtasks.SubTask,
+  output_features: Mapping[str, seqio.Feature],
 ) -> tf.data.Dataset:
   """Keeps the rows of the split, fraction and filter that options ask for.
 
@@ -256,18 +146,18 @@ def select_rows(
   def with_record_id(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     branches = [functools.partial(fn, row["record"]) for fn in rank_fns]
     return {
-        **row,
-        "record_id": tf.switch_case(row["split"], branches)
-        if len(branches) > 1
-        else branches[0](),
-        "weight": tf.where(row["split"] == 0, row["weight"], 1.0),
+      **row,
+      "record_id": tf.switch_case(row["split"], branches)
+      if len(branches) > 1
+      else branches[0](),
+      "weight": tf.where(row["split"] == 0, row["weight"], 1.0),
     }
 
   def is_kept(row: Mapping[str, tf.Tensor]) -> tf.Tensor:
     by_rule = tf.where(
-        row["split"] == _SPLIT_CODES[rows.TRAIN],
-        _trains(row, subtask, method_options, vocabulary),
-        _evaluates(row, subtask),
+      row["split"] == SPLIT_CODES[rows.TRAIN],
+      _trains(row, subtask, method_options, vocabulary),
+      _evaluates(row, subtask),
     )
     return (row["record_id"] >= 0) & by_rule
 
@@ -277,12 +167,12 @@ def select_rows(
 
 # The split that is being read, within DssTask.get_dataset.
 _split_read: contextvars.ContextVar[str | None] = contextvars.ContextVar(
-    "dss_jax_split_read", default=None
+  "dss_jax_split_read", default=None
 )
 
 
 def _rank_fn(
-    rows_of: _RowsOf, ids: Callable[[], list[str]], split: str
+  rows_of: RowsOf, ids: Callable[[], list[str]], split: str
 ) -> Callable[[tf.Tensor], tf.Tensor]:
   """A function from a record's position in the source to that in the split.
 
@@ -306,7 +196,7 @@ def _rank_fn(
   return rank
 
 
-def _train_ids(rows_of: _RowsOf, task_name: str) -> list[str]:
+def _train_ids(rows_of: RowsOf, task_name: str) -> list[str]:
   """The ids of the training source, from the data or else from a cache."""
   try:
     return [record.id for record in rows_of.records(rows.TRAIN)]
@@ -326,10 +216,10 @@ def _cached_rows(task: seqio.Task, split: str) -> tf.data.Dataset:
 
 
 def _trains(
-    row: Mapping[str, tf.Tensor],
-    subtask: subtasks.SubTask,
-    method_options: subtasks.MethodOptions,
-    vocabulary: seqio.Vocabulary,
+  row: Mapping[str, tf.Tensor],
+  subtask: subtasks.SubTask,
+  method_options: subtasks.MethodOptions,
+  vocabulary: seqio.Vocabulary,
 ) -> tf.Tensor:
   """Whether a training row gives an example; see `rows._training_reason`."""
   has_rationale = row["rationale_index"] >= 0
@@ -349,7 +239,7 @@ def _trains(
 
 
 def _evaluates(
-    row: Mapping[str, tf.Tensor], subtask: subtasks.SubTask
+  row: Mapping[str, tf.Tensor], subtask: subtasks.SubTask
 ) -> tf.Tensor:
   """Whether an evaluation row does; see `rows._evaluation_reason`."""
   if not subtask.uses_rationale:
@@ -359,7 +249,7 @@ def _evaluates(
 
 
 def format_texts(
-    dataset: tf.data.Dataset, *, subtask: subtasks.SubTask
+  dataset: tf.data.Dataset, *, subtask: subtasks.SubTask
 ) -> tf.data.Dataset:
   """Rows -> texts: `inputs`, `targets`, and what evaluation needs."""
   method_options = options.current().method
@@ -368,16 +258,16 @@ def format_texts(
   kept = ("id", "label", "rationale", "record_id", "rationale_index", "weight")
 
   def filled(
-      parts: Sequence[subtasks.Part], row: Mapping[str, tf.Tensor]
+    parts: Sequence[subtasks.Part], row: Mapping[str, tf.Tensor]
   ) -> tf.Tensor:
     texts = [row[p.text] if p.is_field else tf.constant(p.text) for p in parts]
     return tf.strings.join(texts)
 
   def texts(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     return {
-        "inputs": filled(input_parts, row),
-        "targets": filled(target_parts, row),
-        **{name: row[name] for name in kept},
+      "inputs": filled(input_parts, row),
+      "targets": filled(target_parts, row),
+      **{name: row[name] for name in kept},
     }
 
   return dataset.map(texts, num_parallel_calls=tf.data.AUTOTUNE)
@@ -391,11 +281,11 @@ def encode_text(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
 
   def parts() -> tf.Tensor:
     ids = tf.map_fn(
-        lambda part: tf.concat(
-            [vocabulary.encode_tf(part), [vocabulary.eos_id]], axis=0
-        ),
-        tf.strings.split(text, vocabularies.EOS_TEXT),
-        fn_output_signature=tf.RaggedTensorSpec([None], tf.int32),
+      lambda part: tf.concat(
+        [vocabulary.encode_tf(part), [vocabulary.eos_id]], axis=0
+      ),
+      tf.strings.split(text, vocabularies.EOS_TEXT),
+      fn_output_signature=tf.RaggedTensorSpec([None], tf.int32),
     )
     return ids.flat_values[:-1]
 
@@ -404,7 +294,7 @@ def encode_text(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
 
 
 def tokenize_texts(
-    dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
+  dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
 ) -> tf.data.Dataset:
   """Texts -> ids, keeping the texts as `*_pretokenized`, as SeqIO does."""
 
@@ -429,28 +319,26 @@ class DssTask(seqio.Task):
     subtask: how its rows become examples.
   """
 
-  def __init__(
-      self, name: str, rows_of: _RowsOf, subtask: subtasks.SubTask
-  ):
+  def __init__(self, name: str, rows_of: RowsOf, subtask: subtasks.SubTask):
     self.rows_of = rows_of
     self.subtask = subtask
     super().__init__(
-        name,
-        source=RowSource(rows_of),
-        output_features=self.output_features,
-        preprocessors=[
-            seqio.CacheDatasetPlaceholder(),
-            functools.partial(
-                select_rows, rows_of=rows_of, task_name=name, subtask=subtask
-            ),
-            functools.partial(format_texts, subtask=subtask),
-            tokenize_texts,
-            seqio.preprocessors.append_eos_after_trim,
-        ],
-        postprocess_fn=functools.partial(
-            _postprocess, dataset=rows_of.dataset, subtask=subtask
+      name,
+      source=RowSource(rows_of),
+      output_features=self.output_features,
+      preprocessors=[
+        seqio.CacheDatasetPlaceholder(),
+        functools.partial(
+          select_rows, rows_of=rows_of, task_name=name, subtask=subtask
         ),
-        metric_fns=[_metric_fn(rows_of.dataset, subtask)],
+        functools.partial(format_texts, subtask=subtask),
+        tokenize_texts,
+        seqio.preprocessors.append_eos_after_trim,
+      ],
+      postprocess_fn=functools.partial(
+        _postprocess, dataset=rows_of.dataset, subtask=subtask
+      ),
+      metric_fns=[_metric_fn(rows_of.dataset, subtask)],
     )
 
   @property
@@ -460,11 +348,11 @@ class DssTask(seqio.Task):
     return {"inputs": feature, "targets": feature}
 
   def get_dataset(
-      self,
-      sequence_length: Mapping[str, int] | None = None,
-      split: str = "train",
-      use_cached: bool = False,
-      **kwargs: Any,
+    self,
+    sequence_length: Mapping[str, int] | None = None,
+    split: str = "train",
+    use_cached: bool = False,
+    **kwargs: Any,
   ) -> tf.data.Dataset:
     """As `seqio.Task.get_dataset`; also checks a cache before it is used.
 
@@ -474,8 +362,8 @@ class DssTask(seqio.Task):
     """
     if split not in self.splits:
       raise UserError(
-          f"task {self.name!r} has no split {split!r}; it has"
-          f" {', '.join(self.splits)}."
+        f"task {self.name!r} has no split {split!r}; it has"
+        f" {', '.join(self.splits)}."
       )
     if use_cached:
       self._check_cache(split)
@@ -489,24 +377,24 @@ class DssTask(seqio.Task):
     """Raises UserError unless the cache holds what the options ask for."""
     if not self.cache_dir:
       raise UserError(
-          f"task {self.name!r} is not cached in"
-          f" {', '.join(seqio.get_global_cache_dirs()) or 'any folder'}: run"
-          " seqio_cache_tasks, name its folder to"
-          " seqio.add_global_cache_dirs, or set USE_CACHED_TASKS = False."
+        f"task {self.name!r} is not cached in"
+        f" {', '.join(seqio.get_global_cache_dirs()) or 'any folder'}: run"
+        " seqio_cache_tasks, name its folder to"
+        " seqio.add_global_cache_dirs, or set USE_CACHED_TASKS = False."
       )
     try:
       row = next(iter(_cached_rows(self, split)))
       found = row["fingerprint"].decode()
     except (
-        tf.errors.OpError,
-        OSError,
-        ValueError,
-        KeyError,
-        StopIteration,
+      tf.errors.OpError,
+      OSError,
+      ValueError,
+      KeyError,
+      StopIteration,
     ) as error:
       raise UserError(
-          f"the cache of task {self.name!r} in {self.cache_dir} cannot be read"
-          f" ({type(error).__name__}): cache it again."
+        f"the cache of task {self.name!r} in {self.cache_dir} cannot be read"
+        f" ({type(error).__name__}): cache it again."
       ) from error
     try:
       expected = self.rows_of.fingerprint(split, with_data=True)
@@ -516,19 +404,19 @@ class DssTask(seqio.Task):
       is_same = found.partition("-")[0] == expected
     if not is_same:
       raise UserError(
-          f"the cache of task {self.name!r} in {self.cache_dir} was made from"
-          f" other data: its fingerprint is {found}, the options ask for"
-          f" {expected}; cache it again or change DataOptions back."
+        f"the cache of task {self.name!r} in {self.cache_dir} was made from"
+        f" other data: its fingerprint is {found}, the options ask for"
+        f" {expected}; cache it again or change DataOptions back."
       )
 
 
 def _postprocess(
-    text: str | bytes,
-    *,
-    example: Mapping[str, Any] | None = None,
-    is_target: bool = False,
-    dataset: str,
-    subtask: subtasks.SubTask,
+  text: str | bytes,
+  *,
+  example: Mapping[str, Any] | None = None,
+  is_target: bool = False,
+  dataset: str,
+  subtask: subtasks.SubTask,
 ) -> str:
   """The label (or rationale) in a decoded output, or that of a target."""
   current = options.current()
@@ -536,8 +424,8 @@ def _postprocess(
     wanted = example["label" if subtask.uses_label else "rationale"]
     name = current.vocabulary_name(dataset)
     return examples.evaluation_target(
-        wanted.decode() if isinstance(wanted, bytes) else str(wanted),
-        vocabularies.from_name(name),
+      wanted.decode() if isinstance(wanted, bytes) else str(wanted),
+      vocabularies.from_name(name),
     )
   if isinstance(text, bytes):
     text = text.decode()
@@ -545,7 +433,7 @@ def _postprocess(
 
 
 def _metric_fn(
-    dataset: str, subtask: subtasks.SubTask
+  dataset: str, subtask: subtasks.SubTask
 ) -> Callable[[Sequence[str], Sequence[str]], dict[str, float]]:
   def score(targets, predictions):
     names = examples.metric_names(dataset, subtask)
@@ -567,15 +455,15 @@ _REGISTERED: dict[str, Any] = {}
 
 
 def add_dss_tasks(
-    name: str,
-    source: sources.Source | datasets.DatasetSpec | None = None,
-    *,
-    field_mapping: Mapping[str, str | Sequence[str]] | None = None,
-    skip_malformed: bool = False,
-    metric_names: Sequence[str] = ("accuracy",),
-    labels: Sequence[str] | None = None,
-    vocabulary: str | None = None,
-    data_options: datasets.DataOptions | None = None,
+  name: str,
+  source: sources.Source | datasets.DatasetSpec | None = None,
+  *,
+  field_mapping: Mapping[str, str | Sequence[str]] | None = None,
+  skip_malformed: bool = False,
+  metric_names: Sequence[str] = ("accuracy",),
+  labels: Sequence[str] | None = None,
+  vocabulary: str | None = None,
+  data_options: datasets.DataOptions | None = None,
 ) -> tuple[str, ...]:
   """Registers all Tasks and Mixtures of a dataset, with and without TensorFlow.
 
@@ -601,29 +489,29 @@ def add_dss_tasks(
     UserError: a name that is taken or cannot be used.
   """
   sources.register_dataset(
-      name,
-      source,
-      field_mapping=field_mapping,
-      skip_malformed=skip_malformed,
-      metrics=metric_names,
-      labels=labels,
-      vocabulary=vocabulary,
+    name,
+    source,
+    field_mapping=field_mapping,
+    skip_malformed=skip_malformed,
+    metrics=metric_names,
+    labels=labels,
+    vocabulary=vocabulary,
   )
   providers = _providers(name, data_options)
   for provider_name, described in providers.items():
     known = _REGISTERED.get(provider_name)
     if known is None and (
-        provider_name in seqio.TaskRegistry.names()
-        or provider_name in seqio.MixtureRegistry.names()
+      provider_name in seqio.TaskRegistry.names()
+      or provider_name in seqio.MixtureRegistry.names()
     ):
       raise UserError(
-          f"SeqIO already has a task or mixture named {provider_name!r};"
-          f" register dataset {name!r} under another name."
+        f"SeqIO already has a task or mixture named {provider_name!r};"
+        f" register dataset {name!r} under another name."
       )
     if known is not None and known != described:
       raise UserError(
-          f"{provider_name!r} is already registered with other arguments of"
-          " add_dss_tasks (data_options); choose another name."
+        f"{provider_name!r} is already registered with other arguments of"
+        " add_dss_tasks (data_options); choose another name."
       )
   for provider_name, described in providers.items():
     if provider_name not in _REGISTERED:
@@ -633,8 +521,8 @@ def add_dss_tasks(
 
 
 def _providers(
-    dataset: str, pinned: datasets.DataOptions | None
-) -> dict[str, tuple[_RowsOf, subtasks.Method | subtasks.SubTask]]:
+  dataset: str, pinned: datasets.DataOptions | None
+) -> dict[str, tuple[RowsOf, subtasks.Method | subtasks.SubTask]]:
   """Names to register -> what they are; sub-tasks come before mixtures."""
   tasks: dict[str, Any] = {}
   mixtures: dict[str, Any] = {}
@@ -642,34 +530,32 @@ def _providers(
     for method in subtasks.METHODS.values():
       for subtask in method.subtasks:
         name = subtasks.task_name(dataset, subtask.name, label_source)
-        rows_of = _RowsOf(
-            dataset, label_source, subtask.rationale_source, pinned
+        rows_of = RowsOf(
+          dataset, label_source, subtask.rationale_source, pinned
         )
         tasks[name] = (rows_of, subtask)
       if method.is_mixture:
         name = subtasks.task_name(dataset, method.name, label_source)
         mixtures[name] = (
-            _RowsOf(dataset, label_source, None, pinned),
-            method,
+          RowsOf(dataset, label_source, None, pinned),
+          method,
         )
   return {**tasks, **mixtures}
 
 
 def _add(
-    name: str, rows_of: _RowsOf, what: subtasks.Method | subtasks.SubTask
+  name: str, rows_of: RowsOf, what: subtasks.Method | subtasks.SubTask
 ) -> None:
   if isinstance(what, subtasks.SubTask):
     seqio.TaskRegistry.add_provider(name, DssTask(name, rows_of, what))
     return
   seqio.MixtureRegistry.add(
-      name,
-      [
-          (
-              subtasks.task_name(
-                  rows_of.dataset, subtask.name, rows_of.label_source
-              ),
-              functools.partial(_rate, method=what.name, subtask=subtask.name),
-          )
-          for subtask in what.subtasks
-      ],
+    name,
+    [
+      (
+        subtasks.task_name(rows_of.dataset, subtask.name, rows_of.label_source),
+        functools.partial(_rate, method=what.name, subtask=subtask.name),
+      )
+      for subtask in what.subtasks
+    ],
   )

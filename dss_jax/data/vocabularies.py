@@ -107,8 +107,8 @@ def _ids_of_text(ids: Iterable[int], base_size: int) -> list[int]:
 def _check_extra_ids(extra_ids: int) -> None:
   if not 0 <= extra_ids <= MAX_EXTRA_IDS:
     raise UserError(
-        f"extra_ids is {extra_ids}; it must be between 0 and {MAX_EXTRA_IDS}"
-        " (the number after the colon in VOCABULARY)."
+      f"extra_ids is {extra_ids}; it must be between 0 and {MAX_EXTRA_IDS}"
+      " (the number after the colon in VOCABULARY)."
     )
 
 
@@ -148,9 +148,9 @@ class ByteVocabulary:
   def decode(self, ids: Iterable[int]) -> str:
     base_size = self._NUM_SPECIAL + 256
     data = bytes(
-        token_id - self._NUM_SPECIAL
-        for token_id in _ids_of_text(ids, base_size)
-        if token_id >= self._NUM_SPECIAL
+      token_id - self._NUM_SPECIAL
+      for token_id in _ids_of_text(ids, base_size)
+      if token_id >= self._NUM_SPECIAL
     )
     # Bytes that are not UTF-8 (a student may emit any) are dropped.
     return data.decode("utf-8", errors="ignore")
@@ -200,7 +200,7 @@ class SentencePieceVocabulary:
   @functools.cached_property
   def _processor(self) -> Any:
     return _load_processor(
-        self.path, self._model + _extra_pieces(self.extra_ids)
+      self.path, self._model + _extra_pieces(self.extra_ids)
     )
 
   @functools.cached_property
@@ -226,15 +226,15 @@ def _read_model(path: str) -> bytes:
     size = file.stat().st_size
     if size > MAX_MODEL_BYTES:
       raise UserError(
-          f"the SentencePiece model {path} has {size} bytes; at most"
-          f" {MAX_MODEL_BYTES} are read (VOCABULARY)."
+        f"the SentencePiece model {path} has {size} bytes; at most"
+        f" {MAX_MODEL_BYTES} are read (VOCABULARY)."
       )
     return file.read_bytes()
   except OSError as error:
     raise UserError(
-        f"cannot read the SentencePiece model {path!r}"
-        f" ({error.strerror or error}); VOCABULARY must be 'bytes', 'taxonli'"
-        " or the path of a local .model file."
+      f"cannot read the SentencePiece model {path!r}"
+      f" ({error.strerror or error}); VOCABULARY must be 'bytes', 'taxonli'"
+      " or the path of a local .model file."
     ) from error
 
 
@@ -248,14 +248,14 @@ def _load_processor(path: str, model: bytes) -> Any:
     ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
   except (RuntimeError, ValueError) as error:
     raise UserError(
-        f"{path!r} is damaged or not a SentencePiece model; set VOCABULARY to"
-        " 'bytes', 'taxonli' or the path of one."
+      f"{path!r} is damaged or not a SentencePiece model; set VOCABULARY to"
+      " 'bytes', 'taxonli' or the path of one."
     ) from error
   if ids != (PAD_ID, EOS_ID, UNK_ID):
     raise UserError(
-        f"the SentencePiece model {path!r} has pad, end and unknown ids {ids};"
-        f" they must be {(PAD_ID, EOS_ID, UNK_ID)}: train it with --pad_id=0"
-        " --eos_id=1 --unk_id=2, or set VOCABULARY to another."
+      f"the SentencePiece model {path!r} has pad, end and unknown ids {ids};"
+      f" they must be {(PAD_ID, EOS_ID, UNK_ID)}: train it with --pad_id=0"
+      " --eos_id=1 --unk_id=2, or set VOCABULARY to another."
     )
   return processor
 
@@ -336,8 +336,8 @@ def from_name(name: str | Vocabulary) -> Vocabulary:
     return _cached("bytes", "", extra_ids, None)
   if not path.is_file():
     raise UserError(
-        f"VOCABULARY is {base!r}, which is neither 'bytes' nor 'taxonli' nor a"
-        " SentencePiece model file on this machine."
+      f"VOCABULARY is {base!r}, which is neither 'bytes' nor 'taxonli' nor a"
+      " SentencePiece model file on this machine."
     )
   stat = path.stat()
   stamp = (stat.st_mtime_ns, stat.st_size)

@@ -15,7 +15,9 @@ sum of scores, and one word (-1) beats any two characters (-10 each).
 import argparse
 import pathlib
 import string
+import tempfile
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from dss_jax.data import subtasks, vocabularies
 
@@ -23,6 +25,21 @@ _SPACE = "▁"  # what SentencePiece writes for a space
 _WORD_SCORE = -1.0
 _CHARACTER_SCORE = -10.0
 _CHARACTERS = string.ascii_letters + string.digits + string.punctuation
+
+# Characters of ordinary text that are spelled with others here. As T5's
+# models do, line ends and tabs become spaces.
+_NORMALIZED = {
+  "\t": " ",
+  "\n": " ",
+  "\r": " ",
+  "\N{NO-BREAK SPACE}": " ",
+  "\N{LEFT SINGLE QUOTATION MARK}": "'",
+  "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+  "\N{LEFT DOUBLE QUOTATION MARK}": '"',
+  "\N{RIGHT DOUBLE QUOTATION MARK}": '"',
+  "\N{EN DASH}": "-",
+  "\N{EM DASH}": "-",
+}
 
 
 def build_model(words: Iterable[str]) -> bytes:
@@ -56,11 +73,30 @@ def build_model(words: Iterable[str]) -> bytes:
   trainer.unk_id = vocabularies.UNK_ID
   trainer.bos_id = -1
   normalizer = proto.normalizer_spec
-  normalizer.name = "identity"
+  normalizer.CopyFrom(_normalizer_spec())
   normalizer.add_dummy_prefix = True
   normalizer.remove_extra_whitespaces = True
   normalizer.escape_whitespaces = True
   return proto.SerializeToString(deterministic=True)
+
+
+def _normalizer_spec() -> Any:
+  """The rules of `_NORMALIZED`, compiled by SentencePiece."""
+  import sentencepiece
+  from sentencepiece import sentencepiece_model_pb2
+
+  with tempfile.TemporaryDirectory() as folder:
+    rules = pathlib.Path(folder) / "rules.tsv"
+    rules.write_text(
+      "".join(
+        f"{ord(old):X}\t{ord(new):X}\n" for old, new in _NORMALIZED.items()
+      )
+    )
+    normalizer = sentencepiece.SentencePieceNormalizer(rule_tsv=str(rules))
+  proto = sentencepiece_model_pb2.ModelProto.FromString(
+    normalizer.serialized_model_proto()
+  )
+  return proto.normalizer_spec
 
 
 def taxonli_words() -> list[str]:
@@ -73,16 +109,16 @@ def taxonli_words() -> list[str]:
 
   options = subtasks.MethodOptions()
   prefixes = [
-      options.label_prefix,
-      options.rationale_prefix,
-      "predict:",  # the official code's prefixes
-      "explain:",
+    options.label_prefix,
+    options.rationale_prefix,
+    "predict:",  # the official code's prefixes
+    "explain:",
   ]
   taxonomy = [
-      word
-      for kinds in (taxonli.THINGS, taxonli.PLACES)
-      for kind, words in kinds.items()
-      for word in (kind, *words)
+    word
+    for kinds in (taxonli.THINGS, taxonli.PLACES)
+    for kind, words in kinds.items()
+    for word in (kind, *words)
   ]
   written: set[str] = set()
   for control in taxonli.CONTROLS:
@@ -100,14 +136,14 @@ def taxonli_words() -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Writes the model where the package looks for it."""
   parser = argparse.ArgumentParser(
-      description=__doc__.partition("\n")[0],
-      prog="python -m dss_jax.data.word_vocabulary",
+    description=__doc__.partition("\n")[0],
+    prog="python -m dss_jax.data.word_vocabulary",
   )
   parser.add_argument(
-      "--output",
-      type=pathlib.Path,
-      default=vocabularies.model_path("taxonli"),
-      help="where to write the model (default: into the package)",
+    "--output",
+    type=pathlib.Path,
+    default=vocabularies.model_path("taxonli"),
+    help="where to write the model (default: into the package)",
   )
   output = parser.parse_args(arguments).output
   output.write_bytes(build_model(taxonli_words()))
