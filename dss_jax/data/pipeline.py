@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -61,9 +63,9 @@ def import_modules(
           f"--module (MIXTURE_OR_TASK_MODULE): cannot import {name!r}: {error}"
       ) from error
   if cache_dirs:
-    from dss_jax.data import materialize
+    import seqio
 
-    materialize.add_cache_dirs(cache_dirs)
+    seqio.add_global_cache_dirs(list(cache_dirs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,18 +203,17 @@ def load_examples(
     else:
       examples = examples_lib.build_examples(*arguments)
   else:
-    from dss_jax.data import materialize
+    from dss_jax.data import materialize, options
 
-    examples = materialize.load_or_build(
-        name,
-        config.split,
-        vocabulary,
-        lengths,
-        data_options=config.data,
-        method_options=config.method,
-        use_cached=config.use_cached,
-        cache_dir=config.materialize_dir,
-    )
+    with options.using(_task_options(config, vocabulary)):
+      examples = materialize.materialize(
+          name,
+          config.split,
+          cache_dir=config.materialize_dir or default_materialize_dir(),
+          feature_lengths=lengths,
+          use_cached=config.use_cached,
+      )
+    _check_same_vocabulary(examples, vocabulary)
   empty = [subtask.name for subtask in examples.subtasks if not len(subtask)]
   if empty:
     raise UserError(
@@ -290,8 +291,37 @@ def load_evaluations(
     )
     labels = [e for e in evaluations if e.subtask.uses_label]
     return labels if labels_only and labels else evaluations
-  from dss_jax.data import materialize
+  from dss_jax.data import materialize, options
 
-  return materialize.load_evaluations(
-      name, split, vocabulary, lengths, max_examples=max_examples
-  )
+  with options.using(_task_options(config, vocabulary)):
+    found = materialize.seqio_evaluations(
+        name,
+        split,
+        feature_lengths=lengths,
+        use_cached=config.use_cached,
+        max_examples=max_examples,
+    )
+  return list(found.values())
+
+
+def _task_options(config: DatasetConfig, vocabulary: vocabularies.Vocabulary):
+  from dss_jax.data import options
+
+  return options.TaskOptions(config.data, config.method, vocabulary)
+
+
+def default_materialize_dir() -> pathlib.Path:
+  """Where token arrays of SeqIO tasks are kept: the user's cache folder."""
+  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  return pathlib.Path(cache).expanduser() / "dss_jax" / "examples"
+
+
+def _check_same_vocabulary(
+    examples: token_arrays.ExampleSet, vocabulary: vocabularies.Vocabulary
+) -> None:
+  if examples.vocabulary != vocabulary.name:
+    raise UserError(
+        f"the task {examples.task_name} has the vocabulary"
+        f" {examples.vocabulary}, the student {vocabulary.name}: set"
+        " VOCABULARY to the task's"
+    )
