@@ -174,50 +174,81 @@ def _quoted_if_plain(value: str) -> str:
 # --------------------------------------------------------------------- using
 
 
-def instance(name: str, *args: Any, **kwargs: Any) -> Any:
+def instance(name: str, **kwargs: Any) -> Any:
   """Calls the configurable `name` with what the configuration binds.
 
   Raises:
-    UserError: where gin finds the configuration wrong or incomplete.
+    UserError: where the configuration is wrong, or leaves out what is needed.
   """
   register()
+  _check_complete(name)
   with _gin_errors():
-    return gin.get_configurable(name)(*args, **kwargs)
+    return gin.get_configurable(name)(**kwargs)
 
 
 def macro(name: str, default: Any = None) -> Any:
   """The value of a macro, or `default` where it is unset or required."""
-  try:
-    value = gin.query_parameter(f"{name}/macro.value")
-  except ValueError:
-    return default
-  if value is gin.REQUIRED:
+  value = gin.config._CONFIG.get((name, _MACRO), {}).get("value", default)
+  if _is_reference_to(value, _CONSTANT):
     return default
   with _gin_errors():
     # gin evaluates references when they are copied.
     return copy.deepcopy(value)
 
 
-def require(*macros: str) -> None:
-  """Checks that the named macros have values.
+_MACRO = "gin.macro"
+_CONSTANT = "gin.constant"  # of which gin.REQUIRED is the only one in use
 
-  Raises:
-    UserError: names all that are missing and how to set them.
-  """
-  missing = []
-  for name in macros:
-    try:
-      value = gin.query_parameter(f"{name}/macro.value")
-    except ValueError:
-      value = gin.REQUIRED
-    if value is gin.REQUIRED:
-      missing.append(name)
-  if missing:
-    flags = " ".join(f"--gin.{name}=..." for name in missing)
+
+def _is_reference_to(value: Any, selector: str) -> bool:
+  return (
+      isinstance(value, gin.config.ConfigurableReference)
+      and value.selector == selector
+  )
+
+
+def _check_complete(name: str) -> None:
+  """Raises UserError naming every macro that `name` needs and nobody set."""
+  config = gin.config._CONFIG
+  if not any(selector == name for _, selector in config):
     raise UserError(
-        f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set:"
-        f" add {flags}, or a --gin_file that sets"
-        f" {'it' if len(missing) == 1 else 'them'}"
+        f"nothing configures {name}: add --gin_file=runs/train.gin, or another"
+        " run"
+    )
+  missing: dict[str, None] = {}  # in order of appearance
+  seen = set()
+  waiting: list[Any] = [
+      bindings for (_, selector), bindings in config.items() if selector == name
+  ]
+  while waiting:
+    value = waiting.pop(0)
+    if isinstance(value, dict):
+      waiting += value.values()
+    elif isinstance(value, list | tuple):
+      waiting += value
+    elif isinstance(value, gin.config.ConfigurableReference):
+      key = ("/".join(value.scopes), value.selector)
+      if key in seen:
+        continue
+      seen.add(key)
+      if value.selector == _MACRO:
+        bound = config.get(key, {}).get("value", gin.REQUIRED)
+        if bound is gin.REQUIRED or _is_reference_to(bound, _CONSTANT):
+          missing[key[0]] = None
+        else:
+          waiting.append(bound)
+      else:
+        waiting += [
+            bindings
+            for (scope, selector), bindings in config.items()
+            if selector == value.selector and scope in ("", key[0])
+        ]
+  if missing:
+    are, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+    flags = " ".join(f"--gin.{macro_name}=..." for macro_name in missing)
+    raise UserError(
+        f"{', '.join(missing)} {are} not set: add {flags}, or a --gin_file that"
+        f" sets {them}"
     )
 
 

@@ -298,7 +298,6 @@ def _train(args: argparse.Namespace) -> int:
   from dss_jax import gin_utils
 
   _parse_gin(args)
-  gin_utils.require("MODEL", "MODEL_DIR", "TRAIN_STEPS", "MIXTURE_OR_TASK_NAME")
   config = gin_utils.instance(
       "train.train", config_text_fn=gin_utils.operative_config
   )

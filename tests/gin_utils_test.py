@@ -126,24 +126,35 @@ def test_wrong_configurations_are_told_in_one_line(files, bindings, message):
 
 
 def test_wrong_values_are_told_in_one_line():
-  gin_utils.parse(["models/taxonli.gin", "runs/taxonli.gin"])
-  with pytest.raises(UserError, match="MODEL_DIR, TRAIN_STEPS are not set"):
-    gin_utils.require("MODEL_DIR", "TRAIN_STEPS")
   gin_utils.parse([], ["network.T5Config.emb_dim = -1"])
   with pytest.raises(UserError, match="emb_dim is -1") as error:
     gin_utils.instance("network.T5Config", vocab_size=8)
   assert "\n" not in str(error.value)
 
 
-def test_undefined_macro_is_told():
-  gin_utils.parse(["models/taxonli.gin", "runs/taxonli.gin"], ["MODEL_DIR='x'"])
+def test_all_that_is_missing_is_named_at_once():
+  gin_utils.parse(["models/taxonli.gin", "runs/taxonli.gin"])
+  with pytest.raises(UserError) as error:
+    gin_utils.instance("train.train")
+  message = str(error.value)
+  assert "\n" not in message
+  for name in (
+    "MODEL_DIR", "TRAIN_STEPS", "DATASET", "METHOD", "TASK_FEATURE_LENGTHS"
+  ):
+    assert f"--gin.{name}=..." in message
+  # What a given name makes unnecessary is not asked for.
   gin_utils.parse(
     ["models/taxonli.gin", "runs/taxonli.gin"],
-    ["MODEL_DIR = 'x'", "TRAIN_STEPS = 3"],
+    ["MIXTURE_OR_TASK_NAME = 'taxonli_dss'", "TRAIN_STEPS = 3"],
   )
-  with pytest.raises(UserError, match="DATASET") as error:
+  with pytest.raises(UserError, match="^MODEL_DIR, TASK_FEATURE_LENGTHS are"):
     gin_utils.instance("train.train")
-  assert "\n" not in str(error.value)
+
+
+def test_a_configuration_without_a_run_is_told():
+  gin_utils.parse(["models/taxonli.gin"])
+  with pytest.raises(UserError, match=r"--gin_file=runs/train\.gin"):
+    gin_utils.instance("train.train")
 
 
 def test_missing_search_path_is_told(tmp_path):
