@@ -116,7 +116,7 @@ class Run:
         "TRAIN_STEPS": self.steps,
         "RANDOM_SEED": self.seed,
         "RECORDS_PER_BATCH": RECORDS_PER_BATCH,
-        "data.DataOptions.num_train": NUM_RECORDS,
+        "data.DataOptions.taxonli_num_train": NUM_RECORDS,
         "EVAL_PERIOD": period,
         "CHECKPOINT_PERIOD": self.steps,
     }
@@ -159,23 +159,21 @@ class Run:
 
 def _equal_token_steps(dss_steps: int) -> int:
   """Steps of fine-tuning that see as many tokens as `dss_steps` of DSS."""
-  from dss_jax.data import pipeline, subtasks, vocabularies
+  from dss_jax.data import examples, vocabularies
   from dss_jax.datasets import DataOptions
 
   vocabulary = vocabularies.from_name("taxonli")
   tokens = {}
   for method in METHODS:
-    examples = subtasks.build_examples(
+    built = examples.build_examples(
         f"taxonli_{method}",
         "train",
         vocabulary,
-        DataOptions(num_train=NUM_RECORDS),
-        subtasks.MethodOptions(),
-        pipeline.TAXONLI_FEATURE_LENGTHS,
+        DataOptions(taxonli_num_train=NUM_RECORDS),
     )
     tokens[method] = sum(
         side["total"]
-        for subtask in examples.statistics().values()
+        for subtask in built.statistics().values()
         for side in subtask.values()
     )
   return round(dss_steps * tokens["dss"] / tokens["standard"])
