@@ -5,7 +5,7 @@ state's step into the run's key, so step n is the same whenever it is run.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -19,7 +19,7 @@ from dss_jax.partitioning import Partitioner, place
 from dss_jax.schedules import LearningRateFn
 from dss_jax.train_state import TrainState
 
-Batch = Mapping[str, jax.Array]
+Batch = losses.Batch
 Sums = dict[str, jax.Array]
 LossFn = Callable[[Any, Batch, jax.Array], tuple[jax.Array, Sums]]
 
@@ -308,8 +308,8 @@ class _CompilationCounter:
     self.count = 0
     monitoring.register_event_duration_secs_listener(self._on_event)
 
-  def _on_event(self, event: str, duration: float, **kwargs: Any) -> None:
-    del duration, kwargs
+  def _on_event(self, event: str, duration_secs: float, **kwargs) -> None:
+    del duration_secs, kwargs
     if event == self.EVENT:
       self.count += 1
 

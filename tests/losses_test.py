@@ -230,7 +230,7 @@ def test_subtask_sums_by_hand():
   for row, position in [(0, 0), (0, 2), (1, 3), (1, 5)]:  # the last is padding
     logits[row, position, targets[row, position]] = 1
   nll = jnp.arange(12, dtype=jnp.float32).reshape(2, 6)
-  sums = losses.subtask_sums(nll, logits, PACKED, 2)
+  sums = losses.subtask_sums(nll, jnp.asarray(logits), PACKED, 2)
   np.testing.assert_array_equal(sums["nll"], [0 + 1, 2 + 3 + 4 + 6 + 7 + 8 + 9])
   np.testing.assert_array_equal(sums["tokens"], [2, 7])
   np.testing.assert_array_equal(sums["correct"], [1, 2])

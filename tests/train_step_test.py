@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +27,14 @@ from dss_jax.partitioning import Partitioner, standard_logical_axis_rules
 ROWS, INPUTS, TARGETS, VOCAB = 16, 10, 12, 24
 
 
-def packed_rows(lists, rows, length, vocab=VOCAB):
+def packed_rows(lists, rows, length) -> dict[str, Any]:
   """Packs (sub-task, encoder tokens, decoder tokens, weight) into a batch.
 
   `lists` holds the examples of each row, in order.
   """
   names = ("input_tokens", "segment_ids", "positions")
-  batch = {f"encoder_{n}": np.zeros((rows, length), np.int32) for n in names}
+  batch: dict[str, Any] = {}
+  batch |= {f"encoder_{n}": np.zeros((rows, length), np.int32) for n in names}
   names += ("target_tokens", "loss_weights", "subtask_ids", "record_ids")
   batch |= {f"decoder_{n}": np.zeros((rows, length), np.int32) for n in names}
   weights = batch["decoder_example_weights"] = np.zeros(
@@ -583,7 +585,7 @@ class TestCompiledProgram:
       base_key=jax.random.key(0),
       num_microbatches=2,
     )
-    text = step.lower(state, random_batch()).compile().as_text()
+    text = step.lower(state, random_batch()).compile().as_text() or ""
     assert all_gathers(text) or "all-to-all" in text
 
   def test_fully_sharded_gathers_parameters_only(self):
