@@ -25,12 +25,17 @@ TIED = dataclasses.replace(
   CONFIG, mlp_activations=("relu",), logits_via_embedding=True
 )
 
+# Compiles in half the time; these programs run for milliseconds.
+_jit = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+
 
 @functools.cache
 def _model(config):
   """The model, parameters for it and its compiled `apply`."""
   model = EncoderDecoderModel(config)
-  return model, _random_params(model), jax.jit(model.apply)
+  return model, _random_params(model), _jit(model.apply)
 
 
 def _random_params(model):
@@ -149,7 +154,7 @@ def initial():
   )
   scanned = dataclasses.replace(config, scan_layers=True)
   models = [EncoderDecoderModel(config), EncoderDecoderModel(scanned)]
-  return jax.jit(lambda key: [model.init(key) for model in models])
+  return _jit(lambda key: [model.init(key) for model in models])
 
 
 def test_initial_scales_are_t5x(initial):
@@ -323,9 +328,9 @@ def test_ids_outside_the_vocabulary_give_nan_not_a_wrong_row():
 def test_apply_is_encode_decode_and_projection():
   model, params, apply = _model(CONFIG)
   batch = _batch()
-  hidden = jax.jit(model.hidden_states)(params, batch)
+  hidden = _jit(model.hidden_states)(params, batch)
   assert hidden.shape == (2, 7, 12)
-  chosen = jax.jit(model.logits)(params, hidden[:, [1, 4]])
+  chosen = _jit(model.logits)(params, hidden[:, [1, 4]])
   np.testing.assert_allclose(chosen, apply(params, batch)[:, [1, 4]], atol=1e-5)
 
 
@@ -335,7 +340,7 @@ def test_apply_is_encode_decode_and_projection():
 def _loss_and_grads(config):
   model = EncoderDecoderModel(config)
 
-  @jax.jit
+  @_jit
   def run(params, batch):
     def loss(params):
       logits = model.apply(params, batch)
@@ -367,7 +372,9 @@ def _assert_same(actual, expected):
   )
 
 
-@pytest.mark.parametrize("remat_policy", ["none", "full"])
+@pytest.mark.parametrize(
+  "remat_policy", ["none", pytest.param("full", marks=pytest.mark.slow)]
+)
 def test_scanned_layers_give_the_same_loss_and_gradients(plain, remat_policy):
   config = dataclasses.replace(
     CONFIG, scan_layers=True, remat_policy=remat_policy
@@ -379,7 +386,9 @@ def test_scanned_layers_give_the_same_loss_and_gradients(plain, remat_policy):
   _assert_same(layer_stacking.unstack_layers(grads), plain[1])
 
 
-@pytest.mark.parametrize("remat_policy", ["minimal", "full"])
+@pytest.mark.parametrize(
+  "remat_policy", ["minimal", pytest.param("full", marks=pytest.mark.slow)]
+)
 def test_remat_changes_nothing_but_what_is_kept(plain, remat_policy):
   config = dataclasses.replace(CONFIG, remat_policy=remat_policy)
   _, params, _ = _model(CONFIG)
