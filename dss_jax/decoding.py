@@ -143,9 +143,7 @@ def _check_sampling(topk: int, topp: float, num_decodes: int) -> None:
   if not isinstance(topp, jax.Array) and not 0.0 <= topp <= 1.0:
     raise UserError(f"topp is {topp} but must be in [0, 1]: {where}.topp")
   if num_decodes < 1:
-    raise UserError(
-      f"num_decodes is {num_decodes} but must be 1 or more: {where}.num_decodes"
-    )
+    raise UserError(f"num_decodes is {num_decodes} but must be 1 or more")
 
 
 def _keep_top(logits: Array, topk: int, topp: float | Array) -> Array:
