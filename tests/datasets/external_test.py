@@ -275,7 +275,7 @@ def test_no_network_is_told_at_once(monkeypatch, tmp_path):
   monkeypatch.setattr("socket.create_connection", unreachable)
   monkeypatch.setattr("urllib.request.getproxies", dict)
   with pytest.raises(
-    UserError, match="anli/r1 cannot be loaded: no route to dl.f.*--data_dir"
+    UserError, match=r"anli/r1 cannot be loaded: no route to dl.f.*--data_dir"
   ):
     _load("tfds", "anli1", "test", tmp_path)
 
