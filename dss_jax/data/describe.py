@@ -89,10 +89,11 @@ def _name(value: Any) -> str:
 def _function(function: types.FunctionType, depth: int) -> list[Any]:
   """A function: its code, its defaults, the values it closes over or names."""
   cells = [cell.cell_contents for cell in function.__closure__ or ()]
+  scope = function.__globals__
   named = {
-    name: function.__globals__[name]
+    name: scope[name]
     for name in function.__code__.co_names
-    if isinstance(function.__globals__.get(name), _SIMPLE)
+    if name in scope and isinstance(scope[name], _SIMPLE)
   }
   return [
     _name(function),

@@ -275,22 +275,23 @@ def format_texts(
 
 def encode_text(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
   """[length] int32 ids, with the end id for every "</s>" in the text."""
-
-  def whole() -> tf.Tensor:
-    return vocabulary.encode_tf(text)
-
-  def parts() -> tf.Tensor:
-    ids = tf.map_fn(
-      lambda part: tf.concat(
-        [vocabulary.encode_tf(part), [vocabulary.eos_id]], axis=0
-      ),
-      tf.strings.split(text, vocabularies.EOS_TEXT),
+  eos = vocabulary.eos_id
+  if type(vocabulary) is seqio.ByteVocabulary:
+    # 0xff is no byte of UTF-8: it stands for the end id on the way.
+    marked = tf.strings.regex_replace(text, vocabularies.EOS_TEXT, b"\xff")
+    ids = vocabulary.encode_tf(marked)
+    return tf.where(ids == vocabulary.encode_tf(b"\xff")[0], eos, ids)
+  parts = tf.strings.split(text, vocabularies.EOS_TEXT)
+  if type(vocabulary) is seqio.SentencePieceVocabulary:
+    ragged = vocabulary.encode_tf(parts)
+  else:
+    ragged = tf.map_fn(
+      vocabulary.encode_tf,
+      parts,
       fn_output_signature=tf.RaggedTensorSpec([None], tf.int32),
     )
-    return ids.flat_values[:-1]
-
-  pattern = f"(?s).*{vocabularies.EOS_TEXT}.*"
-  return tf.cond(tf.strings.regex_full_match(text, pattern), parts, whole)
+  ends = tf.fill([ragged.nrows(), 1], eos)
+  return tf.concat([ragged, tf.cast(ends, tf.int32)], axis=1).flat_values[:-1]
 
 
 def tokenize_texts(

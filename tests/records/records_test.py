@@ -120,7 +120,7 @@ def test_unknown_keys_keep_their_values_and_types(tmp_path, suffix):
     Record("a", "i", extra={"n": 1, "mixed": "x", "list": [1, {"k": None}]}),
     Record("b", "i", extra={"n": -(2**62), "mixed": 2.5, "none": None}),
     Record("c", "i", extra={"big": 10**30, "flag": True, "f": 0.1}),
-    Record("d", "i", rationales=[Rationale("r", extra={"tokens": 7})]),
+    Record("d", "i", rationales=(Rationale("r", extra={"tokens": 7}),)),
   ]
   path = tmp_path / f"records{suffix}"
   write_records(path, records)
@@ -271,7 +271,7 @@ def test_rows_of_a_table_are_reported_too(tmp_path):
   assert records[0].extra == {"n": "1"}
   assert records[1].rationales == ()
   assert [(problem.line, problem.reason) for problem in problems] == [
-    (3, "2 cells, the header has 6"),
+    (3, "the number of cells is 2, the header has 6"),
     (4, "column 'input' is not valid UTF-8"),
     (5, "not a table row: ',' expected after '\"'"),
     (6, "no input (key 'input')"),
