@@ -175,9 +175,7 @@ def test_a_project_can_add_a_method(monkeypatch):
     "two_teachers",
     (
       subtasks.LABEL,
-      SubTask(
-        "palm", "[palm] {input}", "{rationale}", rationale_source="palm"
-      ),
+      SubTask("palm", "[palm] {input}", "{rationale}", rationale_source="palm"),
     ),
   )
   subtasks.register_method(two_teachers)
