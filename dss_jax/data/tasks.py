@@ -330,14 +330,14 @@ class DssTask(seqio.Task):
         f" {', '.join(self.splits)}."
       )
     if use_cached:
-      self._check_cache(split)
+      self.check_cache(split)
     token = _split_read.set(split)
     try:
       return super().get_dataset(sequence_length, split, use_cached, **kwargs)
     finally:
       _split_read.reset(token)
 
-  def _check_cache(self, split: str) -> None:
+  def check_cache(self, split: str) -> None:
     """Raises UserError unless the cache holds what the options ask for."""
     if not self.cache_dir:
       raise UserError(

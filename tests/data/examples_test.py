@@ -242,7 +242,7 @@ def test_mistakes_are_one_line(arguments, message):
 
 def test_a_missing_data_folder_is_said_with_its_switches(monkeypatch):
   monkeypatch.delenv(datasets.DATA_DIR_VARIABLE, raising=False)
-  with pytest.raises(UserError, match="--data_dir.*DSS_DATA_DIR"):
+  with pytest.raises(UserError, match=r"--data_dir.*DSS_DATA_DIR"):
     examples.build_examples("svamp_dss", "train", BYTES)
 
 

@@ -191,7 +191,7 @@ def test_importing_reads_nothing(monkeypatch, tmp_path):
     )
     task = seqio.TaskRegistry.get("svamp_label")
     assert task.splits == ("train", "validation", "test")
-    with pytest.raises(UserError, match="--data_dir.*DSS_DATA_DIR"):
+    with pytest.raises(UserError, match=r"--data_dir.*DSS_DATA_DIR"):
       task.get_dataset(LENGTHS, "train")
   # the environment is looked up when the data is asked for
   monkeypatch.setenv(datasets.DATA_DIR_VARIABLE, str(tmp_path / "no"))
@@ -378,9 +378,7 @@ def test_the_evaluator_scores_with_the_datasets_metric():
     sequence_length=LENGTHS,
     async_compute_metrics=False,
   )
-  records = datasets.load_split(
-    "svamp", "test", options=options.current().data
-  )
+  records = datasets.load_split("svamp", "test", options=options.current().data)
   vocabulary = vocabularies.from_name("bytes")
 
   def predict(dataset, model_feature_shapes=None):
@@ -432,10 +430,10 @@ def test_one_call_registers_another_projects_data(tmp_path):
     {"train": lambda: MINE, "test": path},
     field_mapping={"input": "q", "label": "a"},
   )
-  with pytest.raises(UserError, match="no column 'q'|cannot be used|q"):
-    tasks.add_dss_tasks(
-      "wrong", {"train": path}, field_mapping={"input": "question"}
-    )
+  tasks.add_dss_tasks(
+    "wrong", {"train": path}, field_mapping={"input": "question"}
+  )
+  with pytest.raises(UserError, match=r"no column 'question'.*q, a"):
     read("wrong_label")
   assert seqio.TaskRegistry.get("mine_label").splits == ("train", "validation")
   features = seqio.TaskRegistry.get("mine_label").output_features
@@ -444,7 +442,7 @@ def test_one_call_registers_another_projects_data(tmp_path):
   (only,) = read("theirs_label", "test")
   assert only["inputs_pretokenized"] == b"[label] what"
   assert len(read("mine_label", "train")) == 18
-  with pytest.raises(UserError, match="has no split 'test'.*train, valid"):
+  with pytest.raises(UserError, match=r"has no split 'test'.*train, valid"):
     read("mine_label", "test")
   check_converters("theirs_dss_paired_teacher")
 
@@ -473,7 +471,7 @@ def test_a_name_that_seqio_already_has_is_not_taken_over():
     output_features={},
     preprocessors=[],
   )
-  with pytest.raises(UserError, match="already has.*'mine_label'"):
+  with pytest.raises(UserError, match=r"already has.*'mine_label'"):
     tasks.add_dss_tasks("mine", {"train": MINE})
   assert "mine_standard" not in seqio.TaskRegistry.names()
 
@@ -537,9 +535,7 @@ def write_cache(name: str, folder, monkeypatch) -> None:
 
 
 def use_cache(name: str, folder, monkeypatch) -> None:
-  monkeypatch.setattr(
-    seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [str(folder)]
-  )
+  monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [str(folder)])
   task = seqio.TaskRegistry.get(name)
   monkeypatch.setattr(task, "_cache_dir", None)
   monkeypatch.setattr(task, "_stats", {})
@@ -627,7 +623,7 @@ def test_an_unreadable_cache_is_one_line(cached, damage):
 
 def test_a_task_that_is_not_cached_says_so(tmp_path, monkeypatch):
   use_cache("svamp_label", tmp_path, monkeypatch)
-  with pytest.raises(UserError, match="not cached in .*USE_CACHED_TASKS"):
+  with pytest.raises(UserError, match=r"not cached in .*USE_CACHED_TASKS"):
     read("svamp_label", use_cached=True)
 
 
