@@ -101,9 +101,9 @@ def test_extra_ids_follow_the_pieces_last_sentinel_first(words):
 
 
 def test_a_vocabulary_is_its_content(words, tmp_path):
-  copy = tmp_path / "other_name.model"
-  copy.write_bytes(vocabularies.model_path("taxonli").read_bytes())
-  other = vocabularies.from_name(str(copy))
+  copied = tmp_path / "other_name.model"
+  copied.write_bytes(vocabularies.model_path("taxonli").read_bytes())
+  other = vocabularies.from_name(str(copied))
   assert other == words
   assert hash(other) == hash(words)
   assert other.name == words.name
