@@ -4,8 +4,8 @@ The stream is cut into *units*, and units into batches of equal numbers of
 them:
 
   * not paired: a unit is one example. Sub-tasks are interleaved so that every
-    prefix of the stream holds each of them in proportion to its rate (within
-    one example for two sub-tasks), hence every batch does too. A batch of
+    prefix of the stream holds each of k sub-tasks in proportion to its rate,
+    within (k - 1) / 2 examples, hence every batch does too. A batch of
     `records_per_batch` records holds that many units for each sub-task of a
     positive rate: with a `label` and a `rationale` sub-task at equal rates, 64
     records are 64 label and 64 rationale examples, the official batch.
@@ -222,6 +222,11 @@ def random_bits(key: tuple[int, ...], index: np.ndarray) -> np.ndarray:
   state = 0
   for part in key:
     state = _mix_int((state + _GOLDEN) ^ (part & _MASK))
+  return splitmix64(state, index)
+
+
+def splitmix64(state: int, index: np.ndarray) -> np.ndarray:
+  """Outputs number `index` (from 1) of SplitMix64 from `state`, [n] uint64."""
   bits = index.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(state)
   bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
   bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -247,14 +252,16 @@ def _epochs(start: int, stop: int, n: int) -> list[tuple[int, int, int]]:
 def _cascade(rates: tuple[float, ...]) -> list[fractions.Fraction]:
   """Each sub-task's share of what the sub-tasks before it left over."""
   exact = [fractions.Fraction(rate) for rate in rates]
+  least = fractions.Fraction(1, _MAX_DENOMINATOR)
   shares = []
   for k, rate in enumerate(exact):
-    if not rate:
-      shares.append(fractions.Fraction(0))
-      continue
-    share = (rate / sum(exact[k:])).limit_denominator(_MAX_DENOMINATOR)
-    # However rare: never to be drawn at all would be another mixture.
-    shares.append(max(share, fractions.Fraction(1, _MAX_DENOMINATOR)))
+    share, others = fractions.Fraction(0), sum(exact[k + 1 :])
+    if rate:
+      share = (rate / (rate + others)).limit_denominator(_MAX_DENOMINATOR)
+      # However rare: never to be drawn at all would be another mixture.
+      share = max(share, least)
+      share = min(share, 1 - least) if others else share
+    shares.append(share)
   return shares
 
 
