@@ -88,6 +88,7 @@ def test_one_spelling_keeps_the_value_and_is_stable(expression):
   if value is None:
     assert spelling is None
   else:
+    assert spelling is not None
     assert arithmetic.value(spelling) == value
     assert arithmetic.normalize(spelling) == spelling
 

@@ -380,6 +380,8 @@ class Evaluation:
     inputs: token ids of that, end id included.
     targets: the label (of `rationale`: the rationale) as the vocabulary writes
       it, so that a student who writes every token right is right.
+    longest_target: tokens of the longest whole output asked for, its end id
+      included.
     metric_names: names for `metrics.score`.
     subtask: how to find the label in an output.
     options: the separators.
@@ -391,6 +393,7 @@ class Evaluation:
   input_texts: list[str]
   inputs: list[list[int]]
   targets: list[str]
+  longest_target: int
   metric_names: tuple[str, ...]
   subtask: SubTask
   options: MethodOptions
@@ -489,6 +492,9 @@ def build_evaluations(
         )
         for example in examples
       ],
+      longest_target=max(
+        (len(source.targets(example)) for example in examples), default=1
+      ),
       metric_names=metric_names(task.dataset, subtask),
       subtask=subtask,
       options=source.options,

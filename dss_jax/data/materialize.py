@@ -466,6 +466,9 @@ def _evaluation(
       )
       for example in found
     ],
+    longest_target=max(
+      (len(example["targets"]) for example in found), default=1
+    ),
     task=task,
     features=found,
   )

@@ -27,6 +27,7 @@ class SeqioEvaluation:
     input_texts: what the student reads.
     inputs: token ids of that.
     targets: the Task's targets after its postprocessor: any objects.
+    longest_target: tokens of the longest target, its end id included.
     task: the Task.
     features: the examples' features, for the postprocessor.
   """
@@ -37,6 +38,7 @@ class SeqioEvaluation:
   input_texts: list[str]
   inputs: list[list[int]]
   targets: list[Any]
+  longest_target: int
   task: Any
   features: list[Mapping[str, Any]]
 

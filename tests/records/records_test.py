@@ -120,7 +120,7 @@ def test_unknown_keys_keep_their_values_and_types(tmp_path, suffix):
     Record("a", "i", extra={"n": 1, "mixed": "x", "list": [1, {"k": None}]}),
     Record("b", "i", extra={"n": -(2**62), "mixed": 2.5, "none": None}),
     Record("c", "i", extra={"big": 10**30, "flag": True, "f": 0.1}),
-    Record("d", "i", rationales=[Rationale("r", extra={"tokens": 7})]),
+    Record("d", "i", rationales=(Rationale("r", extra={"tokens": 7}),)),
   ]
   path = tmp_path / f"records{suffix}"
   write_records(path, records)

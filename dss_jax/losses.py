@@ -1,0 +1,389 @@
+"""The objective: per-token losses and per-token weights, nothing else.
+
+The loss of a step is a plain weighted sum over the global batch,
+
+    L = Σ_k w_k · Σ_{t∈k} weight_t · (nll_t + z_t) / max(n_k, 1),
+
+with k a sub-task (label, rationale, ...), w_k its weight and n_k what it is
+divided by. Every choice is settled in the token weights *before* the batch is
+cut into micro-batches, so micro-batches, hosts and devices simply add up.
+
+With two sub-tasks, w = (alpha, 1 - alpha) and n_k = the sub-task's tokens, L is
+the official "distilling step-by-step" loss: each sub-task's mean cross-entropy
+over its own tokens, weighted by alpha and 1 - alpha (Hsieh et al. 2023,
+arXiv:2305.02301, and the authors' code, where alpha = 0.5).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from dss_jax.errors import UserError
+
+# What a sub-task's summed loss is divided by. The names in capitals are T5X's
+# `SpecialLossNormalizingFactor`s.
+NORMALIZERS = (
+  "subtask_tokens",
+  "all_tokens",
+  "examples",
+  "NUM_REAL_TARGET_TOKENS",
+  "NUM_TOTAL_TARGET_TOKENS",
+  "AVERAGE_PER_SEQUENCE",
+)
+
+Batch = Mapping[str, jax.Array]
+
+
+def _smoothing_constants(
+  vocab_size: int, label_smoothing: float
+) -> tuple[float, float, float]:
+  """The probability of the target, of any other token, and their entropy.
+
+  The entropy is the smallest cross-entropy a smoothed target allows. T5X
+  subtracts it so that a perfect model has loss 0, and so do we.
+  """
+  confidence = 1.0 - label_smoothing
+  others = max(vocab_size - 1, 1)
+  low = label_smoothing / others
+  entropy = -(
+    confidence * math.log(confidence)
+    + (vocab_size - 1) * low * math.log(low + 1e-20)
+  )
+  return confidence, low, entropy
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _token_nll(logits, targets, z_loss, label_smoothing):
+  return _token_nll_fwd(logits, targets, z_loss, label_smoothing)[0]
+
+
+def _token_nll_fwd(logits, targets, z_loss, label_smoothing):
+  vocab_size = logits.shape[-1]
+  confidence, low, entropy = _smoothing_constants(vocab_size, label_smoothing)
+  log_z = jax.nn.logsumexp(logits, axis=-1)
+  # A masked sum instead of a gather: it stays local to each device when the
+  # vocabulary is sharded, and its gradient is elementwise, not a scatter.
+  is_target = jnp.arange(vocab_size) == targets[..., None]
+  target_logit = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
+  if label_smoothing:
+    expected = (confidence - low) * target_logit
+    expected += low * jnp.sum(logits, axis=-1)
+    nll = log_z - expected - entropy
+  else:
+    nll = log_z - target_logit
+  return (nll, z_loss * log_z * log_z), (logits, targets, log_z)
+
+
+def _token_nll_bwd(z_loss, label_smoothing, residuals, cotangents):
+  # Written by hand so that only the logits are kept for the backward pass;
+  # automatic differentiation would also keep their exponentials, a second
+  # [batch, length, vocab] float32 array.
+  logits, targets, log_z = residuals
+  nll_bar, z_bar = cotangents
+  vocab_size = logits.shape[-1]
+  confidence, low, _ = _smoothing_constants(vocab_size, label_smoothing)
+  probabilities = jnp.exp(logits - log_z[..., None])
+  is_target = jnp.arange(vocab_size) == targets[..., None]
+  soft_target = jnp.where(is_target, confidence, low)
+  scale = nll_bar + 2.0 * z_loss * log_z * z_bar
+  gradient = scale[..., None] * probabilities - nll_bar[..., None] * soft_target
+  return gradient, None
+
+
+_token_nll.defvjp(_token_nll_fwd, _token_nll_bwd)
+
+
+def token_nll(
+  logits: jax.Array,
+  targets: jax.Array,
+  z_loss: float = 0.0,
+  label_smoothing: float = 0.0,
+) -> tuple[jax.Array, jax.Array]:
+  """Per-token cross-entropy and z-loss, in nats, with T5X's conventions.
+
+      nll = -Σ_v q_v · log softmax(logits)_v - H(q)
+      z   = z_loss · (log Σ_v exp logits_v)²
+
+  q puts `1 - label_smoothing` on the target and shares the rest equally among
+  the other `vocab - 1` ids; H(q) is its entropy (0 without smoothing).
+
+  Args:
+    logits: [..., vocab] float; computed on in float32.
+    targets: [...] int32, ids below `vocab`.
+    z_loss: coefficient of the squared log-normaliser (T5X's `Z_LOSS`, 1e-4).
+    label_smoothing: probability moved away from the target, in [0, 1).
+
+  Returns:
+    `(nll, z)`, each [...] float32. The loss is the weighted sum of both.
+  """
+  logits = logits.astype(jnp.float32)
+  return _token_nll(logits, targets, float(z_loss), float(label_smoothing))
+
+
+def loss_mask(batch: Batch) -> jax.Array:
+  """[batch, length] float32 loss weight of each target token, 0 on padding."""
+  if "decoder_loss_weights" in batch:
+    return batch["decoder_loss_weights"].astype(jnp.float32)
+  return (batch["decoder_target_tokens"] > 0).astype(jnp.float32)
+
+
+def segment_ids(batch: Batch) -> jax.Array:
+  """[batch, length] int32 packed-segment ids; 0 outside any example.
+
+  Without packing a row with any target is one segment, an empty row is none.
+  """
+  if "decoder_segment_ids" in batch:
+    return batch["decoder_segment_ids"]
+  mask = loss_mask(batch) > 0
+  has_target = jnp.any(mask, axis=-1, keepdims=True)
+  return jnp.broadcast_to(has_target, mask.shape).astype(jnp.int32)
+
+
+def subtask_ids(batch: Batch) -> jax.Array:
+  """[batch, length] int32 sub-task of each target token: 1-based, 0 padding.
+
+  A batch without `decoder_subtask_ids` (from plain SeqIO, say) is all one
+  sub-task.
+  """
+  if "decoder_subtask_ids" in batch:
+    return batch["decoder_subtask_ids"]
+  return (segment_ids(batch) > 0).astype(jnp.int32)
+
+
+def example_starts(batch: Batch) -> jax.Array:
+  """[batch, length] bool: the first token of each packed example."""
+  segments = segment_ids(batch)
+  before = jnp.pad(segments[:, :-1], ((0, 0), (1, 0)))
+  return (segments != before) & (segments > 0)
+
+
+def _tokens_in_own_segment(batch: Batch, mask: jax.Array) -> jax.Array:
+  """[batch, length] float32: summed `mask` of the segment a token is in.
+
+  A compare-and-reduce over pairs of positions: XLA fuses it, so the pairs are
+  never stored, and the sums are exact for 0/1 masks.
+  """
+  segments = segment_ids(batch)
+  same = segments[:, :, None] == segments[:, None, :]
+  return jnp.sum(jnp.where(same, mask[:, None, :], 0.0), axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighting:
+  """Turns a global batch into per-token weights: loss = Σ weights · nll.
+
+  Attributes:
+    subtask_weights: w_k of each sub-task, in the order of the sub-task ids
+      (id 1 first).
+    normalizer: n_k, what sub-task k's weighted sum is divided by.
+      `subtask_tokens` (default): its own target tokens in the global batch.
+      `all_tokens`, T5X's NUM_REAL_TARGET_TOKENS: the target tokens of all
+      sub-tasks, so long rationales outweigh labels by their length.
+      `examples`: its examples, so L holds mean sequence log-likelihoods.
+      NUM_TOTAL_TARGET_TOKENS: all positions of the batch, padding included.
+      AVERAGE_PER_SEQUENCE: each example's mean over its own tokens, averaged
+      over all examples. A number divides by that constant, T5X's
+      `LOSS_NORMALIZING_FACTOR`; None by nothing. With all w_k = 1 the names in
+      capitals, numbers and None are exactly T5X's losses.
+
+  Tokens and examples are counted by `decoder_loss_weights` times
+  `decoder_example_weights`: with `subtask_tokens`, L is a weighted mean.
+
+  Raises:
+    UserError: for an unknown normaliser or unusable weights.
+  """
+
+  subtask_weights: tuple[float, ...] = (1.0,)
+  normalizer: str | float | None = "subtask_tokens"
+
+  def __post_init__(self):
+    weights = self.subtask_weights
+    if not weights or not all(math.isfinite(w) and w >= 0 for w in weights):
+      raise UserError(
+        f"sub-task weights are {weights}; allowed is one finite number >= 0"
+        " per sub-task; set losses.Objective.alpha or"
+        " losses.Objective.subtask_weights"
+      )
+    if not any(weights):
+      raise UserError(
+        f"sub-task weights are all zero: {weights}; nothing would be"
+        " trained; set losses.Objective.alpha or"
+        " losses.Objective.subtask_weights"
+      )
+    normalizer = self.normalizer
+    if isinstance(normalizer, str):
+      known = normalizer in NORMALIZERS
+    else:
+      known = normalizer is None or (
+        isinstance(normalizer, int | float)
+        and math.isfinite(normalizer)
+        and normalizer > 0
+      )
+    if not known:
+      raise UserError(
+        f"unknown loss normaliser {normalizer!r}; allowed are"
+        f" {', '.join(NORMALIZERS)}, a number above 0 or None; set"
+        " LOSS_NORMALIZING_FACTOR"
+      )
+
+  @property
+  def num_subtasks(self) -> int:
+    """Number of sub-tasks, the length of every per-sub-task metric."""
+    return len(self.subtask_weights)
+
+  def __call__(self, batch: Batch) -> jax.Array:
+    """Returns the [batch, length] float32 token weights of a *global* batch.
+
+    A sub-task id above `num_subtasks` means that the batch belongs to another
+    mixture; its weight is NaN, so that the mistake cannot pass for training.
+    """
+    ids = subtask_ids(batch)
+    mask = loss_mask(batch)
+    example_weights = batch.get("decoder_example_weights")
+    if example_weights is None:
+      example_weights = jnp.ones_like(mask)
+    tokens = mask * example_weights
+    if self.normalizer == "AVERAGE_PER_SEQUENCE":
+      tokens = tokens / jnp.maximum(_tokens_in_own_segment(batch, mask), 1e-20)
+    scales = self._scales(batch, ids, tokens, example_weights)
+    weights = jnp.where((ids < 0) | (ids > self.num_subtasks), jnp.nan, 0.0)
+    for k, scale in enumerate(scales, start=1):
+      weights = jnp.where(ids == k, scale * tokens, weights)
+    return weights
+
+  def _scales(self, batch, ids, tokens, example_weights):
+    """w_k / n_k for every sub-task, as scalars."""
+
+    def count(values, k):
+      return jnp.sum(jnp.where(ids == k, values, 0.0))
+
+    ks = range(1, self.num_subtasks + 1)
+    if self.normalizer == "subtask_tokens":
+      divisors = [jnp.maximum(count(tokens, k), 1.0) for k in ks]
+    elif self.normalizer == "examples":
+      starts = jnp.where(example_starts(batch), example_weights, 0.0)
+      divisors = [jnp.maximum(count(starts, k), 1.0) for k in ks]
+    elif self.normalizer in ("all_tokens", "NUM_REAL_TARGET_TOKENS"):
+      divisors = [jnp.maximum(jnp.sum(tokens), 1.0)] * len(ks)
+    elif self.normalizer == "AVERAGE_PER_SEQUENCE":
+      # `tokens` sums to an example's weight here, so this counts examples.
+      divisors = [jnp.maximum(jnp.sum(tokens), 1.0)] * len(ks)
+    elif self.normalizer == "NUM_TOTAL_TARGET_TOKENS":
+      divisors = [float(tokens.size)] * len(ks)
+    else:
+      divisors = [float(self.normalizer or 1.0)] * len(ks)
+    return [w / n for w, n in zip(self.subtask_weights, divisors, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """What is minimised, before the sub-tasks of a run are known.
+
+  Attributes:
+    alpha: weight of the `label` sub-task against 1 - alpha for the other one,
+      where a method has two (the official code's `--alpha`, 0.5). A single
+      sub-task (standard fine-tuning) always has weight 1.
+    subtask_weights: weight of each sub-task by name; replaces `alpha`.
+    normalizer: see `Weighting`.
+    z_loss: coefficient of the squared log-normaliser; T5X uses 1e-4.
+    label_smoothing: probability moved away from the target token, in [0, 1).
+
+  Raises:
+    UserError: for a value outside its range.
+  """
+
+  alpha: float = 0.5
+  subtask_weights: Mapping[str, float] | None = None
+  normalizer: str | float | None = "subtask_tokens"
+  z_loss: float = 0.0
+  label_smoothing: float = 0.0
+
+  def __post_init__(self):
+    if not 0.0 <= self.alpha <= 1.0:
+      raise UserError(
+        f"alpha is {self.alpha}; allowed is 0 to 1; set losses.Objective.alpha"
+      )
+    if not 0.0 <= self.label_smoothing < 1.0:
+      raise UserError(
+        f"label smoothing is {self.label_smoothing}; allowed is 0 up to, not"
+        " including, 1; set LABEL_SMOOTHING"
+      )
+    if not 0.0 <= self.z_loss < math.inf:
+      raise UserError(
+        f"z-loss is {self.z_loss}; allowed is 0 or more; set Z_LOSS"
+      )
+
+  def weighting(self, subtask_names: Sequence[str]) -> Weighting:
+    """The weighting for a run's sub-tasks, in the order of their ids.
+
+    Args:
+      subtask_names: such as `("label", "rationale")`.
+
+    Raises:
+      UserError: where names and weights do not fit together.
+    """
+    names = tuple(subtask_names)
+    if self.subtask_weights is not None:
+      given = dict(self.subtask_weights)
+      if set(given) != set(names):
+        raise UserError(
+          f"sub-task weights are given for {sorted(given)}, but the run's"
+          f" sub-tasks are {sorted(names)}; set"
+          " losses.Objective.subtask_weights"
+        )
+      weights = tuple(float(given[name]) for name in names)
+    elif len(names) == 1:
+      weights = (1.0,)
+    elif len(names) == 2:
+      first = "label" if "label" in names else names[0]
+      weights = tuple(
+        self.alpha if name == first else 1.0 - self.alpha for name in names
+      )
+    else:
+      raise UserError(
+        f"alpha weighs two sub-tasks, the run has {len(names)}: {names}; set"
+        " losses.Objective.subtask_weights to a weight for each"
+      )
+    return Weighting(weights, self.normalizer)
+
+
+def subtask_sums(
+  nll: jax.Array, logits: jax.Array, batch: Batch, num_subtasks: int
+) -> dict[str, jax.Array]:
+  """Per-sub-task sums that add up over micro-batches, steps and hosts.
+
+  Args:
+    nll: [batch, length] float32 token losses, in nats.
+    logits: [batch, length, vocab] float32.
+    batch: the features `nll` belongs to.
+    num_subtasks: how many sub-tasks the run has.
+
+  Returns:
+    `nll` [num_subtasks] float32, and `tokens`, `correct`, `examples`
+    [num_subtasks] int32; `nll / tokens` is a sub-task's mean loss whatever the
+    weighting, `correct / tokens` its teacher-forced token accuracy. Also
+    `encoder_tokens` and `decoder_tokens`, int32: the non-padding tokens.
+  """
+  ids = subtask_ids(batch)
+  counted = loss_mask(batch) > 0
+  targets = batch["decoder_target_tokens"]
+  correct = jnp.argmax(logits, axis=-1).astype(targets.dtype) == targets
+  of_subtask = ids == jnp.arange(1, num_subtasks + 1)[:, None, None]
+
+  def count(mask):
+    return jnp.sum(of_subtask & mask, axis=(1, 2), dtype=jnp.int32)
+
+  sums = {
+    "nll": jnp.sum(jnp.where(of_subtask & counted, nll, 0.0), axis=(1, 2)),
+    "tokens": count(counted),
+    "correct": count(counted & correct),
+    "examples": count(example_starts(batch)),
+  }
+  encoder_ids = batch.get("encoder_segment_ids", batch["encoder_input_tokens"])
+  sums["encoder_tokens"] = jnp.sum(encoder_ids > 0, dtype=jnp.int32)
+  sums["decoder_tokens"] = jnp.sum(ids > 0, dtype=jnp.int32)
+  return sums

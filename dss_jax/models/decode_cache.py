@@ -1,0 +1,61 @@
+"""What a decoder keeps between steps, sorted by how decoding may move it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DecodeCache:
+  """The state of decoding `sequences` = `examples` * n sequences.
+
+  The n sequences of an example (beams or samples) are adjacent.
+
+  Attributes:
+    index: scalar int32, tokens fed so far.
+    per_sequence: arrays [sequences, ...]: reordered as beams are.
+    per_example: arrays [examples, ...]: the same for all of an example's
+      sequences, so never repeated nor reordered.
+    step_biases: [heads, 2 * max_length - 1] self-attention biases of all
+      steps, causal mask included.
+  """
+
+  index: Array
+  per_sequence: Any
+  per_example: Any
+  step_biases: Array
+
+  @property
+  def max_length(self) -> int:
+    """How many tokens the cache can take."""
+    return (self.step_biases.shape[-1] + 1) // 2
+
+  @property
+  def num_sequences(self) -> int:
+    """How many sequences are being decoded."""
+    return jax.tree.leaves(self.per_sequence)[0].shape[0]
+
+  def repeat(self, n: int) -> DecodeCache:
+    """n sequences for each one here: [a, b] -> [a, a, b, b] for n = 2."""
+    repeated = jax.tree.map(
+      lambda x: jnp.repeat(x, n, axis=0), self.per_sequence
+    )
+    return dataclasses.replace(self, per_sequence=repeated)
+
+  def reorder(self, sequences: Array) -> DecodeCache:
+    """Sequence i becomes what sequence `sequences[i]` was.
+
+    Args:
+      sequences: [sequences] int32; of the same example as i.
+    """
+    moved = jax.tree.map(
+      lambda x: jnp.take(x, sequences, axis=0), self.per_sequence
+    )
+    return dataclasses.replace(self, per_sequence=moved)

@@ -1,0 +1,68 @@
+"""Parameter trees with the layers apart, or stacked for scanning.
+
+Apart (T5X's `t5`): `encoder/layers_0/mlp/wo/kernel` [mlp, emb], ...
+Stacked (T5X's `scalable_t5`): `encoder/encoder/mlp/wo/kernel`
+[mlp, layers, emb]: layers are axis 1 of every array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Params = dict[str, Any]
+
+LAYERS_AXIS = 1
+_STACKS = ("encoder", "decoder")
+_PREFIX = "layers_"
+
+
+def stack_layers(params: Mapping[str, Any]) -> Params:
+  """Layers apart -> layers stacked. Arrays stay NumPy if they are NumPy.
+
+  Raises:
+    ValueError: if a stack's layers are not `layers_0`, `layers_1`, ….
+  """
+  result = dict(params)
+  for name in _STACKS:
+    stack = params[name]
+    layers = {k: v for k, v in stack.items() if k.startswith(_PREFIX)}
+    ordered = [f"{_PREFIX}{i}" for i in range(len(layers))]
+    if not layers or set(ordered) != set(layers):
+      raise ValueError(f"{name} has no layers to stack: {sorted(stack)}")
+    rest = {k: v for k, v in stack.items() if k not in layers}
+    stacked = jax.tree.map(_stack, *[layers[layer] for layer in ordered])
+    result[name] = {name: stacked, **rest}
+  return result
+
+
+def unstack_layers(params: Mapping[str, Any]) -> Params:
+  """Layers stacked -> layers apart: the inverse of `stack_layers`.
+
+  Raises:
+    ValueError: if the layers are not stacked, or not all equally many.
+  """
+  result = dict(params)
+  for name in _STACKS:
+    stack = dict(params[name])
+    if name not in stack:
+      raise ValueError(f"{name} has no stacked layers: {sorted(stack)}")
+    stacked = stack.pop(name)
+    counts = {x.shape[LAYERS_AXIS] for x in jax.tree.leaves(stacked)}
+    if len(counts) != 1:
+      raise ValueError(f"{name} has stacks of {sorted(counts)} layers")
+    for i in range(counts.pop()):
+      stack[f"{_PREFIX}{i}"] = jax.tree.map(
+        lambda x, i=i: x[(slice(None),) * LAYERS_AXIS + (i,)], stacked
+      )
+    result[name] = stack
+  return result
+
+
+def _stack(*arrays):
+  library = np if isinstance(arrays[0], np.ndarray) else jnp
+  return library.stack(arrays, axis=LAYERS_AXIS)

@@ -1,0 +1,397 @@
+"""The T5 encoder-decoder in Linen, packed rows and cached decoding included.
+
+Parameter paths are T5X's. Each stack computes one attention bias (relative
+positions and mask together) and hands it to all its layers.
+
+With `scan_layers` the layers of the encoder live stacked under
+`encoder/encoder`, those of the decoder under `decoder/decoder`, axis 1 of each
+array counting layers: T5X's `scalable_t5` layout, except that the relative
+position bias stays shared by the layers, as in every published T5, and that
+heads and head_dim stay joined in one axis. `layer_stacking.py` converts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dss_jax.models import config as config_lib
+from dss_jax.models import layer_stacking, layers
+
+Array = jax.Array
+
+
+class EncoderLayer(nn.Module):
+  """Self-attention and feed-forward, each normed before and added after."""
+
+  config: config_lib.T5Config
+  deterministic: bool
+
+  def setup(self):
+    cfg = self.config
+    self.pre_attention_layer_norm = layers.LayerNorm(cfg.dtype)
+    self.attention = layers.MultiHeadDotProductAttention(
+      cfg, self.deterministic
+    )
+    self.pre_mlp_layer_norm = layers.LayerNorm(cfg.dtype)
+    self.mlp = layers.MlpBlock(cfg, self.deterministic)
+    self.dropout = layers.Dropout(cfg, self.deterministic)
+
+  def __call__(self, x: Array, bias: Array) -> Array:
+    """[batch, length, emb] -> [batch, length, emb]."""
+    x = layers.constrain(x, "batch", "length", "embed")
+    y = self.pre_attention_layer_norm(x)
+    x = x + self.dropout(self.attention(y, y, bias))
+    x = layers.constrain(x, "batch", "length", "embed")
+    x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
+    return layers.constrain(x, "batch", "length", "embed")
+
+
+class DecoderLayer(nn.Module):
+  """Causal self-attention, attention to the encoder, feed-forward."""
+
+  config: config_lib.T5Config
+  deterministic: bool
+
+  def setup(self):
+    cfg = self.config
+    self.pre_self_attention_layer_norm = layers.LayerNorm(cfg.dtype)
+    self.self_attention = layers.MultiHeadDotProductAttention(
+      cfg, self.deterministic
+    )
+    self.pre_cross_attention_layer_norm = layers.LayerNorm(cfg.dtype)
+    self.encoder_decoder_attention = layers.MultiHeadDotProductAttention(
+      cfg, self.deterministic
+    )
+    self.pre_mlp_layer_norm = layers.LayerNorm(cfg.dtype)
+    self.mlp = layers.MlpBlock(cfg, self.deterministic)
+    self.dropout = layers.Dropout(cfg, self.deterministic)
+
+  def __call__(
+    self, x: Array, encoded: Array, self_bias: Array, cross_bias: Array
+  ) -> Array:
+    """[batch, length, emb], [batch, inputs, emb] -> [batch, length, emb]."""
+    x = layers.constrain(x, "batch", "length", "embed")
+    y = self.pre_self_attention_layer_norm(x)
+    x = x + self.dropout(self.self_attention(y, y, self_bias))
+    x = layers.constrain(x, "batch", "length", "embed")
+    y = self.pre_cross_attention_layer_norm(x)
+    x = x + self.dropout(self.encoder_decoder_attention(y, encoded, cross_bias))
+    x = layers.constrain(x, "batch", "length", "embed")
+    x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
+    return layers.constrain(x, "batch", "length", "embed")
+
+  def cross_keys_and_values(self, encoded: Array) -> tuple[Array, Array]:
+    """[batch, inputs, emb] -> two of [batch, inputs, heads, head_dim]."""
+    return self.encoder_decoder_attention.keys_and_values(encoded)
+
+  def step(
+    self,
+    x: Array,
+    self_cache: tuple[Array, Array],
+    cross_cache: tuple[Array, Array],
+    self_bias: Array,
+    cross_bias: Array,
+    index: Array,
+  ) -> tuple[Array, tuple[Array, Array]]:
+    """One position of many sequences, several of which may share an example.
+
+    Args:
+      x: [sequences, 1, emb].
+      self_cache: keys and values [sequences, max_length, heads, head_dim].
+      cross_cache: keys and values [examples, inputs, heads, head_dim];
+        sequences = examples * n, those of one example adjacent.
+      self_bias: [1, heads, 1, max_length], causal mask included.
+      cross_bias: [examples, 1, 1, inputs].
+      index: position, scalar int32.
+
+    Returns:
+      [sequences, 1, emb] and the extended `self_cache`.
+    """
+    y = self.pre_self_attention_layer_norm(x)
+    new = self.self_attention.keys_and_values(y)
+    self_cache = jax.tree.map(
+      lambda old, one: jax.lax.dynamic_update_slice_in_dim(
+        old, one, index, axis=1
+      ),
+      self_cache,
+      new,
+    )
+    x = x + self.self_attention.attend(y, *self_cache, self_bias)
+    # The sequences of an example are so many queries to the same keys: their
+    # keys and values are neither repeated nor reordered with the beams.
+    y = self.pre_cross_attention_layer_norm(x)
+    y = y.reshape(cross_cache[0].shape[0], -1, y.shape[-1])
+    y = self.encoder_decoder_attention.attend(y, *cross_cache, cross_bias)
+    x = x + y.reshape(x.shape)
+    return x + self.mlp(self.pre_mlp_layer_norm(x)), self_cache
+
+
+class _ScannedEncoderLayer(EncoderLayer):
+  """An encoder layer as the body of a scan: (carry, nothing to stack)."""
+
+  def __call__(self, x, bias):
+    return super().__call__(x, bias), None
+
+
+class _ScannedDecoderLayer(DecoderLayer):
+  def __call__(self, x, encoded, self_bias, cross_bias):
+    return super().__call__(x, encoded, self_bias, cross_bias), None
+
+
+def _with_remat(layer_class, cfg: config_lib.T5Config):
+  """The layer class under the configuration's rematerialisation policy."""
+  if cfg.remat_policy == "none":
+    return layer_class
+  policy = None  # "full": save a layer's inputs only
+  if cfg.remat_policy == "minimal":
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  # Inside a scan nothing can be shared between forward and backward pass, so
+  # the barriers against it would only cost time.
+  return nn.remat(layer_class, policy=policy, prevent_cse=not cfg.scan_layers)
+
+
+def _scanned(layer_class, length: int, num_broadcast: int):
+  """The layer class looped over parameters stacked on axis 1."""
+  in_axes: Any = (nn.broadcast,) * num_broadcast
+  return nn.scan(
+    layer_class,
+    variable_axes={"params": layer_stacking.LAYERS_AXIS},
+    split_rngs={"params": True, "dropout": True},
+    in_axes=in_axes,
+    length=length,
+    metadata_params={nn.PARTITION_NAME: "layers"},
+  )
+
+
+class Encoder(nn.Module):
+  """The encoder stack, from embedded tokens to normed hidden states."""
+
+  config: config_lib.T5Config
+  deterministic: bool
+
+  def setup(self):
+    cfg = self.config
+    self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=True)
+    if cfg.scan_layers:
+      layer_class = _scanned(
+        _with_remat(_ScannedEncoderLayer, cfg), cfg.num_encoder_layers, 1
+      )
+      self.encoder = layer_class(cfg, self.deterministic)
+    else:
+      layer_class = _with_remat(EncoderLayer, cfg)
+      self.layers = [
+        layer_class(cfg, self.deterministic)
+        for _ in range(cfg.num_encoder_layers)
+      ]
+    self.encoder_norm = layers.LayerNorm(cfg.dtype)
+    self.input_dropout = layers.Dropout(cfg, self.deterministic)
+    self.output_dropout = layers.Dropout(
+      cfg, self.deterministic, always_full=True
+    )
+
+  def __call__(self, x: Array, segments: Array) -> Array:
+    """Encodes embedded tokens.
+
+    Args:
+      x: [batch, length, emb].
+      segments: [batch, length] int32; a position sees those of its own
+        segment; 0 is padding.
+
+    Returns:
+      [batch, length, emb].
+    """
+    # [batch, 1, length, length] and [1, heads, length, length]
+    mask = _same_segment(segments, segments)
+    relative = _relative_positions(x.shape[1])
+    bias = self.relpos_bias(relative) + _mask_bias(mask, self.config.dtype)
+    bias = layers.constrain(bias, "batch", "heads", "length", None)
+    x = self.input_dropout(x)
+    if self.config.scan_layers:
+      x, _ = self.encoder(x, bias)
+    else:
+      for layer in self.layers:
+        x = layer(x, bias)
+    return self.output_dropout(self.encoder_norm(x))
+
+
+class Decoder(nn.Module):
+  """The decoder stack, from embedded tokens to normed hidden states."""
+
+  config: config_lib.T5Config
+  deterministic: bool
+
+  def setup(self):
+    cfg = self.config
+    self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=False)
+    if cfg.scan_layers:
+      layer_class = _scanned(
+        _with_remat(_ScannedDecoderLayer, cfg), cfg.num_decoder_layers, 3
+      )
+      self.decoder = layer_class(cfg, self.deterministic)
+    else:
+      layer_class = _with_remat(DecoderLayer, cfg)
+      self.layers = [
+        layer_class(cfg, self.deterministic)
+        for _ in range(cfg.num_decoder_layers)
+      ]
+    self.decoder_norm = layers.LayerNorm(cfg.dtype)
+    self.input_dropout = layers.Dropout(cfg, self.deterministic)
+    self.output_dropout = layers.Dropout(cfg, self.deterministic)
+    if not cfg.logits_via_embedding:
+      self.logits_dense = layers.Dense(
+        cfg.vocab_size,
+        ("embed", "vocab"),
+        cfg.dtype,
+        output_dtype="float32",
+      )
+
+  def __call__(
+    self, x: Array, encoded: Array, segments: Array, input_segments: Array
+  ) -> Array:
+    """Decodes embedded tokens, all positions at once.
+
+    Args:
+      x: [batch, length, emb], the embedded decoder inputs.
+      encoded: [batch, inputs, emb].
+      segments: [batch, length] int32, 0 is padding.
+      input_segments: [batch, inputs] int32; segment s of the decoder attends
+        to segment s of the encoder.
+
+    Returns:
+      [batch, length, emb].
+    """
+    relative = _relative_positions(x.shape[1])
+    mask = _same_segment(segments, segments) & (relative <= 0)
+    # [batch, 1, length, length] and [1, heads, length, length]
+    dtype = self.config.dtype
+    self_bias = self.relpos_bias(relative) + _mask_bias(mask, dtype)
+    self_bias = layers.constrain(self_bias, "batch", "heads", "length", None)
+    # [batch, 1, length, inputs]
+    mask = _same_segment(segments, input_segments)
+    cross_bias = _mask_bias(mask, dtype)
+    cross_bias = layers.constrain(cross_bias, "batch", None, "length", None)
+    x = self.input_dropout(x)
+    if self.config.scan_layers:
+      x, _ = self.decoder(x, encoded, self_bias, cross_bias)
+    else:
+      for layer in self.layers:
+        x = layer(x, encoded, self_bias, cross_bias)
+    return self.output_dropout(self.decoder_norm(x))
+
+  def cross_keys_and_values(self, encoded: Array) -> list:
+    """Keys and values of the encoded inputs, for each layer."""
+    return [layer.cross_keys_and_values(encoded) for layer in self.layers]
+
+  def step_biases(self, max_length: int) -> Array:
+    """Self-attention biases of every step: [heads, 2 * max_length - 1].
+
+    Column max_length - 1 is distance 0, columns to its left are keys farther
+    back, columns to its right keys not yet decoded (masked). The biases of
+    step t are the max_length columns from max_length - 1 - t on.
+    """
+    relative = np.arange(1 - max_length, max_length)
+    mask_bias = _mask_bias(relative <= 0, self.config.dtype)
+    return self.relpos_bias(relative) + mask_bias
+
+  def step(
+    self, x: Array, self_caches, cross_caches, self_bias, cross_bias, index
+  ):
+    """One position, [sequences, 1, emb]: see DecoderLayer.step."""
+    new_caches = []
+    for layer, self_cache, cross_cache in zip(
+      self.layers, self_caches, cross_caches, strict=True
+    ):
+      x, self_cache = layer.step(
+        x, self_cache, cross_cache, self_bias, cross_bias, index
+      )
+      new_caches.append(self_cache)
+    return self.decoder_norm(x), new_caches
+
+
+class Transformer(nn.Module):
+  """T5: token embeddings shared by an encoder and a decoder."""
+
+  config: config_lib.T5Config
+  deterministic: bool = True
+
+  def setup(self):
+    self.token_embedder = layers.Embed(self.config)
+    self.encoder = Encoder(self.config, self.deterministic)
+    self.decoder = Decoder(self.config, self.deterministic)
+
+  def _embed(self, tokens: Array) -> Array:
+    x = self.token_embedder(tokens)
+    return layers.constrain(x, "batch", "length", "embed")
+
+  def encode(self, tokens: Array, segments: Array) -> Array:
+    """[batch, inputs] int32 tokens and segments -> [batch, inputs, emb]."""
+    return self.encoder(self._embed(tokens), segments)
+
+  def hidden_states(
+    self,
+    encoder_tokens: Array,
+    encoder_segments: Array,
+    decoder_tokens: Array,
+    decoder_segments: Array,
+  ) -> Array:
+    """Decoder hidden states [batch, length, emb], ready to be projected."""
+    encoded = self.encode(encoder_tokens, encoder_segments)
+    return self.decoder(
+      self._embed(decoder_tokens),
+      encoded,
+      decoder_segments,
+      encoder_segments,
+    )
+
+  def logits(self, hidden: Array) -> Array:
+    """[batch, length, emb] -> [batch, length, vocab] float32."""
+    if self.config.logits_via_embedding:
+      logits = self.token_embedder.attend(hidden)
+    else:
+      logits = self.decoder.logits_dense(hidden)
+    return layers.constrain(logits, "batch", "length", "vocab")
+
+  def __call__(self, *tokens_and_segments: Array) -> Array:
+    """As `hidden_states`, projected: touches every parameter, for `init`."""
+    return self.logits(self.hidden_states(*tokens_and_segments))
+
+  def start_decoding(self, encoded: Array, max_length: int):
+    """Cross-attention keys and values by layer, and biases of all steps."""
+    return (
+      self.decoder.cross_keys_and_values(encoded),
+      self.decoder.step_biases(max_length),
+    )
+
+  def decode_step(self, tokens: Array, *caches_and_biases):
+    """[sequences] int32 -> logits [sequences, vocab] float32, caches."""
+    x = self._embed(tokens[:, None])
+    hidden, caches = self.decoder.step(x, *caches_and_biases)
+    return self.logits(hidden)[:, 0], caches
+
+
+def _relative_positions(length: int) -> np.ndarray:
+  """[query, key] -> key position - query position, in tokens."""
+  positions = np.arange(length)
+  return positions[None, :] - positions[:, None]
+
+
+def _same_segment(query_segments: Array, key_segments: Array) -> Array:
+  """[batch, q], [batch, k] -> bool [batch, 1, q, k]; padding is never seen."""
+  query_segments = query_segments[:, None, :, None]
+  key_segments = key_segments[:, None, None, :]
+  return (query_segments == key_segments) & (key_segments > 0)
+
+
+def padding_bias(input_tokens: Array, dtype: str) -> Array:
+  """[examples, inputs] int32 -> [examples, 1, 1, inputs] for decoding."""
+  return _mask_bias(input_tokens > 0, dtype)[:, None, None, :]
+
+
+def _mask_bias(mask: Array | np.ndarray, dtype: str) -> Array:
+  """True -> 0, False -> MASKED."""
+  return jnp.where(mask, 0.0, layers.MASKED).astype(dtype)

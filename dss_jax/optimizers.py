@@ -1,0 +1,135 @@
+"""Optimizers: T5X's Adafactor, AdamW, and Adam scaled by parameter size.
+
+Each is a frozen dataclass of settings whose `transform` gives an Optax
+gradient transformation. Three things hold for all:
+
+* The learning rate is `learning_rate_fn(step)`, with `step` an optional extra
+  argument of `update`; without it, the number of updates made so far. So a
+  skipped step still moves along the schedule, but not the moments' clock.
+* Dimensions that stack separate parameters (`layers` of scanned layers) are
+  batch dimensions: one update per layer, whether layers are scanned or not.
+* Weight decay leaves out layer-norm scales and biases, T5's relative position
+  biases among them (`updates.NO_DECAY`).
+"""
+
+import dataclasses
+from typing import Any, Protocol
+
+import optax
+
+from dss_jax import updates
+from dss_jax.adafactor import (
+  Adafactor,
+  AdafactorState,
+  standard_logical_factor_rules,
+)
+from dss_jax.schedules import LearningRateFn
+
+__all__ = [
+  "Adafactor",
+  "AdafactorState",
+  "AdamW",
+  "Optimizer",
+  "ParameterScaledAdam",
+  "standard_logical_factor_rules",
+]
+
+
+class Optimizer(Protocol):
+  """What the training loop needs of an optimizer."""
+
+  def transform(
+    self,
+    learning_rate_fn: LearningRateFn,
+    params_shape: Any,
+    param_axes: Any = None,
+  ) -> optax.GradientTransformationExtraArgs:
+    """The Optax transformation for parameters of these shapes and axes."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+  """Adam with decoupled weight decay (arXiv:1711.05101).
+
+  The defaults are the official "distilling step-by-step" recipe's but for its
+  clip norm of 1: no weight decay, Adam's usual constants.
+
+  Attributes:
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added to the root of the second moment.
+    weight_decay: multiplied by the learning rate and the parameter.
+    clip_norm: largest global norm of the gradient; None does not clip.
+    no_decay: paths (regular expressions) that weight decay leaves out.
+  """
+
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  weight_decay: float = 0.0
+  clip_norm: float | None = None
+  no_decay: tuple[str, ...] = updates.NO_DECAY
+
+  def transform(
+    self,
+    learning_rate_fn: LearningRateFn,
+    params_shape: Any,
+    param_axes: Any = None,
+  ) -> optax.GradientTransformationExtraArgs:
+    """The Optax transformation; `param_axes` makes no difference here."""
+    del param_axes
+    mask = updates.decay_mask(params_shape, self.no_decay)
+    tx = optax.chain(
+      optax.scale_by_adam(self.b1, self.b2, self.eps),
+      optax.add_decayed_weights(self.weight_decay, mask),
+      updates.scale_by_learning_rate(learning_rate_fn),
+    )
+    return updates.clipped(tx, self.clip_norm)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterScaledAdam:
+  """Adam whose step is relative to the size of each parameter.
+
+      update = -lr · (max(RMS(block), min_scale) · adam_direction + decay)
+
+  A block is one parameter tensor of one layer. So a learning rate says by what
+  fraction parameters may change, as in Adafactor (arXiv:1804.04235, section
+  8), while both moments stay exact: 0.04 trains the small students of this
+  project from scratch where plain Adam would need a rate per width.
+
+  Attributes:
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added to the root of the second moment.
+    min_scale: smallest RMS a block counts with, so that zeros can grow.
+    weight_decay: multiplied by the learning rate and the parameter.
+    clip_norm: largest global norm of the gradient, before the moments see it;
+      None does not clip.
+    no_decay: paths (regular expressions) that weight decay leaves out.
+  """
+
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  min_scale: float = 1e-3
+  weight_decay: float = 0.0
+  clip_norm: float | None = None
+  no_decay: tuple[str, ...] = updates.NO_DECAY
+
+  def transform(
+    self,
+    learning_rate_fn: LearningRateFn,
+    params_shape: Any,
+    param_axes: Any = None,
+  ) -> optax.GradientTransformationExtraArgs:
+    """The Optax transformation; `param_axes` separates stacked layers."""
+    mask = updates.decay_mask(params_shape, self.no_decay)
+    tx = optax.chain(
+      optax.scale_by_adam(self.b1, self.b2, self.eps),
+      updates.scale_by_block_rms(params_shape, param_axes, self.min_scale),
+      optax.add_decayed_weights(self.weight_decay, mask),
+      updates.scale_by_learning_rate(learning_rate_fn),
+    )
+    return updates.clipped(tx, self.clip_norm)

@@ -1,0 +1,428 @@
+"""Where arrays live: the mesh, logical axis rules, shardings.
+
+The mesh has two axes. `data` splits the batch; `model` splits single layers.
+Which dimension goes where follows from rules that map the names of dimensions
+(`logical_axes.py`) to mesh axes, in T5X's form and with T5X's defaults. With
+`fully_sharded`, parameters and optimizer state are split over `data` as well
+(ZeRO stage 3, arXiv:1910.02054), so that each device stores only its part.
+
+Sizes of batches here are global, over all hosts, unless a name says `local`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dss_jax import logical_axes
+from dss_jax.errors import UserError
+from dss_jax.logical_axes import (
+  DATA_AXIS,
+  MODEL_AXIS,
+  MeshAxes,
+  Rules,
+  mesh_axes_of,
+  standard_logical_axis_rules,
+)
+
+_BINDING = "partitioning.PjitPartitioner"
+
+
+@dataclasses.dataclass(frozen=True)
+class Partitioner:
+  """Mesh and shardings of a run; T5X's `PjitPartitioner`.
+
+  Attributes:
+    num_partitions: devices that share one copy of the model, the size of the
+      mesh's `model` axis. All others go to `data`.
+    model_parallel_submesh: T5X's other way to say so, a tile of the hardware
+      mesh such as (2, 2, 1, 1); its product counts. JAX places the axes.
+    logical_axis_rules: `(logical name, mesh axis or None)`, earlier ones first;
+      None takes `standard_logical_axis_rules()`.
+    fully_sharded: split parameters and optimizer state over `data` too, each
+      by its largest dimension that is whole and divisible.
+    fully_sharded_min_size: parameters of fewer elements (per layer) stay
+      whole over `data`: fetching them would cost more than they take.
+    devices: what to use; None takes all devices of all hosts.
+  """
+
+  num_partitions: int | None = 1
+  model_parallel_submesh: tuple[int, ...] | None = None
+  logical_axis_rules: Rules | None = None
+  fully_sharded: bool = False
+  fully_sharded_min_size: int = 2**14
+  devices: Sequence[jax.Device] | None = None
+
+  def __post_init__(self):
+    for name, entry in self.rules:
+      axes = mesh_axes_of(entry)
+      if not set(axes) <= {DATA_AXIS, MODEL_AXIS} or len(set(axes)) < len(axes):
+        raise UserError(
+          f"logical axis {name!r} is mapped to {entry!r}; allowed are 'data',"
+          " 'model', a tuple of both, and None; set"
+          f" {_BINDING}.logical_axis_rules"
+        )
+
+  @property
+  def rules(self) -> tuple[tuple[str, MeshAxes], ...]:
+    """The logical axis rules in force."""
+    if self.logical_axis_rules is None:
+      return standard_logical_axis_rules()
+    return tuple((name, entry) for name, entry in self.logical_axis_rules)
+
+  @property
+  def model_size(self) -> int:
+    """Devices along the mesh's `model` axis."""
+    if self.model_parallel_submesh is None:
+      return 1 if self.num_partitions is None else self.num_partitions
+    size = math.prod(self.model_parallel_submesh)
+    if self.num_partitions not in (None, 1, size):
+      raise UserError(
+        f"num_partitions is {self.num_partitions} and"
+        f" model_parallel_submesh {self.model_parallel_submesh}; give one of"
+        f" them: set {_BINDING}.num_partitions or .model_parallel_submesh"
+      )
+    return size
+
+  @property
+  def data_size(self) -> int:
+    """Devices along the mesh's `data` axis."""
+    return self.mesh.shape[DATA_AXIS]
+
+  @functools.cached_property
+  def mesh(self) -> Mesh:
+    """The mesh `data` × `model`, axes of type Auto.
+
+    Auto, because `jax.make_mesh` defaults to Explicit, under which sharding
+    constraints become assertions.
+
+    Raises:
+      UserError: if the number of devices is not a multiple of `model_size`.
+    """
+    devices = list(self.devices or jax.devices())
+    size = self.model_size
+    if not isinstance(size, int) or size < 1 or len(devices) % size:
+      raise UserError(
+        f"num_partitions is {size}, which does not divide the"
+        f" {len(devices)} devices; allowed are divisors of {len(devices)};"
+        f" set {_BINDING}.num_partitions"
+      )
+    return jax.make_mesh(
+      (len(devices) // size, size),
+      (DATA_AXIS, MODEL_AXIS),
+      axis_types=(AxisType.Auto, AxisType.Auto),
+      devices=devices,
+    )
+
+  @contextlib.contextmanager
+  def activate(self) -> Iterator[Mesh]:
+    """Makes mesh and rules known to everything traced within.
+
+    Trace (jit, lower) steps inside: under `with mesh:` alone, or with neither,
+    the model's sharding constraints vanish without a word.
+    """
+    # Here and not above, so that this module can be used without Flax.
+    from dss_jax.models import encoder_decoder
+
+    with (
+      jax.set_mesh(self.mesh),
+      encoder_decoder.logical_axis_rules(self.rules),
+    ):
+      yield self.mesh
+
+  # ---- Parameters and optimizer state ----------------------------------------
+
+  def param_spec(self, param: logical_axes.NamedParam) -> PartitionSpec:
+    """How one parameter is split.
+
+    For each rule in order, a dimension of that name takes the rule's mesh axes
+    if no other dimension has them yet, as in T5X and Flax. A dimension that
+    the axes do not divide stays whole.
+
+    Raises:
+      UserError: for a name without a rule, or one whose rules all want mesh
+        axes that are taken, and none says that it may stay whole.
+    """
+    settled: dict[str, MeshAxes] = {}
+    taken: dict[str, str] = {}
+    for name, entry in self.rules:
+      axes = mesh_axes_of(entry)
+      free = not any(axis in taken for axis in axes)
+      if name in param.axes and name not in settled and free:
+        settled[name] = entry
+        taken.update(dict.fromkeys(axes, name))
+    for name in param.axes:
+      if name is not None and name not in settled:
+        raise self._unsettled(param, name, taken)
+    spec = []
+    for name, size in zip(param.axes, param.value.shape, strict=True):
+      entry = None if name is None else settled[name]
+      shards = self._num_shards(entry)
+      spec.append(entry if shards > 1 and size % shards == 0 else None)
+    if self.fully_sharded:
+      spec = self._shard_over_data(param, spec)
+    return PartitionSpec(*spec)
+
+  def _unsettled(self, param, name, taken) -> UserError:
+    wanted = [axis for n, axis in self.rules if n == name]
+    if not wanted:
+      problem = "has no rule"
+    else:
+      problem = f"wants {wanted[-1]!r}, taken by {sorted(set(taken.values()))}"
+    return UserError(
+      f"logical axis {name!r} of parameter {param.path} {param.axes}"
+      f" {problem}; allowed is a free mesh axis, or ({name!r}, None) to keep"
+      f" it whole; set {_BINDING}.logical_axis_rules or"
+      " partitioning.standard_logical_axis_rules.additional_rules"
+    )
+
+  def _num_shards(self, entry: MeshAxes) -> int:
+    return math.prod(self.mesh.shape[axis] for axis in mesh_axes_of(entry))
+
+  def _shard_over_data(self, param, spec: list[MeshAxes]) -> list[MeshAxes]:
+    """Adds `data` to the largest whole, divisible dimension of a block."""
+    if any(DATA_AXIS in mesh_axes_of(entry) for entry in spec):
+      return spec
+    shape = param.value.shape
+    # Never along stacked layers: a scan takes one at a time.
+    block = logical_axes.block_dims(param.axes)
+    if math.prod(shape[dim] for dim in block) < self.fully_sharded_min_size:
+      return spec
+    usable = [
+      dim
+      for dim in block
+      if spec[dim] is None and shape[dim] % self.data_size == 0
+    ]
+    if self.data_size == 1 or not usable:
+      return spec
+    largest = max(usable, key=lambda dim: shape[dim])
+    return [
+      DATA_AXIS if d == largest else entry for d, entry in enumerate(spec)
+    ]
+
+  def param_specs(self, params_shape: Any, param_axes: Any) -> Any:
+    """Pytree of `PartitionSpec`s like the parameters."""
+    structure = jax.tree.structure(params_shape)
+    return structure.unflatten(
+      self.param_spec(param)
+      for param in logical_axes.named_params(params_shape, param_axes)
+    )
+
+  def param_shardings(self, params_shape: Any, param_axes: Any) -> Any:
+    """Pytree of `NamedSharding`s like the parameters."""
+    return self._named(self.param_specs(params_shape, param_axes))
+
+  def state_shardings(self, state_shapes: Any, param_axes: Any) -> Any:
+    """Shardings of a whole `TrainState`, from its shapes.
+
+    Each part of the optimizer state that has the structure of the parameters
+    (moments, factors) is split like them: a leaf of the parameter's shape
+    takes its spec; one with some of its dimensions (a factor of Adafactor's)
+    the specs of those, if it is clear which they are; anything else is on
+    every device.
+    """
+    params = state_shapes.params
+    specs = self.param_specs(params, param_axes)
+    structure = jax.tree.structure(params)
+    values = jax.tree.leaves(params)
+    flat_specs = structure.flatten_up_to(specs)
+
+    def is_param_like(node):
+      return jax.tree.structure(node) == structure
+
+    def shard(node):
+      if not is_param_like(node):
+        return PartitionSpec()
+      return structure.unflatten(
+        _reduced_spec(leaf.shape, value.shape, spec)
+        for leaf, value, spec in zip(
+          jax.tree.leaves(node), values, flat_specs, strict=True
+        )
+      )
+
+    opt_state = jax.tree.map(
+      shard, state_shapes.opt_state, is_leaf=is_param_like
+    )
+    state = dataclasses.replace(
+      state_shapes, step=PartitionSpec(), params=specs, opt_state=opt_state
+    )
+    return self._named(state)
+
+  def _named(self, specs: Any) -> Any:
+    return jax.tree.map(
+      lambda spec: NamedSharding(self.mesh, spec),
+      specs,
+      is_leaf=lambda node: isinstance(node, PartitionSpec),
+    )
+
+  def replicated(self) -> NamedSharding:
+    """The sharding of what every device holds whole."""
+    return NamedSharding(self.mesh, PartitionSpec())
+
+  # ---- Batches ---------------------------------------------------------------
+
+  def batch_sharding(self) -> NamedSharding:
+    """The sharding of any batch feature: rows over `data`."""
+    return NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
+
+  def check_batch_size(
+    self, rows: int, num_microbatches: int = 1, binding: str = "BATCH_SIZE"
+  ) -> None:
+    """Raises unless every micro-batch has equally many rows on each device.
+
+    Raises:
+      UserError: naming the sizes, and the binding to change.
+    """
+    unit = self.data_size * num_microbatches
+    if rows < 1 or rows % unit:
+      nearest = max(unit, round(rows / unit) * unit)
+      micro = ""
+      if num_microbatches > 1:
+        micro = f" times {num_microbatches} micro-batches"
+      raise UserError(
+        f"{binding} is {rows} rows, not a multiple of {unit}:"
+        f" {self.mesh.size} devices with num_partitions={self.model_size}"
+        f" leave {self.data_size} to split the batch over{micro}; set"
+        f" {binding} to {nearest}, say, or change {_BINDING}.num_partitions"
+      )
+
+  def process_rows(self, rows: int) -> slice:
+    """Which rows of a global batch this host must supply.
+
+    Raises:
+      UserError: if `rows` cannot be split, or are not adjacent on this host.
+    """
+    self.check_batch_size(rows)
+    indices = self.batch_sharding().addressable_devices_indices_map((rows,))
+    spans = sorted({index[0].indices(rows)[:2] for index in indices.values()})
+    start, stop = spans[0][0], spans[-1][1]
+    if sum(b - a for a, b in spans) != stop - start:
+      raise UserError(
+        f"this host's rows are not adjacent with num_partitions="
+        f"{self.model_size} on {self.mesh.size} devices; allowed is a value"
+        f" that keeps hosts together; set {_BINDING}.num_partitions"
+      )
+    return slice(start, stop)
+
+  def put_batch(
+    self,
+    local_batch: Mapping[str, np.ndarray],
+    global_shapes: Mapping[str, tuple[int, ...]] | None = None,
+  ) -> dict[str, jax.Array]:
+    """Makes global arrays of this host's rows.
+
+    Args:
+      local_batch: features `[local rows, ...]`, the rows of `process_rows`.
+      global_shapes: `[rows, ...]` of each feature over all hosts; None where
+        this host is the only one.
+
+    Raises:
+      UserError: if the global rows do not split over the devices.
+    """
+    if global_shapes is None:
+      global_shapes = {k: np.shape(v) for k, v in local_batch.items()}
+    for rows in {shape[0] for shape in global_shapes.values()}:
+      self.check_batch_size(rows)
+    sharding = self.batch_sharding()
+    return {
+      name: jax.make_array_from_process_local_data(
+        sharding, np.asarray(value), tuple(global_shapes[name])
+      )
+      for name, value in local_batch.items()
+    }
+
+  # ---- For people ------------------------------------------------------------
+
+  def describe(self, params_shape: Any, param_axes: Any) -> str:
+    """A table: the mesh, then each parameter, its split, its part's size."""
+    mesh = self.mesh
+    rows = [("parameter", "shape", "logical axes", "split", "per device")]
+    for param in logical_axes.named_params(params_shape, param_axes):
+      spec = self.param_spec(param)
+      part = NamedSharding(mesh, spec).shard_shape(tuple(param.value.shape))
+      rows.append(
+        (
+          param.path,
+          _join(param.value.shape),
+          " ".join(str(name or "-") for name in param.axes),
+          " ".join(_entry_text(entry) for entry in spec),
+          _join(part),
+        )
+      )
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = [
+      f"mesh: data {self.data_size} x model {self.model_size},"
+      f" {mesh.devices.flat[0].device_kind}; fully sharded:"
+      f" {'yes' if self.fully_sharded else 'no'}"
+    ]
+    for row in rows:
+      cells = (cell.ljust(width) for cell, width in zip(row, widths))
+      lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def place(tree: Any, shardings: Any) -> Any:
+  """Puts arrays where they belong, on any number of hosts.
+
+  Each host sends only the parts its devices store, which `jax.device_put` does
+  not do for arrays that are on a device of one host already.
+
+  Args:
+    tree: pytree of NumPy or JAX arrays, equal on all hosts.
+    shardings: same structure, or one sharding for all.
+  """
+  if isinstance(shardings, jax.sharding.Sharding):
+    shardings = jax.tree.map(lambda _: shardings, tree)
+
+  def put(value, sharding):
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+      return jax.jit(lambda x: x, out_shardings=sharding)(value)
+    value = np.asarray(value)
+    return jax.make_array_from_callback(
+      value.shape, sharding, lambda index: value[index]
+    )
+
+  return jax.tree.map(put, tree, shardings)
+
+
+def _join(shape: Sequence[int]) -> str:
+  return "x".join(map(str, shape))
+
+
+def _entry_text(entry: MeshAxes) -> str:
+  return "+".join(mesh_axes_of(entry)) or "-"
+
+
+def _reduced_spec(
+  shape: tuple[int, ...], param_shape: tuple[int, ...], spec: PartitionSpec
+) -> PartitionSpec:
+  """The spec of an array that has some of a parameter's dimensions.
+
+  Adafactor's factors lack dimensions of their parameter, so its spec does not
+  fit them. Where two choices of dimensions give the shape and different specs
+  (a square parameter), the array is not split.
+  """
+  candidates = {
+    tuple(spec[dim] for dim in dims)
+    for dims in itertools.combinations(range(len(param_shape)), len(shape))
+    if tuple(param_shape[dim] for dim in dims) == tuple(shape)
+  }
+  if len(candidates) != 1:
+    return PartitionSpec()
+  return PartitionSpec(*candidates.pop())
+
+
+def to_host(array: jax.Array) -> np.ndarray:
+  """The whole of a global array, on every host."""
+  if array.is_fully_addressable:
+    return np.asarray(array)
+  from jax.experimental import multihost_utils
+
+  return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -1,0 +1,179 @@
+"""Hugging Face T5 parameters <-> ours: names and layouts, as NumPy arrays.
+
+Hugging Face stores a projection as [out, in], T5X as [in, out]; the relative
+position bias is [buckets, heads] there and [heads, buckets] here. Layer 0 of a
+block is self-attention, then (decoder) cross-attention, then feed-forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dss_jax.errors import UserError
+from dss_jax.models import layer_stacking
+from dss_jax.models.config import NUM_RELPOS_BUCKETS, T5Config
+
+Params = dict[str, Any]
+Path = tuple[str, ...]
+
+# Copies of `shared.weight` that some versions of the library also store.
+_ALIASES = frozenset(
+  ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+)
+_PROJECTIONS = {"query": "q", "key": "k", "value": "v", "out": "o"}
+
+
+def from_huggingface(
+  state_dict: Mapping[str, np.ndarray], config: T5Config
+) -> Params:
+  """Our parameters from those of a `T5ForConditionalGeneration`.
+
+  Args:
+    state_dict: arrays by Hugging Face's names.
+    config: sizes of the model.
+
+  Returns:
+    Nested dict of arrays under T5X's paths, stacked if `config.scan_layers`.
+
+  Raises:
+    UserError: naming arrays that are missing, left over or of another shape.
+  """
+  names = parameter_names(config)
+  known = {name for name, _ in names.values()}
+  tied = {"lm_head.weight"} if config.logits_via_embedding else set()
+  missing = sorted(known - set(state_dict))
+  extra = sorted(set(state_dict) - known - _ALIASES - tied)
+  if missing or extra:
+    raise UserError(
+      f"the Hugging Face weights lack {missing} and have {extra} besides what"
+      " this model has: set network.T5Config to the model they come from"
+    )
+  shapes = parameter_shapes(config)
+  params: Params = {}
+  for path, (name, transposed) in names.items():
+    array = np.asarray(state_dict[name])
+    array = array.T if transposed else array
+    if array.shape != shapes[path]:
+      raise UserError(
+        f"{name} has shape {array.shape} for {'/'.join(path)} of"
+        f" {shapes[path]}: set network.T5Config to the model it comes from"
+      )
+    node = params
+    for key in path[:-1]:
+      node = node.setdefault(key, {})
+    node[path[-1]] = array
+  return layer_stacking.stack_layers(params) if config.scan_layers else params
+
+
+def to_huggingface(
+  params: Mapping[str, Any], config: T5Config
+) -> dict[str, np.ndarray]:
+  """Hugging Face's names and layouts for our parameters.
+
+  With `logits_via_embedding` there is no `lm_head.weight`: the model's
+  configuration ties it to `shared.weight` and scales the decoder's outputs.
+  Without, the configuration must say both `tie_word_embeddings=False` and
+  `scale_decoder_outputs=False`.
+
+  Args:
+    params: nested dict of arrays under T5X's paths.
+    config: sizes of the model.
+
+  Returns:
+    Contiguous arrays by name.
+  """
+  if config.scan_layers:
+    params = layer_stacking.unstack_layers(params)
+  state_dict = {}
+  for path, (name, transposed) in parameter_names(config).items():
+    node: Any = params
+    for key in path:
+      node = node[key]
+    array = np.asarray(node)
+    state_dict[name] = np.ascontiguousarray(array.T if transposed else array)
+  return state_dict
+
+
+def parameter_names(config: T5Config) -> dict[Path, tuple[str, bool]]:
+  """Our path -> (Hugging Face's name, whether it is transposed there)."""
+  names: dict[Path, tuple[str, bool]] = {
+    ("token_embedder", "embedding"): ("shared.weight", False)
+  }
+  for i in range(config.num_encoder_layers):
+    names.update(_layer_names(config, "encoder", i))
+  for i in range(config.num_decoder_layers):
+    names.update(_layer_names(config, "decoder", i))
+  for stack in ("encoder", "decoder"):
+    names[stack, f"{stack}_norm", "scale"] = (
+      f"{stack}.final_layer_norm.weight",
+      False,
+    )
+    names[stack, "relpos_bias", "rel_embedding"] = (
+      f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+      True,
+    )
+  if not config.logits_via_embedding:
+    names["decoder", "logits_dense", "kernel"] = ("lm_head.weight", True)
+  return names
+
+
+def _layer_names(
+  config: T5Config, stack: str, i: int
+) -> dict[Path, tuple[str, bool]]:
+  """The names of one layer, by T5X's names of its parts in their order."""
+  parts = [("attention", "pre_attention_layer_norm", "SelfAttention")]
+  if stack == "decoder":
+    parts = [
+      ("self_attention", "pre_self_attention_layer_norm", "SelfAttention"),
+      (
+        "encoder_decoder_attention",
+        "pre_cross_attention_layer_norm",
+        "EncDecAttention",
+      ),
+    ]
+  names: dict[Path, tuple[str, bool]] = {}
+  here = (stack, f"layers_{i}")
+  there = f"{stack}.block.{i}.layer"
+  for j, (ours, norm, theirs) in enumerate(parts):
+    names[*here, norm, "scale"] = (f"{there}.{j}.layer_norm.weight", False)
+    for projection, letter in _PROJECTIONS.items():
+      names[*here, ours, projection, "kernel"] = (
+        f"{there}.{j}.{theirs}.{letter}.weight",
+        True,
+      )
+  j = len(parts)
+  norm = (f"{there}.{j}.layer_norm.weight", False)
+  names[*here, "pre_mlp_layer_norm", "scale"] = norm
+  gated = len(config.mlp_activations) > 1
+  inner = [f"wi_{k}" for k in range(len(config.mlp_activations))]
+  for name in [*(inner if gated else ["wi"]), "wo"]:
+    names[*here, "mlp", name, "kernel"] = (
+      f"{there}.{j}.DenseReluDense.{name}.weight",
+      True,
+    )
+  return names
+
+
+def parameter_shapes(config: T5Config) -> dict[Path, tuple[int, ...]]:
+  """Our path -> shape, layers apart."""
+  sizes = {
+    "embedding": (config.vocab_size, config.emb_dim),
+    "rel_embedding": (config.num_heads, NUM_RELPOS_BUCKETS),
+    "scale": (config.emb_dim,),
+    "logits_dense": (config.emb_dim, config.vocab_size),
+    "out": (config.joined_kv_dim, config.emb_dim),
+    "wo": (config.mlp_dim, config.emb_dim),
+  }
+  inward = {"query", "key", "value"}
+  shapes = {}
+  for path in parameter_names(config):
+    last = path[-2] if path[-1] == "kernel" else path[-1]
+    if last in sizes:
+      shapes[path] = sizes[last]
+    else:
+      width = config.joined_kv_dim if last in inward else config.mlp_dim
+      shapes[path] = (config.emb_dim, width)
+  return shapes

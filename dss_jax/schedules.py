@@ -1,0 +1,134 @@
+"""Learning-rate schedules in T5X's language: factors joined with `*`.
+
+    create_learning_rate_scheduler("constant * linear_warmup * rsqrt_decay")
+
+The parameters, their defaults and every formula are T5X's
+(`t5x.utils.create_learning_rate_scheduler`); `linear_to_zero` is added, because
+the official "distilling step-by-step" recipe falls linearly to zero without
+warm-up (the Hugging Face Trainer's default schedule).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from dss_jax.errors import UserError
+
+LearningRateFn = Callable[[jax.Array | int], jax.Array]
+
+_BINDING = "utils.create_learning_rate_scheduler"
+
+FACTORS = (
+  "constant",
+  "linear_warmup",
+  "linear_decay",
+  "rsqrt_decay",
+  "rsqrt_normalized_decay",
+  "decay_every",
+  "cosine_decay",
+  "linear_to_zero",
+)
+
+
+def create_learning_rate_scheduler(
+  factors: str = "constant * linear_warmup * rsqrt_decay",
+  base_learning_rate: float = 0.5,
+  warmup_steps: int = 1000,
+  decay_factor: float = 0.5,
+  steps_per_decay: int = 20000,
+  steps_per_cycle: int = 100000,
+  step_offset: int = 0,
+  min_learning_rate: float = 1e-8,
+  total_steps: int | None = None,
+) -> LearningRateFn:
+  """Builds the learning rate as a function of the training step.
+
+  With s = max(0, step - step_offset), the factors are:
+
+  * `constant`: base_learning_rate
+  * `linear_warmup`: min(1, s / warmup_steps); 1 if warmup_steps is 0
+  * `linear_decay`: base_learning_rate
+    · min(s / warmup_steps, 1 + decay_factor · (warmup_steps - s));
+    it holds `constant` and `linear_warmup` already
+  * `rsqrt_decay`: 1 / sqrt(max(s, warmup_steps))
+  * `rsqrt_normalized_decay`: sqrt(warmup_steps / max(s, warmup_steps))
+  * `decay_every`: decay_factor ** floor(s / steps_per_decay)
+  * `cosine_decay`: (1 + cos(π · (p mod 1))) / 2,
+    p = max(0, s - warmup_steps) / steps_per_cycle
+  * `linear_to_zero`: (total_steps - s) / (total_steps - w), kept within 0..1,
+    w = warmup_steps next to `linear_warmup`, else 0
+
+  Args:
+    factors: names joined with `*`.
+    base_learning_rate: the rate that `constant` stands for.
+    warmup_steps: steps of warm-up.
+    decay_factor: see `linear_decay` and `decay_every`.
+    steps_per_decay: steps between two decays of `decay_every`.
+    steps_per_cycle: steps of one cosine cycle.
+    step_offset: step that counts as step 0.
+    min_learning_rate: no result is below this.
+    total_steps: the last step of `linear_to_zero`.
+
+  Returns:
+    `fn(step)`, a float32 scalar; `step` is the number of updates made before,
+    an int or an int32 scalar.
+
+  Raises:
+    UserError: for an unknown factor, or a number a factor cannot use.
+  """
+  names = [name.strip() for name in factors.split("*")]
+  unknown = [name for name in names if name not in FACTORS]
+  if unknown:
+    raise UserError(
+      f"unknown learning-rate factor {unknown[0]!r} in {factors!r}; allowed"
+      f" are {', '.join(FACTORS)}; set {_BINDING}.factors"
+    )
+
+  def require(name, value, minimum):
+    if value is None or value < minimum:
+      raise UserError(
+        f"{name} is {value}, but {factors!r} needs at least {minimum}; set"
+        f" {_BINDING}.{name}"
+      )
+
+  if {"linear_decay", "rsqrt_decay", "rsqrt_normalized_decay"} & set(names):
+    require("warmup_steps", warmup_steps, 1)
+  require("warmup_steps", warmup_steps, 0)
+  decay_start = warmup_steps if "linear_warmup" in names else 0
+  if "linear_to_zero" in names:
+    require("total_steps", total_steps, decay_start + 1)
+  if "decay_every" in names:
+    require("steps_per_decay", steps_per_decay, 1)
+  if "cosine_decay" in names:
+    require("steps_per_cycle", steps_per_cycle, 1)
+
+  def factor(name: str, s: jax.Array) -> jax.Array | float:
+    if name == "constant":
+      return base_learning_rate
+    if name == "linear_warmup":
+      return jnp.minimum(1.0, s / warmup_steps) if warmup_steps else 1.0
+    if name == "linear_decay":
+      rising = s / warmup_steps
+      falling = 1.0 + decay_factor * (warmup_steps - s)
+      return base_learning_rate * jnp.minimum(rising, falling)
+    if name == "rsqrt_decay":
+      return 1.0 / jnp.sqrt(jnp.maximum(s, warmup_steps))
+    if name == "rsqrt_normalized_decay":
+      return jnp.sqrt(warmup_steps / jnp.maximum(s, warmup_steps))
+    if name == "decay_every":
+      return decay_factor ** jnp.floor(s / steps_per_decay)
+    if name == "cosine_decay":
+      progress = jnp.maximum(0.0, (s - warmup_steps) / steps_per_cycle)
+      return 0.5 * (1.0 + jnp.cos(jnp.pi * (progress % 1.0)))
+    remaining = (total_steps - s) / (total_steps - decay_start)
+    return jnp.clip(remaining, 0.0, 1.0)
+
+  def learning_rate(step: jax.Array | int) -> jax.Array:
+    s = jnp.maximum(0, jnp.asarray(step) - step_offset).astype(jnp.float32)
+    rate = jnp.float32(1.0)
+    for name in names:
+      rate = rate * factor(name, s)
+    return jnp.maximum(rate, min_learning_rate).astype(jnp.float32)
+
+  return learning_rate
