@@ -398,6 +398,8 @@ def _describe_task(task: seqio.Task, split: str, use_cached: bool) -> list[Any]:
     described += list(task.preprocessors)
   with _one_line_errors(task.name):
     if use_cached and task.supports_caching:
+      if _is_own(task):
+        task.check_cache(split)
       task.assert_cached()
       folder = pathlib.Path(task.cache_dir)
       paths = [str(path) for path in sorted(folder.glob(f"*{split}*"))]

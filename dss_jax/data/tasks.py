@@ -13,9 +13,8 @@ A Task's pipeline:
 
     rows (data/rows.py)  <- the records of the source split, parsed
     CacheDatasetPlaceholder
-    select_rows          <- splits, training fraction, rationale filter
-    format_texts         <- prefixes, separators
-    tokenize_texts       <- vocabulary; "</s>" in a text is the end id
+    make_examples  <- splits, training fraction, rationale filter, prefixes,
+                      vocabulary; "</s>" in a text becomes the end id
     append_eos_after_trim
 
 What comes before the placeholder depends only on the call and, for the
@@ -31,7 +30,7 @@ trainer keeps them in one batch.
 
 import contextvars
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,30 +98,7 @@ class RowSource(seqio.FunctionDataSource):
 # --- after the cache ---------------------------------------------------------
 
 
-def _ranks(
-  rows_of: RowsOf, ids: Callable[[], list[str]], split: str
-) -> tuple[int, np.ndarray | None]:
-  """Where a split's records come in it.
-
-  Returns:
-    (limit, [num_source_records] int32 or None): the position of each source
-    record in the split, or -1. None if it is the position in the source. Only
-    positions below the limit are used.
-  """
-  chosen = options.current().data
-  limit = chosen.max_records or np.iinfo(np.int32).max
-  spec = datasets.get(rows_of.dataset)
-  if split == "test" or (split == "validation" and split in spec.source_splits):
-    return limit, None
-  source_ids = ids()
-  train, validation = datasets.split_positions(spec, source_ids, chosen)
-  positions = train if split == "train" else validation
-  ranks = np.full(len(source_ids), -1, np.int32)
-  ranks[positions] = np.arange(len(positions), dtype=np.int32)
-  return limit, ranks
-
-
-def select_rows(
+def make_examples(
   dataset: tf.data.Dataset,
   *,
   rows_of: RowsOf,
@@ -130,39 +106,68 @@ def select_rows(
   subtask: subtasks.SubTask,
   output_features: Mapping[str, seqio.Feature],
 ) -> tf.data.Dataset:
-  """Keeps the rows of the split, fraction and filter that options ask for.
+  """Rows -> examples of the split, fraction, filter and texts asked for.
 
-  The rules are those of `rows.text_examples`. Adds `record_id`, the record's
-  position in the split, and makes the weight of evaluation rows 1.
+  The rules are those of `rows.text_examples`. Examples have `inputs` and
+  `targets` (ids without the end id), their texts as `*_pretokenized`, and what
+  evaluation needs: id, label, rationale, record_id (the record's position in
+  the split), rationale_index and weight.
   """
   method_options = options.current().method
-  vocabulary = output_features["targets"].vocabulary
+  parts = {
+    "inputs": subtask.input_parts(method_options),
+    "targets": subtask.target_parts(method_options),
+  }
   ids = functools.cache(lambda: _train_ids(rows_of, task_name))
   # The split is known while a DssTask gives its dataset; a Task derived from
   # one (seqio.helpers) looks its rows' split up.
   splits = [_split_read.get()] if _split_read.get() else rows.SPLITS
   rank_fns = [_rank_fn(rows_of, ids, split) for split in splits]
 
-  def with_record_id(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+  def record_id(row: Mapping[str, tf.Tensor]) -> tf.Tensor:
     branches = [functools.partial(fn, row["record"]) for fn in rank_fns]
-    return {
-      **row,
-      "record_id": tf.switch_case(row["split"], branches)
-      if len(branches) > 1
-      else branches[0](),
-      "weight": tf.where(row["split"] == 0, row["weight"], 1.0),
-    }
+    if len(branches) == 1:
+      return branches[0]()
+    return tf.switch_case(row["split"], branches)
 
   def is_kept(row: Mapping[str, tf.Tensor]) -> tf.Tensor:
     by_rule = tf.where(
       row["split"] == SPLIT_CODES[rows.TRAIN],
-      _trains(row, subtask, method_options, vocabulary),
+      _trains(
+        row, subtask, method_options, output_features["targets"].vocabulary
+      ),
       _evaluates(row, subtask),
     )
-    return (row["record_id"] >= 0) & by_rule
+    return (record_id(row) >= 0) & by_rule
 
-  dataset = dataset.map(with_record_id, num_parallel_calls=tf.data.AUTOTUNE)
-  return dataset.filter(is_kept)
+  def example(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    made = {name: row[name] for name in _KEPT_FIELDS}
+    made["record_id"] = record_id(row)
+    is_training = row["split"] == SPLIT_CODES[rows.TRAIN]
+    made["weight"] = tf.where(is_training, row["weight"], 1.0)
+    for name, feature in output_features.items():
+      text = _filled(parts[name], row)
+      made[f"{name}_pretokenized"] = text
+      made[name] = encode_text(text, feature.vocabulary)
+    return made
+
+  # Nothing here is for autograph to convert, and looking costs time.
+  plain = tf.autograph.experimental.do_not_convert
+  return dataset.filter(plain(is_kept)).map(
+    plain(example), num_parallel_calls=tf.data.AUTOTUNE
+  )
+
+
+_KEPT_FIELDS = ("id", "label", "rationale", "rationale_index")
+
+
+def _filled(
+  parts: Sequence[subtasks.Part], row: Mapping[str, tf.Tensor]
+) -> tf.Tensor:
+  """The text of a template for a row; see `subtasks.fill`."""
+  return tf.strings.join(
+    [row[p.text] if p.is_field else tf.constant(p.text) for p in parts]
+  )
 
 
 # The split that is being read, within DssTask.get_dataset.
@@ -210,7 +215,7 @@ def _train_ids(rows_of: RowsOf, task_name: str) -> list[str]:
   return [found[record] for record in sorted(found)]
 
 
-def _cached_rows(task: seqio.Task, split: str) -> tf.data.Dataset:
+def _cached_rows(task: seqio.Task, split: str) -> Iterator[Any]:
   source = task._get_cached_source(split)
   return source.get_dataset(split=split, shuffle=False).as_numpy_iterator()
 
@@ -248,31 +253,6 @@ def _evaluates(
   return (row["represents"] > 0) & (needed > 0)
 
 
-def format_texts(
-  dataset: tf.data.Dataset, *, subtask: subtasks.SubTask
-) -> tf.data.Dataset:
-  """Rows -> texts: `inputs`, `targets`, and what evaluation needs."""
-  method_options = options.current().method
-  input_parts = subtask.input_parts(method_options)
-  target_parts = subtask.target_parts(method_options)
-  kept = ("id", "label", "rationale", "record_id", "rationale_index", "weight")
-
-  def filled(
-    parts: Sequence[subtasks.Part], row: Mapping[str, tf.Tensor]
-  ) -> tf.Tensor:
-    texts = [row[p.text] if p.is_field else tf.constant(p.text) for p in parts]
-    return tf.strings.join(texts)
-
-  def texts(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    return {
-      "inputs": filled(input_parts, row),
-      "targets": filled(target_parts, row),
-      **{name: row[name] for name in kept},
-    }
-
-  return dataset.map(texts, num_parallel_calls=tf.data.AUTOTUNE)
-
-
 def encode_text(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
   """[length] int32 ids, with the end id for every "</s>" in the text."""
   eos = vocabulary.eos_id
@@ -292,21 +272,6 @@ def encode_text(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
     )
   ends = tf.fill([ragged.nrows(), 1], eos)
   return tf.concat([ragged, tf.cast(ends, tf.int32)], axis=1).flat_values[:-1]
-
-
-def tokenize_texts(
-  dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
-) -> tf.data.Dataset:
-  """Texts -> ids, keeping the texts as `*_pretokenized`, as SeqIO does."""
-
-  def tokenized(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    result = dict(example)
-    for name, feature in output_features.items():
-      result[f"{name}_pretokenized"] = example[name]
-      result[name] = encode_text(example[name], feature.vocabulary)
-    return result
-
-  return dataset.map(tokenized, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 # --- Tasks and Mixtures ------------------------------------------------------
@@ -330,10 +295,8 @@ class DssTask(seqio.Task):
       preprocessors=[
         seqio.CacheDatasetPlaceholder(),
         functools.partial(
-          select_rows, rows_of=rows_of, task_name=name, subtask=subtask
+          make_examples, rows_of=rows_of, task_name=name, subtask=subtask
         ),
-        functools.partial(format_texts, subtask=subtask),
-        tokenize_texts,
         seqio.preprocessors.append_eos_after_trim,
       ],
       postprocess_fn=functools.partial(
@@ -367,14 +330,14 @@ class DssTask(seqio.Task):
         f" {', '.join(self.splits)}."
       )
     if use_cached:
-      self._check_cache(split)
+      self.check_cache(split)
     token = _split_read.set(split)
     try:
       return super().get_dataset(sequence_length, split, use_cached, **kwargs)
     finally:
       _split_read.reset(token)
 
-  def _check_cache(self, split: str) -> None:
+  def check_cache(self, split: str) -> None:
     """Raises UserError unless the cache holds what the options ask for."""
     if not self.cache_dir:
       raise UserError(

@@ -152,9 +152,7 @@ def test_a_fingerprint_names_everything_that_could_change_a_token():
 
 def test_load_or_build_keeps_and_mends_its_folder(tmp_path, monkeypatch):
   def load():
-    return examples.load_or_build(
-      "toy_dss", "train", BYTES, cache_dir=tmp_path
-    )
+    return examples.load_or_build("toy_dss", "train", BYTES, cache_dir=tmp_path)
 
   first = load()
   (folder,) = tmp_path.iterdir()
@@ -244,16 +242,14 @@ def test_mistakes_are_one_line(arguments, message):
 
 def test_a_missing_data_folder_is_said_with_its_switches(monkeypatch):
   monkeypatch.delenv(datasets.DATA_DIR_VARIABLE, raising=False)
-  with pytest.raises(UserError, match="--data_dir.*DSS_DATA_DIR"):
+  with pytest.raises(UserError, match=r"--data_dir.*DSS_DATA_DIR"):
     examples.build_examples("svamp_dss", "train", BYTES)
 
 
 def test_teacher_labels_are_compared_by_value(fixtures):
   data = datasets.DataOptions(data_dir=str(fixtures / "release"))
   strict = MethodOptions(rationale_filter="agrees")
-  built = examples.build_examples(
-    "svamp_dss", "train", BYTES, data, strict
-  )
+  built = examples.build_examples("svamp_dss", "train", BYTES, data, strict)
   records = datasets.load_split("svamp", "train", options=data)
   agreeing = built.subtasks[1].record_ids.tolist()
   assert agreeing

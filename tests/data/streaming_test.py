@@ -113,8 +113,8 @@ def test_without_packing_there_is_one_example_a_row():
   batch = StreamingBatches(Numbers(), shape)[0]
   assert (batch["encoder_segment_ids"].max(axis=1) == 1).all()
   assert batch["decoder_target_tokens"][:, 0].tolist() == list(range(2, 42))
+  small = BatchShape(39, 64, 48, records_per_batch=20, pack=False)
   with pytest.raises(UserError, match="BATCH_SIZE is 39"):
-    small = BatchShape(39, 64, 48, records_per_batch=20, pack=False)
     _ = StreamingBatches(Numbers(), small)[0]
 
 

@@ -108,7 +108,7 @@ def test_names_are_taken_apart_as_they_are_put_together(
 def test_names_of_others_are_not_ours():
   for name in ("glue_label", "svamp", "svamp_", "svamp_dss_student", "dss"):
     assert subtasks.parse_task_name(name) is None
-  with pytest.raises(UserError, match="glue_label.*svamp.*dss_paired.*TASK"):
+  with pytest.raises(UserError, match=r"glue_label.*svamp.*dss_paired.*TASK"):
     subtasks.get_task("glue_label")
 
 
@@ -165,7 +165,7 @@ def test_templates_are_checked():
     SubTask("mine", input_format="{input} {choices}")
   with pytest.raises(UserError, match="show the label"):
     SubTask("mine", input_format="{input} {label}")
-  with pytest.raises(UserError, match="'input.__class__'"):
+  with pytest.raises(UserError, match=r"'input.__class__'"):
     SubTask("mine", input_format="{input.__class__}")
 
 
@@ -175,9 +175,7 @@ def test_a_project_can_add_a_method(monkeypatch):
     "two_teachers",
     (
       subtasks.LABEL,
-      SubTask(
-        "palm", "[palm] {input}", "{rationale}", rationale_source="palm"
-      ),
+      SubTask("palm", "[palm] {input}", "{rationale}", rationale_source="palm"),
     ),
   )
   subtasks.register_method(two_teachers)

@@ -1,6 +1,6 @@
 """Vocabularies: ids worked by hand, laws, bad models."""
 
-import pickle
+import copy
 
 import pytest
 
@@ -101,15 +101,15 @@ def test_extra_ids_follow_the_pieces_last_sentinel_first(words):
 
 
 def test_a_vocabulary_is_its_content(words, tmp_path):
-  copy = tmp_path / "other_name.model"
-  copy.write_bytes(vocabularies.model_path("taxonli").read_bytes())
-  other = vocabularies.from_name(str(copy))
+  copied = tmp_path / "other_name.model"
+  copied.write_bytes(vocabularies.model_path("taxonli").read_bytes())
+  other = vocabularies.from_name(str(copied))
   assert other == words
   assert hash(other) == hash(words)
   assert other.name == words.name
   assert str(tmp_path) not in other.name
-  assert pickle.loads(pickle.dumps(other)).encode("box") == words.encode("box")
-  assert BYTES != words
+  assert copy.deepcopy(other).encode("box") == words.encode("box")
+  assert words != BYTES
   assert isinstance(words, vocabularies.Vocabulary)
   assert isinstance(BYTES, vocabularies.Vocabulary)
 
@@ -164,9 +164,9 @@ def test_wrong_reserved_ids_are_refused(tmp_path):
 
 
 def test_missing_or_huge_files_and_wrong_numbers(tmp_path, monkeypatch):
-  with pytest.raises(UserError, match="nowhere.model.*neither 'bytes'"):
+  with pytest.raises(UserError, match=r"nowhere.model.*neither 'bytes'"):
     vocabularies.from_name(str(tmp_path / "nowhere.model"))
-  with pytest.raises(UserError, match="cannot read.*VOCABULARY"):
+  with pytest.raises(UserError, match=r"cannot read.*VOCABULARY"):
     vocabularies.SentencePieceVocabulary(str(tmp_path / "nowhere.model"))
   with pytest.raises(UserError, match="extra_ids is 99999"):
     vocabularies.from_name("bytes:99999")
