@@ -158,6 +158,8 @@ def test_a_tight_window_is_repacked():
   plan = _plan(*window)
   _check(plan, *window)
   assert plan.repacked
+  counts = np.bincount(plan.row // shape.rows, minlength=64)
+  assert 115 < counts.min() <= counts.max() < 140
 
 
 def test_leftovers_move_to_free_space():
