@@ -29,6 +29,7 @@ from dss_jax.errors import UserError
 _SAMPLE_UNITS = 16384
 _TRIAL_UNITS = 1024
 _TRIAL_SHARE = 0.85  # of them have a row; the others keep the choice wide
+_TRIAL_ERROR = 1.02  # a whole window may fill rows so much better
 _VERIFY_WINDOWS = 3
 _HOPEFUL = 0.02  # of a window's items may still find room in the gaps
 # Room for windows with longer examples than the sampled ones, in standard
@@ -86,8 +87,9 @@ def choose_batch_shape(
     attention_length: the row length at which attention costs as much as all
       the rest of a layer. By arithmetic alone about 4,600 tokens in T5 1.1
       base (4 d^2 + 3 d d_ff multiply-adds a token against 2 d per token
-      attended to); kernels that write the scores to memory behave like 1,300
-      on a GPU and 300 on a CPU, so set it lower there for shorter rows.
+      attended to); where the scores are written to memory, whole steps
+      behave like about 1,300 on a GPU (estimated) and 600 on a CPU (measured):
+      set it lower there, for shorter rows.
 
   Raises:
     UserError: the wishes contradict each other or the data.
@@ -257,20 +259,27 @@ class _Search:
       # At equal cost the further stage first, then the shorter row.
       heapq.heappush(heap, (cost, -stage, lengths, counts))
 
+    def push_filled(stage: int, lengths: _Lengths, fill: float) -> None:
+      rows, records = self._counts(fill)
+      # Rows and records may both be given, and hopeless with these lengths.
+      if rows * fill * _TRIAL_ERROR >= records * self._upr:
+        push(stage, lengths, (rows, records))
+
     for lengths in itertools.product(encoder_lengths, decoder_lengths):
-      push(_BOUND, lengths, self._counts(self._ideal_fill(lengths)))
+      push_filled(_BOUND, lengths, self._ideal_fill(lengths))
     while heap:
-      _, stage, lengths, counts = heapq.heappop(heap)
-      if -stage == _VERIFIED:
+      _, minus_stage, lengths, counts = heapq.heappop(heap)
+      stage = -minus_stage
+      if stage == _VERIFIED:
         return BatchShape(counts[0], *lengths, counts[1])
-      if -stage == _BOUND:
+      if stage == _BOUND:
         fill = min(
           self._trial_fill((lengths[0], widest[1])),
           self._trial_fill((widest[0], lengths[1])),
         )
-        push(_BOUND_BY_TRIALS, lengths, self._counts(fill))
-      elif -stage == _BOUND_BY_TRIALS:
-        push(_TRIED, lengths, self._counts(self._trial_fill(lengths)))
+        push_filled(_BOUND_BY_TRIALS, lengths, fill)
+      elif stage == _BOUND_BY_TRIALS:
+        push_filled(_TRIED, lengths, self._trial_fill(lengths))
       elif not (shortage := self._shortage(lengths, counts)):
         push(_VERIFIED, lengths, counts)
       elif more := self._wish.roomier(counts, shortage):
@@ -366,10 +375,13 @@ def _deviation(length: np.ndarray, units: Units, paired: bool) -> float:
 
   Unpaired, of those within sub-tasks: rates are exact in every window.
   """
-  if paired:
-    return float(length.std())
-  variance = 0.0
-  for k in np.unique(units.subtask):
-    mine = units.subtask == k
-    variance += float(length[mine].var() * mine.mean())
-  return math.sqrt(variance)
+  # Sums of integers, so that every machine finds the same number.
+  length = length.astype(np.int64)
+  kinds = [length]
+  if not paired:
+    kinds = [length[units.subtask == k] for k in np.unique(units.subtask)]
+  within = 0.0
+  for kind in kinds:
+    total, squares = int(kind.sum()), int((kind * kind).sum())
+    within += (len(kind) * squares - total * total) / len(kind)
+  return math.sqrt(within / len(length))

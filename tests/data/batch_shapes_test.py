@@ -1,6 +1,7 @@
 """The chosen shape holds the data, wastes little and keeps what is given."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -179,3 +180,10 @@ def test_padding_over_an_epoch_of_cqa(cqa, records, most):
   shape = choose_batch_shape(cqa, records_per_batch=records)
   steps = -(-cqa.num_records // records)
   assert _padding(cqa, shape, steps=steps) <= most
+
+
+def test_hopeless_wishes_are_told_soon(make_example_set):
+  start = time.process_time()
+  with pytest.raises(UserError, match="no rows of up to 1024/1024 tokens"):
+    choose_batch_shape(make_example_set(), rows=2, records_per_batch=512)
+  assert time.process_time() - start < 10
