@@ -88,8 +88,8 @@ def choose_batch_shape(
       the rest of a layer. By arithmetic alone about 4,600 tokens in T5 1.1
       base (4 d^2 + 3 d d_ff multiply-adds a token against 2 d per token
       attended to); where the scores are written to memory, whole steps
-      behave like about 1,300 on a GPU (estimated) and 600 on a CPU (measured):
-      set it lower there, for shorter rows.
+      behave like about 1,300 on a GPU (an estimate) and 600 on a CPU (fitted to
+      two measured shapes): set it lower there, for shorter rows.
 
   Raises:
     UserError: the wishes contradict each other or the data.
