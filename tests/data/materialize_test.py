@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,8 +104,8 @@ def test_own_sets_equal_those_built_without_tensorflow(
 @pytest.fixture
 def foreign(monkeypatch):
   """Tasks that know nothing of dss_jax: `up`, `twice`, and mixtures of them."""
-  for registry in (seqio.TaskRegistry, seqio.MixtureRegistry):
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+  for known in (seqio.TaskRegistry, seqio.MixtureRegistry):
+    monkeypatch.setattr(known, "_REGISTRY", dict(known._REGISTRY))
   vocabulary = seqio.ByteVocabulary()
   add_task("up", lambda x: tf.strings.upper(x), vocabulary)
   add_task("twice", lambda x: tf.strings.join([x, x]), vocabulary)
@@ -121,9 +122,8 @@ WORDS = {"train": ["ab", "c", "", "de"], "test": ["x", "yz"]}
 def add_task(name, transform, vocabulary, words=WORDS, **kwargs) -> None:
   def dataset(split, shuffle_files, seed=None):
     del shuffle_files, seed
-    return tf.data.Dataset.from_tensor_slices(
-      {"inputs": words[split], "targets": words[split]}
-    )
+    column: Any = {"inputs": words[split], "targets": words[split]}
+    return tf.data.Dataset.from_tensor_slices(column)
 
   def transformed(ds):
     return ds.map(lambda x: {**x, "targets": transform(x["targets"])})
@@ -254,7 +254,10 @@ def test_evaluation_with_a_tasks_own_postprocessor_and_metrics():
 
   def postprocess(text, example=None, is_target=False):
     # any object: a target is a tuple with something of its example
-    return (len(text), is_target or example["inputs_pretokenized"] != b"x")
+    return (
+      len(text),
+      is_target or (example or {})["inputs_pretokenized"] != b"x",
+    )
 
   add_task(
     "measured",
@@ -385,7 +388,7 @@ def failing(split, shuffle_files):
 
 
 def floats(split, shuffle_files):
-  row = {"inputs": [[1.0]], "targets": [[1.0]]}
+  row: Any = {"inputs": [[1.0]], "targets": [[1.0]]}
   return tf.data.Dataset.from_tensor_slices(row)
 
 
