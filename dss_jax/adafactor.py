@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dss_jax import logical_axes, updates
+from dss_jax import logical_axes
+from dss_jax import updates as updates_lib
 from dss_jax.errors import UserError
 from dss_jax.schedules import LearningRateFn
 
@@ -51,8 +52,7 @@ class _Plan(NamedTuple):
   """How one parameter is treated; dimensions are positions in its shape."""
 
   block: tuple[int, ...]  # averaged over for sizes and clipping
-  rows: tuple[int, ...] | None  # None: not factored
-  columns: tuple[int, ...] | None
+  factors: tuple[tuple[int, ...], tuple[int, ...]] | None  # rows, columns
 
 
 class _Slots(NamedTuple):
@@ -112,60 +112,63 @@ class Adafactor:
   dtype_momentum: str = "float32"
   logical_factor_rules: Mapping[str, str] | None = None
   clip_norm: float | None = None
-  no_decay: tuple[str, ...] = updates.NO_DECAY
+  no_decay: tuple[str, ...] = updates_lib.NO_DECAY
 
   def _plan(self, param: logical_axes.NamedParam) -> _Plan:
     shape = param.value.shape
     block = logical_axes.block_dims(param.axes)
     if not self.factored or len(block) < 2:
-      return _Plan(block, None, None)
+      return _Plan(block, None)
     if len(block) == 2:
       # The larger dimension is the column; of equal ones the second, as in
       # T5X (a stable sort).
       row, column = sorted(block, key=lambda dim: shape[dim])
       if shape[row] < self.min_dim_size_to_factor:
-        return _Plan(block, None, None)
-      return _Plan(block, (row,), (column,))
+        return _Plan(block, None)
+      return _Plan(block, ((row,), (column,)))
     rules = self.logical_factor_rules or standard_logical_factor_rules()
-    unknown = [n for n in param.axes if n is None or n not in rules]
-    if unknown:
-      raise UserError(
-        f"no factor rule for axis {unknown[0]!r} of parameter {param.path}"
-        f" {tuple(shape)}; allowed are {', '.join(rules)}; set"
-        " adafactor.Adafactor.logical_factor_rules"
-      )
-    roles = [rules[name] for name in param.axes]
+    roles = []
+    for name in param.axes:
+      if name is None or name not in rules:
+        raise UserError(
+          f"no factor rule for axis {name!r} of parameter {param.path}"
+          f" {tuple(shape)}; allowed are {', '.join(rules)}; set"
+          " adafactor.Adafactor.logical_factor_rules"
+        )
+      roles.append(rules[name])
     rows = tuple(dim for dim in block if roles[dim] == "row")
     columns = tuple(dim for dim in block if roles[dim] == "column")
     if not rows or not columns:
-      return _Plan(block, None, None)
+      return _Plan(block, None)
     if len(rows) + len(columns) != len(block):
       raise UserError(
         f"factor rules {roles} of parameter {param.path} mix rows and columns"
         " with other roles; allowed are rows and columns only, or neither;"
         " set adafactor.Adafactor.logical_factor_rules"
       )
-    return _Plan(block, rows, columns)
+    return _Plan(block, (rows, columns))
 
   def _init_slots(self, plan: _Plan, shape: tuple[int, ...]) -> _Slots:
     unused = jnp.zeros((1,), jnp.float32)
     m = None
     if self.beta1 is not None:
       m = jnp.zeros(shape, self.dtype_momentum)
-    if plan.rows is None:
+    if plan.factors is None:
       return _Slots(unused, unused, jnp.zeros(shape, jnp.float32), m)
-    v_row = jnp.zeros(np.delete(shape, plan.columns), jnp.float32)
-    v_col = jnp.zeros(np.delete(shape, plan.rows), jnp.float32)
+    rows, columns = plan.factors
+    dims = range(len(shape))
+    v_row = jnp.zeros([shape[d] for d in dims if d not in columns], jnp.float32)
+    v_col = jnp.zeros([shape[d] for d in dims if d not in rows], jnp.float32)
     return _Slots(v_row, v_col, unused, m)
 
   def _moments(self, plan: _Plan, grad, slots: _Slots, decay):
     """New second moments, and the gradient divided by their root."""
     squares = grad * grad + self.epsilon1
     mixing = 1.0 - decay
-    if plan.rows is None:
+    if plan.factors is None:
       v = decay * slots.v + mixing * squares
       return grad * jax.lax.rsqrt(v), slots._replace(v=v)
-    rows, columns = plan.rows, plan.columns
+    rows, columns = plan.factors
     v_row = decay * slots.v_row + mixing * jnp.mean(squares, axis=columns)
     v_col = decay * slots.v_col + mixing * jnp.mean(squares, axis=rows)
     wide_row = jnp.expand_dims(v_row, columns)
@@ -218,7 +221,9 @@ class Adafactor:
     """
     named = list(logical_axes.named_params(params_shape, param_axes))
     plans = [self._plan(param) for param in named]
-    decays = jax.tree.leaves(updates.decay_mask(params_shape, self.no_decay))
+    decays = jax.tree.leaves(
+      updates_lib.decay_mask(params_shape, self.no_decay)
+    )
     structure = jax.tree.structure(params_shape)
 
     def pack(count, slots):
@@ -239,8 +244,8 @@ class Adafactor:
       ]
       return pack(jnp.zeros([], jnp.int32), slots)
 
-    def update(grads, state, params=None, *, step=None, **extra):
-      del extra
+    def update(updates, state, params=None, *, step=None, **extra_args):
+      del extra_args
       if params is None:
         raise ValueError("Adafactor needs the parameters to update them")
       rate = learning_rate_fn(state.count if step is None else step)
@@ -260,13 +265,13 @@ class Adafactor:
       changes, new_slots = zip(
         *(
           self._update_leaf(*leaf, decay, rate)
-          for leaf in zip(plans, decays, flat(grads), flat(params), slots)
+          for leaf in zip(plans, decays, flat(updates), flat(params), slots)
         )
       )
       count = optax.safe_increment(state.count)
       return structure.unflatten(changes), pack(count, new_slots)
 
-    return updates.clipped(
+    return updates_lib.clipped(
       optax.GradientTransformationExtraArgs(init, update), self.clip_norm
     )
 

@@ -126,6 +126,41 @@ def parse(
     # Each binding alone, so that an error names the one at fault.
     for binding in bindings:
       gin.parse_config(binding)
+    _check_macros_are_read(bindings)
+
+
+# Macros that the command line reads itself.
+_READ_DIRECTLY = ("MIXTURE_OR_TASK_MODULE", "DATA_DIR")
+
+
+def _check_macros_are_read(bindings: Sequence[str]) -> None:
+  """Raises UserError for a macro in `bindings` that nothing refers to.
+
+  gin takes any name for a macro, so a misspelt one would pass unnoticed.
+  """
+  read = {*_READ_DIRECTLY, *_referenced_macros()}
+  for binding in bindings:
+    name = re.match(r"\s*(\w+)\s*=", binding)
+    if name and name.group(1) not in read:
+      close = difflib.get_close_matches(name.group(1), read, n=3)
+      hint = f"did you mean {' or '.join(close)}?" if close else (
+          f"there are {', '.join(sorted(read))}"
+      )
+      raise UserError(f"gin macro {name.group(1)} is used nowhere; {hint}")
+
+
+def _referenced_macros() -> set[str]:
+  found = set()
+  waiting: list[Any] = list(gin.config._CONFIG.values())
+  while waiting:
+    value = waiting.pop()
+    if isinstance(value, dict):
+      waiting += value.values()
+    elif isinstance(value, list | tuple):
+      waiting += value
+    elif _is_reference_to(value, _MACRO):
+      found.add("/".join(value.scopes))
+  return found
 
 
 def clear() -> None:

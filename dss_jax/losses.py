@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ NORMALIZERS = (
   "AVERAGE_PER_SEQUENCE",
 )
 
-Batch = Mapping[str, jax.Array]
+Batch = Mapping[str, Any]  # name -> [batch, length] array
 
 
 def _smoothing_constants(
@@ -98,8 +99,8 @@ _token_nll.defvjp(_token_nll_fwd, _token_nll_bwd)
 
 
 def token_nll(
-  logits: jax.Array,
-  targets: jax.Array,
+  logits: jax.typing.ArrayLike,
+  targets: jax.typing.ArrayLike,
   z_loss: float = 0.0,
   label_smoothing: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
@@ -120,7 +121,8 @@ def token_nll(
   Returns:
     `(nll, z)`, each [...] float32. The loss is the weighted sum of both.
   """
-  logits = logits.astype(jnp.float32)
+  logits = jnp.asarray(logits, jnp.float32)
+  targets = jnp.asarray(targets)
   return _token_nll(logits, targets, float(z_loss), float(label_smoothing))
 
 
@@ -352,13 +354,13 @@ class Objective:
 
 
 def subtask_sums(
-  nll: jax.Array, logits: jax.Array, batch: Batch, num_subtasks: int
+  nll: jax.Array, predictions: jax.Array, batch: Batch, num_subtasks: int
 ) -> dict[str, jax.Array]:
   """Per-sub-task sums that add up over micro-batches, steps and hosts.
 
   Args:
     nll: [batch, length] float32 token losses, in nats.
-    logits: [batch, length, vocab] float32.
+    predictions: [batch, length] int32, the most probable tokens.
     batch: the features `nll` belongs to.
     num_subtasks: how many sub-tasks the run has.
 
@@ -370,8 +372,7 @@ def subtask_sums(
   """
   ids = subtask_ids(batch)
   counted = loss_mask(batch) > 0
-  targets = batch["decoder_target_tokens"]
-  correct = jnp.argmax(logits, axis=-1).astype(targets.dtype) == targets
+  correct = predictions == batch["decoder_target_tokens"]
   of_subtask = ids == jnp.arange(1, num_subtasks + 1)[:, None, None]
 
   def count(mask):

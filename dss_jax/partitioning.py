@@ -50,7 +50,7 @@ class Partitioner:
       by its largest dimension that is whole and divisible.
     fully_sharded_min_size: parameters of fewer elements (per layer) stay
       whole over `data`: fetching them would cost more than they take.
-    devices: what to use; None takes all devices of all hosts.
+    devices: the `jax.Device`s to use; None takes all devices of all hosts.
   """
 
   num_partitions: int | None = 1
@@ -58,7 +58,7 @@ class Partitioner:
   logical_axis_rules: Rules | None = None
   fully_sharded: bool = False
   fully_sharded_min_size: int = 2**14
-  devices: Sequence[jax.Device] | None = None
+  devices: Sequence[Any] | None = None
 
   def __post_init__(self):
     for name, entry in self.rules:
@@ -301,7 +301,9 @@ class Partitioner:
     """
     self.check_batch_size(rows)
     indices = self.batch_sharding().addressable_devices_indices_map((rows,))
-    spans = sorted({index[0].indices(rows)[:2] for index in indices.values()})
+    spans = sorted(
+      {index[0].indices(rows)[:2] for index in indices.values() if index}
+    )
     start, stop = spans[0][0], spans[-1][1]
     if sum(b - a for a, b in spans) != stop - start:
       raise UserError(

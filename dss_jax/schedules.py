@@ -98,6 +98,7 @@ def create_learning_rate_scheduler(
   decay_start = warmup_steps if "linear_warmup" in names else 0
   if "linear_to_zero" in names:
     require("total_steps", total_steps, decay_start + 1)
+  decay_end = total_steps or 0
   if "decay_every" in names:
     require("steps_per_decay", steps_per_decay, 1)
   if "cosine_decay" in names:
@@ -121,7 +122,7 @@ def create_learning_rate_scheduler(
     if name == "cosine_decay":
       progress = jnp.maximum(0.0, (s - warmup_steps) / steps_per_cycle)
       return 0.5 * (1.0 + jnp.cos(jnp.pi * (progress % 1.0)))
-    remaining = (total_steps - s) / (total_steps - decay_start)
+    remaining = (decay_end - s) / (decay_end - decay_start)
     return jnp.clip(remaining, 0.0, 1.0)
 
   def learning_rate(step: jax.Array | int) -> jax.Array:

@@ -33,6 +33,7 @@ from dss_jax import (
     schedules,
     train_state,
     train_step,
+    vocabulary_loss,
 )
 from dss_jax.data import pipeline, vocabularies
 from dss_jax.errors import UserError
@@ -360,6 +361,7 @@ class _Run:
 
   def _jit_step(self) -> train_step.JittedStep:
     config = self.config
+    data_parts = config.partitioner.data_size * config.num_microbatches
     return train_step.jit_train_step(
         model=config.model,
         tx=self._transformation(),
@@ -372,6 +374,11 @@ class _Run:
         num_microbatches=config.num_microbatches,
         z_loss=config.objective.z_loss,
         label_smoothing=config.objective.label_smoothing,
+        logit_slices=vocabulary_loss.num_slices(
+            self.data.shape.rows // data_parts,
+            self.data.shape.decoder_length,
+            config.model.config.vocab_size,
+        ),
         learning_rate_fn=config.learning_rate_fn,
     )
 

@@ -39,10 +39,9 @@ def clipped(
   """`tx` on clipped gradients. Clipping has no state, so neither has this."""
   tx = optax.with_extra_args_support(tx)
 
-  def update(grads, state, params=None, **extra):
-    return tx.update(
-      _clip_by_global_norm(grads, clip_norm), state, params, **extra
-    )
+  def update(updates, state, params=None, **extra_args):
+    clipped_updates = _clip_by_global_norm(updates, clip_norm)
+    return tx.update(clipped_updates, state, params, **extra_args)
 
   return optax.GradientTransformationExtraArgs(tx.init, update)
 
@@ -62,11 +61,11 @@ def scale_by_learning_rate(
     del params
     return ScheduleState(jnp.zeros([], jnp.int32))
 
-  def update(updates, state, params=None, *, step=None, **extra):
-    del params, extra
+  def update(updates, state, params=None, *, step=None, **extra_args):
+    del params, extra_args
     rate = learning_rate_fn(state.count if step is None else step)
     updates = jax.tree.map(lambda u: -rate * u, updates)
-    return updates, ScheduleState(optax.safe_increment(state.count))
+    return updates, ScheduleState(state.count + 1)
 
   return optax.GradientTransformationExtraArgs(init, update)
 

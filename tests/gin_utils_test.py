@@ -103,7 +103,7 @@ def test_later_files_and_bindings_win_and_search_paths_come_first(tmp_path):
 
 
 def test_parsing_forgets_what_was_parsed_before():
-  gin_utils.parse([], ["ALPHA = 0.1"])
+  gin_utils.parse(["runs/train.gin"], ["ALPHA = 0.1"])
   gin_utils.parse([], [])
   assert gin_utils.macro("ALPHA") is None
 
@@ -115,6 +115,7 @@ def test_parsing_forgets_what_was_parsed_before():
     (["nowhere.gin"], [], "neither a file here nor one of the packaged"),
     ([], ["network.T5Confg.emb_dim = 3"], r"there is network\.T5Config"),
     ([], ["network.T5Config.emb_dims = 3"], "there is emb_dim"),
+    (["runs/train.gin"], ["TRAIN_STEP = 3"], r"did you mean TRAIN_STEPS\?"),
     ([], ["A = ["], "gin cannot read"),
     ([], ["A 3"], "gin cannot read"),
   ],

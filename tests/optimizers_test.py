@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ def by_step(step):
   return 0.01 * (jnp.asarray(step, jnp.float32) + 1.0)
 
 
-def random_tree(shapes, seed, scale=1.0):
+def random_tree(shapes, seed, scale=1.0) -> Any:
   rng = np.random.default_rng(seed)
   return {
     name: jnp.asarray(rng.normal(size=shape) * scale, jnp.float32)
@@ -32,7 +33,9 @@ def random_tree(shapes, seed, scale=1.0):
   }
 
 
-def run(optimizer, params, grads_of_steps, axes=None, lr_fn=by_step, **extra):
+def run(
+  optimizer, params, grads_of_steps, axes=None, lr_fn=by_step, **extra
+) -> Any:
   """Parameters and state after the given gradients, one jitted step each."""
   tx = optimizer.transform(lr_fn, jax.eval_shape(lambda: params), axes)
   state = tx.init(params)
@@ -131,8 +134,8 @@ class TestAdafactor:
     tx = optimizers.Adafactor(min_dim_size_to_factor=8).transform(
       constant, params
     )
-    state = jax.eval_shape(tx.init, params)
-    shapes = jax.tree.map(lambda leaf: leaf.shape, state)
+    state: Any = jax.eval_shape(tx.init, params)
+    shapes: Any = jax.tree.map(lambda leaf: leaf.shape, state)
     assert shapes.v_row == {
       "wide": (8,),
       "tall": (8,),
@@ -210,7 +213,8 @@ class TestAdafactor:
     params = {"w": jnp.ones((3,))}
     tx = optimizers.Adafactor(step_offset=1000).transform(constant, params)
     grads = {"w": jnp.array([1.0, 2.0, 3.0])}
-    state = tx.init(params)._replace(count=jnp.int32(1000))
+    state: Any = tx.init(params)
+    state = state._replace(count=jnp.int32(1000))
     _, state = tx.update(grads, state, params)
     # The first update forgets what was before: v = g².
     np.testing.assert_allclose(state.v["w"], [1, 4, 9], rtol=1e-6)
@@ -231,7 +235,7 @@ class TestAdafactor:
 
   def test_t5x_state_of_other_shapes_is_refused(self):
     params = random_tree(SHAPES, 0)
-    states = [
+    states: list[Any] = [
       optimizers.Adafactor(min_dim_size_to_factor=n)
       .transform(constant, params)
       .init(params)
@@ -298,8 +302,11 @@ class TestEveryOptimizer:
   def test_scanned_layers_step_like_unscanned_ones(self, name):
     """A stack on axis 1, as in scanned T5, against its layers one by one."""
     shapes = {"kernel": (4, 6), "square": (5, 5), "scale": (6,)}
-    axes = {"kernel": ("embed", "mlp"), "square": ("embed", "kv")}
-    axes["scale"] = ("embed",)
+    axes = {
+      "kernel": ("embed", "mlp"),
+      "square": ("embed", "kv"),
+      "scale": ("embed",),
+    }
     # Layers of very different sizes: mixing them would show at once.
     layers = [random_tree(shapes, i, 10.0**-i) for i in range(3)]
     grads = [
@@ -431,6 +438,7 @@ def test_one_step_of_t5x(shared_data):
     changes, state = tx.update(grads, state, params)
     return loss, grads, optax.apply_updates(params, changes), state
 
+  assert param_states is not None
   batch = {
     name: arrays[name]
     for name in arrays

@@ -32,6 +32,7 @@ __all__ = [
   "load_split",
   "names",
   "register",
+  "split_positions",
 ]
 
 catalogue.register_all()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,27 +63,29 @@ class EncoderDecoderModel:
   def init(self, key: Array) -> Params:
     """Fresh float32 parameters under T5X's paths.
 
+    The same key gives the same values whether layers are scanned or not.
+
     Args:
       key: a typed key (`jax.random.key`).
     """
-    # Without rules: whoever jits this chooses the sharding of its outputs.
-    with nn.logical_axis_rules(()):
-      return nn.meta.unbox(self._boxed_params(key))
+    # Drawn for all layers of a stack at once: compiling the random draws of
+    # every layer apart takes minutes for a deep model.
+    config = dataclasses.replace(self.config, scan_layers=True)
+    params = nn.meta.unbox(_init(config, key))
+    if self.config.scan_layers:
+      return params
+    return layer_stacking.unstack_layers(params)
 
   def param_axes(self) -> dict[str, Any]:
     """The tree of `init` with a tuple of logical axis names for each array."""
-    with nn.logical_axis_rules(()):
-      boxed = jax.eval_shape(self._boxed_params, jax.random.key(0))
+    boxed = jax.eval_shape(
+      functools.partial(_init, self.config), jax.random.key(0)
+    )
     return jax.tree.map(
       lambda box: tuple(box.names),
       boxed,
       is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata),
     )
-
-  def _boxed_params(self, key: Array) -> Any:
-    tokens = jnp.ones((1, 1), jnp.int32)
-    transformer = network.Transformer(self.config)
-    return transformer.init({"params": key}, *[tokens] * 4)["params"]
 
   def apply(
     self, params: Params, batch: Batch, *, dropout_key: Array | None = None
@@ -234,6 +237,15 @@ class EncoderDecoderModel:
     if self.config.scan_layers:
       return layer_stacking.unstack_layers(params)
     return params
+
+
+def _init(config: T5Config, key: Array) -> Any:
+  """Parameters boxed with the names of their axes."""
+  tokens = jnp.ones((1, 1), jnp.int32)
+  # Without rules: whoever jits this chooses the sharding of its outputs.
+  with nn.logical_axis_rules(()):
+    transformer = network.Transformer(config)
+    return transformer.init({"params": key}, *[tokens] * 4)["params"]
 
 
 def _call(

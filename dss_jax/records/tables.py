@@ -138,7 +138,9 @@ def _row(
   header: Sequence[str], cells: Sequence[str]
 ) -> Mapping[str, Any] | UserError:
   if len(cells) != len(header):
-    return UserError(f"{len(cells)} cells, the header has {len(header)}")
+    return UserError(
+      f"the number of cells is {len(cells)}, the header has {len(header)}"
+    )
   for column, cell in zip(header, cells):
     if not _is_utf8(cell):
       return UserError(f"column {column!r} is not valid UTF-8")

@@ -271,7 +271,7 @@ def test_rows_of_a_table_are_reported_too(tmp_path):
   assert records[0].extra == {"n": "1"}
   assert records[1].rationales == ()
   assert [(problem.line, problem.reason) for problem in problems] == [
-    (3, "2 cells, the header has 6"),
+    (3, "the number of cells is 2, the header has 6"),
     (4, "column 'input' is not valid UTF-8"),
     (5, "not a table row: ',' expected after '\"'"),
     (6, "no input (key 'input')"),
