@@ -96,7 +96,9 @@ class RowsOf:
         column.append(getattr(row, name))
     count = len(columns["id"])
     # No tf.bool: protobuf 7 refuses booleans in a cached example.
-    arrays = {name: np.array(columns[name], np.int32) for name in _INT_FIELDS}
+    arrays: dict[str, np.ndarray] = {
+      name: np.array(columns[name], np.int32) for name in _INT_FIELDS
+    }
     for name in _TEXT_FIELDS:
       texts = [text.encode() for text in columns[name]]
       arrays[name] = np.array(texts, object)

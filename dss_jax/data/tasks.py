@@ -50,6 +50,10 @@ from dss_jax.data.row_source import SPLIT_CODES, RowsOf
 from dss_jax.errors import UserError
 
 
+# Feature name -> seqio.Feature.
+OutputFeatures = Mapping[str, Any]
+
+
 def to_seqio(name: str | vocabularies.Vocabulary) -> seqio.Vocabulary:
   """SeqIO's vocabulary of the same ids; reads no file until it is used."""
   if isinstance(name, vocabularies.ByteVocabulary):
@@ -88,7 +92,8 @@ class RowSource(seqio.FunctionDataSource):
     self, split: str, shuffle_files: bool, seed: int | None = None
   ) -> tf.data.Dataset:
     del shuffle_files, seed  # one in-memory shard: SeqIO shuffles examples
-    return tf.data.Dataset.from_tensor_slices(self._rows_of.arrays(split))
+    columns: Any = self._rows_of.arrays(split)
+    return tf.data.Dataset.from_tensor_slices(columns)
 
   def num_input_examples(self, split: str) -> int:
     """Records of the source split."""
@@ -104,7 +109,7 @@ def make_examples(
   rows_of: RowsOf,
   task_name: str,
   subtask: subtasks.SubTask,
-  output_features: Mapping[str, seqio.Feature],
+  output_features: OutputFeatures,
 ) -> tf.data.Dataset:
   """Rows -> examples of the split, fraction, filter and texts asked for.
 
@@ -121,7 +126,8 @@ def make_examples(
   ids = functools.cache(lambda: _train_ids(rows_of, task_name))
   # The split is known while a DssTask gives its dataset; a Task derived from
   # one (seqio.helpers) looks its rows' split up.
-  splits = [_split_read.get()] if _split_read.get() else rows.SPLITS
+  split_read = _split_read.get()
+  splits = rows.SPLITS if split_read is None else (split_read,)
   rank_fns = [_rank_fn(rows_of, ids, split) for split in splits]
 
   def record_id(row: Mapping[str, tf.Tensor]) -> tf.Tensor:
@@ -229,7 +235,7 @@ def _trains(
   """Whether a training row gives an example; see `rows._training_reason`."""
   has_rationale = row["rationale_index"] >= 0
   if not subtask.uses_rationale:
-    return ~has_rationale & (row["has_label"] > 0)
+    return tf.logical_not(has_rationale) & (row["has_label"] > 0)
   kept = has_rationale & (row["weight"] > 0)
   if subtask.uses_label:
     kept &= row["has_label"] > 0
@@ -306,8 +312,8 @@ class DssTask(seqio.Task):
     )
 
   @property
-  def output_features(self) -> Mapping[str, seqio.Feature]:
-    name = options.current().vocabulary_name(self.rows_of.dataset)
+  def output_features(self) -> OutputFeatures:
+    name = options.current().vocabulary_of(self.rows_of.dataset)
     feature = seqio.Feature(to_seqio(name), add_eos=True)
     return {"inputs": feature, "targets": feature}
 
@@ -386,7 +392,7 @@ def _postprocess(
   current = options.current()
   if is_target and example is not None:
     wanted = example["label" if subtask.uses_label else "rationale"]
-    name = current.vocabulary_name(dataset)
+    name = current.vocabulary_of(dataset)
     return examples.evaluation_target(
       wanted.decode() if isinstance(wanted, bytes) else str(wanted),
       vocabularies.from_name(name),

@@ -115,7 +115,7 @@ def test_a_fingerprint_names_everything_that_could_change_a_token():
   def fingerprint(
     name="taxonli_dss",
     split="train",
-    vocabulary=BYTES,
+    vocabulary: vocabularies.Vocabulary = BYTES,
     data=DATA,
     method=None,
     lengths=None,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dss_jax import datasets
-from dss_jax.data import examples, options, subtasks, vocabularies
+from dss_jax.data import examples, options, packing, subtasks, vocabularies
 from dss_jax.data.options import TaskOptions
 from dss_jax.data.packed_features import unpack
 from dss_jax.data.packing import BatchShape
@@ -80,7 +80,7 @@ def test_own_sets_equal_those_built_without_tensorflow(
     arguments = (
       name,
       split,
-      vocabularies.from_name(chosen.vocabulary_name(dataset)),
+      vocabularies.from_name(chosen.vocabulary_of(dataset)),
       chosen.data,
       chosen.method,
       LENGTHS,
@@ -333,10 +333,10 @@ def test_a_stream_is_a_function_of_its_seed_and_can_be_entered_anywhere():
       for e in itertools.islice(stream.open(skip), count)
     ]
 
-  first = take(stream, 200)
-  assert take(stream, 20, skip=180) == first[180:]
+  first = take(stream, 120)
+  assert take(stream, 20, skip=100) == first[100:]
   other = dataclasses.replace(stream, seed=6)
-  assert take(other, 200) != first
+  assert take(other, 120) != first
   assert other.fingerprint != stream.fingerprint
   # it goes on for ever, at the rates, with all examples and no others
   assert {(k, tuple(i), tuple(t), w) for k, i, t, w in first} == {
@@ -344,11 +344,12 @@ def test_a_stream_is_a_function_of_its_seed_and_can_be_entered_anywhere():
     for word in WORDS["train"]
     for k, written in enumerate([word * 2, word.upper()])
   }
-  assert 85 <= sum(subtask == 0 for subtask, *_ in first) <= 155
+  assert 50 <= sum(subtask == 0 for subtask, *_ in first) <= 95
 
 
 @pytest.mark.usefixtures("foreign")
-def test_a_stream_feeds_packed_batches():
+def test_a_stream_feeds_packed_batches(monkeypatch):
+  monkeypatch.setattr(packing, "window_batches", lambda units: 3)
   stream = materialize.ExampleStream("outer", "train", 0)
   assert sum(len(arrays) for arrays in sample(stream, 20).subtasks) == 20
   shape = BatchShape(2, 16, 24, records_per_batch=3)
