@@ -385,7 +385,10 @@ def _describe_task(task: seqio.Task, split: str, use_cached: bool) -> list[Any]:
   described: list[Any] = [seqio.__version__, task.name, vocabulary_names]
   if isinstance(task, DssTask):
     chosen = options.current()
-    described += [task.subtask, chosen.method, chosen.data]
+    data = dataclasses.replace(chosen.data, data_dir=None)
+    described += [task.subtask, chosen.method, data]
+    if not use_cached:
+      described.append(task.rows_of.fingerprint(split, with_data=True))
   else:
     described += list(task.preprocessors)
   with _one_line_errors(task.name):

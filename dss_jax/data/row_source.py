@@ -45,11 +45,14 @@ class RowsOf:
 
   def read_options(self) -> datasets.DataOptions:
     """The options that decide how the source is read, and only those."""
-    chosen = self.pinned or options.current().data
+    current = options.current().data
+    chosen = self.pinned or current
     default = datasets.DataOptions()
     return dataclasses.replace(
       chosen,
-      data_dir=chosen.data_dir or os.environ.get(datasets.DATA_DIR_VARIABLE),
+      data_dir=chosen.data_dir
+      or current.data_dir
+      or os.environ.get(datasets.DATA_DIR_VARIABLE),
       split_policy=default.split_policy,
       train_fraction=default.train_fraction,
       split_seed=default.split_seed,

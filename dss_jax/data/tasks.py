@@ -49,7 +49,6 @@ from dss_jax.data import (
 from dss_jax.data.row_source import SPLIT_CODES, RowsOf
 from dss_jax.errors import UserError
 
-
 # Feature name -> seqio.Feature.
 OutputFeatures = Mapping[str, Any]
 
@@ -322,6 +321,7 @@ class DssTask(seqio.Task):
     sequence_length: Mapping[str, int] | None = None,
     split: str = "train",
     use_cached: bool = False,
+    *args: Any,
     **kwargs: Any,
   ) -> tf.data.Dataset:
     """As `seqio.Task.get_dataset`; also checks a cache before it is used.
@@ -339,7 +339,9 @@ class DssTask(seqio.Task):
       self.check_cache(split)
     token = _split_read.set(split)
     try:
-      return super().get_dataset(sequence_length, split, use_cached, **kwargs)
+      return super().get_dataset(
+        sequence_length, split, use_cached, *args, **kwargs
+      )
     finally:
       _split_read.reset(token)
 
@@ -468,26 +470,34 @@ def add_dss_tasks(
     vocabulary=vocabulary,
   )
   providers = _providers(name, data_options)
-  for provider_name, described in providers.items():
-    known = _REGISTERED.get(provider_name)
-    if known is None and (
-      provider_name in seqio.TaskRegistry.names()
-      or provider_name in seqio.MixtureRegistry.names()
-    ):
+  missing = [each for each in providers if not _is_registered(each)]
+  for provider_name in missing:
+    if provider_name in _seqio_names():
       raise UserError(
         f"SeqIO already has a task or mixture named {provider_name!r};"
         f" register dataset {name!r} under another name."
       )
-    if known is not None and known != described:
+  for provider_name, described in providers.items():
+    if provider_name in missing:
+      continue
+    if _REGISTERED[provider_name] != described:
       raise UserError(
         f"{provider_name!r} is already registered with other arguments of"
         " add_dss_tasks (data_options); choose another name."
       )
-  for provider_name, described in providers.items():
-    if provider_name not in _REGISTERED:
-      _add(provider_name, *described)
-      _REGISTERED[provider_name] = described
+  for provider_name in missing:
+    _add(provider_name, *providers[provider_name])
+    _REGISTERED[provider_name] = providers[provider_name]
   return tuple(providers)
+
+
+def _seqio_names() -> set[str]:
+  return {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+
+
+def _is_registered(name: str) -> bool:
+  """Whether we have registered `name`, and nobody has removed it since."""
+  return name in _REGISTERED and name in _seqio_names()
 
 
 def _providers(
