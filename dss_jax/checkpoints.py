@@ -49,13 +49,13 @@ class SaveOptions:
   def __post_init__(self):
     if self.period < 1:
       raise UserError(
-          f"utils.SaveCheckpointConfig.period is {self.period}; it counts"
-          " steps and must be at least 1"
+        f"utils.SaveCheckpointConfig.period is {self.period}; it counts"
+        " steps and must be at least 1"
       )
     if self.keep is not None and self.keep < 1:
       raise UserError(
-          f"utils.SaveCheckpointConfig.keep is {self.keep}; give at least 1, or"
-          " None to keep all"
+        f"utils.SaveCheckpointConfig.keep is {self.keep}; give at least 1, or"
+        " None to keep all"
       )
 
 
@@ -70,8 +70,8 @@ class _NewestAndBest(checkpoint_managers.PreservationPolicy):
     del context
     first_kept = 0 if self.keep is None else len(checkpoints) - self.keep
     return [
-        index >= first_kept or checkpoint.step == self.best_step
-        for index, checkpoint in enumerate(checkpoints)
+      index >= first_kept or checkpoint.step == self.best_step
+      for index, checkpoint in enumerate(checkpoints)
     ]
 
 
@@ -79,11 +79,11 @@ class Checkpoints:
   """The checkpoints of one run, in `<model_dir>/checkpoints`."""
 
   def __init__(
-      self,
-      model_dir: str | pathlib.Path,
-      options: SaveOptions | None = None,
-      *,
-      read_only: bool = False,
+    self,
+    model_dir: str | pathlib.Path,
+    options: SaveOptions | None = None,
+    *,
+    read_only: bool = False,
   ):
     """Opens the folder, making it unless `read_only`.
 
@@ -95,22 +95,22 @@ class Checkpoints:
     self.folder = pathlib.Path(model_dir).absolute() / FOLDER
     if read_only and not self.folder.is_dir():
       raise UserError(
-          f"no checkpoints in {str(model_dir)!r}: give the MODEL_DIR of a"
-          " finished or running training"
+        f"no checkpoints in {str(model_dir)!r}: give the MODEL_DIR of a"
+        " finished or running training"
       )
     self._policy = _NewestAndBest(options.keep)
     self._manager = ocp.CheckpointManager(
-        self.folder,
-        item_names=("state", "loop"),
-        options=ocp.CheckpointManagerOptions(
-            create=not read_only,
-            read_only=read_only,
-            cleanup_tmp_directories=not read_only,
-            enable_async_checkpointing=options.asynchronous,
-            preservation_policy=self._policy,
-            # The loop decides when; the manager saves whenever it is asked.
-            should_save_fn=lambda *_: True,
-        ),
+      self.folder,
+      item_names=("state", "loop"),
+      options=ocp.CheckpointManagerOptions(
+        create=not read_only,
+        read_only=read_only,
+        cleanup_tmp_directories=not read_only,
+        enable_async_checkpointing=options.asynchronous,
+        preservation_policy=self._policy,
+        # The loop decides when; the manager saves whenever it is asked.
+        should_save_fn=lambda *_: True,
+      ),
     )
 
   # ------------------------------------------------------------------ looking
@@ -145,22 +145,22 @@ class Checkpoints:
       number = None
     if number not in steps:
       raise UserError(
-          f"no checkpoint of step {step!r} in {self.folder}; there are"
-          f" {', '.join(map(str, steps))}, 'best' and 'latest'"
+        f"no checkpoint of step {step!r} in {self.folder}; there are"
+        f" {', '.join(map(str, steps))}, 'best' and 'latest'"
       )
     return number
 
   def loop_state(self, step: int) -> dict[str, Any]:
     """What the loop remembered at `step`."""
     restored = self._manager.restore(
-        step, args=ocp.args.Composite(loop=ocp.args.JsonRestore())
+      step, args=ocp.args.Composite(loop=ocp.args.JsonRestore())
     )
     return dict(restored["loop"])
 
   # ------------------------------------------------------------------- saving
 
   def save(
-      self, step: int, state: PyTree, loop_state: Mapping[str, Any]
+    self, step: int, state: PyTree, loop_state: Mapping[str, Any]
   ) -> None:
     """Starts saving; returns once the arrays are copied off the device.
 
@@ -171,11 +171,11 @@ class Checkpoints:
     """
     self._policy.best_step = loop_state.get("best_step")
     self._manager.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.PyTreeSave(_as_tree(state)),
-            loop=ocp.args.JsonSave(dict(loop_state)),
-        ),
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeSave(_as_tree(state)),
+        loop=ocp.args.JsonSave(dict(loop_state)),
+      ),
     )
 
   def wait(self) -> None:
@@ -214,16 +214,16 @@ class Checkpoints:
     return self._restore(step, {"params": like}, partial=True)["params"]
 
   def _restore(
-      self, step: int, tree: PyTree, *, partial: bool = False
+    self, step: int, tree: PyTree, *, partial: bool = False
   ) -> PyTree:
     restore_args = ocp.checkpoint_utils.construct_restore_args(tree)
     return self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.PyTreeRestore(
-                item=tree, restore_args=restore_args, partial_restore=partial
-            )
-        ),
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(
+          item=tree, restore_args=restore_args, partial_restore=partial
+        )
+      ),
     )["state"]
 
   def restore_numpy(self, step: int) -> PyTree:
@@ -232,16 +232,16 @@ class Checkpoints:
     handler = ocp.PyTreeCheckpointHandler()
     metadata = handler.metadata(path).tree
     restore_args = jax.tree.map(
-        lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-        metadata,
-        is_leaf=lambda leaf: hasattr(leaf, "shape"),
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+      metadata,
+      is_leaf=lambda leaf: hasattr(leaf, "shape"),
     )
     return handler.restore(
-        path, args=ocp.args.PyTreeRestore(restore_args=restore_args)
+      path, args=ocp.args.PyTreeRestore(restore_args=restore_args)
     )
 
   def _check_same(
-      self, step: int, wanted: PyTree, only: str | None = None
+    self, step: int, wanted: PyTree, only: str | None = None
   ) -> None:
     """Compares names and shapes before anything is read."""
     path = self.folder / str(step) / "state"
@@ -251,9 +251,9 @@ class Checkpoints:
     problems = describe_mismatch(saved, shapes(wanted))
     if problems:
       raise UserError(
-          f"the checkpoint of step {step} in {self.folder} is not of this model"
-          f" and optimizer: {problems}; use the gin files it was trained with,"
-          " or another MODEL_DIR"
+        f"the checkpoint of step {step} in {self.folder} is not of this model"
+        f" and optimizer: {problems}; use the gin files it was trained with,"
+        " or another MODEL_DIR"
       )
 
 
@@ -264,8 +264,8 @@ def _as_tree(state: PyTree) -> PyTree:
   """A train state as a dictionary, the form it has on disk."""
   if dataclasses.is_dataclass(state):
     return {
-        field.name: getattr(state, field.name)
-        for field in dataclasses.fields(state)
+      field.name: getattr(state, field.name)
+      for field in dataclasses.fields(state)
     }
   return state
 
@@ -273,34 +273,34 @@ def _as_tree(state: PyTree) -> PyTree:
 def _path_name(path: Sequence[Any]) -> str:
   """`params/encoder/layers_0/...`, the same for every kind of container."""
   return "/".join(
-      str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
-      for key in path
+    str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+    for key in path
   )
 
 
 def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
   """The shape of each array, by its path: `params/encoder/...`."""
   leaves = jax.tree_util.tree_leaves_with_path(
-      tree, is_leaf=lambda leaf: hasattr(leaf, "shape")
+    tree, is_leaf=lambda leaf: hasattr(leaf, "shape")
   )
   return {
-      _path_name(path): tuple(leaf.shape)
-      for path, leaf in leaves
-      if hasattr(leaf, "shape")
+    _path_name(path): tuple(leaf.shape)
+    for path, leaf in leaves
+    if hasattr(leaf, "shape")
   }
 
 
 def describe_mismatch(
-    saved: Mapping[str, tuple[int, ...]],
-    wanted: Mapping[str, tuple[int, ...]],
-    *,
-    shown: int = 2,
+  saved: Mapping[str, tuple[int, ...]],
+  wanted: Mapping[str, tuple[int, ...]],
+  *,
+  shown: int = 2,
 ) -> str:
   """One line on how two trees of shapes differ; empty where they agree."""
   missing = sorted(set(wanted) - set(saved))
   extra = sorted(set(saved) - set(wanted))
   differing = sorted(
-      name for name in set(saved) & set(wanted) if saved[name] != wanted[name]
+    name for name in set(saved) & set(wanted) if saved[name] != wanted[name]
   )
   parts = []
   for names, verb in ((missing, "lacks"), (extra, "has besides")):
@@ -310,9 +310,7 @@ def describe_mismatch(
   if differing:
     name = differing[0]
     more = f" ({len(differing) - 1} more differ)" if len(differing) > 1 else ""
-    parts.append(
-        f"{name} is {saved[name]} there and {wanted[name]} here{more}"
-    )
+    parts.append(f"{name} is {saved[name]} there and {wanted[name]} here{more}")
   return "; ".join(parts)
 
 
@@ -320,8 +318,8 @@ def tree_hash(tree: PyTree) -> str:
   """SHA-256 over the names, types, shapes and bytes of all leaves."""
   digest = hashlib.sha256()
   leaves = sorted(
-      (_path_name(path), np.asarray(leaf))
-      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    (_path_name(path), np.asarray(leaf))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   )
   for name, array in leaves:
     digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
@@ -345,7 +343,9 @@ def print_summary(model_dir: str, *, hashes: bool = False) -> None:
     for step in checkpoints.steps():
       loop = checkpoints.loop_state(step)
       marks = [" best"] * (step == best) + [" latest"] * (step == latest)
-      print(f"step {step}:{','.join(marks)} tokens seen {loop['tokens_seen']:,}")
+      print(
+        f"step {step}:{','.join(marks)} tokens seen {loop['tokens_seen']:,}"
+      )
     if not hashes:
       return
     tree = checkpoints.restore_numpy(latest)

@@ -36,7 +36,7 @@ class EvaluationConfig:
   max_examples: int | None = None
   batch_size: int = 128
   decode: generation.DecodeOptions = dataclasses.field(
-      default_factory=generation.DecodeOptions
+    default_factory=generation.DecodeOptions
   )
   test_split: str | None = "test"
 
@@ -68,17 +68,17 @@ class Evaluator:
   """
 
   def __init__(
-      self,
-      generator: generation.Generator,
-      vocabulary: vocabularies.Vocabulary,
-      tasks: Sequence[pipeline.EvaluationTask],
+    self,
+    generator: generation.Generator,
+    vocabulary: vocabularies.Vocabulary,
+    tasks: Sequence[pipeline.EvaluationTask],
   ):
     self.generator = generator
     self.vocabulary = vocabulary
     self.tasks = list(tasks)
 
   def run(
-      self, params: PyTree, *, progress: Callable[[str], None] | None = None
+    self, params: PyTree, *, progress: Callable[[str], None] | None = None
   ) -> list[Scores]:
     """Decodes and scores every task, in their order.
 
@@ -94,47 +94,47 @@ class Evaluator:
         progress(f"{task.name} {task.split} {done}/{len(task)}")
 
     outputs, log_probs = self.generator(
-        params,
-        task.inputs,
-        max_decode_length=generation.decode_length(task.longest_target),
-        progress=report,
+      params,
+      task.inputs,
+      max_decode_length=generation.decode_length(task.longest_target),
+      progress=report,
     )
     decoded = [self.vocabulary.decode(output) for output in outputs]
     predictions = task.predictions(decoded)
     correct = task.correct(predictions) or [None] * len(task)
     rows = [
-        {
-            "id": task.ids[i],
-            "input": task.input_texts[i],
-            "target": task.targets[i],
-            "prediction": predictions[i],
-            "correct": correct[i],
-            "output": decoded[i],
-            "log_prob": round(float(log_probs[i]), 5),
-        }
-        for i in range(len(task))
+      {
+        "id": task.ids[i],
+        "input": task.input_texts[i],
+        "target": task.targets[i],
+        "prediction": predictions[i],
+        "correct": correct[i],
+        "output": decoded[i],
+        "log_prob": round(float(log_probs[i]), 5),
+      }
+      for i in range(len(task))
     ]
     return Scores(task.name, task.split, task.score(predictions), rows)
 
 
 def write_predictions(
-    folder: pathlib.Path, step: int, scores: Sequence[Scores]
+  folder: pathlib.Path, step: int, scores: Sequence[Scores]
 ) -> None:
   """Writes `<folder>/<task>/<step>.jsonl`; other splits than validation get
   their name appended to the task's."""
   for score in scores:
     suffix = "" if score.split == "validation" else f"-{score.split}"
     run_directory.write_jsonl(
-        folder / f"{score.task}{suffix}" / f"{step}.jsonl", score.rows
+      folder / f"{score.task}{suffix}" / f"{step}.jsonl", score.rows
     )
 
 
 def flat_metrics(scores: Sequence[Scores]) -> dict[str, float]:
   """`<task>/<split>/<metric>` -> value, for metrics.jsonl and TensorBoard."""
   return {
-      f"{score.task}/{score.split}/{metric}": value
-      for score in scores
-      for metric, value in score.metrics.items()
+    f"{score.task}/{score.split}/{metric}": value
+    for score in scores
+    for metric, value in score.metrics.items()
   }
 
 
@@ -151,6 +151,6 @@ def selection_value(scores: Sequence[Scores], metric: str | None) -> float:
     if metric in score.metrics:
       return score.metrics[metric]
   raise UserError(
-      f"EvaluationConfig.metric is {metric!r}; the evaluated tasks have"
-      f" {', '.join(first)}"
+    f"EvaluationConfig.metric is {metric!r}; the evaluated tasks have"
+    f" {', '.join(first)}"
   )

@@ -54,17 +54,17 @@ class DecodeOptions:
   def __post_init__(self):
     if self.strategy not in STRATEGIES:
       raise UserError(
-          f"DecodeOptions.strategy is {self.strategy!r}; it must be one of"
-          f" {', '.join(STRATEGIES)}"
+        f"DecodeOptions.strategy is {self.strategy!r}; it must be one of"
+        f" {', '.join(STRATEGIES)}"
       )
 
   def decode(
-      self,
-      decode_step_fn: decoding.DecodeStepFn,
-      cache: Any,
-      key: jax.Array,
-      *,
-      max_decode_length: int,
+    self,
+    decode_step_fn: decoding.DecodeStepFn,
+    cache: Any,
+    key: jax.Array,
+    *,
+    max_decode_length: int,
   ) -> tuple[jax.Array, jax.Array]:
     """The best output of each example.
 
@@ -73,27 +73,27 @@ class DecodeOptions:
     """
     if self.strategy == "greedy":
       return decoding.greedy(
-          decode_step_fn, cache, max_decode_length=max_decode_length
+        decode_step_fn, cache, max_decode_length=max_decode_length
       )
     if self.strategy == "beam":
       tokens, scores = decoding.beam_search(
-          decode_step_fn,
-          cache,
-          max_decode_length=max_decode_length,
-          num_beams=self.num_beams,
-          convention=self.convention,
-          length_penalty=self.length_penalty,
-          early_stopping=self.early_stopping,
+        decode_step_fn,
+        cache,
+        max_decode_length=max_decode_length,
+        num_beams=self.num_beams,
+        convention=self.convention,
+        length_penalty=self.length_penalty,
+        early_stopping=self.early_stopping,
       )
     else:
       tokens, scores = decoding.temperature_sample(
-          decode_step_fn,
-          cache,
-          key,
-          max_decode_length=max_decode_length,
-          temperature=self.temperature,
-          topk=self.topk,
-          topp=self.topp,
+        decode_step_fn,
+        cache,
+        key,
+        max_decode_length=max_decode_length,
+        temperature=self.temperature,
+        topk=self.topk,
+        topp=self.topp,
       )
     return tokens[:, 0], scores[:, 0]
 
@@ -106,12 +106,12 @@ class Generator:
   """
 
   def __init__(
-      self,
-      model: encoder_decoder.EncoderDecoderModel,
-      partitioner: partitioning.Partitioner,
-      options: DecodeOptions,
-      *,
-      batch_size: int,
+    self,
+    model: encoder_decoder.EncoderDecoderModel,
+    partitioner: partitioning.Partitioner,
+    options: DecodeOptions,
+    *,
+    batch_size: int,
   ):
     shards = partitioner.data_size
     self.model = model
@@ -119,24 +119,24 @@ class Generator:
     self.options = options
     self.batch_size = -(-batch_size // shards) * shards
     self._generate = jax.jit(
-        self._generate_tokens, static_argnames=("max_decode_length",)
+      self._generate_tokens, static_argnames=("max_decode_length",)
     )
 
   def _generate_tokens(
-      self,
-      params: PyTree,
-      encoder_input_tokens: jax.Array,
-      key: jax.Array,
-      *,
-      max_decode_length: int,
+    self,
+    params: PyTree,
+    encoder_input_tokens: jax.Array,
+    key: jax.Array,
+    *,
+    max_decode_length: int,
   ) -> tuple[jax.Array, jax.Array]:
     encoded = self.model.encode(params, encoder_input_tokens)
     cache = self.model.init_cache(
-        params, encoded, encoder_input_tokens, max_decode_length
+      params, encoded, encoder_input_tokens, max_decode_length
     )
     step = functools.partial(self.model.decode_step, params)
     return self.options.decode(
-        step, cache, key, max_decode_length=max_decode_length
+      step, cache, key, max_decode_length=max_decode_length
     )
 
   def _put(self, tokens: np.ndarray) -> jax.Array:
@@ -144,17 +144,17 @@ class Generator:
     rows = self.partitioner.process_rows(len(tokens))
     name = "encoder_input_tokens"
     return self.partitioner.put_batch(
-        {name: tokens[rows]}, {name: tokens.shape}
+      {name: tokens[rows]}, {name: tokens.shape}
     )[name]
 
   def __call__(
-      self,
-      params: PyTree,
-      inputs: Sequence[Sequence[int]],
-      *,
-      max_decode_length: int,
-      seed: int = 0,
-      progress: Callable[[int], None] | None = None,
+    self,
+    params: PyTree,
+    inputs: Sequence[Sequence[int]],
+    *,
+    max_decode_length: int,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
   ) -> tuple[list[list[int]], np.ndarray]:
     """The best output of each input.
 
@@ -176,13 +176,13 @@ class Generator:
     done = 0
     with self.partitioner.activate():
       for number, batch in enumerate(
-          evaluation_batches.padded_batches(inputs, self.batch_size)
+        evaluation_batches.padded_batches(inputs, self.batch_size)
       ):
         decoded, decoded_scores = self._generate(
-            params,
-            self._put(batch.encoder_input_tokens),
-            jax.random.fold_in(key, number),
-            max_decode_length=max_decode_length,
+          params,
+          self._put(batch.encoder_input_tokens),
+          jax.random.fold_in(key, number),
+          max_decode_length=max_decode_length,
         )
         decoded = partitioning.to_host(decoded)
         decoded_scores = partitioning.to_host(decoded_scores)
@@ -198,7 +198,7 @@ class Generator:
 
 def _until_eos(tokens: np.ndarray) -> list[int]:
   ends = np.flatnonzero(
-      (tokens == vocabularies.EOS_ID) | (tokens == vocabularies.PAD_ID)
+    (tokens == vocabularies.EOS_ID) | (tokens == vocabularies.PAD_ID)
   )
   return tokens[: ends[0] if ends.size else None].tolist()
 

@@ -11,11 +11,11 @@ import ast
 import contextlib
 import copy
 import difflib
-import inspect
-import os
 
 # gin-config 0.5.0 uses importlib.util without importing it.
 import importlib.util  # noqa: F401
+import inspect
+import os
 import pathlib
 import re
 import tokenize
@@ -39,14 +39,14 @@ def register() -> None:
 
   # Imported here: `dss-jax --help` must not pay for JAX.
   from dss_jax import (
-      checkpoints,
-      evaluation,
-      generation,
-      datasets,
-      losses,
-      optimizers,
-      partitioning,
-      schedules,
+    checkpoints,
+    datasets,
+    evaluation,
+    generation,
+    losses,
+    optimizers,
+    partitioning,
+    schedules,
   )
   from dss_jax import train as train_lib
   from dss_jax.data import pipeline, subtasks, vocabularies
@@ -58,22 +58,22 @@ def register() -> None:
     _configurables[name] = target
 
   configurable(config.T5Config, "network.T5Config")
-  configurable(encoder_decoder.EncoderDecoderModel, "models.EncoderDecoderModel")
+  configurable(
+    encoder_decoder.EncoderDecoderModel, "models.EncoderDecoderModel"
+  )
   configurable(vocabularies.from_name, "vocabularies.from_name")
   configurable(optimizers.Adafactor, "adafactor.Adafactor")
   configurable(optimizers.AdamW, "optimizers.AdamW")
+  configurable(optimizers.ParameterScaledAdam, "optimizers.ParameterScaledAdam")
   configurable(
-      optimizers.ParameterScaledAdam, "optimizers.ParameterScaledAdam"
-  )
-  configurable(
-      schedules.create_learning_rate_scheduler,
-      "utils.create_learning_rate_scheduler",
+    schedules.create_learning_rate_scheduler,
+    "utils.create_learning_rate_scheduler",
   )
   configurable(losses.Objective, "losses.Objective")
   configurable(partitioning.Partitioner, "partitioning.PjitPartitioner")
   configurable(
-      partitioning.standard_logical_axis_rules,
-      "partitioning.standard_logical_axis_rules",
+    partitioning.standard_logical_axis_rules,
+    "partitioning.standard_logical_axis_rules",
   )
   configurable(datasets.DataOptions, "data.DataOptions")
   configurable(subtasks.MethodOptions, "data.MethodOptions")
@@ -89,9 +89,9 @@ def register() -> None:
 
 
 def parse(
-    gin_files: Sequence[str] = (),
-    bindings: Sequence[str] = (),
-    search_paths: Sequence[str] = (),
+  gin_files: Sequence[str] = (),
+  bindings: Sequence[str] = (),
+  search_paths: Sequence[str] = (),
 ) -> None:
   """Parses gin files and bindings into gin's global configuration.
 
@@ -110,14 +110,14 @@ def parse(
   for folder in search_paths:
     if not pathlib.Path(folder).is_dir():
       raise UserError(
-          f"--gin_search_paths: {folder!r} is not a folder; give folders"
-          " separated by commas"
+        f"--gin_search_paths: {folder!r} is not a folder; give folders"
+        " separated by commas"
       )
   # The package reader makes gin raise TypeError where the working folder has
   # a folder of a packaged file's name; plain files are all we need.
   gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
   gin.config._LOCATION_PREFIXES[:] = [
-      f"{folder.rstrip('/')}/" if folder else "" for folder in folders
+    f"{folder.rstrip('/')}/" if folder else "" for folder in folders
   ]
   with _gin_errors():
     for path in gin_files:
@@ -143,8 +143,10 @@ def _check_macros_are_read(bindings: Sequence[str]) -> None:
     name = re.match(r"\s*(\w+)\s*=", binding)
     if name and name.group(1) not in read:
       close = difflib.get_close_matches(name.group(1), read, n=3)
-      hint = f"did you mean {' or '.join(close)}?" if close else (
-          f"there are {', '.join(sorted(read))}"
+      hint = (
+        f"did you mean {' or '.join(close)}?"
+        if close
+        else (f"there are {', '.join(sorted(read))}")
       )
       raise UserError(f"gin macro {name.group(1)} is used nowhere; {hint}")
 
@@ -173,14 +175,14 @@ def _check_file(path: str, folders: Sequence[str]) -> None:
   if any(candidate.is_file() for candidate in candidates):
     return
   packaged = sorted(
-      str(found.relative_to(PACKAGED_FOLDER))
-      for found in PACKAGED_FOLDER.rglob("*.gin")
+    str(found.relative_to(PACKAGED_FOLDER))
+    for found in PACKAGED_FOLDER.rglob("*.gin")
   )
   close = difflib.get_close_matches(path, packaged, n=3, cutoff=0.4)
   hint = f"; did you mean {' or '.join(close)}?" if close else ""
   raise UserError(
-      f"--gin_file: {path!r} is neither a file here nor one of the packaged"
-      f" gin files{hint}"
+    f"--gin_file: {path!r} is neither a file here nor one of the packaged"
+    f" gin files{hint}"
   )
 
 
@@ -237,8 +239,8 @@ _CONSTANT = "gin.constant"  # of which gin.REQUIRED is the only one in use
 
 def _is_reference_to(value: Any, selector: str) -> bool:
   return (
-      isinstance(value, gin.config.ConfigurableReference)
-      and value.selector == selector
+    isinstance(value, gin.config.ConfigurableReference)
+    and value.selector == selector
   )
 
 
@@ -247,13 +249,13 @@ def _check_complete(name: str) -> None:
   config = gin.config._CONFIG
   if not any(selector == name for _, selector in config):
     raise UserError(
-        f"nothing configures {name}: add --gin_file=runs/train.gin, or another"
-        " run"
+      f"nothing configures {name}: add --gin_file=runs/train.gin, or another"
+      " run"
     )
   missing: dict[str, None] = {}  # in order of appearance
   seen = set()
   waiting: list[Any] = [
-      bindings for (_, selector), bindings in config.items() if selector == name
+    bindings for (_, selector), bindings in config.items() if selector == name
   ]
   while waiting:
     value = waiting.pop(0)
@@ -274,16 +276,16 @@ def _check_complete(name: str) -> None:
           waiting.append(bound)
       else:
         waiting += [
-            bindings
-            for (scope, selector), bindings in config.items()
-            if selector == value.selector and scope in ("", key[0])
+          bindings
+          for (scope, selector), bindings in config.items()
+          if selector == value.selector and scope in ("", key[0])
         ]
   if missing:
     are, them = ("is", "it") if len(missing) == 1 else ("are", "them")
     flags = " ".join(f"--gin.{macro_name}=..." for macro_name in missing)
     raise UserError(
-        f"{', '.join(missing)} {are} not set: add {flags}, or a --gin_file that"
-        f" sets {them}"
+      f"{', '.join(missing)} {are} not set: add {flags}, or a --gin_file that"
+      f" sets {them}"
     )
 
 
@@ -301,12 +303,12 @@ def _gin_errors() -> Iterator[None]:
     # gin appends its own trace of scopes to the message: keep the first line.
     raise UserError(str(error).split("\n")[0]) from error
   except (
-      ValueError,
-      RuntimeError,
-      TypeError,
-      SyntaxError,
-      OSError,
-      tokenize.TokenError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+    SyntaxError,
+    OSError,
+    tokenize.TokenError,
   ) as error:
     message = _one_line(error)
     if message is None:
@@ -324,11 +326,13 @@ def _one_line(error: Exception) -> str | None:
     return f"gin cannot read a binding: {error.args[0]}"
   if isinstance(error, SyntaxError):
     where = f" (line {error.lineno})" if error.lineno else ""
-    return f"gin cannot read {str(error.text or '').strip()!r}{where}: {error.msg}"
+    return (
+      f"gin cannot read {str(error.text or '').strip()!r}{where}: {error.msg}"
+    )
   no_parameter = re.search(
-      r"(?:Configurable|Class|Function) '?([\w./]+)'? doesn't have a parameter"
-      r" named '([^']+)'",
-      text,
+    r"(?:Configurable|Class|Function) '?([\w./]+)'? doesn't have a parameter"
+    r" named '([^']+)'",
+    text,
   )
   if no_parameter:
     return _unknown_parameter(*no_parameter.groups())
@@ -346,13 +350,13 @@ def _unknown_name(name: str) -> str:
 
 def _unknown_parameter(name: str, parameter: str) -> str:
   matches = [
-      target
-      for known, target in _configurables.items()
-      if f".{known}".endswith(f".{name}")
+    target
+    for known, target in _configurables.items()
+    if f".{known}".endswith(f".{name}")
   ]
   known = list(inspect.signature(matches[0]).parameters) if matches else []
   close = difflib.get_close_matches(parameter, known, n=3, cutoff=0.5)
   allowed = " or ".join(close) or ", ".join(known)
   return (
-      f"gin binding: {name} has no parameter {parameter!r}; there is {allowed}"
+    f"gin binding: {name} has no parameter {parameter!r}; there is {allowed}"
   )

@@ -46,16 +46,16 @@ class MetricsLog:
     os.truncate(self.path, kept)
 
   def write(
-      self,
-      step: int,
-      kind: str,
-      values: Mapping[str, float],
-      timing: Mapping[str, float],
+    self,
+    step: int,
+    kind: str,
+    values: Mapping[str, float],
+    timing: Mapping[str, float],
   ) -> None:
     """Appends one line and hands it to the operating system."""
     finite = {
-        name: value if math.isfinite(value) else None
-        for name, value in values.items()
+      name: value if math.isfinite(value) else None
+      for name, value in values.items()
     }
     line = {"step": step, "kind": kind, **finite, TIME: dict(timing)}
     self._file.write(json.dumps(line, allow_nan=False) + "\n")
@@ -96,14 +96,14 @@ class TensorBoardLog:
       return
     self._event_pb2 = event_pb2
     name = (
-        f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
+      f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
     )
     self._writer = record_writer.RecordWriter(open(folder / name, "ab"))
     self._add(file_version="brain.Event:2")
     # Tells TensorBoard to forget what an interrupted run wrote from here on.
     self._add(
-        step=from_step + 1,
-        session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START),
+      step=from_step + 1,
+      session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START),
     )
 
   def _add(self, **fields: Any) -> None:
@@ -117,10 +117,10 @@ class TensorBoardLog:
     from tensorboard.compat.proto import summary_pb2
 
     summary = summary_pb2.Summary(
-        value=[
-            summary_pb2.Summary.Value(tag=tag, simple_value=value)
-            for tag, value in values.items()
-        ]
+      value=[
+        summary_pb2.Summary.Value(tag=tag, simple_value=value)
+        for tag, value in values.items()
+      ]
     )
     self._add(step=step, summary=summary)
 
@@ -143,12 +143,12 @@ class Progress:
   """
 
   def __init__(
-      self,
-      total_steps: int,
-      first_step: int = 0,
-      *,
-      description: str = "train",
-      stream: TextIO | None = None,
+    self,
+    total_steps: int,
+    first_step: int = 0,
+    *,
+    description: str = "train",
+    stream: TextIO | None = None,
   ):
     self._stream = sys.stderr if stream is None else stream
     self._total = total_steps
@@ -164,15 +164,15 @@ class Progress:
     from rich import console, progress
 
     bar = progress.Progress(
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(bar_width=16),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[text]}"),
-        progress.TimeRemainingColumn(compact=True),
-        console=console.Console(file=self._stream),
+      progress.TextColumn("{task.description}"),
+      progress.BarColumn(bar_width=16),
+      progress.MofNCompleteColumn(),
+      progress.TextColumn("{task.fields[text]}"),
+      progress.TimeRemainingColumn(compact=True),
+      console=console.Console(file=self._stream),
     )
     task = bar.add_task(
-        description, total=self._total, completed=self._first, text=""
+      description, total=self._total, completed=self._first, text=""
     )
     return bar, task
 
@@ -185,8 +185,8 @@ class Progress:
     done = max(step - self._first, 1)
     remaining = seconds / done * (self._total - step)
     self._print(
-        f"{self._description} {step}/{self._total}  {text}"
-        f"  {_clock(remaining)} left"
+      f"{self._description} {step}/{self._total}  {text}"
+      f"  {_clock(remaining)} left"
     )
 
   def say(self, text: str) -> None:
@@ -207,7 +207,9 @@ class Progress:
 def _clock(seconds: float) -> str:
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
-  return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+  return (
+    f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+  )
 
 
 class RunLog:
@@ -226,14 +228,14 @@ class RunLog:
   """
 
   def __init__(
-      self,
-      folder: pathlib.Path,
-      subtasks: Sequence[str],
-      *,
-      slots: int,
-      total_steps: int,
-      from_step: int,
-      stream: TextIO | None = None,
+    self,
+    folder: pathlib.Path,
+    subtasks: Sequence[str],
+    *,
+    slots: int,
+    total_steps: int,
+    from_step: int,
+    stream: TextIO | None = None,
   ):
     self._subtasks = tuple(subtasks)
     self._slots = slots
@@ -248,7 +250,7 @@ class RunLog:
     self._pending.append((step, sums))
 
   def flush(
-      self, tokens_seen: int, examples_seen: int
+    self, tokens_seen: int, examples_seen: int
   ) -> list[dict[str, float]]:
     """Fetches what is pending and writes a line for each step.
 
@@ -279,30 +281,30 @@ class RunLog:
     if written:
       last = written[-1]
       rates = {
-          "examples_per_s": _mean(written, "examples") / seconds,
-          "tokens_per_s": _mean(written, "tokens") / seconds,
+        "examples_per_s": _mean(written, "examples") / seconds,
+        "tokens_per_s": _mean(written, "tokens") / seconds,
       }
       self._tensorboard.write(
-          steps[-1],
-          {f"train/{name}": value for name, value in last.items()}
-          | {f"timing/{name}": value for name, value in rates.items()},
+        steps[-1],
+        {f"train/{name}": value for name, value in last.items()}
+        | {f"timing/{name}": value for name, value in rates.items()},
       )
       shown = {name: _mean(written, name) for name in last}
       self.progress.update(
-          steps[-1], summary_line(shown | rates, self._subtasks)
+        steps[-1], summary_line(shown | rates, self._subtasks)
       )
     self._metrics.flush()
     return written
 
   def add_evaluation(
-      self, step: int, values: Mapping[str, float], seconds: float
+    self, step: int, values: Mapping[str, float], seconds: float
   ) -> None:
     """Writes what the evaluation after `step` updates found."""
     timing = {"unix": time.time(), "evaluation_s": seconds}
     self._metrics.write(step, "eval", values, timing)
     self._tensorboard.write(
-        step,
-        {f"eval/{k}": v for k, v in values.items() if "/" in k},
+      step,
+      {f"eval/{k}": v for k, v in values.items() if "/" in k},
     )
     self._metrics.flush()
     self._tensorboard.flush()
@@ -320,7 +322,7 @@ def _mean(rows: Sequence[Mapping[str, float]], name: str) -> float:
 
 
 def step_values(
-    sums: Mapping[str, Any], subtasks: Sequence[str], slots: int
+  sums: Mapping[str, Any], subtasks: Sequence[str], slots: int
 ) -> dict[str, float]:
   """The numbers of one step, from the sums over its batch.
 
@@ -345,23 +347,21 @@ def step_values(
   decoder_tokens = int(sums["decoder_tokens"])
   tokens = encoder_tokens + decoder_tokens
   values |= {
-      "tokens": tokens,
-      "encoder_tokens": encoder_tokens,
-      "decoder_tokens": decoder_tokens,
-      "examples": sum(int(n) for n in sums["examples"]),
-      "padding": 1.0 - tokens / slots,
-      "z_loss": float(sums["z_loss"]),
-      "grad_norm": float(sums["grad_norm"]),
-      "param_norm": float(sums["param_norm"]),
-      "learning_rate": float(sums["learning_rate"]),
-      "nonfinite": int(sums["nonfinite"]),
+    "tokens": tokens,
+    "encoder_tokens": encoder_tokens,
+    "decoder_tokens": decoder_tokens,
+    "examples": sum(int(n) for n in sums["examples"]),
+    "padding": 1.0 - tokens / slots,
+    "z_loss": float(sums["z_loss"]),
+    "grad_norm": float(sums["grad_norm"]),
+    "param_norm": float(sums["param_norm"]),
+    "learning_rate": float(sums["learning_rate"]),
+    "nonfinite": int(sums["nonfinite"]),
   }
   return values
 
 
-def summary_line(
-    values: Mapping[str, float], subtasks: Sequence[str]
-) -> str:
+def summary_line(values: Mapping[str, float], subtasks: Sequence[str]) -> str:
   """The numbers of a step that fit on a line.
 
   Args:
@@ -372,9 +372,9 @@ def summary_line(
   parts = [f"loss {values['loss']:.3f}"]
   if len(subtasks) > 1:
     parts += [
-        f"{name} {values[f'{name}/loss']:.3f}"
-        for name in subtasks
-        if f"{name}/loss" in values
+      f"{name} {values[f'{name}/loss']:.3f}"
+      for name in subtasks
+      if f"{name}/loss" in values
     ]
   if "examples_per_s" in values:
     parts.append(f"{values['examples_per_s']:.0f} ex/s")

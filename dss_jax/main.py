@@ -50,8 +50,8 @@ def main(argv: Sequence[str]) -> int:
   takes_gin = hasattr(args, "gin_file")
   if unknown or (rest and not takes_gin):
     parser.error(
-        f"unknown argument {(unknown or rest)[0]!r}; `dss-jax"
-        f" {args.mode or ''} --help` lists what there is"
+      f"unknown argument {(unknown or rest)[0]!r}; `dss-jax"
+      f" {args.mode or ''} --help` lists what there is"
     )
   if args.mode is None:
     parser.print_help()
@@ -64,6 +64,11 @@ def main(argv: Sequence[str]) -> int:
       raise
     print(f"dss-jax {args.mode}: {error}", file=sys.stderr)
     return 2
+  except BrokenPipeError:
+    # Whoever read the output has seen enough. Standard output is replaced, so
+    # that Python does not trip over it again on its way out.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
   except KeyboardInterrupt:
     print(f"dss-jax {args.mode}: stopped", file=sys.stderr)
     return 130
@@ -71,30 +76,30 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-      prog="dss-jax",
-      description=_DESCRIPTION,
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-      allow_abbrev=False,
+    prog="dss-jax",
+    description=_DESCRIPTION,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
   )
   parser.add_argument(
-      "--version", action="version", version=f"dss_jax {__version__}"
+    "--version", action="version", version=f"dss_jax {__version__}"
   )
   modes = parser.add_subparsers(dest="mode", metavar="MODE")
 
   def mode(
-      name: str, function: Callable[[argparse.Namespace], int], help: str, **kw
+    name: str, function: Callable[[argparse.Namespace], int], help: str, **kw
   ) -> argparse.ArgumentParser:
     sub = modes.add_parser(
-        name,
-        help=help,
-        description=help[0].upper() + help[1:] + ".",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        **kw,
+      name,
+      help=help,
+      description=help[0].upper() + help[1:] + ".",
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+      **kw,
     )
     sub.set_defaults(run_mode=function)
     sub.add_argument(
-        "--debug", action="store_true", help="show tracebacks of wrong input"
+      "--debug", action="store_true", help="show tracebacks of wrong input"
     )
     return sub
 
@@ -102,39 +107,39 @@ def _parser() -> argparse.ArgumentParser:
   from dss_jax.data import command as data_command
 
   quickstart.add_arguments(
-      mode(
-          "quickstart",
-          quickstart.run,
-          "compare fine-tuning and distilling step-by-step on the built-in"
-          " dataset, on this machine",
-      )
+    mode(
+      "quickstart",
+      quickstart.run,
+      "compare fine-tuning and distilling step-by-step on the built-in"
+      " dataset, on this machine",
+    )
   )
   data_command.add_arguments(
-      mode("data", data_command.run, "look at datasets and convert them")
+    mode("data", data_command.run, "look at datasets and convert them")
   )
   train = mode(
-      "train", _train, "train a student, or go on training", epilog=_TRAIN_EPILOG
+    "train", _train, "train a student, or go on training", epilog=_TRAIN_EPILOG
   )
   _add_gin_flags(train)
   _add_data_flags(train)
   _add_process_flags(train)
   evaluate = mode(
-      "eval", _evaluate, "score a checkpoint on a task", epilog=_EVAL_EPILOG
+    "eval", _evaluate, "score a checkpoint on a task", epilog=_EVAL_EPILOG
   )
   _add_eval_flags(evaluate)
   _add_gin_flags(evaluate)
   _add_data_flags(evaluate)
   checkpoints = mode(
-      "checkpoints",
-      _checkpoints,
-      "list a run's checkpoints and hash what they hold",
+    "checkpoints",
+    _checkpoints,
+    "list a run's checkpoints and hash what they hold",
   )
   checkpoints.add_argument("model_dir", help="folder of the run")
   checkpoints.add_argument(
-      "--hash",
-      action="store_true",
-      help="print SHA-256 of parameters, optimizer state and metrics; two runs"
-      " of one configuration agree, however often they were interrupted",
+    "--hash",
+    action="store_true",
+    help="print SHA-256 of parameters, optimizer state and metrics; two runs"
+    " of one configuration agree, however often they were interrupted",
   )
   return parser
 
@@ -145,63 +150,63 @@ def _parser() -> argparse.ArgumentParser:
 def _add_gin_flags(parser: argparse.ArgumentParser) -> None:
   group = parser.add_argument_group("configuration, in T5X's dialect")
   group.add_argument(
-      "--gin_file",
-      action="append",
-      default=[],
-      metavar="FILE",
-      help="a gin file, here or packaged (runs/train.gin); repeat it, later"
-      " ones win",
+    "--gin_file",
+    action="append",
+    default=[],
+    metavar="FILE",
+    help="a gin file, here or packaged (runs/train.gin); repeat it, later"
+    " ones win",
   )
   group.add_argument(
-      "--gin.NAME=VALUE",
-      dest="_gin_flag_shown",
-      help="bind a macro or parameter; plain strings need no quotes; wins over"
-      " the files",
-      nargs="?",
+    "--gin.NAME=VALUE",
+    dest="_gin_flag_shown",
+    help="bind a macro or parameter; plain strings need no quotes; wins over"
+    " the files",
+    nargs="?",
   )
   group.add_argument(
-      "--gin_bindings",
-      action="append",
-      default=[],
-      metavar="BINDING",
-      help="a binding in gin's own syntax: \"train.train.eval_period = 50\"",
+    "--gin_bindings",
+    action="append",
+    default=[],
+    metavar="BINDING",
+    help='a binding in gin\'s own syntax: "train.train.eval_period = 50"',
   )
   group.add_argument(
-      "--gin_search_paths",
-      default="",
-      metavar="FOLDERS",
-      help="folders to look for gin files in, separated by commas",
+    "--gin_search_paths",
+    default="",
+    metavar="FOLDERS",
+    help="folders to look for gin files in, separated by commas",
   )
 
 
 def _add_data_flags(parser: argparse.ArgumentParser) -> None:
   group = parser.add_argument_group("data")
   group.add_argument(
-      "--data_dir",
-      help="folder of the released datasets (also: DATA_DIR in gin, or the"
-      " environment variable DSS_DATA_DIR)",
+    "--data_dir",
+    help="folder of the released datasets (also: DATA_DIR in gin, or the"
+    " environment variable DSS_DATA_DIR)",
   )
   group.add_argument(
-      "--module",
-      action="append",
-      default=[],
-      metavar="MODULE",
-      help="a Python module to import first, which registers further tasks",
+    "--module",
+    action="append",
+    default=[],
+    metavar="MODULE",
+    help="a Python module to import first, which registers further tasks",
   )
   group.add_argument(
-      "--seqio_additional_cache_dirs",
-      default="",
-      metavar="FOLDERS",
-      help="folders of SeqIO task caches, separated by commas",
+    "--seqio_additional_cache_dirs",
+    default="",
+    metavar="FOLDERS",
+    help="folders of SeqIO task caches, separated by commas",
   )
 
 
 def _add_process_flags(parser: argparse.ArgumentParser) -> None:
   group = parser.add_argument_group("several processes (else: none needed)")
   group.add_argument(
-      "--multiprocess",
-      action="store_true",
-      help="start jax.distributed; on TPU pods it finds the other hosts itself",
+    "--multiprocess",
+    action="store_true",
+    help="start jax.distributed; on TPU pods it finds the other hosts itself",
   )
   group.add_argument("--coordinator_address", metavar="HOST:PORT")
   group.add_argument("--process_count", type=int)
@@ -210,30 +215,27 @@ def _add_process_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_eval_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
-      "--model_dir", required=True, help="folder of a training run"
+    "--model_dir", required=True, help="folder of a training run"
   )
   parser.add_argument(
-      "--checkpoint",
-      default="best",
-      metavar="STEP",
-      help="best (by validation), latest, or a step; default: %(default)s",
+    "--checkpoint",
+    default="best",
+    metavar="STEP",
+    help="best (by validation), latest, or a step; default: %(default)s",
   )
   parser.add_argument(
-      "--task",
-      action="append",
-      default=[],
-      help="task to score, such as svamp_label; default: those the run"
-      " evaluates",
+    "--task",
+    action="append",
+    default=[],
+    help="task to score, such as svamp_label; default: those the run evaluates",
+  )
+  parser.add_argument("--split", default="test", help="default: %(default)s")
+  parser.add_argument(
+    "--output_dir",
+    help="predictions go to its eval/ folder; default: MODEL_DIR",
   )
   parser.add_argument(
-      "--split", default="test", help="default: %(default)s"
-  )
-  parser.add_argument(
-      "--output_dir",
-      help="predictions go to its eval/ folder; default: MODEL_DIR",
-  )
-  parser.add_argument(
-      "--json", action="store_true", help="print the scores as JSON"
+    "--json", action="store_true", help="print the scores as JSON"
   )
 
 
@@ -241,7 +243,7 @@ def _add_eval_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _parse_gin(
-    args: argparse.Namespace, first_files: Sequence[str] = ()
+  args: argparse.Namespace, first_files: Sequence[str] = ()
 ) -> None:
   """Sets up JAX and SeqIO's flags, then parses the configuration."""
   from dss_jax import gin_utils
@@ -249,8 +251,8 @@ def _parse_gin(
   _set_up_process(args)
   search_paths = [p for p in args.gin_search_paths.split(",") if p]
   bindings = [
-      *args.gin_bindings,
-      *map(gin_utils.binding_from_flag, args.gin_flags),
+    *args.gin_bindings,
+    *map(gin_utils.binding_from_flag, args.gin_flags),
   ]
   if args.data_dir:
     bindings.append(f"DATA_DIR = {args.data_dir!r}")
@@ -259,12 +261,10 @@ def _parse_gin(
   from dss_jax.data import pipeline
 
   pipeline.import_modules(
-      [*args.module, *_as_list(gin_utils.macro("MIXTURE_OR_TASK_MODULE"))],
-      cache_dirs=[
-          folder
-          for folder in args.seqio_additional_cache_dirs.split(",")
-          if folder
-      ],
+    [*args.module, *_as_list(gin_utils.macro("MIXTURE_OR_TASK_MODULE"))],
+    cache_dirs=[
+      folder for folder in args.seqio_additional_cache_dirs.split(",") if folder
+    ],
   )
 
 
@@ -287,10 +287,10 @@ def _set_up_process(args: argparse.Namespace) -> None:
     folder = pathlib.Path(cache).expanduser() / "dss_jax" / "compilation"
     jax.config.update("jax_compilation_cache_dir", str(folder))
   if getattr(args, "multiprocess", False) or getattr(
-      args, "coordinator_address", None
+    args, "coordinator_address", None
   ):
     jax.distributed.initialize(
-        args.coordinator_address, args.process_count, args.process_index
+      args.coordinator_address, args.process_count, args.process_index
     )
 
 
@@ -299,7 +299,7 @@ def _train(args: argparse.Namespace) -> int:
 
   _parse_gin(args)
   config = gin_utils.instance(
-      "train.train", config_text_fn=gin_utils.operative_config
+    "train.train", config_text_fn=gin_utils.operative_config
   )
 
   from dss_jax import train
@@ -316,8 +316,8 @@ def _evaluate(args: argparse.Namespace) -> int:
   config_file = pathlib.Path(args.model_dir) / "config.gin"
   if not config_file.is_file():
     raise UserError(
-        f"--model_dir: there is no config.gin in {args.model_dir!r}; give the"
-        " MODEL_DIR of a training run"
+      f"--model_dir: there is no config.gin in {args.model_dir!r}; give the"
+      " MODEL_DIR of a training run"
     )
   _parse_gin(args, [str(config_file)])
   config = gin_utils.instance("train.train", model_dir=args.model_dir)
@@ -325,7 +325,7 @@ def _evaluate(args: argparse.Namespace) -> int:
   from dss_jax import scoring
 
   step, scores = scoring.score_checkpoint(
-      config, args.checkpoint, tasks=args.task or None, split=args.split
+    config, args.checkpoint, tasks=args.task or None, split=args.split
   )
   scoring.write(args.output_dir or args.model_dir, step, scores)
   if args.json:

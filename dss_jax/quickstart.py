@@ -29,34 +29,34 @@ NUM_EVALUATIONS = 12
 CHANCE = 1 / 3  # three labels, balanced
 
 METHODS = {
-    "standard": "standard fine-tuning",
-    "dss": "distilling step-by-step",
+  "standard": "standard fine-tuning",
+  "dss": "distilling step-by-step",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the mode's flags."""
   parser.add_argument(
-      "--output_dir",
-      default="runs/quickstart",
-      help="where the runs and the picture go; default: %(default)s",
+    "--output_dir",
+    default="runs/quickstart",
+    help="where the runs and the picture go; default: %(default)s",
   )
   parser.add_argument(
-      "--seeds",
-      type=int,
-      default=3,
-      help="runs of each method, with seeds 0, 1, ...; default: %(default)s",
+    "--seeds",
+    type=int,
+    default=3,
+    help="runs of each method, with seeds 0, 1, ...; default: %(default)s",
   )
   parser.add_argument(
-      "--long",
-      action="store_true",
-      help=f"train {LONG_DSS_STEPS} steps of distilling step-by-step instead of"
-      f" {DSS_STEPS}, and fine-tuning by as many tokens",
+    "--long",
+    action="store_true",
+    help=f"train {LONG_DSS_STEPS} steps of distilling step-by-step instead of"
+    f" {DSS_STEPS}, and fine-tuning by as many tokens",
   )
   parser.add_argument(
-      "--steps",
-      type=int,
-      help="steps of distilling step-by-step, any number you like",
+    "--steps",
+    type=int,
+    help="steps of distilling step-by-step, any number you like",
   )
 
 
@@ -67,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
   dss_steps = args.steps or (LONG_DSS_STEPS if args.long else DSS_STEPS)
   if dss_steps < NUM_EVALUATIONS:
     raise UserError(
-        f"--steps is {dss_steps}; give at least {NUM_EVALUATIONS}, as many as"
-        " there are evaluations"
+      f"--steps is {dss_steps}; give at least {NUM_EVALUATIONS}, as many as"
+      " there are evaluations"
     )
   started = time.monotonic()
   folder = pathlib.Path(args.output_dir)
@@ -78,12 +78,12 @@ def run(args: argparse.Namespace) -> int:
   for seed in range(args.seeds):
     for method in METHODS:
       one = Run(
-          method, seed, steps[method], folder / f"{method}_{steps[method]}_{seed}"
+        method, seed, steps[method], folder / f"{method}_{steps[method]}_{seed}"
       )
       number = f"[{len(runs) + 1}/{args.seeds * len(METHODS)}]"
       print(
-          f"{number} {METHODS[method]}, seed {seed}, {one.steps} steps",
-          flush=True,
+        f"{number} {METHODS[method]}, seed {seed}, {one.steps} steps",
+        flush=True,
       )
       one.train()
       runs.append(one)
@@ -112,20 +112,20 @@ class Run:
     """The flags with which `dss-jax train` makes the same run."""
     period = max(self.steps // NUM_EVALUATIONS, 1)
     bindings = {
-        "MODEL_DIR": self.folder,
-        "TRAIN_STEPS": self.steps,
-        "RANDOM_SEED": self.seed,
-        "RECORDS_PER_BATCH": RECORDS_PER_BATCH,
-        "data.DataOptions.taxonli_num_train": NUM_RECORDS,
-        "EVAL_PERIOD": period,
-        "CHECKPOINT_PERIOD": self.steps,
+      "MODEL_DIR": self.folder,
+      "TRAIN_STEPS": self.steps,
+      "RANDOM_SEED": self.seed,
+      "RECORDS_PER_BATCH": RECORDS_PER_BATCH,
+      "data.DataOptions.taxonli_num_train": NUM_RECORDS,
+      "EVAL_PERIOD": period,
+      "CHECKPOINT_PERIOD": self.steps,
     }
     return [
-        "--gin_file=models/taxonli.gin",
-        "--gin_file=runs/taxonli.gin",
-        "--gin_file=data/taxonli.gin",
-        f"--gin_file=methods/{self.method}.gin",
-        *(f"--gin.{name}={value}" for name, value in bindings.items()),
+      "--gin_file=models/taxonli.gin",
+      "--gin_file=runs/taxonli.gin",
+      "--gin_file=data/taxonli.gin",
+      f"--gin_file=methods/{self.method}.gin",
+      *(f"--gin.{name}={value}" for name, value in bindings.items()),
     ]
 
   def train(self) -> None:
@@ -147,9 +147,9 @@ class Run:
   def value(self, split: str) -> float:
     """The final accuracy on a split."""
     return next(
-        row["value"]
-        for row in self.rows()
-        if row["split"] == split and row["metric"] == "accuracy"
+      row["value"]
+      for row in self.rows()
+      if row["split"] == split and row["metric"] == "accuracy"
     )
 
   @property
@@ -166,15 +166,15 @@ def _equal_token_steps(dss_steps: int) -> int:
   tokens = {}
   for method in METHODS:
     built = examples.build_examples(
-        f"taxonli_{method}",
-        "train",
-        vocabulary,
-        DataOptions(taxonli_num_train=NUM_RECORDS),
+      f"taxonli_{method}",
+      "train",
+      vocabulary,
+      DataOptions(taxonli_num_train=NUM_RECORDS),
     )
     tokens[method] = sum(
-        side["total"]
-        for subtask in built.statistics().values()
-        for side in subtask.values()
+      side["total"]
+      for subtask in built.statistics().values()
+      for side in subtask.values()
     )
   return round(dss_steps * tokens["dss"] / tokens["standard"])
 
@@ -182,6 +182,7 @@ def _equal_token_steps(dss_steps: int) -> int:
 def _show(runs: Sequence[Run], folder: pathlib.Path, minutes: float) -> None:
   """Prints the table and the curves, and writes the picture."""
   from rich import box, console, table
+
   from dss_jax.experiments import curves as curves_lib
 
   result = table.Table(box=box.SIMPLE_HEAD, title_justify="left")
@@ -195,50 +196,48 @@ def _show(runs: Sequence[Run], folder: pathlib.Path, minutes: float) -> None:
     of_method = [one for one in runs if one.method == method]
     values = [one.value("test") for one in of_method]
     result.add_row(
-        name,
-        f"{of_method[0].steps:,}",
-        f"{of_method[0].rows()[0]['tokens_seen'] / 1e6:.2f} M",
-        f"{100 * statistics.mean(values):.1f} %",
-        "  ".join(f"{100 * value:.1f}" for value in values),
+      name,
+      f"{of_method[0].steps:,}",
+      f"{of_method[0].rows()[0]['tokens_seen'] / 1e6:.2f} M",
+      f"{100 * statistics.mean(values):.1f} %",
+      "  ".join(f"{100 * value:.1f}" for value in values),
     )
     curves[name] = [
-        curves_lib.read_curve(
-            one.folder, f"{one.eval_task}/validation/accuracy"
-        )
-        for one in of_method
+      curves_lib.read_curve(one.folder, f"{one.eval_task}/validation/accuracy")
+      for one in of_method
     ]
   console.Console().print(result)
   number = len(runs) // len(METHODS)
   test_size = runs[0].rows()[-1]["n"]
   error = 100 * math.sqrt(0.25 / test_size)
   print(
-      f"{number} seed{'s' if number > 1 else ''} a method on {test_size} test"
-      f" records; one run's own sampling error is up to {error:.1f} points,"
-      f" guessing\ngives {100 * CHANCE:.1f} %. This is one small task at one"
-      " size: it says nothing beyond itself.\n"
+    f"{number} seed{'s' if number > 1 else ''} a method on {test_size} test"
+    f" records; one run's own sampling error is up to {error:.1f} points,"
+    f" guessing\ngives {100 * CHANCE:.1f} %. This is one small task at one"
+    " size: it says nothing beyond itself.\n"
   )
   title = f"taxonli, {NUM_RECORDS} labelled records: validation accuracy"
   picture = folder / "learning_curves.png"
   try:
     print(
-        curves_lib.draw_text(
-            curves, title=title + ", %", x_label="million training tokens"
-        )
+      curves_lib.draw_text(
+        curves, title=title + ", %", x_label="million training tokens"
+      )
     )
     curves_lib.draw_png(
-        picture,
-        curves,
-        title=title,
-        x_label="training tokens (encoder and decoder, all sub-tasks)",
-        y_label="validation accuracy",
-        chance=CHANCE,
+      picture,
+      curves,
+      title=title,
+      x_label="training tokens (encoder and decoder, all sub-tasks)",
+      y_label="validation accuracy",
+      chance=CHANCE,
     )
     print(f"\npicture:  {picture}")
   except ImportError as error:
     print(
-        f"no picture: {error.name} is not installed (pip install"
-        " 'dss_jax[report]')",
-        file=sys.stderr,
+      f"no picture: {error.name} is not installed (pip install"
+      " 'dss_jax[report]')",
+      file=sys.stderr,
     )
   print(f"runs:     {folder}/*/ (config.gin, metrics.jsonl, eval/, ...)")
   print(f"one run:  dss-jax train \\\n    {' '.join(runs[-1].flags())}")

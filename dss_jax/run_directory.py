@@ -1,11 +1,11 @@
 """The files of one run, in MODEL_DIR, apart from its checkpoints.
 
-  config.gin      the configuration it ran with, ready to be parsed again
-  run.json        versions, source revision, devices, data fingerprint
-  metrics.jsonl   one line per step and one per evaluation
-  events.out.*    the same for TensorBoard
-  eval/<task>/<step>.jsonl   what was decoded: input, target, prediction, correct
-  results.jsonl   final scores, one row per metric
+config.gin      the configuration it ran with, ready to be parsed again
+run.json        versions, source revision, devices, data fingerprint
+metrics.jsonl   one line per step and one per evaluation
+events.out.*    the same for TensorBoard
+eval/<task>/<step>.jsonl   what was decoded: input, target, prediction, correct
+results.jsonl   final scores, one row per metric
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from dss_jax import __version__
 from dss_jax.errors import UserError
 
 _PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-    "sentencepiece",
-    "seqio",
-    "tensorflow",
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "numpy",
+  "sentencepiece",
+  "seqio",
+  "tensorflow",
 )
 
 
@@ -43,7 +43,7 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
   """Writes `text` so that a reader sees the old file or the whole new one."""
   path.parent.mkdir(parents=True, exist_ok=True)
   descriptor, temporary = tempfile.mkstemp(
-      dir=path.parent, prefix=f".{path.name}."
+    dir=path.parent, prefix=f".{path.name}."
   )
   try:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -56,13 +56,11 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     raise
 
 
-def write_jsonl(
-    path: pathlib.Path, rows: Iterable[Mapping[str, Any]]
-) -> None:
+def write_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
   """Writes one JSON object a line, atomically."""
   write_atomically(
-      path,
-      "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+    path,
+    "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
   )
 
 
@@ -98,8 +96,8 @@ def locked(model_dir: pathlib.Path) -> Iterator[None]:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
       raise UserError(
-          f"another process is training in {str(model_dir)!r}: wait for it, or"
-          " give another --gin.MODEL_DIR"
+        f"another process is training in {str(model_dir)!r}: wait for it, or"
+        " give another --gin.MODEL_DIR"
       ) from error
     yield
 
@@ -114,15 +112,15 @@ def describe_machine() -> dict[str, Any]:
       versions[name] = importlib.metadata.version(name)
   devices = jax.devices()
   return {
-      "dss_jax": __version__,
-      "python": platform.python_version(),
-      "versions": versions,
-      "revision": source_revision(),
-      "platform": devices[0].platform,
-      "device_kind": devices[0].device_kind,
-      "num_devices": len(devices),
-      "num_processes": jax.process_count(),
-      "command": sys.argv,
+    "dss_jax": __version__,
+    "python": platform.python_version(),
+    "versions": versions,
+    "revision": source_revision(),
+    "platform": devices[0].platform,
+    "device_kind": devices[0].device_kind,
+    "num_devices": len(devices),
+    "num_processes": jax.process_count(),
+    "command": sys.argv,
   }
 
 
@@ -134,11 +132,11 @@ def source_revision() -> str | None:
 
   def git(*arguments: str) -> str:
     return subprocess.run(
-        ["git", "-C", str(folder), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=10,
-        check=True,
+      ["git", "-C", str(folder), *arguments],
+      capture_output=True,
+      text=True,
+      timeout=10,
+      check=True,
     ).stdout.strip()
 
   try:

@@ -13,11 +13,11 @@ from dss_jax import train as train_lib
 
 
 def score_checkpoint(
-    config: train_lib.TrainConfig,
-    checkpoint: str | int = "best",
-    *,
-    tasks: Sequence[str] | None = None,
-    split: str = "test",
+  config: train_lib.TrainConfig,
+  checkpoint: str | int = "best",
+  *,
+  tasks: Sequence[str] | None = None,
+  split: str = "test",
 ) -> tuple[int, list[evaluation.Scores]]:
   """Decodes and scores tasks with a checkpoint of a run.
 
@@ -41,7 +41,7 @@ def score_checkpoint(
   with checkpoints_lib.Checkpoints(config.model_dir, read_only=True) as saved:
     step = saved.resolve_step(checkpoint)
     params = saved.restore_params(
-        step, train_state.with_shardings(shapes, shardings)
+      step, train_state.with_shardings(shapes, shardings)
     )
   report = None
   if sys.stderr.isatty():
@@ -56,7 +56,7 @@ def score_checkpoint(
 
 
 def write(
-    folder: str | pathlib.Path, step: int, scores: Sequence[evaluation.Scores]
+  folder: str | pathlib.Path, step: int, scores: Sequence[evaluation.Scores]
 ) -> None:
   """Writes the predictions under `<folder>/eval`."""
   evaluation.write_predictions(pathlib.Path(folder) / "eval", step, scores)
@@ -65,16 +65,16 @@ def write(
 def as_json(step: int, scores: Sequence[evaluation.Scores]) -> dict[str, Any]:
   """The scores without the predictions."""
   return {
-      "checkpoint_step": step,
-      "tasks": [
-          {
-              "task": score.task,
-              "split": score.split,
-              "n": len(score.rows),
-              **score.metrics,
-          }
-          for score in scores
-      ],
+    "checkpoint_step": step,
+    "tasks": [
+      {
+        "task": score.task,
+        "split": score.split,
+        "n": len(score.rows),
+        **score.metrics,
+      }
+      for score in scores
+    ],
   }
 
 
@@ -83,9 +83,9 @@ def print_table(step: int, scores: Sequence[evaluation.Scores]) -> None:
   from rich import box, console, table
 
   result = table.Table(
-      title=f"checkpoint of step {step}",
-      box=box.SIMPLE_HEAD,
-      title_justify="left",
+    title=f"checkpoint of step {step}",
+    box=box.SIMPLE_HEAD,
+    title_justify="left",
   )
   for name in ("task", "split", "metric"):
     result.add_column(name)
@@ -94,6 +94,6 @@ def print_table(step: int, scores: Sequence[evaluation.Scores]) -> None:
   for score in scores:
     for metric, value in score.metrics.items():
       result.add_row(
-          score.task, score.split, metric, f"{value:.4f}", str(len(score.rows))
+        score.task, score.split, metric, f"{value:.4f}", str(len(score.rows))
       )
   console.Console().print(result)

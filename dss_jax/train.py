@@ -22,19 +22,19 @@ import optax
 
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import evaluation as evaluation_lib
-from dss_jax import logging as logging_lib
 from dss_jax import (
-    generation,
-    losses,
-    optimizers,
-    partitioning,
-    results,
-    run_directory,
-    schedules,
-    train_state,
-    train_step,
-    vocabulary_loss,
+  generation,
+  losses,
+  optimizers,
+  partitioning,
+  results,
+  run_directory,
+  schedules,
+  train_state,
+  train_step,
+  vocabulary_loss,
 )
+from dss_jax import logging as logging_lib
 from dss_jax.data import pipeline, vocabularies
 from dss_jax.errors import UserError
 from dss_jax.models import encoder_decoder
@@ -49,12 +49,12 @@ _PARAMS, _DROPOUT = 1, 2
 # Fields of a run that count something, and the macros that set them.
 _PATIENCE = "early_stopping_patience"
 _AT_LEAST_ONE = {
-    "total_steps": "TRAIN_STEPS",
-    "num_microbatches": "NUM_MICROBATCHES",
-    "eval_period": "EVAL_PERIOD",
-    "stats_period": "STATS_PERIOD",
-    "max_nonfinite_steps": "train.train.max_nonfinite_steps",
-    _PATIENCE: "EARLY_STOPPING_PATIENCE",
+  "total_steps": "TRAIN_STEPS",
+  "num_microbatches": "NUM_MICROBATCHES",
+  "eval_period": "EVAL_PERIOD",
+  "stats_period": "STATS_PERIOD",
+  "max_nonfinite_steps": "train.train.max_nonfinite_steps",
+  _PATIENCE: "EARLY_STOPPING_PATIENCE",
 }
 
 
@@ -97,7 +97,7 @@ class LoopState:
       self.examples_seen += int(row["examples"])
       self.nonfinite_steps += int(row["nonfinite"])
       self.nonfinite_in_a_row = (
-          self.nonfinite_in_a_row + 1 if row["nonfinite"] else 0
+        self.nonfinite_in_a_row + 1 if row["nonfinite"] else 0
       )
 
   def note_evaluation(self, step: int, value: float) -> bool:
@@ -147,16 +147,16 @@ class TrainConfig:
   train_dataset_cfg: pipeline.DatasetConfig
   total_steps: int
   evaluation_cfg: evaluation_lib.EvaluationConfig = dataclasses.field(
-      default_factory=evaluation_lib.EvaluationConfig
+    default_factory=evaluation_lib.EvaluationConfig
   )
   partitioner: partitioning.Partitioner = dataclasses.field(
-      default_factory=partitioning.Partitioner
+    default_factory=partitioning.Partitioner
   )
   objective: losses.Objective = dataclasses.field(
-      default_factory=losses.Objective
+    default_factory=losses.Objective
   )
   save_cfg: checkpoints_lib.SaveOptions = dataclasses.field(
-      default_factory=checkpoints_lib.SaveOptions
+    default_factory=checkpoints_lib.SaveOptions
   )
   initial_checkpoint_path: str | None = None
   num_microbatches: int = 1
@@ -173,7 +173,7 @@ class TrainConfig:
       optional = value is None and name in ("eval_period", _PATIENCE)
       if not optional and not (isinstance(value, int) and value >= 1):
         raise UserError(
-            f"{binding} is {value!r}; it must be a whole number from 1"
+          f"{binding} is {value!r}; it must be a whole number from 1"
         )
 
 
@@ -195,21 +195,21 @@ class TrainResult:
 
 
 def check_vocabulary(
-    vocabulary: vocabularies.Vocabulary,
-    model: encoder_decoder.EncoderDecoderModel,
+  vocabulary: vocabularies.Vocabulary,
+  model: encoder_decoder.EncoderDecoderModel,
 ) -> None:
   """Raises UserError where the student lacks ids of the vocabulary."""
   if vocabulary.vocab_size > model.config.vocab_size:
     raise UserError(
-        f"the vocabulary {vocabulary.name} has {vocabulary.vocab_size} ids but"
-        f" the student only {model.config.vocab_size}: set"
-        " network.T5Config.vocab_size to at least that (a multiple of 128 is"
-        " fastest), or another VOCABULARY"
+      f"the vocabulary {vocabulary.name} has {vocabulary.vocab_size} ids but"
+      f" the student only {model.config.vocab_size}: set"
+      " network.T5Config.vocab_size to at least that (a multiple of 128 is"
+      " fastest), or another VOCABULARY"
     )
 
 
 def make_evaluator(
-    config: TrainConfig, split: str, tasks: Sequence[str] | None = None
+  config: TrainConfig, split: str, tasks: Sequence[str] | None = None
 ) -> evaluation_lib.Evaluator:
   """The evaluator of a run's tasks on a split.
 
@@ -224,31 +224,29 @@ def make_evaluator(
   found: list[pipeline.EvaluationTask] = []
   for name in names or [dataset.mixture_or_task_name]:
     found += pipeline.load_evaluations(
-        name,
-        split,
-        config.vocabulary,
-        dataset,
-        labels_only=not names,
-        max_examples=evaluation.max_examples,
+      name,
+      split,
+      config.vocabulary,
+      dataset,
+      labels_only=not names,
+      max_examples=evaluation.max_examples,
     )
   for task in found:
     if not len(task):
       raise UserError(
-          f"{task.name} has nothing to score in split {split!r}: there are no"
-          " records with a target; choose EVAL_TASKS or another split"
+        f"{task.name} has nothing to score in split {split!r}: there are no"
+        " records with a target; choose EVAL_TASKS or another split"
       )
   generator = generation.Generator(
-      config.model,
-      config.partitioner,
-      evaluation.decode,
-      batch_size=evaluation.batch_size,
+    config.model,
+    config.partitioner,
+    evaluation.decode,
+    batch_size=evaluation.batch_size,
   )
   return evaluation_lib.Evaluator(generator, config.vocabulary, found)
 
 
-def train(
-    config: TrainConfig, *, stream: TextIO | None = None
-) -> TrainResult:
+def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
   """Trains a student, from the start or from where the run stopped.
 
   Args:
@@ -261,9 +259,9 @@ def train(
   """
   folder = pathlib.Path(config.model_dir)
   with (
-      run_directory.locked(folder),
-      config.partitioner.activate(),
-      _Run(config, folder, stream) as run,
+    run_directory.locked(folder),
+    config.partitioner.activate(),
+    _Run(config, folder, stream) as run,
   ):
     run.loop_over_steps()
     return run.finish()
@@ -273,7 +271,7 @@ class _Run:
   """One start of a run: its objects, and what happens at a step's end."""
 
   def __init__(
-      self, config: TrainConfig, folder: pathlib.Path, stream: TextIO | None
+    self, config: TrainConfig, folder: pathlib.Path, stream: TextIO | None
   ):
     self.config = config
     self.folder = folder
@@ -281,11 +279,11 @@ class _Run:
     partitioner = config.partitioner
     check_vocabulary(config.vocabulary, config.model)
     self.data = pipeline.load_training_data(
-        config.train_dataset_cfg,
-        config.vocabulary,
-        seed=config.random_seed,
-        rows_multiple_of=partitioner.data_size * config.num_microbatches,
-        rows_of_process=partitioner.process_rows,
+      config.train_dataset_cfg,
+      config.vocabulary,
+      seed=config.random_seed,
+      rows_multiple_of=partitioner.data_size * config.num_microbatches,
+      rows_of_process=partitioner.process_rows,
     )
     self.weighting = config.objective.weighting(self.data.subtask_names)
     self.evaluator = make_evaluator(config, config.evaluation_cfg.split)
@@ -295,12 +293,12 @@ class _Run:
     self.first_step = int(self.state.step)
     self.step_fn = self._jit_step()
     self.log = logging_lib.RunLog(
-        folder,
-        self.data.subtask_names,
-        slots=self.data.shape.slots,
-        total_steps=config.total_steps,
-        from_step=self.first_step,
-        stream=stream,
+      folder,
+      self.data.subtask_names,
+      slots=self.data.shape.slots,
+      total_steps=config.total_steps,
+      from_step=self.first_step,
+      stream=stream,
     )
 
   def __enter__(self) -> _Run:
@@ -317,29 +315,31 @@ class _Run:
       return
     if self.config.config_text_fn:
       run_directory.write_atomically(
-          self.folder / "config.gin", self.config.config_text_fn()
+        self.folder / "config.gin", self.config.config_text_fn()
       )
     description = run_directory.describe_machine() | {
-        "data_fingerprint": self.data.examples.fingerprint,
-        "task": self.data.examples.task_name,
-        "seed": self.config.random_seed,
-        "num_parameters": results.num_parameters(self.config.model),
-        "mesh": dict(self.config.partitioner.mesh.shape),
-        "batch_shape": dataclasses.asdict(self.data.shape),
+      "data_fingerprint": self.data.examples.fingerprint,
+      "task": self.data.examples.task_name,
+      "seed": self.config.random_seed,
+      "num_parameters": results.num_parameters(self.config.model),
+      "mesh": dict(self.config.partitioner.mesh.shape),
+      "batch_shape": dataclasses.asdict(self.data.shape),
     }
     run_directory.write_atomically(
-        self.folder / "run.json", json.dumps(description, indent=2) + "\n"
+      self.folder / "run.json", json.dumps(description, indent=2) + "\n"
     )
 
   def _transformation(self) -> optax.GradientTransformation:
     model = self.config.model
     return self.config.optimizer.transform(
-        self.config.learning_rate_fn,
-        train_state.param_shapes(model),
-        model.param_axes(),
+      self.config.learning_rate_fn,
+      train_state.param_shapes(model),
+      model.param_axes(),
     )
 
-  def _restore_or_init(self) -> tuple[train_state.TrainState, train_state.TrainState]:
+  def _restore_or_init(
+    self,
+  ) -> tuple[train_state.TrainState, train_state.TrainState]:
     """The state to go on from, and its shardings; sets `loop`."""
     config, model = self.config, self.config.model
     tx = self._transformation()
@@ -347,14 +347,14 @@ class _Run:
     step = self.checkpoints.latest_step()
     if step is not None:
       shapes, shardings = train_state.abstract_state(
-          model, tx, config.partitioner
+        model, tx, config.partitioner
       )
       self.loop = LoopState(**self.checkpoints.loop_state(step))
       return self.checkpoints.restore(step, shapes), shardings
     if config.initial_checkpoint_path:
       params = initial.load_params(config.initial_checkpoint_path, model)
       return train_state.state_from_params(
-          params, tx, config.partitioner, model.param_axes()
+        params, tx, config.partitioner, model.param_axes()
       )
     key = jax.random.fold_in(jax.random.key(config.random_seed), _PARAMS)
     return train_state.init_state(model, tx, config.partitioner, key)
@@ -363,23 +363,21 @@ class _Run:
     config = self.config
     data_parts = config.partitioner.data_size * config.num_microbatches
     return train_step.jit_train_step(
-        model=config.model,
-        tx=self._transformation(),
-        weighting=self.weighting,
-        partitioner=config.partitioner,
-        state_shardings=self.shardings,
-        base_key=jax.random.fold_in(
-            jax.random.key(config.random_seed), _DROPOUT
-        ),
-        num_microbatches=config.num_microbatches,
-        z_loss=config.objective.z_loss,
-        label_smoothing=config.objective.label_smoothing,
-        logit_slices=vocabulary_loss.num_slices(
-            self.data.shape.rows // data_parts,
-            self.data.shape.decoder_length,
-            config.model.config.vocab_size,
-        ),
-        learning_rate_fn=config.learning_rate_fn,
+      model=config.model,
+      tx=self._transformation(),
+      weighting=self.weighting,
+      partitioner=config.partitioner,
+      state_shardings=self.shardings,
+      base_key=jax.random.fold_in(jax.random.key(config.random_seed), _DROPOUT),
+      num_microbatches=config.num_microbatches,
+      z_loss=config.objective.z_loss,
+      label_smoothing=config.objective.label_smoothing,
+      logit_slices=vocabulary_loss.num_slices(
+        self.data.shape.rows // data_parts,
+        self.data.shape.decoder_length,
+        config.model.config.vocab_size,
+      ),
+      learning_rate_fn=config.learning_rate_fn,
     )
 
   # -------------------------------------------------------------------- stepping
@@ -390,10 +388,10 @@ class _Run:
     if self.first_step >= config.total_steps or self._out_of_patience():
       return
     put = functools.partial(
-        config.partitioner.put_batch, global_shapes=self.data.global_shapes
+      config.partitioner.put_batch, global_shapes=self.data.global_shapes
     )
     with self.data.prefetch(
-        self.first_step, config.total_steps, put
+      self.first_step, config.total_steps, put
     ) as batches:
       for position, batch in batches:
         self.state, sums = self.step_fn(self.state, batch)
@@ -407,7 +405,7 @@ class _Run:
     config = self.config
     last = step == config.total_steps
     evaluate = last or bool(
-        config.eval_period and step % config.eval_period == 0
+      config.eval_period and step % config.eval_period == 0
     )
     save = last or step % config.save_cfg.period == 0
     if evaluate or save or step % config.stats_period == 0:
@@ -425,9 +423,9 @@ class _Run:
     self.loop.note_steps(written)
     if self.loop.nonfinite_in_a_row >= self.config.max_nonfinite_steps:
       raise FloatingPointError(
-          f"loss or gradient was not finite in {self.loop.nonfinite_in_a_row}"
-          f" steps in a row up to step {step}: lower BASE_LEARNING_RATE, or"
-          " clip with <optimizer>.clip_norm"
+        f"loss or gradient was not finite in {self.loop.nonfinite_in_a_row}"
+        f" steps in a row up to step {step}: lower BASE_LEARNING_RATE, or"
+        " clip with <optimizer>.clip_norm"
       )
 
   def _evaluate(self, step: int) -> bool:
@@ -435,23 +433,23 @@ class _Run:
     started = time.monotonic()
     scores = self.evaluator.run(self.state.params)
     value = evaluation_lib.selection_value(
-        scores, self.config.evaluation_cfg.metric
+      scores, self.config.evaluation_cfg.metric
     )
     best = self.loop.note_evaluation(step, value)
     if jax.process_index() == 0:
       evaluation_lib.write_predictions(self.folder / "eval", step, scores)
     values = evaluation_lib.flat_metrics(scores) | {
-        "tokens_seen": self.loop.tokens_seen,
-        "examples_seen": self.loop.examples_seen,
+      "tokens_seen": self.loop.tokens_seen,
+      "examples_seen": self.loop.examples_seen,
     }
     self.log.add_evaluation(step, values, time.monotonic() - started)
     shown = ", ".join(
-        f"{name} {value:.4f}"
-        for score in scores
-        for name, value in score.metrics.items()
+      f"{name} {value:.4f}"
+      for score in scores
+      for name, value in score.metrics.items()
     )
     self.log.progress.say(
-        f"step {step}: {scores[0].split} {shown}{' (best)' if best else ''}"
+      f"step {step}: {scores[0].split} {shown}{' (best)' if best else ''}"
     )
     return best
 
@@ -475,23 +473,23 @@ class _Run:
     rows = run_directory.read_jsonl(self.folder / "results.jsonl")
     if not rows or rows[0]["steps"] != step:
       params = self.checkpoints.restore_params(
-          best,
-          train_state.with_shardings(
-              train_state.param_shapes(self.config.model), self.shardings.params
-          ),
+        best,
+        train_state.with_shardings(
+          train_state.param_shapes(self.config.model), self.shardings.params
+        ),
       )
       rows = self._final_rows(params, best, step)
       if jax.process_index() == 0:
         run_directory.write_jsonl(self.folder / "results.jsonl", rows)
     for row in rows:
       self.log.progress.say(
-          f"{row['split']} {row['task']} {row['metric']}: {row['value']:.4f}"
-          f" (n={row['n']}, checkpoint of step {row['checkpoint_step']})"
+        f"{row['split']} {row['task']} {row['metric']}: {row['value']:.4f}"
+        f" (n={row['n']}, checkpoint of step {row['checkpoint_step']})"
       )
     return TrainResult(step, best, rows, self.loop)
 
   def _final_rows(
-      self, params: PyTree, best: int, step: int
+    self, params: PyTree, best: int, step: int
   ) -> list[dict[str, Any]]:
     """Scores the selected checkpoint on the selecting and the test split."""
     evaluation = self.config.evaluation_cfg
@@ -501,11 +499,11 @@ class _Run:
       if jax.process_index() == 0:
         evaluation_lib.write_predictions(self.folder / "eval", best, scores)
       rows += results.result_rows(
-          self.config,
-          self.data,
-          scores,
-          steps=step,
-          checkpoint_step=best,
-          loop=self.loop,
+        self.config,
+        self.data,
+        scores,
+        steps=step,
+        checkpoint_step=best,
+        loop=self.loop,
       )
     return rows

@@ -7,7 +7,7 @@ import pathlib
 _FLAGS = os.environ.get("XLA_FLAGS", "")
 if "xla_force_host_platform_device_count" not in _FLAGS:
   os.environ["XLA_FLAGS"] = (
-      f"{_FLAGS} --xla_force_host_platform_device_count=8".strip()
+    f"{_FLAGS} --xla_force_host_platform_device_count=8".strip()
   )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -17,7 +17,7 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SHARED = pathlib.Path(
-    os.environ.get("DSS_SHARED", REPOSITORY.parent / "shared")
+  os.environ.get("DSS_SHARED", REPOSITORY.parent / "shared")
 )
 
 

@@ -140,7 +140,11 @@ def test_all_that_is_missing_is_named_at_once():
   message = str(error.value)
   assert "\n" not in message
   for name in (
-    "MODEL_DIR", "TRAIN_STEPS", "DATASET", "METHOD", "TASK_FEATURE_LENGTHS"
+    "MODEL_DIR",
+    "TRAIN_STEPS",
+    "DATASET",
+    "METHOD",
+    "TASK_FEATURE_LENGTHS",
   ):
     assert f"--gin.{name}=..." in message
   # What a given name makes unnecessary is not asked for.

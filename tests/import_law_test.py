@@ -90,7 +90,9 @@ sys.meta_path.insert(0, Block())
 @pytest.mark.slow
 def test_one_train_step_evaluation_and_decode_without_them(tmp_path):
   """The whole method on the built-in data, with everything heavy blocked."""
-  program = _BLOCK.format(blocked=sorted(HEAVY | {"gin"})) + f"""
+  program = (
+    _BLOCK.format(blocked=sorted(HEAVY | {"gin"}))
+    + f"""
 from dss_jax import evaluation, optimizers, schedules, train
 from dss_jax.data import pipeline, vocabularies
 from dss_jax.datasets import DataOptions
@@ -116,6 +118,7 @@ assert run.step == 1 and run.rows, run
 loaded = {{name.split(".")[0] for name in sys.modules}}
 assert not loaded & {(HEAVY | {"gin"})!r}, loaded
 """
+  )
   subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 

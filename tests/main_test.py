@@ -32,7 +32,11 @@ def _forget():
 
 def _train_flags(folder: pathlib.Path, *more: str) -> list[str]:
   return [
-    "train", *RUN, f"--gin.MODEL_DIR={folder}", "--gin.TRAIN_STEPS=2", *more
+    "train",
+    *RUN,
+    f"--gin.MODEL_DIR={folder}",
+    "--gin.TRAIN_STEPS=2",
+    *more,
   ]
 
 
@@ -62,7 +66,8 @@ def test_no_mode_shows_the_help_and_ends_with_2(capsys):
 
 
 @pytest.mark.parametrize(
-  "argv", [["tran"], ["train", "--gin_fil=x"], ["checkpoints", "x", "--gin.A=1"]]
+  "argv",
+  [["tran"], ["train", "--gin_fil=x"], ["checkpoints", "x", "--gin.A=1"]],
 )
 def test_unknown_arguments_end_with_2(argv, capsys):
   with pytest.raises(SystemExit) as ended:
@@ -78,16 +83,16 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
     "unknown dataset": ([*train, "--gin.DATASET=taxonly"], "taxonli"),
     "unknown method": ([*train, "--gin.METHOD=ds"], "standard"),
     "unknown task": (
-      [*train, "--gin.MIXTURE_OR_TASK_NAME=nobody_knows"], "nobody_knows"
+      [*train, "--gin.MIXTURE_OR_TASK_NAME=nobody_knows"],
+      "nobody_knows",
     ),
     "no data": (
-      [*train, "--gin.DATASET=svamp", "--data_dir=/nowhere"], "/nowhere"
+      [*train, "--gin.DATASET=svamp", "--data_dir=/nowhere"],
+      "/nowhere",
     ),
     "no gin file": (["train", "--gin_file=modls/base.gin"], "models/"),
     "wrong gin name": ([*train, "--gin.TRAIN_STEP=3"], "TRAIN_STEPS?"),
-    "wrong parameter": (
-      [*train, "--gin.network.T5Config.emb=3"], "emb_dim"
-    ),
+    "wrong parameter": ([*train, "--gin.network.T5Config.emb=3"], "emb_dim"),
     "wrong value": ([*train, "--gin.TRAIN_STEPS=few"], "TRAIN_STEPS"),
     "batch and devices": (
       [*train, "--gin.BATCH_SIZE=12", "--gin.RECORDS_PER_BATCH=None"],
@@ -95,7 +100,8 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
     ),
     "no checkpoint": (["eval", f"--model_dir={folder}"], "config.gin"),
     "wrong checkpoint": (
-      ["eval", f"--model_dir={trained}", "--checkpoint=7"], "'best'"
+      ["eval", f"--model_dir={trained}", "--checkpoint=7"],
+      "'best'",
     ),
     "wrong split": (["eval", f"--model_dir={trained}", "--split=dev"], "test"),
     "another model": (
@@ -106,14 +112,17 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
       "mlp",
     ),
     "another model's folder": (
-      _train_flags(trained, "--gin.network.T5Config.mlp_dim=24"), "MODEL_DIR"
+      _train_flags(trained, "--gin.network.T5Config.mlp_dim=24"),
+      "MODEL_DIR",
     ),
     "no module": ([*train, "--module=no_such_module"], "no_such_module"),
     "no run": (["checkpoints", str(folder)], "MODEL_DIR"),
   }
 
 
-@pytest.mark.parametrize("name", list(_mistakes(pathlib.Path(), pathlib.Path())))
+@pytest.mark.parametrize(
+  "name", list(_mistakes(pathlib.Path(), pathlib.Path()))
+)
 def test_mistakes_are_told_in_one_line(name, trained, tmp_path, capsys):
   argv, expected = _mistakes(tmp_path / "run", trained)[name]
   capsys.readouterr()

@@ -10,7 +10,14 @@ import zipfile
 import pytest
 
 IGNORED = shutil.ignore_patterns(
-  ".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", "runs", ".*_cache"
+  ".git",
+  ".venv*",
+  "build",
+  "dist",
+  "*.egg-info",
+  "__pycache__",
+  "runs",
+  ".*_cache",
 )
 
 

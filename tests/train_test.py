@@ -57,8 +57,9 @@ def _config(folder: pathlib.Path, **changes) -> train.TrainConfig:
       "taxonli_dss",
       {"inputs": 48, "targets": 64},
       records_per_batch=8,
-      data=DataOptions(taxonli_num_train=64, taxonli_num_validation=16,
-                       taxonli_num_test=24),
+      data=DataOptions(
+        taxonli_num_train=64, taxonli_num_validation=16, taxonli_num_test=24
+      ),
     ),
     "evaluation_cfg": evaluation.EvaluationConfig(batch_size=16),
     "partitioner": partitioning.Partitioner(devices=jax.devices()[:1]),

@@ -23,8 +23,12 @@ def _inputs():
 def _loss_and_grads(hidden, kernel, targets, weights, *, slices):
   def loss(hidden, kernel):
     nll, z, predictions = vocabulary_loss.target_losses(
-      lambda h: h @ kernel, hidden, targets,
-      z_loss=1e-2, label_smoothing=0.1, slices=slices,
+      lambda h: h @ kernel,
+      hidden,
+      targets,
+      z_loss=1e-2,
+      label_smoothing=0.1,
+      slices=slices,
     )
     return jnp.sum(weights * (nll + z)), predictions
 

@@ -29,15 +29,19 @@ from dss_jax.errors import UserError
 _SAMPLE_UNITS = 16384
 _TRIAL_UNITS = 1024
 _TRIAL_SHARE = 0.85  # of them have a row; the others keep the choice wide
-_VERIFY_WINDOWS = 2
+_TRIAL_ERROR = 1.02  # a whole window may fill rows so much better
+_VERIFY_WINDOWS = 3
+_HOPEFUL = 0.02  # of a window's items may still find room in the gaps
 # Room for windows with longer examples than the sampled ones, in standard
 # deviations of a window's total length. A window beyond it is packed more
 # tightly, so this need not cover every window.
 _SPARE_DEVIATIONS = 3.0
+# And for windows of the same length whose examples meet less well.
+_LEAST_SPARE = 0.004
 _SAMPLE_SEED = 0
 
 # How much is known of a shape in the search.
-_BOUND, _TRIED, _VERIFIED = 0, 1, 2
+_BOUND, _BOUND_BY_TRIALS, _TRIED, _VERIFIED = range(4)
 
 _Lengths = tuple[int, int]  # tokens of a row: encoder, decoder
 _Counts = tuple[int, int]  # of a batch: rows, records
@@ -53,7 +57,7 @@ def choose_batch_shape(
   rows_multiple_of: int = 1,
   pack: bool = True,
   length_multiple: int = 8,
-  max_row_length: int = 512,
+  max_row_length: int = 1024,
   attention_length: int = 4096,
 ) -> BatchShape:
   """The cheapest shape that holds the data; what is given is kept.
@@ -83,8 +87,9 @@ def choose_batch_shape(
     attention_length: the row length at which attention costs as much as all
       the rest of a layer. By arithmetic alone about 4,600 tokens in T5 1.1
       base (4 d^2 + 3 d d_ff multiply-adds a token against 2 d per token
-      attended to); kernels that write the scores to memory behave like 1,300
-      on a GPU and 300 on a CPU, so set it lower there for shorter rows.
+      attended to); where the scores are written to memory, whole steps
+      behave like about 1,300 on a GPU (an estimate) and 600 on a CPU (fitted to
+      two measured shapes): set it lower there, for shorter rows.
 
   Raises:
     UserError: the wishes contradict each other or the data.
@@ -134,11 +139,16 @@ def choose_batch_shape(
 def _length_choices(
   longest: int, given: int | None, multiple: int, highest: int
 ) -> Sequence[int]:
-  """Row lengths to try, ascending, at least one."""
+  """Row lengths to try, ascending, at least one; about 3 % apart."""
   if given is not None:
     return (given,)
   first = -(-longest // multiple) * multiple
-  return range(first, max(first, highest) + 1, multiple)
+  last = max(first, highest // multiple * multiple)
+  choices = [first]
+  while choices[-1] < last:
+    step = multiple * max(1, choices[-1] // (32 * multiple))
+    choices.append(min(choices[-1] + step, last))
+  return choices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,13 +169,19 @@ class _Wish:
     rows = math.ceil(self.records / fill / self.rows_multiple_of)
     return rows * self.rows_multiple_of, self.records
 
-  def roomier(self, rows: int, records: int) -> _Counts | None:
-    """The next counts with more room; None where both are given."""
+  def roomier(self, counts: _Counts, shortage: float) -> _Counts | None:
+    """The next counts with more room; None where both are given.
+
+    `shortage`: the part of the tokens that found no room. Steps are of 1/128
+    at least.
+    """
+    rows, records = counts
     if self.rows is None:
-      step = max(1, rows // 256 // self.rows_multiple_of)
-      return rows + step * self.rows_multiple_of, records
+      more = math.ceil(rows * max(shortage, 1 / 128) / self.rows_multiple_of)
+      return rows + more * self.rows_multiple_of, records
     if self.records is None and records > 1:
-      return rows, records - max(1, records // 256)
+      fewer = math.ceil(records * max(shortage, 1 / 128))
+      return rows, max(1, records - fewer)
     return None
 
 
@@ -185,6 +201,7 @@ class _Search:
     self._sampler = Sampler(example_set, seed=_SAMPLE_SEED)
     self._upr = self._sampler.units_per_record
     self.longest = packing.longest(example_set)
+    self._trials: dict[_Lengths, float] = {}
     if example_set.paired:
       self._epoch_units = self._sampler.epoch_units()
     else:
@@ -230,9 +247,11 @@ class _Search:
     """The cheapest packed shape of the grid that holds the data.
 
     Best first: a shape enters with the least it can cost, comes back with what
-    a trial on a small sample says, and is taken once whole windows of it were
-    planned; if these do not fit, it comes back with more room.
+    trials on a small sample say, first of each of its lengths alone, then of
+    both, and is taken once whole windows of it were planned; if these do not
+    fit, it comes back with more room.
     """
+    widest = (encoder_lengths[-1], decoder_lengths[-1])
     heap: list[tuple[float, int, _Lengths, _Counts]] = []
 
     def push(stage: int, lengths: _Lengths, counts: _Counts) -> None:
@@ -240,21 +259,30 @@ class _Search:
       # At equal cost the further stage first, then the shorter row.
       heapq.heappush(heap, (cost, -stage, lengths, counts))
 
+    def push_filled(stage: int, lengths: _Lengths, fill: float) -> None:
+      rows, records = self._counts(fill)
+      # Rows and records may both be given, and hopeless with these lengths.
+      if rows * fill * _TRIAL_ERROR >= records * self._upr:
+        push(stage, lengths, (rows, records))
+
     for lengths in itertools.product(encoder_lengths, decoder_lengths):
-      bound = min(x / mean for x, mean in zip(lengths, self._means))
-      counts = self._wish.counts(bound, self._upr)
-      if counts[0] * bound >= counts[1] * self._upr:
-        push(_BOUND, lengths, counts)
+      push_filled(_BOUND, lengths, self._ideal_fill(lengths))
     while heap:
-      _, stage, lengths, counts = heapq.heappop(heap)
-      if -stage == _VERIFIED:
+      _, minus_stage, lengths, counts = heapq.heappop(heap)
+      stage = -minus_stage
+      if stage == _VERIFIED:
         return BatchShape(counts[0], *lengths, counts[1])
-      if -stage == _BOUND:
-        fill = self._units_per_row(lengths) / (1 + self._spare(counts[1]))
-        push(_TRIED, lengths, self._wish.counts(fill, self._upr))
-      elif self._holds(lengths, counts):
+      if stage == _BOUND:
+        fill = min(
+          self._trial_fill((lengths[0], widest[1])),
+          self._trial_fill((widest[0], lengths[1])),
+        )
+        push_filled(_BOUND_BY_TRIALS, lengths, fill)
+      elif stage == _BOUND_BY_TRIALS:
+        push_filled(_TRIED, lengths, self._trial_fill(lengths))
+      elif not (shortage := self._shortage(lengths, counts)):
         push(_VERIFIED, lengths, counts)
-      elif more := self._wish.roomier(*counts):
+      elif more := self._wish.roomier(counts, shortage):
         push(_TRIED, lengths, more)
     raise UserError(
       f"no rows of up to {encoder_lengths[-1]}/{decoder_lengths[-1]} tokens"
@@ -288,25 +316,41 @@ class _Search:
     # Within an epoch nothing is drawn twice, so only the window's two ends
     # vary, each at most as half an epoch does.
     varying = min(units, self._epoch_units / 2)
-    return _SPARE_DEVIATIONS * max(
+    relative = max(
       deviation * math.sqrt(varying) / (units * mean)
       for mean, deviation in zip(self._means, self._deviations)
     )
+    return _LEAST_SPARE + _SPARE_DEVIATIONS * relative
 
-  def _units_per_row(self, lengths: _Lengths) -> float:
+  def _counts(self, fill: float) -> _Counts:
+    """(rows, records) for rows that hold `fill` units, with some to spare."""
+    _, records = self._wish.counts(fill, self._upr)
+    return self._wish.counts(fill / (1 + self._spare(records)), self._upr)
+
+  def _ideal_fill(self, lengths: _Lengths) -> float:
+    """Units that a row holds if no token of its scarcer side is left over."""
+    return min(x / mean for x, mean in zip(lengths, self._means))
+
+  def _trial_fill(self, lengths: _Lengths) -> float:
     """Units that a row holds while there are always others to choose from."""
-    bound = min(x / mean for x, mean in zip(lengths, self._means))
+    if lengths in self._trials:
+      return self._trials[lengths]
     unit, inputs, targets = self._units(0, _TRIAL_UNITS)
     items = Items.of(unit, inputs, targets, lengths)
-    rows = max(1, int(_TRIAL_SHARE * _TRIAL_UNITS / bound))
+    rows = int(_TRIAL_SHARE * _TRIAL_UNITS / self._ideal_fill(lengths))
+    rows = max(1, rows)
     window = Window(items, rows=rows, row_lengths=lengths, num_batches=1)
     window.fill(even=False)
     waiting = window.row[items.of_example] < 0
     placed = _TRIAL_UNITS - len(np.unique(unit[waiting]))
-    return max(placed, 1) / rows
+    self._trials[lengths] = max(placed, 1) / rows
+    return self._trials[lengths]
 
-  def _holds(self, lengths: _Lengths, counts: _Counts) -> bool:
-    """Whether sampled windows, with some more units, fit at first go."""
+  def _shortage(self, lengths: _Lengths, counts: _Counts) -> float:
+    """Part of the tokens of sampled windows that finds no room at first go.
+
+    The windows hold some more units than the shape must hold.
+    """
     units, num_batches = self._window_units(counts[1])
     units = math.ceil(units * (1 + self._spare(counts[1])))
     for i in range(_VERIFY_WINDOWS):
@@ -315,10 +359,15 @@ class _Search:
         items, rows=counts[0], row_lengths=lengths, num_batches=num_batches
       )
       window.fill()
-      window.fill_gaps()
-      if len(window.waiting()):
-        return False
-    return True
+      if len(window.waiting()) < _HOPEFUL * len(items.inputs):
+        window.fill_gaps()
+      waiting = window.waiting()
+      if len(waiting):
+        return max(
+          float(side[waiting].sum() / side.sum())
+          for side in (items.inputs, items.targets)
+        )
+    return 0.0
 
 
 def _deviation(length: np.ndarray, units: Units, paired: bool) -> float:
@@ -326,10 +375,13 @@ def _deviation(length: np.ndarray, units: Units, paired: bool) -> float:
 
   Unpaired, of those within sub-tasks: rates are exact in every window.
   """
-  if paired:
-    return float(length.std())
-  variance = 0.0
-  for k in np.unique(units.subtask):
-    mine = units.subtask == k
-    variance += float(length[mine].var() * mine.mean())
-  return math.sqrt(variance)
+  # Sums of integers, so that every machine finds the same number.
+  length = length.astype(np.int64)
+  kinds = [length]
+  if not paired:
+    kinds = [length[units.subtask == k] for k in np.unique(units.subtask)]
+  within = 0.0
+  for kind in kinds:
+    total, squares = int(kind.sum()), int((kind * kind).sum())
+    within += (len(kind) * squares - total * total) / len(kind)
+  return math.sqrt(within / len(length))

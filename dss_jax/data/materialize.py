@@ -280,6 +280,11 @@ def _ids(value: np.ndarray, task: seqio.Task) -> np.ndarray:
   return value.astype(np.int32)
 
 
+def add_cache_dirs(folders: Sequence[str]) -> None:
+  """Tells SeqIO where offline caches of Tasks lie."""
+  seqio.add_global_cache_dirs(list(folders))
+
+
 def materialize(
   name: str,
   split: str,

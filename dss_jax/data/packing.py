@@ -88,7 +88,8 @@ class Plan:
       necessarily without gaps).
     moved: number of units that found no room in the order of the stream and
       were put into the free space of other batches.
-    repacked: whether the whole window had to be packed a second time, tightly.
+    repacked: whether the whole window had to be packed a second time, tightly,
+      which loses the order of the stream within the window.
   """
 
   row: np.ndarray
@@ -160,14 +161,19 @@ def plan_window(
     else:
       window.fill()
     moved = window.fill_gaps()
-    if not len(window.waiting()):
-      return Plan(
-        window.row[items.of_example],
-        # Examples of one item lie side by side, in the order of the stream.
-        window.rank[items.of_example] * len(unit) + np.arange(len(unit)),
-        moved,
-        repacked=tight,
-      )
+    if len(window.waiting()):
+      continue
+    row = window.row
+    if tight and not items.wide:
+      # Free rows are the last ones now: deal the rows out to the batches.
+      row = row % num_batches * shape.rows + row // num_batches
+    return Plan(
+      row[items.of_example],
+      # Examples of one item lie side by side, in the order of the stream.
+      window.rank[items.of_example] * len(unit) + np.arange(len(unit)),
+      moved,
+      repacked=tight,
+    )
   raise UserError(_too_small(input_lengths, target_lengths, shape, num_batches))
 
 

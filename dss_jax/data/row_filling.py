@@ -130,8 +130,13 @@ class Window:
     items = self._items
     mean = int(items.inputs.sum()) // max(1, len(items.inputs))
     wide = list(reversed(items.wide))
+    waiting_inputs = int(items.inputs.sum())
+    waiting_targets = int(items.targets.sum())
     for batch in range(self._num_batches):
-      due_inputs, due_targets = self._due(batch)
+      # The batch's even part of what waits.
+      batches = self._num_batches - batch
+      due_inputs = -(-waiting_inputs // batches)
+      due_targets = -(-waiting_targets // batches)
       start = batch * self._rows
       # Wide units come first, in the batch they belong to by the stream.
       due_item = (batch + 1) * len(items.inputs) // self._num_batches
@@ -147,8 +152,12 @@ class Window:
           aim_inputs = min(aim_inputs, -(-due_inputs // parts))
           aim_targets = min(aim_targets, -(-due_targets // parts))
         self._fill_row(row, aim_inputs, aim_targets, mean, candidates)
-        due_inputs -= self._lengths[0] - int(self.free_inputs[row])
-        due_targets -= self._lengths[1] - int(self.free_targets[row])
+        used_inputs = self._lengths[0] - int(self.free_inputs[row])
+        used_targets = self._lengths[1] - int(self.free_targets[row])
+        due_inputs -= used_inputs
+        due_targets -= used_targets
+        waiting_inputs -= used_inputs
+        waiting_targets -= used_targets
 
   def fill_gaps(self) -> int:
     """Puts what still waits where it fits best; how many items that were.
@@ -164,10 +173,13 @@ class Window:
     in_wide = {item for unit in items.wide for item in unit}
     for unit in items.wide:
       if self.row[unit[0]] < 0:
-        any(
-          self._place_wide(unit, batch)
-          for batch in reversed(range(self._num_batches))
+        # Only batches with room for the unit's longest item; the last first.
+        longest = max(unit, key=lambda item: int(items.inputs[item]))
+        room = (self.free_inputs >= items.inputs[longest]) & (
+          self.free_targets >= items.targets[longest]
         )
+        batches = np.unique(np.flatnonzero(room) // self._rows)[::-1]
+        any(self._place_wide(unit, batch) for batch in batches.tolist())
     for item in waiting[np.argsort(-size, kind="stable")].tolist():
       if item not in in_wide:
         row = self._best_row(item, slice(None))
@@ -178,15 +190,6 @@ class Window:
   def waiting(self) -> np.ndarray:
     """Items without a row, ascending."""
     return np.flatnonzero(self.row < 0)
-
-  def _due(self, batch: int) -> tuple[int, int]:
-    """The batch's even part of what waits: input and target tokens."""
-    waits = self.row < 0
-    batches = self._num_batches - batch
-    return (
-      -(-int(self._items.inputs[waits].sum()) // batches),
-      -(-int(self._items.targets[waits].sum()) // batches),
-    )
 
   def _put(self, item: int, row: int) -> None:
     self.row[item] = row

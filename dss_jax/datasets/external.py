@@ -5,7 +5,7 @@ the human explanations, where the set has them. Rows become records exactly as
 those of the released files do (see `raw_examples.py`).
 
     dataset      TFDS       Hugging Face                       train / val. / test
-    esnli        esnli      esnli                              549,367 / 9,842 / 9,824
+    esnli        esnli      esnli/esnli                        549,367 / 9,842 / 9,824
     anli1..3     anli/r1..  facebook/anli (splits train_r1..)  16,946 / 1,000 / 1,000 (r1)
     cqa          cos_e      Salesforce/cos_e v1.11             9,741 / - / 1,221
     svamp        -          ChilleD/SVAMP                      700 / - / 300
@@ -61,7 +61,7 @@ TFDS_SOURCES = {
   "cqa": _Source("cos_e", None, _COS_E, _GITHUB),
 }
 HUGGINGFACE_SOURCES = {
-  "esnli": _Source("esnli", None, _ALL),
+  "esnli": _Source("esnli/esnli", None, _ALL),
   **{
     f"anli{number}": _Source(
       "facebook/anli",
@@ -207,7 +207,7 @@ def _huggingface_rows(
     if data_dir:
       dataset = huggingface.load_from_disk(os.fspath(data_dir))
     else:
-      dataset = huggingface.load_dataset(source.name, source.config)
+      dataset = _from_hub(huggingface, source)
     if not isinstance(dataset, huggingface.DatasetDict):
       raise UserError(
         f"{data_dir} holds a single split; save a DatasetDict with"
@@ -232,6 +232,19 @@ def _huggingface_rows(
     if names is not None and isinstance(label, int) and label >= 0:
       row["label"] = names[label]
     yield row
+
+
+def _from_hub(huggingface: Any, source: _Source) -> Any:
+  try:
+    return huggingface.load_dataset(source.name, source.config)
+  except RuntimeError as error:
+    if "script" not in str(error):
+      raise
+    # Kept on the Hub as a program, which the library no longer runs (since
+    # version 4); the Hub itself keeps a Parquet copy of such sets.
+    return huggingface.load_dataset(
+      source.name, source.config, revision="refs/convert/parquet"
+    )
 
 
 def _not_installed(package: str, error: ImportError) -> str:

@@ -29,7 +29,7 @@ class Curve:
 
 
 def read_curve(
-    model_dir: pathlib.Path, metric: str, x: str = "tokens_seen"
+  model_dir: pathlib.Path, metric: str, x: str = "tokens_seen"
 ) -> Curve:
   """The curve of `metric` over `x` in a run's metrics.jsonl.
 
@@ -39,11 +39,9 @@ def read_curve(
     x: a name that stands on the same lines, or `step`.
   """
   points = [
-      (line[x], line[metric])
-      for line in run_directory.read_jsonl(
-          model_dir / logging_lib.METRICS_FILE
-      )
-      if metric in line and x in line
+    (line[x], line[metric])
+    for line in run_directory.read_jsonl(model_dir / logging_lib.METRICS_FILE)
+    if metric in line and x in line
   ]
   array = np.asarray(points, np.float64).reshape(-1, 2)
   return Curve(array[:, 0], array[:, 1])
@@ -59,13 +57,13 @@ def mean_curve(curves: Sequence[Curve], points: int = 60) -> Curve:
 
 
 def draw_png(
-    path: pathlib.Path,
-    curves: Mapping[str, Sequence[Curve]],
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-    chance: float | None = None,
+  path: pathlib.Path,
+  curves: Mapping[str, Sequence[Curve]],
+  *,
+  title: str,
+  x_label: str,
+  y_label: str,
+  chance: float | None = None,
 ) -> None:
   """Draws each run as a thin line and the mean of each name as a thick one.
 
@@ -87,19 +85,19 @@ def draw_png(
     mean = mean_curve(runs)
     seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
     axes.plot(
-        mean.x, mean.y, color=color, linewidth=2.2, label=f"{name} ({seeds})"
+      mean.x, mean.y, color=color, linewidth=2.2, label=f"{name} ({seeds})"
     )
   if chance is not None:
     axes.axhline(chance, color="0.5", linestyle=":", linewidth=1)
     axes.annotate(
-        "chance",
-        (1, chance),
-        xycoords=("axes fraction", "data"),
-        xytext=(-4, 3),
-        textcoords="offset points",
-        ha="right",
-        color="0.4",
-        fontsize=8,
+      "chance",
+      (1, chance),
+      xycoords=("axes fraction", "data"),
+      xytext=(-4, 3),
+      textcoords="offset points",
+      ha="right",
+      color="0.4",
+      fontsize=8,
     )
   axes.set(xlabel=x_label, ylabel=y_label)
   axes.set_title(title, loc="left", fontsize=11)
@@ -114,12 +112,12 @@ def draw_png(
 
 
 def draw_text(
-    curves: Mapping[str, Sequence[Curve]],
-    *,
-    title: str,
-    x_label: str,
-    width: int = 72,
-    height: int = 16,
+  curves: Mapping[str, Sequence[Curve]],
+  *,
+  title: str,
+  x_label: str,
+  width: int = 72,
+  height: int = 16,
 ) -> str:
   """The mean curves as text, for a terminal."""
   import plotext
@@ -133,10 +131,10 @@ def draw_text(
   for (name, runs), marker in zip(curves.items(), markers, strict=False):
     mean = mean_curve(runs)
     plotext.plot(
-        (mean.x / 1e6).tolist(),
-        (100 * mean.y).tolist(),
-        label=name,
-        marker=marker,
+      (mean.x / 1e6).tolist(),
+      (100 * mean.y).tolist(),
+      label=name,
+      marker=marker,
     )
   text = plotext.build()
   plotext.clear_figure()

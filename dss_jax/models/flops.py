@@ -11,7 +11,7 @@ from dss_jax.models.config import T5Config
 
 
 def training_flops(
-    config: T5Config, encoder_tokens: int, decoder_tokens: int
+  config: T5Config, encoder_tokens: int, decoder_tokens: int
 ) -> float:
   """Operations to train on so many non-padding tokens, attention scores aside.
 
@@ -27,12 +27,12 @@ def training_flops(
   mlp = config.emb_dim * config.mlp_dim * (len(config.mlp_activations) + 1)
   # Keys and values of cross-attention are computed from encoder tokens.
   per_encoder_token = config.num_encoder_layers * (attention + mlp) + (
-      config.num_decoder_layers * attention / 2
+    config.num_decoder_layers * attention / 2
   )
   per_decoder_token = (
-      config.num_decoder_layers * (1.5 * attention + mlp)
-      + config.emb_dim * config.vocab_size
+    config.num_decoder_layers * (1.5 * attention + mlp)
+    + config.emb_dim * config.vocab_size
   )
   return 6.0 * (
-      per_encoder_token * encoder_tokens + per_decoder_token * decoder_tokens
+    per_encoder_token * encoder_tokens + per_decoder_token * decoder_tokens
   )

@@ -17,7 +17,7 @@ PyTree = Any
 
 
 def load_params(
-    path: str, model: encoder_decoder.EncoderDecoderModel
+  path: str, model: encoder_decoder.EncoderDecoderModel
 ) -> PyTree:
   """The parameters at `path`, checked against the student.
 
@@ -46,7 +46,7 @@ def load_params(
   problems = checkpoints_lib.describe_mismatch(found, wanted)
   if problems:
     raise UserError(
-        f"INITIAL_CHECKPOINT_PATH {path!r} is of another model: {problems};"
-        " give the models/*.gin it was trained with"
+      f"INITIAL_CHECKPOINT_PATH {path!r} is of another model: {problems};"
+      " give the models/*.gin it was trained with"
     )
   return jax.tree.map(lambda array: array.astype("float32"), params)

@@ -1,10 +1,13 @@
 """The chosen shape holds the data, wastes little and keeps what is given."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
 
+from dss_jax import datasets
+from dss_jax.data import examples, vocabularies
 from dss_jax.data.batch_shapes import choose_batch_shape
 from dss_jax.data.batches import PackedBatches
 from dss_jax.data.packing import BatchShape
@@ -101,8 +104,8 @@ def test_a_long_example_lifts_the_cap():
 
 
 def test_few_examples():
-  arrays = TokenArrays.from_lists("t", [[2, 1]], [[3, 1]])
-  example_set = ExampleSet((arrays,), (1.0,), False, 1, "f", "v", "t", "train")
+  arrays = TokenArrays.from_lists("t", [[2, 1]] * 5, [[3, 1]] * 5)
+  example_set = ExampleSet((arrays,), (1.0,), False, 5, "f", "v", "t", "train")
   shape = choose_batch_shape(example_set, records_per_batch=1)
   assert dataclasses.asdict(shape) == {
     "rows": 1,
@@ -123,7 +126,7 @@ def test_without_packing(make_example_set):
   shape = choose_batch_shape(
     example_set, records_per_batch=10, rows_multiple_of=8, pack=False
   )
-  assert shape == BatchShape(24, *rounded, 10, pack=False)
+  assert shape == BatchShape(24, rounded[0], rounded[1], 10, pack=False)
   shape = choose_batch_shape(
     example_set, rows=21, encoder_length=64, decoder_length=32, pack=False
   )
@@ -159,3 +162,28 @@ def test_user_errors(make_example_set):
       encoder_length=64,
       decoder_length=32,
     )
+
+
+@pytest.fixture(scope="module")
+def cqa(shared_data):
+  return examples.build_examples(
+    "cqa_dss",
+    "train",
+    vocabularies.from_name(str(shared_data / "dss_spm.model")),
+    datasets.DataOptions(data_dir=str(shared_data / "dss_release")),
+  )
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("records", "most"), [(64, 0.12), (512, 0.08)])
+def test_padding_over_an_epoch_of_cqa(cqa, records, most):
+  shape = choose_batch_shape(cqa, records_per_batch=records)
+  steps = -(-cqa.num_records // records)
+  assert _padding(cqa, shape, steps=steps) <= most
+
+
+def test_hopeless_wishes_are_told_soon(make_example_set):
+  start = time.process_time()
+  with pytest.raises(UserError, match="no rows of up to 1024/1024 tokens"):
+    choose_batch_shape(make_example_set(), rows=2, records_per_batch=512)
+  assert time.process_time() - start < 10

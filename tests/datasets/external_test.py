@@ -159,6 +159,22 @@ def test_huggingface_svamp(library, tmp_path):
 
 
 @pytest.mark.hf
+def test_huggingface_sets_kept_as_programs(library, monkeypatch):
+  """The library refuses those; the Hub's Parquet copy is asked for instead."""
+
+  def load_dataset(name, config, revision=None):
+    assert (name, config) == ("ChilleD/SVAMP", None)
+    if revision is None:
+      raise RuntimeError("Dataset scripts are no longer supported")
+    assert revision == "refs/convert/parquet"
+    return library.DatasetDict({"train": library.Dataset.from_list(SVAMP)})
+
+  monkeypatch.setattr(library, "load_dataset", load_dataset)
+  options = DataOptions(source="huggingface", rationale_source="human")
+  assert len(load_source_split("svamp", "train", options=options)) == 12
+
+
+@pytest.mark.hf
 def test_huggingface_copies_that_do_not_fit(library, tmp_path):
   library.Dataset.from_list(SVAMP).save_to_disk(tmp_path / "single")
   with pytest.raises(UserError, match="holds a single split; save a DatasetDi"):
