@@ -53,8 +53,15 @@ from dss_jax.errors import UserError
 OutputFeatures = Mapping[str, Any]
 
 
-def to_seqio(name: str | vocabularies.Vocabulary) -> seqio.Vocabulary:
-  """SeqIO's vocabulary of the same ids; reads no file until it is used."""
+def to_seqio(name: Any) -> seqio.Vocabulary:
+  """SeqIO's vocabulary of the same ids; reads no file until it is used.
+
+  Args:
+    name: a vocabulary, or what `vocabularies.from_name` takes.
+  """
+  wrapped = getattr(name, "seqio_vocabulary", None)
+  if wrapped is not None:  # another project's; see materialize.from_seqio
+    return wrapped
   if isinstance(name, vocabularies.ByteVocabulary):
     name = f"bytes:{name.extra_ids}"
   elif isinstance(name, vocabularies.SentencePieceVocabulary):

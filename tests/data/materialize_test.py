@@ -314,6 +314,7 @@ def test_vocabularies_come_back_as_ours():
   other = materialize.from_seqio(swapped)
   assert isinstance(other, materialize.SeqioVocabulary)
   assert other.decode(other.encode("box")) == "box"
+  assert tasks.to_seqio(other) is swapped
   assert other.vocab_size == swapped.vocab_size
 
 
