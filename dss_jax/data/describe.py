@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-# Deep enough for preprocessors within preprocessors, shallow enough to end.
-_MAX_DEPTH = 12
+# Things described at most; a closure may hold a whole library's state. More
+# than any preprocessor has, less than takes a second.
+_MAX_PARTS = 20_000
 
 _SIMPLE = (type(None), bool, int, float, str)
 
@@ -32,82 +33,95 @@ def fingerprint(*values: Any) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def describe(value: Any, depth: int = 0) -> Any:
+def describe(value: Any) -> Any:
   """JSON-like data that is equal for equal definitions, in any process.
 
   Never an address or a time of construction: objects of unknown kinds are
   described by their class and their attributes.
   """
-  if isinstance(value, _SIMPLE):
-    return repr(value) if isinstance(value, float) else value
-  if depth > _MAX_DEPTH:
-    return _name(type(value))
-  deeper = functools.partial(describe, depth=depth + 1)
-  if isinstance(value, bytes):
-    return hashlib.sha256(value).hexdigest()
-  if isinstance(value, os.PathLike):
-    return os.fspath(value)
-  if isinstance(value, np.ndarray | np.generic):
-    array = np.asarray(value)
+  return _Describer().describe(value)
+
+
+class _Describer:
+  """Describes a value, and each object in it once."""
+
+  def __init__(self):
+    # Objects met -> their number. Kept, so that no id is used twice.
+    self._met: dict[int, tuple[int, Any]] = {}
+
+  def describe(self, value: Any) -> Any:
+    if isinstance(value, _SIMPLE):
+      return repr(value) if isinstance(value, float) else value
+    if isinstance(value, bytes):
+      return hashlib.sha256(value).hexdigest()
+    if isinstance(value, os.PathLike):
+      return os.fspath(value)
+    if isinstance(value, type | types.BuiltinFunctionType | types.ModuleType):
+      return _name(value)
+    if id(value) in self._met:
+      return ["again", self._met[id(value)][0]]
+    self._met[id(value)] = (len(self._met), value)
+    if len(self._met) > _MAX_PARTS:
+      return _name(type(value))
+    return self._compound(value)
+
+  def _compound(self, value: Any) -> Any:
+    """An object that has parts."""
+    every = self.describe
+    if isinstance(value, np.ndarray | np.generic):
+      return self._array(np.asarray(value))
+    if isinstance(value, Mapping):
+      return {str(key): every(item) for key, item in value.items()}
+    if isinstance(value, Set):
+      return sorted(json.dumps(every(item), sort_keys=True) for item in value)
+    if isinstance(value, Sequence):
+      return [every(item) for item in value]
+    if isinstance(value, functools.partial):
+      return ["partial", *map(every, (value.func, value.args, value.keywords))]
+    if isinstance(value, types.FunctionType):
+      return self._function(value)
+    if isinstance(value, types.MethodType):
+      return ["method", every(value.__func__), every(value.__self__)]
+    if dataclasses.is_dataclass(value):
+      fields = {
+        field.name: every(getattr(value, field.name, None))
+        for field in dataclasses.fields(value)
+        if field.compare
+      }
+      return [_name(type(value)), fields]
+    # A decorated function carries the original; its wrapper says nothing.
+    wrapped = getattr(value, "__wrapped__", None)
+    if wrapped is not None:
+      return [_name(type(value)), every(wrapped)]
+    attributes = dict(getattr(value, "__dict__", {}))
+    return [_name(type(value)), every(attributes)]
+
+  def _array(self, array: np.ndarray) -> Any:
     if array.dtype == object:
-      return [deeper(item) for item in array.ravel().tolist()]
+      return [self.describe(item) for item in array.ravel().tolist()]
     content = hashlib.sha256(array.tobytes()).hexdigest()
     return [str(array.dtype), list(array.shape), content]
-  if isinstance(value, Mapping):
-    return {str(key): deeper(item) for key, item in value.items()}
-  if isinstance(value, Set):
-    return sorted(json.dumps(deeper(item), sort_keys=True) for item in value)
-  if isinstance(value, Sequence):
-    return [deeper(item) for item in value]
-  if isinstance(value, functools.partial):
-    return ["partial", *map(deeper, (value.func, value.args, value.keywords))]
-  if isinstance(value, types.FunctionType):
-    return _function(value, depth)
-  if isinstance(value, types.MethodType):
-    return ["method", deeper(value.__func__), deeper(value.__self__)]
-  if isinstance(value, type | types.BuiltinFunctionType | types.ModuleType):
-    return _name(value)
-  if dataclasses.is_dataclass(value):
-    fields = {
-      field.name: deeper(getattr(value, field.name, None))
-      for field in dataclasses.fields(value)
-      if field.compare
+
+  def _function(self, function: types.FunctionType) -> list[Any]:
+    """Its code, its defaults, the values it closes over or names."""
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    scope = function.__globals__
+    named = {
+      name: scope[name]
+      for name in function.__code__.co_names
+      if name in scope and isinstance(scope[name], _SIMPLE)
     }
-    return [_name(type(value)), fields]
-  # A decorated function carries the original; its wrapper says nothing.
-  wrapped = getattr(value, "__wrapped__", None)
-  if wrapped is not None:
-    return [_name(type(value)), deeper(wrapped)]
-  return [_name(type(value)), deeper(dict(getattr(value, "__dict__", {})))]
+    parts = (function.__defaults__, function.__kwdefaults__, cells, named)
+    return [
+      _name(function),
+      _code(function.__code__),
+      *map(self.describe, parts),
+    ]
 
 
 def _name(value: Any) -> str:
   module = getattr(value, "__module__", "")
   return f"{module}.{getattr(value, '__qualname__', type(value).__name__)}"
-
-
-def _function(function: types.FunctionType, depth: int) -> list[Any]:
-  """A function: its code, its defaults, the values it closes over or names."""
-  cells = [cell.cell_contents for cell in function.__closure__ or ()]
-  scope = function.__globals__
-  named = {
-    name: scope[name]
-    for name in function.__code__.co_names
-    if name in scope and isinstance(scope[name], _SIMPLE)
-  }
-  return [
-    _name(function),
-    _code(function.__code__),
-    *(
-      describe(part, depth + 1)
-      for part in (
-        function.__defaults__,
-        function.__kwdefaults__,
-        cells,
-        named,
-      )
-    ),
-  ]
 
 
 def _code(code: types.CodeType) -> str:

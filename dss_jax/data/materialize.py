@@ -12,6 +12,7 @@ Task's own postprocessor and metrics. `ExampleStream` is for corpora too large
 to materialise: it follows SeqIO's own shuffled iterators.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -53,7 +54,7 @@ class _Provider:
   name: str
   split: str
   leaves: tuple[_Leaf, ...]
-  provider: seqio.Task | seqio.Mixture
+  provider: Any
   own: subtasks.TaskName | None
 
   @property
@@ -67,21 +68,25 @@ def _provider(name: str, split: str) -> _Provider:
   Raises:
     UserError: an unknown name, a split it lacks, or rates that cannot be.
   """
-  is_mixture = name in seqio.MixtureRegistry.names()
-  if not is_mixture and name not in seqio.TaskRegistry.names():
+  provider: Any = None
+  if name in seqio.MixtureRegistry.names():
+    provider = seqio.MixtureRegistry.get(name)
+  elif name in seqio.TaskRegistry.names():
+    provider = seqio.TaskRegistry.get(name)
+  if provider is None:
     raise UserError(
       f"SeqIO knows no Task or Mixture {name!r}: import the module that"
       " registers it (a gin line `import my.tasks`) or correct"
       " MIXTURE_OR_TASK_NAME."
     )
-  provider = seqio.get_mixture_or_task(name)
   if split not in provider.splits:
     raise UserError(
       f"{name!r} has no split {split!r}; it has"
       f" {', '.join(sorted(provider.splits))}."
     )
-  if not is_mixture:
-    subtask = provider.subtask.name if _is_own(provider) else name
+  if isinstance(provider, seqio.Task):
+    own_task = isinstance(provider, DssTask)
+    subtask = provider.subtask.name if own_task else name
     leaves = (_Leaf(subtask, provider, 1.0),)
     return _Provider(name, split, leaves, provider, _own_name(leaves, name))
   tasks = [task for task in provider.tasks if split in task.splits]
@@ -102,7 +107,7 @@ def _provider(name: str, split: str) -> _Provider:
   )
   own = _own_name(leaves, name)
   if own is not None:  # sub-tasks in the order of the method, by their names
-    by_name = {leaf.task.subtask.name: leaf for leaf in leaves}
+    by_name = _own_leaves(leaves)
     leaves = tuple(
       dataclasses.replace(by_name[subtask.name], name=subtask.name)
       for subtask in own.method.subtasks
@@ -110,58 +115,50 @@ def _provider(name: str, split: str) -> _Provider:
   return _Provider(name, split, leaves, provider, own)
 
 
-def _is_own(task: Any) -> bool:
-  return isinstance(task, DssTask)
+def _own_leaves(leaves: Sequence[_Leaf]) -> dict[str, _Leaf]:
+  """Those of our own Tasks, by the names of their sub-tasks."""
+  return {
+    leaf.task.subtask.name: leaf
+    for leaf in leaves
+    if isinstance(leaf.task, DssTask)
+  }
 
 
 def _own_name(leaves: Sequence[_Leaf], name: str) -> subtasks.TaskName | None:
   """Our name, if it is one and nobody has put other Tasks under it."""
   parsed = subtasks.parse_task_name(name)
-  if parsed is None or not all(_is_own(leaf.task) for leaf in leaves):
+  if parsed is None:
     return None
   wanted = {subtask.name for subtask in parsed.method.subtasks}
-  found = {leaf.task.subtask.name for leaf in leaves}
-  return parsed if wanted == found else None
+  is_ours = len(leaves) == len(wanted) and wanted == set(_own_leaves(leaves))
+  return parsed if is_ours else None
 
 
 # --- vocabularies ------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
 class SeqioVocabulary:
   """Any other SeqIO vocabulary in the form that dss_jax uses."""
 
-  seqio_vocabulary: Any
-
-  @property
-  def name(self) -> str:
-    return f"seqio({describe.fingerprint(str(self.seqio_vocabulary))[:16]})"
-
-  @property
-  def vocab_size(self) -> int:
-    return self.seqio_vocabulary.vocab_size
-
-  @property
-  def extra_ids(self) -> int:
-    return self.seqio_vocabulary.extra_ids
-
-  @property
-  def pad_id(self) -> int:
-    return self.seqio_vocabulary.pad_id
-
-  @property
-  def eos_id(self) -> int:
-    return self.seqio_vocabulary.eos_id
-
-  @property
-  def unk_id(self) -> int:
-    return self.seqio_vocabulary.unk_id
+  def __init__(self, vocabulary: seqio.Vocabulary):
+    self.seqio_vocabulary = vocabulary
+    self.name = f"seqio({describe.fingerprint(str(vocabulary))[:16]})"
+    self.vocab_size = int(vocabulary.vocab_size)
+    self.extra_ids = int(vocabulary.extra_ids)
+    self.pad_id = vocabulary.pad_id
+    # Some have neither; 1 and 2 are what they are everywhere else.
+    self.eos_id = _or_default(vocabulary.eos_id, vocabularies.EOS_ID)
+    self.unk_id = _or_default(vocabulary.unk_id, vocabularies.UNK_ID)
 
   def encode(self, text: str) -> list[int]:
     return [int(i) for i in self.seqio_vocabulary.encode(text)]
 
   def decode(self, ids: Iterable[int]) -> str:
     return self.seqio_vocabulary.decode([int(i) for i in ids if i >= 0])
+
+
+def _or_default(value: int | None, default: int) -> int:
+  return default if value is None else int(value)
 
 
 def from_seqio(vocabulary: seqio.Vocabulary) -> vocabularies.Vocabulary:
@@ -225,29 +222,24 @@ def _takes_seed(task: seqio.Task, use_cached: bool) -> bool:
   return "seed" in inspect.signature(source._dataset_fn).parameters
 
 
-class _one_line_errors:
+@contextlib.contextmanager
+def _one_line_errors(name: str) -> Iterator[None]:
   """Turns what TensorFlow and SeqIO raise about data into a UserError."""
-
-  def __init__(self, name: str):
-    self._name = name
-
-  def __enter__(self) -> None:
-    return None
-
-  def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
-    if isinstance(error, UserError) or not isinstance(
-      error, tf.errors.OpError | OSError | ValueError | AssertionError
-    ):
-      return False
+  try:
+    yield
+  except UserError:
+    raise
+  except (tf.errors.OpError, OSError, ValueError, AssertionError) as error:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     raise UserError(
-      f"the data of Task {self._name!r} cannot be read: {lines[0]}"
+      f"the data of Task {name!r} cannot be read: {lines[0]}"
     ) from error
 
 
 def _examples(dataset: tf.data.Dataset, name: str) -> Iterator[_Features]:
   with _one_line_errors(name):
-    yield from dataset.as_numpy_iterator()
+    examples_read: Any = dataset.as_numpy_iterator()
+    yield from examples_read
 
 
 def _subtask_arrays(
@@ -264,7 +256,7 @@ def _subtask_arrays(
       continue  # nothing to read or nothing to write
     inputs.append(_ids(example["inputs"], leaf.task))
     targets.append(_ids(example["targets"], leaf.task))
-    is_own = _is_own(leaf.task)
+    is_own = isinstance(leaf.task, DssTask)
     records.append(int(example["record_id"]) if is_own else len(records))
     order.append(int(example["rationale_index"]) if is_own else 0)
     weights.append(float(example["weight"]) if is_own else 1.0)
@@ -396,17 +388,20 @@ def _describe_task(task: seqio.Task, split: str, use_cached: bool) -> list[Any]:
     if name in examples.FEATURES
   }
   described: list[Any] = [seqio.__version__, task.name, vocabulary_names]
-  if _is_own(task):
+  if isinstance(task, DssTask):
     chosen = options.current()
-    described += [task.subtask, chosen.method, chosen.data]
+    data = dataclasses.replace(chosen.data, data_dir=None)
+    described += [task.subtask, chosen.method, data]
+    if not use_cached:
+      described.append(task.rows_of.fingerprint(split, with_data=True))
   else:
     described += list(task.preprocessors)
   with _one_line_errors(task.name):
     if use_cached and task.supports_caching:
-      if _is_own(task):
+      if isinstance(task, DssTask):
         task.check_cache(split)
       task.assert_cached()
-      folder = pathlib.Path(task.cache_dir)
+      folder = pathlib.Path(str(task.cache_dir))
       paths = [str(path) for path in sorted(folder.glob(f"*{split}*"))]
       return [*described, describe.files(paths)]
     source = task.source
@@ -555,7 +550,7 @@ class ExampleStream:
         seed=self.seed,
         num_epochs=None,
       )
-      tagged = dataset.map(_tagged(index, _is_own(leaf.task)))
+      tagged = dataset.map(_tagged(index, isinstance(leaf.task, DssTask)))
       datasets.append(tagged.filter(_is_not_empty))
     dataset = datasets[0]
     if len(datasets) > 1:

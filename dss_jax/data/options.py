@@ -23,8 +23,8 @@ class TaskOptions:
   Attributes:
     data: where the data lies, splits, training fraction, parsers.
     method: prefixes, separators, rationale filter, rates.
-    vocabulary: a name for `vocabularies.from_name`; None for the dataset's
-      default.
+    vocabulary: a vocabulary, or a name for `vocabularies.from_name`; None for
+      the dataset's default.
   """
 
   data: datasets.DataOptions = dataclasses.field(
@@ -33,10 +33,10 @@ class TaskOptions:
   method: subtasks.MethodOptions = dataclasses.field(
     default_factory=subtasks.MethodOptions
   )
-  vocabulary: str | None = None
+  vocabulary: str | vocabularies.Vocabulary | None = None
 
-  def vocabulary_name(self, dataset: str) -> str:
-    """The vocabulary's name for a dataset."""
+  def vocabulary_of(self, dataset: str) -> str | vocabularies.Vocabulary:
+    """The vocabulary of a dataset, or its name; reads no file."""
     return self.vocabulary or vocabularies.default_name(dataset)
 
 

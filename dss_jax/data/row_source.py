@@ -45,11 +45,14 @@ class RowsOf:
 
   def read_options(self) -> datasets.DataOptions:
     """The options that decide how the source is read, and only those."""
-    chosen = self.pinned or options.current().data
+    current = options.current().data
+    chosen = self.pinned or current
     default = datasets.DataOptions()
     return dataclasses.replace(
       chosen,
-      data_dir=chosen.data_dir or os.environ.get(datasets.DATA_DIR_VARIABLE),
+      data_dir=chosen.data_dir
+      or current.data_dir
+      or os.environ.get(datasets.DATA_DIR_VARIABLE),
       split_policy=default.split_policy,
       train_fraction=default.train_fraction,
       split_seed=default.split_seed,
@@ -96,7 +99,9 @@ class RowsOf:
         column.append(getattr(row, name))
     count = len(columns["id"])
     # No tf.bool: protobuf 7 refuses booleans in a cached example.
-    arrays = {name: np.array(columns[name], np.int32) for name in _INT_FIELDS}
+    arrays: dict[str, np.ndarray] = {
+      name: np.array(columns[name], np.int32) for name in _INT_FIELDS
+    }
     for name in _TEXT_FIELDS:
       texts = [text.encode() for text in columns[name]]
       arrays[name] = np.array(texts, object)

@@ -88,6 +88,10 @@ def _is_usable(rationale: Rationale) -> bool:
   return bool(rationale.text.strip())
 
 
+# Stands in the row without a rationale.
+_NO_RATIONALE = Rationale(text="")
+
+
 def rows_of(
   records: Iterable[Record],
   split: str,
@@ -119,7 +123,7 @@ def rows_of(
       (i for i, rationale in enumerate(rationales) if _is_usable(rationale)),
       -1,
     )
-    for index, rationale in enumerate([Rationale(text=""), *rationales], -1):
+    for index, rationale in enumerate([_NO_RATIONALE, *rationales], -1):
       yield Row(
         record=position,
         id=record.id,

@@ -50,14 +50,15 @@ class RecordSource:
     Raises:
       UserError: unreadable files, things that are no records, equal ids.
     """
-    data = self.by_split[split]
+    data: Any = self.by_split[split]
     if isinstance(data, str | os.PathLike):
       files = datasets.RecordFiles(
         {split: data}, self.field_mapping, self.skip_malformed
       )
       return files(split, options)
     if callable(data):
-      return _checked(data(), split)
+      made: Any = data()
+      return _checked(made, split)
     if split not in self._read:
       self._read[split] = _checked(data, split)
     return self._read[split]
@@ -122,7 +123,9 @@ def register_dataset(
       )
     spec = source
   else:
-    by_split = source if isinstance(source, Mapping) else {"train": source}
+    by_split: dict[str, Any] = {"train": source}
+    if isinstance(source, Mapping):
+      by_split = {str(split): data for split, data in source.items()}
     spec = datasets.DatasetSpec(
       name=name,
       load=RecordSource(

@@ -98,14 +98,13 @@ def _arrays(
   for index, name in enumerate(stream.subtask_names):
     mine = np.flatnonzero(subtask == index)
     place[mine] = np.arange(len(mine))
+    examples = [found[i] for i in mine]
+    inputs: Any = [example.inputs for example in examples]
+    targets: Any = [example.targets for example in examples]
+    weights = [example.weight for example in examples]
+    records = mine.tolist()
     arrays.append(
-      TokenArrays.from_lists(
-        name,
-        [found[i].inputs for i in mine],
-        [found[i].targets for i in mine],
-        record_ids=mine,
-        weights=[found[i].weight for i in mine],
-      )
+      TokenArrays.from_lists(name, inputs, targets, records, weights)
     )
   return tuple(arrays), subtask, place
 

@@ -14,6 +14,7 @@ teacher's labels in place of the gold ones: `svamp_dss`, `svamp_dss_teacher`.
 """
 
 import dataclasses
+import functools
 import math
 import string
 from collections.abc import Mapping, Sequence
@@ -139,11 +140,11 @@ class SubTask:
         f"the input of sub-task {self.name!r} would show the label."
       )
 
-  @property
+  @functools.cached_property
   def uses_rationale(self) -> bool:
     return "rationale" in _fields(self.input_format + self.target_format)
 
-  @property
+  @functools.cached_property
   def uses_label(self) -> bool:
     """Whether the target holds the label, so that accuracy can be scored."""
     return "label" in _fields(self.target_format)
@@ -290,6 +291,18 @@ def register_method(method: Method) -> None:
       f"{method.name!r} cannot name a method: letters, digits and _ only, and"
       f" not ending in {TEACHER_SUFFIX!r}."
     )
+  # A sub-task is a SeqIO Task of its name: one name, one meaning.
+  named = {
+    subtask.name: subtask
+    for other in METHODS.values()
+    for subtask in other.subtasks
+  }
+  for subtask in method.subtasks:
+    if named.setdefault(subtask.name, subtask) != subtask:
+      raise UserError(
+        f"the sub-task {subtask.name!r} of method {method.name!r} exists with"
+        " another definition."
+      )
   METHODS[method.name] = method
 
 

@@ -49,9 +49,19 @@ from dss_jax.data import (
 from dss_jax.data.row_source import SPLIT_CODES, RowsOf
 from dss_jax.errors import UserError
 
+# Feature name -> seqio.Feature.
+OutputFeatures = Mapping[str, Any]
 
-def to_seqio(name: str | vocabularies.Vocabulary) -> seqio.Vocabulary:
-  """SeqIO's vocabulary of the same ids; reads no file until it is used."""
+
+def to_seqio(name: Any) -> seqio.Vocabulary:
+  """SeqIO's vocabulary of the same ids; reads no file until it is used.
+
+  Args:
+    name: a vocabulary, or what `vocabularies.from_name` takes.
+  """
+  wrapped = getattr(name, "seqio_vocabulary", None)
+  if wrapped is not None:  # another project's; see materialize.from_seqio
+    return wrapped
   if isinstance(name, vocabularies.ByteVocabulary):
     name = f"bytes:{name.extra_ids}"
   elif isinstance(name, vocabularies.SentencePieceVocabulary):
@@ -88,7 +98,8 @@ class RowSource(seqio.FunctionDataSource):
     self, split: str, shuffle_files: bool, seed: int | None = None
   ) -> tf.data.Dataset:
     del shuffle_files, seed  # one in-memory shard: SeqIO shuffles examples
-    return tf.data.Dataset.from_tensor_slices(self._rows_of.arrays(split))
+    columns: Any = self._rows_of.arrays(split)
+    return tf.data.Dataset.from_tensor_slices(columns)
 
   def num_input_examples(self, split: str) -> int:
     """Records of the source split."""
@@ -104,7 +115,7 @@ def make_examples(
   rows_of: RowsOf,
   task_name: str,
   subtask: subtasks.SubTask,
-  output_features: Mapping[str, seqio.Feature],
+  output_features: OutputFeatures,
 ) -> tf.data.Dataset:
   """Rows -> examples of the split, fraction, filter and texts asked for.
 
@@ -121,7 +132,8 @@ def make_examples(
   ids = functools.cache(lambda: _train_ids(rows_of, task_name))
   # The split is known while a DssTask gives its dataset; a Task derived from
   # one (seqio.helpers) looks its rows' split up.
-  splits = [_split_read.get()] if _split_read.get() else rows.SPLITS
+  split_read = _split_read.get()
+  splits = rows.SPLITS if split_read is None else (split_read,)
   rank_fns = [_rank_fn(rows_of, ids, split) for split in splits]
 
   def record_id(row: Mapping[str, tf.Tensor]) -> tf.Tensor:
@@ -229,7 +241,7 @@ def _trains(
   """Whether a training row gives an example; see `rows._training_reason`."""
   has_rationale = row["rationale_index"] >= 0
   if not subtask.uses_rationale:
-    return ~has_rationale & (row["has_label"] > 0)
+    return tf.logical_not(has_rationale) & (row["has_label"] > 0)
   kept = has_rationale & (row["weight"] > 0)
   if subtask.uses_label:
     kept &= row["has_label"] > 0
@@ -306,8 +318,8 @@ class DssTask(seqio.Task):
     )
 
   @property
-  def output_features(self) -> Mapping[str, seqio.Feature]:
-    name = options.current().vocabulary_name(self.rows_of.dataset)
+  def output_features(self) -> OutputFeatures:
+    name = options.current().vocabulary_of(self.rows_of.dataset)
     feature = seqio.Feature(to_seqio(name), add_eos=True)
     return {"inputs": feature, "targets": feature}
 
@@ -316,6 +328,7 @@ class DssTask(seqio.Task):
     sequence_length: Mapping[str, int] | None = None,
     split: str = "train",
     use_cached: bool = False,
+    *args: Any,
     **kwargs: Any,
   ) -> tf.data.Dataset:
     """As `seqio.Task.get_dataset`; also checks a cache before it is used.
@@ -333,7 +346,9 @@ class DssTask(seqio.Task):
       self.check_cache(split)
     token = _split_read.set(split)
     try:
-      return super().get_dataset(sequence_length, split, use_cached, **kwargs)
+      return super().get_dataset(
+        sequence_length, split, use_cached, *args, **kwargs
+      )
     finally:
       _split_read.reset(token)
 
@@ -386,7 +401,7 @@ def _postprocess(
   current = options.current()
   if is_target and example is not None:
     wanted = example["label" if subtask.uses_label else "rationale"]
-    name = current.vocabulary_name(dataset)
+    name = current.vocabulary_of(dataset)
     return examples.evaluation_target(
       wanted.decode() if isinstance(wanted, bytes) else str(wanted),
       vocabularies.from_name(name),
@@ -462,26 +477,34 @@ def add_dss_tasks(
     vocabulary=vocabulary,
   )
   providers = _providers(name, data_options)
-  for provider_name, described in providers.items():
-    known = _REGISTERED.get(provider_name)
-    if known is None and (
-      provider_name in seqio.TaskRegistry.names()
-      or provider_name in seqio.MixtureRegistry.names()
-    ):
+  missing = [each for each in providers if not _is_registered(each)]
+  for provider_name in missing:
+    if provider_name in _seqio_names():
       raise UserError(
         f"SeqIO already has a task or mixture named {provider_name!r};"
         f" register dataset {name!r} under another name."
       )
-    if known is not None and known != described:
+  for provider_name, described in providers.items():
+    if provider_name in missing:
+      continue
+    if _REGISTERED[provider_name] != described:
       raise UserError(
         f"{provider_name!r} is already registered with other arguments of"
         " add_dss_tasks (data_options); choose another name."
       )
-  for provider_name, described in providers.items():
-    if provider_name not in _REGISTERED:
-      _add(provider_name, *described)
-      _REGISTERED[provider_name] = described
+  for provider_name in missing:
+    _add(provider_name, *providers[provider_name])
+    _REGISTERED[provider_name] = providers[provider_name]
   return tuple(providers)
+
+
+def _seqio_names() -> set[str]:
+  return {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+
+
+def _is_registered(name: str) -> bool:
+  """Whether we have registered `name`, and nobody has removed it since."""
+  return name in _REGISTERED and name in _seqio_names()
 
 
 def _providers(

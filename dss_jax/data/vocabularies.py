@@ -57,9 +57,14 @@ class Vocabulary(Protocol):
   @property
   def extra_ids(self) -> int: ...
 
-  pad_id: int
-  eos_id: int
-  unk_id: int
+  @property
+  def pad_id(self) -> int: ...
+
+  @property
+  def eos_id(self) -> int: ...
+
+  @property
+  def unk_id(self) -> int: ...
 
   def encode(self, text: str) -> list[int]:
     """Ids of `text`, without a final end-of-sequence id."""
@@ -204,11 +209,14 @@ class SentencePieceVocabulary:
     )
 
   @functools.cached_property
-  def name(self) -> str:
-    digest = hashlib.sha256(self._model).hexdigest()[:16]
-    return f"sentencepiece(sha256={digest}, extra_ids={self.extra_ids})"
+  def _digest(self) -> str:
+    return hashlib.sha256(self._model).hexdigest()[:16]
 
-  @functools.cached_property
+  @property
+  def name(self) -> str:
+    return f"sentencepiece(sha256={self._digest}, extra_ids={self.extra_ids})"
+
+  @property
   def vocab_size(self) -> int:
     return self._processor.get_piece_size()
 

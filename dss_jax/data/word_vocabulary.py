@@ -48,9 +48,7 @@ def build_model(words: Iterable[str]) -> bytes:
   Args:
     words: with their punctuation, case and brackets, without spaces.
   """
-  from sentencepiece import sentencepiece_model_pb2
-
-  proto = sentencepiece_model_pb2.ModelProto()
+  proto = _messages().ModelProto()
   piece_type = proto.SentencePiece
 
   def add(piece: str, score: float, kind: int) -> None:
@@ -80,10 +78,16 @@ def build_model(words: Iterable[str]) -> bytes:
   return proto.SerializeToString(deterministic=True)
 
 
+def _messages() -> Any:
+  """SentencePiece's protocol buffers; only making a model needs protobuf."""
+  from sentencepiece import sentencepiece_model_pb2
+
+  return sentencepiece_model_pb2
+
+
 def _normalizer_spec() -> Any:
   """The rules of `_NORMALIZED`, compiled by SentencePiece."""
   import sentencepiece
-  from sentencepiece import sentencepiece_model_pb2
 
   with tempfile.TemporaryDirectory() as folder:
     rules = pathlib.Path(folder) / "rules.tsv"
@@ -93,9 +97,7 @@ def _normalizer_spec() -> Any:
       )
     )
     normalizer = sentencepiece.SentencePieceNormalizer(rule_tsv=str(rules))
-  proto = sentencepiece_model_pb2.ModelProto.FromString(
-    normalizer.serialized_model_proto()
-  )
+  proto = _messages().ModelProto.FromString(normalizer.serialized_model_proto())
   return proto.normalizer_spec
 
 
@@ -136,7 +138,7 @@ def taxonli_words() -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
   """Writes the model where the package looks for it."""
   parser = argparse.ArgumentParser(
-    description=__doc__.partition("\n")[0],
+    description="Makes the SentencePiece model of taxonli.",
     prog="python -m dss_jax.data.word_vocabulary",
   )
   parser.add_argument(

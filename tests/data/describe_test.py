@@ -5,6 +5,7 @@ import functools
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class Settings:
 
 
 class Thing:
-  def __init__(self, value):
+  def __init__(self, value: Any):
     self.value = value
 
   def method(self, x):

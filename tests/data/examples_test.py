@@ -10,6 +10,7 @@ from dss_jax.data import examples, sources, vocabularies
 from dss_jax.data.subtasks import METHODS, MethodOptions
 from dss_jax.data.token_arrays import ExampleSet
 from dss_jax.data.vocabularies import ByteVocabulary
+from dss_jax.datasets import registry
 from dss_jax.errors import UserError
 from dss_jax.records import Rationale, Record
 
@@ -26,9 +27,7 @@ def ids(text: str) -> list[int]:
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
   """A small dataset, `toy`, registered for the test only."""
-  monkeypatch.setattr(
-    datasets.registry, "_SPECS", dict(datasets.registry._SPECS)
-  )
+  monkeypatch.setattr(registry, "_SPECS", dict(registry._SPECS))
   train = [
     Record("a", "p</s>q", "yes", (Rationale("because", "yes", "t", 0.5),)),
     Record("b", "xyz", None, (Rationale("so", "no", "t"),)),
@@ -116,7 +115,7 @@ def test_a_fingerprint_names_everything_that_could_change_a_token():
   def fingerprint(
     name="taxonli_dss",
     split="train",
-    vocabulary=BYTES,
+    vocabulary: vocabularies.Vocabulary = BYTES,
     data=DATA,
     method=None,
     lengths=None,

@@ -2,12 +2,13 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dss_jax import datasets
-from dss_jax.data import examples, options, subtasks, vocabularies
+from dss_jax.data import examples, options, packing, subtasks, vocabularies
 from dss_jax.data.options import TaskOptions
 from dss_jax.data.packed_features import unpack
 from dss_jax.data.packing import BatchShape
@@ -79,7 +80,7 @@ def test_own_sets_equal_those_built_without_tensorflow(
     arguments = (
       name,
       split,
-      vocabularies.from_name(chosen.vocabulary_name(dataset)),
+      vocabularies.from_name(chosen.vocabulary_of(dataset)),
       chosen.data,
       chosen.method,
       LENGTHS,
@@ -103,8 +104,8 @@ def test_own_sets_equal_those_built_without_tensorflow(
 @pytest.fixture
 def foreign(monkeypatch):
   """Tasks that know nothing of dss_jax: `up`, `twice`, and mixtures of them."""
-  for registry in (seqio.TaskRegistry, seqio.MixtureRegistry):
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+  for known in (seqio.TaskRegistry, seqio.MixtureRegistry):
+    monkeypatch.setattr(known, "_REGISTRY", dict(known._REGISTRY))
   vocabulary = seqio.ByteVocabulary()
   add_task("up", lambda x: tf.strings.upper(x), vocabulary)
   add_task("twice", lambda x: tf.strings.join([x, x]), vocabulary)
@@ -121,9 +122,8 @@ WORDS = {"train": ["ab", "c", "", "de"], "test": ["x", "yz"]}
 def add_task(name, transform, vocabulary, words=WORDS, **kwargs) -> None:
   def dataset(split, shuffle_files, seed=None):
     del shuffle_files, seed
-    return tf.data.Dataset.from_tensor_slices(
-      {"inputs": words[split], "targets": words[split]}
-    )
+    column: Any = {"inputs": words[split], "targets": words[split]}
+    return tf.data.Dataset.from_tensor_slices(column)
 
   def transformed(ds):
     return ds.map(lambda x: {**x, "targets": transform(x["targets"])})
@@ -254,7 +254,10 @@ def test_evaluation_with_a_tasks_own_postprocessor_and_metrics():
 
   def postprocess(text, example=None, is_target=False):
     # any object: a target is a tuple with something of its example
-    return (len(text), is_target or example["inputs_pretokenized"] != b"x")
+    return (
+      len(text),
+      is_target or (example or {})["inputs_pretokenized"] != b"x",
+    )
 
   add_task(
     "measured",
@@ -311,6 +314,7 @@ def test_vocabularies_come_back_as_ours():
   other = materialize.from_seqio(swapped)
   assert isinstance(other, materialize.SeqioVocabulary)
   assert other.decode(other.encode("box")) == "box"
+  assert tasks.to_seqio(other) is swapped
   assert other.vocab_size == swapped.vocab_size
 
 
@@ -330,10 +334,10 @@ def test_a_stream_is_a_function_of_its_seed_and_can_be_entered_anywhere():
       for e in itertools.islice(stream.open(skip), count)
     ]
 
-  first = take(stream, 200)
-  assert take(stream, 20, skip=180) == first[180:]
+  first = take(stream, 120)
+  assert take(stream, 20, skip=100) == first[100:]
   other = dataclasses.replace(stream, seed=6)
-  assert take(other, 200) != first
+  assert take(other, 120) != first
   assert other.fingerprint != stream.fingerprint
   # it goes on for ever, at the rates, with all examples and no others
   assert {(k, tuple(i), tuple(t), w) for k, i, t, w in first} == {
@@ -341,11 +345,12 @@ def test_a_stream_is_a_function_of_its_seed_and_can_be_entered_anywhere():
     for word in WORDS["train"]
     for k, written in enumerate([word * 2, word.upper()])
   }
-  assert 85 <= sum(subtask == 0 for subtask, *_ in first) <= 155
+  assert 50 <= sum(subtask == 0 for subtask, *_ in first) <= 95
 
 
 @pytest.mark.usefixtures("foreign")
-def test_a_stream_feeds_packed_batches():
+def test_a_stream_feeds_packed_batches(monkeypatch):
+  monkeypatch.setattr(packing, "window_batches", lambda units: 3)
   stream = materialize.ExampleStream("outer", "train", 0)
   assert sum(len(arrays) for arrays in sample(stream, 20).subtasks) == 20
   shape = BatchShape(2, 16, 24, records_per_batch=3)
@@ -385,7 +390,7 @@ def failing(split, shuffle_files):
 
 
 def floats(split, shuffle_files):
-  row = {"inputs": [[1.0]], "targets": [[1.0]]}
+  row: Any = {"inputs": [[1.0]], "targets": [[1.0]]}
   return tf.data.Dataset.from_tensor_slices(row)
 
 

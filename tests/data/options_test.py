@@ -8,14 +8,14 @@ from dss_jax.data.options import TaskOptions
 def test_defaults_provider_and_override(monkeypatch):
   monkeypatch.setattr(options, "_provider", TaskOptions)
   assert options.current() == TaskOptions()
-  assert options.current().vocabulary_name("taxonli") == "taxonli"
-  assert options.current().vocabulary_name("cqa") == "bytes"
+  assert options.current().vocabulary_of("taxonli") == "taxonli"
+  assert options.current().vocabulary_of("cqa") == "bytes"
   half = TaskOptions(datasets.DataOptions(train_fraction=0.5))
   options.set_provider(lambda: half)
   assert options.current() is half
   named = TaskOptions(vocabulary="bytes:3")
   with options.using(named):
-    assert options.current().vocabulary_name("taxonli") == "bytes:3"
+    assert options.current().vocabulary_of("taxonli") == "bytes:3"
     with options.using(half):
       assert options.current() is half
     assert options.current() is named

@@ -7,6 +7,7 @@ import pytest
 from dss_jax import datasets
 from dss_jax.data import examples, sources, vocabularies
 from dss_jax.data.vocabularies import ByteVocabulary
+from dss_jax.datasets import registry
 from dss_jax.errors import UserError
 from dss_jax.records import Rationale, Record
 
@@ -19,9 +20,7 @@ OPTIONS = datasets.DataOptions()
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-  monkeypatch.setattr(
-    datasets.registry, "_SPECS", dict(datasets.registry._SPECS)
-  )
+  monkeypatch.setattr(registry, "_SPECS", dict(registry._SPECS))
   monkeypatch.setattr(vocabularies, "_DEFAULTS", dict(vocabularies._DEFAULTS))
 
 

@@ -72,9 +72,10 @@ def test_every_example_comes_once_with_its_tags():
 
 
 def test_any_step_again_is_the_same_batch():
-  in_order = StreamingBatches(Numbers(), SHAPE)
+  whole = Numbers()
+  in_order = StreamingBatches(whole, SHAPE)
   first = [in_order[step] for step in range(9)]
-  assert in_order.stream.opened == [0]  # steps in order read the stream once
+  assert whole.opened == [0]  # steps in order read the stream once
   stream = Numbers()
   resumed = StreamingBatches(stream, SHAPE)
   assert equal(resumed[7], first[7])

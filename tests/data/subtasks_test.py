@@ -184,6 +184,9 @@ def test_a_project_can_add_a_method(monkeypatch):
   assert parsed == ("svamp", two_teachers, "teacher")
   with pytest.raises(UserError, match="exists with other"):
     subtasks.register_method(subtasks.Method("dss", (subtasks.LABEL,)))
+  other = subtasks.Method("other", (SubTask("label", "{input}!"),))
+  with pytest.raises(UserError, match="'label' of method 'other' exists"):
+    subtasks.register_method(other)
   with pytest.raises(UserError, match="cannot name a method"):
     subtasks.register_method(subtasks.Method("my_teacher", ()))
 

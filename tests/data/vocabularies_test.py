@@ -1,6 +1,8 @@
 """Vocabularies: ids worked by hand, laws, bad models."""
 
 import copy
+import pathlib
+from typing import Any
 
 import pytest
 
@@ -9,6 +11,7 @@ from dss_jax.datasets import taxonli
 from dss_jax.errors import UserError
 
 BYTES = vocabularies.ByteVocabulary()
+MODEL = pathlib.Path(str(vocabularies.model_path("taxonli")))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +105,7 @@ def test_extra_ids_follow_the_pieces_last_sentinel_first(words):
 
 def test_a_vocabulary_is_its_content(words, tmp_path):
   copied = tmp_path / "other_name.model"
-  copied.write_bytes(vocabularies.model_path("taxonli").read_bytes())
+  copied.write_bytes(MODEL.read_bytes())
   other = vocabularies.from_name(str(copied))
   assert other == words
   assert hash(other) == hash(words)
@@ -153,9 +156,8 @@ def test_a_corrupt_model_is_one_clear_line(tmp_path, kind):
 def test_wrong_reserved_ids_are_refused(tmp_path):
   from sentencepiece import sentencepiece_model_pb2
 
-  proto = sentencepiece_model_pb2.ModelProto.FromString(
-    word_vocabulary.build_model(["word"])
-  )
+  messages: Any = sentencepiece_model_pb2  # built when it is imported
+  proto = messages.ModelProto.FromString(word_vocabulary.build_model(["word"]))
   proto.pieces[0].piece, proto.pieces[1].piece = "</s>", "<pad>"
   path = tmp_path / "swapped.model"
   path.write_bytes(proto.SerializeToString())
@@ -172,7 +174,7 @@ def test_missing_or_huge_files_and_wrong_numbers(tmp_path, monkeypatch):
     vocabularies.from_name("bytes:99999")
   monkeypatch.setattr(vocabularies, "MAX_MODEL_BYTES", 100)
   with pytest.raises(UserError, match="at most 100"):
-    vocabularies.SentencePieceVocabulary(vocabularies.model_path("taxonli"))
+    vocabularies.SentencePieceVocabulary(str(MODEL))
 
 
 def test_with_eos_cuts_before_the_end_id():
