@@ -360,13 +360,13 @@ class Objective:
 
 
 def subtask_sums(
-  nll: jax.Array, logits: jax.Array, batch: Batch, num_subtasks: int
+  nll: jax.Array, predictions: jax.Array, batch: Batch, num_subtasks: int
 ) -> dict[str, jax.Array]:
   """Per-sub-task sums that add up over micro-batches, steps and hosts.
 
   Args:
     nll: [batch, length] float32 token losses, in nats.
-    logits: [batch, length, vocab] float32.
+    predictions: [batch, length] int32, the most probable tokens.
     batch: the features `nll` belongs to.
     num_subtasks: how many sub-tasks the run has.
 
@@ -378,8 +378,7 @@ def subtask_sums(
   """
   ids = subtask_ids(batch)
   counted = loss_mask(batch) > 0
-  targets = batch["decoder_target_tokens"]
-  correct = jnp.argmax(logits, axis=-1).astype(targets.dtype) == targets
+  correct = predictions == batch["decoder_target_tokens"]
   of_subtask = ids == jnp.arange(1, num_subtasks + 1)[:, None, None]
 
   def count(mask):

@@ -419,3 +419,12 @@ def _reduced_spec(
   if len(candidates) != 1:
     return PartitionSpec()
   return PartitionSpec(*candidates.pop())
+
+
+def to_host(array: jax.Array) -> np.ndarray:
+  """The whole of a global array, on every host."""
+  if array.is_fully_addressable:
+    return np.asarray(array)
+  from jax.experimental import multihost_utils
+
+  return np.asarray(multihost_utils.process_allgather(array, tiled=True))

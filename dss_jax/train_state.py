@@ -38,11 +38,36 @@ class TrainState:
     return cls(jnp.zeros([], jnp.int32), params, tx.init(params))
 
 
+def param_shapes(model: Any) -> Any:
+  """Shapes and types of a model's parameters, without any memory."""
+  return jax.eval_shape(model.init, jax.random.key(0))
+
+
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+  """Shapes that say where their arrays live, for restoring onto devices."""
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    shapes,
+    shardings,
+  )
+
+
 def state_shapes(model: Any, tx: optax.GradientTransformation) -> TrainState:
   """Shapes and types of the whole state, without any memory."""
   return jax.eval_shape(
     lambda key: TrainState.create(model.init(key), tx), jax.random.key(0)
   )
+
+
+def abstract_state(
+  model: Any, tx: optax.GradientTransformation, partitioner: Partitioner
+) -> tuple[TrainState, TrainState]:
+  """The state's shapes with shardings, and the shardings by themselves."""
+  shapes = state_shapes(model, tx)
+  shardings = partitioner.state_shardings(shapes, model.param_axes())
+  return with_shardings(shapes, shardings), shardings
 
 
 def init_state(

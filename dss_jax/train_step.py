@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import monitoring
 
-from dss_jax import losses
+from dss_jax import losses, vocabulary_loss
 from dss_jax.errors import UserError
 from dss_jax.partitioning import Partitioner, place
 from dss_jax.schedules import LearningRateFn
@@ -27,10 +27,14 @@ LossFn = Callable[[Any, Batch, jax.Array], tuple[jax.Array, Sums]]
 class Model(Protocol):
   """All that a step needs of a model."""
 
-  def apply(
+  def hidden_states(
     self, params: Any, batch: Batch, *, dropout_key: jax.Array | None = None
   ) -> jax.Array:
-    """[batch, length, vocab] float32 logits."""
+    """[batch, length, emb], the decoder's outputs."""
+    ...
+
+  def logits(self, params: Any, hidden: jax.Array) -> jax.Array:
+    """[batch, length, vocab] float32 of [batch, length, emb]."""
     ...
 
 
@@ -113,6 +117,7 @@ def train_step(
   num_microbatches: int = 1,
   z_loss: float = 0.0,
   label_smoothing: float = 0.0,
+  logit_slices: int = 1,
   learning_rate_fn: LearningRateFn | None = None,
   grad_shardings: Any = None,
 ) -> tuple[TrainState, Sums]:
@@ -131,6 +136,7 @@ def train_step(
     num_microbatches: parts the batch is computed in, one after another.
     z_loss: see `losses.token_nll`.
     label_smoothing: see `losses.token_nll`.
+    logit_slices: parts in which logits are computed; see `vocabulary_loss`.
     learning_rate_fn: only to report `learning_rate`; `tx` has its own.
     grad_shardings: see `accumulate`.
 
@@ -145,10 +151,16 @@ def train_step(
 
   def loss_fn(params, micro, key):
     """A weighted sum over tokens, so that micro-batches add up."""
-    logits = model.apply(params, micro, dropout_key=key)
-    targets = micro["decoder_target_tokens"]  # [rows, length]
-    nll, z = losses.token_nll(logits, targets, z_loss, label_smoothing)
-    sums = losses.subtask_sums(nll, logits, micro, weighting.num_subtasks)
+    hidden = model.hidden_states(params, micro, dropout_key=key)
+    nll, z, predictions = vocabulary_loss.target_losses(
+      functools.partial(model.logits, params),
+      hidden,
+      micro["decoder_target_tokens"],  # [rows, length]
+      z_loss=z_loss,
+      label_smoothing=label_smoothing,
+      slices=logit_slices,
+    )
+    sums = losses.subtask_sums(nll, predictions, micro, weighting.num_subtasks)
     sums["z_loss"] = jnp.sum(z * micro["token_weights"])
     return jnp.sum(nll * micro["token_weights"]) + sums["z_loss"], sums
 
@@ -189,16 +201,21 @@ def eval_step(
   model: Model,
   num_subtasks: int = 1,
   label_smoothing: float = 0.0,
+  logit_slices: int = 1,
 ) -> Sums:
   """Teacher-forced sums of a batch, without dropout.
 
   Returns:
     `losses.subtask_sums` of the batch.
   """
-  logits = model.apply(params, batch, dropout_key=None)
-  targets = batch["decoder_target_tokens"]
-  nll, _ = losses.token_nll(logits, targets, 0.0, label_smoothing)
-  return losses.subtask_sums(nll, logits, batch, num_subtasks)
+  nll, _, predictions = vocabulary_loss.target_losses(
+    functools.partial(model.logits, params),
+    model.hidden_states(params, batch),
+    batch["decoder_target_tokens"],
+    label_smoothing=label_smoothing,
+    slices=logit_slices,
+  )
+  return losses.subtask_sums(nll, predictions, batch, num_subtasks)
 
 
 class JittedStep:
@@ -235,6 +252,7 @@ def jit_train_step(
   num_microbatches: int = 1,
   z_loss: float = 0.0,
   label_smoothing: float = 0.0,
+  logit_slices: int = 1,
   learning_rate_fn: LearningRateFn | None = None,
 ) -> JittedStep:
   """`train_step` compiled: `(state, batch) -> (state, sums)`.
@@ -250,6 +268,7 @@ def jit_train_step(
     num_microbatches=num_microbatches,
     z_loss=z_loss,
     label_smoothing=label_smoothing,
+    logit_slices=logit_slices,
     learning_rate_fn=learning_rate_fn,
     grad_shardings=state_shardings.params,
   )
@@ -283,6 +302,7 @@ def jit_eval_step(
   param_shardings: Any,
   num_subtasks: int = 1,
   label_smoothing: float = 0.0,
+  logit_slices: int = 1,
 ) -> JittedStep:
   """`eval_step` compiled: `(params, batch) -> sums`."""
   step = functools.partial(
@@ -290,6 +310,7 @@ def jit_eval_step(
     model=model,
     num_subtasks=num_subtasks,
     label_smoothing=label_smoothing,
+    logit_slices=logit_slices,
   )
   jitted = jax.jit(
     step,

@@ -2,6 +2,10 @@
 
 if __name__ != "dss_jax.tasks":
   raise ImportError(
-      f"This package is `dss_jax.tasks`, not {__name__!r}: importing it under"
-      " two names would register every SeqIO task twice."
+    f"This package is `dss_jax.tasks`, not {__name__!r}: importing it under"
+    " two names would register every SeqIO task twice."
   )
+
+from dss_jax.tasks import anli, cqa, esnli, svamp, taxonli
+
+__all__ = ["anli", "cqa", "esnli", "svamp", "taxonli"]

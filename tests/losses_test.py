@@ -247,11 +247,11 @@ class TestObjective:
 
 def test_subtask_sums_by_hand():
   targets = PACKED["decoder_target_tokens"]
-  logits = np.zeros((2, 6, 10), np.float32)
+  predictions = np.full((2, 6), -1, np.int32)
   for row, position in [(0, 0), (0, 2), (1, 3), (1, 5)]:  # the last is padding
-    logits[row, position, targets[row, position]] = 1
+    predictions[row, position] = targets[row, position]
   nll = jnp.arange(12, dtype=jnp.float32).reshape(2, 6)
-  sums = losses.subtask_sums(nll, jnp.asarray(logits), PACKED, 2)
+  sums = losses.subtask_sums(nll, jnp.asarray(predictions), PACKED, 2)
   np.testing.assert_array_equal(sums["nll"], [0 + 1, 2 + 3 + 4 + 6 + 7 + 8 + 9])
   np.testing.assert_array_equal(sums["tokens"], [2, 7])
   np.testing.assert_array_equal(sums["correct"], [1, 2])

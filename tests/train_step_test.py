@@ -115,6 +115,10 @@ class ToyStudent:
     }
 
   def apply(self, params, batch, *, dropout_key=None):
+    hidden = self.hidden_states(params, batch, dropout_key=dropout_key)
+    return self.logits(params, hidden)
+
+  def hidden_states(self, params, batch, *, dropout_key=None):
     table = params["embedding"]
     real = (batch["encoder_input_tokens"] > 0).astype(jnp.float32)[..., None]
     inputs = table[batch["encoder_input_tokens"]] * real
@@ -124,8 +128,10 @@ class ToyStudent:
       keep = jax.random.bernoulli(dropout_key, 1 - self.dropout_rate, x.shape)
       x = x * keep / (1 - self.dropout_rate)
     x = x * params["norm"]["scale"]
-    x = x + jax.nn.gelu(x @ params["mlp"]["wi"]) @ params["mlp"]["wo"]
-    return x @ params["logits"]
+    return x + jax.nn.gelu(x @ params["mlp"]["wi"]) @ params["mlp"]["wo"]
+
+  def logits(self, params, hidden):
+    return hidden @ params["logits"]
 
 
 def learning_rate(step):
@@ -733,8 +739,11 @@ def test_runs_with_tensorflow_seqio_gin_and_flax_blocked():
     from dss_jax import losses, optimizers, schedules, train_state, train_step
 
     class Model:
-      def apply(self, params, batch, *, dropout_key=None):
+      def hidden_states(self, params, batch, *, dropout_key=None):
         return params["w"][batch["decoder_input_tokens"]]
+
+      def logits(self, params, hidden):
+        return hidden
 
     fn = schedules.create_learning_rate_scheduler(warmup_steps=1)
     params = {"w": jnp.ones((5, 5))}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+
+EOS_ID = 1  # of every vocabulary in use with T5
 
 
 @jax.tree_util.register_dataclass
@@ -42,6 +45,24 @@ class DecodeCache:
     """How many sequences are being decoded."""
     return jax.tree.leaves(self.per_sequence)[0].shape[0]
 
+  def limits(self, max_length: int, max_lengths: Array | None) -> Array:
+    """The greatest length of each sequence, [sequences] int32.
+
+    Args:
+      max_length: of all, in tokens; static.
+      max_lengths: optional [sequences] int32, of each.
+
+    Raises:
+      ValueError: if the cache was made for fewer tokens.
+    """
+    if not 1 <= max_length <= self.max_length:
+      raise ValueError(
+        f"max_decode_length is {max_length}; this cache was made for 1 to"
+        f" {self.max_length} tokens"
+      )
+    limits = jnp.full((self.num_sequences,), max_length, jnp.int32)
+    return limits if max_lengths is None else jnp.minimum(limits, max_lengths)
+
   def repeat(self, n: int) -> DecodeCache:
     """n sequences for each one here: [a, b] -> [a, a, b, b] for n = 2."""
     repeated = jax.tree.map(
@@ -59,3 +80,7 @@ class DecodeCache:
       lambda x: jnp.take(x, sequences, axis=0), self.per_sequence
     )
     return dataclasses.replace(self, per_sequence=moved)
+
+
+# (cache, tokens [sequences] int32) -> (logits [sequences, vocab], cache)
+DecodeStepFn = Callable[[DecodeCache, Array], tuple[Array, DecodeCache]]

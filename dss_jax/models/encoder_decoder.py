@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,27 +63,29 @@ class EncoderDecoderModel:
   def init(self, key: Array) -> Params:
     """Fresh float32 parameters under T5X's paths.
 
+    The same key gives the same values whether layers are scanned or not.
+
     Args:
       key: a typed key (`jax.random.key`).
     """
-    # Without rules: whoever jits this chooses the sharding of its outputs.
-    with nn.logical_axis_rules(()):
-      return nn.meta.unbox(self._boxed_params(key))
+    # Drawn for all layers of a stack at once: compiling the random draws of
+    # every layer apart takes minutes for a deep model.
+    config = dataclasses.replace(self.config, scan_layers=True)
+    params = nn.meta.unbox(_init(config, key))
+    if self.config.scan_layers:
+      return params
+    return layer_stacking.unstack_layers(params)
 
   def param_axes(self) -> dict[str, Any]:
     """The tree of `init` with a tuple of logical axis names for each array."""
-    with nn.logical_axis_rules(()):
-      boxed = jax.eval_shape(self._boxed_params, jax.random.key(0))
+    boxed = jax.eval_shape(
+      functools.partial(_init, self.config), jax.random.key(0)
+    )
     return jax.tree.map(
       lambda box: tuple(box.names),
       boxed,
       is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata),
     )
-
-  def _boxed_params(self, key: Array) -> Params:
-    tokens = jnp.ones((1, 1), jnp.int32)
-    transformer = network.Transformer(self.config)
-    return transformer.init({"params": key}, *[tokens] * 4)["params"]
 
   def apply(
     self, params: Params, batch: Batch, *, dropout_key: Array | None = None
@@ -113,24 +116,21 @@ class EncoderDecoderModel:
     Takes what `apply` takes; returns [batch, length, emb] in the activations'
     dtype. `logits` does the rest, for all positions or for chosen ones.
     """
-    transformer = network.Transformer(
-      self.config, deterministic=dropout_key is None
-    )
     encoder_segments, decoder_segments = _segments(batch)
-    return transformer.apply(
-      {"params": params},
+    return _call(
+      self.config,
+      "hidden_states",
+      params,
       batch["encoder_input_tokens"],
       encoder_segments,
       batch["decoder_input_tokens"],
       decoder_segments,
-      rngs={} if dropout_key is None else {"dropout": dropout_key},
-      method="hidden_states",
+      dropout_key=dropout_key,
     )
 
   def logits(self, params: Params, hidden: Array) -> Array:
     """Projects [batch, length, emb] to [batch, length, vocab] float32."""
-    transformer = network.Transformer(self.config)
-    return transformer.apply({"params": params}, hidden, method="logits")
+    return _call(self.config, "logits", params, hidden)
 
   def encode(
     self,
@@ -153,10 +153,7 @@ class EncoderDecoderModel:
     segments = encoder_segment_ids
     if segments is None:
       segments = _as_segment(encoder_input_tokens)
-    transformer = network.Transformer(self.config)
-    return transformer.apply(
-      {"params": params}, encoder_input_tokens, segments, method="encode"
-    )
+    return _call(self.config, "encode", params, encoder_input_tokens, segments)
 
   def init_cache(
     self,
@@ -176,11 +173,12 @@ class EncoderDecoderModel:
       max_decode_length: the greatest number of tokens decoded; static.
     """
     cfg = self._step_config
-    cross, biases = network.Transformer(cfg).apply(
-      {"params": self._step_params(params)},
+    cross, biases = _call(
+      cfg,
+      "start_decoding",
+      self._step_params(params),
       encoded,
       max_decode_length,
-      method="start_decoding",
     )
     shape = (
       encoded.shape[0],
@@ -193,7 +191,7 @@ class EncoderDecoderModel:
       tuple(jnp.zeros(shape, cfg.dtype) for _ in range(2))
       for _ in range(cfg.num_decoder_layers)
     ]
-    mask_bias = network.padding_bias(encoder_input_tokens)
+    mask_bias = network.padding_bias(encoder_input_tokens, cfg.dtype)
     return DecodeCache(
       index=jnp.zeros((), jnp.int32),
       per_sequence=own,
@@ -221,15 +219,16 @@ class EncoderDecoderModel:
     self_bias = jax.lax.dynamic_slice_in_dim(
       cache.step_biases, length - 1 - cache.index, length, axis=1
     )[None, :, None, :]
-    logits, own = network.Transformer(self._step_config).apply(
-      {"params": self._step_params(params)},
+    logits, own = _call(
+      self._step_config,
+      "decode_step",
+      self._step_params(params),
       tokens,
       cache.per_sequence,
       cache.per_example["keys_and_values"],
       self_bias,
       cache.per_example["bias"],
       cache.index,
-      method="decode_step",
     )
     cache = dataclasses.replace(cache, index=cache.index + 1, per_sequence=own)
     return logits, cache
@@ -238,6 +237,28 @@ class EncoderDecoderModel:
     if self.config.scan_layers:
       return layer_stacking.unstack_layers(params)
     return params
+
+
+def _init(config: T5Config, key: Array) -> Any:
+  """Parameters boxed with the names of their axes."""
+  tokens = jnp.ones((1, 1), jnp.int32)
+  # Without rules: whoever jits this chooses the sharding of its outputs.
+  with nn.logical_axis_rules(()):
+    transformer = network.Transformer(config)
+    return transformer.init({"params": key}, *[tokens] * 4)["params"]
+
+
+def _call(
+  config: T5Config,
+  method: str,
+  params: Params,
+  *args: Any,
+  dropout_key: Array | None = None,
+) -> Any:
+  """Calls a method of the network, without dropout if there is no key."""
+  transformer = network.Transformer(config, deterministic=dropout_key is None)
+  rngs = {} if dropout_key is None else {"dropout": dropout_key}
+  return transformer.apply({"params": params}, *args, rngs=rngs, method=method)
 
 
 def _as_segment(tokens: Array) -> Array:

@@ -15,6 +15,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -80,8 +81,8 @@ def _parameter(
   axes: tuple[str, ...],
 ) -> Array:
   """A float32 parameter with named axes."""
-  init = nn.with_logical_partitioning(init, axes)
-  value = module.param(name, init, shape, jnp.float32)
+  boxed_init: Any = nn.with_logical_partitioning(init, axes)
+  value = module.param(name, boxed_init, shape, jnp.float32)
   # The constraint is its own transpose: the gradient is sharded likewise.
   return constrain(value, *axes)
 
@@ -91,9 +92,9 @@ class Dense(nn.Module):
 
   features: int
   axes: tuple[str, str]
-  dtype: jnp.dtype
+  dtype: str
   init: Initializer = _fan_in_truncated
-  output_dtype: jnp.dtype | None = None  # of the product; default `dtype`
+  output_dtype: str | None = None  # of the product; default `dtype`
 
   @nn.compact
   def __call__(self, inputs: Array) -> Array:
@@ -128,8 +129,8 @@ class Embed(nn.Module):
     An id outside the vocabulary gives NaN, not the nearest row: better a loud
     failure than a model trained on the wrong table.
     """
-    table = self.embedding.astype(self.config.dtype)
-    return jnp.take(table, tokens, axis=0, mode="fill")
+    rows = jnp.take(self.embedding, tokens, axis=0, mode="fill")
+    return rows.astype(self.config.dtype)
 
   def attend(self, hidden: Array) -> Array:
     """[batch, length, emb] -> logits [batch, length, vocab] float32."""
@@ -142,7 +143,7 @@ class Embed(nn.Module):
 class LayerNorm(nn.Module):
   """T5's norm: scales to unit root mean square; no mean, no bias."""
 
-  dtype: jnp.dtype
+  dtype: str
   epsilon: float = 1e-6
 
   @nn.compact
@@ -180,7 +181,7 @@ def dot_product_attention(
   value: Array,
   bias: Array,
   *,
-  dtype: jnp.dtype,
+  dtype: str,
   float32_logits: bool = False,
   dropout_fn: Callable[[Array], Array] | None = None,
 ) -> Array:
@@ -204,7 +205,7 @@ def dot_product_attention(
     "bqhd,bkhd->bhqk",
     query,
     key,
-    preferred_element_type=jnp.float32 if float32_logits else dtype,
+    preferred_element_type="float32" if float32_logits else dtype,
   )
   probabilities = jax.nn.softmax(
     logits.astype(jnp.float32) + bias.astype(jnp.float32), axis=-1
@@ -262,7 +263,7 @@ class MultiHeadDotProductAttention(nn.Module):
       key,
       value,
       bias,
-      dtype=jnp.dtype(cfg.dtype),
+      dtype=cfg.dtype,
       float32_logits=cfg.float32_attention_logits,
       dropout_fn=self._drop_probabilities if dropping else None,
     )

@@ -12,13 +12,15 @@ heads and head_dim stay joined in one axis. `layer_stacking.py` converts.
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dss_jax.models import config as config_lib
-from dss_jax.models import layers
+from dss_jax.models import layer_stacking, layers
 
 Array = jax.Array
 
@@ -155,11 +157,12 @@ def _with_remat(layer_class, cfg: config_lib.T5Config):
 
 def _scanned(layer_class, length: int, num_broadcast: int):
   """The layer class looped over parameters stacked on axis 1."""
+  in_axes: Any = (nn.broadcast,) * num_broadcast
   return nn.scan(
     layer_class,
-    variable_axes={"params": 1},
+    variable_axes={"params": layer_stacking.LAYERS_AXIS},
     split_rngs={"params": True, "dropout": True},
-    in_axes=(nn.broadcast,) * num_broadcast,
+    in_axes=in_axes,
     length=length,
     metadata_params={nn.PARTITION_NAME: "layers"},
   )
@@ -203,9 +206,9 @@ class Encoder(nn.Module):
       [batch, length, emb].
     """
     # [batch, 1, length, length] and [1, heads, length, length]
-    bias = _mask_bias(_same_segment(segments, segments)) + self.relpos_bias(
-      _relative_positions(x.shape[1])
-    )
+    mask = _same_segment(segments, segments)
+    relative = _relative_positions(x.shape[1])
+    bias = self.relpos_bias(relative) + _mask_bias(mask, self.config.dtype)
     bias = layers.constrain(bias, "batch", "heads", "length", None)
     x = self.input_dropout(x)
     if self.config.scan_layers:
@@ -244,7 +247,7 @@ class Decoder(nn.Module):
         cfg.vocab_size,
         ("embed", "vocab"),
         cfg.dtype,
-        output_dtype=jnp.dtype(jnp.float32),
+        output_dtype="float32",
       )
 
   def __call__(
@@ -265,10 +268,12 @@ class Decoder(nn.Module):
     relative = _relative_positions(x.shape[1])
     mask = _same_segment(segments, segments) & (relative <= 0)
     # [batch, 1, length, length] and [1, heads, length, length]
-    self_bias = _mask_bias(mask) + self.relpos_bias(relative)
+    dtype = self.config.dtype
+    self_bias = self.relpos_bias(relative) + _mask_bias(mask, dtype)
     self_bias = layers.constrain(self_bias, "batch", "heads", "length", None)
     # [batch, 1, length, inputs]
-    cross_bias = _mask_bias(_same_segment(segments, input_segments))
+    mask = _same_segment(segments, input_segments)
+    cross_bias = _mask_bias(mask, dtype)
     cross_bias = layers.constrain(cross_bias, "batch", None, "length", None)
     x = self.input_dropout(x)
     if self.config.scan_layers:
@@ -290,7 +295,8 @@ class Decoder(nn.Module):
     step t are the max_length columns from max_length - 1 - t on.
     """
     relative = np.arange(1 - max_length, max_length)
-    return self.relpos_bias(relative) + _mask_bias(relative <= 0)
+    mask_bias = _mask_bias(relative <= 0, self.config.dtype)
+    return self.relpos_bias(relative) + mask_bias
 
   def step(
     self, x: Array, self_caches, cross_caches, self_bias, cross_bias, index
@@ -381,11 +387,11 @@ def _same_segment(query_segments: Array, key_segments: Array) -> Array:
   return (query_segments == key_segments) & (key_segments > 0)
 
 
-def padding_bias(input_tokens: Array) -> Array:
+def padding_bias(input_tokens: Array, dtype: str) -> Array:
   """[examples, inputs] int32 -> [examples, 1, 1, inputs] for decoding."""
-  return _mask_bias(input_tokens > 0)[:, None, None, :]
+  return _mask_bias(input_tokens > 0, dtype)[:, None, None, :]
 
 
-def _mask_bias(mask) -> Array:
-  """True -> 0, False -> MASKED, float32."""
-  return jnp.where(mask, 0.0, layers.MASKED).astype(jnp.float32)
+def _mask_bias(mask: Array | np.ndarray, dtype: str) -> Array:
+  """True -> 0, False -> MASKED."""
+  return jnp.where(mask, 0.0, layers.MASKED).astype(dtype)

@@ -208,7 +208,9 @@ def _read_legacy(folder: pathlib.Path, budget: _Budget) -> Tree:
   return _resolve(content["optimizer"], folder, budget, _MAX_DEPTH)
 
 
-def _resolve(node: Any, folder: pathlib.Path, budget: _Budget, depth: int):
+def _resolve(
+  node: Any, folder: pathlib.Path, budget: _Budget, depth: int
+) -> Any:
   """Replaces descriptions of zarr arrays in the tree by the arrays."""
   if not isinstance(node, dict):
     return node

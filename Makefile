@@ -1,0 +1,42 @@
+# `make quickstart` and `make test` do everything on a machine with Python
+# 3.11-3.13 (with venv) and make; choose the interpreter with PYTHON=python3.12.
+
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(if $(shell \
+  python$(v) -c 'import venv' 2>/dev/null && echo yes),python$(v),)) python3)
+VENV ?= .venv
+BIN = $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest
+
+.DEFAULT_GOAL = help
+.PHONY: help quickstart test check format fixtures clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+# The stamp names the extras, so that asking for more installs more.
+$(VENV)/.installed-%: setup.py pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing dss_jax[$*] into $(VENV) (a few minutes, 3.5 GB) ..."
+	@$(BIN)/python -m pip install -q --upgrade 'pip>=24'
+	$(BIN)/python -m pip install -q -e '.[$*]'
+	@touch $@
+
+quickstart: $(VENV)/.installed-report ## install, train and compare on the built-in dataset
+	$(BIN)/dss-jax quickstart $(ARGS)
+
+test: $(VENV)/.installed-dev ## all tests that this machine can run
+	$(PYTEST) -n 2 --dist loadfile $(ARGS)
+
+check: $(VENV)/.installed-dev ## format, lint, types and the fast tests, under 2 minutes
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(PYTEST) -n 2 --dist loadfile -q -m 'not slow' $(ARGS)
+
+format: $(VENV)/.installed-dev ## rewrite the sources in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove build products, keep the environment
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,320 @@
+"""Beam search with T5X's or Hugging Face's scores and stopping rule.
+
+Called through `decoding.beam_search`; what `decoding` says holds here too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from dss_jax.errors import UserError
+from dss_jax.models.decode_cache import EOS_ID, DecodeCache, DecodeStepFn
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class _T5XConvention:
+  """Scores log p / ((5 + length) / 6)^alpha; stops by its bound.
+
+  Source: Wu et al. 2016 (arXiv:1609.08144), section 7, as T5X uses it. Only
+  EOS finishes a sequence; one cut off by the length limit is returned only
+  where an example has no finished one, then with its plain log-probability.
+  """
+
+  alpha: float | Array
+  empty_score: float = -1e7  # of a place that no finished sequence has taken
+  only_top_finish: bool = False
+  limit_finishes: bool = False
+
+  def score(self, log_prob: Array, length: Array) -> Array:
+    return log_prob / ((5.0 + length) / 6.0) ** self.alpha
+
+  def best_possible(self, log_prob: Array, length: Array, limit: Array):
+    # Log-probabilities only fall, and the penalty is greatest at full length;
+    # T5X counts the first input in it too.
+    del length
+    return self.score(log_prob, limit + 1.0)
+
+  def stop_when_full(self) -> bool:
+    return False
+
+
+@dataclasses.dataclass(frozen=True)
+class _HuggingFaceConvention:
+  """Scores log p / length^length_penalty; stops as `generate` does.
+
+  Source: transformers 5, `GenerationMixin._beam_search`. The length counts
+  EOS but not the first input; the length limit finishes a sequence too; only
+  the first `num_beams` of the candidates may finish.
+  """
+
+  length_penalty: float | Array
+  early_stopping: bool | str
+  empty_score: float = -1e9
+  only_top_finish: bool = True
+  limit_finishes: bool = True
+
+  def score(self, log_prob: Array, length: Array) -> Array:
+    return log_prob / jnp.asarray(length, jnp.float32) ** self.length_penalty
+
+  def best_possible(self, log_prob: Array, length: Array, limit: Array):
+    # Unless early_stopping is "never" this is a heuristic: with a positive
+    # penalty a longer sequence can still score better.
+    if self.early_stopping == "never":
+      length = jnp.where(self.length_penalty > 0.0, limit, length)
+    return self.score(log_prob, length)
+
+  def stop_when_full(self) -> bool:
+    return self.early_stopping is True
+
+
+_Convention = _T5XConvention | _HuggingFaceConvention
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Beams:
+  """The state of a beam search.
+
+  Attributes:
+    step: scalar int32, tokens decoded so far.
+    active: [batch] bool, examples that still search.
+    live_tokens: [batch, beams, length] int32, unfinished, best first.
+    live_log_probs: [batch, beams] float32.
+    tokens: [batch, beams, length] int32, finished, best first.
+    scores: [batch, beams] float32.
+    taken: [batch, beams] bool, whether a finished sequence is in the place.
+    cache: of batch * beams sequences, in the order of `live_tokens`.
+  """
+
+  step: Array
+  active: Array
+  live_tokens: Array
+  live_log_probs: Array
+  tokens: Array
+  scores: Array
+  taken: Array
+  cache: DecodeCache
+
+
+def beam_search(
+  decode_step_fn: DecodeStepFn,
+  cache: DecodeCache,
+  *,
+  max_decode_length: int,
+  eos_id: int = EOS_ID,
+  num_beams: int = 4,
+  length_penalty: float | Array | None = None,
+  convention: Literal["t5x", "huggingface"] = "t5x",
+  early_stopping: bool | Literal["never"] = False,
+  max_lengths: Array | None = None,
+) -> tuple[Array, Array]:
+  """Beam search with the scores and the stopping rule of either library.
+
+  Args:
+    decode_step_fn: (cache, tokens [n]) -> (logits [n, vocab], cache).
+    cache: fresh, for `batch` sequences.
+    max_decode_length: tokens decoded at most, EOS included; static.
+    eos_id: the token that ends a sequence.
+    num_beams: sequences kept and returned for each example; static.
+    length_penalty: "t5x": alpha in log p / ((5 + length) / 6)^alpha, default
+      0.6; "huggingface": the exponent in log p / length^length_penalty,
+      default 1.
+    convention: whose scores and stopping rule; static.
+    early_stopping: static; as in transformers, for that convention only. False: stop
+      when the best live beam, scored at the present length, cannot enter;
+      "never": scored at the length that favours it most; True: stop with
+      `num_beams` finished sequences.
+    max_lengths: optional [batch] int32, a limit for each example.
+
+  Returns:
+    tokens [batch, num_beams, max_decode_length] int32 and scores
+    [batch, num_beams] float32, the best first. A place without a sequence has
+    zeros and a score of -1e7 ("t5x").
+  """
+  rule = _convention(convention, length_penalty, early_stopping, num_beams)
+  batch = cache.num_sequences
+  limits = cache.limits(max_decode_length, max_lengths)
+  beams = _start(cache, batch, num_beams, max_decode_length, rule, limits)
+
+  def unfinished(beams: _Beams):
+    return (beams.step < max_decode_length) & jnp.any(beams.active)
+
+  def advance(beams: _Beams) -> _Beams:
+    return _advance(decode_step_fn, beams, rule, limits, eos_id)
+
+  beams = jax.lax.while_loop(unfinished, advance, beams)
+  if rule.limit_finishes:
+    return beams.tokens, beams.scores
+  any_taken = jnp.any(beams.taken, axis=1)
+  return (
+    jnp.where(any_taken[:, None, None], beams.tokens, beams.live_tokens),
+    jnp.where(any_taken[:, None], beams.scores, beams.live_log_probs),
+  )
+
+
+def _convention(
+  name: str,
+  length_penalty: float | Array | None,
+  early_stopping: bool | str,
+  num_beams: int,
+) -> _Convention:
+  where = "set decoding.DecodeOptions"
+  if num_beams < 1:
+    raise UserError(
+      f"num_beams is {num_beams} but must be 1 or more: {where}.num_beams"
+    )
+  if name == "huggingface":
+    if early_stopping not in (True, False, "never"):
+      raise UserError(
+        f"early_stopping is {early_stopping!r} but must be True, False or"
+        f" 'never': {where}.early_stopping"
+      )
+    penalty = 1.0 if length_penalty is None else length_penalty
+    return _HuggingFaceConvention(penalty, early_stopping)
+  if name != "t5x":
+    raise UserError(
+      f"convention is {name!r} but must be 't5x' or 'huggingface':"
+      f" {where}.convention"
+    )
+  if early_stopping is not False:
+    raise UserError(
+      f"early_stopping is {early_stopping!r} but must be False with"
+      f" convention 't5x': {where}.early_stopping"
+    )
+  alpha = 0.6 if length_penalty is None else length_penalty
+  if not isinstance(alpha, jax.Array) and alpha < 0.0:
+    raise UserError(
+      f"length_penalty is {alpha} but must be 0 or more with convention"
+      f" 't5x', whose stopping bound needs it: {where}.length_penalty"
+    )
+  return _T5XConvention(alpha)
+
+
+def _start(
+  cache: DecodeCache,
+  batch: int,
+  num_beams: int,
+  length: int,
+  rule: _Convention,
+  limits: Array,
+) -> _Beams:
+  """All beams are empty; only the first counts, lest they be all alike."""
+  tokens = jnp.zeros((batch, num_beams, length), jnp.int32)
+  empty = jnp.full((batch, num_beams), rule.empty_score, jnp.float32)
+  return _Beams(
+    step=jnp.int32(0),
+    active=limits > 0,
+    live_tokens=tokens,
+    live_log_probs=empty.at[:, 0].set(0.0),
+    tokens=tokens,
+    scores=empty,
+    taken=jnp.zeros((batch, num_beams), bool),
+    cache=cache.repeat(num_beams),
+  )
+
+
+def _advance(
+  decode_step_fn: DecodeStepFn,
+  beams: _Beams,
+  rule: _Convention,
+  limits: Array,
+  eos_id: int,
+) -> _Beams:
+  """One step of beam search. K = beams, 2K = candidates of an example."""
+  batch, num_beams, _ = beams.live_tokens.shape
+  step, length = beams.step, beams.step + 1
+  last = jax.lax.dynamic_slice_in_dim(
+    beams.live_tokens, jnp.maximum(step - 1, 0), 1, axis=2
+  )
+  last = jnp.where(step == 0, 0, last)
+  logits, cache = decode_step_fn(beams.cache, last.reshape(-1))
+  # [batch, 2K] each: enough to keep K live though K others may finish.
+  log_probs, parents, next_tokens = _candidates(
+    logits.reshape(batch, num_beams, -1), beams.live_log_probs
+  )
+  # [batch, 2K, length]
+  extended = jnp.take_along_axis(beams.live_tokens, parents[:, :, None], axis=1)
+  extended = jax.lax.dynamic_update_slice_in_dim(
+    extended, next_tokens[:, :, None], step, axis=2
+  )
+  at_limit = length >= limits
+  ends = next_tokens == eos_id
+  if rule.limit_finishes:
+    ends = ends | at_limit[:, None]
+
+  # Live: the K best of those that go on.
+  live_log_probs, order = jax.lax.top_k(
+    jnp.where(ends, rule.empty_score, log_probs), num_beams
+  )
+  live_tokens = jnp.take_along_axis(extended, order[:, :, None], axis=1)
+  parents = jnp.take_along_axis(parents, order, axis=1)
+
+  # Finished: the K best of those from before and the new ones.
+  finishes = ends
+  if rule.only_top_finish:
+    finishes = ends & (jnp.arange(ends.shape[1]) < num_beams)
+  new_scores = jnp.where(
+    finishes, rule.score(log_probs, length), rule.empty_score
+  )
+  scores, order = jax.lax.top_k(
+    jnp.concatenate([beams.scores, new_scores], axis=1), num_beams
+  )
+  taken = jnp.concatenate([beams.taken, finishes], axis=1)
+  taken = jnp.take_along_axis(taken, order, axis=1)
+  tokens = jnp.concatenate([beams.tokens, extended], axis=1)
+  tokens = jnp.take_along_axis(tokens, order[:, :, None], axis=1)
+
+  full = jnp.all(taken, axis=1)
+  best = rule.best_possible(live_log_probs[:, 0], length, limits)
+  settled = full & (rule.stop_when_full() | (best <= scores[:, -1]))
+
+  # An example that has stopped searching keeps what it has.
+  def select(new, old):
+    active = beams.active.reshape((batch,) + (1,) * (new.ndim - 1))
+    return jnp.where(active, new, old)
+
+  rows = jnp.arange(batch)[:, None] * num_beams
+  return _Beams(
+    step=length,
+    active=beams.active & ~at_limit & ~settled,
+    live_tokens=select(live_tokens, beams.live_tokens),
+    live_log_probs=select(live_log_probs, beams.live_log_probs),
+    tokens=select(tokens, beams.tokens),
+    scores=select(scores, beams.scores),
+    taken=select(taken, beams.taken),
+    cache=cache.reorder((rows + parents).reshape(-1)),
+  )
+
+
+def _candidates(
+  logits: Array, live_log_probs: Array
+) -> tuple[Array, Array, Array]:
+  """The 2K most probable continuations of K beams, best first.
+
+  Taking 2K of each beam first spares both the log-softmax and the sort of
+  [K * vocab] numbers.
+
+  Args:
+    logits: [batch, K, vocab] float32.
+    live_log_probs: [batch, K] float32.
+
+  Returns:
+    log-probabilities [batch, 2K], beams [batch, 2K], tokens [batch, 2K].
+  """
+  batch, num_beams, vocab = logits.shape
+  wanted = 2 * num_beams
+  best, tokens = jax.lax.top_k(logits, min(wanted, vocab))
+  normalizer = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+  log_probs = best - normalizer + live_log_probs[:, :, None]
+  per_beam = best.shape[-1]
+  log_probs, order = jax.lax.top_k(
+    log_probs.reshape(batch, -1), min(wanted, num_beams * per_beam)
+  )
+  tokens = jnp.take_along_axis(tokens.reshape(batch, -1), order, axis=1)
+  return log_probs, order // per_beam, tokens

@@ -1,0 +1,358 @@
+"""Checkpoints: the train state and the loop's own memory, by Orbax.
+
+A checkpoint holds everything that the rest of a run depends on, so a run
+killed at any moment and started again ends as if it had not been:
+
+  checkpoints/<step>/state   parameters, optimizer state, step (arrays)
+  checkpoints/<step>/loop    what the loop remembers: best step, patience, ...
+
+Saving is asynchronous. A save cut short leaves no checkpoint behind, only a
+temporary folder that the next start removes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from dss_jax.errors import UserError
+
+PyTree = Any
+FOLDER = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class SaveOptions:
+  """When checkpoints are written and which are kept.
+
+  Attributes:
+    period: steps between checkpoints. The step at which an evaluation is the
+      best so far, and the last step, are saved too.
+    keep: how many of the newest to keep; None keeps all. The best one by the
+      validation metric is always kept.
+    asynchronous: write while training goes on.
+  """
+
+  period: int = 1000
+  keep: int | None = 2
+  asynchronous: bool = True
+
+  def __post_init__(self):
+    if self.period < 1:
+      raise UserError(
+          f"utils.SaveCheckpointConfig.period is {self.period}; it counts"
+          " steps and must be at least 1"
+      )
+    if self.keep is not None and self.keep < 1:
+      raise UserError(
+          f"utils.SaveCheckpointConfig.keep is {self.keep}; give at least 1, or"
+          " None to keep all"
+      )
+
+
+class _NewestAndBest(checkpoint_managers.PreservationPolicy):
+  """Keeps the newest `keep` checkpoints and the one marked as best."""
+
+  def __init__(self, keep: int | None):
+    self.keep = keep
+    self.best_step: int | None = None
+
+  def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
+    del context
+    first_kept = 0 if self.keep is None else len(checkpoints) - self.keep
+    return [
+        index >= first_kept or checkpoint.step == self.best_step
+        for index, checkpoint in enumerate(checkpoints)
+    ]
+
+
+class Checkpoints:
+  """The checkpoints of one run, in `<model_dir>/checkpoints`."""
+
+  def __init__(
+      self,
+      model_dir: str | pathlib.Path,
+      options: SaveOptions | None = None,
+      *,
+      read_only: bool = False,
+  ):
+    """Opens the folder, making it unless `read_only`.
+
+    Raises:
+      UserError: where `read_only` and there is no checkpoint folder.
+    """
+    options = options or SaveOptions()
+    self.options = options
+    self.folder = pathlib.Path(model_dir).absolute() / FOLDER
+    if read_only and not self.folder.is_dir():
+      raise UserError(
+          f"no checkpoints in {str(model_dir)!r}: give the MODEL_DIR of a"
+          " finished or running training"
+      )
+    self._policy = _NewestAndBest(options.keep)
+    self._manager = ocp.CheckpointManager(
+        self.folder,
+        item_names=("state", "loop"),
+        options=ocp.CheckpointManagerOptions(
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+            enable_async_checkpointing=options.asynchronous,
+            preservation_policy=self._policy,
+            # The loop decides when; the manager saves whenever it is asked.
+            should_save_fn=lambda *_: True,
+        ),
+    )
+
+  # ------------------------------------------------------------------ looking
+
+  def steps(self) -> list[int]:
+    """The steps that have a complete checkpoint, ascending."""
+    return sorted(self._manager.all_steps())
+
+  def latest_step(self) -> int | None:
+    """The newest step that has a complete checkpoint."""
+    return self._manager.latest_step()
+
+  def resolve_step(self, step: int | str = "best") -> int:
+    """Turns `best`, `latest` or a number into a step that exists.
+
+    `best` falls back to the latest where no evaluation has been made.
+
+    Raises:
+      UserError: where there is no such checkpoint.
+    """
+    steps = self.steps()
+    if not steps:
+      raise UserError(f"{self.folder} holds no complete checkpoint")
+    if step == "latest":
+      return steps[-1]
+    if step == "best":
+      best = self.loop_state(steps[-1]).get("best_step")
+      return best if best in steps else steps[-1]
+    try:
+      number = int(step)
+    except ValueError:
+      number = None
+    if number not in steps:
+      raise UserError(
+          f"no checkpoint of step {step!r} in {self.folder}; there are"
+          f" {', '.join(map(str, steps))}, 'best' and 'latest'"
+      )
+    return number
+
+  def loop_state(self, step: int) -> dict[str, Any]:
+    """What the loop remembered at `step`."""
+    restored = self._manager.restore(
+        step, args=ocp.args.Composite(loop=ocp.args.JsonRestore())
+    )
+    return dict(restored["loop"])
+
+  # ------------------------------------------------------------------- saving
+
+  def save(
+      self, step: int, state: PyTree, loop_state: Mapping[str, Any]
+  ) -> None:
+    """Starts saving; returns once the arrays are copied off the device.
+
+    Args:
+      step: updates made so far, which is also the position in the data.
+      state: the train state.
+      loop_state: JSON values; `best_step` says which checkpoint to keep.
+    """
+    self._policy.best_step = loop_state.get("best_step")
+    self._manager.save(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.PyTreeSave(_as_tree(state)),
+            loop=ocp.args.JsonSave(dict(loop_state)),
+        ),
+    )
+
+  def wait(self) -> None:
+    """Waits until what is being saved is on disk."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    self._manager.close()
+
+  def __enter__(self) -> Checkpoints:
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
+  # ---------------------------------------------------------------- restoring
+
+  def restore(self, step: int, like: PyTree) -> PyTree:
+    """The train state saved at `step`.
+
+    Args:
+      step: a step that has a checkpoint.
+      like: a train state of `jax.ShapeDtypeStruct` leaves (with shardings, on
+        which the arrays are placed directly) or of arrays.
+
+    Raises:
+      UserError: where the checkpoint is of another model or optimizer.
+    """
+    tree = _as_tree(like)
+    self._check_same(step, tree)
+    return dataclasses.replace(like, **self._restore(step, tree))
+
+  def restore_params(self, step: int, like: PyTree) -> PyTree:
+    """Only the parameters saved at `step`; `like` as in `restore`."""
+    self._check_same(step, {"params": like}, only="params")
+    return self._restore(step, {"params": like}, partial=True)["params"]
+
+  def _restore(
+      self, step: int, tree: PyTree, *, partial: bool = False
+  ) -> PyTree:
+    restore_args = ocp.checkpoint_utils.construct_restore_args(tree)
+    return self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.PyTreeRestore(
+                item=tree, restore_args=restore_args, partial_restore=partial
+            )
+        ),
+    )["state"]
+
+  def restore_numpy(self, step: int) -> PyTree:
+    """The whole saved tree as host arrays, whatever its structure."""
+    path = self.folder / str(step) / "state"
+    handler = ocp.PyTreeCheckpointHandler()
+    metadata = handler.metadata(path).tree
+    restore_args = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+        metadata,
+        is_leaf=lambda leaf: hasattr(leaf, "shape"),
+    )
+    return handler.restore(
+        path, args=ocp.args.PyTreeRestore(restore_args=restore_args)
+    )
+
+  def _check_same(
+      self, step: int, wanted: PyTree, only: str | None = None
+  ) -> None:
+    """Compares names and shapes before anything is read."""
+    path = self.folder / str(step) / "state"
+    saved = shapes(ocp.PyTreeCheckpointHandler().metadata(path).tree)
+    if only:
+      saved = {k: v for k, v in saved.items() if k.startswith(f"{only}/")}
+    problems = describe_mismatch(saved, shapes(wanted))
+    if problems:
+      raise UserError(
+          f"the checkpoint of step {step} in {self.folder} is not of this model"
+          f" and optimizer: {problems}; use the gin files it was trained with,"
+          " or another MODEL_DIR"
+      )
+
+
+# ------------------------------------------------------------------- helpers
+
+
+def _as_tree(state: PyTree) -> PyTree:
+  """A train state as a dictionary, the form it has on disk."""
+  if dataclasses.is_dataclass(state):
+    return {
+        field.name: getattr(state, field.name)
+        for field in dataclasses.fields(state)
+    }
+  return state
+
+
+def _path_name(path: Sequence[Any]) -> str:
+  """`params/encoder/layers_0/...`, the same for every kind of container."""
+  return "/".join(
+      str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+      for key in path
+  )
+
+
+def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+  """The shape of each array, by its path: `params/encoder/...`."""
+  leaves = jax.tree_util.tree_leaves_with_path(
+      tree, is_leaf=lambda leaf: hasattr(leaf, "shape")
+  )
+  return {
+      _path_name(path): tuple(leaf.shape)
+      for path, leaf in leaves
+      if hasattr(leaf, "shape")
+  }
+
+
+def describe_mismatch(
+    saved: Mapping[str, tuple[int, ...]],
+    wanted: Mapping[str, tuple[int, ...]],
+    *,
+    shown: int = 2,
+) -> str:
+  """One line on how two trees of shapes differ; empty where they agree."""
+  missing = sorted(set(wanted) - set(saved))
+  extra = sorted(set(saved) - set(wanted))
+  differing = sorted(
+      name for name in set(saved) & set(wanted) if saved[name] != wanted[name]
+  )
+  parts = []
+  for names, verb in ((missing, "lacks"), (extra, "has besides")):
+    if names:
+      more = f" and {len(names) - shown} more" if len(names) > shown else ""
+      parts.append(f"it {verb} {', '.join(names[:shown])}{more}")
+  if differing:
+    name = differing[0]
+    more = f" ({len(differing) - 1} more differ)" if len(differing) > 1 else ""
+    parts.append(
+        f"{name} is {saved[name]} there and {wanted[name]} here{more}"
+    )
+  return "; ".join(parts)
+
+
+def tree_hash(tree: PyTree) -> str:
+  """SHA-256 over the names, types, shapes and bytes of all leaves."""
+  digest = hashlib.sha256()
+  leaves = sorted(
+      (_path_name(path), np.asarray(leaf))
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  )
+  for name, array in leaves:
+    digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+  return digest.hexdigest()
+
+
+def print_summary(model_dir: str, *, hashes: bool = False) -> None:
+  """Prints a run's checkpoints and, if asked, what identifies the latest.
+
+  Args:
+    model_dir: the run.
+    hashes: print SHA-256 of its parameters, optimizer state, what the loop
+      remembers (times aside) and metrics.jsonl (times aside).
+  """
+  from dss_jax import logging as logging_lib
+
+  with Checkpoints(model_dir, read_only=True) as checkpoints:
+    latest = checkpoints.resolve_step("latest")
+    best = checkpoints.loop_state(latest).get("best_step")
+    for step in checkpoints.steps():
+      loop = checkpoints.loop_state(step)
+      marks = [" best"] * (step == best) + [" latest"] * (step == latest)
+      print(f"step {step}:{','.join(marks)} tokens seen {loop['tokens_seen']:,}")
+    if not hashes:
+      return
+    tree = checkpoints.restore_numpy(latest)
+    loop = checkpoints.loop_state(latest)
+  loop.pop("wall_s", None)
+  print(f"params     {tree_hash(tree['params'])}")
+  print(f"opt_state  {tree_hash(tree['opt_state'])}")
+  text = json.dumps(loop, sort_keys=True)
+  print(f"loop       {hashlib.sha256(text.encode()).hexdigest()}")
+  print(f"metrics    {logging_lib.metrics_hash(pathlib.Path(model_dir))}")

@@ -1,0 +1,213 @@
+"""`dss-jax data` on the screen: tables for people, from the JSON values."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# Columns where the output is no terminal: wide enough for three splits.
+_FILE_WIDTH = 100
+
+_PARSER_ROWS = {
+  "unparsed": "no label read",
+  "unusable_labels": "label is no answer",
+  "blank_rationales": "blank rationale",
+  "teacher_equals_gold": "teacher = gold",
+}
+
+
+def console() -> Console:
+  """Standard output; a fixed width where it is no terminal."""
+  width = None if sys.stdout.isatty() else _FILE_WIDTH
+  return Console(width=width, highlight=False)
+
+
+def print_stats(report: Mapping[str, Any]):
+  """Prints what `dss-jax data stats` found; `report` is what `--json` prints."""
+  out = console()
+  title = report.get("dataset") or report["input"]
+  if "source" in report:
+    title += f" ({report['source']}, rationales: {report['rationale_source']})"
+  splits = report["splits"]
+  out.print(Text(title, style="bold"))
+  table = Table()
+  table.add_column("")
+  for split in splits:
+    table.add_column(split, justify="right")
+  for key, label in (
+    ("rows", "rows"),
+    ("gold_labels", "with a gold label"),
+    ("malformed", "malformed lines"),
+    ("rationales", "rationales"),
+    ("duplicate_inputs", "repeated inputs"),
+    ("duplicate_rationales", "repeated rationales"),
+  ):
+    if all(key in split for split in splits.values()):
+      table.add_row(label, *(f"{split[key]:,}" for split in splits.values()))
+  first = next(iter(splits.values()))
+  for label in first.get("labels", ()):
+    table.add_row(
+      f"  {label}", *(f"{s['labels'][label]:,}" for s in splits.values())
+    )
+  if "by_parser" in first and _readings_differ(splits):
+    for reading in ("official", "tolerant"):
+      _add_reading(table, reading, splits)
+  else:
+    table.add_section()
+    _add_agreement(table, splits)
+  out.print(table)
+  _print_statuses(out, splits, report.get("parser"))
+  _print_malformed(out, splits)
+  _print_tokens(out, report)
+  after = report.get("after_splitting")
+  if after:
+    sizes = ", ".join(f"{k} {v:,}" for k, v in after["rows"].items())
+    out.print(
+      f"After the {after['split_policy']} split (training fraction"
+      f" {after['train_fraction']:g}): {sizes}"
+    )
+  if report.get("license"):
+    out.print(Text(f"Licences: {report['license']}"))
+
+
+def _readings_differ(splits: Mapping[str, Any]) -> bool:
+  return any(
+    split["by_parser"]["official"] != split["by_parser"]["tolerant"]
+    for split in splits.values()
+  )
+
+
+def _add_reading(table: Table, reading: str, splits: Mapping[str, Any]):
+  table.add_section()
+  table.add_row(Text(f"read by the {reading} parser", style="bold"))
+  for key, label in _PARSER_ROWS.items():
+    cells = []
+    for split in splits.values():
+      count = split["by_parser"][reading][key]
+      of = split["rationales"]
+      if key == "teacher_equals_gold":
+        of = split["teacher_equals_gold"]["of"]
+        if split["teacher_equals_gold"]["compared_by"] == "value":
+          label = "teacher = gold (by value)"
+      cells.append(_count(count, of))
+    table.add_row(f"  {label}", *cells)
+
+
+def _add_agreement(table: Table, splits: Mapping[str, Any]):
+  for reading in ("strict", "tolerant"):
+    cells = [
+      _count(
+        split["teacher_equals_gold"][reading],
+        split["teacher_equals_gold"]["of"],
+      )
+      for split in splits.values()
+    ]
+    table.add_row(f"teacher = gold ({reading})", *cells)
+
+
+def _count(count: int, of: int) -> str:
+  return f"{count:,}  {100 * count / of:6.2f} %" if of else f"{count:,}"
+
+
+def _print_statuses(
+  out: Console, splits: Mapping[str, Any], parser: str | None
+):
+  names = [name for split in splits.values() for name in split["statuses"]]
+  names = [name for name in dict.fromkeys(names) if name != "ok"]
+  if not names:
+    return
+  read = f", by the {parser} parser" if parser else ""
+  out.print(f"Why rationales cannot be used as they are{read}:")
+  table = Table()
+  table.add_column("status")
+  for split in splits:
+    table.add_column(split, justify="right")
+  for name in ("ok", *names):
+    counts = (split["statuses"].get(name, 0) for split in splits.values())
+    table.add_row(name, *(f"{count:,}" for count in counts))
+  out.print(table)
+
+
+def _print_malformed(out: Console, splits: Mapping[str, Any]):
+  for split in splits.values():
+    for line in split.get("malformed_lines", ()):
+      out.print(Text(f"{line['file']}:{line['line']}: {line['reason']}"))
+    rest = split.get("malformed", 0) - len(split.get("malformed_lines", ()))
+    if rest:
+      out.print(f"... and {rest} more malformed lines")
+
+
+def _print_tokens(out: Console, report: Mapping[str, Any]):
+  prefix = f", inputs with {report['prefix']!r}" if report["prefix"] else ""
+  out.print(
+    Text(f"Tokens, the end token included{prefix}, in {report['vocabulary']}:")
+  )
+  table = Table()
+  table.add_column("split")
+  table.add_column("field")
+  for name in ("texts", "mean", "p95", "max"):
+    table.add_column(name, justify="right")
+  for split, found in report["splits"].items():
+    table.add_section()
+    for field, lengths in found["tokens"].items():
+      table.add_row(
+        split,
+        field,
+        f"{lengths['count']:,}",
+        f"{lengths['mean']:.1f}",
+        f"{lengths['p95']:.0f}",
+        f"{lengths['max']:.0f}",
+      )
+  out.print(table)
+
+
+def print_preview(shown: Mapping[str, Any], *, ids: bool = False):
+  """Prints what `dss-jax data show` found.
+
+  Args:
+    shown: as `--json` prints it.
+    ids: whether token ids are printed below each text.
+  """
+  out = console()
+  batch = shown["batch"]
+  out.print(Text(f"{shown['task']}, {shown['split']}", style="bold"))
+  out.print(Text(f"vocabulary: {shown['vocabulary']}"))
+  for subtask in shown["subtasks"]:
+    out.print(
+      f"sub-task {subtask['name']}: {subtask['examples']:,} examples, rate"
+      f" {subtask['rate']:g}"
+    )
+  if shown["paired"]:
+    out.print("all examples of a record are in the same batch")
+  counts = ", ".join(f"{n} {name}" for name, n in batch["examples"].items())
+  out.print(
+    f"batch {batch['step']}: {counts} examples of"
+    f" {batch['records_per_batch']} records in {batch['rows']} rows of"
+    f" {batch['encoder_length']} + {batch['decoder_length']} tokens,"
+    f" {100 * batch['padding']:.1f} % padding"
+  )
+  for row in shown["rows"]:
+    out.print()
+    out.rule(
+      f"row {row['row']}: {len(row['examples'])} examples,"
+      f" {row['encoder_tokens']} of {batch['encoder_length']} encoder and"
+      f" {row['decoder_tokens']} of {batch['decoder_length']} decoder tokens",
+      align="left",
+    )
+    for example in row["examples"]:
+      head = Text(f"segment {example['segment']}: ")
+      head.append(example["subtask"], style="bold")
+      head.append(f", record {example['record']}, weight {example['weight']:g}")
+      out.print(head)
+      for name, key in (("reads", "input"), ("writes", "target")):
+        tokens = example[f"{key}_ids"]
+        out.print(
+          Text(f"  {name:6} ({len(tokens)} tokens)  {example[key + 's']!r}")
+        )
+        if ids:
+          out.print(Text(f"         {' '.join(map(str, tokens))}"))

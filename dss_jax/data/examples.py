@@ -1,0 +1,502 @@
+"""From records to token arrays and evaluation sets, without TensorFlow.
+
+    dataset name, options -> records -> rows -> texts -> ids -> ExampleSet
+
+The same tokens come out of SeqIO's path (`data/materialize.py`); a test
+compares them for every task. An `ExampleSet` is kept on disk under its
+fingerprint, which names the records, the sub-tasks with their options, the
+vocabulary and the lengths: anything that could change a token.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from dss_jax import datasets, metrics
+from dss_jax.data import rows, subtasks
+from dss_jax.data.subtasks import MethodOptions, SubTask, TaskName
+from dss_jax.data.token_arrays import ExampleSet, TokenArrays
+from dss_jax.data.vocabularies import Vocabulary, with_eos
+from dss_jax.errors import UserError
+from dss_jax.records import Record
+
+# Changes when the same records and options would give other tokens.
+FORMAT_VERSION = 1
+
+FEATURES = ("inputs", "targets")
+
+# Sub-task name -> reason -> number of rows or records that gave no example.
+LeftOut = dict[str, dict[str, int]]
+
+
+def check_feature_lengths(
+  feature_lengths: Mapping[str, int] | None,
+) -> dict[str, int]:
+  """The lengths in tokens, end id included; missing ones are unlimited.
+
+  Raises:
+    UserError: an unknown feature or a length below 1.
+  """
+  lengths = dict(feature_lengths or {})
+  for feature, length in lengths.items():
+    if feature not in FEATURES or not isinstance(length, int) or length < 1:
+      raise UserError(
+        f"TASK_FEATURE_LENGTHS has {feature!r}: {length!r}; it may hold"
+        " 'inputs' and 'targets', each with a number of tokens of at least 1."
+      )
+  return lengths
+
+
+def records_digest(records: Iterable[Record]) -> str:
+  """SHA-256 over everything of the records that can reach a token."""
+  digest = hashlib.sha256()
+  for record in records:
+    fields = [
+      record.id,
+      record.input,
+      record.label,
+      [
+        [r.text, r.label, r.source, r.weight, r.status]
+        for r in record.rationales
+      ],
+    ]
+    digest.update(json.dumps(fields).encode())
+    digest.update(b"\n")
+  return digest.hexdigest()
+
+
+def fingerprint(
+  task: TaskName,
+  split: str,
+  digest: str,
+  vocabulary: Vocabulary,
+  options: MethodOptions,
+  feature_lengths: Mapping[str, int],
+) -> str:
+  """Identifies the tokens of a task.
+
+  Args:
+    task: dataset, method and label source.
+    split: "train", "validation" or "test".
+    digest: `records_digest` of the split's records.
+    vocabulary: by its name, which is by content.
+    options: prefixes, separators, filters and rates.
+    feature_lengths: see `check_feature_lengths`.
+  """
+  described = {
+    "version": FORMAT_VERSION,
+    "task": str(task),
+    "split": split,
+    "records": digest,
+    "metrics": list(datasets.get(task.dataset).metrics),
+    "method": dataclasses.asdict(task.method),
+    "label_source": task.label_source,
+    "options": dataclasses.asdict(options),
+    "vocabulary": vocabulary.name,
+    "feature_lengths": dict(feature_lengths),
+  }
+  text = json.dumps(described, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def agreement(dataset: str) -> rows.Agrees:
+  """How the dataset compares a teacher's label with the gold one."""
+  metric = _judging(datasets.get(dataset).metrics) or "accuracy"
+  return lambda gold, label: metrics.is_correct(metric, gold, label)
+
+
+def _judging(names: Sequence[str]) -> str | None:
+  """The first metric that says of one prediction whether it is right."""
+  judging = [name for name in names if name in metrics.PER_EXAMPLE_METRICS]
+  return judging[0] if judging else None
+
+
+def _check_split(split: str) -> None:
+  if split not in rows.SPLITS:
+    raise UserError(f"no split {split!r}; allowed: {', '.join(rows.SPLITS)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+  """What a task is built from: checked arguments and loaded records."""
+
+  task: TaskName
+  split: str
+  records: Sequence[Record]
+  vocabulary: Vocabulary
+  options: MethodOptions
+  lengths: dict[str, int]
+
+  @classmethod
+  def load(
+    cls,
+    task_name: str,
+    split: str,
+    vocabulary: Vocabulary,
+    data_options: datasets.DataOptions | None,
+    method_options: MethodOptions | None,
+    feature_lengths: Mapping[str, int] | None,
+  ) -> "_Source":
+    _check_split(split)
+    task = subtasks.get_task(task_name)
+    options = method_options or MethodOptions()
+    task.method.rates(options)  # wrong rates are reported before the data
+    lengths = check_feature_lengths(feature_lengths)
+    records = datasets.load_split(
+      task.dataset, split, options=data_options or datasets.DataOptions()
+    )
+    return cls(task, split, records, vocabulary, options, lengths)
+
+  def fingerprint(self) -> str:
+    return fingerprint(
+      self.task,
+      self.split,
+      records_digest(self.records),
+      self.vocabulary,
+      self.options,
+      self.lengths,
+    )
+
+  def texts(
+    self, subtask: SubTask, left_out: collections.Counter[str] | None = None
+  ) -> list[rows.TextExample]:
+    """The text examples of one sub-task."""
+    subtask_rows = rows.rows_of(
+      self.records,
+      self.split,
+      agrees=agreement(self.task.dataset),
+      label_source=self.task.label_source,
+      rationale_source=subtask.rationale_source,
+    )
+    return list(
+      rows.text_examples(
+        subtask_rows,
+        subtask,
+        self.options,
+        self.split,
+        self.vocabulary,
+        left_out,
+      )
+    )
+
+  def inputs(self, example: rows.TextExample) -> list[int]:
+    ids = self.vocabulary.encode(example.inputs)
+    return with_eos(ids, self.lengths.get("inputs"))
+
+  def targets(self, example: rows.TextExample) -> list[int]:
+    ids = self.vocabulary.encode(example.targets)
+    return with_eos(ids, self.lengths.get("targets"))
+
+  def example_set(self) -> tuple[ExampleSet, LeftOut]:
+    arrays = []
+    left_out: LeftOut = {}
+    for subtask in self.task.method.subtasks:
+      reasons: collections.Counter[str] = collections.Counter()
+      examples = self.texts(subtask, reasons)
+      arrays.append(
+        TokenArrays.from_lists(
+          subtask.name,
+          [self.inputs(example) for example in examples],
+          [self.targets(example) for example in examples],
+          record_ids=[example.record for example in examples],
+          weights=[example.weight for example in examples],
+        )
+      )
+      left_out[subtask.name] = dict(reasons)
+    example_set = ExampleSet(
+      subtasks=tuple(arrays),
+      rates=self.task.method.rates(self.options),
+      paired=self.task.method.paired,
+      num_records=len(self.records),
+      fingerprint=self.fingerprint(),
+      vocabulary=self.vocabulary.name,
+      task_name=str(self.task),
+      split=self.split,
+    )
+    return example_set, left_out
+
+
+def task_fingerprint(
+  task_name: str,
+  split: str,
+  vocabulary: Vocabulary,
+  data_options: datasets.DataOptions | None = None,
+  method_options: MethodOptions | None = None,
+  feature_lengths: Mapping[str, int] | None = None,
+) -> str:
+  """The fingerprint that `build_examples` gives; reads the records."""
+  return _Source.load(
+    task_name,
+    split,
+    vocabulary,
+    data_options,
+    method_options,
+    feature_lengths,
+  ).fingerprint()
+
+
+def count_records(
+  dataset: str, split: str, data_options: datasets.DataOptions | None = None
+) -> int:
+  """Number of records in a split."""
+  return len(datasets.load_split(dataset, split, options=data_options))
+
+
+def build_examples(
+  task_name: str,
+  split: str,
+  vocabulary: Vocabulary,
+  data_options: datasets.DataOptions | None = None,
+  method_options: MethodOptions | None = None,
+  feature_lengths: Mapping[str, int] | None = None,
+) -> ExampleSet:
+  """Builds the token arrays of a task of ours, in memory.
+
+  Args:
+    task_name: a registered name, such as "cqa_dss".
+    split: "train", "validation" or "test".
+    vocabulary: turns text into ids.
+    data_options: where the data lies, splits, training fraction.
+    method_options: prefixes, filters, rates.
+    feature_lengths: {"inputs": ..., "targets": ...} in tokens; longer ones are
+      cut before their end id.
+
+  Raises:
+    UserError: a name, split, option or file that does not exist or fit.
+  """
+  return build_with_report(
+    task_name,
+    split,
+    vocabulary,
+    data_options,
+    method_options,
+    feature_lengths,
+  )[0]
+
+
+def build_with_report(
+  task_name: str,
+  split: str,
+  vocabulary: Vocabulary,
+  data_options: datasets.DataOptions | None = None,
+  method_options: MethodOptions | None = None,
+  feature_lengths: Mapping[str, int] | None = None,
+) -> tuple[ExampleSet, LeftOut]:
+  """Like `build_examples`; also says what gave no example, and why."""
+  source = _Source.load(
+    task_name,
+    split,
+    vocabulary,
+    data_options,
+    method_options,
+    feature_lengths,
+  )
+  return source.example_set()
+
+
+def load_or_build(
+  task_name: str,
+  split: str,
+  vocabulary: Vocabulary,
+  data_options: datasets.DataOptions | None = None,
+  method_options: MethodOptions | None = None,
+  feature_lengths: Mapping[str, int] | None = None,
+  *,
+  cache_dir: str | os.PathLike[str],
+) -> ExampleSet:
+  """Opens a task's token arrays from `cache_dir`, building them if needed.
+
+  The records are read either way: their content is part of the fingerprint,
+  so data that changed under an old name is never taken from the cache.
+  """
+  source = _Source.load(
+    task_name,
+    split,
+    vocabulary,
+    data_options,
+    method_options,
+    feature_lengths,
+  )
+  return open_or_build(
+    cache_dir,
+    task_name,
+    split,
+    source.fingerprint(),
+    lambda: source.example_set()[0],
+  )
+
+
+def example_folder(
+  cache_dir: str | os.PathLike[str],
+  task_name: str,
+  split: str,
+  fingerprint: str,
+) -> pathlib.Path:
+  """Where the example set of this fingerprint lies in `cache_dir`."""
+  # Task names may hold ":" and "#", which not every file system takes.
+  name = "".join(c if c.isalnum() or c in "_." else "-" for c in task_name)
+  return pathlib.Path(cache_dir) / f"{name}-{split}-{fingerprint[:16]}"
+
+
+def open_or_build(
+  cache_dir: str | os.PathLike[str],
+  task_name: str,
+  split: str,
+  fingerprint: str,
+  build: Callable[[], ExampleSet],
+) -> ExampleSet:
+  """The example set of this fingerprint in `cache_dir`, memory-mapped.
+
+  A folder that is absent or damaged is written (again) by `build`; several
+  processes may do so at once, since folders appear whole.
+  """
+  folder = example_folder(cache_dir, task_name, split, fingerprint)
+  if folder.is_dir():
+    try:
+      return ExampleSet.load(folder, fingerprint=fingerprint)
+    except UserError:
+      pass  # half deleted or damaged: it can be made again
+  build().save(folder)
+  return ExampleSet.load(folder, fingerprint=fingerprint)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """What evaluation needs of one sub-task: inputs, targets, how to score.
+
+  `materialize.SeqioEvaluation` has the same attributes and methods for Tasks
+  of other projects.
+
+  Attributes:
+    name: the Task's registered name, such as "cqa_label".
+    split: "validation" or "test" (or "train").
+    ids: the records' ids, one per example.
+    input_texts: what the student reads.
+    inputs: token ids of that, end id included.
+    targets: the label (of `rationale`: the rationale) as the vocabulary writes
+      it, so that a student who writes every token right is right.
+    longest_target: tokens of the longest whole output asked for, its end id
+      included.
+    metric_names: names for `metrics.score`.
+    subtask: how to find the label in an output.
+    options: the separators.
+  """
+
+  name: str
+  split: str
+  ids: list[str]
+  input_texts: list[str]
+  inputs: list[list[int]]
+  targets: list[str]
+  longest_target: int
+  metric_names: tuple[str, ...]
+  subtask: SubTask
+  options: MethodOptions
+
+  def __len__(self) -> int:
+    return len(self.inputs)
+
+  def predictions(self, texts: Sequence[str]) -> list[str]:
+    """The labels (or rationales) in decoded outputs, one per example."""
+    return [
+      subtasks.extract_label(self.subtask, text, self.options) for text in texts
+    ]
+
+  def score(self, predictions: Sequence[Any]) -> dict[str, float]:
+    """Metrics by name, of `predictions` in the order of the examples."""
+    return metrics.score(self.metric_names, self.targets, list(predictions))
+
+  def correct(self, predictions: Sequence[Any]) -> list[bool] | None:
+    """Which predictions are right; None if no metric says so of each."""
+    metric = _judging(self.metric_names)
+    if metric is None:
+      return None
+    return [
+      metrics.is_correct(metric, target, prediction)
+      for target, prediction in zip(self.targets, predictions, strict=True)
+    ]
+
+
+RATIONALE_METRICS = ("bleu", "rouge1", "rouge2", "rougeL")
+
+
+def metric_names(dataset: str, subtask: SubTask) -> tuple[str, ...]:
+  """Metrics of a sub-task: the dataset's for labels, overlap for rationales."""
+  if subtask.uses_label:
+    return tuple(datasets.get(dataset).metrics)
+  return RATIONALE_METRICS
+
+
+def evaluation_target(text: str, vocabulary: Vocabulary) -> str:
+  """A label (or rationale) as a student who writes every token right writes it.
+
+  Vocabularies may not give a text back as it was (T5's drops line breaks), and
+  an unknown character is unknown on both sides, as in the official code.
+  """
+  return vocabulary.decode(vocabulary.encode(text)).strip()
+
+
+def build_evaluations(
+  task_name: str,
+  split: str,
+  vocabulary: Vocabulary,
+  data_options: datasets.DataOptions | None = None,
+  method_options: MethodOptions | None = None,
+  feature_lengths: Mapping[str, int] | None = None,
+  *,
+  max_examples: int | None = None,
+) -> dict[str, Evaluation]:
+  """The evaluation of each sub-task of a task of ours.
+
+  Args:
+    task_name: a registered name; a mixture gives one evaluation per sub-task.
+    split: "validation" or "test"; "train" is scored on its training targets.
+    vocabulary: as trained with.
+    data_options: as trained with.
+    method_options: as trained with.
+    feature_lengths: "inputs" cuts what is read; targets are never cut here.
+    max_examples: only the first so many.
+
+  Returns:
+    Sub-task name -> evaluation, in the method's order. Of `<dataset>_dss` that
+    is `label` (every record with a gold label) and `rationale` (every record
+    with a usable rationale).
+  """
+  source = _Source.load(
+    task_name,
+    split,
+    vocabulary,
+    data_options,
+    method_options,
+    feature_lengths,
+  )
+  task = source.task
+  evaluations = {}
+  for subtask in task.method.subtasks:
+    examples = source.texts(subtask)[:max_examples]
+    evaluations[subtask.name] = Evaluation(
+      name=subtasks.task_name(task.dataset, subtask.name, task.label_source),
+      split=split,
+      ids=[example.row.id for example in examples],
+      input_texts=[example.inputs for example in examples],
+      inputs=[source.inputs(example) for example in examples],
+      targets=[
+        evaluation_target(
+          example.row.label if subtask.uses_label else example.row.rationale,
+          vocabulary,
+        )
+        for example in examples
+      ],
+      longest_target=max(
+        (len(source.targets(example)) for example in examples), default=1
+      ),
+      metric_names=metric_names(task.dataset, subtask),
+      subtask=subtask,
+      options=source.options,
+    )
+  return evaluations

@@ -1,0 +1,327 @@
+"""From a task's name to batches: the one place that joins the data modules.
+
+Datasets of dss_jax are built straight from records, without TensorFlow. Any
+other name is looked up among SeqIO's Tasks and Mixtures and materialised
+through SeqIO, which imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from dss_jax import datasets
+from dss_jax.data import batches as batches_lib
+from dss_jax.data import examples as examples_lib
+from dss_jax.data import (
+    batch_shapes,
+    packing,
+    prefetching,
+    subtasks,
+    token_arrays,
+    vocabularies,
+)
+from dss_jax.errors import UserError
+
+
+
+def task_name(
+    dataset: str, method: str = "dss", label_source: str = "gold"
+) -> str:
+  """The registered name of a method on a dataset: `svamp_dss_teacher`.
+
+  Raises:
+    UserError: for an unknown dataset, method or label source.
+  """
+  if label_source not in subtasks.LABEL_SOURCES:
+    raise UserError(
+        f"LABEL_SOURCE is {label_source!r}; it must be one of"
+        f" {', '.join(subtasks.LABEL_SOURCES)}"
+    )
+  return str(
+      subtasks.get_task(subtasks.task_name(dataset, method, label_source))
+  )
+
+
+def import_modules(
+    modules: Sequence[str], cache_dirs: Sequence[str] = ()
+) -> None:
+  """Imports the user's task modules and tells SeqIO where its caches are.
+
+  Raises:
+    UserError: where a module cannot be imported.
+  """
+  for name in modules:
+    try:
+      importlib.import_module(name)
+    except ImportError as error:
+      raise UserError(
+          f"--module (MIXTURE_OR_TASK_MODULE): cannot import {name!r}: {error}"
+      ) from error
+  if cache_dirs:
+    import seqio
+
+    seqio.add_global_cache_dirs(list(cache_dirs))
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetConfig:
+  """What to read and how to batch it; T5X's `utils.DatasetConfig`.
+
+  Attributes:
+    mixture_or_task_name: a name of dss_jax (`svamp_dss`) or of any SeqIO Task
+      or Mixture.
+    task_feature_lengths: longest `inputs` and `targets`, in tokens with EOS;
+      longer examples are cut.
+    split: `train`, `validation` or `test`.
+    batch_size: packed rows in a batch (T5X's meaning); None derives it from
+      `records_per_batch`.
+    records_per_batch: records in a batch, all their sub-tasks included; None
+      derives it from `batch_size`. The paper's recipe has 64.
+    encoder_length: length of a packed row on the encoder's side; None chooses
+      it from the lengths in the data.
+    decoder_length: the same for the decoder.
+    pack: whether several short examples share a row.
+    data: where records come from, their splits and fractions.
+    method: prefixes, rates and filters of the sub-tasks.
+    use_cached: whether SeqIO must read its own cache (SeqIO tasks only).
+    materialize_dir: where token arrays are kept between runs; None keeps those
+      of SeqIO tasks under the user's cache folder, and others in memory only.
+  """
+
+  mixture_or_task_name: str
+  task_feature_lengths: Mapping[str, int] | None = None
+  split: str = "train"
+  batch_size: int | None = None
+  records_per_batch: int | None = None
+  encoder_length: int | None = None
+  decoder_length: int | None = None
+  pack: bool = True
+  data: datasets.DataOptions = dataclasses.field(
+      default_factory=datasets.DataOptions
+  )
+  method: subtasks.MethodOptions = dataclasses.field(
+      default_factory=subtasks.MethodOptions
+  )
+  use_cached: bool = False
+  materialize_dir: str | None = None
+
+  def feature_lengths(self) -> dict[str, int]:
+    """`task_feature_lengths`, checked."""
+    lengths = dict(self.task_feature_lengths or {})
+    for name in ("inputs", "targets"):
+      if not isinstance(lengths.get(name), int) or lengths[name] < 2:
+        raise UserError(
+            f"TASK_FEATURE_LENGTHS is {self.task_feature_lengths!r}; give"
+            " tokens for both, such as {'inputs': 256, 'targets': 128}"
+        )
+    return lengths
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+  """What the training loop reads.
+
+  Attributes:
+    examples: the token arrays.
+    shape: the one shape of all batches.
+    batches: `batches[step]` is this host's rows of the batch of a step.
+  """
+
+  examples: token_arrays.ExampleSet
+  shape: packing.BatchShape
+  batches: batches_lib.PackedBatches
+
+  @property
+  def subtask_names(self) -> tuple[str, ...]:
+    """In the order of `decoder_subtask_ids`, from 1."""
+    return tuple(subtask.name for subtask in self.examples.subtasks)
+
+  @property
+  def global_shapes(self) -> dict[str, tuple[int, ...]]:
+    """Feature -> [rows, length] over all hosts."""
+    return {
+        name: tuple(spec.shape)
+        for name, spec in self.batches.feature_specs.items()
+    }
+
+  def prefetch(
+      self, start: int, stop: int, transform: Callable[[Any], Any]
+  ) -> prefetching.Prefetcher:
+    """Iterates over (step, batch), built and transformed in a thread."""
+    return prefetching.Prefetcher(
+        self.batches, start, stop, transform=transform
+    )
+
+
+class EvaluationTask(Protocol):
+  """What scoring by decoding needs of a task.
+
+  `examples.Evaluation` is one for dss_jax's datasets,
+  `materialize.SeqioEvaluation` for any SeqIO Task.
+  """
+
+  name: str
+  split: str
+  ids: Sequence[str]
+  input_texts: Sequence[str]
+  inputs: Sequence[Sequence[int]]
+  targets: Sequence[Any]
+  longest_target: int
+
+  def __len__(self) -> int: ...
+
+  def predictions(self, texts: Sequence[str]) -> list[Any]: ...
+
+  def score(self, predictions: Sequence[Any]) -> dict[str, float]: ...
+
+  def correct(self, predictions: Sequence[Any]) -> list[bool] | None: ...
+
+
+def load_examples(
+    config: DatasetConfig, vocabulary: vocabularies.Vocabulary
+) -> token_arrays.ExampleSet:
+  """The token arrays of a dataset's split.
+
+  Raises:
+    UserError: for an unknown task, missing data, or a task without examples.
+  """
+  name = config.mixture_or_task_name
+  lengths = config.feature_lengths()
+  if subtasks.parse_task_name(name) and not config.use_cached:
+    arguments = (
+        name, config.split, vocabulary, config.data, config.method, lengths
+    )
+    if config.materialize_dir:
+      examples = examples_lib.load_or_build(
+          *arguments, cache_dir=config.materialize_dir
+      )
+    else:
+      examples = examples_lib.build_examples(*arguments)
+  else:
+    from dss_jax.data import materialize, options
+
+    with options.using(_task_options(config, vocabulary)):
+      examples = materialize.materialize(
+          name,
+          config.split,
+          cache_dir=config.materialize_dir or default_materialize_dir(),
+          feature_lengths=lengths,
+          use_cached=config.use_cached,
+      )
+    _check_same_vocabulary(examples, vocabulary)
+  empty = [subtask.name for subtask in examples.subtasks if not len(subtask)]
+  if empty:
+    raise UserError(
+        f"{name} has no examples of {' and '.join(empty)} in split"
+        f" {config.split!r}; look at it with `dss-jax data stats`"
+    )
+  return examples
+
+
+def load_training_data(
+    config: DatasetConfig,
+    vocabulary: vocabularies.Vocabulary,
+    *,
+    seed: int,
+    rows_multiple_of: int = 1,
+    rows_of_process: Callable[[int], slice] = lambda rows: slice(0, rows),
+) -> TrainingData:
+  """Token arrays, the shape of the batches, and the batches.
+
+  Args:
+    config: what to read and how to batch it.
+    vocabulary: as the student's.
+    seed: of the order of the data.
+    rows_multiple_of: what the rows of a batch must be a multiple of: data
+      shards times micro-batches.
+    rows_of_process: rows of the global batch -> those that this host builds.
+  """
+  examples = load_examples(config, vocabulary)
+  shape = batch_shapes.choose_batch_shape(
+      examples,
+      records_per_batch=config.records_per_batch,
+      rows=config.batch_size,
+      encoder_length=config.encoder_length,
+      decoder_length=config.decoder_length,
+      rows_multiple_of=rows_multiple_of,
+      pack=config.pack,
+  )
+  batches = batches_lib.PackedBatches(
+      examples, shape, seed=seed, row_slice=rows_of_process(shape.rows)
+  )
+  return TrainingData(examples, shape, batches)
+
+
+def load_evaluations(
+    name: str,
+    split: str,
+    vocabulary: vocabularies.Vocabulary,
+    config: DatasetConfig,
+    *,
+    labels_only: bool = False,
+    max_examples: int | None = None,
+) -> list[EvaluationTask]:
+  """What there is to score of a task: one evaluation per sub-task.
+
+  Args:
+    name: a registered name; a mixture gives the evaluation of each part.
+    split: `validation` or `test`.
+    vocabulary: as trained with.
+    config: the training dataset, for its options and input length.
+    labels_only: leave out sub-tasks that write no label, if others do.
+    max_examples: only the first so many of each.
+  """
+  lengths = config.feature_lengths()
+  if subtasks.parse_task_name(name):
+    evaluations = list(
+        examples_lib.build_evaluations(
+            name,
+            split,
+            vocabulary,
+            config.data,
+            config.method,
+            lengths,
+            max_examples=max_examples,
+        ).values()
+    )
+    labels = [e for e in evaluations if e.subtask.uses_label]
+    return labels if labels_only and labels else evaluations
+  from dss_jax.data import materialize, options
+
+  with options.using(_task_options(config, vocabulary)):
+    found = materialize.seqio_evaluations(
+        name,
+        split,
+        feature_lengths=lengths,
+        use_cached=config.use_cached,
+        max_examples=max_examples,
+    )
+  return list(found.values())
+
+
+def _task_options(config: DatasetConfig, vocabulary: vocabularies.Vocabulary):
+  from dss_jax.data import options
+
+  return options.TaskOptions(config.data, config.method, vocabulary)
+
+
+def default_materialize_dir() -> pathlib.Path:
+  """Where token arrays of SeqIO tasks are kept: the user's cache folder."""
+  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  return pathlib.Path(cache).expanduser() / "dss_jax" / "examples"
+
+
+def _check_same_vocabulary(
+    examples: token_arrays.ExampleSet, vocabulary: vocabularies.Vocabulary
+) -> None:
+  if examples.vocabulary != vocabulary.name:
+    raise UserError(
+        f"the task {examples.task_name} has the vocabulary"
+        f" {examples.vocabulary}, the student {vocabulary.name}: set"
+        " VOCABULARY to the task's"
+    )

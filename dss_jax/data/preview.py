@@ -1,0 +1,141 @@
+"""A batch taken apart again: what the student reads and writes, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dss_jax import datasets
+from dss_jax.data import packed_features, pipeline, subtasks, vocabularies
+from dss_jax.errors import UserError
+
+# Shown where the end-of-sequence token stands, inside a text or at its end.
+END = "</s>"
+
+
+def preview(
+  task: str,
+  split: str,
+  *,
+  data: datasets.DataOptions,
+  method: subtasks.MethodOptions,
+  vocabulary: str | None = None,
+  feature_lengths: Mapping[str, int],
+  records_per_batch: int | None = None,
+  batch_size: int | None = None,
+  pack: bool = True,
+  seed: int = 0,
+  step: int = 0,
+  max_rows: int | None = None,
+) -> dict[str, Any]:
+  """Builds a batch as training does, and decodes what is in it.
+
+  Args:
+    task: a name of ours, or of a SeqIO Task or Mixture.
+    split: "train", "validation" or "test".
+    data: where the records come from.
+    method: prefixes and filters.
+    vocabulary: its name; None for the dataset's own.
+    feature_lengths: {"inputs": ..., "targets": ...} in tokens.
+    records_per_batch: records that a batch stands for.
+    batch_size: packed rows in a batch.
+    pack: whether several examples share a row.
+    seed: of the order of the data.
+    step: which batch.
+    max_rows: how many packed rows to take apart; None for all.
+
+  Returns:
+    JSON values: the batch's shape and padding, and its rows with their
+    examples in the order of their segments.
+
+  Raises:
+    UserError: for an unknown task, missing data or a step before the first.
+  """
+  if step < 0:
+    raise UserError(f"--step is {step}; batches are counted from 0")
+  ours = subtasks.parse_task_name(task)
+  chosen = vocabularies.from_name(
+    vocabulary or (vocabularies.default_name(ours.dataset) if ours else "bytes")
+  )
+  config = pipeline.DatasetConfig(
+    mixture_or_task_name=task,
+    task_feature_lengths=feature_lengths,
+    split=split,
+    batch_size=batch_size,
+    records_per_batch=records_per_batch,
+    pack=pack,
+    data=data,
+    method=method,
+  )
+  loaded = pipeline.load_training_data(config, chosen, seed=seed)
+  ids = None
+  if ours:
+    records = datasets.load_split(ours.dataset, split, options=data)
+    ids = [record.id for record in records]
+  statistics = loaded.batches.packing_statistics(step)
+  return {
+    "task": task,
+    "split": split,
+    "vocabulary": chosen.name,
+    "subtasks": [
+      {"name": subtask.name, "examples": len(subtask), "rate": rate}
+      for subtask, rate in zip(loaded.examples.subtasks, loaded.examples.rates)
+    ],
+    "paired": loaded.examples.paired,
+    "batch": {
+      "step": step,
+      "rows": loaded.shape.rows,
+      "encoder_length": loaded.shape.encoder_length,
+      "decoder_length": loaded.shape.decoder_length,
+      "records_per_batch": loaded.shape.records_per_batch,
+      "examples": statistics["examples_by_subtask"],
+      "padding": round(statistics["padding"], 4),
+    },
+    "rows": _rows(loaded, chosen, ids, step, max_rows),
+  }
+
+
+def _rows(
+  loaded: pipeline.TrainingData,
+  vocabulary: vocabularies.Vocabulary,
+  ids: Sequence[str] | None,
+  step: int,
+  max_rows: int | None,
+) -> list[dict[str, Any]]:
+  """The rows of a batch, read from its features alone."""
+  names = loaded.subtask_names
+  rows: dict[int, dict[str, Any]] = {}
+  for example in packed_features.unpack(loaded.batches[step]):
+    if max_rows is not None and example.row >= max_rows:
+      break
+    row = rows.setdefault(
+      example.row,
+      {"row": example.row, "encoder_tokens": 0, "decoder_tokens": 0,
+       "examples": []},
+    )  # fmt: skip
+    row["encoder_tokens"] += len(example.inputs)
+    row["decoder_tokens"] += len(example.targets)
+    row["examples"].append({
+      "segment": example.segment,
+      "subtask": names[example.subtask],
+      "record": ids[example.record] if ids else str(example.record),
+      "weight": example.weight,
+      "inputs": decoded(vocabulary, example.inputs),
+      "targets": decoded(vocabulary, example.targets),
+      "input_ids": example.inputs,
+      "target_ids": example.targets,
+    })  # fmt: skip
+  return list(rows.values())
+
+
+def decoded(vocabulary: vocabularies.Vocabulary, ids: Sequence[int]) -> str:
+  """All of `ids` as text; `Vocabulary.decode` itself stops at the first end."""
+  parts, part = [], []
+  for token in ids:
+    if token == vocabulary.eos_id:
+      parts.append(vocabulary.decode(part))
+      part = []
+    else:
+      part.append(token)
+  parts.append(vocabulary.decode(part))
+  return END.join(parts)

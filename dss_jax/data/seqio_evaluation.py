@@ -1,0 +1,99 @@
+"""Scoring a student on a Task of another project, with the Task's own metrics.
+
+Takes a SeqIO Task as it is and imports nothing of SeqIO; `materialize` makes
+these.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dss_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class SeqioEvaluation:
+  """What evaluation needs of a Task of another project.
+
+  The counterpart of `examples.Evaluation`, with the same attributes and
+  methods.
+
+  Attributes:
+    name: the Task's name.
+    split: which of its splits.
+    ids: the examples' positions, as text.
+    input_texts: what the student reads.
+    inputs: token ids of that.
+    targets: the Task's targets after its postprocessor: any objects.
+    longest_target: tokens of the longest target, its end id included.
+    task: the Task.
+    features: the examples' features, for the postprocessor.
+  """
+
+  name: str
+  split: str
+  ids: list[str]
+  input_texts: list[str]
+  inputs: list[list[int]]
+  targets: list[Any]
+  longest_target: int
+  task: Any
+  features: list[Mapping[str, Any]]
+
+  def __len__(self) -> int:
+    return len(self.inputs)
+
+  @property
+  def metric_names(self) -> tuple[str, ...]:
+    """Names of the metric functions that `score` calls."""
+    return tuple(
+      getattr(fn, "__name__", type(fn).__name__)
+      for fn in self.task.predict_metric_fns
+    )
+
+  @property
+  def unsupported_metrics(self) -> tuple[str, ...]:
+    """Metrics of the Task that need more than predictions: not computed."""
+    others = [
+      *self.task.score_metric_fns,
+      *self.task.predict_with_aux_metric_fns,
+      *self.task._metric_objs_constructor_args,
+    ]
+    return tuple(getattr(fn, "__name__", type(fn).__name__) for fn in others)
+
+  def predictions(self, texts: Sequence[str]) -> list[Any]:
+    """Decoded outputs after the Task's postprocessor."""
+    return [
+      self.task.postprocess_fn(text, example=example, is_target=False)
+      for text, example in zip(texts, self.features, strict=True)
+    ]
+
+  def score(self, predictions: Sequence[Any]) -> dict[str, float]:
+    """The Task's metrics, of `predictions` in the order of the examples."""
+    scores: dict[str, float] = {}
+    for metric_fn in self.task.predict_metric_fns:
+      for key, value in metric_fn(self.targets, list(predictions)).items():
+        if key in scores:
+          raise UserError(f"two metrics of Task {self.name!r} give {key!r}.")
+        value = getattr(value, "value", value)
+        if np.ndim(value) == 0:  # histograms and texts are not numbers
+          scores[key] = float(value)
+    return scores
+
+  def correct(self, predictions: Sequence[Any]) -> list[bool] | None:
+    """None: a Task's metrics judge all predictions together."""
+    del predictions
+    return None
+
+
+def feature_text(task: Any, example: Mapping[str, Any], feature: str) -> str:
+  """A feature as text: as it was before tokenisation, if SeqIO kept that."""
+  text = example.get(f"{feature}_pretokenized")
+  if isinstance(text, bytes):
+    return text.decode("utf-8", "replace")
+  if isinstance(text, str):
+    return text
+  ids = [int(token) for token in example[feature]]
+  return task.output_features[feature].vocabulary.decode(ids)

@@ -1,0 +1,384 @@
+"""A method is a list of sub-tasks; a sub-task turns records into text pairs.
+
+    record + SubTask -> (inputs, targets, weight)
+
+Standard fine-tuning writes the label. Distilling step-by-step (arXiv
+2305.02301, section 3.2) writes the label for one prefix and the rationale for
+another. The alternatives it is compared with put both in one target, or the
+rationale into the input. Here each of them is a row of `METHODS`, never a
+branch in the trainer. Both paths to tokens use these definitions: the direct
+one (`data/examples.py`) and SeqIO (`data/tasks.py`).
+
+Registered names are `<dataset>_<method>`, with `_teacher` appended for the
+teacher's labels in place of the gold ones: `svamp_dss`, `svamp_dss_teacher`.
+"""
+
+import dataclasses
+import math
+import string
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from dss_jax import datasets
+from dss_jax.errors import UserError
+
+LABEL_SOURCES = ("gold", "teacher")
+RATIONALE_FILTERS = ("non_empty", "all", "agrees")
+TEACHER_SUFFIX = "_teacher"
+
+# What a record offers to a template, and the texts that options offer.
+_RECORD_FIELDS = frozenset({"input", "label", "rationale"})
+_OPTION_FIELDS = frozenset(
+  {
+    "label_prefix",
+    "rationale_prefix",
+    "label_separator",
+    "rationale_separator",
+  }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodOptions:
+  """The choices of a method that a configuration may change.
+
+  Attributes:
+    label_prefix: precedes the input of the `label` sub-task. The paper's; the
+      official code has "predict: ".
+    rationale_prefix: precedes the input of the `rationale` sub-task. The
+      official code has "explain: ".
+    label_separator: precedes the label where a target holds a rationale too.
+    rationale_separator: precedes the rationale where it follows other text.
+    rationale_filter: which rationales are trained on. "non_empty": those with
+      text. "agrees": those whose teacher reached the gold label, as the
+      dataset's metric compares labels. "all": blank ones too, as in the
+      official code, which teaches the student to write nothing.
+    max_rationale_tokens: rationales with more tokens are left out (not cut);
+      None for no limit.
+    rates: how often a mixture draws from each sub-task, by its name; those not
+      named have rate 1. Relative numbers; they set the share of compute, not
+      the weight in the loss.
+
+  Raises:
+    UserError: a value outside of the above.
+  """
+
+  label_prefix: str = "[label] "
+  rationale_prefix: str = "[rationale] "
+  label_separator: str = " [label] "
+  rationale_separator: str = " [rationale] "
+  rationale_filter: str = "non_empty"
+  max_rationale_tokens: int | None = None
+  rates: Mapping[str, float] | None = None
+
+  def __post_init__(self):
+    if self.rationale_filter not in RATIONALE_FILTERS:
+      raise UserError(
+        f"rationale_filter is {self.rationale_filter!r}; allowed:"
+        f" {', '.join(RATIONALE_FILTERS)} (MethodOptions.rationale_filter)."
+      )
+    limit = self.max_rationale_tokens
+    if limit is not None and limit < 1:
+      raise UserError(
+        f"max_rationale_tokens is {limit}; it must be None or at least 1"
+        " (MethodOptions.max_rationale_tokens)."
+      )
+    for name in ("label_separator", "rationale_separator"):
+      if not getattr(self, name).strip():
+        raise UserError(
+          f"{name} is blank, so no label could be told from a rationale"
+          f" (MethodOptions.{name})."
+        )
+
+  def texts(self) -> dict[str, str]:
+    """The values of the template fields that options provide."""
+    return {name: getattr(self, name) for name in sorted(_OPTION_FIELDS)}
+
+
+class Part(NamedTuple):
+  """A piece of a template: fixed text, or one of a record's fields."""
+
+  text: str
+  is_field: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class SubTask:
+  """How a record becomes a text-to-text example.
+
+  Templates may hold `{input}`, `{label}`, `{rationale}` and the names of the
+  four texts of `MethodOptions`, such as `{label_prefix}`.
+
+  Attributes:
+    name: names the sub-task in losses, weights and rates.
+    input_format: template of what the student reads.
+    target_format: template of what it writes.
+    rationale_source: if given, only rationales of this source count, so that
+      several teachers can be one sub-task each.
+
+  Raises:
+    UserError: a template with an unknown field.
+  """
+
+  name: str
+  input_format: str = "{input}"
+  target_format: str = "{label}"
+  rationale_source: str | None = None
+
+  def __post_init__(self):
+    for template in (self.input_format, self.target_format):
+      for field in _fields(template):
+        if field not in _RECORD_FIELDS | _OPTION_FIELDS:
+          raise UserError(
+            f"the template {template!r} of sub-task {self.name!r} has the"
+            f" field {field!r}; allowed:"
+            f" {', '.join(sorted(_RECORD_FIELDS | _OPTION_FIELDS))}."
+          )
+    if "label" in _fields(self.input_format):
+      raise UserError(
+        f"the input of sub-task {self.name!r} would show the label."
+      )
+
+  @property
+  def uses_rationale(self) -> bool:
+    return "rationale" in _fields(self.input_format + self.target_format)
+
+  @property
+  def uses_label(self) -> bool:
+    """Whether the target holds the label, so that accuracy can be scored."""
+    return "label" in _fields(self.target_format)
+
+  def input_parts(self, options: MethodOptions) -> list[Part]:
+    return _parts(self.input_format, options)
+
+  def target_parts(self, options: MethodOptions) -> list[Part]:
+    return _parts(self.target_format, options)
+
+
+def _fields(template: str) -> list[str]:
+  return [
+    field
+    for _, field, _, _ in string.Formatter().parse(template)
+    if field is not None
+  ]
+
+
+def _parts(template: str, options: MethodOptions) -> list[Part]:
+  """The template with the options' texts filled in, fixed text merged."""
+  texts = options.texts()
+  parts: list[Part] = []
+  for literal, field, _, _ in string.Formatter().parse(template):
+    fixed = literal + texts.get(field or "", "")
+    if fixed:
+      if parts and not parts[-1].is_field:
+        fixed = parts.pop().text + fixed
+      parts.append(Part(fixed, is_field=False))
+    if field in _RECORD_FIELDS:
+      parts.append(Part(field, is_field=True))
+  return parts
+
+
+def fill(parts: Sequence[Part], fields: Mapping[str, str]) -> str:
+  """The text of a template for one record."""
+  return "".join(fields[p.text] if p.is_field else p.text for p in parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A way to train a student: the sub-tasks it learns together.
+
+  Attributes:
+    name: the part of a registered name after the dataset.
+    subtasks: the sub-tasks, in the order of their weights.
+    paired: whether the examples of a record stay in one batch.
+  """
+
+  name: str
+  subtasks: tuple[SubTask, ...]
+  paired: bool = False
+
+  @property
+  def is_mixture(self) -> bool:
+    return len(self.subtasks) > 1
+
+  def rates(self, options: MethodOptions) -> tuple[float, ...]:
+    """The rate of each sub-task.
+
+    Raises:
+      UserError: a rate that is not a number of at least 0, or of a sub-task
+        that this method lacks, or no rate above 0.
+    """
+    if not self.is_mixture:
+      return (1.0,)
+    rates = dict(options.rates or {})
+    names = [subtask.name for subtask in self.subtasks]
+    for name, rate in rates.items():
+      if name not in names:
+        raise UserError(
+          f"rates name the sub-task {name!r}, which method {self.name!r}"
+          f" lacks; it has {', '.join(names)} (MethodOptions.rates)."
+        )
+      if (
+        isinstance(rate, bool)
+        or not isinstance(rate, (int, float))
+        or not (math.isfinite(rate) and rate >= 0)
+      ):
+        raise UserError(
+          f"the rate of sub-task {name!r} is {rate!r}; it must be a finite"
+          " number of at least 0 (MethodOptions.rates)."
+        )
+    values = tuple(float(rates.get(name, 1.0)) for name in names)
+    if not any(values):
+      raise UserError(
+        f"all rates of method {self.name!r} are 0; at least one sub-task"
+        " must be drawn from (MethodOptions.rates)."
+      )
+    return values
+
+
+STANDARD = SubTask("standard")
+LABEL = SubTask("label", input_format="{label_prefix}{input}")
+RATIONALE = SubTask(
+  "rationale",
+  input_format="{rationale_prefix}{input}",
+  target_format="{rationale}",
+)
+RATIONALE_THEN_LABEL = SubTask(
+  "rationale_then_label",
+  target_format="{rationale}{label_separator}{label}",
+)
+LABEL_THEN_RATIONALE = SubTask(
+  "label_then_rationale",
+  target_format="{label}{rationale_separator}{rationale}",
+)
+RATIONALE_AS_INPUT = SubTask(
+  "rationale_as_input",
+  input_format="{input}{rationale_separator}{rationale}",
+)
+
+METHODS: dict[str, Method] = {
+  method.name: method
+  for method in (
+    Method("standard", (STANDARD,)),
+    Method("label", (LABEL,)),
+    Method("rationale", (RATIONALE,)),
+    Method("dss", (LABEL, RATIONALE)),
+    Method("dss_paired", (LABEL, RATIONALE), paired=True),
+    Method("rationale_then_label", (RATIONALE_THEN_LABEL,)),
+    Method("label_then_rationale", (LABEL_THEN_RATIONALE,)),
+    Method("rationale_as_input", (RATIONALE_AS_INPUT,)),
+  )
+}
+
+
+def register_method(method: Method) -> None:
+  """Adds a method of another project; the same one again changes nothing.
+
+  Tasks of datasets registered afterwards include it. Its single sub-tasks
+  need methods of their own names, for evaluation.
+
+  Raises:
+    UserError: the name is taken by another method, or not a plain name.
+  """
+  known = METHODS.get(method.name)
+  if known == method:
+    return
+  if known is not None:
+    raise UserError(f"the method {method.name!r} exists with other sub-tasks.")
+  if not method.name.isidentifier() or method.name.endswith(TEACHER_SUFFIX):
+    raise UserError(
+      f"{method.name!r} cannot name a method: letters, digits and _ only, and"
+      f" not ending in {TEACHER_SUFFIX!r}."
+    )
+  METHODS[method.name] = method
+
+
+class TaskName(NamedTuple):
+  """A registered name, taken apart."""
+
+  dataset: str
+  method: Method
+  label_source: str
+
+  def __str__(self) -> str:
+    return task_name(self.dataset, self.method.name, self.label_source)
+
+
+def task_name(dataset: str, method: str, label_source: str = "gold") -> str:
+  suffix = TEACHER_SUFFIX if label_source == "teacher" else ""
+  return f"{dataset}_{method}{suffix}"
+
+
+def parse_task_name(name: str) -> TaskName | None:
+  """Takes `"svamp_dss_teacher"` apart; None if it is not one of our names.
+
+  The dataset must be known to `dss_jax.datasets`. Where two readings fit, the
+  longer method wins (`x_rationale_then_label` is not `x_rationale_then` with
+  method `label`).
+  """
+  label_source = "gold"
+  base = name
+  if base.endswith(TEACHER_SUFFIX):
+    base, label_source = base.removesuffix(TEACHER_SUFFIX), "teacher"
+  known = set(datasets.names())
+  for method in sorted(METHODS, key=len, reverse=True):
+    dataset = base.removesuffix(f"_{method}")
+    if dataset != base and dataset in known:
+      return TaskName(dataset, METHODS[method], label_source)
+  return None
+
+
+def get_task(name: str) -> TaskName:
+  """Like `parse_task_name`, but raises UserError for an unknown name."""
+  parsed = parse_task_name(name)
+  if parsed is None:
+    raise UserError(
+      f"no task {name!r}: a name is DATASET_METHOD or DATASET_METHOD_teacher"
+      f" with a dataset of {', '.join(datasets.names())} and a method of"
+      f" {', '.join(METHODS)} (MIXTURE_OR_TASK_NAME)."
+    )
+  return parsed
+
+
+def check_dataset_name(name: str) -> None:
+  """Raises UserError unless `name` can head registered task names."""
+  allowed = set(string.ascii_letters + string.digits + "_.:#")
+  if not name or set(name) - allowed:
+    raise UserError(
+      f"{name!r} cannot name a dataset: SeqIO allows letters, digits and"
+      " the characters _ . : # only."
+    )
+  for method in METHODS:
+    if name.endswith((f"_{method}", TEACHER_SUFFIX)):
+      raise UserError(
+        f"{name!r} cannot name a dataset: it ends like a task's name."
+      )
+
+
+def extract_label(
+  subtask: SubTask, text: str, options: MethodOptions | None = None
+) -> str:
+  """The label in what a student wrote for `subtask`.
+
+  Args:
+    subtask: the sub-task that the student was asked to do.
+    text: its decoded output.
+    options: those trained with; they hold the separators.
+
+  Returns:
+    The stripped label. Empty if the target format has the label after a
+    separator and the student never wrote that separator; a target without a
+    label is returned whole.
+  """
+  parts = subtask.target_parts(options or MethodOptions())
+  label = Part("label", is_field=True)
+  if label in parts:
+    index = parts.index(label)
+    # SentencePiece drops and merges spaces, so separators match without them.
+    if index > 0 and not parts[index - 1].is_field:
+      _, found, text = text.rpartition(parts[index - 1].text.strip())
+      if not found:
+        return ""
+    if index + 1 < len(parts) and not parts[index + 1].is_field:
+      text = text.partition(parts[index + 1].text.strip())[0]
+  return text.strip()

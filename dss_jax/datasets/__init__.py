@@ -1,0 +1,145 @@
+"""Datasets: where records come from, by name, split and options.
+
+records = load_split("svamp", "train", options=DataOptions(data_dir=...))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from dss_jax import arithmetic
+from dss_jax.datasets import catalogue, splits
+from dss_jax.datasets.options import DATA_DIR_VARIABLE, DataOptions
+from dss_jax.datasets.registry import (
+  SPLITS,
+  DatasetSpec,
+  RecordFiles,
+  get,
+  names,
+  register,
+)
+from dss_jax.errors import UserError
+from dss_jax.records import Record
+
+__all__ = [
+  "DATA_DIR_VARIABLE",
+  "SPLITS",
+  "DataOptions",
+  "DatasetSpec",
+  "RecordFiles",
+  "get",
+  "load_source_split",
+  "load_split",
+  "names",
+  "register",
+  "split_positions",
+]
+
+catalogue.register_all()
+
+
+def load_split(
+  name: str, split: str, *, options: DataOptions | None = None
+) -> list[Record]:
+  """The records of a split, after the split policy and the fraction.
+
+  Args:
+    name: of a registered dataset.
+    split: "train", "validation" or "test".
+    options: see `DataOptions`; defaults throughout if None.
+
+  Returns:
+    The records. Under the fixed policy they are in the order of the source,
+    under the official one in the official order.
+
+  Raises:
+    UserError: for an unknown name or split, or data that cannot be read.
+  """
+  options = options or DataOptions()
+  spec = get(name)
+  if split not in SPLITS:
+    raise UserError(f"no split {split!r}; allowed: {', '.join(SPLITS)}")
+  if split == "test" or (split == "validation" and _has(spec, split)):
+    records = load_source_split(name, split, options=options)
+  else:
+    source = load_source_split(name, "train", options=options)
+    train, validation = split_positions(
+      spec, [record.id for record in source], options
+    )
+    kept = train if split == "train" else validation
+    records = [source[position] for position in kept]
+  return records[: options.max_records]
+
+
+def load_source_split(
+  name: str, split: str, *, options: DataOptions | None = None
+) -> list[Record]:
+  """All records of one of the source's own splits, before any cutting.
+
+  Raises:
+    UserError: if the source has no such split, or it cannot be read.
+  """
+  options = options or DataOptions()
+  spec = get(name)
+  if not _has(spec, split):
+    raise UserError(
+      f"dataset {name!r} has no {split!r} data; its source has:"
+      f" {', '.join(spec.source_splits)}"
+    )
+  records = spec.load(split, options)
+  if options.label_spelling == "normalized" and spec.has_arithmetic_labels:
+    records = [_with_normalized_labels(record) for record in records]
+  return records
+
+
+def split_positions(
+  spec: DatasetSpec, ids: list[str], options: DataOptions
+) -> tuple[list[int], list[int]]:
+  """Which records of the training source train, and which validate.
+
+  Args:
+    spec: the dataset.
+    ids: of its training source's records, in order.
+    options: split policy, fraction and seed.
+
+  Returns:
+    (training, validation) positions; the latter is empty for a dataset with
+    validation data of its own.
+  """
+  cut_validation = not _has(spec, "validation")
+  if options.split_policy == "official":
+    return splits.official_split(
+      len(ids),
+      fraction=options.train_fraction,
+      seed=options.split_seed,
+      cut_validation=cut_validation,
+    )
+  if spec.shuffled and not cut_validation:
+    count = splits.fraction_count(len(ids), options.train_fraction)
+    return list(range(count)), []
+  return splits.fixed_split(
+    ids,
+    fraction=options.train_fraction,
+    seed=options.split_seed,
+    cut_validation=cut_validation,
+  )
+
+
+def _has(spec: DatasetSpec, split: str) -> bool:
+  return split in spec.source_splits
+
+
+def _with_normalized_labels(record: Record) -> Record:
+  return dataclasses.replace(
+    record,
+    label=_normalized(record.label),
+    rationales=tuple(
+      dataclasses.replace(rationale, label=_normalized(rationale.label))
+      for rationale in record.rationales
+    ),
+  )
+
+
+def _normalized(label: str | None) -> str | None:
+  """One spelling; a label without a value stays as it is."""
+  return label if label is None else arithmetic.normalize(label) or label

@@ -1,0 +1,127 @@
+"""Which records a run sees: source, parser, splits, fraction."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pathlib
+
+from dss_jax.errors import UserError
+
+DATA_DIR_VARIABLE = "DSS_DATA_DIR"
+
+_CHOICES = {
+  "source": ("release", "tfds", "huggingface"),
+  "split_policy": ("fixed", "official"),
+  "parser": ("official", "tolerant"),
+  "rationale_source": ("palm", "gpt-neox", "human"),
+  "label_spelling": ("as_is", "normalized"),
+  "taxonli_control": ("none", "facts_only", "shuffled", "copy"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+  """Options of `load_split`; gin binds them as `DataOptions.NAME`.
+
+  Attributes:
+    data_dir: the folder with the released data (the unzipped `datasets.zip`,
+      with one folder per dataset). If None, the environment variable
+      DSS_DATA_DIR, looked up only when a dataset needs it.
+    source: where the raw examples come from. "release": the official files,
+      with the teacher's completions. "tfds", "huggingface": those libraries'
+      copies of the raw sets, with human rationales at most.
+    split_policy: "fixed" cuts a tenth of the training data off for validation
+      first (where the dataset has no validation data of its own), then takes
+      nested fractions of the rest. "official" takes the fraction first and
+      then the tenth, with the random numbers of the official code.
+    train_fraction: share of the training data to use, in (0, 1].
+    split_seed: seed of the fixed split, or of the official subsampling (the
+      official code calls it `run`); the official validation cut has seed 0.
+    parser: "official" reads completions exactly as the official code does;
+      "tolerant" reads more of them and says what it thinks of the rest.
+    rationale_source: "palm" and "gpt-neox" are the released completions;
+      "human" the explanations that come with the raw sets.
+    label_spelling: "normalized" writes arithmetic labels, gold and teacher's,
+      in one spelling: `( 84.0 / 2.0 )` and `(84 / 2)` become `(84 / 2)`.
+    max_records: at most this many records per split, for debugging.
+    taxonli_num_train: training records of taxonli, before the fraction.
+    taxonli_num_validation: validation records of taxonli.
+    taxonli_num_test: test records of taxonli.
+    taxonli_seed: which records taxonli draws.
+    taxonli_control: what stands in taxonli's rationales; see `taxonli.py`.
+  """
+
+  data_dir: str | None = None
+  source: str = "release"
+  split_policy: str = "fixed"
+  train_fraction: float = 1.0
+  split_seed: int = 0
+  parser: str = "official"
+  rationale_source: str = "palm"
+  label_spelling: str = "as_is"
+  max_records: int | None = None
+  taxonli_num_train: int = 4000
+  taxonli_num_validation: int = 500
+  taxonli_num_test: int = 1000
+  taxonli_seed: int = 0
+  taxonli_control: str = "none"
+
+  def __post_init__(self):
+    for name, allowed in _CHOICES.items():
+      value = getattr(self, name)
+      if value not in allowed:
+        raise UserError(
+          f"{name} = {value!r}; allowed: {', '.join(allowed)}"
+          f" (DataOptions.{name})"
+        )
+    fraction = self.train_fraction
+    if not (isinstance(fraction, int | float) and 0 < fraction <= 1):
+      raise UserError(
+        f"train_fraction = {fraction!r}; allowed: above 0 and at most 1"
+        " (DataOptions.train_fraction)"
+      )
+    limit = self.max_records
+    if limit is not None and not (isinstance(limit, int) and limit >= 1):
+      raise UserError(
+        f"max_records = {limit!r}; allowed: None, or a whole number from 1"
+        " (DataOptions.max_records)"
+      )
+    for name in ("split_seed", "taxonli_seed"):
+      value = getattr(self, name)
+      if not isinstance(value, int) or value < 0:
+        raise UserError(
+          f"{name} = {value!r}; allowed: whole numbers from 0"
+          f" (DataOptions.{name})"
+        )
+
+  def dataset_folder(self, dataset: str) -> pathlib.Path:
+    """The folder of a released dataset.
+
+    Args:
+      dataset: its name, which is also the folder's.
+
+    Raises:
+      UserError: if no data folder is given, or it holds no such dataset.
+    """
+    data_dir = self.data_dir or os.environ.get(DATA_DIR_VARIABLE)
+    if not data_dir:
+      raise UserError(
+        f"dataset {dataset!r} is read from the released files: say where they"
+        f" are with --data_dir, DataOptions.data_dir or {DATA_DIR_VARIABLE}"
+      )
+    root = pathlib.Path(data_dir).expanduser()
+    # The official archive unpacks to a folder of this name.
+    for folder in (root / dataset, root / "datasets" / dataset):
+      if folder.is_dir():
+        return folder
+    raise UserError(
+      f"no folder {dataset!r} in {root} (--data_dir, DataOptions.data_dir or"
+      f" {DATA_DIR_VARIABLE}: the folder that the released archive unpacks to)"
+    )
+
+
+def fraction_count(num_records: int, fraction: float) -> int:
+  """How many of `num_records` a training fraction keeps: at least one."""
+  return max(1, min(num_records, math.floor(num_records * fraction + 0.5)))

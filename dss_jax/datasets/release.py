@@ -1,0 +1,202 @@
+"""The officially released files: raw examples and teachers' completions.
+
+The archive `datasets.zip` of github.com/google-research/distilling-step-by-step
+unpacks to
+
+    cqa/cqa_{train,test}.json             one JSON object a line
+    cqa/llm/{train,test}_CoT_{0,1,..}.json   lists of completions, in row order
+    gpt-neox/cqa/{train,test}.json        another teacher's completions
+
+and likewise for svamp, anli1 and esnli (the latter two also with `valid`).
+Copies that call the folder `palm` instead of `llm` are read as well. ANLI's
+rounds 2 and 3 were not released; files of the same layout are read the same
+way, with or without completions.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dss_jax.datasets import completions, raw_examples
+from dss_jax.datasets.options import DataOptions
+from dss_jax.errors import UserError
+from dss_jax.records import Rationale, Record, iter_rows
+
+# Bytes of one file of completions; the largest released one has 2.5 million.
+MAX_COMPLETIONS_BYTES = 1 << 28
+
+_COMPLETION_FOLDERS = ("llm", "palm")
+_FILE_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
+
+# SVAMP's original file has no split; the official code shuffles it.
+_SVAMP_TRAIN_ROWS = 800
+
+
+def load(dataset: str, split: str, options: DataOptions) -> list[Record]:
+  """Reads one split of a released dataset.
+
+  Args:
+    dataset: "svamp", "cqa", "esnli", "anli1", "anli2" or "anli3".
+    split: "train", "validation" (where released) or "test".
+    options: data folder, parser and rationale source.
+
+  Returns:
+    One record per row, in file order, with ids such as "train-17". A row whose
+    completion cannot be used keeps it in `meta["completion"]`, and says why in
+    its rationale's status.
+
+  Raises:
+    UserError: if files are missing, malformed, or do not fit each other.
+  """
+  folder = options.dataset_folder(dataset)
+  rows = list(_raw_rows(dataset, split, folder))
+  if options.rationale_source == "human":
+    return [
+      _record(split, number, example, _human_rationales(example))
+      for number, example in enumerate(rows)
+    ]
+  texts = _completions(dataset, split, folder, options.rationale_source)
+  if texts is None:
+    return [
+      _record(split, number, example, ()) for number, example in enumerate(rows)
+    ]
+  if len(texts) != len(rows):
+    raise UserError(
+      f"{dataset} {split}: {len(rows)} rows and {len(texts)} completions in"
+      f" {folder}; each row needs one (is a file missing?)"
+    )
+  parse = completions.parser(dataset, options.parser, options.rationale_source)
+  records = []
+  for number, (example, text) in enumerate(zip(rows, texts)):
+    parsed = parse(text, example.choices)
+    rationale = Rationale(
+      parsed.rationale,
+      parsed.label,
+      options.rationale_source,
+      status=parsed.status,
+    )
+    completion = None if parsed.status == "ok" else text
+    records.append(_record(split, number, example, (rationale,), completion))
+  return records
+
+
+def _record(
+  split: str,
+  number: int,
+  example: raw_examples.RawExample,
+  rationales: Sequence[Rationale],
+  completion: str | None = None,
+) -> Record:
+  meta: dict[str, Any] = {}
+  if example.source_id is not None:
+    meta["source_id"] = example.source_id
+  if example.choices is not None:
+    meta["choices"] = list(example.choices)
+  if completion is not None:
+    meta["completion"] = completion
+  return Record(
+    id=f"{split}-{number}",
+    input=example.input,
+    label=example.label,
+    rationales=tuple(rationales),
+    meta=meta,
+  )
+
+
+def _human_rationales(example: raw_examples.RawExample) -> list[Rationale]:
+  return [
+    Rationale(text, example.label, "human") for text in example.explanations
+  ]
+
+
+def _raw_rows(
+  dataset: str, split: str, folder: pathlib.Path
+) -> Iterator[raw_examples.RawExample]:
+  """The examples of a split; a row that is none is an error, because every
+  completion after it would stand beside the wrong row."""
+  read = raw_examples.READERS[dataset]
+  path = folder / f"{dataset}_{_FILE_SPLITS[split]}.json"
+  rows: Iterator[tuple[int, Mapping[str, Any] | UserError]]
+  if dataset == "svamp" and not path.exists() and _svamp_file(folder).exists():
+    path = _svamp_file(folder)
+    rows = iter(_shuffled_svamp(list(iter_rows(path)), split))
+  else:
+    rows = iter_rows(path)
+  for number, row in rows:
+    try:
+      if isinstance(row, UserError):
+        raise row
+      yield read(row)
+    except UserError as error:
+      raise UserError(f"{path}:{number}: {error}") from None
+
+
+def _svamp_file(folder: pathlib.Path) -> pathlib.Path:
+  return folder / "SVAMP.json"
+
+
+def _shuffled_svamp(rows: list, split: str) -> list:
+  """The official split of the original file.
+
+  RandomState's stream is frozen (NumPy's NEP 19), so this order is for good.
+  """
+  order = np.random.RandomState(0).permutation(len(rows))
+  part = slice(_SVAMP_TRAIN_ROWS)
+  if split == "test":
+    part = slice(_SVAMP_TRAIN_ROWS, None)
+  return [rows[i] for i in order[part]]
+
+
+def _completions(
+  dataset: str, split: str, folder: pathlib.Path, source: str
+) -> list[str] | None:
+  """A split's completions in row order; None if none were released."""
+  name = _FILE_SPLITS[split]
+  if source == "gpt-neox":
+    path = folder.parent / "gpt-neox" / dataset / f"{name}.json"
+    if not path.exists():
+      raise UserError(
+        f"no completions of {source} for {dataset} {split}: {path} is missing"
+        " (DataOptions.rationale_source)"
+      )
+    return _read_completions(path)
+  for inner in _COMPLETION_FOLDERS:
+    if (folder / inner).is_dir():
+      break
+  else:
+    return None
+  texts: list[str] = []
+  number = 0
+  while (path := folder / inner / f"{name}_CoT_{number}.json").exists():
+    texts += _read_completions(path)
+    number += 1
+  if not number:
+    raise UserError(f"no completions for {dataset} {split}: {path} is missing")
+  return texts
+
+
+def _read_completions(path: pathlib.Path) -> list[str]:
+  """One file: a JSON list of texts."""
+  from dss_jax.records import strict_json
+
+  size = path.stat().st_size
+  if size > MAX_COMPLETIONS_BYTES:
+    raise UserError(
+      f"{path}: {size} bytes, at most {MAX_COMPLETIONS_BYTES} are allowed"
+    )
+  try:
+    texts = strict_json.loads(path.read_bytes().decode("utf-8"))
+  except UnicodeDecodeError as error:
+    raise UserError(f"{path}: not valid UTF-8 (byte {error.start})") from None
+  except UserError as error:
+    raise UserError(f"{path}: {error}") from None
+  if not isinstance(texts, list):
+    raise UserError(f"{path}: not a list of completions")
+  for number, text in enumerate(texts):
+    if not isinstance(text, str):
+      raise UserError(f"{path}: completion {number} is not text")
+  return texts

@@ -1,0 +1,313 @@
+"""taxonli: a small, procedural natural-language-inference dataset.
+
+An offline stand-in for e-SNLI, so that the whole method can be run and
+measured anywhere in minutes. Each input is a premise and a hypothesis over a
+two-slot taxonomy of real words:
+
+    A poodle is in a kitchen.  /  An animal is in a room.
+
+In each slot (who, where) the two words stand in one of four relations:
+
+    relation   premise   hypothesis   fact, one sentence form per relation
+    same       poodle    poodle       poodle is poodle
+    hypernym   poodle    animal       poodle is an animal
+    hyponym    animal    poodle       not every animal is a poodle
+    disjoint   poodle    tool         poodle is an animal, not a tool
+    disjoint   tool      poodle       poodle is an animal, not a tool
+
+Any disjoint slot makes a contradiction, else any hyponym makes it neutral,
+else it is an entailment. The rationale states the fact of each slot; whoever
+knows which word is which kind of thing can write it, and read the label off.
+
+What makes the task worth measuring:
+
+* Labels are balanced in every prefix whose length is a multiple of three, and
+  a smaller training set is the prefix of a larger one.
+* No input is in two splits, whatever the seeds and sizes: an input's split is
+  decided by its hash.
+* The words' surface does not give the label away. Given a label, the pairs of
+  relations that make it are drawn evenly; then a classifier that sees only
+  which words are repeated is right about half the time. One that also knows
+  which words name kinds is right two times in three, the least possible where
+  entailments and neutrals differ in just that. Disjoint words are therefore
+  always one specific and one kind: two specific words, or two kinds, that
+  differ would be disjoint at a glance.
+
+Draws use only `random.Random.random()`, whose sequence for a seed Python keeps
+across versions, so the same arguments give the same records everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+
+from dss_jax.datasets.options import DataOptions
+from dss_jax.errors import UserError
+from dss_jax.records import Rationale, Record
+
+LABELS = ("entailment", "neutral", "contradiction")
+
+# kind -> specific words. Kinds exclude each other within a slot. The taxonomy
+# is the same for every seed.
+THINGS: Mapping[str, tuple[str, ...]] = {
+  "animal": ("poodle", "horse", "rabbit", "eagle", "salmon", "beetle"),
+  "tool": ("hammer", "wrench", "drill", "chisel", "saw", "screwdriver"),
+  "fruit": ("apple", "banana", "cherry", "mango", "peach", "plum"),
+  "vegetable": ("carrot", "potato", "onion", "cabbage", "radish", "turnip"),
+  "flower": ("rose", "tulip", "daisy", "orchid", "lily", "violet"),
+  "garment": ("shirt", "coat", "skirt", "sweater", "jacket", "scarf"),
+  "instrument": ("violin", "flute", "trumpet", "guitar", "harp", "cello"),
+  "worker": ("nurse", "farmer", "lawyer", "plumber", "dentist", "baker"),
+}
+PLACES: Mapping[str, tuple[str, ...]] = {
+  "room": ("kitchen", "bedroom", "bathroom", "attic", "cellar"),
+  "shop": ("bakery", "pharmacy", "bookshop", "boutique", "supermarket"),
+  "vehicle": ("bus", "taxi", "truck", "ferry", "ambulance"),
+  "school": ("kindergarten", "academy", "college", "university", "seminary"),
+  "container": ("box", "drawer", "basket", "suitcase", "barrel"),
+  "landform": ("valley", "canyon", "crater", "cave", "gorge"),
+}
+
+RELATIONS = ("same", "hypernym", "hyponym", "disjoint")
+CONTROLS = ("none", "facts_only", "shuffled", "copy")
+
+# Percent of all inputs that belong to each split, by hash.
+_SHARES = {"train": 65, "validation": 15, "test": 20}
+
+# The rarest pair of relations has 48 * 30 = 1440 inputs and makes one record
+# in twelve; these sizes use at most about 70 % of a split's share of them.
+MAX_RECORDS = {"train": 8000, "validation": 1800, "test": 2400}
+
+# Records that a shuffled rationale moves among. Small, so that a prefix of the
+# training set still holds (nearly) all rationales of its own records.
+_SHUFFLE_BLOCK = 60
+
+_MAX_DRAWS = 100_000
+
+
+def label_of(relations: Sequence[str]) -> str:
+  """The label that the slots' relations make together."""
+  if "disjoint" in relations:
+    return "contradiction"
+  return "neutral" if "hyponym" in relations else "entailment"
+
+
+# Label -> the pairs of relations (who, where) that make it.
+PAIRS: Mapping[str, tuple[tuple[str, str], ...]] = {
+  label: tuple(
+    (first, second)
+    for first in RELATIONS
+    for second in RELATIONS
+    if label_of((first, second)) == label
+  )
+  for label in LABELS
+}
+
+_KIND_OF = {
+  word: kind
+  for taxonomy in (THINGS, PLACES)
+  for kind, words in taxonomy.items()
+  for word in words
+}
+
+
+def load(split: str, options: DataOptions) -> list[Record]:
+  """The records of a split, as the options say (see `DataOptions`)."""
+  return generate(
+    split,
+    {
+      "train": options.taxonli_num_train,
+      "validation": options.taxonli_num_validation,
+      "test": options.taxonli_num_test,
+    }[split],
+    seed=options.taxonli_seed,
+    control=options.taxonli_control,
+  )
+
+
+def generate(
+  split: str, num_records: int, *, seed: int = 0, control: str = "none"
+) -> list[Record]:
+  """Generates the first `num_records` records of a split.
+
+  Args:
+    split: "train", "validation" or "test".
+    num_records: at most MAX_RECORDS[split].
+    seed: another seed draws other records from the same taxonomy.
+    control: what stands in the rationale. "none": the facts. "facts_only": the
+      facts without the words *not* and *not every*, which come close to naming
+      the label. "shuffled": the facts of another record. "copy": the input.
+
+  Returns:
+    Records with one rationale each, source "taxonli". `meta["relations"]`
+    holds the relations of the two slots.
+
+  Raises:
+    UserError: for an unknown split or control, or too many records.
+  """
+  if split not in _SHARES:
+    raise UserError(
+      f"taxonli has no split {split!r}; allowed: {', '.join(_SHARES)}"
+    )
+  if control not in CONTROLS:
+    raise UserError(
+      f"unknown control {control!r}; allowed: {', '.join(CONTROLS)}"
+      " (DataOptions.taxonli_control)"
+    )
+  if not 1 <= num_records <= MAX_RECORDS[split]:
+    raise UserError(
+      f"{num_records} {split} records asked of taxonli, which has 1 to"
+      f" {MAX_RECORDS[split]} (DataOptions.taxonli_num_{split})"
+    )
+  rng = _rng("records", split, seed)
+  used: set[str] = set()
+  drawn: list[tuple[str, tuple[str, str], list[tuple[str, str]]]] = []
+  labels: list[str] = []
+  while len(drawn) < num_records:
+    if not labels:
+      labels = _permutation(rng, LABELS)
+    relations = _choice(rng, PAIRS[labels.pop()])
+    drawn.append(_draw_input(rng, split, relations, used))
+  facts = [
+    _rationale(relations, words, polarity=control != "facts_only")
+    for _, relations, words in drawn
+  ]
+  if control == "shuffled":
+    facts = _exchange(facts, split, seed)
+  elif control == "copy":
+    facts = [text for text, _, _ in drawn]
+  records = []
+  for number, (text, relations, _) in enumerate(drawn):
+    label = label_of(relations)
+    records.append(
+      Record(
+        id=f"{split}-{number}",
+        input=text,
+        label=label,
+        rationales=(Rationale(facts[number], label, "taxonli"),),
+        meta={"relations": list(relations)},
+      )
+    )
+  return records
+
+
+def split_of(text: str) -> str:
+  """The only split that the input `text` may appear in."""
+  digest = hashlib.sha256(text.encode()).digest()
+  percent = int.from_bytes(digest[:8], "big") % 100
+  for split, share in _SHARES.items():
+    if percent < share:
+      return split
+    percent -= share
+  raise AssertionError("the shares add up to 100")
+
+
+def _draw_input(
+  rng: random.Random,
+  split: str,
+  relations: tuple[str, str],
+  used: set[str],
+) -> tuple[str, tuple[str, str], list[tuple[str, str]]]:
+  """Draws words until they make an input of this split not used before."""
+  for _ in range(_MAX_DRAWS):
+    who, where = (
+      _draw_words(rng, taxonomy, relation)
+      for taxonomy, relation in zip((THINGS, PLACES), relations)
+    )
+    text = f"{_sentence(who[0], where[0])}</s>{_sentence(who[1], where[1])}"
+    if text not in used and split_of(text) == split:
+      used.add(text)
+      return text, relations, [who, where]
+  raise AssertionError("MAX_RECORDS leaves unused inputs")
+
+
+def _draw_words(
+  rng: random.Random, taxonomy: Mapping[str, tuple[str, ...]], relation: str
+) -> tuple[str, str]:
+  """A (premise, hypothesis) pair of words in the given relation."""
+  kinds = tuple(taxonomy)
+  specific = tuple(word for words in taxonomy.values() for word in words)
+  if relation == "same":
+    word = _choice(rng, kinds + specific)
+    return word, word
+  word = _choice(rng, specific)
+  kind = _KIND_OF[word]
+  if relation == "hypernym":
+    return word, kind
+  if relation == "hyponym":
+    return kind, word
+  other = _choice(rng, tuple(name for name in kinds if name != kind))
+  return (word, other) if rng.random() < 0.5 else (other, word)
+
+
+def _rationale(
+  relations: tuple[str, str],
+  words: Sequence[tuple[str, str]],
+  *,
+  polarity: bool,
+) -> str:
+  return "; ".join(
+    _fact(relation, *pair, polarity=polarity)
+    for relation, pair in zip(relations, words)
+  )
+
+
+def _fact(
+  relation: str, premise: str, hypothesis: str, *, polarity: bool
+) -> str:
+  """The deciding fact of one slot."""
+  if relation == "same":
+    return f"{premise} is {hypothesis}"
+  word, kind = premise, hypothesis
+  if word not in _KIND_OF:
+    word, kind = kind, word
+  if relation == "hyponym" and polarity:
+    return f"not every {kind} is {_article(word)} {word}"
+  fact = f"{word} is {_article(_KIND_OF[word])} {_KIND_OF[word]}"
+  if relation == "disjoint" and polarity:
+    fact += f", not {_article(kind)} {kind}"
+  return fact
+
+
+def _sentence(who: str, where: str) -> str:
+  first = f"{_article(who)} {who} is in {_article(where)} {where}."
+  return first[0].upper() + first[1:]
+
+
+def _article(word: str) -> str:
+  # "university" starts with a consonant's sound.
+  return "an" if word[0] in "aeio" else "a"
+
+
+def _exchange(facts: list[str], split: str, seed: int) -> list[str]:
+  """Gives every record the facts of another one of its block."""
+  rng = _rng("exchange", split, seed)
+  exchanged: list[str] = []
+  for start in range(0, len(facts), _SHUFFLE_BLOCK):
+    # Each block's own size, drawn whether or not it is complete, keeps the
+    # full blocks of a longer set equal to those of a shorter one.
+    shift = 1 + int(rng.random() * (_SHUFFLE_BLOCK - 1))
+    block = facts[start : start + _SHUFFLE_BLOCK]
+    if len(block) > 1 and shift % len(block) == 0:
+      shift = 1
+    shift %= len(block)
+    exchanged += block[shift:] + block[:shift]
+  if len(facts) > 1 and len(facts) % _SHUFFLE_BLOCK == 1:
+    exchanged[-1] = facts[0]  # alone in its block
+  return exchanged
+
+
+def _rng(*key: object) -> random.Random:
+  digest = hashlib.sha256(":".join(map(str, ("taxonli", *key))).encode())
+  return random.Random(int.from_bytes(digest.digest(), "big"))
+
+
+def _choice(rng: random.Random, values: Sequence):
+  # Not rng.choice: only random() is promised to stay the same.
+  return values[int(rng.random() * len(values))]
+
+
+def _permutation(rng: random.Random, values: Sequence[str]) -> list[str]:
+  return sorted(values, key=lambda _: rng.random())

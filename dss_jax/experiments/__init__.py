@@ -1,0 +1,1 @@
+"""Comparing runs: their curves, tables and figures."""

@@ -1,0 +1,358 @@
+"""The edge where gin meets the library.
+
+The library itself knows nothing of gin: this module registers its classes and
+functions under T5X's names, finds the packaged `gin/` folder from anywhere,
+parses files and `--gin.NAME=VALUE` flags, and says what is wrong in one line.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import difflib
+import inspect
+import os
+
+# gin-config 0.5.0 uses importlib.util without importing it.
+import importlib.util  # noqa: F401
+import pathlib
+import re
+import tokenize
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gin
+
+from dss_jax.errors import UserError
+
+PACKAGED_FOLDER = pathlib.Path(__file__).resolve().parent / "gin"
+
+# Name in gin -> what it configures, filled by `register`.
+_configurables: dict[str, Any] = {}
+
+
+def register() -> None:
+  """Registers the library's configurables, once, under T5X's names."""
+  if _configurables:
+    return
+
+  # Imported here: `dss-jax --help` must not pay for JAX.
+  from dss_jax import (
+      checkpoints,
+      evaluation,
+      generation,
+      datasets,
+      losses,
+      optimizers,
+      partitioning,
+      schedules,
+  )
+  from dss_jax import train as train_lib
+  from dss_jax.data import pipeline, subtasks, vocabularies
+  from dss_jax.models import config, encoder_decoder
+
+  def configurable(target: Any, name: str) -> None:
+    module, _, short = name.rpartition(".")
+    gin.external_configurable(target, name=short, module=module)
+    _configurables[name] = target
+
+  configurable(config.T5Config, "network.T5Config")
+  configurable(encoder_decoder.EncoderDecoderModel, "models.EncoderDecoderModel")
+  configurable(vocabularies.from_name, "vocabularies.from_name")
+  configurable(optimizers.Adafactor, "adafactor.Adafactor")
+  configurable(optimizers.AdamW, "optimizers.AdamW")
+  configurable(
+      optimizers.ParameterScaledAdam, "optimizers.ParameterScaledAdam"
+  )
+  configurable(
+      schedules.create_learning_rate_scheduler,
+      "utils.create_learning_rate_scheduler",
+  )
+  configurable(losses.Objective, "losses.Objective")
+  configurable(partitioning.Partitioner, "partitioning.PjitPartitioner")
+  configurable(
+      partitioning.standard_logical_axis_rules,
+      "partitioning.standard_logical_axis_rules",
+  )
+  configurable(datasets.DataOptions, "data.DataOptions")
+  configurable(subtasks.MethodOptions, "data.MethodOptions")
+  configurable(pipeline.DatasetConfig, "utils.DatasetConfig")
+  configurable(pipeline.task_name, "data.task_name")
+  configurable(generation.DecodeOptions, "decoding.DecodeOptions")
+  configurable(evaluation.EvaluationConfig, "evaluation.EvaluationConfig")
+  configurable(checkpoints.SaveOptions, "utils.SaveCheckpointConfig")
+  configurable(train_lib.TrainConfig, "train.train")
+
+
+# ------------------------------------------------------------------- parsing
+
+
+def parse(
+    gin_files: Sequence[str] = (),
+    bindings: Sequence[str] = (),
+    search_paths: Sequence[str] = (),
+) -> None:
+  """Parses gin files and bindings into gin's global configuration.
+
+  Args:
+    gin_files: paths, looked up in `search_paths`, in the working folder and
+      then in the packaged `gin/` folder (`runs/train.gin`).
+    bindings: `NAME = VALUE` strings; they win over the files.
+    search_paths: further folders to look in, first one first.
+
+  Raises:
+    UserError: for a missing file, a syntax error or an unknown name.
+  """
+  register()
+  clear()
+  folders = [*search_paths, "", str(PACKAGED_FOLDER)]
+  for folder in search_paths:
+    if not pathlib.Path(folder).is_dir():
+      raise UserError(
+          f"--gin_search_paths: {folder!r} is not a folder; give folders"
+          " separated by commas"
+      )
+  # The package reader makes gin raise TypeError where the working folder has
+  # a folder of a packaged file's name; plain files are all we need.
+  gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
+  gin.config._LOCATION_PREFIXES[:] = [
+      f"{folder.rstrip('/')}/" if folder else "" for folder in folders
+  ]
+  with _gin_errors():
+    for path in gin_files:
+      _check_file(path, folders)
+      gin.parse_config_file(path)
+    # Each binding alone, so that an error names the one at fault.
+    for binding in bindings:
+      gin.parse_config(binding)
+    _check_macros_are_read(bindings)
+
+
+# Macros that the command line reads itself.
+_READ_DIRECTLY = ("MIXTURE_OR_TASK_MODULE", "DATA_DIR")
+
+
+def _check_macros_are_read(bindings: Sequence[str]) -> None:
+  """Raises UserError for a macro in `bindings` that nothing refers to.
+
+  gin takes any name for a macro, so a misspelt one would pass unnoticed.
+  """
+  read = {*_READ_DIRECTLY, *_referenced_macros()}
+  for binding in bindings:
+    name = re.match(r"\s*(\w+)\s*=", binding)
+    if name and name.group(1) not in read:
+      close = difflib.get_close_matches(name.group(1), read, n=3)
+      hint = f"did you mean {' or '.join(close)}?" if close else (
+          f"there are {', '.join(sorted(read))}"
+      )
+      raise UserError(f"gin macro {name.group(1)} is used nowhere; {hint}")
+
+
+def _referenced_macros() -> set[str]:
+  found = set()
+  waiting: list[Any] = list(gin.config._CONFIG.values())
+  while waiting:
+    value = waiting.pop()
+    if isinstance(value, dict):
+      waiting += value.values()
+    elif isinstance(value, list | tuple):
+      waiting += value
+    elif _is_reference_to(value, _MACRO):
+      found.add("/".join(value.scopes))
+  return found
+
+
+def clear() -> None:
+  """Forgets all parsed bindings (not the registered names)."""
+  gin.clear_config(clear_constants=False)
+
+
+def _check_file(path: str, folders: Sequence[str]) -> None:
+  candidates = [pathlib.Path(folder) / path for folder in folders]
+  if any(candidate.is_file() for candidate in candidates):
+    return
+  packaged = sorted(
+      str(found.relative_to(PACKAGED_FOLDER))
+      for found in PACKAGED_FOLDER.rglob("*.gin")
+  )
+  close = difflib.get_close_matches(path, packaged, n=3, cutoff=0.4)
+  hint = f"; did you mean {' or '.join(close)}?" if close else ""
+  raise UserError(
+      f"--gin_file: {path!r} is neither a file here nor one of the packaged"
+      f" gin files{hint}"
+  )
+
+
+def binding_from_flag(flag: str) -> str:
+  """Turns `--gin.NAME=VALUE` into a gin binding, quoting plain strings.
+
+  `--gin.MODEL_DIR=runs/x` and `--gin.MODEL_DIR="'runs/x'"` mean the same;
+  references (`@name`), macros (`%NAME`) and Python literals stay as they are.
+  """
+  name, separator, value = flag.removeprefix("--gin.").partition("=")
+  if not separator or not name:
+    raise UserError(f"{flag!r}: write --gin.NAME=VALUE")
+  return f"{name} = {_quoted_if_plain(value)}"
+
+
+def _quoted_if_plain(value: str) -> str:
+  if re.match(r"\s*[@%]", value) or re.search(r"[\[({].*[@%]", value):
+    return value
+  try:
+    ast.literal_eval(value)
+    return value
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    return repr(value)
+
+
+# --------------------------------------------------------------------- using
+
+
+def instance(name: str, **kwargs: Any) -> Any:
+  """Calls the configurable `name` with what the configuration binds.
+
+  Raises:
+    UserError: where the configuration is wrong, or leaves out what is needed.
+  """
+  register()
+  _check_complete(name)
+  with _gin_errors():
+    return gin.get_configurable(name)(**kwargs)
+
+
+def macro(name: str, default: Any = None) -> Any:
+  """The value of a macro, or `default` where it is unset or required."""
+  value = gin.config._CONFIG.get((name, _MACRO), {}).get("value", default)
+  if _is_reference_to(value, _CONSTANT):
+    return default
+  with _gin_errors():
+    # gin evaluates references when they are copied.
+    return copy.deepcopy(value)
+
+
+_MACRO = "gin.macro"
+_CONSTANT = "gin.constant"  # of which gin.REQUIRED is the only one in use
+
+
+def _is_reference_to(value: Any, selector: str) -> bool:
+  return (
+      isinstance(value, gin.config.ConfigurableReference)
+      and value.selector == selector
+  )
+
+
+def _check_complete(name: str) -> None:
+  """Raises UserError naming every macro that `name` needs and nobody set."""
+  config = gin.config._CONFIG
+  if not any(selector == name for _, selector in config):
+    raise UserError(
+        f"nothing configures {name}: add --gin_file=runs/train.gin, or another"
+        " run"
+    )
+  missing: dict[str, None] = {}  # in order of appearance
+  seen = set()
+  waiting: list[Any] = [
+      bindings for (_, selector), bindings in config.items() if selector == name
+  ]
+  while waiting:
+    value = waiting.pop(0)
+    if isinstance(value, dict):
+      waiting += value.values()
+    elif isinstance(value, list | tuple):
+      waiting += value
+    elif isinstance(value, gin.config.ConfigurableReference):
+      key = ("/".join(value.scopes), value.selector)
+      if key in seen:
+        continue
+      seen.add(key)
+      if value.selector == _MACRO:
+        bound = config.get(key, {}).get("value", gin.REQUIRED)
+        if bound is gin.REQUIRED or _is_reference_to(bound, _CONSTANT):
+          missing[key[0]] = None
+        else:
+          waiting.append(bound)
+      else:
+        waiting += [
+            bindings
+            for (scope, selector), bindings in config.items()
+            if selector == value.selector and scope in ("", key[0])
+        ]
+  if missing:
+    are, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+    flags = " ".join(f"--gin.{macro_name}=..." for macro_name in missing)
+    raise UserError(
+        f"{', '.join(missing)} {are} not set: add {flags}, or a --gin_file that"
+        f" sets {them}"
+    )
+
+
+def operative_config() -> str:
+  """The bindings used so far, as gin text that can be parsed again."""
+  return gin.operative_config_str(max_line_length=100)
+
+
+@contextlib.contextmanager
+def _gin_errors() -> Iterator[None]:
+  """Turns gin's errors about the user's configuration into one line each."""
+  try:
+    yield
+  except UserError as error:
+    # gin appends its own trace of scopes to the message: keep the first line.
+    raise UserError(str(error).split("\n")[0]) from error
+  except (
+      ValueError,
+      RuntimeError,
+      TypeError,
+      SyntaxError,
+      OSError,
+      tokenize.TokenError,
+  ) as error:
+    message = _one_line(error)
+    if message is None:
+      raise
+    raise UserError(message) from error
+
+
+def _one_line(error: Exception) -> str | None:
+  """What gin says of the configuration, shortened; None if it is not gin's."""
+  text = str(error)
+  unknown = re.search(r"No configurable matching '([^']+)'", text)
+  if unknown:
+    return _unknown_name(unknown.group(1))
+  if isinstance(error, tokenize.TokenError):
+    return f"gin cannot read a binding: {error.args[0]}"
+  if isinstance(error, SyntaxError):
+    where = f" (line {error.lineno})" if error.lineno else ""
+    return f"gin cannot read {str(error.text or '').strip()!r}{where}: {error.msg}"
+  no_parameter = re.search(
+      r"(?:Configurable|Class|Function) '?([\w./]+)'? doesn't have a parameter"
+      r" named '([^']+)'",
+      text,
+  )
+  if no_parameter:
+    return _unknown_parameter(*no_parameter.groups())
+  if "gin" in text.lower() or "configurable" in text.lower():
+    return " ".join(text.split("\n")[0].split())
+  return None
+
+
+def _unknown_name(name: str) -> str:
+  known = sorted(_configurables)
+  close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+  allowed = " or ".join(close) or ", ".join(known)
+  return f"gin binding: nothing is called {name!r}; there is {allowed}"
+
+
+def _unknown_parameter(name: str, parameter: str) -> str:
+  matches = [
+      target
+      for known, target in _configurables.items()
+      if f".{known}".endswith(f".{name}")
+  ]
+  known = list(inspect.signature(matches[0]).parameters) if matches else []
+  close = difflib.get_close_matches(parameter, known, n=3, cutoff=0.5)
+  allowed = " or ".join(close) or ", ".join(known)
+  return (
+      f"gin binding: {name} has no parameter {parameter!r}; there is {allowed}"
+  )

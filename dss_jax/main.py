@@ -1,0 +1,346 @@
+"""The command line: `dss-jax MODE ...` or `python -m dss_jax.main MODE ...`.
+
+Modes are thin: they parse flags, let gin build the objects and call one
+function of the library. Nothing heavy is imported before a mode is chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from dss_jax import __version__
+from dss_jax.errors import UserError
+
+_DESCRIPTION = """\
+Distilling step-by-step in JAX: train small T5 students on labels and
+rationales, and score them.
+"""
+
+_TRAIN_EPILOG = """\
+examples:
+  dss-jax train --gin_file=models/taxonli.gin --gin_file=runs/train.gin \\
+    --gin_file=data/taxonli.gin --gin_file=methods/dss.gin \\
+    --gin.MODEL_DIR=runs/taxonli_dss --gin.TRAIN_STEPS=1200
+
+A run started again with the same MODEL_DIR goes on where it stopped.
+"""
+
+_EVAL_EPILOG = """\
+examples:
+  dss-jax eval --model_dir=runs/taxonli_dss
+  dss-jax eval --model_dir=runs/taxonli_dss --task=taxonli_rationale \\
+    --split=test --checkpoint=latest
+"""
+
+
+def run() -> None:
+  """Entry point of the `dss-jax` script."""
+  sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs one mode; returns the exit status (2 for wrong input)."""
+  parser = _parser()
+  args, rest = parser.parse_known_args(argv)
+  unknown = [flag for flag in rest if not flag.startswith("--gin.")]
+  takes_gin = hasattr(args, "gin_file")
+  if unknown or (rest and not takes_gin):
+    parser.error(
+        f"unknown argument {(unknown or rest)[0]!r}; `dss-jax"
+        f" {args.mode or ''} --help` lists what there is"
+    )
+  if args.mode is None:
+    parser.print_help()
+    return 2
+  args.gin_flags = rest
+  try:
+    return args.run_mode(args) or 0
+  except UserError as error:
+    if args.debug:
+      raise
+    print(f"dss-jax {args.mode}: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print(f"dss-jax {args.mode}: stopped", file=sys.stderr)
+    return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+      prog="dss-jax",
+      description=_DESCRIPTION,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+  )
+  parser.add_argument(
+      "--version", action="version", version=f"dss_jax {__version__}"
+  )
+  modes = parser.add_subparsers(dest="mode", metavar="MODE")
+
+  def mode(
+      name: str, function: Callable[[argparse.Namespace], int], help: str, **kw
+  ) -> argparse.ArgumentParser:
+    sub = modes.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **kw,
+    )
+    sub.set_defaults(run_mode=function)
+    sub.add_argument(
+        "--debug", action="store_true", help="show tracebacks of wrong input"
+    )
+    return sub
+
+  from dss_jax import quickstart
+  from dss_jax.data import command as data_command
+
+  quickstart.add_arguments(
+      mode(
+          "quickstart",
+          quickstart.run,
+          "compare fine-tuning and distilling step-by-step on the built-in"
+          " dataset, on this machine",
+      )
+  )
+  data_command.add_arguments(
+      mode("data", data_command.run, "look at datasets and convert them")
+  )
+  train = mode(
+      "train", _train, "train a student, or go on training", epilog=_TRAIN_EPILOG
+  )
+  _add_gin_flags(train)
+  _add_data_flags(train)
+  _add_process_flags(train)
+  evaluate = mode(
+      "eval", _evaluate, "score a checkpoint on a task", epilog=_EVAL_EPILOG
+  )
+  _add_eval_flags(evaluate)
+  _add_gin_flags(evaluate)
+  _add_data_flags(evaluate)
+  checkpoints = mode(
+      "checkpoints",
+      _checkpoints,
+      "list a run's checkpoints and hash what they hold",
+  )
+  checkpoints.add_argument("model_dir", help="folder of the run")
+  checkpoints.add_argument(
+      "--hash",
+      action="store_true",
+      help="print SHA-256 of parameters, optimizer state and metrics; two runs"
+      " of one configuration agree, however often they were interrupted",
+  )
+  return parser
+
+
+# --------------------------------------------------------------------- flags
+
+
+def _add_gin_flags(parser: argparse.ArgumentParser) -> None:
+  group = parser.add_argument_group("configuration, in T5X's dialect")
+  group.add_argument(
+      "--gin_file",
+      action="append",
+      default=[],
+      metavar="FILE",
+      help="a gin file, here or packaged (runs/train.gin); repeat it, later"
+      " ones win",
+  )
+  group.add_argument(
+      "--gin.NAME=VALUE",
+      dest="_gin_flag_shown",
+      help="bind a macro or parameter; plain strings need no quotes; wins over"
+      " the files",
+      nargs="?",
+  )
+  group.add_argument(
+      "--gin_bindings",
+      action="append",
+      default=[],
+      metavar="BINDING",
+      help="a binding in gin's own syntax: \"train.train.eval_period = 50\"",
+  )
+  group.add_argument(
+      "--gin_search_paths",
+      default="",
+      metavar="FOLDERS",
+      help="folders to look for gin files in, separated by commas",
+  )
+
+
+def _add_data_flags(parser: argparse.ArgumentParser) -> None:
+  group = parser.add_argument_group("data")
+  group.add_argument(
+      "--data_dir",
+      help="folder of the released datasets (also: DATA_DIR in gin, or the"
+      " environment variable DSS_DATA_DIR)",
+  )
+  group.add_argument(
+      "--module",
+      action="append",
+      default=[],
+      metavar="MODULE",
+      help="a Python module to import first, which registers further tasks",
+  )
+  group.add_argument(
+      "--seqio_additional_cache_dirs",
+      default="",
+      metavar="FOLDERS",
+      help="folders of SeqIO task caches, separated by commas",
+  )
+
+
+def _add_process_flags(parser: argparse.ArgumentParser) -> None:
+  group = parser.add_argument_group("several processes (else: none needed)")
+  group.add_argument(
+      "--multiprocess",
+      action="store_true",
+      help="start jax.distributed; on TPU pods it finds the other hosts itself",
+  )
+  group.add_argument("--coordinator_address", metavar="HOST:PORT")
+  group.add_argument("--process_count", type=int)
+  group.add_argument("--process_index", type=int)
+
+
+def _add_eval_flags(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+      "--model_dir", required=True, help="folder of a training run"
+  )
+  parser.add_argument(
+      "--checkpoint",
+      default="best",
+      metavar="STEP",
+      help="best (by validation), latest, or a step; default: %(default)s",
+  )
+  parser.add_argument(
+      "--task",
+      action="append",
+      default=[],
+      help="task to score, such as svamp_label; default: those the run"
+      " evaluates",
+  )
+  parser.add_argument(
+      "--split", default="test", help="default: %(default)s"
+  )
+  parser.add_argument(
+      "--output_dir",
+      help="predictions go to its eval/ folder; default: MODEL_DIR",
+  )
+  parser.add_argument(
+      "--json", action="store_true", help="print the scores as JSON"
+  )
+
+
+# --------------------------------------------------------------------- modes
+
+
+def _parse_gin(
+    args: argparse.Namespace, first_files: Sequence[str] = ()
+) -> None:
+  """Sets up JAX and SeqIO's flags, then parses the configuration."""
+  from dss_jax import gin_utils
+
+  _set_up_process(args)
+  search_paths = [p for p in args.gin_search_paths.split(",") if p]
+  bindings = [
+      *args.gin_bindings,
+      *map(gin_utils.binding_from_flag, args.gin_flags),
+  ]
+  if args.data_dir:
+    bindings.append(f"DATA_DIR = {args.data_dir!r}")
+  gin_utils.parse([*first_files, *args.gin_file], bindings, search_paths)
+
+  from dss_jax.data import pipeline
+
+  pipeline.import_modules(
+      [*args.module, *_as_list(gin_utils.macro("MIXTURE_OR_TASK_MODULE"))],
+      cache_dirs=[
+          folder
+          for folder in args.seqio_additional_cache_dirs.split(",")
+          if folder
+      ],
+  )
+
+
+def _as_list(value: str | Sequence[str] | None) -> list[str]:
+  if value is None:
+    return []
+  return [value] if isinstance(value, str) else list(value)
+
+
+def _set_up_process(args: argparse.Namespace) -> None:
+  from absl import flags
+
+  # SeqIO and T5X code reads absl flags; argparse has parsed the command line.
+  flags.FLAGS.mark_as_parsed()
+
+  import jax
+
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = pathlib.Path(cache).expanduser() / "dss_jax" / "compilation"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+  if getattr(args, "multiprocess", False) or getattr(
+      args, "coordinator_address", None
+  ):
+    jax.distributed.initialize(
+        args.coordinator_address, args.process_count, args.process_index
+    )
+
+
+def _train(args: argparse.Namespace) -> int:
+  from dss_jax import gin_utils
+
+  _parse_gin(args)
+  config = gin_utils.instance(
+      "train.train", config_text_fn=gin_utils.operative_config
+  )
+
+  from dss_jax import train
+
+  train.train(config)
+  return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+  import json
+
+  from dss_jax import gin_utils
+
+  config_file = pathlib.Path(args.model_dir) / "config.gin"
+  if not config_file.is_file():
+    raise UserError(
+        f"--model_dir: there is no config.gin in {args.model_dir!r}; give the"
+        " MODEL_DIR of a training run"
+    )
+  _parse_gin(args, [str(config_file)])
+  config = gin_utils.instance("train.train", model_dir=args.model_dir)
+
+  from dss_jax import scoring
+
+  step, scores = scoring.score_checkpoint(
+      config, args.checkpoint, tasks=args.task or None, split=args.split
+  )
+  scoring.write(args.output_dir or args.model_dir, step, scores)
+  if args.json:
+    print(json.dumps(scoring.as_json(step, scores), indent=2))
+  else:
+    scoring.print_table(step, scores)
+  return 0
+
+
+def _checkpoints(args: argparse.Namespace) -> int:
+  from dss_jax import checkpoints
+
+  checkpoints.print_summary(args.model_dir, hashes=args.hash)
+  return 0
+
+
+if __name__ == "__main__":
+  run()

@@ -1,0 +1,93 @@
+"""Rows of results.jsonl: a score with everything needed to compare it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from dss_jax import evaluation, run_directory, train_state
+from dss_jax.data import pipeline, subtasks
+from dss_jax.models import encoder_decoder, flops
+
+
+def num_parameters(model: encoder_decoder.EncoderDecoderModel) -> int:
+  """How many parameters a student has."""
+  return sum(
+      math.prod(leaf.shape)
+      for leaf in jax.tree.leaves(train_state.param_shapes(model))
+  )
+
+
+def student_name(model: encoder_decoder.EncoderDecoderModel) -> str:
+  """A name for a student's size, such as `t5_1_1 768x12+12 248M`."""
+  config = model.config
+  family = "t5_1_1" if len(config.mlp_activations) > 1 else "t5_1_0"
+  count = num_parameters(model)
+  digits = f"{count / 1e6:.3g}M" if count < 1e9 else f"{count / 1e9:.3g}B"
+  return (
+      f"{family} {config.emb_dim}x{config.num_encoder_layers}"
+      f"+{config.num_decoder_layers} {digits}"
+  )
+
+
+def result_rows(
+    config: Any,
+    data: pipeline.TrainingData,
+    scores: Sequence[evaluation.Scores],
+    *,
+    steps: int,
+    checkpoint_step: int,
+    loop: Any,
+) -> list[dict[str, Any]]:
+  """One row for each metric of each task.
+
+  Args:
+    config: the run's `TrainConfig`.
+    data: what it was trained on.
+    scores: the final evaluation.
+    steps: updates made.
+    checkpoint_step: the step that is scored.
+    loop: the run's `LoopState`.
+  """
+  dataset = config.train_dataset_cfg
+  own = subtasks.parse_task_name(dataset.mixture_or_task_name)
+  text = config.config_text_fn() if config.config_text_fn else ""
+  common = {
+      "dataset": own.dataset if own else dataset.mixture_or_task_name,
+      "method": own.method.name if own else None,
+      "student": student_name(config.model),
+      "init": config.initial_checkpoint_path or "random",
+      "label_source": own.label_source if own else None,
+      "rationale_source": dataset.method.rationale_filter if own else None,
+      "train_fraction": dataset.data.train_fraction if own else None,
+      "train_examples": data.examples.num_records,
+      "seed": config.random_seed,
+      "steps": steps,
+      "batch_rows": data.shape.rows,
+      "records_per_batch": data.shape.records_per_batch,
+      "tokens_seen": loop.tokens_seen,
+      "train_flops": flops.training_flops(
+          config.model.config, loop.encoder_tokens, loop.decoder_tokens
+      ),
+      "wall_s": round(loop.wall_s, 1),
+  }
+  selection = config.evaluation_cfg
+  selected_by = f"{selection.split} {selection.metric or 'first metric'}"
+  return [
+      common
+      | {
+          "task": score.task,
+          "split": score.split,
+          "metric": metric,
+          "value": value,
+          "n": len(score.rows),
+          "checkpoint_step": checkpoint_step,
+          "selected_by": selected_by,
+          "config_sha": run_directory.config_sha(text),
+      }
+      for score in scores
+      for metric, value in score.metrics.items()
+  ]

@@ -1,0 +1,10 @@
+"""SVAMP with PaLM rationales: `svamp_dss` and its sisters.
+
+Reads the official release from `DataOptions.data_dir` (or DSS_DATA_DIR) when
+a dataset is asked for. Validation is cut from the training data; labels are
+arithmetic expressions, scored by their values.
+"""
+
+from dss_jax.data.tasks import add_dss_tasks
+
+add_dss_tasks("svamp")

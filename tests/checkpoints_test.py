@@ -1,0 +1,151 @@
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from dss_jax import checkpoints as checkpoints_lib
+from dss_jax.checkpoints import Checkpoints, SaveOptions, tree_hash
+from dss_jax.errors import UserError
+from dss_jax.train_state import TrainState
+
+
+def _state(seed: int = 0, width: int = 4) -> TrainState:
+  """A sharded state with the awkward parts: empty nodes, scalars, masks."""
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+  rng = np.random.default_rng(seed)
+  params = {
+    "encoder": {"layers_0": {"kernel": rng.normal(size=(8, width))}},
+    "scale": rng.normal(size=width),
+  }
+  params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+  tx = optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.adamw(1e-3, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
+  )
+  state = TrainState(jnp.int32(3 + seed), params, tx.init(params))
+  split = NamedSharding(mesh, PartitionSpec("data"))
+  whole = NamedSharding(mesh, PartitionSpec())
+  return jax.tree.map(
+    lambda x: jax.device_put(x, split if x.ndim == 2 else whole), state
+  )
+
+
+def _abstract(state: TrainState) -> TrainState:
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+  )
+
+
+@pytest.fixture
+def folder(tmp_path) -> pathlib.Path:
+  return tmp_path / "run"
+
+
+def test_restores_what_was_saved_onto_the_same_devices(folder):
+  state = _state()
+  loop = {"best_step": None, "best_value": 0.1 + 0.2, "stale_evaluations": 2}
+  with Checkpoints(folder) as saved:
+    saved.save(3, state, loop)
+    saved.wait()
+    restored = saved.restore(3, _abstract(state))
+    assert saved.loop_state(3) == loop
+  assert jax.tree.structure(restored) == jax.tree.structure(state)
+  jax.tree.map(np.testing.assert_array_equal, restored, state)
+  kernel = restored.params["encoder"]["layers_0"]["kernel"]
+  assert kernel.sharding.spec == PartitionSpec("data")
+  assert [s.data.shape for s in kernel.addressable_shards] == [(1, 4)] * 8
+
+
+def test_keeps_the_newest_and_the_best(folder):
+  with Checkpoints(folder, SaveOptions(keep=2)) as saved:
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
+      saved.save(step, _state(), {"best_step": best})
+    saved.wait()
+    assert saved.steps() == [2, 4, 5]
+    assert saved.resolve_step("best") == 2
+    assert saved.resolve_step("latest") == 5
+    assert saved.resolve_step("4") == 4
+
+
+def test_best_is_the_latest_where_nothing_was_evaluated(folder):
+  with Checkpoints(folder) as saved:
+    saved.save(7, _state(), {"best_step": None})
+    saved.wait()
+    assert saved.resolve_step("best") == 7
+
+
+def test_a_save_cut_short_is_no_checkpoint(folder):
+  with Checkpoints(folder) as saved:
+    saved.save(1, _state(), {"best_step": None})
+    saved.wait()
+  # What Orbax leaves behind when it is killed while writing step 2.
+  left = folder / "checkpoints" / "2.orbax-checkpoint-tmp"
+  left.mkdir()
+  (left / "state").mkdir()
+  with Checkpoints(folder) as saved:
+    assert saved.latest_step() == 1
+    assert not left.exists()
+
+
+def test_parameters_alone(folder):
+  state = _state()
+  with Checkpoints(folder) as saved:
+    saved.save(3, state, {"best_step": None})
+    saved.wait()
+    params = saved.restore_params(3, _abstract(state).params)
+  jax.tree.map(np.testing.assert_array_equal, params, state.params)
+
+
+def test_another_model_is_told_in_one_line(folder):
+  with Checkpoints(folder) as saved:
+    saved.save(3, _state(width=4), {"best_step": None})
+    saved.wait()
+    with pytest.raises(UserError) as error:
+      saved.restore(3, _abstract(_state(width=6)))
+    assert "(8, 4) there and (8, 6) here" in str(error.value)
+    assert "\n" not in str(error.value)
+    other = _abstract(_state())
+    other = dataclasses.replace(other, params={"w": other.params["scale"]})
+    with pytest.raises(UserError, match=r"lacks params/w.*has besides"):
+      saved.restore(3, other)
+
+
+def test_missing_checkpoints_are_told(folder):
+  with pytest.raises(UserError, match="no checkpoints in"):
+    Checkpoints(folder, read_only=True)
+  with Checkpoints(folder) as saved:
+    with pytest.raises(UserError, match="no complete checkpoint"):
+      saved.resolve_step("best")
+    saved.save(3, _state(), {"best_step": None})
+    saved.wait()
+    with pytest.raises(UserError, match="there are 3, 'best' and 'latest'"):
+      saved.resolve_step("12")
+
+
+@pytest.mark.parametrize("options", [{"period": 0}, {"keep": 0}])
+def test_options_are_checked(options):
+  with pytest.raises(UserError, match=r"utils\.SaveCheckpointConfig"):
+    SaveOptions(**options)
+
+
+def test_hash_sees_names_values_and_types_but_not_containers():
+  tree = {"a": np.arange(3, dtype=np.int32), "b": {"c": np.float32(1)}}
+  same = {"b": {"c": jnp.float32(1)}, "a": jnp.arange(3, dtype=jnp.int32)}
+  assert tree_hash(tree) == tree_hash(same)
+  for other in (
+    {"a": tree["a"], "d": {"c": np.float32(1)}},
+    {"a": tree["a"] + 1, "b": tree["b"]},
+    {"a": tree["a"].astype(np.int64), "b": tree["b"]},
+    {"a": tree["a"][None], "b": tree["b"]},
+  ):
+    assert tree_hash(other) != tree_hash(tree)
+
+
+def test_mismatch_is_empty_for_equal_trees():
+  shapes = {"a": (1, 2)}
+  assert checkpoints_lib.describe_mismatch(shapes, dict(shapes)) == ""

@@ -1,0 +1,128 @@
+"""Evaluation sees every example exactly once, in few shapes."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dss_jax.data.evaluation_batches import (
+  EpochBatches,
+  declared_lengths,
+  padded_batches,
+)
+from dss_jax.data.packed_features import unpack
+from dss_jax.data.packing import BatchShape
+from dss_jax.data.token_arrays import ExampleSet, TokenArrays
+from dss_jax.errors import UserError
+
+
+def test_padded_batches_by_hand():
+  inputs = [[5, 1], [6, 6, 6, 1], [1], [7, 7, 1], [8, 8, 1]]
+  first, second, third = padded_batches(inputs, 2, lengths=[2, 4])
+  assert first.index.tolist() == [2, 0]
+  assert first.encoder_input_tokens.tolist() == [[1, 0], [5, 1]]
+  assert first.encoder_input_tokens.dtype == np.int32
+  assert second.index.tolist() == [3, 4]
+  assert second.encoder_input_tokens.tolist() == [[7, 7, 1, 0], [8, 8, 1, 0]]
+  assert third.index.tolist() == [1, -1]
+  assert third.encoder_input_tokens.tolist() == [[6, 6, 6, 1], [0, 0, 0, 0]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+  sizes=st.lists(st.integers(1, 50), max_size=60),
+  batch_size=st.integers(1, 9),
+)
+def test_every_input_once(sizes, batch_size):
+  inputs = [[i + 2] * (n - 1) + [1] for i, n in enumerate(sizes)]
+  batches = list(padded_batches(inputs, batch_size))
+  found = {}
+  for batch in batches:
+    assert len(batch.index) == len(batch.encoder_input_tokens) == batch_size
+    for i, tokens in zip(batch.index, batch.encoder_input_tokens, strict=True):
+      if i < 0:
+        assert not tokens.any()
+      else:
+        found[int(i)] = tokens[tokens > 0].tolist()
+  assert found == dict(enumerate(inputs))
+  assert len(batches) == -(-len(inputs) // batch_size)
+  assert len({b.encoder_input_tokens.shape for b in batches}) <= 3
+
+
+def test_an_input_too_long():
+  with pytest.raises(UserError, match=r"has 5 tokens.*at most 4"):
+    list(padded_batches([[2, 2, 2, 2, 1]], 2, lengths=[2, 4]))
+
+
+def test_declared_lengths_are_the_best():
+  rng = np.random.default_rng(0)
+  sizes = np.concatenate(
+    [rng.integers(5, 40, 50), rng.integers(60, 89, 9), [88]]
+  )
+
+  def waste(lengths):
+    return sum(min(n for n in lengths if n >= size) for size in sizes)
+
+  best = min(
+    waste((*below, 88)) for below in itertools.combinations(range(8, 88, 8), 2)
+  )
+  lengths = declared_lengths(sizes)
+  assert len(lengths) == 3
+  assert lengths[-1] == 88
+  assert waste(lengths) == best
+  assert declared_lengths(sizes, num_lengths=1) == (88,)
+  assert declared_lengths([]) == (8,)
+  assert declared_lengths([3, 3]) == (8,)
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_an_epoch_holds_everything_once(make_example_set, pack):
+  example_set = make_example_set(70, rates=(1.0, 0.0), alternatives=2)
+  shape = BatchShape(8, 56, 28, 13, pack=pack)
+  epoch = EpochBatches(example_set, shape)
+  hosts = [
+    EpochBatches(example_set, shape, row_slice=rows)
+    for rows in (slice(0, 3), slice(3, 8))
+  ]
+  found = collections.Counter()
+  for i in range(len(epoch)):
+    batch = epoch[i]
+    for name, spec in epoch.feature_specs.items():
+      assert (batch[name].shape, batch[name].dtype) == spec
+      np.testing.assert_array_equal(
+        batch[name], np.concatenate([host[i][name] for host in hosts])
+      )
+    for e in unpack(batch):
+      found[e.subtask, e.record, tuple(e.inputs), tuple(e.targets)] += 1
+  expected = collections.Counter(
+    (k, int(s.record_ids[i]), *(tuple(ids.tolist()) for ids in s.example(i)))
+    for k, s in enumerate(example_set.subtasks)
+    for i in range(len(s))
+  )
+  assert found == expected
+  assert sum(found.values()) == 70 * 3
+  # 210 examples of 13 or so tokens in rows of 56: four a row.
+  assert len(epoch) == (27 if not pack else pytest.approx(7, abs=1))
+  with pytest.raises(IndexError):
+    epoch[len(epoch)]
+
+
+def test_an_epoch_of_nothing():
+  empty = TokenArrays.from_lists("t", [], [])
+  example_set = ExampleSet((empty,), (1.0,), False, 0, "f", "v", "t", "test")
+  assert len(EpochBatches(example_set, BatchShape(2, 8, 8, 1))) == 0
+
+
+def test_an_epoch_of_more_than_one_chunk(make_example_set, monkeypatch):
+  monkeypatch.setattr("dss_jax.data.evaluation_batches._CHUNK", 50)
+  example_set = make_example_set(70)
+  epoch = EpochBatches(example_set, BatchShape(8, 56, 28, 13))
+  assert sum(len(unpack(epoch[i])) for i in range(len(epoch))) == 140
+
+
+def test_an_example_longer_than_a_row(make_example_set):
+  with pytest.raises(UserError, match="tokens of inputs, but a row has room"):
+    EpochBatches(make_example_set(), BatchShape(8, 10, 28, 13))

@@ -1,0 +1,182 @@
+"""Vocabularies: ids worked by hand, laws, bad models."""
+
+import copy
+
+import pytest
+
+from dss_jax.data import vocabularies, word_vocabulary
+from dss_jax.datasets import taxonli
+from dss_jax.errors import UserError
+
+BYTES = vocabularies.ByteVocabulary()
+
+
+@pytest.fixture(scope="module")
+def words():
+  return vocabularies.from_name("taxonli")
+
+
+def test_bytes_are_shifted_by_three():
+  assert BYTES.encode("aé\n") == [100, 0xC3 + 3, 0xA9 + 3, 13]
+  assert BYTES.decode([100, 0xC3 + 3, 0xA9 + 3, 13]) == "aé\n"
+  assert BYTES.vocab_size == 259
+  assert vocabularies.ByteVocabulary(125).vocab_size == 384
+
+
+def test_end_of_sequence_in_a_text_is_its_id(words):
+  assert BYTES.encode("a</s>b") == [100, 1, 101]
+  assert BYTES.encode("</s>") == [1]
+  assert BYTES.encode("a</s></s>") == [100, 1, 1]
+  joined = words.encode("A poodle is in a box.</s>An animal is in a room.")
+  premise = words.encode("A poodle is in a box.")
+  assert joined == [*premise, 1, *words.encode("An animal is in a room.")]
+
+
+def test_decode_stops_at_the_first_end_and_skips_padding(words):
+  assert BYTES.decode([0, 100, 0, 101, 1, 102]) == "ab"
+  assert BYTES.decode([-100, 100]) == "a"
+  assert BYTES.decode([2, 100, 5000]) == "a"
+  ids = words.encode("A poodle")
+  assert words.decode([0, *ids, 1, *ids]) == "A poodle"
+  assert words.decode([]) == ""
+
+
+def test_bytes_that_are_no_text_are_dropped():
+  assert BYTES.decode([0xC3 + 3, 100]) == "a"
+
+
+def test_lone_surrogates_become_question_marks(words):
+  assert BYTES.encode("\ud800") == BYTES.encode("?")
+  assert words.encode("\ud800") == words.encode("?")
+
+
+@pytest.mark.parametrize("control", taxonli.CONTROLS)
+def test_taxonli_is_written_without_unknowns_and_given_back(words, control):
+  for record in taxonli.generate("train", 300, control=control):
+    premise, hypothesis = record.input.split("</s>")
+    for text in (
+      f"[label] {premise}",
+      f"explain: {hypothesis}",
+      record.rationales[0].text.replace("</s>", " "),
+      f"{premise} [label] {record.label}",
+    ):
+      ids = words.encode(text)
+      assert words.unk_id not in ids
+      assert words.decode(ids) == text
+    assert len(words.encode(record.label)) == 1
+    # a word a piece: two prefixed sentences of six words and a full stop
+    assert len(words.encode(f"[rationale] {record.input}")) == 16
+
+
+def test_other_text_is_spelled_with_letters(words):
+  ids = words.encode("xylophone\tx\nx “x”")
+  assert words.unk_id not in ids
+  assert words.decode(ids) == 'xylophone x x "x"'
+  assert words.decode(words.encode("é")).strip() == "⁇"
+
+
+def test_the_shipped_model_is_the_one_the_script_makes(words, tmp_path, capsys):
+  word_vocabulary.main(["--output", str(tmp_path / "made.model")])
+  made = vocabularies.from_name(str(tmp_path / "made.model"))
+  assert f"{words.vocab_size} pieces" in capsys.readouterr().out
+  assert made.vocab_size == words.vocab_size
+  for token in range(words.vocab_size):
+    assert made.decode([token]) == words.decode([token])
+  text = "An orchid is in a kitchen. xyz “x”"
+  assert made.encode(text) == words.encode(text)
+
+
+def test_extra_ids_follow_the_pieces_last_sentinel_first(words):
+  more = vocabularies.from_name("taxonli:3")
+  size = words.vocab_size
+  assert more.vocab_size == size + 3
+  assert more.encode("<extra_id_0>")[-1:] == [size + 2]
+  assert more.encode("A poodle <extra_id_2>") == [
+    *words.encode("A poodle"),
+    size,
+  ]
+  assert more.decode([size + 2]).strip() == "<extra_id_0>"
+  assert words.decode([size + 2]).strip() == "⁇"  # an id it does not have
+  assert more.name != words.name
+
+
+def test_a_vocabulary_is_its_content(words, tmp_path):
+  copied = tmp_path / "other_name.model"
+  copied.write_bytes(vocabularies.model_path("taxonli").read_bytes())
+  other = vocabularies.from_name(str(copied))
+  assert other == words
+  assert hash(other) == hash(words)
+  assert other.name == words.name
+  assert str(tmp_path) not in other.name
+  assert copy.deepcopy(other).encode("box") == words.encode("box")
+  assert words != BYTES
+  assert isinstance(words, vocabularies.Vocabulary)
+  assert isinstance(BYTES, vocabularies.Vocabulary)
+
+
+def test_from_name():
+  assert vocabularies.from_name("bytes") == BYTES
+  assert vocabularies.from_name("bytes:125").vocab_size == 384
+  assert vocabularies.from_name(BYTES) is BYTES
+  assert vocabularies.default_name("taxonli") == "taxonli"
+  assert vocabularies.default_name("svamp") == "bytes"
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+  path = tmp_path / "words.model"
+  path.write_bytes(word_vocabulary.build_model(["one"]))
+  first = vocabularies.from_name(str(path))
+  path.write_bytes(word_vocabulary.build_model(["one", "two"]))
+  assert vocabularies.from_name(str(path)).vocab_size == first.vocab_size + 1
+
+
+def _bad_model(kind: str) -> bytes:
+  good = word_vocabulary.build_model(["word"])
+  return {
+    "empty": b"",
+    "no model": b"this is not a model",
+    "cut": good[: len(good) // 2],
+    "noise": bytes(range(256)) * 20,
+  }[kind]
+
+
+@pytest.mark.parametrize("kind", ["empty", "no model", "cut", "noise"])
+def test_a_corrupt_model_is_one_clear_line(tmp_path, kind):
+  path = tmp_path / "bad.model"
+  path.write_bytes(_bad_model(kind))
+  with pytest.raises(UserError, match="VOCABULARY") as raised:
+    vocabularies.from_name(str(path))
+  assert "bad.model" in str(raised.value)
+  assert "\n" not in str(raised.value)
+
+
+def test_wrong_reserved_ids_are_refused(tmp_path):
+  from sentencepiece import sentencepiece_model_pb2
+
+  proto = sentencepiece_model_pb2.ModelProto.FromString(
+    word_vocabulary.build_model(["word"])
+  )
+  proto.pieces[0].piece, proto.pieces[1].piece = "</s>", "<pad>"
+  path = tmp_path / "swapped.model"
+  path.write_bytes(proto.SerializeToString())
+  with pytest.raises(UserError, match=r"\(1, 0, 2\).*\(0, 1, 2\)"):
+    vocabularies.from_name(str(path))
+
+
+def test_missing_or_huge_files_and_wrong_numbers(tmp_path, monkeypatch):
+  with pytest.raises(UserError, match=r"nowhere.model.*neither 'bytes'"):
+    vocabularies.from_name(str(tmp_path / "nowhere.model"))
+  with pytest.raises(UserError, match=r"cannot read.*VOCABULARY"):
+    vocabularies.SentencePieceVocabulary(str(tmp_path / "nowhere.model"))
+  with pytest.raises(UserError, match="extra_ids is 99999"):
+    vocabularies.from_name("bytes:99999")
+  monkeypatch.setattr(vocabularies, "MAX_MODEL_BYTES", 100)
+  with pytest.raises(UserError, match="at most 100"):
+    vocabularies.SentencePieceVocabulary(vocabularies.model_path("taxonli"))
+
+
+def test_with_eos_cuts_before_the_end_id():
+  assert vocabularies.with_eos([5, 6, 7], 3) == [5, 6, 1]
+  assert vocabularies.with_eos([5, 6], 3) == [5, 6, 1]
+  assert vocabularies.with_eos([5, 6, 7], None) == [5, 6, 7, 1]
+  assert vocabularies.with_eos([5], 1) == [1]

@@ -1,0 +1,158 @@
+"""The registry, the options, and files of one's own as a dataset."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from dss_jax import datasets, metrics
+from dss_jax.datasets import DataOptions, DatasetSpec, RecordFiles, registry
+from dss_jax.errors import UserError
+from dss_jax.records import Rationale, Record, write_records
+
+
+@pytest.fixture(autouse=True)
+def _own_registry(monkeypatch):
+  monkeypatch.setattr(registry, "_SPECS", dict(registry._SPECS))
+
+
+def test_the_datasets_there_are():
+  assert datasets.names() == (
+    "anli1", "anli2", "anli3", "cqa", "esnli", "svamp", "taxonli",
+  )  # fmt: skip
+  for name in datasets.names():
+    spec = datasets.get(name)
+    assert spec.name == name
+    assert spec.license
+    assert set(spec.metrics) <= set(metrics.PER_EXAMPLE_METRICS)
+    assert name == "taxonli" or (spec.citation and spec.url.startswith("https"))
+  assert datasets.get("svamp").metrics[0] == "value_accuracy"
+
+
+def test_unknown_names():
+  with pytest.raises(
+    UserError, match="unknown dataset 'sst'; known: anli1, an"
+  ):
+    datasets.get("sst")
+  with pytest.raises(UserError, match="no split 'dev'; allowed: train"):
+    datasets.load_split("taxonli", "dev")
+  with pytest.raises(UserError, match="'svamp' has no 'validation' data"):
+    datasets.load_source_split("svamp", "validation")
+
+
+def test_data_dir_is_looked_up_late_and_its_absence_explained(
+  fixtures, monkeypatch
+):
+  monkeypatch.delenv("DSS_DATA_DIR", raising=False)
+  options = DataOptions()  # nothing is missing yet
+  with pytest.raises(UserError, match=r"--data_dir, .*DSS_DATA_DIR"):
+    datasets.load_split("svamp", "test", options=options)
+  monkeypatch.setenv("DSS_DATA_DIR", str(fixtures / "release"))
+  assert len(datasets.load_split("svamp", "test", options=options)) == 6
+  options = DataOptions(data_dir="/nonexistent")  # the option wins
+  with pytest.raises(UserError, match="no folder 'svamp' in /nonexistent"):
+    datasets.load_split("svamp", "test", options=options)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"split_policy": "random"}, "'random'; allowed: fixed, official"),
+    ({"parser": "strict"}, r"\(DataOptions.parser\)"),
+    ({"source": "web"}, "allowed: release, tfds, huggingface"),
+    ({"label_spelling": "x"}, "as_is, normalized"),
+    ({"rationale_source": "gpt"}, "palm, gpt-neox, human"),
+    ({"taxonli_control": "x"}, "none, facts_only, shuffled, copy"),
+    ({"train_fraction": 0.0}, "above 0 and at most 1"),
+    ({"train_fraction": 12.5}, "train_fraction = 12.5"),
+    ({"train_fraction": float("nan")}, "train_fraction = nan"),
+    ({"train_fraction": "0.5"}, "train_fraction = '0.5'"),
+    ({"max_records": 0}, "max_records = 0"),
+    ({"split_seed": -1}, "split_seed = -1"),
+    ({"taxonli_seed": 0.5}, "taxonli_seed = 0.5"),
+  ],
+)
+def test_wrong_options(fields, message):
+  with pytest.raises(UserError, match=message):
+    DataOptions(**fields)
+
+
+def _files(tmp_path, name="mine", **fields):
+  records = [
+    Record(f"r{i}", f"input {i}", "yes", (Rationale(f"because {i}"),))
+    for i in range(20)
+  ]
+  path = tmp_path / "train.jsonl"
+  write_records(path, records)
+  return path, DatasetSpec(
+    name, RecordFiles({"train": str(path)}, **fields), source_splits=("train",)
+  )
+
+
+def test_files_of_ones_own(tmp_path):
+  path, spec = _files(tmp_path)
+  datasets.register(spec)
+  datasets.register(_files(tmp_path)[1])  # the same again is harmless
+  train = datasets.load_split("mine", "train")
+  validation = datasets.load_split("mine", "validation")
+  assert (len(train), len(validation)) == (18, 2)
+  assert train[0].rationales[0].text.startswith("because")
+  with pytest.raises(UserError, match="'mine' has no 'test' data"):
+    datasets.load_split("mine", "test")
+  path.unlink()
+  with pytest.raises(UserError, match="no such file"):
+    datasets.load_split("mine", "train")
+
+
+def test_malformed_lines_are_an_error_unless_asked_for(tmp_path, caplog):
+  path, spec = _files(tmp_path)
+  with path.open("a") as file:
+    file.write("broken\n")
+  datasets.register(spec)
+  with pytest.raises(
+    UserError, match=r"1 of 21 lines .*train.jsonl:21: not JS"
+  ):
+    datasets.load_split("mine", "train")
+  datasets.register(_files(tmp_path, "other", skip_malformed=True)[1])
+  with path.open("a") as file:
+    file.write("broken\n")
+  with caplog.at_level(logging.WARNING):
+    records = datasets.load_source_split("other", "train")
+  assert len(records) == 20
+  assert "1 of 21 lines" in caplog.text
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"name": "taxonli"}, "already registered as 'taxonli'"),
+    ({"source_splits": ("test",)}, "with train among them"),
+    ({"source_splits": ("train", "dev")}, "allowed: train, validation, test"),
+    ({"metrics": ()}, "names no metric"),
+  ],
+)
+def test_wrong_specs(fields, message):
+  fields = {"name": "mine", "load": RecordFiles({}), **fields}
+  with pytest.raises(UserError, match=message):
+    datasets.register(DatasetSpec(**fields))
+
+
+def test_reading_data_needs_no_framework():
+  """Records, datasets and metrics run where only NumPy is installed."""
+  code = """
+import sys
+blocked = ("jax", "flax", "tensorflow", "seqio", "gin", "datasets",
+           "tensorflow_datasets", "pyarrow", "pandas", "sacrebleu",
+           "rouge_score", "sentencepiece", "torch")
+for name in blocked:
+  sys.modules[name] = None
+from dss_jax import arithmetic, datasets, metrics, records
+train = datasets.load_split("taxonli", "train")
+metrics.score(["accuracy", "value_accuracy"], ["1"], ["1"])
+print(len(train))
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True
+  )
+  assert done.stdout.strip() == "4000"

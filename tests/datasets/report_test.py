@@ -1,0 +1,82 @@
+"""Reports on records, by hand-worked counts."""
+
+from dss_jax.datasets import report
+from dss_jax.records import Rationale, Record
+
+
+def _record(number, label, *rationales):
+  return Record(f"r{number}", f"input {number % 4}", label, rationales)
+
+
+RECORDS = [
+  _record(0, "pond", Rationale("because", "pond")),
+  _record(1, "pond", Rationale("because", "Pond.")),
+  _record(2, "lake", Rationale("", None, status="no_marker")),
+  _record(3, "lake", Rationale("r", "sea", status="label_not_in_choices")),
+  _record(4, None, Rationale("no gold label", "pond")),
+  _record(5, "pond"),
+  _record(6, "pond", Rationale("a", "pond"), Rationale("b", "lake")),
+]
+
+
+def test_counts():
+  found = report.report_records(RECORDS, labels=("pond", "lake", "sea"))
+  assert found.rows == 7
+  assert found.gold_labels == 6
+  assert found.labels == {"pond": 4, "lake": 2, "sea": 0}
+  assert (found.rationales, found.no_rationale) == (7, 1)
+  assert found.duplicate_inputs == 3  # 0 and 4, 1 and 5, 2 and 6
+  assert found.duplicate_rationales == 1
+  assert found.compared == 6
+  assert found.strict.unparsed == 1
+  assert found.strict.unparsed_by_reason == {"no_marker": 1}
+  assert found.strict.statuses == {
+    "ok": 5, "label_not_in_choices": 1, "no_marker": 1,
+  }  # fmt: skip
+  assert found.strict.blank_rationales == 1
+  assert found.strict.unusable_labels == 1
+  assert found.strict.teacher_equals_gold == 2
+  assert found.tolerant.teacher_equals_gold == 3  # "Pond." too
+  assert found.percent(found.strict) == 33.33
+
+
+def test_by_value():
+  records = [
+    _record(0, "( 2.0 * 3.0 )", Rationale("r", "(3 * 2)")),
+    _record(1, "( 2.0 * 3.0 )", Rationale("r", "(x * 2)")),
+  ]
+  found = report.report_records(records, arithmetic_labels=True)
+  assert found.compared_by == "value"
+  assert found.strict.teacher_equals_gold == 1
+  assert found.tolerant.teacher_equals_gold == 1
+
+
+def test_nothing_to_compare():
+  found = report.report_records([_record(0, None)])
+  assert found.percent(found.strict) is None
+  assert found.to_dict()["teacher_equals_gold"]["strict_percent"] is None
+  # Rationales that never had a label are not unparsed.
+  found = report.report_records([_record(0, "a", Rationale("r"))])
+  assert found.strict.unparsed == 0
+
+
+def test_two_readings_are_compared_as_they_are():
+  other = [*RECORDS]
+  other[2] = _record(2, "lake", Rationale("why", "lake"))
+  found = report.report_records(RECORDS, other)
+  assert found.strict.teacher_equals_gold == 2
+  assert found.tolerant.teacher_equals_gold == 3
+  assert found.to_dict("tolerant")["blank_rationales"] == 0
+  assert found.to_dict("official")["blank_rationales"] == 1
+
+
+def test_token_lengths():
+  lengths = report.token_lengths(RECORDS[:3], str.split, prefix="read this: ")
+  assert lengths == {
+    "input": {"count": 3, "mean": 5.0, "p50": 5.0, "p95": 5.0, "max": 5.0},
+    "label": {"count": 3, "mean": 2.0, "p50": 2.0, "p95": 2.0, "max": 2.0},
+    "rationale": {"count": 2, "mean": 2.0, "p50": 2.0, "p95": 2.0, "max": 2.0},
+    "teacher_label": {
+      "count": 2, "mean": 2.0, "p50": 2.0, "p95": 2.0, "max": 2.0,
+    },
+  }  # fmt: skip

@@ -1,0 +1,168 @@
+import pathlib
+
+import gin
+import pytest
+
+from dss_jax import gin_utils
+from dss_jax.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+  yield
+  gin_utils.clear()
+
+
+@pytest.mark.parametrize(
+  ("flag", "binding"),
+  [
+    ("--gin.MODEL_DIR=runs/x", "MODEL_DIR = 'runs/x'"),
+    ("--gin.MODEL_DIR='runs/x'", "MODEL_DIR = 'runs/x'"),
+    ("--gin.STEPS=12", "STEPS = 12"),
+    ("--gin.LR=5e-5", "LR = 5e-5"),
+    ("--gin.A=None", "A = None"),
+    ("--gin.A=True", "A = True"),
+    ("--gin.A=@f()", "A = @f()"),
+    ("--gin.A=%B", "A = %B"),
+    ("--gin.A=[@f, @g()]", "A = [@f, @g()]"),
+    ("--gin.L={'inputs': 4}", "L = {'inputs': 4}"),
+    ("--gin.a/b.c=x=y", "a/b.c = 'x=y'"),
+    ("--gin.P=it's", 'P = "it\'s"'),
+    ("--gin.P=a@b.c", "P = 'a@b.c'"),
+  ],
+)
+def test_flags_become_bindings(flag, binding):
+  assert gin_utils.binding_from_flag(flag) == binding
+
+
+def test_flag_without_value_is_told():
+  with pytest.raises(UserError, match="write --gin.NAME=VALUE"):
+    gin_utils.binding_from_flag("--gin.MODEL_DIR")
+
+
+def _gin_files() -> list[str]:
+  folder = gin_utils.PACKAGED_FOLDER
+  return sorted(str(p.relative_to(folder)) for p in folder.rglob("*.gin"))
+
+
+@pytest.mark.parametrize("path", _gin_files())
+def test_every_packaged_file_parses(path, tmp_path, monkeypatch):
+  # From a folder that has folders of the same names.
+  for name in ("runs", "models", "data"):
+    (tmp_path / name).mkdir()
+  monkeypatch.chdir(tmp_path)
+  gin_utils.parse([path])
+
+
+def _models() -> list[str]:
+  return [path for path in _gin_files() if path.startswith("models/")]
+
+
+@pytest.mark.parametrize("path", _models())
+def test_every_model_builds_with_every_kind_of_run(path):
+  for run in ("train", "official", "finetune", "taxonli"):
+    gin_utils.parse(
+      [path, f"runs/{run}.gin", "data/taxonli.gin", "methods/dss.gin"],
+      ["MODEL_DIR = 'x'", "TRAIN_STEPS = 3", "INITIAL_CHECKPOINT_PATH = None"]
+      + ["VOCABULARY = @vocabularies.from_name()"]
+      + ["vocabularies.from_name.name = 'bytes'"],
+    )
+    config = gin_utils.instance("train.train")
+    assert config.model.config.dropout_rate == 0.1
+    assert config.total_steps == 3
+    dataset = config.train_dataset_cfg
+    assert dataset.mixture_or_task_name == "taxonli_dss"
+
+
+def test_the_operative_configuration_parses_to_the_same_run():
+  gin_utils.parse(
+    ["models/taxonli.gin", "runs/taxonli.gin", "data/taxonli.gin"]
+    + ["methods/dss.gin"],
+    ["MODEL_DIR = 'x'", "TRAIN_STEPS = 3", "ALPHA = 0.25"],
+  )
+  first = gin_utils.instance("train.train")
+  text = gin_utils.operative_config()
+  gin_utils.clear()
+  gin_utils.parse([], [text])
+  second = gin_utils.instance("train.train")
+  assert second.objective == first.objective
+  assert second.objective.alpha == 0.25
+  assert second.model.config == first.model.config
+  assert second.train_dataset_cfg == first.train_dataset_cfg
+  assert second.optimizer == first.optimizer
+  assert second.evaluation_cfg == first.evaluation_cfg
+  assert gin_utils.operative_config() == text
+
+
+def test_later_files_and_bindings_win_and_search_paths_come_first(tmp_path):
+  (tmp_path / "mine.gin").write_text("include 'runs/train.gin'\nALPHA = 0.1\n")
+  gin_utils.parse(["mine.gin"], [], [str(tmp_path)])
+  assert gin_utils.macro("ALPHA") == 0.1
+  gin_utils.parse(["mine.gin"], ["ALPHA = 0.2"], [str(tmp_path)])
+  assert gin_utils.macro("ALPHA") == 0.2
+
+
+def test_parsing_forgets_what_was_parsed_before():
+  gin_utils.parse(["runs/train.gin"], ["ALPHA = 0.1"])
+  gin_utils.parse([], [])
+  assert gin_utils.macro("ALPHA") is None
+
+
+@pytest.mark.parametrize(
+  ("files", "bindings", "message"),
+  [
+    (["runs/trian.gin"], [], r"did you mean runs/train\.gin"),
+    (["nowhere.gin"], [], "neither a file here nor one of the packaged"),
+    ([], ["network.T5Confg.emb_dim = 3"], r"there is network\.T5Config"),
+    ([], ["network.T5Config.emb_dims = 3"], "there is emb_dim"),
+    (["runs/train.gin"], ["TRAIN_STEP = 3"], r"did you mean TRAIN_STEPS\?"),
+    ([], ["A = ["], "gin cannot read"),
+    ([], ["A 3"], "gin cannot read"),
+  ],
+)
+def test_wrong_configurations_are_told_in_one_line(files, bindings, message):
+  with pytest.raises(UserError, match=message) as error:
+    gin_utils.parse(files, bindings)
+  assert "\n" not in str(error.value)
+
+
+def test_wrong_values_are_told_in_one_line():
+  gin_utils.parse([], ["network.T5Config.emb_dim = -1"])
+  with pytest.raises(UserError, match="emb_dim is -1") as error:
+    gin_utils.instance("network.T5Config", vocab_size=8)
+  assert "\n" not in str(error.value)
+
+
+def test_all_that_is_missing_is_named_at_once():
+  gin_utils.parse(["models/taxonli.gin", "runs/taxonli.gin"])
+  with pytest.raises(UserError) as error:
+    gin_utils.instance("train.train")
+  message = str(error.value)
+  assert "\n" not in message
+  for name in (
+    "MODEL_DIR", "TRAIN_STEPS", "DATASET", "METHOD", "TASK_FEATURE_LENGTHS"
+  ):
+    assert f"--gin.{name}=..." in message
+  # What a given name makes unnecessary is not asked for.
+  gin_utils.parse(
+    ["models/taxonli.gin", "runs/taxonli.gin"],
+    ["MIXTURE_OR_TASK_NAME = 'taxonli_dss'", "TRAIN_STEPS = 3"],
+  )
+  with pytest.raises(UserError, match="^MODEL_DIR, TASK_FEATURE_LENGTHS are"):
+    gin_utils.instance("train.train")
+
+
+def test_a_configuration_without_a_run_is_told():
+  gin_utils.parse(["models/taxonli.gin"])
+  with pytest.raises(UserError, match=r"--gin_file=runs/train\.gin"):
+    gin_utils.instance("train.train")
+
+
+def test_missing_search_path_is_told(tmp_path):
+  with pytest.raises(UserError, match="--gin_search_paths"):
+    gin_utils.parse([], [], [str(tmp_path / "none")])
+
+
+def test_gin_is_the_library_not_the_folder():
+  assert pathlib.Path(gin.__file__).parent.name == "gin"
+  assert "site-packages" in gin.__file__ or "dist-packages" in gin.__file__

@@ -1,0 +1,136 @@
+"""Who may import what: the core runs without TensorFlow, SeqIO and gin."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+  "tensorflow",
+  "tensorflow_text",
+  "tensorflow_datasets",
+  "seqio",
+  "t5x",
+}
+MAY_IMPORT_SEQIO = {
+  "data/tasks.py",
+  "data/materialize.py",
+  "datasets/external.py",
+}
+MAY_IMPORT_GIN = {"gin_utils.py", "main.py"}
+
+
+def _imports(path: pathlib.Path) -> set[str]:
+  """Top-level names of everything a file imports, wherever in the file."""
+  names = set()
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    if isinstance(node, ast.Import):
+      names |= {alias.name.split(".")[0] for alias in node.names}
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+      names.add(node.module.split(".")[0])
+  return names
+
+
+def _modules(repository: pathlib.Path) -> dict[str, pathlib.Path]:
+  package = repository / "dss_jax"
+  return {
+    path.relative_to(package).as_posix(): path
+    for path in sorted(package.rglob("*.py"))
+    if not path.relative_to(package).as_posix().startswith(("tasks/", "gin/"))
+  }
+
+
+def test_tensorflow_and_seqio_stay_in_their_places(repository):
+  importers = {
+    name
+    for name, path in _modules(repository).items()
+    if _imports(path) & HEAVY
+  }
+  assert importers <= MAY_IMPORT_SEQIO
+
+
+def test_gin_stays_at_the_edge(repository):
+  importers = {
+    name
+    for name, path in _modules(repository).items()
+    if "gin" in _imports(path)
+  }
+  assert importers <= MAY_IMPORT_GIN
+
+
+def test_flax_stays_in_models(repository):
+  importers = {
+    name
+    for name, path in _modules(repository).items()
+    if "flax" in _imports(path)
+  }
+  assert importers
+  assert all(name.startswith("models/") for name in importers)
+
+
+def test_nothing_imports_the_registrations(repository):
+  for name, path in _modules(repository).items():
+    text = path.read_text(encoding="utf-8")
+    assert "import dss_jax.tasks" not in text.replace("`", ""), name
+    assert "from dss_jax.tasks" not in text, name
+
+
+_BLOCK = """
+import sys
+class Block:
+  def find_spec(self, name, path=None, target=None):
+    if name.split(".")[0] in {blocked!r}:
+      raise ModuleNotFoundError("blocked: " + name, name=name)
+sys.meta_path.insert(0, Block())
+"""
+
+
+@pytest.mark.slow
+def test_one_train_step_evaluation_and_decode_without_them(tmp_path):
+  """The whole method on the built-in data, with everything heavy blocked."""
+  program = _BLOCK.format(blocked=sorted(HEAVY | {"gin"})) + f"""
+from dss_jax import evaluation, optimizers, schedules, train
+from dss_jax.data import pipeline, vocabularies
+from dss_jax.datasets import DataOptions
+from dss_jax.models import config, encoder_decoder
+
+vocabulary = vocabularies.from_name("taxonli")
+run = train.train(train.TrainConfig(
+    model=encoder_decoder.EncoderDecoderModel(config.T5Config(
+        vocab_size=vocabulary.vocab_size, emb_dim=8, num_heads=2, head_dim=4,
+        mlp_dim=16, num_encoder_layers=1, num_decoder_layers=1)),
+    model_dir={str(tmp_path / "run")!r},
+    vocabulary=vocabulary,
+    optimizer=optimizers.Adafactor(),
+    learning_rate_fn=schedules.create_learning_rate_scheduler(
+        factors="constant", base_learning_rate=0.01),
+    train_dataset_cfg=pipeline.DatasetConfig(
+        "taxonli_dss", {{"inputs": 48, "targets": 64}}, records_per_batch=8,
+        data=DataOptions(num_train=64)),
+    evaluation_cfg=evaluation.EvaluationConfig(max_examples=4),
+    total_steps=1,
+))
+assert run.step == 1 and run.rows, run
+loaded = {{name.split(".")[0] for name in sys.modules}}
+assert not loaded & {(HEAVY | {"gin"})!r}, loaded
+"""
+  subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+
+
+def test_the_command_line_starts_without_jax():
+  program = (
+    "import sys; from dss_jax import main\n"
+    "try: main.main(['--help'])\n"
+    "except SystemExit as e: assert e.code == 0, e\n"
+    "heavy = {'jax', 'flax', 'tensorflow', 'seqio', 'pyarrow', 'gin'}\n"
+    "found = heavy & {name.split('.')[0] for name in sys.modules}\n"
+    "assert not found, found\n"
+  )
+  subprocess.run(
+    [sys.executable, "-c", program],
+    check=True,
+    timeout=60,
+    stdout=subprocess.DEVNULL,
+  )

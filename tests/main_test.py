@@ -1,0 +1,234 @@
+"""The command line: what it prints and with which status it ends."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from dss_jax import gin_utils, main
+
+RUN = [
+  "--gin_file=models/taxonli.gin",
+  "--gin_file=runs/taxonli.gin",
+  "--gin_file=data/taxonli.gin",
+  "--gin_file=methods/dss.gin",
+  "--gin.data.DataOptions.taxonli_num_train=64",
+  "--gin.data.DataOptions.taxonli_num_validation=16",
+  "--gin.data.DataOptions.taxonli_num_test=16",
+  "--gin.network.T5Config.emb_dim=8",
+  "--gin.network.T5Config.num_encoder_layers=1",
+  "--gin.network.T5Config.num_decoder_layers=1",
+]
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+  yield
+  gin_utils.clear()
+
+
+def _train_flags(folder: pathlib.Path, *more: str) -> list[str]:
+  return [
+    "train", *RUN, f"--gin.MODEL_DIR={folder}", "--gin.TRAIN_STEPS=2", *more
+  ]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> pathlib.Path:
+  """A run of two steps, made by the command line."""
+  folder = tmp_path_factory.mktemp("trained") / "run"
+  assert main.main(_train_flags(folder)) == 0
+  return folder
+
+
+@pytest.mark.parametrize(
+  "mode", [[], ["train"], ["eval"], ["data"], ["quickstart"], ["checkpoints"]]
+)
+def test_help_says_what_there_is_and_ends_with_0(mode, capsys):
+  with pytest.raises(SystemExit) as ended:
+    main.main([*mode, "--help"])
+  assert ended.value.code == 0
+  text = capsys.readouterr().out
+  assert "usage: dss-jax" in text
+  assert len(text.splitlines()) > 5
+
+
+def test_no_mode_shows_the_help_and_ends_with_2(capsys):
+  assert main.main([]) == 2
+  assert "train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  "argv", [["tran"], ["train", "--gin_fil=x"], ["checkpoints", "x", "--gin.A=1"]]
+)
+def test_unknown_arguments_end_with_2(argv, capsys):
+  with pytest.raises(SystemExit) as ended:
+    main.main(argv)
+  assert ended.value.code == 2
+  assert argv[-1].partition("=")[0] in capsys.readouterr().err
+
+
+def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
+  """Wrong command lines, and what the one line about each must say."""
+  train = _train_flags(folder)
+  return {
+    "unknown dataset": ([*train, "--gin.DATASET=taxonly"], "taxonli"),
+    "unknown method": ([*train, "--gin.METHOD=ds"], "standard"),
+    "unknown task": (
+      [*train, "--gin.MIXTURE_OR_TASK_NAME=nobody_knows"], "nobody_knows"
+    ),
+    "no data": (
+      [*train, "--gin.DATASET=svamp", "--data_dir=/nowhere"], "/nowhere"
+    ),
+    "no gin file": (["train", "--gin_file=modls/base.gin"], "models/"),
+    "wrong gin name": ([*train, "--gin.TRAIN_STEP=3"], "TRAIN_STEPS?"),
+    "wrong parameter": (
+      [*train, "--gin.network.T5Config.emb=3"], "emb_dim"
+    ),
+    "wrong value": ([*train, "--gin.TRAIN_STEPS=few"], "TRAIN_STEPS"),
+    "batch and devices": (
+      [*train, "--gin.BATCH_SIZE=12", "--gin.RECORDS_PER_BATCH=None"],
+      "BATCH_SIZE",
+    ),
+    "no checkpoint": (["eval", f"--model_dir={folder}"], "config.gin"),
+    "wrong checkpoint": (
+      ["eval", f"--model_dir={trained}", "--checkpoint=7"], "'best'"
+    ),
+    "wrong split": (["eval", f"--model_dir={trained}", "--split=dev"], "test"),
+    "another model": (
+      [
+        *_train_flags(folder, "--gin.network.T5Config.mlp_dim=24"),
+        f"--gin.INITIAL_CHECKPOINT_PATH={trained}",
+      ],
+      "mlp",
+    ),
+    "another model's folder": (
+      _train_flags(trained, "--gin.network.T5Config.mlp_dim=24"), "MODEL_DIR"
+    ),
+    "no module": ([*train, "--module=no_such_module"], "no_such_module"),
+    "no run": (["checkpoints", str(folder)], "MODEL_DIR"),
+  }
+
+
+@pytest.mark.parametrize("name", list(_mistakes(pathlib.Path(), pathlib.Path())))
+def test_mistakes_are_told_in_one_line(name, trained, tmp_path, capsys):
+  argv, expected = _mistakes(tmp_path / "run", trained)[name]
+  capsys.readouterr()
+  assert main.main(argv) == 2
+  error = capsys.readouterr().err
+  lines = [line for line in error.splitlines() if line.startswith("dss-jax ")]
+  assert len(lines) == 1
+  assert expected in lines[0]
+  assert "Traceback" not in error
+
+
+def test_debug_shows_the_traceback(tmp_path):
+  with pytest.raises(ValueError, match="MODEL_DIR"):
+    main.main(["checkpoints", str(tmp_path), "--debug"])
+
+
+def test_eval_scores_a_run_again(trained, capsys, tmp_path):
+  capsys.readouterr()
+  status = main.main(
+    ["eval", f"--model_dir={trained}", "--task=taxonli_rationale", "--json"]
+    + [f"--output_dir={tmp_path}", "--split=validation"]
+  )
+  assert status == 0
+  scores = json.loads(capsys.readouterr().out)
+  assert scores["checkpoint_step"] == 2
+  (task,) = scores["tasks"]
+  assert task["task"] == "taxonli_rationale"
+  assert set(task) >= {"bleu", "rouge1", "rouge2", "rougeL"}
+  assert (tmp_path / "eval" / "taxonli_rationale" / "2.jsonl").exists()
+  assert main.main(["eval", f"--model_dir={trained}"]) == 0
+  assert "accuracy" in capsys.readouterr().out
+
+
+def test_checkpoints_are_listed_and_hashed(trained, capsys):
+  assert main.main(["checkpoints", str(trained), "--hash"]) == 0
+  text = capsys.readouterr().out
+  assert "step 2: best, latest" in text
+  for name in ("params", "opt_state", "loop", "metrics"):
+    assert f"{name} " in text
+
+
+def test_a_module_of_another_project_registers_its_tasks(tmp_path, monkeypatch):
+  """Without TensorFlow: a dataset made known to dss_jax.datasets."""
+  (tmp_path / "tickets.jsonl").write_text(
+    "".join(
+      json.dumps(
+        {
+          "id": str(i),
+          "input": f"ticket {i}",
+          "label": "a" if i % 2 else "b",
+          "rationales": [{"text": f"because {i}"}],
+        }
+      )
+      + "\n"
+      for i in range(24)
+    )
+  )
+  (tmp_path / "my_tickets.py").write_text(
+    "from dss_jax import datasets\n"
+    "datasets.register(datasets.RecordFiles("
+    f"'tickets', {{'train': {str(tmp_path / 'tickets.jsonl')!r}, 'test': "
+    f"{str(tmp_path / 'tickets.jsonl')!r}}}).spec())\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  status = main.main(
+    [
+      *_train_flags(tmp_path / "run", "--module=my_tickets"),
+      "--gin.DATASET=tickets",
+      "--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 32}",
+    ]
+  )
+  assert status == 0
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_the_same(tmp_path):
+  """SIGKILL at moments spread over the run, saves in progress among them."""
+  steps = 12
+  flags = [
+    "--gin.EVAL_PERIOD=4",
+    "--gin.CHECKPOINT_PERIOD=1",
+    "--gin.CHECKPOINTS_KEPT=2",
+    "--gin.STATS_PERIOD=1",
+    "--gin.EARLY_STOPPING_PATIENCE=9",
+    f"--gin.TRAIN_STEPS={steps}",
+  ]
+  environment = {**os.environ, "XLA_FLAGS": ""}
+
+  def command(name: str) -> list[str]:
+    argv = _train_flags(tmp_path / name, *flags)
+    return [sys.executable, "-m", "dss_jax.main", *argv]
+
+  def hashes(name: str) -> str:
+    argv = ["checkpoints", str(tmp_path / name), "--hash"]
+    output = subprocess.run(
+      [sys.executable, "-m", "dss_jax.main", *argv],
+      check=True,
+      capture_output=True,
+      text=True,
+      timeout=300,
+    ).stdout
+    return "\n".join(x for x in output.splitlines() if "  " in x)
+
+  subprocess.run(command("whole"), check=True, env=environment, timeout=600)
+  killed = 0
+  metrics = tmp_path / "cut" / "metrics.jsonl"
+  for at in (2, 5, 7, 9, 11):  # lines of metrics.jsonl; saving begins there
+    process = subprocess.Popen(command("cut"), env=environment)
+    while process.poll() is None:
+      if metrics.exists() and metrics.read_bytes().count(b"\n") >= at:
+        process.kill()
+        killed += 1
+        break
+    process.wait(timeout=600)
+  subprocess.run(command("cut"), check=True, env=environment, timeout=600)
+  assert killed == 5
+  assert hashes("cut") == hashes("whole")
+  assert len(hashes("whole").splitlines()) == 4

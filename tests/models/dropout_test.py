@@ -1,0 +1,118 @@
+"""Dropout: what the masks share, their expectation, who draws what."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dss_jax.models import layers
+from dss_jax.models.config import T5Config
+from dss_jax.models.encoder_decoder import EncoderDecoderModel
+
+RATE = 0.25
+
+# Compiles in half the time; these programs run for milliseconds.
+_jit = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+
+
+def _config(**overrides):
+  sizes = dict(
+    vocab_size=17,
+    emb_dim=8,
+    num_heads=2,
+    head_dim=4,
+    mlp_dim=8,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    dropout_rate=RATE,
+  )
+  return T5Config(**{**sizes, **overrides})
+
+
+def _drop(module, x, seed=0, method=None):
+  return module.apply(
+    {}, x, rngs={"dropout": jax.random.key(seed)}, method=method
+  )
+
+
+@pytest.mark.parametrize("broadcast", ["length", "full"])
+def test_hidden_masks_share_positions_or_not(broadcast):
+  config = _config(dropout_broadcast=broadcast)
+  x = jnp.ones((40, 6, 30))
+  kept = np.asarray(_drop(layers.Dropout(config, False), x))
+  assert set(np.unique(kept)) == {0.0, np.float32(1 / (1 - RATE))}
+  assert kept.mean() == pytest.approx(1.0, abs=0.08)
+  same_for_all_positions = (kept == kept[:, :1]).all()
+  assert same_for_all_positions == (broadcast == "length")
+  # Rows and features have masks of their own in either case.
+  assert not (kept == kept[:1]).all()
+  assert not (kept == kept[:, :, :1]).all()
+
+
+def test_the_encoders_output_is_always_dropped_in_full():
+  config = _config(dropout_broadcast="length")
+  module = layers.Dropout(config, False, always_full=True)
+  kept = np.asarray(_drop(module, jnp.ones((4, 6, 30))))
+  assert not (kept == kept[:, :1]).all()
+
+
+@pytest.mark.parametrize("broadcast", ["length", "full"])
+def test_attention_masks_share_queries_or_not(broadcast):
+  config = _config(dropout_broadcast=broadcast)
+  attention = layers.MultiHeadDotProductAttention(config, False)
+  probabilities = jnp.full((30, 2, 5, 16), 1 / 16)
+  kept = np.asarray(
+    _drop(attention, probabilities, method="_drop_probabilities")
+  )
+  assert kept.mean() == pytest.approx(1 / 16, rel=0.08)
+  assert set(np.unique(kept)) == {0.0, np.float32(1 / 16 / (1 - RATE))}
+  assert (kept == kept[:, :, :1]).all() == (broadcast == "length")
+  assert not (kept == kept[:, :1]).all()  # heads
+  assert not (kept == kept[..., :1]).all()  # keys
+
+
+@functools.cache
+def _student(broadcast, rate):
+  model = EncoderDecoderModel(
+    _config(dropout_broadcast=broadcast, dropout_rate=rate)
+  )
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda leaf: 0.5 * rng.normal(size=leaf.shape).astype(np.float32),
+    jax.eval_shape(model.init, jax.random.key(0)),
+  )
+  batch = {
+    "encoder_input_tokens": rng.integers(2, 17, (3, 5)).astype(np.int32),
+    "decoder_input_tokens": rng.integers(2, 17, (3, 4)).astype(np.int32),
+  }
+
+  @_jit
+  def apply(key):
+    return model.apply(params, batch, dropout_key=key)
+
+  return apply
+
+
+@pytest.mark.parametrize(
+  "broadcast", ["length", pytest.param("full", marks=pytest.mark.slow)]
+)
+def test_masks_depend_on_the_key_alone(broadcast):
+  apply = _student(broadcast, RATE)
+  first, again = apply(jax.random.key(1)), apply(jax.random.key(1))
+  np.testing.assert_array_equal(first, again)
+  assert not np.allclose(first, apply(jax.random.key(2)))
+
+
+def test_a_key_changes_nothing_at_rate_zero():
+  apply = _student("length", 0.0)
+  np.testing.assert_array_equal(apply(None), apply(jax.random.key(1)))
+
+
+def test_no_key_means_no_dropout():
+  np.testing.assert_allclose(
+    _student("length", RATE)(None), _student("length", 0.0)(None), rtol=1e-6
+  )

@@ -1,0 +1,149 @@
+"""On a mesh: constraints are really there, and change no value."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from dss_jax.models.config import T5Config
+from dss_jax.models.encoder_decoder import (
+  EncoderDecoderModel,
+  logical_axis_rules,
+)
+
+RULES = (
+  ("batch", "data"),
+  ("vocab", "model"),
+  ("mlp", "model"),
+  ("heads", "model"),
+  ("joined_kv", "model"),
+  ("kv", None),
+  ("embed", None),
+  ("length", None),
+  ("layers", None),
+  ("relpos_buckets", None),
+)
+# 3 heads do not divide into 2, and vocabulary and batch do.
+CONFIG = T5Config(
+  vocab_size=34,
+  emb_dim=8,
+  num_heads=3,
+  head_dim=4,
+  mlp_dim=6,
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+)
+BATCH = {
+  name: np.random.default_rng(i).integers(2, 34, (8, 5)).astype(np.int32)
+  for i, name in enumerate(
+    ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
+  )
+}
+
+# Compiles in half the time; these programs run for milliseconds.
+_jit = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+
+
+def _mesh(data=4, model=2):
+  return jax.make_mesh(
+    (data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2
+  )
+
+
+def _params(model):
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda leaf: 0.5 * rng.normal(size=leaf.shape).astype(np.float32),
+    jax.eval_shape(model.init, jax.random.key(0)),
+  )
+
+
+def _gradient(model):
+  """A new function each time: JAX must not reuse a trace without a mesh."""
+
+  def loss(params, batch):
+    return model.apply(params, batch).std()
+
+  return _jit(jax.value_and_grad(loss))
+
+
+def _spec_of(axes):
+  rules = dict(RULES)
+  return PartitionSpec(*(rules[name] for name in axes))
+
+
+def _num_constraints(lowered):
+  text = lowered.as_text()
+  return text.count("sharding_constraint") + text.count("@Sharding")
+
+
+def test_lowered_step_has_constraints_only_under_mesh_and_rules():
+  model = EncoderDecoderModel(CONFIG)
+  params = _params(model)
+  with jax.set_mesh(_mesh()), logical_axis_rules(RULES):
+    constrained = _num_constraints(_gradient(model).lower(params, BATCH))
+  with jax.set_mesh(_mesh()):
+    no_rules = _num_constraints(_gradient(model).lower(params, BATCH))
+  with logical_axis_rules(RULES):
+    no_mesh = _num_constraints(_gradient(model).lower(params, BATCH))
+  # 27 parameters, and several activations of each layer, forward and back.
+  assert constrained > 60
+  assert (no_rules, no_mesh) == (0, 0)
+
+
+@pytest.mark.parametrize(
+  "scan_layers", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+def test_mesh_changes_no_value_and_parameters_stay_sharded(scan_layers):
+  config = T5Config(**{**vars(CONFIG), "scan_layers": scan_layers})
+  model = EncoderDecoderModel(config)
+  params = _params(model)
+  expected = _gradient(model)(params, BATCH)
+  mesh = _mesh()
+  axes = jax.tree.structure(params).flatten_up_to(model.param_axes())
+  leaves, structure = jax.tree.flatten(params)
+  placed = []
+  for leaf, names in zip(leaves, axes, strict=True):
+    spec = _spec_of(names)
+    if names[0] == "heads":
+      spec = PartitionSpec()
+    placed.append(jax.device_put(leaf, NamedSharding(mesh, spec)))
+  placed = jax.tree.unflatten(structure, placed)
+  batch = jax.device_put(BATCH, NamedSharding(mesh, PartitionSpec("data")))
+  with jax.set_mesh(mesh), logical_axis_rules(RULES):
+    actual = _gradient(model)(placed, batch)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, atol=1e-5), actual, expected
+  )
+  stack = actual[1]["encoder"]
+  layer = stack["encoder"] if scan_layers else stack["layers_0"]
+  kernel = layer["mlp"]["wi_0"]["kernel"]
+  assert kernel.sharding.spec[-1] == "model"
+  assert kernel.addressable_shards[0].data.shape[-1] == 3
+  table = actual[1]["token_embedder"]["embedding"]
+  assert table.addressable_shards[0].data.shape[0] == 17
+
+
+@pytest.mark.slow
+def test_init_is_the_same_on_a_mesh():
+  model = EncoderDecoderModel(CONFIG)
+  mesh = _mesh()
+  replicated = NamedSharding(mesh, PartitionSpec())
+  shardings = jax.tree.map(
+    lambda _: replicated, jax.eval_shape(model.init, jax.random.key(0))
+  )
+  for stack in ("encoder", "decoder"):
+    mlp = shardings[stack]["layers_0"]["mlp"]
+    mlp["wo"]["kernel"] = NamedSharding(mesh, PartitionSpec("model", None))
+  with jax.set_mesh(mesh), logical_axis_rules(RULES):
+    params = _jit(model.init, out_shardings=shardings)(jax.random.key(5))
+  kernel = params["decoder"]["layers_0"]["mlp"]["wo"]["kernel"]
+  assert kernel.addressable_shards[0].data.shape == (3, 8)
+  alone = _jit(model.init)(jax.random.key(5))
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-6), params, alone
+  )

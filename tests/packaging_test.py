@@ -1,0 +1,129 @@
+"""What an installation holds, and that it works from any folder."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+IGNORED = shutil.ignore_patterns(
+  ".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", "runs", ".*_cache"
+)
+
+
+@pytest.fixture(scope="module")
+def wheel(repository, tmp_path_factory) -> pathlib.Path:
+  """A wheel built from a copy of the sources, links followed as git has them."""
+  folder = tmp_path_factory.mktemp("wheel")
+  source = folder / "source"
+  shutil.copytree(repository, source, symlinks=True, ignore=IGNORED)
+  subprocess.run(
+    [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "."]
+    + ["--wheel-dir", str(folder)],
+    cwd=source,
+    check=True,
+    timeout=300,
+  )
+  (built,) = folder.glob("dss_jax-*.whl")
+  return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> pathlib.Path:
+  """The wheel, installed into a folder of its own."""
+  target = tmp_path_factory.mktemp("site")
+  subprocess.run(
+    [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+    + ["--target", str(target), str(wheel)],
+    check=True,
+    timeout=300,
+  )
+  return target
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_package_and_nothing_else(wheel, repository):
+  names = zipfile.ZipFile(wheel).namelist()
+  tops = {name.split("/")[0] for name in names}
+  assert {top for top in tops if not top.endswith(".dist-info")} == {"dss_jax"}
+  files = set(names)
+  for path in (repository / "gin").rglob("*.gin"):
+    relative = path.relative_to(repository).as_posix()
+    assert f"dss_jax/{relative}" in files
+  for path in (repository / "tasks").rglob("*.py"):
+    relative = path.relative_to(repository).as_posix()
+    assert f"dss_jax/{relative}" in files
+  for path in (repository / "dss_jax").rglob("*.py"):
+    relative = path.relative_to(repository)
+    if relative.parts[1] not in ("tasks", "gin"):
+      assert relative.as_posix() in files
+  assert "dss_jax/data/taxonli.model" in files
+
+
+def _run(site: pathlib.Path, cwd: pathlib.Path, *argv: str):
+  environment = {
+    **os.environ,
+    "PYTHONPATH": str(site),
+    "PYTHONSAFEPATH": "1",
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "",
+  }
+  return subprocess.run(
+    [sys.executable, *argv],
+    cwd=cwd,
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+
+
+@pytest.mark.slow
+def test_installed_package_trains_from_another_folder(installed, tmp_path):
+  # Folders of gin's names in the working folder must not get in the way.
+  for name in ("runs", "models", "gin", "tasks"):
+    (tmp_path / name).mkdir()
+  where = _run(
+    installed, tmp_path, "-c", "import dss_jax; print(dss_jax.__file__)"
+  )
+  assert where.stdout.startswith(str(installed)), where
+  result = _run(
+    installed,
+    tmp_path,
+    "-m",
+    "dss_jax.main",
+    "train",
+    "--gin_file=models/taxonli.gin",
+    "--gin_file=runs/taxonli.gin",
+    "--gin_file=data/taxonli.gin",
+    "--gin_file=methods/dss.gin",
+    "--gin.MODEL_DIR=out",
+    "--gin.TRAIN_STEPS=2",
+    "--gin.EVAL_MAX_EXAMPLES=4",
+    "--gin.data.DataOptions.num_train=64",
+  )
+  assert result.returncode == 0, result.stderr
+  assert (tmp_path / "out" / "results.jsonl").read_text().count("\n") >= 2
+
+
+@pytest.mark.slow
+def test_installed_tasks_import_under_one_name_only(installed, tmp_path):
+  program = (
+    "import dss_jax.tasks, seqio\n"
+    "assert 'taxonli_dss' in seqio.MixtureRegistry.names()\n"
+  )
+  result = _run(installed, tmp_path, "-c", program)
+  assert result.returncode == 0, result.stderr
+  result = _run(installed, installed / "dss_jax", "-c", "import tasks")
+  assert result.returncode != 0
+
+
+def test_bare_checkout_links(repository):
+  for name in ("tasks", "gin"):
+    link = repository / "dss_jax" / name
+    assert link.is_symlink()
+    assert os.readlink(link) == f"../{name}"
+  assert not list((repository / "gin").rglob("*.py"))

@@ -1,0 +1,309 @@
+"""The loop: what it writes, resuming, selecting, stopping, failing."""
+
+import dataclasses
+import io
+import json
+import math
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from dss_jax import checkpoints as checkpoints_lib
+from dss_jax import (
+  evaluation,
+  logging,
+  optimizers,
+  partitioning,
+  run_directory,
+  schedules,
+  scoring,
+  train,
+)
+from dss_jax.checkpoints import SaveOptions, tree_hash
+from dss_jax.data import pipeline, vocabularies
+from dss_jax.datasets import DataOptions
+from dss_jax.errors import UserError
+from dss_jax.models import config as model_config
+from dss_jax.models import encoder_decoder
+
+VOCABULARY = vocabularies.from_name("taxonli")
+
+
+def _config(folder: pathlib.Path, **changes) -> train.TrainConfig:
+  """A student of a few thousand parameters on the built-in data."""
+  model = encoder_decoder.EncoderDecoderModel(
+    model_config.T5Config(
+      vocab_size=VOCABULARY.vocab_size,
+      emb_dim=8,
+      num_heads=2,
+      head_dim=4,
+      mlp_dim=16,
+      num_encoder_layers=1,
+      num_decoder_layers=1,
+      dropout_rate=0.1,
+    )
+  )
+  settings = {
+    "model": model,
+    "model_dir": str(folder),
+    "vocabulary": VOCABULARY,
+    "optimizer": optimizers.ParameterScaledAdam(),
+    "learning_rate_fn": schedules.create_learning_rate_scheduler(
+      "constant * linear_warmup", base_learning_rate=0.05, warmup_steps=4
+    ),
+    "train_dataset_cfg": pipeline.DatasetConfig(
+      "taxonli_dss",
+      {"inputs": 48, "targets": 64},
+      records_per_batch=8,
+      data=DataOptions(taxonli_num_train=64, taxonli_num_validation=16,
+                       taxonli_num_test=24),
+    ),
+    "evaluation_cfg": evaluation.EvaluationConfig(batch_size=16),
+    "partitioner": partitioning.Partitioner(devices=jax.devices()[:1]),
+    "save_cfg": SaveOptions(period=3),
+    "total_steps": 8,
+    "eval_period": 4,
+    "stats_period": 3,
+  }
+  return train.TrainConfig(**(settings | changes))
+
+
+def _train(config: train.TrainConfig) -> train.TrainResult:
+  return train.train(config, stream=io.StringIO())
+
+
+def _fingerprint(folder: pathlib.Path) -> tuple[str, ...]:
+  """What must not depend on how often a run was interrupted."""
+  with checkpoints_lib.Checkpoints(folder, read_only=True) as saved:
+    step = saved.latest_step()
+    tree, loop = saved.restore_numpy(step), saved.loop_state(step)
+  loop.pop("wall_s")
+  return (
+    str(step),
+    tree_hash(tree["params"]),
+    tree_hash(tree["opt_state"]),
+    json.dumps(loop, sort_keys=True),
+    logging.metrics_hash(folder),
+  )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> pathlib.Path:
+  """A run of 8 steps that nobody interrupted."""
+  folder = tmp_path_factory.mktemp("finished")
+  _train(_config(folder, config_text_fn=lambda: "# the configuration\n"))
+  return folder
+
+
+def test_folder_holds_what_it_should(finished):
+  assert (finished / "config.gin").read_text() == "# the configuration\n"
+  description = json.loads((finished / "run.json").read_text())
+  assert description["task"] == "taxonli_dss"
+  assert len(description["data_fingerprint"]) >= 16
+  assert description["versions"]["jax"] == jax.__version__
+  lines = run_directory.read_jsonl(finished / "metrics.jsonl")
+  steps = [line["step"] for line in lines if line["kind"] == "train"]
+  assert steps == list(range(1, 9))
+  evaluations = [line for line in lines if line["kind"] == "eval"]
+  assert [line["step"] for line in evaluations] == [4, 8]
+  assert all("taxonli_label/validation/accuracy" in e for e in evaluations)
+  assert list(finished.glob("events.out.tfevents.*"))
+  predictions = run_directory.read_jsonl(
+    finished / "eval" / "taxonli_label" / "4.jsonl"
+  )
+  assert len(predictions) == 16
+  assert set(predictions[0]) >= {"input", "target", "prediction", "correct"}
+
+
+def test_results_have_the_schema_and_name_the_selected_checkpoint(finished):
+  rows = run_directory.read_jsonl(finished / "results.jsonl")
+  assert [row["split"] for row in rows] == ["validation", "test"]
+  for row in rows:
+    assert row["dataset"] == "taxonli"
+    assert row["method"] == "dss"
+    assert row["metric"] == "accuracy"
+    assert row["train_examples"] == 64
+    assert row["records_per_batch"] == 8
+    assert row["steps"] == 8
+    assert row["tokens_seen"] > 0
+    assert row["train_flops"] > 0
+    assert row["checkpoint_step"] in (4, 8)
+  assert rows[1]["n"] == 24
+
+
+def test_loss_falls(finished):
+  lines = run_directory.read_jsonl(finished / "metrics.jsonl")
+  losses = [line["loss"] for line in lines if line["kind"] == "train"]
+  assert losses[-1] < losses[0] - 0.3
+
+
+class _Killed(Exception):
+  pass
+
+
+@pytest.mark.parametrize("at", [2, 4, 7])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+  finished, tmp_path, monkeypatch, at
+):
+  """Stops after `at` steps, between the step and whatever follows it."""
+  original = train._Run._after_step
+
+  def stop(self, step):
+    if step == at:
+      raise _Killed
+    return original(self, step)
+
+  config = _config(tmp_path)
+  with monkeypatch.context() as patched:
+    patched.setattr(train._Run, "_after_step", stop)
+    with pytest.raises(_Killed):
+      _train(config)
+  _train(config)
+  assert _fingerprint(tmp_path) == _fingerprint(finished)
+
+
+def test_a_finished_run_is_left_as_it_is(finished):
+  before = (_fingerprint(finished), (finished / "results.jsonl").read_text())
+  result = _train(_config(finished))
+  assert result.step == 8
+  after = (_fingerprint(finished), (finished / "results.jsonl").read_text())
+  assert after == before
+
+
+def test_eight_devices_train_as_one_does(finished, tmp_path):
+  """Same data, same mathematics; only the order of sums differs."""
+  config = _config(tmp_path)
+  batching = dataclasses.replace(
+    config.train_dataset_cfg, batch_size=8, records_per_batch=None
+  )
+  losses = {}
+  for name, partitioner in {
+    "one": partitioning.Partitioner(devices=jax.devices()[:1]),
+    "eight": partitioning.Partitioner(num_partitions=2, fully_sharded=True),
+  }.items():
+    folder = tmp_path / name
+    _train(
+      dataclasses.replace(
+        config,
+        model_dir=str(folder),
+        partitioner=partitioner,
+        train_dataset_cfg=batching,
+        total_steps=4,
+        model=encoder_decoder.EncoderDecoderModel(
+          dataclasses.replace(config.model.config, dropout_rate=0.0)
+        ),
+      )
+    )
+    lines = run_directory.read_jsonl(folder / "metrics.jsonl")
+    losses[name] = [x["loss"] for x in lines if x["kind"] == "train"]
+  np.testing.assert_allclose(losses["eight"], losses["one"], rtol=1e-5)
+
+
+def test_early_stopping_and_its_memory(tmp_path, monkeypatch):
+  values = iter([0.5, 0.4, 0.5, 0.9])
+  monkeypatch.setattr(
+    evaluation, "selection_value", lambda scores, metric: next(values)
+  )
+  config = _config(tmp_path, eval_period=1, early_stopping_patience=2)
+  result = _train(config)
+  assert result.step == 3  # 0.5, then twice no better
+  assert result.best_step == 1
+  assert _train(config).step == 3
+
+
+def test_best_checkpoint_is_kept_and_scored(tmp_path, monkeypatch):
+  values = iter([0.1, 0.9, 0.3, 0.2])
+  monkeypatch.setattr(
+    evaluation, "selection_value", lambda scores, metric: next(values)
+  )
+  config = _config(
+    tmp_path, eval_period=2, save_cfg=SaveOptions(period=1, keep=1)
+  )
+  result = _train(config)
+  assert result.best_step == 4
+  with checkpoints_lib.Checkpoints(tmp_path, read_only=True) as saved:
+    assert saved.steps() == [4, 8]
+  assert {row["checkpoint_step"] for row in result.rows} == {4}
+  step, scores = scoring.score_checkpoint(config, "best", split="test")
+  assert step == 4
+  assert scores[0].metrics["accuracy"] == result.rows[1]["value"]
+
+
+def test_too_many_steps_that_are_not_finite_end_the_run(tmp_path):
+  config = _config(
+    tmp_path,
+    learning_rate_fn=lambda step: math.inf,
+    max_nonfinite_steps=3,
+    stats_period=1,
+  )
+  with pytest.raises(FloatingPointError, match=r"3 steps in a row.*LEARNING"):
+    _train(config)
+
+
+def test_starting_from_another_run(finished, tmp_path):
+  config = _config(tmp_path, initial_checkpoint_path=str(finished))
+  config = dataclasses.replace(config, total_steps=1, eval_period=None)
+  _train(config)
+  first = run_directory.read_jsonl(tmp_path / "metrics.jsonl")[0]["loss"]
+  scratch = run_directory.read_jsonl(finished / "metrics.jsonl")[0]["loss"]
+  assert first < scratch - 0.3
+
+
+def test_two_processes_cannot_share_a_folder(tmp_path):
+  with (
+    run_directory.locked(tmp_path),
+    pytest.raises(UserError, match="another process is training"),
+  ):
+    _train(_config(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"total_steps": 0}, "TRAIN_STEPS"),
+    ({"num_microbatches": 0}, "NUM_MICROBATCHES"),
+    ({"eval_period": 0}, "EVAL_PERIOD"),
+    ({"initial_checkpoint_path": "nowhere"}, "nowhere"),
+  ],
+)
+def test_wrong_settings_are_told(tmp_path, changes, message):
+  with pytest.raises(UserError, match=message) as error:
+    _train(_config(tmp_path, **changes))
+  assert "\n" not in str(error.value)
+
+
+def test_a_vocabulary_too_large_for_the_student_is_told(tmp_path):
+  config = _config(tmp_path)
+  small = dataclasses.replace(config.model.config, vocab_size=16)
+  with pytest.raises(UserError, match=r"network\.T5Config\.vocab_size"):
+    _train(
+      dataclasses.replace(
+        config, model=encoder_decoder.EncoderDecoderModel(small)
+      )
+    )
+
+
+def test_another_models_checkpoint_is_told(finished, tmp_path):
+  config = _config(tmp_path)
+  wide = dataclasses.replace(config.model.config, mlp_dim=24)
+  with pytest.raises(UserError, match="another model") as error:
+    _train(
+      dataclasses.replace(
+        config,
+        model=encoder_decoder.EncoderDecoderModel(wide),
+        initial_checkpoint_path=str(finished),
+      )
+    )
+  assert "\n" not in str(error.value)
+
+
+def test_batch_not_divisible_by_devices_is_told(tmp_path):
+  config = _config(tmp_path, partitioner=partitioning.Partitioner())
+  dataset = dataclasses.replace(
+    config.train_dataset_cfg, batch_size=12, records_per_batch=None
+  )
+  with pytest.raises(UserError, match="BATCH_SIZE") as error:
+    _train(dataclasses.replace(config, train_dataset_cfg=dataset))
+  assert "\n" not in str(error.value)
