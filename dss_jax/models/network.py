@@ -387,7 +387,7 @@ def _same_segment(query_segments: Array, key_segments: Array) -> Array:
   return (query_segments == key_segments) & (key_segments > 0)
 
 
-def padding_bias(input_tokens: Array, dtype: str) -> Array:
+def padding_bias(input_tokens: Array | np.ndarray, dtype: str) -> Array:
   """[examples, inputs] int32 -> [examples, 1, 1, inputs] for decoding."""
   return _mask_bias(input_tokens > 0, dtype)[:, None, None, :]
 
