@@ -124,11 +124,11 @@ def beam_search(
     length_penalty: "t5x": alpha in log p / ((5 + length) / 6)^alpha, default
       0.6; "huggingface": the exponent in log p / length^length_penalty,
       default 1.
-    convention: "t5x" or "huggingface": whose scores and stopping rule; static.
-    early_stopping: static; as in transformers, for that convention only. False: stop
-      when the best live beam, scored at the present length, cannot enter;
-      "never": scored at the length that favours it most; True: stop with
-      `num_beams` finished sequences.
+    convention: whose scores and stopping rule, "t5x" or "huggingface"; static.
+    early_stopping: as in transformers, for its convention only; static. False:
+      stop when the best live beam, scored at the present length, cannot
+      enter; "never": scored at the length that favours it most; True: stop
+      with `num_beams` finished sequences.
     max_lengths: optional [batch] int32, a limit for each example.
 
   Returns:

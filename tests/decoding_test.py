@@ -300,7 +300,7 @@ def _beam_fn(num_beams, convention, early_stopping=False, seed=0):
       max_lengths=max_lengths,
     )
 
-  def run(length_penalty, limit=LENGTH):
+  def run(length_penalty, limit: Any = LENGTH):
     limits = jnp.broadcast_to(jnp.asarray(limit), (len(table),))
     tokens, scores = search(jnp.float32(length_penalty), limits)
     return np.asarray(tokens), np.asarray(scores)
