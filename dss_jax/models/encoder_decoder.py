@@ -184,8 +184,8 @@ class EncoderDecoderModel:
     )
     shape = (
       encoded.shape[0],
-      max_decode_length,
       cfg.num_heads,
+      max_decode_length,
       cfg.head_dim,
     )
     # An array of its own for each leaf, so that the cache can be donated.
