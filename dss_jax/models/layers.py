@@ -378,4 +378,9 @@ class RelativePositionBiases(nn.Module):
     buckets = relative_position_buckets(
       relative_position, bidirectional=self.bidirectional
     )
-    return table.astype(cfg.dtype)[:, buckets]
+    # A product with one-hot columns instead of a gather: the gradient is then a
+    # product too, and not a scatter of a million numbers into 32 buckets, slow
+    # on accelerators and summed in no fixed order. Exact, if not rounded first.
+    one_hot = jax.nn.one_hot(buckets, table.shape[1], axis=0, dtype=table.dtype)
+    bias = jnp.tensordot(table, one_hot, 1, precision="highest")
+    return bias.astype(cfg.dtype)
