@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from dss_jax.errors import UserError
@@ -228,7 +229,7 @@ class Checkpoints:
 
   def restore_numpy(self, step: int) -> PyTree:
     """The whole saved tree as host arrays, whatever its structure."""
-    path = self.folder / str(step) / "state"
+    path = epath.Path(self.folder) / str(step) / "state"
     handler = ocp.PyTreeCheckpointHandler()
     metadata = handler.metadata(path).tree
     restore_args = jax.tree.map(
@@ -244,7 +245,7 @@ class Checkpoints:
     self, step: int, wanted: PyTree, only: str | None = None
   ) -> None:
     """Compares names and shapes before anything is read."""
-    path = self.folder / str(step) / "state"
+    path = epath.Path(self.folder) / str(step) / "state"
     saved = shapes(ocp.PyTreeCheckpointHandler().metadata(path).tree)
     if only:
       saved = {k: v for k, v in saved.items() if k.startswith(f"{only}/")}

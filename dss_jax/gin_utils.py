@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gin
+import gin.config
 
 from dss_jax.errors import UserError
 

@@ -32,7 +32,7 @@ class MetricsLog:
   def __init__(self, folder: pathlib.Path, *, from_step: int):
     self.path = folder / METRICS_FILE
     self._drop_after(from_step)
-    self._file = open(self.path, "a", encoding="utf-8")
+    self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
 
   def _drop_after(self, step: int) -> None:
     if not self.path.exists():
@@ -86,39 +86,37 @@ class TensorBoardLog:
   """
 
   def __init__(self, folder: pathlib.Path, *, from_step: int):
-    self._writer = None
+    self._writer: Any = None
     try:
       # The event file writer would import TensorFlow for its file system; the
       # record writer below it does not.
-      from tensorboard.compat.proto import event_pb2
+      from tensorboard.compat.proto import event_pb2, summary_pb2
       from tensorboard.summary.writer import record_writer
     except ImportError:
       return
-    self._event_pb2 = event_pb2
-    name = (
-      f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
-    )
-    self._writer = record_writer.RecordWriter(open(folder / name, "ab"))
+    # The generated modules have no types.
+    self._events: Any = event_pb2
+    self._summaries: Any = summary_pb2
+    host = f"{platform.node()}.{os.getpid()}"
+    name = f"events.out.tfevents.{int(time.time())}.{host}"
+    file = open(folder / name, "ab")  # noqa: SIM115
+    self._writer = record_writer.RecordWriter(file)
     self._add(file_version="brain.Event:2")
     # Tells TensorBoard to forget what an interrupted run wrote from here on.
-    self._add(
-      step=from_step + 1,
-      session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START),
-    )
+    start = self._events.SessionLog(status=self._events.SessionLog.START)
+    self._add(step=from_step + 1, session_log=start)
 
   def _add(self, **fields: Any) -> None:
-    event = self._event_pb2.Event(wall_time=time.time(), **fields)
+    event = self._events.Event(wall_time=time.time(), **fields)
     self._writer.write(event.SerializeToString())
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Adds one point to each of the named curves."""
     if self._writer is None:
       return
-    from tensorboard.compat.proto import summary_pb2
-
-    summary = summary_pb2.Summary(
+    summary = self._summaries.Summary(
       value=[
-        summary_pb2.Summary.Value(tag=tag, simple_value=value)
+        self._summaries.Summary.Value(tag=tag, simple_value=value)
         for tag, value in values.items()
       ]
     )
@@ -272,8 +270,8 @@ class RunLog:
     written = []
     for step, sums in zip(steps, fetched, strict=True):
       values = step_values(sums, self._subtasks, self._slots)
-      tokens_seen += values["tokens"]
-      examples_seen += values["examples"]
+      tokens_seen += int(values["tokens"])
+      examples_seen += int(values["examples"])
       values |= {"tokens_seen": tokens_seen, "examples_seen": examples_seen}
       timing = {"unix": time.time(), "step_s": seconds}
       self._metrics.write(step, "train", values, timing)

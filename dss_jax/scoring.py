@@ -43,16 +43,16 @@ def score_checkpoint(
     params = saved.restore_params(
       step, train_state.with_shardings(shapes, shardings)
     )
-  report = None
-  if sys.stderr.isatty():
-
-    def report(text: str) -> None:
-      print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-
-  scores = evaluator.run(params, progress=report)
-  if report:
-    report("")
+  if not sys.stderr.isatty():
+    return step, evaluator.run(params)
+  scores = evaluator.run(params, progress=_show)
+  _show("")
   return step, scores
+
+
+def _show(text: str) -> None:
+  """Puts `text` in the place of the terminal's last line."""
+  print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def write(

@@ -38,9 +38,9 @@ def num_slices(
     max_bytes: of one slice's logits.
   """
   for slices in range(1, length + 1):
-    if length % slices == 0:
-      if 4 * rows * (length // slices) * vocab_size <= max_bytes:
-        return slices
+    bytes_of_slice = 4 * rows * (length // slices) * vocab_size
+    if length % slices == 0 and bytes_of_slice <= max_bytes:
+      return slices
   return length
 
 

@@ -183,7 +183,7 @@ def greedy_decodes():
 @pytest.mark.parametrize("temperature", [0.0, 1e-3, (0.0, 1e-3, 1e-5)])
 def test_temperature_to_zero_is_greedy(greedy_decodes, temperature):
   tokens, scores = _sample_fn(rescale_log_probs=False)(
-    temperature=jnp.array(temperature)
+    temperature=jnp.array(temperature)  # pyright: ignore[reportArgumentType]
   )
   np.testing.assert_array_equal(tokens[:, 0], greedy_decodes[0])
   np.testing.assert_array_equal(tokens[:, 1], greedy_decodes[0])

@@ -36,7 +36,7 @@ def test_flags_become_bindings(flag, binding):
 
 
 def test_flag_without_value_is_told():
-  with pytest.raises(UserError, match="write --gin.NAME=VALUE"):
+  with pytest.raises(UserError, match=r"write --gin\.NAME=VALUE"):
     gin_utils.binding_from_flag("--gin.MODEL_DIR")
 
 
@@ -63,9 +63,13 @@ def test_every_model_builds_with_every_kind_of_run(path):
   for run in ("train", "official", "finetune", "taxonli"):
     gin_utils.parse(
       [path, f"runs/{run}.gin", "data/taxonli.gin", "methods/dss.gin"],
-      ["MODEL_DIR = 'x'", "TRAIN_STEPS = 3", "INITIAL_CHECKPOINT_PATH = None"]
-      + ["VOCABULARY = @vocabularies.from_name()"]
-      + ["vocabularies.from_name.name = 'bytes'"],
+      [
+        "MODEL_DIR = 'x'",
+        "TRAIN_STEPS = 3",
+        "INITIAL_CHECKPOINT_PATH = None",
+        "VOCABULARY = @vocabularies.from_name()",
+        "vocabularies.from_name.name = 'bytes'",
+      ],
     )
     config = gin_utils.instance("train.train")
     assert config.model.config.dropout_rate == 0.1
@@ -76,8 +80,12 @@ def test_every_model_builds_with_every_kind_of_run(path):
 
 def test_the_operative_configuration_parses_to_the_same_run():
   gin_utils.parse(
-    ["models/taxonli.gin", "runs/taxonli.gin", "data/taxonli.gin"]
-    + ["methods/dss.gin"],
+    [
+      "models/taxonli.gin",
+      "runs/taxonli.gin",
+      "data/taxonli.gin",
+      "methods/dss.gin",
+    ],
     ["MODEL_DIR = 'x'", "TRAIN_STEPS = 3", "ALPHA = 0.25"],
   )
   first = gin_utils.instance("train.train")
@@ -152,7 +160,7 @@ def test_all_that_is_missing_is_named_at_once():
     ["models/taxonli.gin", "runs/taxonli.gin"],
     ["MIXTURE_OR_TASK_NAME = 'taxonli_dss'", "TRAIN_STEPS = 3"],
   )
-  with pytest.raises(UserError, match="^MODEL_DIR, TASK_FEATURE_LENGTHS are"):
+  with pytest.raises(UserError, match=r"^MODEL_DIR, TASK_FEATURE_LENGTHS are"):
     gin_utils.instance("train.train")
 
 

@@ -142,8 +142,14 @@ def test_debug_shows_the_traceback(tmp_path):
 def test_eval_scores_a_run_again(trained, capsys, tmp_path):
   capsys.readouterr()
   status = main.main(
-    ["eval", f"--model_dir={trained}", "--task=taxonli_rationale", "--json"]
-    + [f"--output_dir={tmp_path}", "--split=validation"]
+    [
+      "eval",
+      f"--model_dir={trained}",
+      "--task=taxonli_rationale",
+      "--json",
+      f"--output_dir={tmp_path}",
+      "--split=validation",
+    ]
   )
   assert status == 0
   scores = json.loads(capsys.readouterr().out)

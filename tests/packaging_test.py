@@ -28,8 +28,17 @@ def wheel(repository, tmp_path_factory) -> pathlib.Path:
   source = folder / "source"
   shutil.copytree(repository, source, symlinks=True, ignore=IGNORED)
   subprocess.run(
-    [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "."]
-    + ["--wheel-dir", str(folder)],
+    [
+      sys.executable,
+      "-m",
+      "pip",
+      "wheel",
+      "-q",
+      "--no-deps",
+      ".",
+      "--wheel-dir",
+      str(folder),
+    ],
     cwd=source,
     check=True,
     timeout=300,
@@ -43,8 +52,17 @@ def installed(wheel, tmp_path_factory) -> pathlib.Path:
   """The wheel, installed into a folder of its own."""
   target = tmp_path_factory.mktemp("site")
   subprocess.run(
-    [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
-    + ["--target", str(target), str(wheel)],
+    [
+      sys.executable,
+      "-m",
+      "pip",
+      "install",
+      "-q",
+      "--no-deps",
+      "--target",
+      str(target),
+      str(wheel),
+    ],
     check=True,
     timeout=300,
   )

@@ -78,7 +78,7 @@ def _train(config: train.TrainConfig) -> train.TrainResult:
 def _fingerprint(folder: pathlib.Path) -> tuple[str, ...]:
   """What must not depend on how often a run was interrupted."""
   with checkpoints_lib.Checkpoints(folder, read_only=True) as saved:
-    step = saved.latest_step()
+    step = saved.resolve_step("latest")
     tree, loop = saved.restore_numpy(step), saved.loop_state(step)
   loop.pop("wall_s")
   return (

@@ -280,7 +280,7 @@ def load_evaluations(
   *,
   labels_only: bool = False,
   max_examples: int | None = None,
-) -> list[EvaluationTask]:
+) -> Sequence[EvaluationTask]:
   """What there is to score of a task: one evaluation per sub-task.
 
   Args:
