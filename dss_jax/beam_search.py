@@ -6,7 +6,6 @@ Called through `decoding.beam_search`; what `decoding` says holds here too.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -110,8 +109,8 @@ def beam_search(
   eos_id: int = EOS_ID,
   num_beams: int = 4,
   length_penalty: float | Array | None = None,
-  convention: Literal["t5x", "huggingface"] = "t5x",
-  early_stopping: bool | Literal["never"] = False,
+  convention: str = "t5x",
+  early_stopping: bool | str = False,
   max_lengths: Array | None = None,
 ) -> tuple[Array, Array]:
   """Beam search with the scores and the stopping rule of either library.
@@ -125,11 +124,11 @@ def beam_search(
     length_penalty: "t5x": alpha in log p / ((5 + length) / 6)^alpha, default
       0.6; "huggingface": the exponent in log p / length^length_penalty,
       default 1.
-    convention: whose scores and stopping rule; static.
-    early_stopping: static; as in transformers, for that convention only. False: stop
-      when the best live beam, scored at the present length, cannot enter;
-      "never": scored at the length that favours it most; True: stop with
-      `num_beams` finished sequences.
+    convention: whose scores and stopping rule, "t5x" or "huggingface"; static.
+    early_stopping: as in transformers, for its convention only; static. False:
+      stop when the best live beam, scored at the present length, cannot
+      enter; "never": scored at the length that favours it most; True: stop
+      with `num_beams` finished sequences.
     max_lengths: optional [batch] int32, a limit for each example.
 
   Returns:

@@ -343,9 +343,8 @@ def print_summary(model_dir: str, *, hashes: bool = False) -> None:
     for step in checkpoints.steps():
       loop = checkpoints.loop_state(step)
       marks = [" best"] * (step == best) + [" latest"] * (step == latest)
-      print(
-        f"step {step}:{','.join(marks)} tokens seen {loop['tokens_seen']:,}"
-      )
+      tokens = loop["encoder_tokens"] + loop["decoder_tokens"]
+      print(f"step {step}:{','.join(marks)} ({tokens:,} tokens seen)")
     if not hashes:
       return
     tree = checkpoints.restore_numpy(latest)

@@ -67,7 +67,7 @@ def _token_nll_fwd(logits, targets, z_loss, label_smoothing):
   confidence, low, entropy = _smoothing_constants(vocab_size, label_smoothing)
   log_z = jax.nn.logsumexp(logits, axis=-1)
   # A masked sum instead of a gather: it stays local to each device when the
-  # vocabulary is sharded, and its gradient is elementwise, not a scatter.
+  # vocabulary is sharded.
   is_target = jnp.arange(vocab_size) == targets[..., None]
   target_logit = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
   if label_smoothing:
@@ -80,19 +80,25 @@ def _token_nll_fwd(logits, targets, z_loss, label_smoothing):
 
 
 def _token_nll_bwd(z_loss, label_smoothing, residuals, cotangents):
-  # Written by hand so that only the logits are kept for the backward pass;
-  # automatic differentiation would also keep their exponentials, a second
-  # [batch, length, vocab] float32 array.
+  # Written by hand so that only the logits are kept for the backward pass, not
+  # their exponentials too, and so that the targets' part is added in place: a
+  # one-hot subtraction takes a third [batch, length, vocab] float32 array.
   logits, targets, log_z = residuals
   nll_bar, z_bar = cotangents
-  vocab_size = logits.shape[-1]
-  confidence, low, _ = _smoothing_constants(vocab_size, label_smoothing)
-  probabilities = jnp.exp(logits - log_z[..., None])
-  is_target = jnp.arange(vocab_size) == targets[..., None]
-  soft_target = jnp.where(is_target, confidence, low)
+  confidence, low, _ = _smoothing_constants(logits.shape[-1], label_smoothing)
   scale = nll_bar + 2.0 * z_loss * log_z * z_bar
-  gradient = scale[..., None] * probabilities - nll_bar[..., None] * soft_target
-  return gradient, None
+  gradient = scale[..., None] * jnp.exp(logits - log_z[..., None])
+  if label_smoothing:
+    gradient -= low * nll_bar[..., None]
+
+  def add_at(row, target, value):
+    return row.at[target].add(value, unique_indices=True)
+
+  # Mapped over rows, so that the devices of a sharded vocabulary each add
+  # their own part; one scatter over all indices would gather them.
+  for _ in range(targets.ndim):
+    add_at = jax.vmap(add_at)
+  return add_at(gradient, targets, (low - confidence) * nll_bar), None
 
 
 _token_nll.defvjp(_token_nll_fwd, _token_nll_bwd)

@@ -7,6 +7,7 @@ function of the library. Nothing heavy is imported before a mode is chosen.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import pathlib
 import sys
@@ -57,6 +58,8 @@ def main(argv: Sequence[str]) -> int:
     parser.print_help()
     return 2
   args.gin_flags = rest
+  # Orbax and others tell users here what only their callers can act on.
+  logging.getLogger("absl").setLevel(logging.ERROR)
   try:
     return args.run_mode(args) or 0
   except UserError as error:

@@ -288,8 +288,10 @@ class _Run:
     self.weighting = config.objective.weighting(self.data.subtask_names)
     self.evaluator = make_evaluator(config, config.evaluation_cfg.split)
     self.checkpoints = checkpoints_lib.Checkpoints(folder, config.save_cfg)
-    self._write_description()
     self.state, self.shardings = self._restore_or_init()
+    # Only now: a configuration that does not fit the run found in the folder
+    # must not take the place of the one that does.
+    self._write_description()
     self.first_step = int(self.state.step)
     self.step_fn = self._jit_step()
     self.log = logging_lib.RunLog(

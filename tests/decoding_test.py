@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -299,7 +300,7 @@ def _beam_fn(num_beams, convention, early_stopping=False, seed=0):
       max_lengths=max_lengths,
     )
 
-  def run(length_penalty, limit=LENGTH):
+  def run(length_penalty, limit: Any = LENGTH):
     limits = jnp.broadcast_to(jnp.asarray(limit), (len(table),))
     tokens, scores = search(jnp.float32(length_penalty), limits)
     return np.asarray(tokens), np.asarray(scores)
@@ -383,7 +384,7 @@ def test_limits_of_examples_act_as_their_own_max_decode_length():
 
 def test_an_example_does_not_depend_on_its_neighbours():
   table, start = _toy(seed=5, batch=4)
-  settings = dict(max_decode_length=LENGTH, num_beams=2)
+  settings: Any = dict(max_decode_length=LENGTH, num_beams=2)
   tokens, scores = decoding.beam_search(*start(), **settings)
   alone_tokens, alone_scores = decoding.beam_search(
     *start(table[2:3]), **settings

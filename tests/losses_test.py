@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dss_jax import losses
 from dss_jax.errors import UserError
@@ -82,6 +83,26 @@ class TestTokenNll:
     )(logits)
     assert float(value) == 1e4
     np.testing.assert_array_equal(grad, [[[1.0, -1.0, 0.0]]])
+
+  def test_sharded_vocabulary_is_not_gathered(self):
+    mesh = jax.make_mesh(
+      (2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2
+    )
+    logits = jax.ShapeDtypeStruct((4, 6, 32), jnp.float32)
+    targets = jax.ShapeDtypeStruct((4, 6), jnp.int32)
+    split = NamedSharding(mesh, PartitionSpec("data", None, "model"))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+
+    def total(logits, targets):
+      nll, z = losses.token_nll(logits, targets, 1e-4, 0.1)
+      return jnp.sum(nll + z)
+
+    grad = jax.jit(
+      jax.grad(total), in_shardings=(split, rows), out_shardings=split
+    )
+    text = grad.lower(logits, targets).compile().as_text() or ""
+    assert "all-reduce" in text
+    assert "all-gather" not in text
 
   def test_bfloat16_logits_are_computed_on_in_float32(self):
     logits = jnp.linspace(0, 3, 8, dtype=jnp.bfloat16).reshape(1, 1, 8)

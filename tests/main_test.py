@@ -182,9 +182,10 @@ def test_a_module_of_another_project_registers_its_tasks(tmp_path, monkeypatch):
   )
   (tmp_path / "my_tickets.py").write_text(
     "from dss_jax import datasets\n"
-    "datasets.register(datasets.RecordFiles("
-    f"'tickets', {{'train': {str(tmp_path / 'tickets.jsonl')!r}, 'test': "
-    f"{str(tmp_path / 'tickets.jsonl')!r}}}).spec())\n"
+    f"files = dict.fromkeys(('train', 'test'), {str(tmp_path)!r}"
+    " + '/tickets.jsonl')\n"
+    "datasets.register(datasets.DatasetSpec("
+    "'tickets', datasets.RecordFiles(files), source_splits=tuple(files)))\n"
   )
   monkeypatch.syspath_prepend(tmp_path)
   status = main.main(

@@ -227,11 +227,9 @@ class TestSameEverywhere:
         },
       ),
       ("adamw", 1, {}),
-      ("adamw", 4, {"num_partitions": 4}),
-      ("scaled_adam", 2, {}),
       (
         "scaled_adam",
-        1,
+        2,
         {
           "num_partitions": 2,
           "logical_axis_rules": standard_logical_axis_rules(2, 2),
@@ -278,16 +276,6 @@ class TestSameEverywhere:
       (micro_loss, _), got = grads(params, batch, n)
       assert_close(got, jax.device_get(want))
       assert float(micro_loss) == pytest.approx(float(loss), rel=1e-6)
-
-  def test_dropout_is_the_same_on_every_mesh(self):
-    model = ToyStudent(dropout_rate=0.3)
-    optimizer = OPTIMIZERS["adamw"]
-    want, _ = run(ONE(), optimizer, 2, model)
-    got, _ = run(Partitioner(2), optimizer, 2, model)
-    assert_close(got.params, want.params)
-    without, _ = reference("adamw")
-    with pytest.raises(AssertionError):
-      assert_close(without.params, want.params, rel=1e-3)
 
 
 def test_every_step_and_micro_batch_has_its_own_dropout_key():
@@ -481,6 +469,7 @@ def real_student(**changes):
   return encoder_decoder.EncoderDecoderModel(config.T5Config(**settings))
 
 
+@pytest.mark.slow
 def test_official_loss_and_gradient_packed_and_unpacked():
   """The official two padded forward passes, against one packed pass.
 
@@ -607,14 +596,26 @@ class TestCompiledProgram:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scan_layers", [False, True])
-def test_real_student_same_on_eight_devices(scan_layers):
-  model = real_student(scan_layers=scan_layers)
+def test_scanned_on_eight_devices_is_unscanned_on_one():
+  """Two Adafactor steps: layers one by one, on one device, in one piece;
+  and stacked, fully sharded over a 4 x 2 mesh, in two micro-batches."""
+  from dss_jax.models import layer_stacking
+
   optimizer = OPTIMIZERS["adafactor"]
-  want, want_sums = run(ONE(), optimizer, 1, model, steps=2)
+  plain, scanned = (
+    real_student(scan_layers=scan, num_decoder_layers=2, num_encoder_layers=2)
+    for scan in (False, True)
+  )
+  params = jax.jit(plain.init)(jax.random.key(1))
+  scanned.init = lambda key: layer_stacking.stack_layers(
+    jax.jit(plain.init)(jax.random.key(1))
+  )
+  plain.init = lambda key: params
+  want, want_sums = run(ONE(), optimizer, 1, plain, steps=2)
   partitioner = Partitioner(2, fully_sharded=True, fully_sharded_min_size=0)
-  got, sums = run(partitioner, optimizer, 2, model, steps=2)
-  assert_close(got.params, want.params, rel=2e-6)
+  got, sums = run(partitioner, optimizer, 2, scanned, steps=2)
+  unstacked = layer_stacking.unstack_layers(got.params)
+  assert_close(unstacked, want.params, rel=2e-6)
   for a, b in zip(sums, want_sums, strict=True):
     assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=2e-6)
 
@@ -672,7 +673,8 @@ jax.distributed.shutdown()
 def test_two_hosts_train_as_one(num_partitions, tmp_path):
   """Two processes of two devices each, over gloo, against one device.
 
-  With 4 partitions the model spans both hosts and each has all the rows.
+  Dropout included: masks do not depend on where they are drawn. With 4
+  partitions the model spans both hosts and each has all the rows.
   """
   script = tmp_path / "host.py"
   script.write_text(HOST)

@@ -15,14 +15,16 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dss_jax.models import layer_stacking, network
 from dss_jax.models.config import T5Config
 from dss_jax.models.decode_cache import DecodeCache
 
 Array = jax.Array
+IntArray = jax.Array | np.ndarray
 Params = dict[str, Any]
-Batch = Mapping[str, Array]
+Batch = Mapping[str, IntArray]
 
 
 def logical_axis_rules(
@@ -135,10 +137,10 @@ class EncoderDecoderModel:
   def encode(
     self,
     params: Params,
-    encoder_input_tokens: Array,
+    encoder_input_tokens: IntArray,
     *,
-    encoder_segment_ids: Array | None = None,
-    encoder_positions: Array | None = None,
+    encoder_segment_ids: IntArray | None = None,
+    encoder_positions: IntArray | None = None,
   ) -> Array:
     """Encodes [batch, inputs] int32 tokens to [batch, inputs, emb].
 
@@ -159,7 +161,7 @@ class EncoderDecoderModel:
     self,
     params: Params,
     encoded: Array,
-    encoder_input_tokens: Array,
+    encoder_input_tokens: IntArray,
     max_decode_length: int,
   ) -> DecodeCache:
     """An empty cache for decoding one sequence for each example.
@@ -182,8 +184,8 @@ class EncoderDecoderModel:
     )
     shape = (
       encoded.shape[0],
-      max_decode_length,
       cfg.num_heads,
+      max_decode_length,
       cfg.head_dim,
     )
     # An array of its own for each leaf, so that the cache can be donated.
@@ -200,7 +202,7 @@ class EncoderDecoderModel:
     )
 
   def decode_step(
-    self, params: Params, cache: DecodeCache, tokens: Array
+    self, params: Params, cache: DecodeCache, tokens: IntArray
   ) -> tuple[Array, DecodeCache]:
     """Feeds one token to each sequence.
 
@@ -261,12 +263,12 @@ def _call(
   return transformer.apply({"params": params}, *args, rngs=rngs, method=method)
 
 
-def _as_segment(tokens: Array) -> Array:
+def _as_segment(tokens: IntArray) -> IntArray:
   """One segment: all that is not padding."""
-  return (tokens > 0).astype(jnp.int32)
+  return (tokens > 0).astype(np.int32)
 
 
-def _segments(batch: Batch) -> tuple[Array, Array]:
+def _segments(batch: Batch) -> tuple[IntArray, IntArray]:
   """Segment ids of the encoder's and of the decoder's rows."""
   if ("encoder_segment_ids" in batch) != ("decoder_segment_ids" in batch):
     raise ValueError(

@@ -86,7 +86,7 @@ class DecoderLayer(nn.Module):
     return layers.constrain(x, "batch", "length", "embed")
 
   def cross_keys_and_values(self, encoded: Array) -> tuple[Array, Array]:
-    """[batch, inputs, emb] -> two of [batch, inputs, heads, head_dim]."""
+    """[batch, inputs, emb] -> two of [batch, heads, inputs, head_dim]."""
     return self.encoder_decoder_attention.keys_and_values(encoded)
 
   def step(
@@ -102,8 +102,8 @@ class DecoderLayer(nn.Module):
 
     Args:
       x: [sequences, 1, emb].
-      self_cache: keys and values [sequences, max_length, heads, head_dim].
-      cross_cache: keys and values [examples, inputs, heads, head_dim];
+      self_cache: keys and values [sequences, heads, max_length, head_dim].
+      cross_cache: keys and values [examples, heads, inputs, head_dim];
         sequences = examples * n, those of one example adjacent.
       self_bias: [1, heads, 1, max_length], causal mask included.
       cross_bias: [examples, 1, 1, inputs].
@@ -116,7 +116,7 @@ class DecoderLayer(nn.Module):
     new = self.self_attention.keys_and_values(y)
     self_cache = jax.tree.map(
       lambda old, one: jax.lax.dynamic_update_slice_in_dim(
-        old, one, index, axis=1
+        old, one, index, axis=2
       ),
       self_cache,
       new,
@@ -387,7 +387,7 @@ def _same_segment(query_segments: Array, key_segments: Array) -> Array:
   return (query_segments == key_segments) & (key_segments > 0)
 
 
-def padding_bias(input_tokens: Array, dtype: str) -> Array:
+def padding_bias(input_tokens: Array | np.ndarray, dtype: str) -> Array:
   """[examples, inputs] int32 -> [examples, 1, 1, inputs] for decoding."""
   return _mask_bias(input_tokens > 0, dtype)[:, None, None, :]
 

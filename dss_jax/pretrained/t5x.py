@@ -70,10 +70,17 @@ def load_t5x(
     UserError: if the folder holds no checkpoint, or a broken one.
   """
   folder = _find(pathlib.Path(path))
-  if (folder / "checkpoint").is_file():
-    tree = _read_legacy(folder, _Budget(folder, max_bytes))
-  else:
-    tree = _read_orbax(folder / "state", _Budget(folder, max_bytes))
+  legacy = (folder / "checkpoint").is_file()
+  budget = _Budget(folder, max_bytes)
+  try:
+    tree = (_read_legacy if legacy else _read_orbax)(folder, budget)
+  except UserError:
+    raise
+  except Exception as error:  # whatever the parsers make of hostile bytes
+    reason = " ".join(str(error).split())[:200]
+    raise _broken(folder, reason or type(error).__name__) from error
+  if not isinstance(tree, dict):
+    raise _broken(folder, "it holds no tree")
   params, state = tree.get("target"), tree.get("state")
   if not isinstance(params, dict) or not isinstance(state, dict):
     raise _broken(folder, "it has no 'target' and 'state'")
@@ -145,6 +152,7 @@ def _insert(tree: Tree, path: list[str], value: Any) -> None:
 
 def _read_orbax(folder: pathlib.Path, budget: _Budget) -> Tree:
   """Reads `state/`: array `a.b.c` becomes tree["a"]["b"]["c"]."""
+  folder = folder / "state"
   # TensorStore is what Orbax itself reads with. Going to it directly spares
   # Orbax's search for the devices that the arrays were saved from.
   import tensorstore as ts
@@ -192,17 +200,12 @@ def _read_legacy(folder: pathlib.Path, budget: _Budget) -> Tree:
     budget.take("an inline array", shape, dtype)
     return np.frombuffer(buffer, dtype).reshape(shape)
 
-  try:
-    content = msgpack.unpackb(
-      (folder / "checkpoint").read_bytes(),
-      ext_hook=decode_extension,
-      raw=False,
-      strict_map_key=True,
-    )
-  except UserError:
-    raise
-  except Exception as error:
-    raise _broken(folder, f"its msgpack is malformed ({error})") from error
+  content = msgpack.unpackb(
+    (folder / "checkpoint").read_bytes(),
+    ext_hook=decode_extension,
+    raw=False,
+    strict_map_key=True,
+  )
   if not isinstance(content, dict) or "optimizer" not in content:
     raise _broken(folder, "its msgpack has no 'optimizer'")
   return _resolve(content["optimizer"], folder, budget, _MAX_DEPTH)

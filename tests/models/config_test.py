@@ -1,6 +1,7 @@
 """The configuration checks its own values and says what to change."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,8 @@ from dss_jax.models.config import T5Config
 
 
 def test_lists_from_gin_become_tuples_so_that_configs_hash():
-  config = T5Config(vocab_size=8, mlp_activations=["gelu", "linear"])
+  from_gin: Any = ["gelu", "linear"]
+  config = T5Config(vocab_size=8, mlp_activations=from_gin)
   assert config.mlp_activations == ("gelu", "linear")
   assert hash(config) == hash(T5Config(vocab_size=8))
 

@@ -91,7 +91,7 @@ def test_parameters_have_t5x_paths_shapes_and_axes():
     "mlp/wi_1/kernel": ((emb, mlp), ("embed", "mlp")),
     "mlp/wo/kernel": ((mlp, emb), ("mlp", "embed")),
   }
-  expected = {
+  expected: dict[str, tuple] = {
     "token_embedder/embedding": ((33, emb), ("vocab", "embed")),
     "decoder/logits_dense/kernel": ((emb, 33), ("embed", "vocab")),
   }

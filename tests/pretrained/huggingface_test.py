@@ -1,0 +1,96 @@
+"""Names and layouts of Hugging Face's parameters."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from dss_jax.errors import UserError
+from dss_jax.models.config import T5Config
+from dss_jax.models.encoder_decoder import EncoderDecoderModel
+from dss_jax.pretrained import huggingface
+
+CONFIG = T5Config(
+  vocab_size=11,
+  emb_dim=4,
+  num_heads=3,
+  head_dim=2,
+  mlp_dim=7,
+  num_encoder_layers=2,
+  num_decoder_layers=1,
+)
+TIED = dataclasses.replace(
+  CONFIG, mlp_activations=("relu",), logits_via_embedding=True
+)
+
+
+def _params(config):
+  shapes = jax.eval_shape(EncoderDecoderModel(config).init, jax.random.key(0))
+  rng = np.random.default_rng(0)
+  return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
+
+
+@pytest.mark.parametrize(
+  "config",
+  [CONFIG, TIED, dataclasses.replace(CONFIG, scan_layers=True)],
+  ids=["1.1", "1.0", "scanned"],
+)
+def test_round_trip(config):
+  params = _params(config)
+  exported = huggingface.to_huggingface(params, config)
+  back = huggingface.from_huggingface(exported, config)
+  assert jax.tree.structure(back) == jax.tree.structure(params)
+  jax.tree.map(np.testing.assert_array_equal, back, params)
+  assert all(array.flags.c_contiguous for array in exported.values())
+
+
+def test_names_and_layouts():
+  params = _params(CONFIG)
+  exported = huggingface.to_huggingface(params, CONFIG)
+  # Two tables, two norms and two position biases beside the layers.
+  assert len(exported) == 2 + 2 + 2 + 2 * (4 + 3 + 2) + (8 + 3 + 3)
+  layer = params["decoder"]["layers_0"]
+  for name, expected in {
+    "shared.weight": params["token_embedder"]["embedding"],
+    "lm_head.weight": params["decoder"]["logits_dense"]["kernel"].T,
+    "decoder.block.0.layer.1.EncDecAttention.o.weight": (
+      layer["encoder_decoder_attention"]["out"]["kernel"].T
+    ),
+    "decoder.block.0.layer.1.layer_norm.weight": (
+      layer["pre_cross_attention_layer_norm"]["scale"]
+    ),
+    "decoder.block.0.layer.2.DenseReluDense.wi_1.weight": (
+      layer["mlp"]["wi_1"]["kernel"].T
+    ),
+    "encoder.block.1.layer.1.layer_norm.weight": (
+      params["encoder"]["layers_1"]["pre_mlp_layer_norm"]["scale"]
+    ),
+    "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (
+      params["encoder"]["relpos_bias"]["rel_embedding"].T
+    ),
+    "encoder.final_layer_norm.weight": (
+      params["encoder"]["encoder_norm"]["scale"]
+    ),
+  }.items():
+    np.testing.assert_array_equal(exported[name], expected)
+
+
+def test_copies_of_the_embedding_table_are_ignored():
+  state_dict = huggingface.to_huggingface(_params(TIED), TIED)
+  state_dict["lm_head.weight"] = state_dict["shared.weight"]
+  state_dict["encoder.embed_tokens.weight"] = state_dict["shared.weight"]
+  params = huggingface.from_huggingface(state_dict, TIED)
+  assert "logits_dense" not in params["decoder"]
+
+
+def test_another_models_weights_are_refused_by_name():
+  state_dict = huggingface.to_huggingface(_params(CONFIG), CONFIG)
+  with pytest.raises(UserError, match=r"lack .*DenseReluDense\.wi\.weight"):
+    huggingface.from_huggingface(state_dict, TIED)
+  deeper = dataclasses.replace(CONFIG, num_encoder_layers=1)
+  with pytest.raises(UserError, match=r"have .*encoder\.block\.1"):
+    huggingface.from_huggingface(state_dict, deeper)
+  wider = dataclasses.replace(CONFIG, mlp_dim=8)
+  with pytest.raises(UserError, match=r"shape \(4, 7\) .*wi_0.*\(4, 8\)"):
+    huggingface.from_huggingface(state_dict, wider)
