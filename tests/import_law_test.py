@@ -110,7 +110,7 @@ run = train.train(train.TrainConfig(
         factors="constant", base_learning_rate=0.01),
     train_dataset_cfg=pipeline.DatasetConfig(
         "taxonli_dss", {{"inputs": 48, "targets": 64}}, records_per_batch=8,
-        data=DataOptions(num_train=64)),
+        data=DataOptions(taxonli_num_train=64)),
     evaluation_cfg=evaluation.EvaluationConfig(max_examples=4),
     total_steps=1,
 ))

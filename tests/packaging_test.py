@@ -128,7 +128,7 @@ def test_installed_package_trains_from_another_folder(installed, tmp_path):
     "--gin.MODEL_DIR=out",
     "--gin.TRAIN_STEPS=2",
     "--gin.EVAL_MAX_EXAMPLES=4",
-    "--gin.data.DataOptions.num_train=64",
+    "--gin.data.DataOptions.taxonli_num_train=64",
   )
   assert result.returncode == 0, result.stderr
   assert (tmp_path / "out" / "results.jsonl").read_text().count("\n") >= 2
