@@ -167,7 +167,7 @@ def _sample_fn(topk=0, num_decodes=2, rescale_log_probs=True):
       rescale_log_probs=rescale_log_probs,
     )
 
-  def run(seed=0, temperature=1.0, topp=0.0):
+  def run(seed=0, temperature: Any = 1.0, topp=0.0):
     temperature = jnp.broadcast_to(jnp.float32(temperature), (3,))
     return sample(jax.random.key(seed), temperature, jnp.float32(topp))
 

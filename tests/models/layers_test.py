@@ -73,7 +73,9 @@ def test_attention(dtype):
   bias[..., 2] = layers.MASKED
   bias[:, :, 3] = layers.MASKED  # a query that may see nothing
   out = layers.dot_product_attention(
-    *(jnp.asarray(x, dtype) for x in (query, key, value)),
+    jnp.asarray(query, dtype),
+    jnp.asarray(key, dtype),
+    jnp.asarray(value, dtype),
     jnp.asarray(bias, dtype),
     dtype=dtype,
     float32_logits=True,
