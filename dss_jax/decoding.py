@@ -72,7 +72,7 @@ def temperature_sample(
   eos_id: int = EOS_ID,
   temperature: float | Array = 1.0,
   topk: int = 0,
-  topp: float = 0.0,
+  topp: float | Array = 0.0,
   num_decodes: int = 1,
   rescale_log_probs: bool = True,
   max_lengths: Array | None = None,
@@ -136,7 +136,7 @@ def temperature_sample(
   return jnp.take_along_axis(tokens, order[:, :, None], axis=1), scores
 
 
-def _check_sampling(topk: int, topp: float, num_decodes: int) -> None:
+def _check_sampling(topk: int, topp: float | Array, num_decodes: int) -> None:
   where = "set decoding.DecodeOptions"
   if topk < 0:
     raise UserError(f"topk is {topk} but must be 0 or more: {where}.topk")

@@ -167,7 +167,7 @@ def _sample_fn(topk=0, num_decodes=2, rescale_log_probs=True):
       rescale_log_probs=rescale_log_probs,
     )
 
-  def run(seed=0, temperature=1.0, topp=0.0):
+  def run(seed=0, temperature: Any = 1.0, topp=0.0):
     temperature = jnp.broadcast_to(jnp.float32(temperature), (3,))
     return sample(jax.random.key(seed), temperature, jnp.float32(topp))
 
@@ -385,19 +385,24 @@ def test_limits_of_examples_act_as_their_own_max_decode_length():
 def test_an_example_does_not_depend_on_its_neighbours():
   table, start = _toy(seed=5, batch=4)
   settings: Any = dict(max_decode_length=LENGTH, num_beams=2)
-  tokens, scores = decoding.beam_search(*start(), **settings)
-  alone_tokens, alone_scores = decoding.beam_search(
-    *start(table[2:3]), **settings
-  )
+
+  @_jit
+  def search(table):
+    return decoding.beam_search(*start(table), **settings)
+
+  tokens, scores = search(table)
+  alone_tokens, alone_scores = search(table[2:3])
   np.testing.assert_array_equal(tokens[2], alone_tokens[0])
   np.testing.assert_allclose(scores[2], alone_scores[0], rtol=1e-6)
 
 
 def test_t5x_returns_unfinished_sequences_only_where_none_has_ended():
   _, start = _toy(eos_bonus=-99.0)
-  tokens, scores = decoding.beam_search(
-    *start(), max_decode_length=LENGTH, num_beams=2
-  )
+  tokens, scores = _jit(
+    lambda: decoding.beam_search(
+      *start(), max_decode_length=LENGTH, num_beams=2
+    )
+  )()
   assert (np.asarray(tokens) != EOS).all()
   # Plain log-probabilities, not divided by the penalty.
   table, _ = _toy(eos_bonus=-99.0)

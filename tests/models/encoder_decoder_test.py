@@ -242,7 +242,13 @@ def packed():
   return packed_batch, alone, places
 
 
-@pytest.mark.parametrize("config", [CONFIG, TIED], ids=["1.1", "1.0"])
+@pytest.mark.parametrize(
+  "config",
+  [
+    pytest.param(CONFIG, id="1.1"),
+    pytest.param(TIED, id="1.0", marks=pytest.mark.slow),
+  ],
+)
 def test_packed_rows_give_the_logits_of_unpacked_ones(packed, config):
   packed_batch, alone, places = packed
   _, params, apply = _model(config)
@@ -268,7 +274,7 @@ def test_segments_of_a_row_do_not_see_each_other(packed):
   assert not np.allclose(before[row, first], after[row, first])
 
 
-def test_decoder_is_causal_and_padding_is_not_seen():
+def test_decoder_is_causal():
   _, params, apply = _model(CONFIG)
   batch = _batch()
   before = apply(params, batch)
@@ -277,14 +283,6 @@ def test_decoder_is_causal_and_padding_is_not_seen():
   after = apply(params, later)
   np.testing.assert_array_equal(before[:, :4], after[:, :4])
   assert not np.allclose(before[0, 4:], after[0, 4:])
-  longer = dict(batch)
-  longer["encoder_input_tokens"] = np.pad(
-    batch["encoder_input_tokens"], ((0, 0), (0, 4))
-  )
-  real = batch["decoder_target_tokens"] > 0
-  np.testing.assert_allclose(
-    apply(params, longer)[real], before[real], atol=1e-5
-  )
 
 
 def test_targets_are_needed_only_to_find_padding():
@@ -386,9 +384,8 @@ def test_scanned_layers_give_the_same_loss_and_gradients(plain, remat_policy):
   _assert_same(layer_stacking.unstack_layers(grads), plain[1])
 
 
-@pytest.mark.parametrize(
-  "remat_policy", ["minimal", pytest.param("full", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("remat_policy", ["minimal", "full"])
 def test_remat_changes_nothing_but_what_is_kept(plain, remat_policy):
   config = dataclasses.replace(CONFIG, remat_policy=remat_policy)
   _, params, _ = _model(CONFIG)

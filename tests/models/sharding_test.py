@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from dss_jax import decoding
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import (
   EncoderDecoderModel,
@@ -147,3 +148,31 @@ def test_init_is_the_same_on_a_mesh():
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-6), params, alone
   )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_beam_search_is_the_same_on_a_mesh(scan_layers):
+  config = T5Config(**{**vars(CONFIG), "scan_layers": scan_layers})
+  model = EncoderDecoderModel(config)
+  params = _params(model)
+  params["token_embedder"]["embedding"] *= 4
+
+  def search(params, tokens):
+    encoded = model.encode(params, tokens)
+    cache = model.init_cache(params, encoded, tokens, 6)
+    return decoding.beam_search(
+      functools.partial(model.decode_step, params),
+      cache,
+      max_decode_length=6,
+      num_beams=3,
+    )
+
+  tokens = BATCH["encoder_input_tokens"]
+  expected = _jit(search)(params, tokens)
+  mesh = _mesh()
+  batch = NamedSharding(mesh, PartitionSpec("data"))
+  with jax.set_mesh(mesh), logical_axis_rules(RULES):
+    actual = _jit(search)(params, jax.device_put(tokens, batch))
+  np.testing.assert_array_equal(actual[0], expected[0])
+  np.testing.assert_allclose(actual[1], expected[1], rtol=1e-5)
