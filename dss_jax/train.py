@@ -46,6 +46,14 @@ PyTree = Any
 _PARAMS, _DROPOUT = 1, 2
 
 
+# Fields of a run that are objects, a method that tells them from the function
+# that makes them, and an example.
+_OBJECTS = {
+  "model": ("hidden_states", "models.EncoderDecoderModel"),
+  "vocabulary": ("encode", "vocabularies.from_name"),
+  "optimizer": ("transform", "optimizers.AdamW"),
+  "partitioner": ("put_batch", "partitioning.PjitPartitioner"),
+}
 # Fields of a run that count something, and the macros that set them.
 _PATIENCE = "early_stopping_patience"
 _AT_LEAST_ONE = {
@@ -168,6 +176,13 @@ class TrainConfig:
   config_text_fn: Callable[[], str] | None = None
 
   def __post_init__(self):
+    for name, (method, example) in _OBJECTS.items():
+      value = getattr(self, name)
+      if isinstance(value, type) or not hasattr(value, method):
+        raise UserError(
+          f"train.train.{name} is {value!r}; give the object, with parentheses"
+          f" in gin: @{example}()"
+        )
     for name, binding in _AT_LEAST_ONE.items():
       value = getattr(self, name)
       optional = value is None and name in ("eval_period", _PATIENCE)

@@ -93,6 +93,10 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
     "no gin file": (["train", "--gin_file=modls/base.gin"], "models/"),
     "wrong gin name": ([*train, "--gin.TRAIN_STEP=3"], "TRAIN_STEPS?"),
     "wrong parameter": ([*train, "--gin.network.T5Config.emb=3"], "emb_dim"),
+    "no parentheses": (
+      [*train, "--gin.OPTIMIZER=@optimizers.AdamW"],
+      "parentheses",
+    ),
     "wrong value": ([*train, "--gin.TRAIN_STEPS=few"], "TRAIN_STEPS"),
     "batch and devices": (
       [*train, "--gin.BATCH_SIZE=12", "--gin.RECORDS_PER_BATCH=None"],
