@@ -64,7 +64,7 @@ class Evaluator:
   Attributes:
     generator: decodes.
     vocabulary: turns ids into text.
-    tasks: `examples.Evaluation`s or `materialize.SeqioEvaluation`s.
+    tasks: `evaluations.Evaluation`s or `materialize.SeqioEvaluation`s.
   """
 
   def __init__(

@@ -48,8 +48,8 @@ def register() -> None:
     optimizers,
     partitioning,
     schedules,
+    train_config,
   )
-  from dss_jax import train as train_lib
   from dss_jax.data import pipeline, subtasks, vocabularies
   from dss_jax.models import config, encoder_decoder
 
@@ -83,7 +83,7 @@ def register() -> None:
   configurable(generation.DecodeOptions, "decoding.DecodeOptions")
   configurable(evaluation.EvaluationConfig, "evaluation.EvaluationConfig")
   configurable(checkpoints.SaveOptions, "utils.SaveCheckpointConfig")
-  configurable(train_lib.TrainConfig, "train.train")
+  configurable(train_config.TrainConfig, "train.train")
 
 
 # ------------------------------------------------------------------- parsing

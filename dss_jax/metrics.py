@@ -156,3 +156,9 @@ def _check(targets: Sequence[str], predictions: Sequence[str]):
 
 def _missing(metric: str, package: str) -> str:
   return f"metric {metric!r} needs a package: pip install {package}"
+
+
+def judging_metric(names: Sequence[str]) -> str | None:
+  """The first metric that says of one prediction whether it is right."""
+  judging = [name for name in names if name in PER_EXAMPLE_METRICS]
+  return judging[0] if judging else None

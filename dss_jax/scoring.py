@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from dss_jax import checkpoints as checkpoints_lib
-from dss_jax import evaluation, train_state
-from dss_jax import train as train_lib
+from dss_jax import evaluation, train_config, train_state
 
 
 def score_checkpoint(
-  config: train_lib.TrainConfig,
+  config: train_config.TrainConfig,
   checkpoint: str | int = "best",
   *,
   tasks: Sequence[str] | None = None,
@@ -34,8 +33,8 @@ def score_checkpoint(
     UserError: for a checkpoint, task or split that does not exist.
   """
   partitioner = config.partitioner
-  train_lib.check_vocabulary(config.vocabulary, config.model)
-  evaluator = train_lib.make_evaluator(config, split, tasks)
+  train_config.check_vocabulary(config.vocabulary, config.model)
+  evaluator = train_config.make_evaluator(config, split, tasks)
   shapes = train_state.param_shapes(config.model)
   shardings = partitioner.param_shardings(shapes, config.model.param_axes())
   with checkpoints_lib.Checkpoints(config.model_dir, read_only=True) as saved:

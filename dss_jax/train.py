@@ -14,7 +14,7 @@ import functools
 import json
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 import jax
@@ -22,174 +22,24 @@ import optax
 
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import evaluation as evaluation_lib
+from dss_jax import logging as logging_lib
 from dss_jax import (
-  generation,
-  losses,
-  optimizers,
-  partitioning,
   results,
   run_directory,
-  schedules,
+  train_config,
   train_state,
   train_step,
   vocabulary_loss,
 )
-from dss_jax import logging as logging_lib
-from dss_jax.data import pipeline, vocabularies
-from dss_jax.errors import UserError
-from dss_jax.models import encoder_decoder
+from dss_jax.data import pipeline
+from dss_jax.loop_state import LoopState
 from dss_jax.pretrained import initial
+from dss_jax.train_config import TrainConfig
 
 PyTree = Any
 
 # What the run's seed is folded with, for each use of randomness.
 _PARAMS, _DROPOUT = 1, 2
-
-
-# Fields of a run that are objects, a method that tells them from the function
-# that makes them, and an example.
-_OBJECTS = {
-  "model": ("hidden_states", "models.EncoderDecoderModel"),
-  "vocabulary": ("encode", "vocabularies.from_name"),
-  "optimizer": ("transform", "optimizers.AdamW"),
-  "partitioner": ("put_batch", "partitioning.PjitPartitioner"),
-}
-# Fields of a run that count something, and the macros that set them.
-_PATIENCE = "early_stopping_patience"
-_AT_LEAST_ONE = {
-  "total_steps": "TRAIN_STEPS",
-  "num_microbatches": "NUM_MICROBATCHES",
-  "eval_period": "EVAL_PERIOD",
-  "stats_period": "STATS_PERIOD",
-  "max_nonfinite_steps": "train.train.max_nonfinite_steps",
-  _PATIENCE: "EARLY_STOPPING_PATIENCE",
-}
-
-
-@dataclasses.dataclass
-class LoopState:
-  """What the loop must remember besides the arrays; saved with them.
-
-  Attributes:
-    best_step: the step whose evaluation was best so far.
-    best_value: its selection metric.
-    stale_evaluations: evaluations since then.
-    encoder_tokens: non-padding input tokens trained on so far.
-    decoder_tokens: non-padding target tokens trained on so far.
-    examples_seen: sub-task examples trained on so far.
-    nonfinite_steps: updates skipped because loss or gradient was not finite.
-    nonfinite_in_a_row: how many of the latest ones.
-    wall_s: seconds spent, over all starts.
-  """
-
-  best_step: int | None = None
-  best_value: float | None = None
-  stale_evaluations: int = 0
-  encoder_tokens: int = 0
-  decoder_tokens: int = 0
-  examples_seen: int = 0
-  nonfinite_steps: int = 0
-  nonfinite_in_a_row: int = 0
-  wall_s: float = 0.0
-
-  @property
-  def tokens_seen(self) -> int:
-    """Non-padding tokens of all sub-tasks trained on so far."""
-    return self.encoder_tokens + self.decoder_tokens
-
-  def note_steps(self, rows: Sequence[Mapping[str, float]]) -> None:
-    """Takes in the values of steps made, as in metrics.jsonl."""
-    for row in rows:
-      self.encoder_tokens += int(row["encoder_tokens"])
-      self.decoder_tokens += int(row["decoder_tokens"])
-      self.examples_seen += int(row["examples"])
-      self.nonfinite_steps += int(row["nonfinite"])
-      self.nonfinite_in_a_row = (
-        self.nonfinite_in_a_row + 1 if row["nonfinite"] else 0
-      )
-
-  def note_evaluation(self, step: int, value: float) -> bool:
-    """Takes an evaluation in; returns whether it is the best so far."""
-    if self.best_value is None or value > self.best_value:
-      self.best_step, self.best_value = step, value
-      self.stale_evaluations = 0
-      return True
-    self.stale_evaluations += 1
-    return False
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-  """All that a training run is made of; the arguments of T5X's `train.train`.
-
-  Attributes:
-    model: the student.
-    model_dir: folder of the run; a run found there is continued.
-    vocabulary: turns text into tokens, for inputs and targets.
-    optimizer: one of `dss_jax.optimizers`.
-    learning_rate_fn: step -> learning rate.
-    train_dataset_cfg: what to train on.
-    total_steps: updates in all.
-    evaluation_cfg: what to decode and score while training.
-    partitioner: the mesh.
-    objective: weights and normalisation of the sub-tasks' losses.
-    save_cfg: when checkpoints are made and kept.
-    initial_checkpoint_path: parameters to start from (a run's MODEL_DIR or a
-      T5X checkpoint); None starts from random ones.
-    num_microbatches: parts a batch is cut into to save memory.
-    random_seed: of initial parameters, dropout and data order.
-    eval_period: steps between evaluations; None evaluates at the end only.
-    stats_period: steps between looks at the metrics; all steps are written.
-    early_stopping_patience: evaluations without a better one before the run
-      ends; None trains all steps.
-    max_nonfinite_steps: updates in a row that may be skipped for a loss or
-      gradient that is not finite before the run is stopped.
-    config_text_fn: returns the configuration as text, for `config.gin`.
-  """
-
-  model: encoder_decoder.EncoderDecoderModel
-  model_dir: str
-  vocabulary: vocabularies.Vocabulary
-  optimizer: optimizers.Optimizer
-  learning_rate_fn: schedules.LearningRateFn
-  train_dataset_cfg: pipeline.DatasetConfig
-  total_steps: int
-  evaluation_cfg: evaluation_lib.EvaluationConfig = dataclasses.field(
-    default_factory=evaluation_lib.EvaluationConfig
-  )
-  partitioner: partitioning.Partitioner = dataclasses.field(
-    default_factory=partitioning.Partitioner
-  )
-  objective: losses.Objective = dataclasses.field(
-    default_factory=losses.Objective
-  )
-  save_cfg: checkpoints_lib.SaveOptions = dataclasses.field(
-    default_factory=checkpoints_lib.SaveOptions
-  )
-  initial_checkpoint_path: str | None = None
-  num_microbatches: int = 1
-  random_seed: int = 0
-  eval_period: int | None = None
-  stats_period: int = 10
-  early_stopping_patience: int | None = None
-  max_nonfinite_steps: int = 10
-  config_text_fn: Callable[[], str] | None = None
-
-  def __post_init__(self):
-    for name, (method, example) in _OBJECTS.items():
-      value = getattr(self, name)
-      if isinstance(value, type) or not hasattr(value, method):
-        raise UserError(
-          f"train.train.{name} is {value!r}; give the object, with parentheses"
-          f" in gin: @{example}()"
-        )
-    for name, binding in _AT_LEAST_ONE.items():
-      value = getattr(self, name)
-      optional = value is None and name in ("eval_period", _PATIENCE)
-      if not optional and not (isinstance(value, int) and value >= 1):
-        raise UserError(
-          f"{binding} is {value!r}; it must be a whole number from 1"
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,58 +57,6 @@ class TrainResult:
   best_step: int
   rows: Sequence[Mapping[str, Any]]
   loop: LoopState
-
-
-def check_vocabulary(
-  vocabulary: vocabularies.Vocabulary,
-  model: encoder_decoder.EncoderDecoderModel,
-) -> None:
-  """Raises UserError where the student lacks ids of the vocabulary."""
-  if vocabulary.vocab_size > model.config.vocab_size:
-    raise UserError(
-      f"the vocabulary {vocabulary.name} has {vocabulary.vocab_size} ids but"
-      f" the student only {model.config.vocab_size}: set"
-      " network.T5Config.vocab_size to at least that (a multiple of 128 is"
-      " fastest), or another VOCABULARY"
-    )
-
-
-def make_evaluator(
-  config: TrainConfig, split: str, tasks: Sequence[str] | None = None
-) -> evaluation_lib.Evaluator:
-  """The evaluator of a run's tasks on a split.
-
-  Args:
-    config: the run.
-    split: `validation` or `test`.
-    tasks: names to score instead of those of the run.
-  """
-  evaluation = config.evaluation_cfg
-  dataset = config.train_dataset_cfg
-  names = tasks or evaluation.tasks
-  found: list[pipeline.EvaluationTask] = []
-  for name in names or [dataset.mixture_or_task_name]:
-    found += pipeline.load_evaluations(
-      name,
-      split,
-      config.vocabulary,
-      dataset,
-      labels_only=not names,
-      max_examples=evaluation.max_examples,
-    )
-  for task in found:
-    if not len(task):
-      raise UserError(
-        f"{task.name} has nothing to score in split {split!r}: there are no"
-        " records with a target; choose EVAL_TASKS or another split"
-      )
-  generator = generation.Generator(
-    config.model,
-    config.partitioner,
-    evaluation.decode,
-    batch_size=evaluation.batch_size,
-  )
-  return evaluation_lib.Evaluator(generator, config.vocabulary, found)
 
 
 def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
@@ -292,7 +90,7 @@ class _Run:
     self.folder = folder
     self.started = time.monotonic()
     partitioner = config.partitioner
-    check_vocabulary(config.vocabulary, config.model)
+    train_config.check_vocabulary(config.vocabulary, config.model)
     self.data = pipeline.load_training_data(
       config.train_dataset_cfg,
       config.vocabulary,
@@ -301,7 +99,9 @@ class _Run:
       rows_of_process=partitioner.process_rows,
     )
     self.weighting = config.objective.weighting(self.data.subtask_names)
-    self.evaluator = make_evaluator(config, config.evaluation_cfg.split)
+    self.evaluator = train_config.make_evaluator(
+      config, config.evaluation_cfg.split
+    )
     self.checkpoints = checkpoints_lib.Checkpoints(folder, config.save_cfg)
     self.state, self.shardings = self._restore_or_init()
     # Only now: a configuration that does not fit the run found in the folder
@@ -512,7 +312,7 @@ class _Run:
     evaluation = self.config.evaluation_cfg
     rows = []
     for split in filter(None, (evaluation.split, evaluation.test_split)):
-      scores = make_evaluator(self.config, split).run(params)
+      scores = train_config.make_evaluator(self.config, split).run(params)
       if jax.process_index() == 0:
         evaluation_lib.write_predictions(self.folder / "eval", best, scores)
       rows += results.result_rows(

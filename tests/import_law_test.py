@@ -93,13 +93,13 @@ def test_one_train_step_evaluation_and_decode_without_them(tmp_path):
   program = (
     _BLOCK.format(blocked=sorted(HEAVY | {"gin"}))
     + f"""
-from dss_jax import evaluation, optimizers, schedules, train
+from dss_jax import evaluation, optimizers, schedules, train, train_config
 from dss_jax.data import pipeline, vocabularies
 from dss_jax.datasets import DataOptions
 from dss_jax.models import config, encoder_decoder
 
 vocabulary = vocabularies.from_name("taxonli")
-run = train.train(train.TrainConfig(
+run = train.train(train_config.TrainConfig(
     model=encoder_decoder.EncoderDecoderModel(config.T5Config(
         vocab_size=vocabulary.vocab_size, emb_dim=8, num_heads=2, head_dim=4,
         mlp_dim=16, num_encoder_layers=1, num_decoder_layers=1)),

@@ -27,11 +27,12 @@ from dss_jax.datasets import DataOptions
 from dss_jax.errors import UserError
 from dss_jax.models import config as model_config
 from dss_jax.models import encoder_decoder
+from dss_jax.train_config import TrainConfig
 
 VOCABULARY = vocabularies.from_name("taxonli")
 
 
-def _config(folder: pathlib.Path, **changes) -> train.TrainConfig:
+def _config(folder: pathlib.Path, **changes) -> TrainConfig:
   """A student of a few thousand parameters on the built-in data."""
   model = encoder_decoder.EncoderDecoderModel(
     model_config.T5Config(
@@ -68,10 +69,10 @@ def _config(folder: pathlib.Path, **changes) -> train.TrainConfig:
     "eval_period": 4,
     "stats_period": 3,
   }
-  return train.TrainConfig(**(settings | changes))
+  return TrainConfig(**(settings | changes))
 
 
-def _train(config: train.TrainConfig) -> train.TrainResult:
+def _train(config: TrainConfig) -> train.TrainResult:
   return train.train(config, stream=io.StringIO())
 
 

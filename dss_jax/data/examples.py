@@ -15,7 +15,6 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from dss_jax import datasets, metrics
 from dss_jax.data import rows, subtasks
@@ -106,14 +105,8 @@ def fingerprint(
 
 def agreement(dataset: str) -> rows.Agrees:
   """How the dataset compares a teacher's label with the gold one."""
-  metric = _judging(datasets.get(dataset).metrics) or "accuracy"
+  metric = metrics.judging_metric(datasets.get(dataset).metrics) or "accuracy"
   return lambda gold, label: metrics.is_correct(metric, gold, label)
-
-
-def _judging(names: Sequence[str]) -> str | None:
-  """The first metric that says of one prediction whether it is right."""
-  judging = [name for name in names if name in metrics.PER_EXAMPLE_METRICS]
-  return judging[0] if judging else None
 
 
 def _check_split(split: str) -> None:
@@ -122,7 +115,7 @@ def _check_split(split: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Source:
+class TaskSource:
   """What a task is built from: checked arguments and loaded records."""
 
   task: TaskName
@@ -141,7 +134,7 @@ class _Source:
     data_options: datasets.DataOptions | None,
     method_options: MethodOptions | None,
     feature_lengths: Mapping[str, int] | None,
-  ) -> "_Source":
+  ) -> "TaskSource":
     _check_split(split)
     task = subtasks.get_task(task_name)
     options = method_options or MethodOptions()
@@ -230,7 +223,7 @@ def task_fingerprint(
   feature_lengths: Mapping[str, int] | None = None,
 ) -> str:
   """The fingerprint that `build_examples` gives; reads the records."""
-  return _Source.load(
+  return TaskSource.load(
     task_name,
     split,
     vocabulary,
@@ -288,7 +281,7 @@ def build_with_report(
   feature_lengths: Mapping[str, int] | None = None,
 ) -> tuple[ExampleSet, LeftOut]:
   """Like `build_examples`; also says what gave no example, and why."""
-  source = _Source.load(
+  source = TaskSource.load(
     task_name,
     split,
     vocabulary,
@@ -314,7 +307,7 @@ def load_or_build(
   The records are read either way: their content is part of the fingerprint,
   so data that changed under an old name is never taken from the cache.
   """
-  source = _Source.load(
+  source = TaskSource.load(
     task_name,
     split,
     vocabulary,
@@ -363,140 +356,3 @@ def open_or_build(
       pass  # half deleted or damaged: it can be made again
   build().save(folder)
   return ExampleSet.load(folder, fingerprint=fingerprint)
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-  """What evaluation needs of one sub-task: inputs, targets, how to score.
-
-  `materialize.SeqioEvaluation` has the same attributes and methods for Tasks
-  of other projects.
-
-  Attributes:
-    name: the Task's registered name, such as "cqa_label".
-    split: "validation" or "test" (or "train").
-    ids: the records' ids, one per example.
-    input_texts: what the student reads.
-    inputs: token ids of that, end id included.
-    targets: the label (of `rationale`: the rationale) as the vocabulary writes
-      it, so that a student who writes every token right is right.
-    longest_target: tokens of the longest whole output asked for, its end id
-      included.
-    metric_names: names for `metrics.score`.
-    subtask: how to find the label in an output.
-    options: the separators.
-  """
-
-  name: str
-  split: str
-  ids: list[str]
-  input_texts: list[str]
-  inputs: list[list[int]]
-  targets: list[str]
-  longest_target: int
-  metric_names: tuple[str, ...]
-  subtask: SubTask
-  options: MethodOptions
-
-  def __len__(self) -> int:
-    return len(self.inputs)
-
-  def predictions(self, texts: Sequence[str]) -> list[str]:
-    """The labels (or rationales) in decoded outputs, one per example."""
-    return [
-      subtasks.extract_label(self.subtask, text, self.options) for text in texts
-    ]
-
-  def score(self, predictions: Sequence[Any]) -> dict[str, float]:
-    """Metrics by name, of `predictions` in the order of the examples."""
-    return metrics.score(self.metric_names, self.targets, list(predictions))
-
-  def correct(self, predictions: Sequence[Any]) -> list[bool] | None:
-    """Which predictions are right; None if no metric says so of each."""
-    metric = _judging(self.metric_names)
-    if metric is None:
-      return None
-    return [
-      metrics.is_correct(metric, target, prediction)
-      for target, prediction in zip(self.targets, predictions, strict=True)
-    ]
-
-
-RATIONALE_METRICS = ("bleu", "rouge1", "rouge2", "rougeL")
-
-
-def metric_names(dataset: str, subtask: SubTask) -> tuple[str, ...]:
-  """Metrics of a sub-task: the dataset's for labels, overlap for rationales."""
-  if subtask.uses_label:
-    return tuple(datasets.get(dataset).metrics)
-  return RATIONALE_METRICS
-
-
-def evaluation_target(text: str, vocabulary: Vocabulary) -> str:
-  """A label (or rationale) as a student who writes every token right writes it.
-
-  Vocabularies may not give a text back as it was (T5's drops line breaks), and
-  an unknown character is unknown on both sides, as in the official code.
-  """
-  return vocabulary.decode(vocabulary.encode(text)).strip()
-
-
-def build_evaluations(
-  task_name: str,
-  split: str,
-  vocabulary: Vocabulary,
-  data_options: datasets.DataOptions | None = None,
-  method_options: MethodOptions | None = None,
-  feature_lengths: Mapping[str, int] | None = None,
-  *,
-  max_examples: int | None = None,
-) -> dict[str, Evaluation]:
-  """The evaluation of each sub-task of a task of ours.
-
-  Args:
-    task_name: a registered name; a mixture gives one evaluation per sub-task.
-    split: "validation" or "test"; "train" is scored on its training targets.
-    vocabulary: as trained with.
-    data_options: as trained with.
-    method_options: as trained with.
-    feature_lengths: "inputs" cuts what is read; targets are never cut here.
-    max_examples: only the first so many.
-
-  Returns:
-    Sub-task name -> evaluation, in the method's order. Of `<dataset>_dss` that
-    is `label` (every record with a gold label) and `rationale` (every record
-    with a usable rationale).
-  """
-  source = _Source.load(
-    task_name,
-    split,
-    vocabulary,
-    data_options,
-    method_options,
-    feature_lengths,
-  )
-  task = source.task
-  evaluations = {}
-  for subtask in task.method.subtasks:
-    examples = source.texts(subtask)[:max_examples]
-    evaluations[subtask.name] = Evaluation(
-      name=subtasks.task_name(task.dataset, subtask.name, task.label_source),
-      split=split,
-      ids=[example.row.id for example in examples],
-      input_texts=[example.inputs for example in examples],
-      inputs=[source.inputs(example) for example in examples],
-      targets=[
-        evaluation_target(
-          example.row.label if subtask.uses_label else example.row.rationale,
-          vocabulary,
-        )
-        for example in examples
-      ],
-      longest_target=max(
-        (len(source.targets(example)) for example in examples), default=1
-      ),
-      metric_names=metric_names(task.dataset, subtask),
-      subtask=subtask,
-      options=source.options,
-    )
-  return evaluations

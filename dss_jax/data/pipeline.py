@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from dss_jax import datasets
 from dss_jax.data import (
   batch_shapes,
+  evaluations,
   packing,
   prefetching,
   subtasks,
@@ -168,17 +169,30 @@ class TrainingData:
 class EvaluationTask(Protocol):
   """What scoring by decoding needs of a task.
 
-  `examples.Evaluation` is one for dss_jax's datasets,
+  `evaluations.Evaluation` is one for dss_jax's datasets,
   `materialize.SeqioEvaluation` for any SeqIO Task.
   """
 
-  name: str
-  split: str
-  ids: Sequence[str]
-  input_texts: Sequence[str]
-  inputs: Sequence[Sequence[int]]
-  targets: Sequence[Any]
-  longest_target: int
+  @property
+  def name(self) -> str: ...
+
+  @property
+  def split(self) -> str: ...
+
+  @property
+  def ids(self) -> Sequence[str]: ...
+
+  @property
+  def input_texts(self) -> Sequence[str]: ...
+
+  @property
+  def inputs(self) -> Sequence[Sequence[int]]: ...
+
+  @property
+  def targets(self) -> Sequence[Any]: ...
+
+  @property
+  def longest_target(self) -> int: ...
 
   def __len__(self) -> int: ...
 
@@ -293,19 +307,17 @@ def load_evaluations(
   """
   lengths = config.feature_lengths()
   if subtasks.parse_task_name(name):
-    evaluations = list(
-      examples_lib.build_evaluations(
-        name,
-        split,
-        vocabulary,
-        config.data,
-        config.method,
-        lengths,
-        max_examples=max_examples,
-      ).values()
-    )
-    labels = [e for e in evaluations if e.subtask.uses_label]
-    return labels if labels_only and labels else evaluations
+    own = evaluations.build_evaluations(
+      name,
+      split,
+      vocabulary,
+      config.data,
+      config.method,
+      lengths,
+      max_examples=max_examples,
+    ).values()
+    labels = [each for each in own if each.subtask.uses_label]
+    return labels if labels_only and labels else list(own)
   from dss_jax.data import materialize, options
 
   with options.using(_task_options(config, vocabulary)):

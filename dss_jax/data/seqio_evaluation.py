@@ -17,7 +17,7 @@ from dss_jax.errors import UserError
 class SeqioEvaluation:
   """What evaluation needs of a Task of another project.
 
-  The counterpart of `examples.Evaluation`, with the same attributes and
+  The counterpart of `evaluations.Evaluation`, with the same attributes and
   methods.
 
   Attributes:

@@ -39,7 +39,7 @@ import tensorflow as tf
 
 from dss_jax import datasets, metrics
 from dss_jax.data import (
-  examples,
+  evaluations,
   options,
   rows,
   sources,
@@ -402,7 +402,7 @@ def _postprocess(
   if is_target and example is not None:
     wanted = example["label" if subtask.uses_label else "rationale"]
     name = current.vocabulary_of(dataset)
-    return examples.evaluation_target(
+    return evaluations.evaluation_target(
       wanted.decode() if isinstance(wanted, bytes) else str(wanted),
       vocabularies.from_name(name),
     )
@@ -415,7 +415,7 @@ def _metric_fn(
   dataset: str, subtask: subtasks.SubTask
 ) -> Callable[[Sequence[str], Sequence[str]], dict[str, float]]:
   def score(targets, predictions):
-    names = examples.metric_names(dataset, subtask)
+    names = evaluations.metric_names(dataset, subtask)
     return metrics.score(names, list(targets), list(predictions))
 
   return score

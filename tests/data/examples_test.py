@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dss_jax import datasets
-from dss_jax.data import examples, sources, vocabularies
+from dss_jax.data import evaluations, examples, sources, vocabularies
 from dss_jax.data.subtasks import METHODS, MethodOptions
 from dss_jax.data.token_arrays import ExampleSet
 from dss_jax.data.vocabularies import ByteVocabulary
@@ -163,7 +163,7 @@ def test_load_or_build_keeps_and_mends_its_folder(tmp_path, monkeypatch):
     raise AssertionError("built again")
 
   with monkeypatch.context() as patch:
-    patch.setattr(examples._Source, "example_set", no_build)
+    patch.setattr(examples.TaskSource, "example_set", no_build)
     assert tokens(load()) == expected
   (file,) = folder.glob("subtask_0.inputs*")
   file.write_bytes(b"")
@@ -171,7 +171,7 @@ def test_load_or_build_keeps_and_mends_its_folder(tmp_path, monkeypatch):
 
 
 def test_evaluations_of_a_mixture():
-  found = examples.build_evaluations(
+  found = evaluations.build_evaluations(
     "toy_dss_teacher", "test", BYTES, feature_lengths={"targets": 2}
   )
   assert list(found) == ["label", "rationale"]
@@ -193,7 +193,7 @@ def test_evaluations_of_a_mixture():
 
 
 def test_evaluation_finds_the_label_after_the_rationale():
-  found = examples.build_evaluations(
+  found = evaluations.build_evaluations(
     "toy_rationale_then_label", "validation", BYTES
   )
   (evaluation,) = found.values()
@@ -204,11 +204,11 @@ def test_evaluation_finds_the_label_after_the_rationale():
 
 def test_targets_are_what_the_vocabulary_can_write():
   vocabulary = vocabularies.from_name("taxonli")
-  assert examples.evaluation_target("a\nbox  é", vocabulary) == "a box  ⁇"
+  assert evaluations.evaluation_target("a\nbox  é", vocabulary) == "a box  ⁇"
 
 
 def test_max_examples():
-  found = examples.build_evaluations(
+  found = evaluations.build_evaluations(
     "taxonli_label",
     "test",
     vocabularies.from_name("taxonli"),

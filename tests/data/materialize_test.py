@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from dss_jax import datasets
-from dss_jax.data import examples, options, packing, subtasks, vocabularies
+from dss_jax.data import (
+  evaluations,
+  examples,
+  options,
+  packing,
+  subtasks,
+  vocabularies,
+)
 from dss_jax.data.options import TaskOptions
 from dss_jax.data.packed_features import unpack
 from dss_jax.data.packing import BatchShape
@@ -288,7 +295,7 @@ def test_evaluation_with_a_tasks_own_postprocessor_and_metrics():
 def test_own_tasks_score_alike_on_both_paths():
   name = "svamp_label_then_rationale"
   (theirs,) = materialize.seqio_evaluations(name, "test").values()
-  (ours,) = examples.build_evaluations(
+  (ours,) = evaluations.build_evaluations(
     name, "test", BYTES, options.current().data
   ).values()
   assert theirs.inputs == ours.inputs

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dss_jax import datasets
-from dss_jax.data import examples, sources, vocabularies
+from dss_jax.data import evaluations, examples, sources, vocabularies
 from dss_jax.data.vocabularies import ByteVocabulary
 from dss_jax.datasets import registry
 from dss_jax.errors import UserError
@@ -82,7 +82,10 @@ def test_files_with_a_field_mapping(tmp_path):
   assert ByteVocabulary().decode(inputs) == "[rationale] q0"
   assert ByteVocabulary().decode(targets) == "w0"
   assert vocabularies.default_name("mine") == "bytes:5"
-  assert examples.metric_names("mine", built_label()) == ("accuracy", "rouge1")
+  assert evaluations.metric_names("mine", built_label()) == (
+    "accuracy",
+    "rouge1",
+  )
 
 
 def built_label():

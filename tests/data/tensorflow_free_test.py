@@ -15,14 +15,14 @@ sys.meta_path.insert(0, Blocked())
 
 from dss_jax import datasets
 from dss_jax.data import (
-  describe, examples, options, row_source, rows, seqio_evaluation, sources,
+  describe, evaluations, examples, options, row_source, rows, seqio_evaluation, sources,
   streaming, subtasks, vocabularies, word_vocabulary,
 )
 
 data = datasets.DataOptions(taxonli_num_train=9, taxonli_num_test=6)
 vocabulary = vocabularies.from_name("taxonli")
 built = examples.build_examples("taxonli_dss", "train", vocabulary, data)
-found = examples.build_evaluations("taxonli_dss", "test", vocabulary, data)
+found = evaluations.build_evaluations("taxonli_dss", "test", vocabulary, data)
 assert [len(arrays) for arrays in built.subtasks] == [9, 9]
 label = found["label"]
 assert label.score(label.predictions(label.targets)) == {"accuracy": 1.0}

@@ -1,0 +1,164 @@
+"""All that a training run is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from dss_jax import checkpoints as checkpoints_lib
+from dss_jax import evaluation as evaluation_lib
+from dss_jax import (
+  generation,
+  losses,
+  optimizers,
+  partitioning,
+  schedules,
+)
+from dss_jax.data import pipeline, vocabularies
+from dss_jax.errors import UserError
+from dss_jax.models import encoder_decoder
+
+# Fields of a run that are objects, a method that tells them from the function
+# that makes them, and an example.
+_OBJECTS = {
+  "model": ("hidden_states", "models.EncoderDecoderModel"),
+  "vocabulary": ("encode", "vocabularies.from_name"),
+  "optimizer": ("transform", "optimizers.AdamW"),
+  "partitioner": ("put_batch", "partitioning.PjitPartitioner"),
+}
+# Fields of a run that count something, and the macros that set them.
+_PATIENCE = "early_stopping_patience"
+_AT_LEAST_ONE = {
+  "total_steps": "TRAIN_STEPS",
+  "num_microbatches": "NUM_MICROBATCHES",
+  "eval_period": "EVAL_PERIOD",
+  "stats_period": "STATS_PERIOD",
+  "max_nonfinite_steps": "train.train.max_nonfinite_steps",
+  _PATIENCE: "EARLY_STOPPING_PATIENCE",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """All that a training run is made of; the arguments of T5X's `train.train`.
+
+  Attributes:
+    model: the student.
+    model_dir: folder of the run; a run found there is continued.
+    vocabulary: turns text into tokens, for inputs and targets.
+    optimizer: one of `dss_jax.optimizers`.
+    learning_rate_fn: step -> learning rate.
+    train_dataset_cfg: what to train on.
+    total_steps: updates in all.
+    evaluation_cfg: what to decode and score while training.
+    partitioner: the mesh.
+    objective: weights and normalisation of the sub-tasks' losses.
+    save_cfg: when checkpoints are made and kept.
+    initial_checkpoint_path: parameters to start from (a run's MODEL_DIR or a
+      T5X checkpoint); None starts from random ones.
+    num_microbatches: parts a batch is cut into to save memory.
+    random_seed: of initial parameters, dropout and data order.
+    eval_period: steps between evaluations; None evaluates at the end only.
+    stats_period: steps between looks at the metrics; all steps are written.
+    early_stopping_patience: evaluations without a better one before the run
+      ends; None trains all steps.
+    max_nonfinite_steps: updates in a row that may be skipped for a loss or
+      gradient that is not finite before the run is stopped.
+    config_text_fn: returns the configuration as text, for `config.gin`.
+  """
+
+  model: encoder_decoder.EncoderDecoderModel
+  model_dir: str
+  vocabulary: vocabularies.Vocabulary
+  optimizer: optimizers.Optimizer
+  learning_rate_fn: schedules.LearningRateFn
+  train_dataset_cfg: pipeline.DatasetConfig
+  total_steps: int
+  evaluation_cfg: evaluation_lib.EvaluationConfig = dataclasses.field(
+    default_factory=evaluation_lib.EvaluationConfig
+  )
+  partitioner: partitioning.Partitioner = dataclasses.field(
+    default_factory=partitioning.Partitioner
+  )
+  objective: losses.Objective = dataclasses.field(
+    default_factory=losses.Objective
+  )
+  save_cfg: checkpoints_lib.SaveOptions = dataclasses.field(
+    default_factory=checkpoints_lib.SaveOptions
+  )
+  initial_checkpoint_path: str | None = None
+  num_microbatches: int = 1
+  random_seed: int = 0
+  eval_period: int | None = None
+  stats_period: int = 10
+  early_stopping_patience: int | None = None
+  max_nonfinite_steps: int = 10
+  config_text_fn: Callable[[], str] | None = None
+
+  def __post_init__(self):
+    for name, (method, example) in _OBJECTS.items():
+      value = getattr(self, name)
+      if isinstance(value, type) or not hasattr(value, method):
+        raise UserError(
+          f"train.train.{name} is {value!r}; give the object, with parentheses"
+          f" in gin: @{example}()"
+        )
+    for name, binding in _AT_LEAST_ONE.items():
+      value = getattr(self, name)
+      optional = value is None and name in ("eval_period", _PATIENCE)
+      if not optional and not (isinstance(value, int) and value >= 1):
+        raise UserError(
+          f"{binding} is {value!r}; it must be a whole number from 1"
+        )
+
+
+def check_vocabulary(
+  vocabulary: vocabularies.Vocabulary,
+  model: encoder_decoder.EncoderDecoderModel,
+) -> None:
+  """Raises UserError where the student lacks ids of the vocabulary."""
+  if vocabulary.vocab_size > model.config.vocab_size:
+    raise UserError(
+      f"the vocabulary {vocabulary.name} has {vocabulary.vocab_size} ids but"
+      f" the student only {model.config.vocab_size}: set"
+      " network.T5Config.vocab_size to at least that (a multiple of 128 is"
+      " fastest), or another VOCABULARY"
+    )
+
+
+def make_evaluator(
+  config: TrainConfig, split: str, tasks: Sequence[str] | None = None
+) -> evaluation_lib.Evaluator:
+  """The evaluator of a run's tasks on a split.
+
+  Args:
+    config: the run.
+    split: `validation` or `test`.
+    tasks: names to score instead of those of the run.
+  """
+  evaluation = config.evaluation_cfg
+  dataset = config.train_dataset_cfg
+  names = tasks or evaluation.tasks
+  found: list[pipeline.EvaluationTask] = []
+  for name in names or [dataset.mixture_or_task_name]:
+    found += pipeline.load_evaluations(
+      name,
+      split,
+      config.vocabulary,
+      dataset,
+      labels_only=not names,
+      max_examples=evaluation.max_examples,
+    )
+  for task in found:
+    if not len(task):
+      raise UserError(
+        f"{task.name} has nothing to score in split {split!r}: there are no"
+        " records with a target; choose EVAL_TASKS or another split"
+      )
+  generator = generation.Generator(
+    config.model,
+    config.partitioner,
+    evaluation.decode,
+    batch_size=evaluation.batch_size,
+  )
+  return evaluation_lib.Evaluator(generator, config.vocabulary, found)
