@@ -9,15 +9,17 @@ import zipfile
 
 import pytest
 
-IGNORED = shutil.ignore_patterns(
-  ".git",
-  ".venv*",
-  "build",
-  "dist",
-  "*.egg-info",
-  "__pycache__",
-  "runs",
-  ".*_cache",
+SOURCES = (
+  "dss_jax",
+  "gin",
+  "tasks",
+  "setup.py",
+  "pyproject.toml",
+  "MANIFEST.in",
+  "README.md",
+  "CHANGELOG.md",
+  "LICENSE",
+  "NOTICE",
 )
 
 
@@ -26,7 +28,11 @@ def wheel(repository, tmp_path_factory) -> pathlib.Path:
   """A wheel built from a copy of the sources, links followed as git has them."""
   folder = tmp_path_factory.mktemp("wheel")
   source = folder / "source"
-  shutil.copytree(repository, source, symlinks=True, ignore=IGNORED)
+  source.mkdir()
+  for name in SOURCES:
+    path = repository / name
+    copy = shutil.copytree if path.is_dir() else shutil.copy
+    copy(path, source / name, **({"symlinks": True} if path.is_dir() else {}))
   subprocess.run(
     [
       sys.executable,
