@@ -20,6 +20,10 @@ METRICS_FILE = "metrics.jsonl"
 TIME = "time"
 
 
+# Between lines of progress, where no terminal shows a bar.
+_SECONDS_BETWEEN_LINES = 5.0
+
+
 class MetricsLog:
   """`metrics.jsonl`: a line for each step and for each evaluation.
 
@@ -132,7 +136,7 @@ class TensorBoardLog:
 
 
 class Progress:
-  """The progress of a training run: a bar on a terminal, else a line a period.
+  """The progress of a training run: a bar on a terminal, else some lines.
 
   Args:
     total_steps: steps of the whole run.
@@ -153,6 +157,7 @@ class Progress:
     self._first = first_step
     self._start = time.monotonic()
     self._description = description
+    self._printed = -math.inf
     self._bar = None
     if self._stream.isatty():
       self._bar, self._task = self._make_bar(description)
@@ -179,7 +184,11 @@ class Progress:
     if self._bar is not None:
       self._bar.update(self._task, completed=step, text=text)
       return
-    seconds = time.monotonic() - self._start
+    now = time.monotonic()
+    if now - self._printed < _SECONDS_BETWEEN_LINES and step < self._total:
+      return
+    self._printed = now
+    seconds = now - self._start
     done = max(step - self._first, 1)
     remaining = seconds / done * (self._total - step)
     self._print(

@@ -32,6 +32,7 @@ from dss_jax import (
   vocabulary_loss,
 )
 from dss_jax.data import pipeline
+from dss_jax.errors import UserError
 from dss_jax.loop_state import LoopState
 from dss_jax.pretrained import initial
 from dss_jax.train_config import TrainConfig
@@ -91,18 +92,21 @@ class _Run:
     self.started = time.monotonic()
     partitioner = config.partitioner
     train_config.check_vocabulary(config.vocabulary, config.model)
+    self.checkpoints = checkpoints_lib.Checkpoints(folder, config.save_cfg)
+    earlier = self._earlier_description()
     self.data = pipeline.load_training_data(
       config.train_dataset_cfg,
       config.vocabulary,
       seed=config.random_seed,
       rows_multiple_of=partitioner.data_size * config.num_microbatches,
       rows_of_process=partitioner.process_rows,
+      earlier_shape=earlier.get("batch_shape"),
     )
+    self._check_same_data(earlier)
     self.weighting = config.objective.weighting(self.data.subtask_names)
     self.evaluator = train_config.make_evaluator(
       config, config.evaluation_cfg.split
     )
-    self.checkpoints = checkpoints_lib.Checkpoints(folder, config.save_cfg)
     self.state, self.shardings = self._restore_or_init()
     # Only now: a configuration that does not fit the run found in the folder
     # must not take the place of the one that does.
@@ -126,6 +130,27 @@ class _Run:
     self.checkpoints.close()
 
   # ------------------------------------------------------------------ setting up
+
+  def _earlier_description(self) -> dict[str, Any]:
+    """`run.json` of the run that is continued; empty where there is none."""
+    path = self.folder / "run.json"
+    if self.checkpoints.latest_step() is None or not path.exists():
+      return {}
+    return json.loads(path.read_text(encoding="utf-8"))
+
+  def _check_same_data(self, earlier: Mapping[str, Any]) -> None:
+    """A run goes on only with the data and the order it began with."""
+    now = {
+      "data_fingerprint": self.data.examples.fingerprint,
+      "seed": self.config.random_seed,
+    }
+    for name, value in now.items():
+      if earlier.get(name, value) != value:
+        raise UserError(
+          f"MODEL_DIR {str(self.folder)!r} holds a run whose {name} is"
+          f" {earlier[name]!r}, now it is {value!r}: give another MODEL_DIR, or"
+          " the data, task and RANDOM_SEED it began with"
+        )
 
   def _write_description(self) -> None:
     if jax.process_index() != 0:

@@ -203,6 +203,34 @@ def test_eight_devices_train_as_one_does(finished, tmp_path):
   np.testing.assert_allclose(losses["eight"], losses["one"], rtol=1e-5)
 
 
+def test_a_run_does_not_go_on_with_other_data(finished):
+  config = _config(finished, total_steps=9)
+  dataset = dataclasses.replace(
+    config.train_dataset_cfg, data=DataOptions(taxonli_num_train=32)
+  )
+  for changes in ({"train_dataset_cfg": dataset}, {"random_seed": 7}):
+    with pytest.raises(UserError, match="holds a run whose") as error:
+      _train(dataclasses.replace(config, **changes))
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_keeps_its_batches_on_other_devices(tmp_path):
+  """More devices need rows that divide; those of the run already do."""
+  config = _config(tmp_path, total_steps=2, eval_period=None)
+  batching = dataclasses.replace(config.train_dataset_cfg, batch_size=8)
+  config = dataclasses.replace(config, train_dataset_cfg=batching)
+  _train(config)
+  shape = json.loads((tmp_path / "run.json").read_text())["batch_shape"]
+  _train(
+    dataclasses.replace(
+      config, total_steps=3, partitioner=partitioning.Partitioner()
+    )
+  )
+  description = json.loads((tmp_path / "run.json").read_text())
+  assert description["batch_shape"] == shape
+  assert description["mesh"] == {"data": 8, "model": 1}
+
+
 def test_early_stopping_and_its_memory(tmp_path, monkeypatch):
   values = iter([0.5, 0.4, 0.5, 0.9])
   monkeypatch.setattr(

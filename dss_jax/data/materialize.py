@@ -35,6 +35,11 @@ from dss_jax.data.tasks import DssTask
 from dss_jax.data.token_arrays import ExampleSet, TokenArrays
 from dss_jax.errors import UserError
 
+# The accelerator is JAX's; TensorFlow only reads data, and would take most of
+# its memory at the first operation. Too late if another project has used it.
+with contextlib.suppress(RuntimeError):
+  tf.config.set_visible_devices([], "GPU")
+
 _Features = Mapping[str, Any]
 
 

@@ -256,6 +256,7 @@ def load_training_data(
   seed: int,
   rows_multiple_of: int = 1,
   rows_of_process: Callable[[int], slice] = lambda rows: slice(0, rows),
+  earlier_shape: Mapping[str, Any] | None = None,
 ) -> TrainingData:
   """Token arrays, the shape of the batches, and the batches.
 
@@ -266,9 +267,13 @@ def load_training_data(
     rows_multiple_of: what the rows of a batch must be a multiple of: data
       shards times micro-batches.
     rows_of_process: rows of the global batch -> those that this host builds.
+    earlier_shape: the fields of the `BatchShape` with which a run began. It is
+      kept, so that the run's batches stay the same on other devices, unless
+      its rows no longer divide or the configuration asks for other numbers.
   """
   examples = load_examples(config, vocabulary)
-  shape = batch_shapes.choose_batch_shape(
+  shape = _kept_shape(config, earlier_shape, rows_multiple_of)
+  shape = shape or batch_shapes.choose_batch_shape(
     examples,
     records_per_batch=config.records_per_batch,
     rows=config.batch_size,
@@ -284,6 +289,29 @@ def load_training_data(
     examples, shape, seed=seed, row_slice=rows_of_process(shape.rows)
   )
   return TrainingData(examples, shape, batches)
+
+
+def _kept_shape(
+  config: DatasetConfig,
+  earlier: Mapping[str, Any] | None,
+  rows_multiple_of: int,
+) -> packing.BatchShape | None:
+  """The shape a run began with, where it still fits what is asked for."""
+  if earlier is None:
+    return None
+  asked = {
+    "rows": config.batch_size,
+    "records_per_batch": config.records_per_batch,
+    "encoder_length": config.encoder_length,
+    "decoder_length": config.decoder_length,
+    "pack": config.pack,
+  }
+  same = all(
+    value is None or earlier.get(name) == value for name, value in asked.items()
+  )
+  if not same or earlier["rows"] % rows_multiple_of:
+    return None
+  return packing.BatchShape(**earlier)
 
 
 def load_evaluations(

@@ -119,7 +119,7 @@ def draw_text(
   width: int = 72,
   height: int = 16,
 ) -> str:
-  """The mean curves as text, for a terminal."""
+  """The mean curves as text, for a terminal; y is shown in percent."""
   import plotext
 
   plotext.clear_figure()
@@ -136,6 +136,8 @@ def draw_text(
       label=name,
       marker=marker,
     )
-  text = plotext.build()
+  plotext.ylim(0, 100)
+  plotext.yticks(range(0, 101, 20))
+  text = plotext.uncolorize(plotext.build())
   plotext.clear_figure()
-  return text
+  return "\n".join(line.rstrip() for line in text.splitlines())
