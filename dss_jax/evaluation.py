@@ -24,6 +24,8 @@ class EvaluationConfig:
     split: the split that selects the best checkpoint.
     metric: the metric that selects; None takes the first task's first one.
     max_examples: how many examples of each task; None takes all.
+    loss_batches: batches of the split whose teacher-forced losses are measured
+      too (T5X's EVAL_STEPS); None takes the whole split, 0 none.
     batch_size: sequences decoded together.
     decode: how to decode.
     test_split: scored once, after training, at the selected checkpoint; None
@@ -34,6 +36,7 @@ class EvaluationConfig:
   split: str = "validation"
   metric: str | None = None
   max_examples: int | None = None
+  loss_batches: int | None = 20
   batch_size: int = 128
   decode: generation.DecodeOptions = dataclasses.field(
     default_factory=generation.DecodeOptions

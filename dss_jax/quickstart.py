@@ -186,10 +186,9 @@ def _show(runs: Sequence[Run], folder: pathlib.Path, minutes: float) -> None:
   from dss_jax.experiments import curves as curves_lib
 
   result = table.Table(box=box.SIMPLE_HEAD, title_justify="left")
-  result.add_column("method")
-  result.add_column("steps", justify="right")
-  result.add_column("tokens", justify="right")
-  result.add_column("test accuracy, mean", justify="right")
+  result.add_column("method", no_wrap=True)
+  for name in ("steps", "tokens", "test"):
+    result.add_column(name, justify="right", no_wrap=True)
   result.add_column("each seed")
   curves = {}
   for method, name in METHODS.items():
@@ -211,10 +210,11 @@ def _show(runs: Sequence[Run], folder: pathlib.Path, minutes: float) -> None:
   test_size = runs[0].rows()[-1]["n"]
   error = 100 * math.sqrt(0.25 / test_size)
   print(
-    f"{number} seed{'s' if number > 1 else ''} a method on {test_size} test"
-    f" records; one run's own sampling error is up to {error:.1f} points,"
-    f" guessing\ngives {100 * CHANCE:.1f} %. This is one small task at one"
-    " size: it says nothing beyond itself.\n"
+    f"Accuracy on {test_size} test records, the mean of"
+    f" {number} seed{'s' if number > 1 else ''} a method; one run's own"
+    f" sampling\nerror is up to {error:.1f} points, guessing gives"
+    f" {100 * CHANCE:.1f} %. This is one small task at one size:\nit says"
+    " nothing beyond itself.\n"
   )
   title = f"taxonli, {NUM_RECORDS} labelled records: validation accuracy"
   picture = folder / "learning_curves.png"

@@ -36,6 +36,7 @@ from dss_jax.errors import UserError
 from dss_jax.loop_state import LoopState
 from dss_jax.pretrained import initial
 from dss_jax.train_config import TrainConfig
+from dss_jax.validation_loss import ValidationLoss
 
 PyTree = Any
 
@@ -112,6 +113,11 @@ class _Run:
     # must not take the place of the one that does.
     self._write_description()
     self.first_step = int(self.state.step)
+    self.validation_loss = (
+      None
+      if config.evaluation_cfg.loss_batches == 0
+      else ValidationLoss(config, self.data.shape, self.shardings.params)
+    )
     self.step_fn = self._jit_step()
     self.log = logging_lib.RunLog(
       folder,
@@ -280,10 +286,17 @@ class _Run:
     best = self.loop.note_evaluation(step, value)
     if jax.process_index() == 0:
       evaluation_lib.write_predictions(self.folder / "eval", step, scores)
-    values = evaluation_lib.flat_metrics(scores) | {
-      "tokens_seen": self.loop.tokens_seen,
-      "examples_seen": self.loop.examples_seen,
-    }
+    losses = {}
+    if self.validation_loss:
+      losses = self.validation_loss.run(self.state.params)
+    values = (
+      evaluation_lib.flat_metrics(scores)
+      | losses
+      | {
+        "tokens_seen": self.loop.tokens_seen,
+        "examples_seen": self.loop.examples_seen,
+      }
+    )
     self.log.add_evaluation(step, values, time.monotonic() - started)
     shown = ", ".join(
       f"{name} {value:.4f}"

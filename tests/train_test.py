@@ -110,7 +110,11 @@ def test_folder_holds_what_it_should(finished):
   assert steps == list(range(1, 9))
   evaluations = [line for line in lines if line["kind"] == "eval"]
   assert [line["step"] for line in evaluations] == [4, 8]
-  assert all("taxonli_label/validation/accuracy" in e for e in evaluations)
+  for line in evaluations:
+    assert "taxonli_label/validation/accuracy" in line
+    for subtask in ("label", "rationale"):
+      assert line[f"validation/{subtask}/loss"] > 0
+      assert 0 <= line[f"validation/{subtask}/token_accuracy"] <= 1
   assert list(finished.glob("events.out.tfevents.*"))
   predictions = run_directory.read_jsonl(
     finished / "eval" / "taxonli_label" / "4.jsonl"

@@ -204,9 +204,17 @@ class EvaluationTask(Protocol):
 
 
 def load_examples(
-  config: DatasetConfig, vocabulary: vocabularies.Vocabulary
+  config: DatasetConfig,
+  vocabulary: vocabularies.Vocabulary,
+  *,
+  may_be_empty: bool = False,
 ) -> token_arrays.ExampleSet:
   """The token arrays of a dataset's split.
+
+  Args:
+    config: what to read.
+    vocabulary: as the student's.
+    may_be_empty: whether sub-tasks may have no examples.
 
   Raises:
     UserError: for an unknown task, missing data, or a task without examples.
@@ -241,7 +249,7 @@ def load_examples(
       )
     _check_same_vocabulary(examples, vocabulary)
   empty = [subtask.name for subtask in examples.subtasks if not len(subtask)]
-  if empty:
+  if empty and not may_be_empty:
     raise UserError(
       f"{name} has no examples of {' and '.join(empty)} in split"
       f" {config.split!r}; look at it with `dss-jax data stats`"
