@@ -67,6 +67,9 @@ def main(argv: Sequence[str]) -> int:
       raise
     print(f"dss-jax {args.mode}: {error}", file=sys.stderr)
     return 2
+  except FloatingPointError as error:  # the run diverged
+    print(f"dss-jax {args.mode}: {error}", file=sys.stderr)
+    return 1
   except BrokenPipeError:
     # Whoever read the output has seen enough. Standard output is replaced, so
     # that Python does not trip over it again on its way out.
