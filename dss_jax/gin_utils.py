@@ -50,7 +50,7 @@ def register() -> None:
     schedules,
     train_config,
   )
-  from dss_jax.data import pipeline, subtasks, vocabularies
+  from dss_jax.data import pipeline, subtasks
   from dss_jax.models import config, encoder_decoder
 
   def configurable(target: Any, name: str) -> None:
@@ -62,7 +62,6 @@ def register() -> None:
   configurable(
     encoder_decoder.EncoderDecoderModel, "models.EncoderDecoderModel"
   )
-  configurable(vocabularies.from_name, "vocabularies.from_name")
   configurable(optimizers.Adafactor, "adafactor.Adafactor")
   configurable(optimizers.AdamW, "optimizers.AdamW")
   configurable(optimizers.ParameterScaledAdam, "optimizers.ParameterScaledAdam")
