@@ -101,6 +101,22 @@ def test_the_operative_configuration_parses_to_the_same_run():
   assert gin_utils.operative_config() == text
 
 
+def test_what_a_run_was_configured_with_can_be_overridden_and_finds_tasks():
+  files = ["models/taxonli.gin", "runs/taxonli.gin", "data/taxonli.gin"]
+  flags = ["METHOD = 'dss'", "MODEL_DIR = 'x'", "TRAIN_STEPS = 3"]
+  gin_utils.parse(files, flags)
+  gin_utils.instance("train.train")
+  text = gin_utils.operative_config(["my.tasks"])
+  gin_utils.clear()
+  gin_utils.parse(
+    [], [text, "data.DataOptions.taxonli_seed = 5", "VOCABULARY = 'bytes'"]
+  )
+  assert gin_utils.macro("MIXTURE_OR_TASK_MODULE") == ["my.tasks"]
+  dataset = gin_utils.instance("train.train", model_dir="y").train_dataset_cfg
+  assert dataset.data.taxonli_seed == 5
+  assert dataset.attention_length == 600
+
+
 def test_later_files_and_bindings_win_and_search_paths_come_first(tmp_path):
   (tmp_path / "mine.gin").write_text("include 'runs/train.gin'\nALPHA = 0.1\n")
   gin_utils.parse(["mine.gin"], [], [str(tmp_path)])
