@@ -19,8 +19,8 @@ class EvaluationConfig:
   """What is scored while a student trains.
 
   Attributes:
-    tasks: registered names; None takes the tasks that write labels among those
-      of the training mixture (`svamp_dss` -> `svamp_label`).
+    tasks: registered names, or one; None takes the tasks that write labels
+      among those of the training mixture (`svamp_dss` -> `svamp_label`).
     split: the split that selects the best checkpoint.
     metric: the metric that selects; None takes the first task's first one.
     max_examples: how many examples of each task; None takes all.
@@ -32,7 +32,7 @@ class EvaluationConfig:
       leaves it out.
   """
 
-  tasks: Sequence[str] | None = None
+  tasks: Sequence[str] | str | None = None
   split: str = "validation"
   metric: str | None = None
   max_examples: int | None = None
@@ -42,6 +42,10 @@ class EvaluationConfig:
     default_factory=generation.DecodeOptions
   )
   test_split: str | None = "test"
+
+  def __post_init__(self):
+    if isinstance(self.tasks, str):
+      object.__setattr__(self, "tasks", (self.tasks,))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,7 +50,7 @@ def register() -> None:
     schedules,
     train_config,
   )
-  from dss_jax.data import pipeline, subtasks, vocabularies
+  from dss_jax.data import pipeline, subtasks
   from dss_jax.models import config, encoder_decoder
 
   def configurable(target: Any, name: str) -> None:
@@ -62,7 +62,6 @@ def register() -> None:
   configurable(
     encoder_decoder.EncoderDecoderModel, "models.EncoderDecoderModel"
   )
-  configurable(vocabularies.from_name, "vocabularies.from_name")
   configurable(optimizers.Adafactor, "adafactor.Adafactor")
   configurable(optimizers.AdamW, "optimizers.AdamW")
   configurable(optimizers.ParameterScaledAdam, "optimizers.ParameterScaledAdam")
@@ -290,9 +289,20 @@ def _check_complete(name: str) -> None:
     )
 
 
-def operative_config() -> str:
-  """The bindings used so far, as gin text that can be parsed again."""
-  return gin.operative_config_str(max_line_length=100)
+def operative_config(modules: Sequence[str] = ()) -> str:
+  """The bindings used so far, as gin text that can be parsed again.
+
+  Args:
+    modules: names of modules that were imported for their tasks.
+  """
+  text = gin.operative_config_str(max_line_length=100)
+  # What was made within the scope of `train/utils.DatasetConfig` is written with
+  # that scope, and a later binding without it would lose against it unnoticed.
+  own_scope = r"^((?:# Parameters for )?)train/(?!DatasetConfig\b)"
+  text = re.sub(own_scope, r"\1", text, flags=re.MULTILINE)
+  if modules:
+    text = f"MIXTURE_OR_TASK_MODULE = {list(modules)!r}\n\n{text}"
+  return text
 
 
 @contextlib.contextmanager

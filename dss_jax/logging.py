@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import math
 import os
 import pathlib
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
@@ -232,6 +235,7 @@ class RunLog:
     total_steps: steps of the whole run.
     from_step: steps made before this start.
     stream: where progress goes; None writes it to standard error.
+    writes: whether this process writes; of several, one does.
   """
 
   def __init__(
@@ -243,9 +247,15 @@ class RunLog:
     total_steps: int,
     from_step: int,
     stream: TextIO | None = None,
+    writes: bool = True,
   ):
     self._subtasks = tuple(subtasks)
     self._slots = slots
+    self._files = contextlib.ExitStack()
+    if not writes:
+      # The same calls, so that all processes take the same path.
+      nowhere = self._files.enter_context(tempfile.TemporaryDirectory())
+      folder, stream = pathlib.Path(nowhere), io.StringIO()
     self._metrics = MetricsLog(folder, from_step=from_step)
     self._tensorboard = TensorBoardLog(folder, from_step=from_step)
     self.progress = Progress(total_steps, from_step, stream=stream)
@@ -322,6 +332,7 @@ class RunLog:
     self.progress.close()
     self._metrics.close()
     self._tensorboard.close()
+    self._files.close()
 
 
 def _mean(rows: Sequence[Mapping[str, float]], name: str) -> float:

@@ -7,6 +7,7 @@ function of the library. Nothing heavy is imported before a mode is chosen.
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import pathlib
@@ -250,8 +251,12 @@ def _add_eval_flags(parser: argparse.ArgumentParser) -> None:
 
 def _parse_gin(
   args: argparse.Namespace, first_files: Sequence[str] = ()
-) -> None:
-  """Sets up JAX and SeqIO's flags, then parses the configuration."""
+) -> list[str]:
+  """Sets up JAX and SeqIO's flags, then parses the configuration.
+
+  Returns:
+    The modules that were imported for their tasks.
+  """
   from dss_jax import gin_utils
 
   _set_up_process(args)
@@ -266,12 +271,15 @@ def _parse_gin(
 
   from dss_jax.data import pipeline
 
+  named = _as_list(gin_utils.macro("MIXTURE_OR_TASK_MODULE"))
+  modules = list(dict.fromkeys([*args.module, *named]))
   pipeline.import_modules(
-    [*args.module, *_as_list(gin_utils.macro("MIXTURE_OR_TASK_MODULE"))],
+    modules,
     cache_dirs=[
       folder for folder in args.seqio_additional_cache_dirs.split(",") if folder
     ],
   )
+  return modules
 
 
 def _as_list(value: str | Sequence[str] | None) -> list[str]:
@@ -303,9 +311,10 @@ def _set_up_process(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> int:
   from dss_jax import gin_utils
 
-  _parse_gin(args)
+  modules = _parse_gin(args)
   config = gin_utils.instance(
-    "train.train", config_text_fn=gin_utils.operative_config
+    "train.train",
+    config_text_fn=functools.partial(gin_utils.operative_config, modules),
   )
 
   from dss_jax import train

@@ -9,6 +9,7 @@ same metrics as if it had never been interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -73,8 +74,9 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
     FloatingPointError: where too many updates in a row were not finite.
   """
   folder = pathlib.Path(config.model_dir)
+  writes = jax.process_index() == 0
   with (
-    run_directory.locked(folder),
+    run_directory.locked(folder) if writes else contextlib.nullcontext(),
     config.partitioner.activate(),
     _Run(config, folder, stream) as run,
   ):
@@ -126,6 +128,7 @@ class _Run:
       total_steps=config.total_steps,
       from_step=self.first_step,
       stream=stream,
+      writes=jax.process_index() == 0,
     )
 
   def __enter__(self) -> _Run:

@@ -22,7 +22,6 @@ from dss_jax.models import encoder_decoder
 # that makes them, and an example.
 _OBJECTS = {
   "model": ("hidden_states", "models.EncoderDecoderModel"),
-  "vocabulary": ("encode", "vocabularies.from_name"),
   "optimizer": ("transform", "optimizers.AdamW"),
   "partitioner": ("put_batch", "partitioning.PjitPartitioner"),
 }
@@ -45,7 +44,8 @@ class TrainConfig:
   Attributes:
     model: the student.
     model_dir: folder of the run; a run found there is continued.
-    vocabulary: turns text into tokens, for inputs and targets.
+    vocabulary: turns text into tokens, for inputs and targets; its name, as
+      `vocabularies.from_name` takes it, does too.
     optimizer: one of `dss_jax.optimizers`.
     learning_rate_fn: step -> learning rate.
     train_dataset_cfg: what to train on.
@@ -96,6 +96,8 @@ class TrainConfig:
   config_text_fn: Callable[[], str] | None = None
 
   def __post_init__(self):
+    vocabulary = vocabularies.from_name(self.vocabulary)
+    object.__setattr__(self, "vocabulary", vocabulary)
     for name, (method, example) in _OBJECTS.items():
       value = getattr(self, name)
       if isinstance(value, type) or not hasattr(value, method):

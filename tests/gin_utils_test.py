@@ -67,8 +67,7 @@ def test_every_model_builds_with_every_kind_of_run(path):
         "MODEL_DIR = 'x'",
         "TRAIN_STEPS = 3",
         "INITIAL_CHECKPOINT_PATH = None",
-        "VOCABULARY = @vocabularies.from_name()",
-        "vocabularies.from_name.name = 'bytes'",
+        "VOCABULARY = 'bytes'",
       ],
     )
     config = gin_utils.instance("train.train")
@@ -102,6 +101,22 @@ def test_the_operative_configuration_parses_to_the_same_run():
   assert gin_utils.operative_config() == text
 
 
+def test_what_a_run_was_configured_with_can_be_overridden_and_finds_tasks():
+  files = ["models/taxonli.gin", "runs/taxonli.gin", "data/taxonli.gin"]
+  flags = ["METHOD = 'dss'", "MODEL_DIR = 'x'", "TRAIN_STEPS = 3"]
+  gin_utils.parse(files, flags)
+  gin_utils.instance("train.train")
+  text = gin_utils.operative_config(["my.tasks"])
+  gin_utils.clear()
+  gin_utils.parse(
+    [], [text, "data.DataOptions.taxonli_seed = 5", "VOCABULARY = 'bytes'"]
+  )
+  assert gin_utils.macro("MIXTURE_OR_TASK_MODULE") == ["my.tasks"]
+  dataset = gin_utils.instance("train.train", model_dir="y").train_dataset_cfg
+  assert dataset.data.taxonli_seed == 5
+  assert dataset.attention_length == 600
+
+
 def test_later_files_and_bindings_win_and_search_paths_come_first(tmp_path):
   (tmp_path / "mine.gin").write_text("include 'runs/train.gin'\nALPHA = 0.1\n")
   gin_utils.parse(["mine.gin"], [], [str(tmp_path)])
@@ -123,7 +138,7 @@ def test_parsing_forgets_what_was_parsed_before():
     (["nowhere.gin"], [], "neither a file here nor one of the packaged"),
     ([], ["network.T5Confg.emb_dim = 3"], r"there is network\.T5Config"),
     ([], ["network.T5Config.emb_dims = 3"], "there is emb_dim"),
-    (["runs/train.gin"], ["TRAIN_STEP = 3"], r"did you mean TRAIN_STEPS\?"),
+    (["runs/train.gin"], ["TRAIN_STEP = 3"], "did you mean TRAIN_STEPS"),
     ([], ["A = ["], "gin cannot read"),
     ([], ["A 3"], "gin cannot read"),
   ],

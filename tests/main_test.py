@@ -44,7 +44,9 @@ def _train_flags(folder: pathlib.Path, *more: str) -> list[str]:
 def trained(tmp_path_factory) -> pathlib.Path:
   """A run of two steps, made by the command line."""
   folder = tmp_path_factory.mktemp("trained") / "run"
-  assert main.main(_train_flags(folder)) == 0
+  # One name will do where several may be given.
+  flags = _train_flags(folder, "--gin.EVAL_TASKS=taxonli_label")
+  assert main.main(flags) == 0
   return folder
 
 
@@ -91,7 +93,12 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
       "/nowhere",
     ),
     "no gin file": (["train", "--gin_file=modls/base.gin"], "models/"),
-    "wrong gin name": ([*train, "--gin.TRAIN_STEP=3"], "TRAIN_STEPS?"),
+    "wrong gin name": ([*train, "--gin.TRAIN_STEP=3"], "TRAIN_STEPS"),
+    "no vocabulary": ([*train, "--gin.VOCABULARY=t5"], "'bytes'"),
+    "vocabulary too large": (
+      [*train, "--gin.VOCABULARY=bytes:100"],
+      "network.T5Config.vocab_size",
+    ),
     "wrong parameter": ([*train, "--gin.network.T5Config.emb=3"], "emb_dim"),
     "no parentheses": (
       [*train, "--gin.OPTIMIZER=@optimizers.AdamW"],

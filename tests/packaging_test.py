@@ -31,8 +31,10 @@ def wheel(repository, tmp_path_factory) -> pathlib.Path:
   source.mkdir()
   for name in SOURCES:
     path = repository / name
-    copy = shutil.copytree if path.is_dir() else shutil.copy
-    copy(path, source / name, **({"symlinks": True} if path.is_dir() else {}))
+    if path.is_dir():
+      shutil.copytree(path, source / name, symlinks=True)
+    else:
+      shutil.copy(path, source / name)
   subprocess.run(
     [
       sys.executable,

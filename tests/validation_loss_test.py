@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -36,7 +37,7 @@ def config() -> TrainConfig:
     model_dir="unused",
     vocabulary=VOCABULARY,
     optimizer=optimizers.AdamW(),
-    learning_rate_fn=lambda step: 0.0,
+    learning_rate_fn=lambda step: jnp.float32(0.0),
     train_dataset_cfg=pipeline.DatasetConfig(
       "taxonli_dss",
       {"inputs": 48, "targets": 64},

@@ -334,10 +334,15 @@ def from_name(name: str | Vocabulary) -> Vocabulary:
       A vocabulary object is returned as it is.
 
   Raises:
-    UserError: no such name or file.
+    UserError: no such name or file, or something else.
   """
-  if not isinstance(name, str):
+  if isinstance(name, Vocabulary) and not isinstance(name, type):
     return name
+  if not isinstance(name, str):
+    raise UserError(
+      f"VOCABULARY is {name!r}; it must be 'bytes', 'taxonli' or the path of a"
+      " SentencePiece model, or a vocabulary object."
+    )
   base, extra_ids = split_name(name)
   path = model_path(name)
   if path is None:
