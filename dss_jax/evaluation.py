@@ -158,6 +158,6 @@ def selection_value(scores: Sequence[Scores], metric: str | None) -> float:
     if metric in score.metrics:
       return score.metrics[metric]
   raise UserError(
-    f"EvaluationConfig.metric is {metric!r}; the evaluated tasks have"
+    f"evaluation.EvaluationConfig.metric is {metric!r}; the evaluated tasks have"
     f" {', '.join(first)}"
   )

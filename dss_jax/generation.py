@@ -54,7 +54,7 @@ class DecodeOptions:
   def __post_init__(self):
     if self.strategy not in STRATEGIES:
       raise UserError(
-        f"DecodeOptions.strategy is {self.strategy!r}; it must be one of"
+        f"decoding.DecodeOptions.strategy is {self.strategy!r}; it must be one of"
         f" {', '.join(STRATEGIES)}"
       )
 

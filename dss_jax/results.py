@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from dss_jax import evaluation, run_directory, train_state
+from dss_jax import datasets, evaluation, run_directory, train_state
 from dss_jax.data import pipeline, subtasks
 from dss_jax.models import encoder_decoder, flops
 
@@ -31,6 +31,15 @@ def student_name(model: encoder_decoder.EncoderDecoderModel) -> str:
     f"{family} {config.emb_dim}x{config.num_encoder_layers}"
     f"+{config.num_decoder_layers} {digits}"
   )
+
+
+def _rationale_source(
+  own: subtasks.TaskName | None, options: datasets.DataOptions
+) -> str | None:
+  """Who wrote the rationales that the method trains on."""
+  if own is None or not any(s.uses_rationale for s in own.method.subtasks):
+    return None
+  return datasets.rationale_source(own.dataset, options)
 
 
 def result_rows(
@@ -61,7 +70,7 @@ def result_rows(
     "student": student_name(config.model),
     "init": config.initial_checkpoint_path or "random",
     "label_source": own.label_source if own else None,
-    "rationale_source": dataset.method.rationale_filter if own else None,
+    "rationale_source": _rationale_source(own, dataset.data),
     "train_fraction": dataset.data.train_fraction if own else None,
     "train_examples": data.examples.num_records,
     "seed": config.random_seed,
@@ -75,7 +84,7 @@ def result_rows(
     "wall_s": round(loop.wall_s, 1),
   }
   selection = config.evaluation_cfg
-  selected_by = f"{selection.split} {selection.metric or 'first metric'}"
+  selecting_metric = selection.metric or next(iter(scores[0].metrics))
   return [
     common
     | {
@@ -85,7 +94,7 @@ def result_rows(
       "value": value,
       "n": len(score.rows),
       "checkpoint_step": checkpoint_step,
-      "selected_by": selected_by,
+      "selected_by": f"{selection.split} {selecting_metric}",
       "config_sha": run_directory.config_sha(text),
     }
     for score in scores

@@ -353,7 +353,9 @@ class _Run:
     evaluation = self.config.evaluation_cfg
     rows = []
     for split in filter(None, (evaluation.split, evaluation.test_split)):
-      scores = train_config.make_evaluator(self.config, split).run(params)
+      scores = train_config.make_evaluator(
+        self.config, split, generator=self.evaluator.generator
+      ).run(params)
       if jax.process_index() == 0:
         evaluation_lib.write_predictions(self.folder / "eval", best, scores)
       rows += results.result_rows(

@@ -129,7 +129,10 @@ def check_vocabulary(
 
 
 def make_evaluator(
-  config: TrainConfig, split: str, tasks: Sequence[str] | None = None
+  config: TrainConfig,
+  split: str,
+  tasks: Sequence[str] | None = None,
+  generator: generation.Generator | None = None,
 ) -> evaluation_lib.Evaluator:
   """The evaluator of a run's tasks on a split.
 
@@ -137,6 +140,8 @@ def make_evaluator(
     config: the run.
     split: `validation` or `test`.
     tasks: names to score instead of those of the run.
+    generator: of another evaluator of the run, whose compiled programs are
+      used again.
   """
   evaluation = config.evaluation_cfg
   dataset = config.train_dataset_cfg
@@ -157,7 +162,7 @@ def make_evaluator(
         f"{task.name} has nothing to score in split {split!r}: there are no"
         " records with a target; choose EVAL_TASKS or another split"
       )
-  generator = generation.Generator(
+  generator = generator or generation.Generator(
     config.model,
     config.partitioner,
     evaluation.decode,

@@ -50,7 +50,7 @@ def split_microbatches(batch: Batch, num_microbatches: int) -> Batch:
     if rows % num_microbatches:
       raise UserError(
         f"BATCH_SIZE is {rows} rows, not a multiple of {num_microbatches}"
-        " micro-batches; set BATCH_SIZE or trainer.Trainer.num_microbatches"
+        " micro-batches; set BATCH_SIZE or NUM_MICROBATCHES"
       )
     return x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1)
 

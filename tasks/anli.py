@@ -1,7 +1,8 @@
-"""ANLI rounds 1 to 3 with PaLM rationales: `anli1_dss` … `anli3_dss`.
+"""ANLI rounds 1 to 3: `anli1_dss` … `anli3_dss`.
 
-The paper trains on round 1. Reads the official release from
-`DataOptions.data_dir` (or DSS_DATA_DIR) when a dataset is asked for.
+The paper trains on round 1, the only one that was released with PaLM's
+rationales. Reads the official release, or files of its layout, from
+`data.DataOptions.data_dir` (or DSS_DATA_DIR) when a dataset is asked for.
 """
 
 from dss_jax.data.tasks import add_dss_tasks

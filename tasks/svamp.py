@@ -1,8 +1,8 @@
 """SVAMP with PaLM rationales: `svamp_dss` and its sisters.
 
-Reads the official release from `DataOptions.data_dir` (or DSS_DATA_DIR) when
-a dataset is asked for. Validation is cut from the training data; labels are
-arithmetic expressions, scored by their values.
+Reads the official release from `data.DataOptions.data_dir` (or DSS_DATA_DIR)
+when a dataset is asked for. Validation is cut from the training data; labels
+are arithmetic expressions, scored by their values.
 """
 
 from dss_jax.data.tasks import add_dss_tasks

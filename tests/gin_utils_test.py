@@ -1,4 +1,7 @@
+import ast
+import inspect
 import pathlib
+import re
 
 import gin
 import pytest
@@ -193,3 +196,32 @@ def test_missing_search_path_is_told(tmp_path):
 def test_gin_is_the_library_not_the_folder():
   assert pathlib.Path(gin.__file__).parent.name == "gin"
   assert "site-packages" in gin.__file__ or "dist-packages" in gin.__file__
+
+
+def _texts(path: pathlib.Path):
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+      yield node.value
+
+
+def test_bindings_named_in_messages_and_docstrings_exist(repository):
+  gin_utils.register()
+  known = {
+    name: set(inspect.signature(target).parameters)
+    for name, target in gin_utils._configurables.items()
+  }
+  modules = "|".join({name.partition(".")[0] for name in known})
+  binding = re.compile(rf"\b((?:{modules})\.[A-Z]\w+)\.([a-z]\w*)")
+  named = {
+    (str(path), *match.groups())
+    for path in (repository / "dss_jax").rglob("*.py")
+    for text in _texts(path)
+    for match in binding.finditer(text)
+  }
+  assert len(named) > 20
+  wrong = [
+    found
+    for found in named
+    if found[2] not in known.get(found[1], ()) and not found[2].endswith("_")
+  ]
+  assert not wrong

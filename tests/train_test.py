@@ -135,6 +135,8 @@ def test_results_have_the_schema_and_name_the_selected_checkpoint(finished):
     assert row["steps"] == 8
     assert row["tokens_seen"] > 0
     assert row["train_flops"] > 0
+    assert row["rationale_source"] == "taxonli"
+    assert row["selected_by"] == "validation accuracy"
     assert row["checkpoint_step"] in (4, 8)
   assert rows[1]["n"] == 24
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dss_jax.data import packing
-from dss_jax.data.packing import BatchShape
+from dss_jax.data.packing import DATASET_CONFIG, BatchShape
 from dss_jax.data.row_filling import Items, Window
 from dss_jax.data.sampler import Sampler, Units
 from dss_jax.data.token_arrays import ExampleSet
@@ -94,20 +94,17 @@ def choose_batch_shape(
   Raises:
     UserError: the wishes contradict each other or the data.
   """
-  for name, value in (
-    ("records_per_batch (RECORDS_PER_BATCH)", records_per_batch),
-    ("rows (BATCH_SIZE)", rows),
-    ("encoder_length", encoder_length),
-    ("decoder_length", decoder_length),
-    ("rows_multiple_of", rows_multiple_of),
-    ("length_multiple", length_multiple),
-    ("max_row_length", max_row_length),
-    ("attention_length", attention_length),
+  for binding, value in (
+    ("RECORDS_PER_BATCH", records_per_batch),
+    ("BATCH_SIZE", rows),
+    (f"{DATASET_CONFIG}.encoder_length", encoder_length),
+    (f"{DATASET_CONFIG}.decoder_length", decoder_length),
+    (f"{DATASET_CONFIG}.length_multiple", length_multiple),
+    (f"{DATASET_CONFIG}.max_row_length", max_row_length),
+    (f"{DATASET_CONFIG}.attention_length", attention_length),
   ):
     if value is not None and not (isinstance(value, int) and value > 0):
-      raise UserError(
-        f"choose_batch_shape.{name} is {value!r}; a positive integer is needed"
-      )
+      raise UserError(f"{binding} is {value!r}; a positive integer is needed")
   if records_per_batch is None and rows is None:
     raise UserError(
       "neither BATCH_SIZE (packed rows) nor RECORDS_PER_BATCH is set: set"
@@ -288,7 +285,7 @@ class _Search:
       f"no rows of up to {encoder_lengths[-1]}/{decoder_lengths[-1]} tokens"
       f" hold the data with BATCH_SIZE {self._wish.rows} and"
       f" RECORDS_PER_BATCH {self._wish.records}: raise BATCH_SIZE or"
-      " choose_batch_shape.max_row_length, or lower RECORDS_PER_BATCH"
+      f" {DATASET_CONFIG}.max_row_length, or lower RECORDS_PER_BATCH"
     )
 
   def _cost(self, lengths: _Lengths, counts: _Counts) -> float:

@@ -159,12 +159,15 @@ def _dataset_report(
       sizes["train"] = len(train)
       if validation:
         sizes["validation"] = len(validation)
-  is_taxonli = spec.name == "taxonli"
+  source = "built in" if spec.name == "taxonli" else options.source
+  rationale_source = datasets.rationale_source(spec.name, options)
+  if rationale_source is None:  # registered by a module
+    source = "own records"
   return {
     "dataset": spec.name,
-    "source": "built in" if is_taxonli else options.source,
+    "source": source,
     "parser": options.parser,
-    "rationale_source": spec.name if is_taxonli else options.rationale_source,
+    "rationale_source": rationale_source,
     "license": spec.license,
     "vocabulary": vocabulary.name,
     "prefix": args.prefix,

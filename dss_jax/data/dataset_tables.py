@@ -32,7 +32,10 @@ def print_stats(report: Mapping[str, Any]):
   out = console()
   title = report.get("dataset") or report["input"]
   if "source" in report:
-    title += f" ({report['source']}, rationales: {report['rationale_source']})"
+    title += f" ({report['source']}"
+    if report["rationale_source"]:
+      title += f", rationales: {report['rationale_source']}"
+    title += ")"
   splits = report["splits"]
   out.print(Text(title, style="bold"))
   table = Table()

@@ -35,6 +35,9 @@ from dss_jax.data.sampler import Units
 from dss_jax.data.token_arrays import ExampleSet
 from dss_jax.errors import UserError
 
+# What gin calls the settings of row lengths.
+DATASET_CONFIG = "train/utils.DatasetConfig"
+
 # Units of a window, about. More make windows more alike (less spare room is
 # needed) and random access dearer (a window is planned at about 5 us a unit).
 _WINDOW_UNITS = 8192
@@ -68,8 +71,7 @@ class BatchShape:
       value = getattr(self, field)
       if not (isinstance(value, int) and value > 0):
         raise UserError(
-          f"{field} is {value!r}; a positive integer is needed (binding"
-          f" choose_batch_shape.{field})"
+          f"a batch shape has {field} {value!r}; a positive integer is needed"
         )
 
   @property
@@ -221,7 +223,7 @@ def check_fits_row(
     if longest > room:
       raise UserError(
         f"the longest example has {longest} tokens of {feature}, but a row"
-        f" has room for {room}: raise choose_batch_shape.{side}_length to"
+        f" has room for {room}: raise {DATASET_CONFIG}.{side}_length to"
         f" {longest} or more, or lower TASK_FEATURE_LENGTHS['{feature}'] to"
         f" {room} or less"
       )
@@ -240,6 +242,6 @@ def _too_small(
     f"{shape.rows} rows of {shape.encoder_length}/{shape.decoder_length}"
     f" tokens cannot hold {shape.records_per_batch} records (their inputs"
     f" alone would fill {inputs:.1f} %, their targets {targets:.1f} %): raise"
-    " BATCH_SIZE, lower RECORDS_PER_BATCH, or leave one of them or the row"
-    " lengths to choose_batch_shape"
+    " BATCH_SIZE, lower RECORDS_PER_BATCH, or set one of them or a row length"
+    " to None, to have it chosen"
   )

@@ -76,19 +76,19 @@ class MethodOptions:
     if self.rationale_filter not in RATIONALE_FILTERS:
       raise UserError(
         f"rationale_filter is {self.rationale_filter!r}; allowed:"
-        f" {', '.join(RATIONALE_FILTERS)} (MethodOptions.rationale_filter)."
+        f" {', '.join(RATIONALE_FILTERS)} (data.MethodOptions.rationale_filter)."
       )
     limit = self.max_rationale_tokens
     if limit is not None and limit < 1:
       raise UserError(
         f"max_rationale_tokens is {limit}; it must be None or at least 1"
-        " (MethodOptions.max_rationale_tokens)."
+        " (data.MethodOptions.max_rationale_tokens)."
       )
     for name in ("label_separator", "rationale_separator"):
       if not getattr(self, name).strip():
         raise UserError(
           f"{name} is blank, so no label could be told from a rationale"
-          f" (MethodOptions.{name})."
+          f" (data.MethodOptions.{name})."
         )
 
   def texts(self) -> dict[str, str]:
@@ -217,7 +217,7 @@ class Method:
       if name not in names:
         raise UserError(
           f"rates name the sub-task {name!r}, which method {self.name!r}"
-          f" lacks; it has {', '.join(names)} (MethodOptions.rates)."
+          f" lacks; it has {', '.join(names)} (data.MethodOptions.rates)."
         )
       if (
         isinstance(rate, bool)
@@ -226,13 +226,13 @@ class Method:
       ):
         raise UserError(
           f"the rate of sub-task {name!r} is {rate!r}; it must be a finite"
-          " number of at least 0 (MethodOptions.rates)."
+          " number of at least 0 (data.MethodOptions.rates)."
         )
     values = tuple(float(rates.get(name, 1.0)) for name in names)
     if not any(values):
       raise UserError(
         f"all rates of method {self.name!r} are 0; at least one sub-task"
-        " must be drawn from (MethodOptions.rates)."
+        " must be drawn from (data.MethodOptions.rates)."
       )
     return values
 

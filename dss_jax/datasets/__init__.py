@@ -31,6 +31,7 @@ __all__ = [
   "load_source_split",
   "load_split",
   "names",
+  "rationale_source",
   "register",
   "split_positions",
 ]
@@ -123,6 +124,21 @@ def split_positions(
     seed=options.split_seed,
     cut_validation=cut_validation,
   )
+
+
+def rationale_source(name: str, options: DataOptions) -> str | None:
+  """Who wrote a dataset's rationales; None if only its records can say.
+
+  Args:
+    name: of the dataset.
+    options: see `DataOptions`. Of taxonli its control is named, as in
+      "taxonli shuffled".
+  """
+  if name == "taxonli":
+    control = options.taxonli_control
+    return name if control == "none" else f"{name} {control}"
+  released = {spec.name for spec in catalogue.SPECS}
+  return options.rationale_source if name in released else None
 
 
 def _has(spec: DatasetSpec, split: str) -> bool:

@@ -27,8 +27,8 @@ def load(dataset: str, split: str, options: DataOptions) -> list[Record]:
   if options.rationale_source != "human":
     raise UserError(
       f"source {options.source!r} has no completions of"
-      f" {options.rationale_source}; set DataOptions.rationale_source ="
-      " 'human', or DataOptions.source = 'release'"
+      f" {options.rationale_source}; set data.DataOptions.rationale_source ="
+      " 'human', or data.DataOptions.source = 'release'"
     )
   # Late: the only module here that may import TensorFlow.
   from dss_jax.datasets import external

@@ -96,7 +96,7 @@ def load(dataset: str, split: str, options: DataOptions) -> list[Record]:
   if dataset not in known:
     raise UserError(
       f"{options.source} has no {dataset!r}; it has: {', '.join(known)}"
-      " (DataOptions.source)"
+      " (data.DataOptions.source)"
     )
   source = known[dataset]
   if split not in source.splits:
@@ -252,7 +252,7 @@ def _not_installed(package: str, error: ImportError) -> str:
   hint += "'dss_jax[hf]'" if package == "datasets" else "tensorflow-datasets"
   return (
     f"the package {package} cannot be imported ({error}); {hint}, or set"
-    " DataOptions.source = 'release'"
+    " data.DataOptions.source = 'release'"
   )
 
 
@@ -261,5 +261,5 @@ def _not_available(what: str, error: Exception) -> str:
   first = reason[0][:200] if reason else type(error).__name__
   return (
     f"{what} cannot be loaded: {first} (no network? give a copy on disk with"
-    " --data_dir or DataOptions.data_dir)"
+    " --data_dir or data.DataOptions.data_dir)"
   )

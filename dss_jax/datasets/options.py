@@ -23,7 +23,7 @@ _CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
-  """Options of `load_split`; gin binds them as `DataOptions.NAME`.
+  """Options of `load_split`; gin binds them as `data.DataOptions.NAME`.
 
   Attributes:
     data_dir: the folder with the released data (the unzipped `datasets.zip`,
@@ -74,26 +74,26 @@ class DataOptions:
       if value not in allowed:
         raise UserError(
           f"{name} = {value!r}; allowed: {', '.join(allowed)}"
-          f" (DataOptions.{name})"
+          f" (data.DataOptions.{name})"
         )
     fraction = self.train_fraction
     if not (isinstance(fraction, int | float) and 0 < fraction <= 1):
       raise UserError(
         f"train_fraction = {fraction!r}; allowed: above 0 and at most 1"
-        " (DataOptions.train_fraction)"
+        " (data.DataOptions.train_fraction)"
       )
     limit = self.max_records
     if limit is not None and not (isinstance(limit, int) and limit >= 1):
       raise UserError(
         f"max_records = {limit!r}; allowed: None, or a whole number from 1"
-        " (DataOptions.max_records)"
+        " (data.DataOptions.max_records)"
       )
     for name in ("split_seed", "taxonli_seed"):
       value = getattr(self, name)
       if not isinstance(value, int) or value < 0:
         raise UserError(
           f"{name} = {value!r}; allowed: whole numbers from 0"
-          f" (DataOptions.{name})"
+          f" (data.DataOptions.{name})"
         )
 
   def dataset_folder(self, dataset: str) -> pathlib.Path:
@@ -109,7 +109,7 @@ class DataOptions:
     if not data_dir:
       raise UserError(
         f"dataset {dataset!r} is read from the released files: say where they"
-        f" are with --data_dir, DataOptions.data_dir or {DATA_DIR_VARIABLE}"
+        f" are with --data_dir, data.DataOptions.data_dir or {DATA_DIR_VARIABLE}"
       )
     root = pathlib.Path(data_dir).expanduser()
     # The official archive unpacks to a folder of this name.
@@ -117,7 +117,7 @@ class DataOptions:
       if folder.is_dir():
         return folder
     raise UserError(
-      f"no folder {dataset!r} in {root} (--data_dir, DataOptions.data_dir or"
+      f"no folder {dataset!r} in {root} (--data_dir, data.DataOptions.data_dir or"
       f" {DATA_DIR_VARIABLE}: the folder that the released archive unpacks to)"
     )
 

@@ -161,7 +161,7 @@ def _completions(
     if not path.exists():
       raise UserError(
         f"no completions of {source} for {dataset} {split}: {path} is missing"
-        " (DataOptions.rationale_source)"
+        " (data.DataOptions.rationale_source)"
       )
     return _read_completions(path)
   for inner in _COMPLETION_FOLDERS:

@@ -122,7 +122,7 @@ def train_test_split(
   if num_test >= num_records:
     raise UserError(
       f"{num_records} training records are too few for a test share of"
-      f" {test_size:g} (DataOptions.train_fraction)"
+      f" {test_size:g} (data.DataOptions.train_fraction)"
     )
   permutation = np.random.default_rng(seed).permutation(num_records)
   return permutation[num_test:], permutation[:num_test]

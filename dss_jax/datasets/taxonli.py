@@ -154,12 +154,12 @@ def generate(
   if control not in CONTROLS:
     raise UserError(
       f"unknown control {control!r}; allowed: {', '.join(CONTROLS)}"
-      " (DataOptions.taxonli_control)"
+      " (data.DataOptions.taxonli_control)"
     )
   if not 1 <= num_records <= MAX_RECORDS[split]:
     raise UserError(
       f"{num_records} {split} records asked of taxonli, which has 1 to"
-      f" {MAX_RECORDS[split]} (DataOptions.taxonli_num_{split})"
+      f" {MAX_RECORDS[split]} (data.DataOptions.taxonli_num_{split})"
     )
   rng = _rng("records", split, seed)
   used: set[str] = set()

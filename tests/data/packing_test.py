@@ -215,5 +215,5 @@ def test_window_batches():
 
 @pytest.mark.parametrize("field", ["rows", "encoder_length", "decoder_length"])
 def test_shapes_are_positive(field):
-  with pytest.raises(UserError, match=f"{field} is 0"):
+  with pytest.raises(UserError, match=f"{field} 0"):
     dataclasses.replace(BatchShape(1, 1, 1, 1), **{field: 0})

@@ -59,7 +59,7 @@ def test_data_dir_is_looked_up_late_and_its_absence_explained(
   ("fields", "message"),
   [
     ({"split_policy": "random"}, "'random'; allowed: fixed, official"),
-    ({"parser": "strict"}, r"\(DataOptions.parser\)"),
+    ({"parser": "strict"}, r"\(data.DataOptions.parser\)"),
     ({"source": "web"}, "allowed: release, tfds, huggingface"),
     ({"label_spelling": "x"}, "as_is, normalized"),
     ({"rationale_source": "gpt"}, "palm, gpt-neox, human"),

@@ -301,7 +301,9 @@ def test_sources_without_the_data():
   with pytest.raises(UserError, match="tfds has no 'svamp'; it has: esnli"):
     load_source_split("svamp", "test", options=options)
   options = DataOptions(source="huggingface")
-  with pytest.raises(UserError, match="no completions of palm; set DataOpt"):
+  with pytest.raises(
+    UserError, match="no completions of palm; set data.DataOpt"
+  ):
     load_source_split("svamp", "test", options=options)
 
 
