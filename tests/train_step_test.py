@@ -417,7 +417,7 @@ class TestStep:
     )
     with pytest.raises(UserError, match=r"BATCH_SIZE is 16 .*4 micro-batches"):
       step(state, random_batch())
-    with pytest.raises(UserError, match="num_microbatches"):
+    with pytest.raises(UserError, match="NUM_MICROBATCHES"):
       train_step_lib.split_microbatches(random_batch(), 3)
 
   def test_microbatch_i_takes_rows_i_plus_multiples_of_n(self):

@@ -10,7 +10,6 @@ from dss_jax.data import evaluations, examples, sources, vocabularies
 from dss_jax.data.subtasks import METHODS, MethodOptions
 from dss_jax.data.token_arrays import ExampleSet
 from dss_jax.data.vocabularies import ByteVocabulary
-from dss_jax.datasets import registry
 from dss_jax.errors import UserError
 from dss_jax.records import Rationale, Record
 
@@ -25,9 +24,8 @@ def ids(text: str) -> list[int]:
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
+def registered():
   """A small dataset, `toy`, registered for the test only."""
-  monkeypatch.setattr(registry, "_SPECS", dict(registry._SPECS))
   train = [
     Record("a", "p</s>q", "yes", (Rationale("because", "yes", "t", 0.5),)),
     Record("b", "xyz", None, (Rationale("so", "no", "t"),)),

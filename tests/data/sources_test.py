@@ -7,7 +7,6 @@ import pytest
 from dss_jax import datasets
 from dss_jax.data import evaluations, examples, sources, vocabularies
 from dss_jax.data.vocabularies import ByteVocabulary
-from dss_jax.datasets import registry
 from dss_jax.errors import UserError
 from dss_jax.records import Rationale, Record
 
@@ -16,12 +15,6 @@ RECORDS = [
   for i in range(20)
 ]
 OPTIONS = datasets.DataOptions()
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch):
-  monkeypatch.setattr(registry, "_SPECS", dict(registry._SPECS))
-  monkeypatch.setattr(vocabularies, "_DEFAULTS", dict(vocabularies._DEFAULTS))
 
 
 def count(name: str, split: str) -> int:

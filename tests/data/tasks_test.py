@@ -23,7 +23,6 @@ from dss_jax.data import (
 )
 from dss_jax.data.options import TaskOptions
 from dss_jax.data.subtasks import METHODS, MethodOptions
-from dss_jax.datasets import registry
 from dss_jax.errors import UserError
 from dss_jax.records import Rationale, Record
 
@@ -433,8 +432,6 @@ def registries(monkeypatch):
   for known in (seqio.TaskRegistry, seqio.MixtureRegistry):
     monkeypatch.setattr(known, "_REGISTRY", dict(known._REGISTRY))
   monkeypatch.setattr(tasks, "_REGISTERED", dict(tasks._REGISTERED))
-  monkeypatch.setattr(registry, "_SPECS", dict(registry._SPECS))
-  monkeypatch.setattr(vocabularies, "_DEFAULTS", dict(vocabularies._DEFAULTS))
   yield
   row_source.forget_loaded_records()
 

@@ -7,14 +7,9 @@ import sys
 import pytest
 
 from dss_jax import datasets, metrics
-from dss_jax.datasets import DataOptions, DatasetSpec, RecordFiles, registry
+from dss_jax.datasets import DataOptions, DatasetSpec, RecordFiles
 from dss_jax.errors import UserError
 from dss_jax.records import Rationale, Record, write_records
-
-
-@pytest.fixture(autouse=True)
-def _own_registry(monkeypatch):
-  monkeypatch.setattr(registry, "_SPECS", dict(registry._SPECS))
 
 
 def test_the_datasets_there_are():

@@ -302,7 +302,7 @@ def test_sources_without_the_data():
     load_source_split("svamp", "test", options=options)
   options = DataOptions(source="huggingface")
   with pytest.raises(
-    UserError, match="no completions of palm; set data.DataOpt"
+    UserError, match=r"no completions of palm; set data\.DataOpt"
   ):
     load_source_split("svamp", "test", options=options)
 
