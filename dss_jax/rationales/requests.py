@@ -1,0 +1,114 @@
+"""What is asked of a teacher, and the key under which it is asked only once."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+# Role ("system", "user" or "assistant") and text.
+Message = tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How a teacher draws its answers.
+
+  Attributes:
+    temperature: 0 takes the likeliest token.
+    top_p: nucleus sampling; 1 is off.
+    max_tokens: longest completion, in the teacher's tokens.
+    stop: texts that end a completion and are no part of it.
+    seed: of the first sample, where the endpoint knows seeds; sample i has
+      seed + i. None sends none.
+    extra: further fields of the request body (`top_k`, `reasoning_effort`, ...).
+  """
+
+  temperature: float = 0.0
+  top_p: float = 1.0
+  max_tokens: int = 256
+  stop: tuple[str, ...] = ()
+  seed: int | None = None
+  extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """One completion that is wanted.
+
+  Attributes:
+    model: the teacher's name of itself, as the endpoint knows it.
+    prompt: a text to go on from (`/v1/completions`), or the turns of a chat
+      (`/v1/chat/completions`).
+    sampling: how to draw the answer.
+    sample: which of several draws of the same prompt, from 0.
+  """
+
+  model: str
+  prompt: str | tuple[Message, ...]
+  sampling: Sampling
+  sample: int = 0
+
+  @property
+  def is_chat(self) -> bool:
+    return not isinstance(self.prompt, str)
+
+  @property
+  def url(self) -> str:
+    """The path of the endpoint, as batch files name it."""
+    return "/v1/chat/completions" if self.is_chat else "/v1/completions"
+
+  def body(self) -> dict[str, Any]:
+    """The request's JSON body in the OpenAI format."""
+    sampling = self.sampling
+    body: dict[str, Any] = {"model": self.model}
+    if isinstance(self.prompt, str):
+      body["prompt"] = self.prompt
+    else:
+      body["messages"] = [
+        {"role": role, "content": text} for role, text in self.prompt
+      ]
+    body["max_tokens"] = sampling.max_tokens
+    body["temperature"] = sampling.temperature
+    if sampling.top_p != 1:
+      body["top_p"] = sampling.top_p
+    if sampling.stop:
+      body["stop"] = list(sampling.stop)
+    if sampling.seed is not None:
+      body["seed"] = sampling.seed + self.sample
+    return body | dict(sampling.extra)
+
+  @functools.cached_property
+  def key(self) -> str:
+    """SHA-256, in hex, of everything that decides the answer.
+
+    Where the endpoint is and how it is reached are no part of it: a run goes
+    on when the same model is served elsewhere.
+    """
+    content = {"url": self.url, "body": self.body(), "sample": self.sample}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+  """What a teacher answered.
+
+  Attributes:
+    text: untouched, as it came.
+    finish_reason: "stop", "length", "content_filter", or the provider's word.
+    model: the name and revision that the provider reports.
+    prompt_tokens: as the provider counts them; None if it does not say.
+    completion_tokens: likewise.
+    refusal: the provider's own field for a refusal; None if there is none.
+  """
+
+  text: str
+  finish_reason: str = "stop"
+  model: str = ""
+  prompt_tokens: int | None = None
+  completion_tokens: int | None = None
+  refusal: str | None = None
