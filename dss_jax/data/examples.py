@@ -2,7 +2,7 @@
 
     dataset name, options -> records -> rows -> texts -> ids -> ExampleSet
 
-The same tokens come out of SeqIO's path (`data/materialize.py`); a test
+The same tokens come out of SeqIO's path (`data/materialize`); a test
 compares them for every task. An `ExampleSet` is kept on disk under its
 fingerprint, which names the records, the sub-tasks with their options, the
 vocabulary and the lengths: anything that could change a token.

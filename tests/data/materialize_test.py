@@ -29,6 +29,7 @@ import tensorflow as tf  # noqa: E402
 
 import dss_jax.tasks  # noqa: E402, F401
 from dss_jax.data import materialize, tasks  # noqa: E402
+from dss_jax.data.materialize import example_sets  # noqa: E402
 
 LENGTHS = {"inputs": 200, "targets": 100}
 BYTES = vocabularies.ByteVocabulary()
@@ -193,9 +194,9 @@ def test_arrays_are_made_once_and_again_when_the_task_changes(
 
   first = open_up()
   calls = []
-  original = materialize._subtask_arrays
+  original = example_sets._subtask_arrays
   monkeypatch.setattr(
-    materialize,
+    example_sets,
     "_subtask_arrays",
     lambda *args: calls.append(1) or original(*args),
   )
