@@ -101,7 +101,7 @@ def test_own_sets_equal_those_built_without_tensorflow(
     # so that either path finds what the other has written
     (folder,) = tmp_path.iterdir()
     stamp = folder.stat().st_mtime_ns
-    loaded = examples.load_or_build(*arguments, cache_dir=tmp_path)
+    loaded = examples.TaskSource.load(*arguments).open_or_build(tmp_path)
     assert tokens(loaded) == tokens(built)
     assert folder.stat().st_mtime_ns == stamp
 

@@ -30,14 +30,14 @@ def task_fingerprint(
   lengths = examples.check_feature_lengths(feature_lengths)
   if provider.own is not None and not use_cached:
     chosen = options.current()
-    return examples.task_fingerprint(
+    return examples.TaskSource.load(
       name,
       split,
       output_vocabulary(name),
       chosen.data,
       chosen.method,
       lengths,
-    )
+    ).fingerprint()
   described = [
     [
       leaf.name,
