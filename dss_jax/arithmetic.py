@@ -77,7 +77,8 @@ def normalize(expression: str) -> str | None:
   pair around everything. The value stays what it was.
 
   Returns:
-    The spelling, or None if the expression has no value.
+    The spelling, or None if the expression has no value, or its spelling is
+    longer than the bounds or of another value.
   """
   node = _parse(expression)
   if node is None or _as_float(node.value) is None:

@@ -10,8 +10,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from dss_jax.data.vocabularies import EOS_ID
 from dss_jax.errors import UserError
-from dss_jax.models.decode_cache import EOS_ID, DecodeCache, DecodeStepFn
+from dss_jax.models.decode_cache import DecodeCache, DecodeStepFn
 
 Array = jax.Array
 
@@ -254,20 +255,7 @@ def _advance(
   live_tokens = jnp.take_along_axis(extended, order[:, :, None], axis=1)
   parents = jnp.take_along_axis(parents, order, axis=1)
 
-  # Finished: the K best of those from before and the new ones.
-  finishes = ends
-  if rule.only_top_finish:
-    finishes = ends & (jnp.arange(ends.shape[1]) < num_beams)
-  new_scores = jnp.where(
-    finishes, rule.score(log_probs, length), rule.empty_score
-  )
-  scores, order = jax.lax.top_k(
-    jnp.concatenate([beams.scores, new_scores], axis=1), num_beams
-  )
-  taken = jnp.concatenate([beams.taken, finishes], axis=1)
-  taken = jnp.take_along_axis(taken, order, axis=1)
-  tokens = jnp.concatenate([beams.tokens, extended], axis=1)
-  tokens = jnp.take_along_axis(tokens, order[:, :, None], axis=1)
+  tokens, scores, taken = _finished(beams, extended, log_probs, ends, rule)
 
   full = jnp.all(taken, axis=1)
   best = rule.best_possible(live_log_probs[:, 0], length, limits)
@@ -288,6 +276,43 @@ def _advance(
     scores=select(scores, beams.scores),
     taken=select(taken, beams.taken),
     cache=cache.reorder((rows + parents).reshape(-1)),
+  )
+
+
+def _finished(
+  beams: _Beams,
+  extended: Array,
+  log_probs: Array,
+  ends: Array,
+  rule: _Convention,
+) -> tuple[Array, Array, Array]:
+  """The K best finished sequences: those from before and the new ones.
+
+  Args:
+    beams: the state before this step.
+    extended: [batch, 2K, length] int32, the candidates.
+    log_probs: [batch, 2K] float32, theirs, best first.
+    ends: [batch, 2K] bool, whether they have come to their end.
+    rule: how they score, and which may finish.
+
+  Returns:
+    tokens [batch, K, length], scores [batch, K], taken [batch, K].
+  """
+  num_beams = beams.scores.shape[1]
+  if rule.only_top_finish:
+    ends = ends & (jnp.arange(ends.shape[1]) < num_beams)
+  scores = jnp.where(
+    ends, rule.score(log_probs, beams.step + 1), rule.empty_score
+  )
+  scores, order = jax.lax.top_k(
+    jnp.concatenate([beams.scores, scores], axis=1), num_beams
+  )
+  taken = jnp.concatenate([beams.taken, ends], axis=1)
+  tokens = jnp.concatenate([beams.tokens, extended], axis=1)
+  return (
+    jnp.take_along_axis(tokens, order[:, :, None], axis=1),
+    scores,
+    jnp.take_along_axis(taken, order, axis=1),
   )
 
 

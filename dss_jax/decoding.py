@@ -23,8 +23,9 @@ import jax
 import jax.numpy as jnp
 
 from dss_jax.beam_search import beam_search as beam_search
+from dss_jax.data.vocabularies import EOS_ID
 from dss_jax.errors import UserError
-from dss_jax.models.decode_cache import EOS_ID, DecodeCache, DecodeStepFn
+from dss_jax.models.decode_cache import DecodeCache, DecodeStepFn
 
 Array = jax.Array
 

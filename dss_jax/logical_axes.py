@@ -62,13 +62,8 @@ def named_params(params: Any, param_axes: Any = None) -> Iterator[NamedParam]:
     yield NamedParam(path, leaf, axes)
 
 
-def batch_dims(axes: LogicalAxes) -> tuple[int, ...]:
-  """Positions of the dimensions that stack separate parameters."""
-  return tuple(i for i, name in enumerate(axes) if name in BATCH_AXES)
-
-
 def block_dims(axes: LogicalAxes) -> tuple[int, ...]:
-  """Positions of all other dimensions: those of one parameter block."""
+  """Positions of the dimensions of one parameter block: all but the stacked."""
   return tuple(i for i, name in enumerate(axes) if name not in BATCH_AXES)
 
 

@@ -390,7 +390,8 @@ def subtask_sums(
     "correct": count(counted & correct),
     "examples": count(example_starts(batch)),
   }
-  encoder_ids = batch.get("encoder_segment_ids", batch["encoder_input_tokens"])
-  sums["encoder_tokens"] = jnp.sum(encoder_ids > 0, dtype=jnp.int32)
-  sums["decoder_tokens"] = jnp.sum(ids > 0, dtype=jnp.int32)
+  for side, tokens in (("encoder", "input"), ("decoder", "target")):
+    # Without packing nothing but the ids tells padding from tokens.
+    present = batch.get(f"{side}_segment_ids", batch[f"{side}_{tokens}_tokens"])
+    sums[f"{side}_tokens"] = jnp.sum(present > 0, dtype=jnp.int32)
   return sums

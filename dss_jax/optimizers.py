@@ -79,13 +79,7 @@ class AdamW:
   ) -> optax.GradientTransformationExtraArgs:
     """The Optax transformation; `param_axes` makes no difference here."""
     del param_axes
-    mask = updates.decay_mask(params_shape, self.no_decay)
-    tx = optax.chain(
-      optax.scale_by_adam(self.b1, self.b2, self.eps),
-      optax.add_decayed_weights(self.weight_decay, mask),
-      updates.scale_by_learning_rate(learning_rate_fn),
-    )
-    return updates.clipped(tx, self.clip_norm)
+    return _adam(self, learning_rate_fn, params_shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,11 +119,24 @@ class ParameterScaledAdam:
     param_axes: Any = None,
   ) -> optax.GradientTransformationExtraArgs:
     """The Optax transformation; `param_axes` separates stacked layers."""
-    mask = updates.decay_mask(params_shape, self.no_decay)
-    tx = optax.chain(
-      optax.scale_by_adam(self.b1, self.b2, self.eps),
-      updates.scale_by_block_rms(params_shape, param_axes, self.min_scale),
-      optax.add_decayed_weights(self.weight_decay, mask),
-      updates.scale_by_learning_rate(learning_rate_fn),
+    scaling = updates.scale_by_block_rms(
+      params_shape, param_axes, self.min_scale
     )
-    return updates.clipped(tx, self.clip_norm)
+    return _adam(self, learning_rate_fn, params_shape, scaling)
+
+
+def _adam(
+  settings: AdamW | ParameterScaledAdam,
+  learning_rate_fn: LearningRateFn,
+  params_shape: Any,
+  *scalings: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+  """Adam, what scales its direction, decoupled weight decay, the rate."""
+  mask = updates.decay_mask(params_shape, settings.no_decay)
+  tx = optax.chain(
+    optax.scale_by_adam(settings.b1, settings.b2, settings.eps),
+    *scalings,
+    optax.add_decayed_weights(settings.weight_decay, mask),
+    updates.scale_by_learning_rate(learning_rate_fn),
+  )
+  return updates.clipped(tx, settings.clip_norm)

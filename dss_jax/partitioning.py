@@ -12,7 +12,6 @@ Sizes of batches here are global, over all hosts, unless a name says `local`.
 import contextlib
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dss_jax import logical_axes
+from dss_jax import logical_axes, partition_specs
 from dss_jax.errors import UserError
 from dss_jax.logical_axes import (
   DATA_AXIS,
@@ -31,8 +30,10 @@ from dss_jax.logical_axes import (
   mesh_axes_of,
   standard_logical_axis_rules,
 )
+from dss_jax.partition_specs import BINDING
+from dss_jax.placement import place, to_host
 
-_BINDING = "partitioning.PjitPartitioner"
+__all__ = ["Partitioner", "place", "standard_logical_axis_rules", "to_host"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Partitioner:
         raise UserError(
           f"logical axis {name!r} is mapped to {entry!r}; allowed are 'data',"
           " 'model', a tuple of both, and None; set"
-          f" {_BINDING}.logical_axis_rules"
+          f" {BINDING}.logical_axis_rules"
         )
 
   @property
@@ -87,7 +88,7 @@ class Partitioner:
       raise UserError(
         f"num_partitions is {self.num_partitions} and"
         f" model_parallel_submesh {self.model_parallel_submesh}; give one of"
-        f" them: set {_BINDING}.num_partitions or .model_parallel_submesh"
+        f" them: set {BINDING}.num_partitions or .model_parallel_submesh"
       )
     return size
 
@@ -112,7 +113,7 @@ class Partitioner:
       raise UserError(
         f"num_partitions is {size}, which does not divide the"
         f" {len(devices)} devices; allowed are divisors of {len(devices)};"
-        f" set {_BINDING}.num_partitions"
+        f" set {BINDING}.num_partitions"
       )
     return jax.make_mesh(
       (len(devices) // size, size),
@@ -140,72 +141,12 @@ class Partitioner:
   # ---- Parameters and optimizer state ----------------------------------------
 
   def param_spec(self, param: logical_axes.NamedParam) -> PartitionSpec:
-    """How one parameter is split.
-
-    For each rule in order, a dimension of that name takes the rule's mesh axes
-    if no other dimension has them yet, as in T5X and Flax. A dimension that
-    the axes do not divide stays whole.
-
-    Raises:
-      UserError: for a name without a rule, or one whose rules all want mesh
-        axes that are taken, and none says that it may stay whole.
-    """
-    settled: dict[str, MeshAxes] = {}
-    taken: dict[str, str] = {}
-    for name, entry in self.rules:
-      axes = mesh_axes_of(entry)
-      free = not any(axis in taken for axis in axes)
-      if name in param.axes and name not in settled and free:
-        settled[name] = entry
-        taken.update(dict.fromkeys(axes, name))
-    for name in param.axes:
-      if name is not None and name not in settled:
-        raise self._unsettled(param, name, taken)
-    spec = []
-    for name, size in zip(param.axes, param.value.shape, strict=True):
-      entry = None if name is None else settled[name]
-      shards = self._num_shards(entry)
-      spec.append(entry if shards > 1 and size % shards == 0 else None)
-    if self.fully_sharded:
-      spec = self._shard_over_data(param, spec)
-    return PartitionSpec(*spec)
-
-  def _unsettled(self, param, name, taken) -> UserError:
-    wanted = [axis for n, axis in self.rules if n == name]
-    if not wanted:
-      problem = "has no rule"
-    else:
-      problem = f"wants {wanted[-1]!r}, taken by {sorted(set(taken.values()))}"
-    return UserError(
-      f"logical axis {name!r} of parameter {param.path} {param.axes}"
-      f" {problem}; allowed is a free mesh axis, or ({name!r}, None) to keep"
-      f" it whole; set {_BINDING}.logical_axis_rules or"
-      " partitioning.standard_logical_axis_rules.additional_rules"
-    )
-
-  def _num_shards(self, entry: MeshAxes) -> int:
-    return math.prod(self.mesh.shape[axis] for axis in mesh_axes_of(entry))
-
-  def _shard_over_data(self, param, spec: list[MeshAxes]) -> list[MeshAxes]:
-    """Adds `data` to the largest whole, divisible dimension of a block."""
-    if any(DATA_AXIS in mesh_axes_of(entry) for entry in spec):
-      return spec
-    shape = param.value.shape
-    # Never along stacked layers: a scan takes one at a time.
-    block = logical_axes.block_dims(param.axes)
-    if math.prod(shape[dim] for dim in block) < self.fully_sharded_min_size:
-      return spec
-    usable = [
-      dim
-      for dim in block
-      if spec[dim] is None and shape[dim] % self.data_size == 0
-    ]
-    if self.data_size == 1 or not usable:
-      return spec
-    largest = max(usable, key=lambda dim: shape[dim])
-    return [
-      DATA_AXIS if d == largest else entry for d, entry in enumerate(spec)
-    ]
+    """How one parameter is split; see `partition_specs.ParamSplitter`."""
+    return partition_specs.ParamSplitter(
+      self.rules,
+      self.mesh.shape,
+      self.fully_sharded_min_size if self.fully_sharded else None,
+    ).spec(param)
 
   def param_specs(self, params_shape: Any, param_axes: Any) -> Any:
     """Pytree of `PartitionSpec`s like the parameters."""
@@ -222,36 +163,18 @@ class Partitioner:
   def state_shardings(self, state_shapes: Any, param_axes: Any) -> Any:
     """Shardings of a whole `TrainState`, from its shapes.
 
-    Each part of the optimizer state that has the structure of the parameters
-    (moments, factors) is split like them: a leaf of the parameter's shape
-    takes its spec; one with some of its dimensions (a factor of Adafactor's)
-    the specs of those, if it is clear which they are; anything else is on
-    every device.
+    The optimizer's state is split like the parameters it belongs to; see
+    `partition_specs.optimizer_state_specs`.
     """
     params = state_shapes.params
     specs = self.param_specs(params, param_axes)
-    structure = jax.tree.structure(params)
-    values = jax.tree.leaves(params)
-    flat_specs = structure.flatten_up_to(specs)
-
-    def is_param_like(node):
-      return jax.tree.structure(node) == structure
-
-    def shard(node):
-      if not is_param_like(node):
-        return PartitionSpec()
-      return structure.unflatten(
-        _reduced_spec(leaf.shape, value.shape, spec)
-        for leaf, value, spec in zip(
-          jax.tree.leaves(node), values, flat_specs, strict=True
-        )
-      )
-
-    opt_state = jax.tree.map(
-      shard, state_shapes.opt_state, is_leaf=is_param_like
-    )
     state = dataclasses.replace(
-      state_shapes, step=PartitionSpec(), params=specs, opt_state=opt_state
+      state_shapes,
+      step=PartitionSpec(),
+      params=specs,
+      opt_state=partition_specs.optimizer_state_specs(
+        state_shapes.opt_state, params, specs
+      ),
     )
     return self._named(state)
 
@@ -290,7 +213,7 @@ class Partitioner:
         f"{binding} is {rows} rows, not a multiple of {unit}:"
         f" {self.mesh.size} devices with num_partitions={self.model_size}"
         f" leave {self.data_size} to split the batch over{micro}; set"
-        f" {binding} to {nearest}, say, or change {_BINDING}.num_partitions"
+        f" {binding} to {nearest}, say, or change {BINDING}.num_partitions"
       )
 
   def process_rows(self, rows: int) -> slice:
@@ -309,7 +232,7 @@ class Partitioner:
       raise UserError(
         f"this host's rows are not adjacent with num_partitions="
         f"{self.model_size} on {self.mesh.size} devices; allowed is a value"
-        f" that keeps hosts together; set {_BINDING}.num_partitions"
+        f" that keeps hosts together; set {BINDING}.num_partitions"
       )
     return slice(start, stop)
 
@@ -370,61 +293,9 @@ class Partitioner:
     return "\n".join(lines)
 
 
-def place(tree: Any, shardings: Any) -> Any:
-  """Puts arrays where they belong, on any number of hosts.
-
-  Each host sends only the parts its devices store, which `jax.device_put` does
-  not do for arrays that are on a device of one host already.
-
-  Args:
-    tree: pytree of NumPy or JAX arrays, equal on all hosts.
-    shardings: same structure, or one sharding for all.
-  """
-  if isinstance(shardings, jax.sharding.Sharding):
-    shardings = jax.tree.map(lambda _: shardings, tree)
-
-  def put(value, sharding):
-    if isinstance(value, jax.Array) and not value.is_fully_addressable:
-      return jax.jit(lambda x: x, out_shardings=sharding)(value)
-    value = np.asarray(value)
-    return jax.make_array_from_callback(
-      value.shape, sharding, lambda index: value[index]
-    )
-
-  return jax.tree.map(put, tree, shardings)
-
-
 def _join(shape: Sequence[int]) -> str:
   return "x".join(map(str, shape))
 
 
 def _entry_text(entry: MeshAxes) -> str:
   return "+".join(mesh_axes_of(entry)) or "-"
-
-
-def _reduced_spec(
-  shape: tuple[int, ...], param_shape: tuple[int, ...], spec: PartitionSpec
-) -> PartitionSpec:
-  """The spec of an array that has some of a parameter's dimensions.
-
-  Adafactor's factors lack dimensions of their parameter, so its spec does not
-  fit them. Where two choices of dimensions give the shape and different specs
-  (a square parameter), the array is not split.
-  """
-  candidates = {
-    tuple(spec[dim] for dim in dims)
-    for dims in itertools.combinations(range(len(param_shape)), len(shape))
-    if tuple(param_shape[dim] for dim in dims) == tuple(shape)
-  }
-  if len(candidates) != 1:
-    return PartitionSpec()
-  return PartitionSpec(*candidates.pop())
-
-
-def to_host(array: jax.Array) -> np.ndarray:
-  """The whole of a global array, on every host."""
-  if array.is_fully_addressable:
-    return np.asarray(array)
-  from jax.experimental import multihost_utils
-
-  return np.asarray(multihost_utils.process_allgather(array, tiled=True))

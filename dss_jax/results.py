@@ -10,7 +10,9 @@ import jax
 
 from dss_jax import datasets, evaluation, run_directory, train_state
 from dss_jax.data import pipeline, subtasks
+from dss_jax.loop_state import LoopState
 from dss_jax.models import encoder_decoder, flops
+from dss_jax.train_config import TrainConfig
 
 
 def num_parameters(model: encoder_decoder.EncoderDecoderModel) -> int:
@@ -43,23 +45,23 @@ def _rationale_source(
 
 
 def result_rows(
-  config: Any,
+  config: TrainConfig,
   data: pipeline.TrainingData,
   scores: Sequence[evaluation.Scores],
   *,
   steps: int,
   checkpoint_step: int,
-  loop: Any,
+  loop: LoopState,
 ) -> list[dict[str, Any]]:
   """One row for each metric of each task.
 
   Args:
-    config: the run's `TrainConfig`.
+    config: the run.
     data: what it was trained on.
     scores: the final evaluation.
     steps: updates made.
     checkpoint_step: the step that is scored.
-    loop: the run's `LoopState`.
+    loop: what its loop remembered at the end.
   """
   dataset = config.train_dataset_cfg
   own = subtasks.parse_task_name(dataset.mixture_or_task_name)

@@ -259,6 +259,24 @@ def test_subtask_sums_by_hand():
   assert (int(sums["encoder_tokens"]), int(sums["decoder_tokens"])) == (7, 9)
 
 
+def test_padding_of_plain_rows_is_no_token():
+  """Batches without segment ids, as plain SeqIO makes them."""
+  batch = {
+    "encoder_input_tokens": jnp.array([[3, 3, 1, 0], [3, 1, 0, 0]]),
+    "decoder_target_tokens": jnp.array([[4, 5, 1, 0], [6, 1, 0, 0]]),
+  }
+  targets = batch["decoder_target_tokens"]
+  sums = losses.subtask_sums(jnp.ones((2, 4)), targets, batch, 1)
+  assert {name: np.asarray(value).tolist() for name, value in sums.items()} == {
+    "nll": [5.0],
+    "tokens": [5],
+    "correct": [5],
+    "examples": [2],
+    "encoder_tokens": 5,
+    "decoder_tokens": 5,
+  }
+
+
 class TestOfficialLoss:
   """alpha · CE(labels) + (1 - alpha) · CE(rationales), each its own mean.
 

@@ -196,6 +196,24 @@ def run(
   return jax.device_get(state), sums
 
 
+def lowered_step(partitioner, model, *, num_microbatches=1, seed=0):
+  """The program of a step, and the shapes of the model's parameters."""
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  axes = model.param_axes()
+  tx = optimizers.AdamW().transform(learning_rate, shapes, axes)
+  state = train_state.state_shapes(model, tx)
+  step = train_step_lib.jit_train_step(
+    model=model,
+    tx=tx,
+    weighting=WEIGHTING,
+    partitioner=partitioner,
+    state_shardings=partitioner.state_shardings(state, axes),
+    base_key=jax.random.key(seed),
+    num_microbatches=num_microbatches,
+  )
+  return step.lower(state, random_batch()), shapes
+
+
 def assert_close(got, want, rel=1e-6):
   """Every leaf within `rel` of its own norm."""
 
@@ -278,7 +296,7 @@ class TestSameEverywhere:
       assert float(micro_loss) == pytest.approx(float(loss), rel=1e-6)
 
 
-def test_every_step_and_micro_batch_has_its_own_dropout_key():
+def test_every_micro_batch_has_its_own_dropout_key():
   keys = []
 
   def loss_fn(params, micro, key):
@@ -303,6 +321,29 @@ def test_every_step_and_micro_batch_has_its_own_dropout_key():
     one_hot_of_key, jnp.ones(1), {"x": jnp.zeros((4, 1))}, base, 4
   )
   assert float(sums["drawn"]) / 4 > (float(total) / 4) ** 2 * 1.001
+
+
+def test_every_step_has_its_own_dropout_key():
+  """The same parameters and batch at other steps, and again at the first."""
+  model, batch = ToyStudent(dropout_rate=0.5), random_batch()
+  tx = optax.identity()
+  state = train_state.TrainState.create(model.init(jax.random.key(0)), tx)
+
+  @jax.jit
+  def loss(step):
+    _, sums = train_step_lib.train_step(
+      state.replace(step=step),
+      batch,
+      model=model,
+      tx=tx,
+      base_key=jax.random.key(7),
+      weighting=WEIGHTING,
+    )
+    return sums["loss"]
+
+  losses_of_steps = [float(loss(step)) for step in (0, 1, 2, 0)]
+  assert len(set(losses_of_steps[:3])) == 3
+  assert losses_of_steps[3] == losses_of_steps[0]
 
 
 class TestStep:
@@ -382,21 +423,10 @@ class TestStep:
 
   def test_another_seed_is_the_same_program(self):
     """Keys are arguments, so the compilation cache serves every seed."""
-    model, partitioner = ToyStudent(dropout_rate=0.1), ONE()
-    texts = []
-    for seed in (1, 2):
-      shapes = jax.eval_shape(model.init, jax.random.key(0))
-      tx = OPTIMIZERS["adamw"].transform(learning_rate, shapes)
-      state = train_state.state_shapes(model, tx)
-      step = train_step_lib.jit_train_step(
-        model=model,
-        tx=tx,
-        weighting=WEIGHTING,
-        partitioner=partitioner,
-        state_shardings=partitioner.state_shardings(state, model.param_axes()),
-        base_key=jax.random.key(seed),
-      )
-      texts.append(step.lower(state, random_batch()).as_text())
+    texts = [
+      lowered_step(ONE(), ToyStudent(dropout_rate=0.1), seed=seed)[0].as_text()
+      for seed in (1, 2)
+    ]
     assert texts[0] == texts[1]
 
   def test_learns(self):
@@ -524,23 +554,6 @@ def test_official_loss_and_gradient_packed_and_unpacked():
   compare(1.0, packed_rows([[r[0]] for r in records] + [[]] * 2, 8, 16))
 
 
-def lowered_real_step(partitioner, model, num_microbatches=2):
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
-  axes = model.param_axes()
-  tx = optimizers.AdamW().transform(learning_rate, shapes, axes)
-  state = train_state.state_shapes(model, tx)
-  step = train_step_lib.jit_train_step(
-    model=model,
-    tx=tx,
-    weighting=WEIGHTING,
-    partitioner=partitioner,
-    state_shardings=partitioner.state_shardings(state, axes),
-    base_key=jax.random.key(0),
-    num_microbatches=num_microbatches,
-  )
-  return step.lower(state, random_batch()), shapes
-
-
 def all_gathers(text):
   """Shapes that the all-gathers of a compiled program produce."""
   found = set()
@@ -555,7 +568,7 @@ def all_gathers(text):
 class TestCompiledProgram:
   def test_constraints_survive_and_the_batch_stays_put(self):
     partitioner = Partitioner()
-    lowered, _ = lowered_real_step(partitioner, real_student())
+    lowered, _ = lowered_step(partitioner, real_student(), num_microbatches=2)
     assert lowered.as_text().count("sharding_constraint") > 20
     # Whole parameters, split batch: nothing at all has to be gathered.
     assert all_gathers(lowered.compile().as_text()) == set()
@@ -567,25 +580,15 @@ class TestCompiledProgram:
       return jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[1:]), dict(batch))
 
     monkeypatch.setattr(train_step_lib, "split_microbatches", adjacent)
-    model, partitioner = ToyStudent(), Partitioner()
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    tx = optimizers.AdamW().transform(learning_rate, shapes)
-    state = train_state.state_shapes(model, tx)
-    step = train_step_lib.jit_train_step(
-      model=model,
-      tx=tx,
-      weighting=WEIGHTING,
-      partitioner=partitioner,
-      state_shardings=partitioner.state_shardings(state, model.param_axes()),
-      base_key=jax.random.key(0),
-      num_microbatches=2,
-    )
-    text = step.lower(state, random_batch()).compile().as_text() or ""
+    lowered, _ = lowered_step(Partitioner(), ToyStudent(), num_microbatches=2)
+    text = lowered.compile().as_text() or ""
     assert all_gathers(text) or "all-to-all" in text
 
   def test_fully_sharded_gathers_parameters_only(self):
     partitioner = Partitioner(fully_sharded=True, fully_sharded_min_size=0)
-    lowered, shapes = lowered_real_step(partitioner, real_student())
+    lowered, shapes = lowered_step(
+      partitioner, real_student(), num_microbatches=2
+    )
     gathered = all_gathers(lowered.compile().as_text())
     assert gathered  # parameters do live apart
     allowed = {leaf.shape for leaf in jax.tree.leaves(shapes)}

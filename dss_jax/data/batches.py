@@ -12,6 +12,7 @@ planned by all of them alike.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -89,24 +90,9 @@ class PackedBatches:
       out of order into another batch's free space) and repacked.
     """
     layout = self._layout(step, 0, self.shape.rows)
-    encoder_tokens = int(layout.input_length.sum())
-    decoder_tokens = int(layout.target_length.sum())
     _, plan = self._window(step // self._window_batches)
-    subtasks = self.example_set.subtasks
-    counts = np.bincount(layout.subtask, minlength=len(subtasks))
-    return {
-      "examples": len(layout),
-      "examples_by_subtask": {
-        subtask.name: int(count)
-        for subtask, count in zip(subtasks, counts, strict=True)
-      },
-      "encoder_tokens": encoder_tokens,
-      "decoder_tokens": decoder_tokens,
-      "slots": self.shape.slots,
-      "padding": 1 - (encoder_tokens + decoder_tokens) / self.shape.slots,
-      "moved": plan.moved,
-      "repacked": plan.repacked,
-    }
+    names = [subtask.name for subtask in self.example_set.subtasks]
+    return statistics_of(layout, plan, names, self.shape)
 
   def _layout(self, step: int, first_row: int, last_row: int) -> Layout:
     """Where the examples of some rows of a batch lie."""
@@ -128,14 +114,41 @@ class PackedBatches:
       )
     else:
       plan = packing.plan_unpacked(len(units), self.shape)
-    order = np.lexsort((plan.rank, plan.row))
     layout = Layout.of(
-      units.subtask[order],
-      units.example[order],
-      plan.row[order],
-      *(length[order] for length in lengths),
+      units.subtask, units.example, plan.row, plan.rank, *lengths
     )
     return layout, plan
+
+
+def statistics_of(
+  layout: Layout,
+  plan: packing.Plan,
+  subtask_names: Sequence[str],
+  shape: BatchShape,
+) -> dict[str, Any]:
+  """The counts of `PackedBatches.packing_statistics`.
+
+  Args:
+    layout: of all rows of one batch.
+    plan: of the batch's window.
+    subtask_names: in the order of the layout's sub-tasks.
+    shape: of the batch.
+  """
+  encoder_tokens = int(layout.input_length.sum())
+  decoder_tokens = int(layout.target_length.sum())
+  counts = np.bincount(layout.subtask, minlength=len(subtask_names))
+  return {
+    "examples": len(layout),
+    "examples_by_subtask": dict(
+      zip(subtask_names, counts.tolist(), strict=True)
+    ),
+    "encoder_tokens": encoder_tokens,
+    "decoder_tokens": decoder_tokens,
+    "slots": shape.slots,
+    "padding": 1 - (encoder_tokens + decoder_tokens) / shape.slots,
+    "moved": plan.moved,
+    "repacked": plan.repacked,
+  }
 
 
 def row_range(row_slice: slice, rows: int) -> tuple[int, int]:

@@ -212,27 +212,27 @@ def _file_report(
 
 
 def _show(args: argparse.Namespace) -> int:
-  from dss_jax.data import dataset_tables, preview, subtasks
+  from dss_jax.data import dataset_tables, pipeline, preview, subtasks
 
   if args.module:
     _import_modules(args.module)
   else:
     # Without modules no other task can be known: no need to ask SeqIO.
     subtasks.get_task(args.task)
-  shown = preview.preview(
+  config = pipeline.DatasetConfig(
     args.task,
-    args.split,
-    data=_data_options(args),
-    method=_method_options(args),
-    vocabulary=args.vocabulary,
-    feature_lengths={
-      "inputs": args.inputs_length,
-      "targets": args.targets_length,
-    },
+    {"inputs": args.inputs_length, "targets": args.targets_length},
+    split=args.split,
+    batch_size=args.batch_size,
     records_per_batch=args.records_per_batch
     or (None if args.batch_size else 64),
-    batch_size=args.batch_size,
     pack=not args.no_packing,
+    data=_data_options(args),
+    method=_method_options(args),
+  )
+  shown = preview.preview(
+    config,
+    vocabulary=args.vocabulary,
     seed=args.seed,
     step=args.step,
     max_rows=args.limit,

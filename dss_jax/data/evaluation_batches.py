@@ -200,14 +200,7 @@ class EpochBatches:
         batches = -(-len(chunk) // self.shape.rows)
       row[chunk] += num_batches * self.shape.rows
       num_batches += batches
-    order = np.lexsort((rank, row))
-    layout = Layout.of(
-      subtask[order],
-      example[order],
-      row[order],
-      inputs[order],
-      targets[order],
-    )
+    layout = Layout.of(subtask, example, row, rank, inputs, targets)
     return layout, num_batches
 
   def _fill(

@@ -2,7 +2,7 @@
 
     dataset name, options -> records -> rows -> texts -> ids -> ExampleSet
 
-The same tokens come out of SeqIO's path (`data/materialize.py`); a test
+The same tokens come out of SeqIO's path (`data/materialize`); a test
 compares them for every task. An `ExampleSet` is kept on disk under its
 fingerprint, which names the records, the sub-tasks with their options, the
 vocabulary and the lengths: anything that could change a token.
@@ -131,10 +131,24 @@ class TaskSource:
     task_name: str,
     split: str,
     vocabulary: Vocabulary,
-    data_options: datasets.DataOptions | None,
-    method_options: MethodOptions | None,
-    feature_lengths: Mapping[str, int] | None,
+    data_options: datasets.DataOptions | None = None,
+    method_options: MethodOptions | None = None,
+    feature_lengths: Mapping[str, int] | None = None,
   ) -> "TaskSource":
+    """Checks the arguments and reads the records.
+
+    Args:
+      task_name: a registered name, such as "cqa_dss".
+      split: "train", "validation" or "test".
+      vocabulary: turns text into ids.
+      data_options: where the data lies, splits, training fraction.
+      method_options: prefixes, filters, rates.
+      feature_lengths: {"inputs": ..., "targets": ...} in tokens; longer ones
+        are cut before their end id.
+
+    Raises:
+      UserError: a name, split, option or file that does not exist or fit.
+    """
     _check_split(split)
     task = subtasks.get_task(task_name)
     options = method_options or MethodOptions()
@@ -146,6 +160,7 @@ class TaskSource:
     return cls(task, split, records, vocabulary, options, lengths)
 
   def fingerprint(self) -> str:
+    """Identifies the tokens; see the function of that name."""
     return fingerprint(
       self.task,
       self.split,
@@ -186,6 +201,7 @@ class TaskSource:
     return with_eos(ids, self.lengths.get("targets"))
 
   def example_set(self) -> tuple[ExampleSet, LeftOut]:
+    """The token arrays, and what gave no example, by reason."""
     arrays = []
     left_out: LeftOut = {}
     for subtask in self.task.method.subtasks:
@@ -213,24 +229,19 @@ class TaskSource:
     )
     return example_set, left_out
 
+  def open_or_build(self, cache_dir: str | os.PathLike[str]) -> ExampleSet:
+    """Opens the token arrays in `cache_dir`, building them if needed.
 
-def task_fingerprint(
-  task_name: str,
-  split: str,
-  vocabulary: Vocabulary,
-  data_options: datasets.DataOptions | None = None,
-  method_options: MethodOptions | None = None,
-  feature_lengths: Mapping[str, int] | None = None,
-) -> str:
-  """The fingerprint that `build_examples` gives; reads the records."""
-  return TaskSource.load(
-    task_name,
-    split,
-    vocabulary,
-    data_options,
-    method_options,
-    feature_lengths,
-  ).fingerprint()
+    The records are read either way: their content is part of the fingerprint,
+    so data that changed under an old name is never taken from the cache.
+    """
+    return open_or_build(
+      cache_dir,
+      str(self.task),
+      self.split,
+      self.fingerprint(),
+      lambda: self.example_set()[0],
+    )
 
 
 def count_records(
@@ -250,62 +261,7 @@ def build_examples(
 ) -> ExampleSet:
   """Builds the token arrays of a task of ours, in memory.
 
-  Args:
-    task_name: a registered name, such as "cqa_dss".
-    split: "train", "validation" or "test".
-    vocabulary: turns text into ids.
-    data_options: where the data lies, splits, training fraction.
-    method_options: prefixes, filters, rates.
-    feature_lengths: {"inputs": ..., "targets": ...} in tokens; longer ones are
-      cut before their end id.
-
-  Raises:
-    UserError: a name, split, option or file that does not exist or fit.
-  """
-  return build_with_report(
-    task_name,
-    split,
-    vocabulary,
-    data_options,
-    method_options,
-    feature_lengths,
-  )[0]
-
-
-def build_with_report(
-  task_name: str,
-  split: str,
-  vocabulary: Vocabulary,
-  data_options: datasets.DataOptions | None = None,
-  method_options: MethodOptions | None = None,
-  feature_lengths: Mapping[str, int] | None = None,
-) -> tuple[ExampleSet, LeftOut]:
-  """Like `build_examples`; also says what gave no example, and why."""
-  source = TaskSource.load(
-    task_name,
-    split,
-    vocabulary,
-    data_options,
-    method_options,
-    feature_lengths,
-  )
-  return source.example_set()
-
-
-def load_or_build(
-  task_name: str,
-  split: str,
-  vocabulary: Vocabulary,
-  data_options: datasets.DataOptions | None = None,
-  method_options: MethodOptions | None = None,
-  feature_lengths: Mapping[str, int] | None = None,
-  *,
-  cache_dir: str | os.PathLike[str],
-) -> ExampleSet:
-  """Opens a task's token arrays from `cache_dir`, building them if needed.
-
-  The records are read either way: their content is part of the fingerprint,
-  so data that changed under an old name is never taken from the cache.
+  Takes, and raises, what `TaskSource.load` does.
   """
   source = TaskSource.load(
     task_name,
@@ -315,13 +271,7 @@ def load_or_build(
     method_options,
     feature_lengths,
   )
-  return open_or_build(
-    cache_dir,
-    task_name,
-    split,
-    source.fingerprint(),
-    lambda: source.example_set()[0],
-  )
+  return source.example_set()[0]
 
 
 def example_folder(

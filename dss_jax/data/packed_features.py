@@ -98,10 +98,14 @@ class Layout:
     subtask: np.ndarray,
     example: np.ndarray,
     row: np.ndarray,
+    rank: np.ndarray,
     input_length: np.ndarray,
     target_length: np.ndarray,
   ) -> Layout:
-    """Numbers and places the examples of each row; `row` must ascend."""
+    """Numbers and places the examples of each row, in the order of `rank`."""
+    order = np.lexsort((rank, row))
+    subtask, example, row = subtask[order], example[order], row[order]
+    input_length, target_length = input_length[order], target_length[order]
     n = len(row)
     first = np.flatnonzero(np.diff(row, prepend=-1))
     size = np.diff(first, append=n)

@@ -18,6 +18,7 @@ from dss_jax import datasets
 from dss_jax.data import (
   batch_shapes,
   evaluations,
+  options,
   packing,
   prefetching,
   subtasks,
@@ -222,22 +223,15 @@ def load_examples(
   name = config.mixture_or_task_name
   lengths = config.feature_lengths()
   if subtasks.parse_task_name(name) and not config.use_cached:
-    arguments = (
-      name,
-      config.split,
-      vocabulary,
-      config.data,
-      config.method,
-      lengths,
+    source = examples_lib.TaskSource.load(
+      name, config.split, vocabulary, config.data, config.method, lengths
     )
     if config.materialize_dir:
-      examples = examples_lib.load_or_build(
-        *arguments, cache_dir=config.materialize_dir
-      )
+      examples = source.open_or_build(config.materialize_dir)
     else:
-      examples = examples_lib.build_examples(*arguments)
+      examples, _ = source.example_set()
   else:
-    from dss_jax.data import materialize, options
+    from dss_jax.data import materialize
 
     with options.using(_task_options(config, vocabulary)):
       examples = materialize.materialize(
@@ -248,7 +242,13 @@ def load_examples(
         use_cached=config.use_cached,
       )
     _check_same_vocabulary(examples, vocabulary)
-  empty = [subtask.name for subtask in examples.subtasks if not len(subtask)]
+  # A sub-task that is never drawn from may be empty: rates of 0 are how one
+  # trains on data without rationales.
+  empty = [
+    subtask.name
+    for subtask, rate in zip(examples.subtasks, examples.rates, strict=True)
+    if not len(subtask) and (rate > 0 or examples.paired)
+  ]
   if empty and not may_be_empty:
     raise UserError(
       f"{name} has no examples of {' and '.join(empty)} in split"
@@ -354,7 +354,7 @@ def load_evaluations(
     ).values()
     labels = [each for each in own if each.subtask.uses_label]
     return labels if labels_only and labels else list(own)
-  from dss_jax.data import materialize, options
+  from dss_jax.data import materialize
 
   with options.using(_task_options(config, vocabulary)):
     found = materialize.seqio_evaluations(
@@ -367,9 +367,10 @@ def load_evaluations(
   return list(found.values())
 
 
-def _task_options(config: DatasetConfig, vocabulary: vocabularies.Vocabulary):
-  from dss_jax.data import options
-
+def _task_options(
+  config: DatasetConfig, vocabulary: vocabularies.Vocabulary
+) -> options.TaskOptions:
+  """What registered Tasks read of a configuration."""
   return options.TaskOptions(config.data, config.method, vocabulary)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dss_jax import datasets
@@ -14,16 +14,9 @@ END = "</s>"
 
 
 def preview(
-  task: str,
-  split: str,
+  config: pipeline.DatasetConfig,
   *,
-  data: datasets.DataOptions,
-  method: subtasks.MethodOptions,
   vocabulary: str | None = None,
-  feature_lengths: Mapping[str, int],
-  records_per_batch: int | None = None,
-  batch_size: int | None = None,
-  pack: bool = True,
   seed: int = 0,
   step: int = 0,
   max_rows: int | None = None,
@@ -31,15 +24,8 @@ def preview(
   """Builds a batch as training does, and decodes what is in it.
 
   Args:
-    task: a name of ours, or of a SeqIO Task or Mixture.
-    split: "train", "validation" or "test".
-    data: where the records come from.
-    method: prefixes and filters.
+    config: what to read and how to batch it.
     vocabulary: its name; None for the dataset's own.
-    feature_lengths: {"inputs": ..., "targets": ...} in tokens.
-    records_per_batch: records that a batch stands for.
-    batch_size: packed rows in a batch.
-    pack: whether several examples share a row.
     seed: of the order of the data.
     step: which batch.
     max_rows: how many packed rows to take apart; None for all.
@@ -53,29 +39,21 @@ def preview(
   """
   if step < 0:
     raise UserError(f"--step is {step}; batches are counted from 0")
-  ours = subtasks.parse_task_name(task)
+  ours = subtasks.parse_task_name(config.mixture_or_task_name)
   chosen = vocabularies.from_name(
     vocabulary or (vocabularies.default_name(ours.dataset) if ours else "bytes")
-  )
-  config = pipeline.DatasetConfig(
-    mixture_or_task_name=task,
-    task_feature_lengths=feature_lengths,
-    split=split,
-    batch_size=batch_size,
-    records_per_batch=records_per_batch,
-    pack=pack,
-    data=data,
-    method=method,
   )
   loaded = pipeline.load_training_data(config, chosen, seed=seed)
   ids = None
   if ours:
-    records = datasets.load_split(ours.dataset, split, options=data)
+    records = datasets.load_split(
+      ours.dataset, config.split, options=config.data
+    )
     ids = [record.id for record in records]
   statistics = loaded.batches.packing_statistics(step)
   return {
-    "task": task,
-    "split": split,
+    "task": config.mixture_or_task_name,
+    "split": config.split,
     "vocabulary": chosen.name,
     "subtasks": [
       {"name": subtask.name, "examples": len(subtask), "rate": rate}

@@ -6,8 +6,8 @@ A record becomes one row without a rationale and one row per rationale:
 
 Rows are flat so that SeqIO can cache them as they are: they depend on the
 records and the label source only. Everything that options change (prefixes,
-filters, vocabulary) is applied to rows, here in Python and in `data/tasks.py`
-in TensorFlow, by the same rules:
+filters, vocabulary) is applied to rows, here in Python and in `data/tasks` in
+TensorFlow, by the same rules:
 
 * Training. A sub-task without rationales takes the row without one; a sub-task
   with rationales takes the rows of those that pass the filter, so a record

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from dss_jax.data import packed_features, packing
-from dss_jax.data.batches import row_range
+from dss_jax.data.batches import row_range, statistics_of
 from dss_jax.data.packed_features import FeatureSpec, Layout
 from dss_jax.data.packing import BatchShape
 from dss_jax.data.token_arrays import ExampleSet, TokenArrays
@@ -112,7 +112,7 @@ def _arrays(
 class _Window(NamedTuple):
   arrays: tuple[TokenArrays, ...]
   layout: Layout
-  plan: Any
+  plan: packing.Plan
 
 
 class StreamingBatches:
@@ -164,20 +164,9 @@ class StreamingBatches:
   def packing_statistics(self, step: int) -> dict[str, Any]:
     """Counts of the global batch `step`; see `PackedBatches`."""
     window, layout = self._layout(step, 0, self.shape.rows)
-    encoder_tokens = int(layout.input_length.sum())
-    decoder_tokens = int(layout.target_length.sum())
-    names = self.stream.subtask_names
-    counts = np.bincount(layout.subtask, minlength=len(names))
-    return {
-      "examples": len(layout),
-      "examples_by_subtask": dict(zip(names, counts.tolist(), strict=True)),
-      "encoder_tokens": encoder_tokens,
-      "decoder_tokens": decoder_tokens,
-      "slots": self.shape.slots,
-      "padding": 1 - (encoder_tokens + decoder_tokens) / self.shape.slots,
-      "moved": window.plan.moved,
-      "repacked": window.plan.repacked,
-    }
+    return statistics_of(
+      layout, window.plan, self.stream.subtask_names, self.shape
+    )
 
   def _layout(
     self, step: int, first_row: int, last_row: int
@@ -220,24 +209,6 @@ class StreamingBatches:
         int(targets.max()),
         (self.shape.encoder_length, self.shape.decoder_length),
       )
-      plan = _one_each(size, self.shape)
-    order = np.lexsort((plan.rank, plan.row))
-    layout = Layout.of(
-      subtask[order],
-      place[order],
-      plan.row[order],
-      inputs[order],
-      targets[order],
-    )
+      plan = packing.plan_unpacked(size, self.shape)
+    layout = Layout.of(subtask, place, plan.row, plan.rank, inputs, targets)
     return _Window(arrays, layout, plan)
-
-
-def _one_each(size: int, shape: BatchShape) -> packing.Plan:
-  """The plan without packing: one example a row."""
-  if size > shape.rows:
-    raise UserError(
-      f"{size} examples need as many rows without packing, but BATCH_SIZE is"
-      f" {shape.rows}: raise it, or lower RECORDS_PER_BATCH"
-      f" ({shape.records_per_batch})"
-    )
-  return packing.Plan(np.arange(size), np.zeros(size, np.int64))

@@ -27,7 +27,7 @@ from typing import Any
 from dss_jax.datasets import raw_examples
 from dss_jax.datasets.options import DataOptions
 from dss_jax.errors import UserError
-from dss_jax.records import Rationale, Record
+from dss_jax.records import Record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,20 +118,7 @@ def _records(
       example = read(row)
     except UserError as error:
       raise UserError(f"{dataset} {split} row {number}: {error}") from None
-    meta: dict[str, Any] = {}
-    if example.source_id is not None:
-      meta["source_id"] = example.source_id
-    if example.choices is not None:
-      meta["choices"] = list(example.choices)
-    yield Record(
-      id=f"{split}-{number}",
-      input=example.input,
-      label=example.label,
-      rationales=tuple(
-        Rationale(text, example.label, "human") for text in example.explanations
-      ),
-      meta=meta,
-    )
+    yield example.record(split, number, example.human_rationales())
 
 
 def _tfds_rows(

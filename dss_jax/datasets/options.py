@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import pathlib
 
@@ -120,8 +119,3 @@ class DataOptions:
       f"no folder {dataset!r} in {root} (--data_dir, data.DataOptions.data_dir or"
       f" {DATA_DIR_VARIABLE}: the folder that the released archive unpacks to)"
     )
-
-
-def fraction_count(num_records: int, fraction: float) -> int:
-  """How many of `num_records` a training fraction keeps: at least one."""
-  return max(1, min(num_records, math.floor(num_records * fraction + 0.5)))

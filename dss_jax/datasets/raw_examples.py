@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dss_jax.errors import UserError
+from dss_jax.records import Rationale, Record
 
 NLI_LABELS = ("entailment", "neutral", "contradiction")
 
@@ -41,6 +42,43 @@ class RawExample:
   choices: tuple[str, ...] | None = None
   explanations: tuple[str, ...] = ()
   source_id: str | None = None
+
+  def human_rationales(self) -> tuple[Rationale, ...]:
+    """The explanations; whoever wrote them knew the gold label."""
+    return tuple(
+      Rationale(text, self.label, "human") for text in self.explanations
+    )
+
+  def record(
+    self,
+    split: str,
+    number: int,
+    rationales: Sequence[Rationale],
+    completion: str | None = None,
+  ) -> Record:
+    """Row `number` of a split as a record, with an id such as "train-17".
+
+    Args:
+      split: the split's name.
+      number: the row's position in it, from 0.
+      rationales: human ones or a teacher's.
+      completion: what a teacher wrote, to be kept where it cannot be used as
+        it is.
+    """
+    meta: dict[str, Any] = {}
+    if self.source_id is not None:
+      meta["source_id"] = self.source_id
+    if self.choices is not None:
+      meta["choices"] = list(self.choices)
+    if completion is not None:
+      meta["completion"] = completion
+    return Record(
+      id=f"{split}-{number}",
+      input=self.input,
+      label=self.label,
+      rationales=tuple(rationales),
+      meta=meta,
+    )
 
 
 def cqa(row: Mapping[str, Any]) -> RawExample:

@@ -16,7 +16,7 @@ way, with or without completions.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ import numpy as np
 from dss_jax.datasets import completions, raw_examples
 from dss_jax.datasets.options import DataOptions
 from dss_jax.errors import UserError
-from dss_jax.records import Rationale, Record, iter_rows
+from dss_jax.records import Rationale, Record, iter_rows, strict_json
 
 # Bytes of one file of completions; the largest released one has 2.5 million.
 MAX_COMPLETIONS_BYTES = 1 << 28
@@ -56,13 +56,13 @@ def load(dataset: str, split: str, options: DataOptions) -> list[Record]:
   rows = list(_raw_rows(dataset, split, folder))
   if options.rationale_source == "human":
     return [
-      _record(split, number, example, _human_rationales(example))
+      example.record(split, number, example.human_rationales())
       for number, example in enumerate(rows)
     ]
   texts = _completions(dataset, split, folder, options.rationale_source)
   if texts is None:
     return [
-      _record(split, number, example, ()) for number, example in enumerate(rows)
+      example.record(split, number, ()) for number, example in enumerate(rows)
     ]
   if len(texts) != len(rows):
     raise UserError(
@@ -80,37 +80,8 @@ def load(dataset: str, split: str, options: DataOptions) -> list[Record]:
       status=parsed.status,
     )
     completion = None if parsed.status == "ok" else text
-    records.append(_record(split, number, example, (rationale,), completion))
+    records.append(example.record(split, number, (rationale,), completion))
   return records
-
-
-def _record(
-  split: str,
-  number: int,
-  example: raw_examples.RawExample,
-  rationales: Sequence[Rationale],
-  completion: str | None = None,
-) -> Record:
-  meta: dict[str, Any] = {}
-  if example.source_id is not None:
-    meta["source_id"] = example.source_id
-  if example.choices is not None:
-    meta["choices"] = list(example.choices)
-  if completion is not None:
-    meta["completion"] = completion
-  return Record(
-    id=f"{split}-{number}",
-    input=example.input,
-    label=example.label,
-    rationales=tuple(rationales),
-    meta=meta,
-  )
-
-
-def _human_rationales(example: raw_examples.RawExample) -> list[Rationale]:
-  return [
-    Rationale(text, example.label, "human") for text in example.explanations
-  ]
 
 
 def _raw_rows(
@@ -181,8 +152,6 @@ def _completions(
 
 def _read_completions(path: pathlib.Path) -> list[str]:
   """One file: a JSON list of texts."""
-  from dss_jax.records import strict_json
-
   size = path.stat().st_size
   if size > MAX_COMPLETIONS_BYTES:
     raise UserError(

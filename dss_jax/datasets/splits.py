@@ -12,12 +12,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dss_jax.datasets.options import fraction_count
 from dss_jax.errors import UserError
 
 # Share of the training data that becomes validation data; the official code's
 # `train_test_split(test_size=0.1, seed=0)`.
 VALIDATION_SHARE = 0.1
+
+
+def fraction_count(num_records: int, fraction: float) -> int:
+  """How many of `num_records` a training fraction keeps: at least one."""
+  return max(1, min(num_records, math.floor(num_records * fraction + 0.5)))
 
 
 def fixed_split(

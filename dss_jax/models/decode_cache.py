@@ -11,8 +11,6 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-EOS_ID = 1  # of every vocabulary in use with T5
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

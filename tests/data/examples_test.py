@@ -47,12 +47,12 @@ def tokens(example_set: ExampleSet) -> dict:
 
 
 def test_tokens_of_dss():
-  example_set, left_out = examples.build_with_report(
+  example_set, left_out = examples.TaskSource.load(
     "toy_dss",
     "train",
     BYTES,
     method_options=MethodOptions(label_prefix="L", rationale_prefix="R"),
-  )
+  ).example_set()
   assert tokens(example_set) == {
     "label": [
       (ids("Lp$q$"), ids("yes$")),
@@ -118,14 +118,12 @@ def test_a_fingerprint_names_everything_that_could_change_a_token():
     method=None,
     lengths=None,
   ):
-    found = examples.task_fingerprint(
+    source = examples.TaskSource.load(
       name, split, vocabulary, data, method, lengths
     )
-    built = examples.build_examples(
-      name, split, vocabulary, data, method, lengths
-    )
-    assert built.fingerprint == found
-    return found
+    built, _ = source.example_set()
+    assert built.fingerprint == source.fingerprint()
+    return built.fingerprint
 
   others = [
     fingerprint("taxonli_dss_paired"),
@@ -147,9 +145,11 @@ def test_a_fingerprint_names_everything_that_could_change_a_token():
   )
 
 
-def test_load_or_build_keeps_and_mends_its_folder(tmp_path, monkeypatch):
+def test_open_or_build_keeps_and_mends_its_folder(tmp_path, monkeypatch):
   def load():
-    return examples.load_or_build("toy_dss", "train", BYTES, cache_dir=tmp_path)
+    return examples.TaskSource.load("toy_dss", "train", BYTES).open_or_build(
+      tmp_path
+    )
 
   first = load()
   (folder,) = tmp_path.iterdir()
@@ -268,9 +268,9 @@ def test_released_svamp_keeps_what_the_official_parser_reads(shared_data):
   data = datasets.DataOptions(data_dir=str(shared_data / "dss_release"))
   counts = {}
   for split in ("train", "validation", "test"):
-    built, left_out = examples.build_with_report(
+    built, left_out = examples.TaskSource.load(
       "svamp_dss_teacher", split, BYTES, data
-    )
+    ).example_set()
     counts[split] = (
       built.num_records,
       *(len(arrays) for arrays in built.subtasks),

@@ -29,6 +29,7 @@ import tensorflow as tf  # noqa: E402
 
 import dss_jax.tasks  # noqa: E402, F401
 from dss_jax.data import materialize, tasks  # noqa: E402
+from dss_jax.data.materialize import example_sets  # noqa: E402
 
 LENGTHS = {"inputs": 200, "targets": 100}
 BYTES = vocabularies.ByteVocabulary()
@@ -100,7 +101,7 @@ def test_own_sets_equal_those_built_without_tensorflow(
     # so that either path finds what the other has written
     (folder,) = tmp_path.iterdir()
     stamp = folder.stat().st_mtime_ns
-    loaded = examples.load_or_build(*arguments, cache_dir=tmp_path)
+    loaded = examples.TaskSource.load(*arguments).open_or_build(tmp_path)
     assert tokens(loaded) == tokens(built)
     assert folder.stat().st_mtime_ns == stamp
 
@@ -193,9 +194,9 @@ def test_arrays_are_made_once_and_again_when_the_task_changes(
 
   first = open_up()
   calls = []
-  original = materialize._subtask_arrays
+  original = example_sets._subtask_arrays
   monkeypatch.setattr(
-    materialize,
+    example_sets,
     "_subtask_arrays",
     lambda *args: calls.append(1) or original(*args),
   )

@@ -27,6 +27,7 @@ def _layout(subtask, example, row):
     np.array(subtask),
     np.array(example),
     np.array(row),
+    np.arange(len(row)),
     np.array([len(inputs) for inputs, _ in chosen]),
     np.array([len(targets) for _, targets in chosen]),
   )
@@ -154,6 +155,7 @@ def test_features_are_seqios():
       np.zeros(40, np.int64),
       np.array(example),
       np.array(row),
+      np.arange(40),
       arrays.input_lengths[example],
       arrays.target_lengths[example],
     ),

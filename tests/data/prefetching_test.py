@@ -1,7 +1,7 @@
 """The background thread: order, bounds, errors, clean ends."""
 
+import itertools
 import threading
-import time
 
 import pytest
 
@@ -14,9 +14,17 @@ class _Squares:
   def __init__(self, fail_at=None):
     self.asked = []
     self._fail_at = fail_at
+    self._asking = threading.Condition()
+
+  def reached(self, step):
+    """Waits until `step` has been asked for."""
+    with self._asking:
+      return self._asking.wait_for(lambda: step in self.asked, timeout=60)
 
   def __getitem__(self, step):
-    self.asked.append(step)
+    with self._asking:
+      self.asked.append(step)
+      self._asking.notify_all()
     if step == self._fail_at:
       raise RuntimeError(f"no batch {step}")
     return step * step
@@ -42,12 +50,11 @@ def test_reads_only_a_few_ahead():
   batches = _Squares()
   with Prefetcher(batches, size=2) as prefetched:
     assert next(prefetched) == (0, 0)
-    deadline = time.monotonic() + 5
-    while len(batches.asked) < 4 and time.monotonic() < deadline:
-      time.sleep(0.01)
-    time.sleep(0.05)
     # One was taken, two wait, one is in the thread's hands.
+    assert batches.reached(3)
     assert batches.asked == [0, 1, 2, 3]
+    for step, _ in itertools.islice(prefetched, 200):
+      assert max(batches.asked) <= step + 3
   assert _threads() == []
 
 

@@ -30,6 +30,7 @@ seqio = pytest.importorskip("seqio")
 
 import dss_jax.tasks  # noqa: E402, F401
 from dss_jax.data import tasks  # noqa: E402
+from dss_jax.data.tasks import registration  # noqa: E402
 
 LENGTHS = {"inputs": 200, "targets": 100}
 ALL_DATASETS = ("anli1", "anli2", "anli3", "cqa", "esnli", "svamp", "taxonli")
@@ -431,7 +432,9 @@ def registries(monkeypatch):
   """What a test registers is forgotten after it."""
   for known in (seqio.TaskRegistry, seqio.MixtureRegistry):
     monkeypatch.setattr(known, "_REGISTRY", dict(known._REGISTRY))
-  monkeypatch.setattr(tasks, "_REGISTERED", dict(tasks._REGISTERED))
+  monkeypatch.setattr(
+    registration, "_REGISTERED", dict(registration._REGISTERED)
+  )
   yield
   row_source.forget_loaded_records()
 

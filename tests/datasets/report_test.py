@@ -71,12 +71,16 @@ def test_two_readings_are_compared_as_they_are():
 
 
 def test_token_lengths():
-  lengths = report.token_lengths(RECORDS[:3], str.split, prefix="read this: ")
-  assert lengths == {
-    "input": {"count": 3, "mean": 5.0, "p50": 5.0, "p95": 5.0, "max": 5.0},
-    "label": {"count": 3, "mean": 2.0, "p50": 2.0, "p95": 2.0, "max": 2.0},
-    "rationale": {"count": 2, "mean": 2.0, "p50": 2.0, "p95": 2.0, "max": 2.0},
+  def record(words, *rationale_words):
+    rationales = [Rationale("r " * n, "yes") for n in rationale_words]
+    return Record(f"r{words}", "w " * words, None, tuple(rationales))
+
+  records = [record(1, 2, 4), record(2, 0), record(6)]
+  # Each text has its end token besides, each input three words of prefix.
+  assert report.token_lengths(records, str.split, prefix="read this now ") == {
+    "input": {"count": 3, "mean": 7.0, "p50": 6.0, "p95": 9.6, "max": 10.0},
+    "rationale": {"count": 2, "mean": 4.0, "p50": 4.0, "p95": 4.9, "max": 5.0},
     "teacher_label": {
-      "count": 2, "mean": 2.0, "p50": 2.0, "p95": 2.0, "max": 2.0,
+      "count": 3, "mean": 2.0, "p50": 2.0, "p95": 2.0, "max": 2.0,
     },
   }  # fmt: skip

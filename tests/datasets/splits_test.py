@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dss_jax import datasets
-from dss_jax.datasets import DataOptions, load_split, options, splits
+from dss_jax.datasets import DataOptions, load_split, splits
 from dss_jax.errors import UserError
 
 IDS = [f"train-{i}" for i in range(800)]
@@ -80,10 +80,10 @@ def test_too_few_records(cut):
 
 
 def test_counts_round_and_never_reach_zero():
-  assert options.fraction_count(720, 0.125) == 90
-  assert options.fraction_count(10, 0.25) == 3
-  assert options.fraction_count(10, 0.001) == 1
-  assert options.fraction_count(10, 1.0) == 10
+  assert splits.fraction_count(720, 0.125) == 90
+  assert splits.fraction_count(10, 0.25) == 3
+  assert splits.fraction_count(10, 0.001) == 1
+  assert splits.fraction_count(10, 1.0) == 10
 
 
 @pytest.mark.hf

@@ -1,0 +1,93 @@
+"""How far a run is, on a terminal or in a log."""
+
+import math
+import sys
+import time
+from typing import TextIO
+
+# Between lines of progress, where no terminal shows a bar.
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress:
+  """The progress of a training run: a bar on a terminal, else some lines.
+
+  Args:
+    total_steps: steps of the whole run.
+    first_step: steps made before this start.
+    stream: where to write; a bar is drawn only if it is a terminal.
+  """
+
+  def __init__(
+    self,
+    total_steps: int,
+    first_step: int = 0,
+    *,
+    description: str = "train",
+    stream: TextIO | None = None,
+  ):
+    self._stream = sys.stderr if stream is None else stream
+    self._total = total_steps
+    self._first = first_step
+    self._start = time.monotonic()
+    self._description = description
+    self._printed = -math.inf
+    self._bar = None
+    if self._stream.isatty():
+      self._bar, self._task = self._make_bar(description)
+      self._bar.start()
+
+  def _make_bar(self, description: str):
+    from rich import console, progress
+
+    bar = progress.Progress(
+      progress.TextColumn("{task.description}"),
+      progress.BarColumn(bar_width=16),
+      progress.MofNCompleteColumn(),
+      progress.TextColumn("{task.fields[text]}"),
+      progress.TimeRemainingColumn(compact=True),
+      console=console.Console(file=self._stream),
+    )
+    task = bar.add_task(
+      description, total=self._total, completed=self._first, text=""
+    )
+    return bar, task
+
+  def update(self, step: int, text: str) -> None:
+    """Shows how far the run is and a short text of what it measures."""
+    if self._bar is not None:
+      self._bar.update(self._task, completed=step, text=text)
+      return
+    now = time.monotonic()
+    if now - self._printed < _SECONDS_BETWEEN_LINES and step < self._total:
+      return
+    self._printed = now
+    seconds = now - self._start
+    done = max(step - self._first, 1)
+    remaining = seconds / done * (self._total - step)
+    self._print(
+      f"{self._description} {step}/{self._total}  {text}"
+      f"  {_clock(remaining)} left"
+    )
+
+  def say(self, text: str) -> None:
+    """Prints a line that stays."""
+    if self._bar is not None:
+      self._bar.console.print(text, markup=False, highlight=False)
+    else:
+      self._print(text)
+
+  def _print(self, text: str) -> None:
+    print(text, file=self._stream, flush=True)
+
+  def close(self) -> None:
+    if self._bar is not None:
+      self._bar.stop()
+
+
+def _clock(seconds: float) -> str:
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return (
+    f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+  )
