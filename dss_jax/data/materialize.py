@@ -80,9 +80,9 @@ def _provider(name: str, split: str) -> _Provider:
     provider = seqio.TaskRegistry.get(name)
   if provider is None:
     raise UserError(
-      f"SeqIO knows no Task or Mixture {name!r}: import the module that"
-      " registers it (a gin line `import my.tasks`) or correct"
-      " MIXTURE_OR_TASK_NAME."
+      f"SeqIO knows no Task or Mixture {name!r}: name the module that"
+      " registers it with --module (dss_jax.tasks for those of dss_jax), or"
+      " correct MIXTURE_OR_TASK_NAME, EVAL_TASKS or --task."
     )
   if split not in provider.splits:
     raise UserError(
