@@ -184,6 +184,11 @@ class Checkpoints:
     self._manager.wait_until_finished()
 
   def close(self) -> None:
+    # Orbax waits for its thread that removes temporary folders only before a
+    # save; a process that ended sooner would print that thread's traceback.
+    wait = getattr(self._manager, "_maybe_await_cleanup_tmp_directory", None)
+    if wait is not None:
+      wait()
     self._manager.close()
 
   def __enter__(self) -> Checkpoints:

@@ -19,7 +19,7 @@ import os
 import pathlib
 import re
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import gin
@@ -123,10 +123,11 @@ def parse(
     for path in gin_files:
       _check_file(path, folders)
       gin.parse_config_file(path)
-    # Each binding alone, so that an error names the one at fault.
-    for binding in bindings:
+  # Each binding alone, so that an error names the one at fault.
+  for binding in bindings:
+    with _gin_errors(binding):
       gin.parse_config(binding)
-    _check_macros_are_read(bindings)
+  _check_macros_are_read(bindings)
 
 
 # Macros that the command line reads itself.
@@ -281,12 +282,36 @@ def _check_complete(name: str) -> None:
           if selector == value.selector and scope in ("", key[0])
         ]
   if missing:
-    are, them = ("is", "it") if len(missing) == 1 else ("are", "them")
-    flags = " ".join(f"--gin.{macro_name}=..." for macro_name in missing)
+    are = "is" if len(missing) == 1 else "are"
     raise UserError(
-      f"{', '.join(missing)} {are} not set: add {flags}, or a --gin_file that"
-      f" sets {them}"
+      f"{', '.join(missing)} {are} not set: add {_how_to_set(missing)}"
     )
+
+
+def _how_to_set(macros: Iterable[str]) -> str:
+  """The flags that set macros: packaged files where there are such."""
+  flags: dict[str, list[str]] = {}
+  for name in macros:
+    setting = re.compile(rf"^{name} = (?!%gin\.REQUIRED)", re.MULTILINE)
+    folders = {
+      path.parent.name
+      for path in PACKAGED_FOLDER.rglob("*.gin")
+      if path.parent.name != "runs"
+      and setting.search(path.read_text(encoding="utf-8"))
+    }
+    folder = "models" if "t5_1_1" in folders else min(folders, default=None)
+    flag = f"--gin_file={folder}/..." if folder else f"--gin.{name}=..."
+    flags.setdefault(flag, []).append(name)
+  parts = []
+  for flag, names in flags.items():
+    if not flag.startswith("--gin_file"):
+      parts.append(flag)
+    elif "=models/" in flag:
+      parts.append(f"{flag} (for {', '.join(names)})")
+    else:
+      alone = " ".join(f"--gin.{name}=..." for name in names)
+      parts.append(f"{flag} (or {alone})")
+  return " ".join(parts)
 
 
 def operative_config(modules: Sequence[str] = ()) -> str:
@@ -306,8 +331,12 @@ def operative_config(modules: Sequence[str] = ()) -> str:
 
 
 @contextlib.contextmanager
-def _gin_errors() -> Iterator[None]:
-  """Turns gin's errors about the user's configuration into one line each."""
+def _gin_errors(binding: str = "") -> Iterator[None]:
+  """Turns gin's errors about the user's configuration into one line each.
+
+  Args:
+    binding: what is parsed, where it is not a file.
+  """
   try:
     yield
   except UserError as error:
@@ -321,20 +350,25 @@ def _gin_errors() -> Iterator[None]:
     OSError,
     tokenize.TokenError,
   ) as error:
-    message = _one_line(error)
+    message = _one_line(error, binding)
     if message is None:
       raise
     raise UserError(message) from error
 
 
-def _one_line(error: Exception) -> str | None:
+def _one_line(error: Exception, binding: str) -> str | None:
   """What gin says of the configuration, shortened; None if it is not gin's."""
   text = str(error)
-  unknown = re.search(r"No configurable matching '([^']+)'", text)
+  unknown = re.search(
+    r"No configurable matching (?:reference )?'@?([^'()]+)", text
+  )
   if unknown:
     return _unknown_name(unknown.group(1))
   if isinstance(error, tokenize.TokenError):
-    return f"gin cannot read a binding: {error.args[0]}"
+    what = repr(binding) if binding else "a binding"
+    return f"gin cannot read {what}: {error.args[0]}; write NAME = VALUE"
+  if isinstance(error, SyntaxError) and binding:
+    return f"gin cannot read {binding!r}: {error.msg} Write NAME = VALUE"
   if isinstance(error, SyntaxError):
     where = f" (line {error.lineno})" if error.lineno else ""
     return (

@@ -287,6 +287,10 @@ class Weighting:
     return [w / n for w, n in zip(self.subtask_weights, divisors, strict=True)]
 
 
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float)
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
   """What is minimised, before the sub-tasks of a run are known.
@@ -311,18 +315,20 @@ class Objective:
   label_smoothing: float = 0.0
 
   def __post_init__(self):
-    if not 0.0 <= self.alpha <= 1.0:
+    if not (_is_number(self.alpha) and 0.0 <= self.alpha <= 1.0):
       raise UserError(
-        f"alpha is {self.alpha}; allowed is 0 to 1; set losses.Objective.alpha"
+        f"alpha is {self.alpha!r}; allowed is 0 to 1; set ALPHA"
+        " (losses.Objective.alpha)"
       )
-    if not 0.0 <= self.label_smoothing < 1.0:
+    smoothing = self.label_smoothing
+    if not (_is_number(smoothing) and 0.0 <= smoothing < 1.0):
       raise UserError(
-        f"label smoothing is {self.label_smoothing}; allowed is 0 up to, not"
+        f"label smoothing is {smoothing!r}; allowed is 0 up to, not"
         " including, 1; set LABEL_SMOOTHING"
       )
-    if not 0.0 <= self.z_loss < math.inf:
+    if not (_is_number(self.z_loss) and 0.0 <= self.z_loss < math.inf):
       raise UserError(
-        f"z-loss is {self.z_loss}; allowed is 0 or more; set Z_LOSS"
+        f"z-loss is {self.z_loss!r}; allowed is 0 or more; set Z_LOSS"
       )
 
   def weighting(self, subtask_names: Sequence[str]) -> Weighting:

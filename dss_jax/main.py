@@ -12,7 +12,9 @@ import logging
 import os
 import pathlib
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from dss_jax import __version__
 from dss_jax.errors import UserError
@@ -39,6 +41,13 @@ examples:
 """
 
 
+class _Parser(argparse.ArgumentParser):
+  """A parser that says in one line what is wrong."""
+
+  def error(self, message: str) -> NoReturn:
+    self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+
+
 def run() -> None:
   """Entry point of the `dss-jax` script."""
   sys.exit(main(sys.argv[1:]))
@@ -51,10 +60,9 @@ def main(argv: Sequence[str]) -> int:
   unknown = [flag for flag in rest if not flag.startswith("--gin.")]
   takes_gin = hasattr(args, "gin_file")
   if unknown or (rest and not takes_gin):
-    parser.error(
-      f"unknown argument {(unknown or rest)[0]!r}; `dss-jax"
-      f" {args.mode or ''} --help` lists what there is"
-    )
+    names = (args.mode, getattr(args, "data_command", None))
+    parser.prog = " ".join(("dss-jax", *filter(None, names)))
+    parser.error(f"unknown argument {(unknown or rest)[0]!r}")
   if args.mode is None:
     parser.print_help()
     return 2
@@ -82,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
     prog="dss-jax",
     description=_DESCRIPTION,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -99,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = modes.add_parser(
       name,
       help=help,
-      description=help[0].upper() + help[1:] + ".",
+      description=textwrap.fill(help[0].upper() + help[1:] + ".", 78),
       formatter_class=argparse.RawDescriptionHelpFormatter,
       allow_abbrev=False,
       **kw,
@@ -167,9 +175,9 @@ def _add_gin_flags(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     "--gin.NAME=VALUE",
     dest="_gin_flag_shown",
+    action="store_true",  # shown only: `main` takes these flags itself
     help="bind a macro or parameter; plain strings need no quotes; wins over"
     " the files",
-    nargs="?",
   )
   group.add_argument(
     "--gin_bindings",
@@ -300,11 +308,29 @@ def _set_up_process(args: argparse.Namespace) -> None:
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = pathlib.Path(cache).expanduser() / "dss_jax" / "compilation"
     jax.config.update("jax_compilation_cache_dir", str(folder))
-  if getattr(args, "multiprocess", False) or getattr(
-    args, "coordinator_address", None
+  several = ("coordinator_address", "process_count", "process_index")
+  if getattr(args, "multiprocess", False) or any(
+    getattr(args, name, None) is not None for name in several
   ):
+    _check_process_flags(args)
     jax.distributed.initialize(
       args.coordinator_address, args.process_count, args.process_index
+    )
+
+
+def _check_process_flags(args: argparse.Namespace) -> None:
+  """Raises UserError where the coordinator or a number is left out."""
+  values = {
+    "--coordinator_address": args.coordinator_address,
+    "--process_count": args.process_count,
+    "--process_index": args.process_index,
+  }
+  missing = [flag for flag, value in values.items() if value is None]
+  if missing and len(missing) < len(values):
+    raise UserError(
+      f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not"
+      f" given; {', '.join(values)} belong together, or --multiprocess alone"
+      " finds them"
     )
 
 

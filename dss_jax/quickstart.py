@@ -13,8 +13,10 @@ import argparse
 import dataclasses
 import math
 import pathlib
+import shlex
 import statistics
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +28,7 @@ RECORDS_PER_BATCH = 32
 DSS_STEPS = 1200
 LONG_DSS_STEPS = 3600
 NUM_EVALUATIONS = 12
+_WIDTH = 76  # of what is printed
 CHANCE = 1 / 3  # three labels, balanced
 
 # Each method's best of the same search: docs/taxonli.md.
@@ -67,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
   """The mode: trains what is missing, then shows table and curves."""
   if args.seeds < 1:
     raise UserError(f"--seeds is {args.seeds}; give at least 1")
-  dss_steps = args.steps or (LONG_DSS_STEPS if args.long else DSS_STEPS)
+  dss_steps = args.steps
+  if dss_steps is None:
+    dss_steps = LONG_DSS_STEPS if args.long else DSS_STEPS
   if dss_steps < NUM_EVALUATIONS:
     raise UserError(
       f"--steps is {dss_steps}; give at least {NUM_EVALUATIONS}, as many as"
@@ -75,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
     )
   started = time.monotonic()
   folder = pathlib.Path(args.output_dir)
-  print(_INTRODUCTION.format(records=NUM_RECORDS, seeds=args.seeds))
+  seeds = f"{args.seeds} seed{'s' if args.seeds > 1 else ''}"
+  print(_INTRODUCTION.format(records=NUM_RECORDS, seeds=seeds))
   steps = {"dss": dss_steps, "standard": _equal_token_steps(dss_steps)}
   runs = []
   for seed in range(args.seeds):
@@ -96,10 +102,10 @@ def run(args: argparse.Namespace) -> int:
 
 _INTRODUCTION = """\
 The built-in dataset taxonli: does one sentence follow from another?
-{records} labelled records, {seeds} seed(s) for each method, the same student, the
-same number of training tokens. Each has the best learning rate of the same small
-search. The checkpoint is selected on the validation split; the test split is
-read once, at the end.
+{records} labelled records, {seeds} for each method, the same student and the
+same number of training tokens. Each method has the best learning rate of the
+same small search. The checkpoint is selected on the validation split; the
+test split is read once, at the end.
 """
 
 
@@ -114,7 +120,8 @@ class Run:
 
   def flags(self) -> list[str]:
     """The flags with which `dss-jax train` makes the same run."""
-    period = max(self.steps // NUM_EVALUATIONS, 1)
+    # Rounded up: no method has one more look at the validation split.
+    period = math.ceil(self.steps / NUM_EVALUATIONS)
     bindings = {
       "MODEL_DIR": self.folder,
       "TRAIN_STEPS": self.steps,
@@ -215,11 +222,15 @@ def _show(runs: Sequence[Run], folder: pathlib.Path, minutes: float) -> None:
   test_size = runs[0].rows()[-1]["n"]
   error = 100 * math.sqrt(0.25 / test_size)
   print(
-    f"Accuracy on {test_size} test records, the mean of"
-    f" {number} seed{'s' if number > 1 else ''} a method; one run's own"
-    f" sampling\nerror is up to {error:.1f} points, guessing gives"
-    f" {100 * CHANCE:.1f} %. This is one small task at one size:\nit says"
-    " nothing beyond itself.\n"
+    textwrap.fill(
+      f"Accuracy on {test_size} test records, the mean of"
+      f" {number} seed{'s' if number > 1 else ''} a method; one run's own"
+      f" sampling error is up to {error:.1f} points, guessing gives"
+      f" {100 * CHANCE:.1f} %. This is one small task at one size: it says"
+      " nothing beyond itself.",
+      width=_WIDTH,
+    )
+    + "\n"
   )
   title = f"taxonli, {NUM_RECORDS} labelled records: validation accuracy"
   picture = folder / "learning_curves.png"
@@ -245,5 +256,12 @@ def _show(runs: Sequence[Run], folder: pathlib.Path, minutes: float) -> None:
       file=sys.stderr,
     )
   print(f"runs:     {folder}/*/ (config.gin, metrics.jsonl, eval/, ...)")
-  print(f"one run:  dss-jax train \\\n    {' '.join(runs[-1].flags())}")
+  command = textwrap.wrap(
+    " ".join(["dss-jax train", *map(shlex.quote, runs[-1].flags())]),
+    width=_WIDTH,
+    subsequent_indent="    ",
+    break_long_words=False,
+    break_on_hyphens=False,
+  )
+  print("the last of them again:\n  " + " \\\n".join(command))
   print(f"took {minutes:.1f} minutes")

@@ -86,12 +86,19 @@ def locked(model_dir: pathlib.Path) -> Iterator[None]:
   The lock goes with the process, so a killed run leaves none behind.
 
   Raises:
-    UserError: where another process holds it.
+    UserError: where another process holds it, or the folder cannot be made.
   """
   import fcntl
 
-  model_dir.mkdir(parents=True, exist_ok=True)
-  with open(model_dir / ".lock", "a+", encoding="utf-8") as file:
+  try:
+    model_dir.mkdir(parents=True, exist_ok=True)
+    file = open(model_dir / ".lock", "a+", encoding="utf-8")  # noqa: SIM115
+  except OSError as error:
+    raise UserError(
+      f"MODEL_DIR is {str(model_dir)!r}, where nothing can be written:"
+      f" {error.strerror}; give a folder of your own"
+    ) from error
+  with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -8,6 +8,7 @@ the official "distilling step-by-step" recipe falls linearly to zero without
 warm-up (the Hugging Face Trainer's default schedule).
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -77,7 +78,7 @@ def create_learning_rate_scheduler(
   Raises:
     UserError: for an unknown factor, or a number a factor cannot use.
   """
-  names = [name.strip() for name in factors.split("*")]
+  names = [name.strip() for name in str(factors).split("*")]
   unknown = [name for name in names if name not in FACTORS]
   if unknown:
     raise UserError(
@@ -86,12 +87,13 @@ def create_learning_rate_scheduler(
     )
 
   def require(name, value, minimum):
-    if value is None or value < minimum:
+    if not isinstance(value, int | float) or not minimum <= value < math.inf:
       raise UserError(
-        f"{name} is {value}, but {factors!r} needs at least {minimum}; set"
-        f" {_BINDING}.{name}"
+        f"{name} is {value!r}, but {factors!r} needs a number of at least"
+        f" {minimum}; set {_BINDING}.{name}"
       )
 
+  require("base_learning_rate", base_learning_rate, 0)
   if {"linear_decay", "rsqrt_decay", "rsqrt_normalized_decay"} & set(names):
     require("warmup_steps", warmup_steps, 1)
   require("warmup_steps", warmup_steps, 0)

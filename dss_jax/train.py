@@ -78,7 +78,8 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
   with (
     run_directory.locked(folder) if writes else contextlib.nullcontext(),
     config.partitioner.activate(),
-    _Run(config, folder, stream) as run,
+    checkpoints_lib.Checkpoints(folder, config.save_cfg) as checkpoints,
+    _Run(config, folder, checkpoints, stream) as run,
   ):
     run.loop_over_steps()
     return run.finish()
@@ -88,14 +89,18 @@ class _Run:
   """One start of a run: its objects, and what happens at a step's end."""
 
   def __init__(
-    self, config: TrainConfig, folder: pathlib.Path, stream: TextIO | None
+    self,
+    config: TrainConfig,
+    folder: pathlib.Path,
+    checkpoints: checkpoints_lib.Checkpoints,
+    stream: TextIO | None,
   ):
     self.config = config
     self.folder = folder
+    self.checkpoints = checkpoints
     self.started = time.monotonic()
     partitioner = config.partitioner
     train_config.check_vocabulary(config.vocabulary, config.model)
-    self.checkpoints = checkpoints_lib.Checkpoints(folder, config.save_cfg)
     earlier = self._earlier_description()
     self.data = pipeline.load_training_data(
       config.train_dataset_cfg,
@@ -136,7 +141,6 @@ class _Run:
 
   def __exit__(self, *_: object) -> None:
     self.log.close()
-    self.checkpoints.close()
 
   # ------------------------------------------------------------------ setting up
 

@@ -112,6 +112,11 @@ class TrainConfig:
         raise UserError(
           f"{binding} is {value!r}; it must be a whole number from 1"
         )
+    seed = self.random_seed
+    if not (isinstance(seed, int) and 0 <= seed < 2**32):
+      raise UserError(
+        f"RANDOM_SEED is {seed!r}; it must be a whole number from 0, below 2^32"
+      )
 
 
 def check_vocabulary(

@@ -1,5 +1,6 @@
 import dataclasses
 import pathlib
+import threading
 import time
 
 import jax
@@ -153,3 +154,18 @@ def test_hash_sees_names_values_and_types_but_not_containers():
 def test_mismatch_is_empty_for_equal_trees():
   shapes = {"a": (1, 2)}
   assert checkpoints_lib.describe_mismatch(shapes, dict(shapes)) == ""
+
+
+def test_closing_waits_for_orbax_to_tidy_up(folder):
+  """Else a process that ends soon after prints a thread's traceback."""
+  left = folder / "checkpoints" / "2.orbax-checkpoint-tmp"
+  left.mkdir(parents=True)
+  before = set(threading.enumerate())
+  Checkpoints(folder).close()
+  tidying = [
+    thread
+    for thread in set(threading.enumerate()) - before
+    if "Signaling" in type(thread).__name__
+  ]
+  assert not tidying
+  assert not left.exists()

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,28 @@ def test_progress_shows_subtasks_speed_and_padding(tmp_path):
   for part in ("1/10", "loss 0.700", "label 0.500", "ex/s", "tok/s", "pad 50%"):
     assert part in text
   assert "left" in text
+
+
+def test_a_narrow_terminal_shows_the_bar_and_all_numbers(tmp_path, monkeypatch):
+  monkeypatch.setenv("COLUMNS", "80")
+  monkeypatch.setenv("TERM", "xterm")
+
+  class Terminal(io.StringIO):
+    def isatty(self):
+      return True
+
+  stream = Terminal()
+  log = _run_log(tmp_path, 0, stream)
+  log.add_step(1, _sums(0.7))
+  log.flush(0, 0)
+  log.close()
+  screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+  bar, numbers = screen.rstrip().splitlines()[-2:]
+  for part in ("train", "━", " 1/10 ", "0:00:00 done,", "left"):
+    assert part in bar
+  for part in ("loss 0.700", "label 0.500", "ex/s", "tok/s", "pad 50%"):
+    assert part in numbers
+  assert max(len(bar.rstrip()), len(numbers.rstrip())) <= 80
 
 
 def test_tensorboard_reads_the_events_and_forgets_interrupted_ones(tmp_path):

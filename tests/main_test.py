@@ -67,15 +67,36 @@ def test_no_mode_shows_the_help_and_ends_with_2(capsys):
   assert "train" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("mode", [["train"], ["eval"], ["data", "show"]])
+def test_help_fits_a_terminal(mode, capsys, monkeypatch):
+  monkeypatch.setenv("COLUMNS", "80")
+  with pytest.raises(SystemExit):
+    main.main([*mode, "--help"])
+  text = capsys.readouterr().out
+  assert max(map(len, text.splitlines())) <= 80
+  assert "_GIN_FLAG" not in text
+
+
 @pytest.mark.parametrize(
-  "argv",
-  [["tran"], ["train", "--gin_fil=x"], ["checkpoints", "x", "--gin.A=1"]],
+  ("argv", "prog", "said"),
+  [
+    (["tran"], "dss-jax", "'tran'"),
+    (["train", "--gin_fil=x"], "dss-jax train", "--gin_fil=x"),
+    (["checkpoints", "x", "--gin.A=1"], "dss-jax checkpoints", "--gin.A=1"),
+    (["checkpoints"], "dss-jax checkpoints", "model_dir"),
+    (["data", "show", "--task=a", "--x"], "dss-jax data show", "--x"),
+    (["data", "stats", "--limit=x"], "dss-jax data stats", "--limit"),
+    (["quickstart", "--seeds=x"], "dss-jax quickstart", "--seeds"),
+  ],
 )
-def test_unknown_arguments_end_with_2(argv, capsys):
+def test_unknown_arguments_end_with_2_and_one_line(argv, prog, said, capsys):
   with pytest.raises(SystemExit) as ended:
     main.main(argv)
   assert ended.value.code == 2
-  assert argv[-1].partition("=")[0] in capsys.readouterr().err
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith(f"{prog}: ")
+  assert line.endswith(f"see `{prog} --help`")
+  assert said in line
 
 
 def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
@@ -105,6 +126,38 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
       "parentheses",
     ),
     "wrong value": ([*train, "--gin.TRAIN_STEPS=few"], "TRAIN_STEPS"),
+    "wrong seed": ([*train, "--gin.RANDOM_SEED=x"], "RANDOM_SEED is 'x'"),
+    "negative seed": ([*train, "--gin.RANDOM_SEED=-1"], "RANDOM_SEED is -1"),
+    "alpha is no number": ([*train, "--gin.ALPHA=half"], "ALPHA"),
+    "z-loss is no number": ([*train, "--gin.Z_LOSS=x"], "Z_LOSS"),
+    "rate is no number": (
+      [*train, "--gin.BASE_LEARNING_RATE=fast"],
+      "base_learning_rate is 'fast'",
+    ),
+    "negative rate": (
+      [*train, "--gin.BASE_LEARNING_RATE=-1"],
+      "base_learning_rate is -1",
+    ),
+    "lengths are no mapping": (
+      [*train, "--gin.TASK_FEATURE_LENGTHS=48"],
+      "TASK_FEATURE_LENGTHS is 48",
+    ),
+    "not a binding": (
+      [*train, "--gin_bindings=hello"],
+      "'hello'",
+    ),
+    "folder cannot be made": (
+      _train_flags(pathlib.Path("/proc/no_such_folder")),
+      "MODEL_DIR",
+    ),
+    "wrong evaluation task": (
+      [*train, "--gin.EVAL_TASKS=taxonli_lable"],
+      "taxonli_label",
+    ),
+    "half of the coordinator": (
+      [*train, "--process_count=2"],
+      "--coordinator_address and --process_index are not given",
+    ),
     "batch and devices": (
       [*train, "--gin.BATCH_SIZE=12", "--gin.RECORDS_PER_BATCH=None"],
       "BATCH_SIZE",

@@ -160,3 +160,30 @@ def test_bare_checkout_links(repository):
     assert link.is_symlink()
     assert os.readlink(link) == f"../{name}"
   assert not list((repository / "gin").rglob("*.py"))
+
+
+@pytest.mark.parametrize("arguments", [[], ["--gin_file=runs/train.gin"]])
+def test_launching_without_a_folder_is_told(repository, arguments):
+  script = repository / "launch" / "local.sh"
+  ended = subprocess.run(
+    [script, *arguments], capture_output=True, text=True, timeout=60
+  )
+  assert ended.returncode == 2
+  assert "give the run's folder first" in ended.stderr
+
+
+def test_launching_a_bare_checkout_from_another_folder(repository, tmp_path):
+  """With the interpreter asked for, and the run's folder in the caller's."""
+  environment = {**os.environ, "PYTHON": sys.executable, "DSS_DEVICE": "cpu"}
+  environment.pop("PYTHONPATH", None)
+  ended = subprocess.run(
+    [repository / "launch" / "local.sh", "my run", "--gin_file=runs/none.gin"],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    cwd=tmp_path,
+    env=environment,
+  )
+  # dss_jax itself was found and answers.
+  assert ended.returncode == 2
+  assert ended.stderr.startswith("dss-jax train: --gin_file: 'runs/none.gin'")

@@ -224,8 +224,9 @@ def _show(args: argparse.Namespace) -> int:
     {"inputs": args.inputs_length, "targets": args.targets_length},
     split=args.split,
     batch_size=args.batch_size,
-    records_per_batch=args.records_per_batch
-    or (None if args.batch_size else 64),
+    records_per_batch=64
+    if args.records_per_batch is None and args.batch_size is None
+    else args.records_per_batch,
     pack=not args.no_packing,
     data=_data_options(args),
     method=_method_options(args),

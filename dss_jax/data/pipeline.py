@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -121,7 +122,8 @@ class DatasetConfig:
 
   def feature_lengths(self) -> dict[str, int]:
     """`task_feature_lengths`, checked."""
-    lengths = dict(self.task_feature_lengths or {})
+    given = self.task_feature_lengths
+    lengths = dict(given) if isinstance(given, Mapping) else {}
     for name in ("inputs", "targets"):
       if not isinstance(lengths.get(name), int) or lengths[name] < 2:
         raise UserError(
@@ -231,6 +233,7 @@ def load_examples(
     else:
       examples, _ = source.example_set()
   else:
+    _check_seqio_is_known(name)
     from dss_jax.data import materialize
 
     with options.using(_task_options(config, vocabulary)):
@@ -354,6 +357,7 @@ def load_evaluations(
     ).values()
     labels = [each for each in own if each.subtask.uses_label]
     return labels if labels_only and labels else list(own)
+  _check_seqio_is_known(name)
   from dss_jax.data import materialize
 
   with options.using(_task_options(config, vocabulary)):
@@ -365,6 +369,16 @@ def load_evaluations(
       max_examples=max_examples,
     )
   return list(found.values())
+
+
+def _check_seqio_is_known(name: str) -> None:
+  """Raises UserError for a name that nobody can have registered.
+
+  Whatever registers a SeqIO Task has imported SeqIO; a misspelt name is told
+  without waiting for TensorFlow.
+  """
+  if "seqio" not in sys.modules and not subtasks.parse_task_name(name):
+    subtasks.get_task(name)
 
 
 def _task_options(

@@ -14,6 +14,7 @@ teacher's labels in place of the gold ones: `svamp_dss`, `svamp_dss_teacher`.
 """
 
 import dataclasses
+import difflib
 import functools
 import math
 import string
@@ -345,10 +346,15 @@ def get_task(name: str) -> TaskName:
   """Like `parse_task_name`, but raises UserError for an unknown name."""
   parsed = parse_task_name(name)
   if parsed is None:
+    known = [task_name(each, m) for each in datasets.names() for m in METHODS]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    hint = f"did you mean {close[0]}? " if close else ""
     raise UserError(
-      f"no task {name!r}: a name is DATASET_METHOD or DATASET_METHOD_teacher"
-      f" with a dataset of {', '.join(datasets.names())} and a method of"
-      f" {', '.join(METHODS)} (MIXTURE_OR_TASK_NAME)."
+      f"no task {name!r}: {hint}A name is DATASET_METHOD or"
+      " DATASET_METHOD_teacher with a dataset of"
+      f" {', '.join(datasets.names())} and a method of {', '.join(METHODS)};"
+      " other tasks need --module, which registers them (MIXTURE_OR_TASK_NAME,"
+      " EVAL_TASKS or --task)."
     )
   return parsed
 

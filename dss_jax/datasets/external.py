@@ -17,6 +17,7 @@ is another one than the official 800 / 200.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import pathlib
 import socket
@@ -186,8 +187,9 @@ def _huggingface_rows(
 ) -> Iterator[Mapping[str, Any]]:
   """Rows of a Hugging Face dataset, in its order."""
   try:
-    # Not dss_jax.datasets: the library of that name.
-    import datasets as huggingface
+    # Not dss_jax.datasets: the library of that name. By its name, because a
+    # type checker takes it for the folder where the library is absent.
+    huggingface: Any = importlib.import_module("datasets")
   except ImportError as error:
     raise UserError(_not_installed("datasets", error)) from None
   try:

@@ -38,18 +38,34 @@ class Progress:
       self._bar.start()
 
   def _make_bar(self, description: str):
-    from rich import console, progress
+    from rich import console, progress, text
 
-    bar = progress.Progress(
+    class TwoLines(progress.Progress):
+      """The bar, and below it what was measured: side by side they are wider
+      than a terminal, and rich would leave out the bar."""
+
+      def get_renderables(self):
+        for task in self.tasks:
+          yield self.make_tasks_table([task])
+          yield text.Text(
+            "  " + task.fields["text"], no_wrap=True, overflow="ellipsis"
+          )
+
+    bar = TwoLines(
       progress.TextColumn("{task.description}"),
-      progress.BarColumn(bar_width=16),
+      progress.BarColumn(bar_width=30),
       progress.MofNCompleteColumn(),
-      progress.TextColumn("{task.fields[text]}"),
+      progress.TimeElapsedColumn(),
+      progress.TextColumn("done,"),
       progress.TimeRemainingColumn(compact=True),
+      progress.TextColumn("left"),
       console=console.Console(file=self._stream),
     )
     task = bar.add_task(
-      description, total=self._total, completed=self._first, text=""
+      description,
+      total=self._total,
+      completed=self._first,
+      text="compiling ...",
     )
     return bar, task
 

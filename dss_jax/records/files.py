@@ -113,7 +113,9 @@ def iter_rows(
   mapping = mapping or FieldMapping()
   kind = _kind(path)
   if not pathlib.Path(path).exists():
-    raise UserError(f"no such file: {path}")
+    raise UserError(
+      f"no such file: {path} (--input, or the paths that a dataset is read from)"
+    )
   try:
     if kind == "json":
       yield from json_lines.read_rows(path)

@@ -78,9 +78,9 @@ def _registered(name: str) -> Any:
   if name in seqio.TaskRegistry.names():
     return seqio.TaskRegistry.get(name)
   raise UserError(
-    f"SeqIO knows no Task or Mixture {name!r}: import the module that"
-    " registers it (a gin line `import my.tasks`) or correct"
-    " MIXTURE_OR_TASK_NAME."
+    f"SeqIO knows no Task or Mixture {name!r}: name the module that"
+    " registers it with --module (dss_jax.tasks for those of dss_jax), or"
+    " correct MIXTURE_OR_TASK_NAME, EVAL_TASKS or --task."
   )
 
 
