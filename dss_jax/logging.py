@@ -16,6 +16,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from dss_jax.errors import damaged_file
+
 METRICS_FILE = "metrics.jsonl"
 
 # Everything under this key may differ between two runs of the same
@@ -45,7 +47,10 @@ class MetricsLog:
     if not self.path.exists():
       return
     kept = 0
-    with open(self.path, "rb") as file:
+    with (
+      open(self.path, "rb") as file,
+      damaged_file(self.path, "restore it, or give another MODEL_DIR"),
+    ):
       for line in file:
         if not line.endswith(b"\n") or json.loads(line)["step"] > step:
           break
@@ -70,6 +75,11 @@ class MetricsLog:
   def flush(self) -> None:
     self._file.flush()
 
+  def sync(self) -> None:
+    """Waits until all lines are on the disk."""
+    self._file.flush()
+    os.fsync(self._file.fileno())
+
   def close(self) -> None:
     self._file.close()
 
@@ -77,7 +87,11 @@ class MetricsLog:
 def metrics_hash(folder: pathlib.Path) -> str:
   """SHA-256 of metrics.jsonl with the times left out."""
   digest = hashlib.sha256()
-  with open(folder / METRICS_FILE, encoding="utf-8") as file:
+  path = folder / METRICS_FILE
+  with (
+    open(path, encoding="utf-8") as file,
+    damaged_file(path, "restore it"),
+  ):
     for text in file:
       line = json.loads(text)
       line.pop(TIME, None)
@@ -328,11 +342,20 @@ class RunLog:
     # Evaluation is no part of a step's time.
     self._period_start += seconds
 
+  def sync(self) -> None:
+    """Waits until the metrics are on the disk.
+
+    Called before each checkpoint: a run goes on from it, and what it had
+    measured until then is not measured again.
+    """
+    self._metrics.sync()
+
   def close(self) -> None:
-    self.progress.close()
-    self._metrics.close()
-    self._tensorboard.close()
-    self._files.close()
+    with self._files as closing:
+      # A file that cannot be written must not keep the others open.
+      closing.callback(self._tensorboard.close)
+      closing.callback(self._metrics.close)
+      closing.callback(self.progress.close)
 
 
 def _mean(rows: Sequence[Mapping[str, float]], name: str) -> float:
