@@ -254,6 +254,13 @@ class Checkpoints:
     self._check_same(step, tree)
     return dataclasses.replace(like, **self._restore(step, tree))
 
+  def param_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters saved at `step`, by their paths."""
+    path = epath.Path(self.folder) / str(step) / "state"
+    with self._reading(step):
+      tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
+      return shapes(tree["params"])
+
   def restore_params(self, step: int, like: PyTree) -> PyTree:
     """Only the parameters saved at `step`; `like` as in `restore`."""
     self._check_same(step, {"params": like}, only="params")

@@ -326,13 +326,13 @@ def _quiet_threads() -> None:
   TensorStore's threads print dozens when a save fails and nobody waits for
   its parts any more.
   """
-  shown = sys.excepthook
+  shown = sys.unraisablehook
 
-  def show(kind, value, traceback) -> None:
+  def show(unraisable: sys.UnraisableHookArgs) -> None:
     if threading.current_thread() is threading.main_thread():
-      shown(kind, value, traceback)
+      shown(unraisable)
 
-  sys.excepthook = show
+  sys.unraisablehook = show
 
 
 def _set_up_process(args: argparse.Namespace) -> None:

@@ -119,15 +119,7 @@ class _Run:
       self.evaluator.tasks, config.evaluation_cfg.metric
     )
     # Made before training, so that a split that is not there is told at once.
-    self.final_evaluators = [self.evaluator]
-    if config.evaluation_cfg.test_split:
-      self.final_evaluators.append(
-        train_config.make_evaluator(
-          config,
-          config.evaluation_cfg.test_split,
-          generator=self.evaluator.generator,
-        )
-      )
+    self.final_evaluators = [self.evaluator, *self._test_evaluators()]
     self.state, self.shardings = self._restore_or_init()
     # Only now: a configuration that does not fit the run found in the folder
     # must not take the place of the one that does.
@@ -148,6 +140,12 @@ class _Run:
       stream=stream,
       writes=jax.process_index() == 0,
     )
+    shape = dataclasses.asdict(self.data.shape)
+    if earlier.get("batch_shape", shape) != shape:
+      self.log.progress.say(
+        f"the run goes on with other batches: {shape} after"
+        f" {earlier['batch_shape']}"
+      )
 
   def __enter__(self) -> _Run:
     return self
@@ -156,6 +154,22 @@ class _Run:
     self.log.close()
 
   # ------------------------------------------------------------------ setting up
+
+  def _test_evaluators(self) -> list[evaluation_lib.Evaluator]:
+    split = self.config.evaluation_cfg.test_split
+    if split is None:
+      return []
+    try:
+      return [
+        train_config.make_evaluator(
+          self.config, split, generator=self.evaluator.generator
+        )
+      ]
+    except UserError as error:
+      raise UserError(
+        f"{error}; to train without a test, set"
+        " evaluation.EvaluationConfig.test_split to None"
+      ) from error
 
   def _earlier_description(self) -> dict[str, Any]:
     """`run.json` of the run that is continued; empty where there is none."""
@@ -228,7 +242,7 @@ class _Run:
       ):
         self.loop = LoopState(**self.checkpoints.loop_state(step))
       return self.checkpoints.restore(step, shapes), shardings
-    if config.initial_checkpoint_path:
+    if config.initial_checkpoint_path is not None:
       params = initial.load_params(config.initial_checkpoint_path, model)
       return train_state.state_from_params(
         params, tx, config.partitioner, model.param_axes()
