@@ -12,11 +12,12 @@ temporary folder that the next start removes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from dss_jax.errors import UserError
+from dss_jax.errors import StorageError, UserError, one_line
 
 PyTree = Any
 FOLDER = "checkpoints"
@@ -152,11 +153,16 @@ class Checkpoints:
     return number
 
   def loop_state(self, step: int) -> dict[str, Any]:
-    """What the loop remembered at `step`."""
-    restored = self._manager.restore(
-      step, args=ocp.args.Composite(loop=ocp.args.JsonRestore())
-    )
-    return dict(restored["loop"])
+    """What the loop remembered at `step`.
+
+    Raises:
+      UserError: where the checkpoint is damaged.
+    """
+    with self._reading(step):
+      restored = self._manager.restore(
+        step, args=ocp.args.Composite(loop=ocp.args.JsonRestore())
+      )
+      return dict(restored["loop"])
 
   # ------------------------------------------------------------------- saving
 
@@ -169,27 +175,66 @@ class Checkpoints:
       step: updates made so far, which is also the position in the data.
       state: the train state.
       loop_state: JSON values; `best_step` says which checkpoint to keep.
+
+    Raises:
+      StorageError: where it, or the one before, cannot be written.
     """
     self._policy.best_step = loop_state.get("best_step")
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeSave(_as_tree(state)),
-        loop=ocp.args.JsonSave(dict(loop_state)),
-      ),
-    )
+    with self._writing():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.PyTreeSave(_as_tree(state)),
+          loop=ocp.args.JsonSave(dict(loop_state)),
+        ),
+      )
 
   def wait(self) -> None:
-    """Waits until what is being saved is on disk."""
-    self._manager.wait_until_finished()
+    """Waits until what is being saved is on disk.
+
+    Raises:
+      StorageError: where it cannot be written.
+    """
+    with self._writing():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
     # Orbax waits for its thread that removes temporary folders only before a
     # save; a process that ended sooner would print that thread's traceback.
     wait = getattr(self._manager, "_maybe_await_cleanup_tmp_directory", None)
-    if wait is not None:
-      wait()
-    self._manager.close()
+    with self._writing():
+      if wait is not None:
+        wait()
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Tells a failed save in one line; Orbax raises what its parts raise."""
+    try:
+      yield
+    except StorageError:
+      raise
+    except Exception as error:
+      reason = one_line(getattr(error, "strerror", None) or error, longest=300)
+      raise StorageError(
+        f"a checkpoint could not be written to {self.folder} ({reason}): make"
+        " room, or what else it takes, and start the run again; it goes on"
+        " from its last checkpoint"
+      ) from error
+
+  @contextlib.contextmanager
+  def _reading(self, step: int) -> Iterator[None]:
+    """Tells a damaged checkpoint in one line."""
+    try:
+      yield
+    except UserError:
+      raise
+    except Exception as error:  # whatever the parsers make of damaged bytes
+      reason = one_line(str(error) or type(error).__name__)
+      raise UserError(
+        f"the checkpoint {self.folder / str(step)} is damaged ({reason}):"
+        " delete that folder to go on from the one before, or from the start"
+      ) from error
 
   def __enter__(self) -> Checkpoints:
     return self
@@ -214,6 +259,13 @@ class Checkpoints:
     self._check_same(step, tree)
     return dataclasses.replace(like, **self._restore(step, tree))
 
+  def param_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters saved at `step`, by their paths."""
+    path = epath.Path(self.folder) / str(step) / "state"
+    with self._reading(step):
+      tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
+      return shapes(tree["params"])
+
   def restore_params(self, step: int, like: PyTree) -> PyTree:
     """Only the parameters saved at `step`; `like` as in `restore`."""
     self._check_same(step, {"params": like}, only="params")
@@ -223,35 +275,38 @@ class Checkpoints:
     self, step: int, tree: PyTree, *, partial: bool = False
   ) -> PyTree:
     restore_args = ocp.checkpoint_utils.construct_restore_args(tree)
-    return self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(
-          item=tree, restore_args=restore_args, partial_restore=partial
-        )
-      ),
-    )["state"]
+    with self._reading(step):
+      return self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.PyTreeRestore(
+            item=tree, restore_args=restore_args, partial_restore=partial
+          )
+        ),
+      )["state"]
 
   def restore_numpy(self, step: int) -> PyTree:
     """The whole saved tree as host arrays, whatever its structure."""
     path = epath.Path(self.folder) / str(step) / "state"
     handler = ocp.PyTreeCheckpointHandler()
-    metadata = handler.metadata(path).tree
-    restore_args = jax.tree.map(
-      lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-      metadata,
-      is_leaf=lambda leaf: hasattr(leaf, "shape"),
-    )
-    return handler.restore(
-      path, args=ocp.args.PyTreeRestore(restore_args=restore_args)
-    )
+    with self._reading(step):
+      metadata = handler.metadata(path).tree
+      restore_args = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+        metadata,
+        is_leaf=lambda leaf: hasattr(leaf, "shape"),
+      )
+      return handler.restore(
+        path, args=ocp.args.PyTreeRestore(restore_args=restore_args)
+      )
 
   def _check_same(
     self, step: int, wanted: PyTree, only: str | None = None
   ) -> None:
     """Compares names and shapes before anything is read."""
     path = epath.Path(self.folder) / str(step) / "state"
-    saved = shapes(ocp.PyTreeCheckpointHandler().metadata(path).tree)
+    with self._reading(step):
+      saved = shapes(ocp.PyTreeCheckpointHandler().metadata(path).tree)
     if only:
       saved = {k: v for k, v in saved.items() if k.startswith(f"{only}/")}
     problems = describe_mismatch(saved, shapes(wanted))

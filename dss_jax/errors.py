@@ -1,4 +1,7 @@
-"""The one exception that means "the input is wrong, not the program"."""
+"""Exceptions that mean "not the program": wrong input, and a failing disk."""
+
+import contextlib
+from collections.abc import Iterator
 
 
 class UserError(ValueError):
@@ -8,3 +11,30 @@ class UserError(ValueError):
   the gin binding or flag to change. The command line prints it without a
   traceback and exits with status 2.
   """
+
+
+class StorageError(OSError):
+  """The disk let the program down (full, gone, read-only), told in one line."""
+
+
+def one_line(text: object, *, longest: int = 200) -> str:
+  """A text of others for use within a message: one line of bounded length."""
+  line = " ".join(str(text).split())
+  return line if len(line) <= longest else f"{line[: longest - 3]}..."
+
+
+@contextlib.contextmanager
+def damaged_file(path: object, remedy: str) -> Iterator[None]:
+  """Turns what parsers make of a damaged file into one line.
+
+  Args:
+    path: the file.
+    remedy: what the user can do.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    reason = one_line(str(error) or type(error).__name__)
+    raise UserError(f"{path} is damaged ({reason}): {remedy}") from error

@@ -46,6 +46,17 @@ class EvaluationConfig:
   def __post_init__(self):
     if isinstance(self.tasks, str):
       object.__setattr__(self, "tasks", (self.tasks,))
+    for name, least, none in (
+      ("max_examples", 1, " or None"),
+      ("loss_batches", 0, " or None"),
+      ("batch_size", 1, ""),
+    ):
+      value = getattr(self, name)
+      if not (none and value is None) and value < least:
+        raise UserError(
+          f"evaluation.EvaluationConfig.{name} is {value!r}; it must be"
+          f" {least} or more{none}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +156,26 @@ def flat_metrics(scores: Sequence[Scores]) -> dict[str, float]:
   }
 
 
+def check_metric(
+  tasks: Sequence[pipeline.EvaluationTask], metric: str | None
+) -> None:
+  """Raises UserError now for a metric that would be missing after training.
+
+  Of SeqIO's tasks only their functions know what they return.
+  """
+  names = [getattr(task, "metric_names", None) for task in tasks]
+  known = list(dict.fromkeys(name for each in names for name in each or ()))
+  if metric is not None and None not in names and metric not in known:
+    raise _unknown_metric(metric, known)
+
+
+def _unknown_metric(metric: str, known: Sequence[str]) -> UserError:
+  return UserError(
+    f"evaluation.EvaluationConfig.metric is {metric!r}; the evaluated tasks have"
+    f" {', '.join(known)}"
+  )
+
+
 def selection_value(scores: Sequence[Scores], metric: str | None) -> float:
   """The number that selects the best checkpoint; larger is better.
 
@@ -157,7 +188,4 @@ def selection_value(scores: Sequence[Scores], metric: str | None) -> float:
   for score in scores:
     if metric in score.metrics:
       return score.metrics[metric]
-  raise UserError(
-    f"evaluation.EvaluationConfig.metric is {metric!r}; the evaluated tasks have"
-    f" {', '.join(first)}"
-  )
+  raise _unknown_metric(metric, list(first))

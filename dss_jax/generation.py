@@ -57,6 +57,22 @@ class DecodeOptions:
         f"decoding.DecodeOptions.strategy is {self.strategy!r}; it must be one of"
         f" {', '.join(STRATEGIES)}"
       )
+    for name, valid, allowed in (
+      ("num_beams", self.num_beams >= 1, "1 or more"),
+      ("temperature", self.temperature >= 0, "0 or more"),
+      ("topk", self.topk >= 0, "0 or more"),
+      ("topp", 0 <= self.topp <= 1, "from 0 to 1"),
+      (
+        "max_length",
+        self.max_length is None or self.max_length >= 1,
+        "1 or more, or None",
+      ),
+    ):
+      if not valid:
+        raise UserError(
+          f"decoding.DecodeOptions.{name} is {getattr(self, name)!r}; it must"
+          f" be {allowed}"
+        )
 
   def decode(
     self,

@@ -25,7 +25,8 @@ from typing import Any
 import gin
 import gin.config
 
-from dss_jax.errors import UserError
+from dss_jax import value_types
+from dss_jax.errors import UserError, one_line
 
 PACKAGED_FOLDER = pathlib.Path(__file__).resolve().parent / "gin"
 
@@ -119,9 +120,9 @@ def parse(
   gin.config._LOCATION_PREFIXES[:] = [
     f"{folder.rstrip('/')}/" if folder else "" for folder in folders
   ]
-  with _gin_errors():
-    for path in gin_files:
-      _check_file(path, folders)
+  for path in gin_files:
+    _check_file(path, folders)
+    with _gin_errors(where=f"{path}: "):
       gin.parse_config_file(path)
   # Each binding alone, so that an error names the one at fault.
   for binding in bindings:
@@ -220,6 +221,7 @@ def instance(name: str, **kwargs: Any) -> Any:
   """
   register()
   _check_complete(name)
+  _check_types()
   with _gin_errors():
     return gin.get_configurable(name)(**kwargs)
 
@@ -243,6 +245,49 @@ def _is_reference_to(value: Any, selector: str) -> bool:
     isinstance(value, gin.config.ConfigurableReference)
     and value.selector == selector
   )
+
+
+def _check_types() -> None:
+  """Raises UserError where a plain value is not of its parameter's type."""
+  for (_, selector), bindings in gin.config._CONFIG.items():
+    target = _configurables.get(selector)
+    hints = value_types.parameter_types(target) if target else {}
+    for parameter, bound in bindings.items():
+      value, name = _follow_macros(bound)
+      hint = hints.get(parameter, Any)
+      if value_types.matches(value, hint, _is_reference):
+        continue
+      binding = f"{selector}.{parameter}"
+      allowed = value_types.describe(hint)
+      shown = one_line(repr(value))
+      raise UserError(
+        f"{name} is {shown}; {binding} must be {allowed}"
+        if name
+        else f"{binding} is {shown}; it must be {allowed}"
+      )
+
+
+def _follow_macros(value: Any) -> tuple[Any, str | None]:
+  """What a binding ends at, and the last macro on the way there.
+
+  Raises:
+    UserError: where macros stand for each other in a circle.
+  """
+  names: list[str] = []
+  while _is_reference_to(value, _MACRO):
+    name = "/".join(value.scopes)
+    if name in names:
+      raise UserError(
+        f"gin macro {name} stands for itself"
+        f" ({' -> '.join([*names, name])}): give it a value"
+      )
+    names.append(name)
+    value = gin.config._CONFIG.get((name, _MACRO), {}).get("value", value)
+  return value, names[-1] if names else None
+
+
+def _is_reference(value: Any) -> bool:
+  return isinstance(value, gin.config.ConfigurableReference)
 
 
 def _check_complete(name: str) -> None:
@@ -331,11 +376,12 @@ def operative_config(modules: Sequence[str] = ()) -> str:
 
 
 @contextlib.contextmanager
-def _gin_errors(binding: str = "") -> Iterator[None]:
+def _gin_errors(binding: str = "", where: str = "") -> Iterator[None]:
   """Turns gin's errors about the user's configuration into one line each.
 
   Args:
     binding: what is parsed, where it is not a file.
+    where: precedes the message, such as a file's name.
   """
   try:
     yield
@@ -353,7 +399,7 @@ def _gin_errors(binding: str = "") -> Iterator[None]:
     message = _one_line(error, binding)
     if message is None:
       raise
-    raise UserError(message) from error
+    raise UserError(f"{where}{message}") from error
 
 
 def _one_line(error: Exception, binding: str) -> str | None:
@@ -371,9 +417,10 @@ def _one_line(error: Exception, binding: str) -> str | None:
     return f"gin cannot read {binding!r}: {error.msg} Write NAME = VALUE"
   if isinstance(error, SyntaxError):
     where = f" (line {error.lineno})" if error.lineno else ""
-    return (
-      f"gin cannot read {str(error.text or '').strip()!r}{where}: {error.msg}"
-    )
+    reason = one_line(error.msg.split("\n")[0])
+    if "malformed node" in reason:  # Python's words, with an address in them
+      reason = "write numbers, quoted strings, lists, @references, %MACROS"
+    return f"gin cannot read {one_line(repr(error.text))}{where}: {reason}"
   no_parameter = re.search(
     r"(?:Configurable|Class|Function) '?([\w./]+)'? doesn't have a parameter"
     r" named '([^']+)'",

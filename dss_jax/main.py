@@ -7,17 +7,30 @@ function of the library. Nothing heavy is imported before a mode is chosen.
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import logging
 import os
 import pathlib
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from dss_jax import __version__
-from dss_jax.errors import UserError
+from dss_jax.errors import UserError, one_line
+
+# Paths that are wrong; other failures of files are not the user's mistake.
+_USERS_TO_MEND = (
+  errno.ENOENT,
+  errno.EACCES,
+  errno.EPERM,
+  errno.EISDIR,
+  errno.ENOTDIR,
+  errno.EROFS,
+  errno.ENAMETOOLONG,
+)
 
 _DESCRIPTION = """\
 Distilling step-by-step in JAX: train small T5 students on labels and
@@ -68,7 +81,10 @@ def main(argv: Sequence[str]) -> int:
     return 2
   args.gin_flags = rest
   # Orbax and others tell users here what only their callers can act on.
-  logging.getLogger("absl").setLevel(logging.ERROR)
+  # What fails in its threads is raised here too, and told once.
+  logging.getLogger("absl").setLevel(
+    logging.ERROR if args.debug else logging.CRITICAL
+  )
   try:
     return args.run_mode(args) or 0
   except UserError as error:
@@ -79,11 +95,27 @@ def main(argv: Sequence[str]) -> int:
   except FloatingPointError as error:  # the run diverged
     print(f"dss-jax {args.mode}: {error}", file=sys.stderr)
     return 1
+  except MemoryError as error:
+    if args.debug:
+      raise
+    print(
+      f"dss-jax {args.mode}: out of memory ({one_line(error)}): ask for"
+      " smaller batches, models or data",
+      file=sys.stderr,
+    )
+    return 1
   except BrokenPipeError:
     # Whoever read the output has seen enough. Standard output is replaced, so
     # that Python does not trip over it again on its way out.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
+  except OSError as error:
+    if args.debug:
+      raise
+    print(
+      f"dss-jax {args.mode}: {one_line(error, longest=1000)}", file=sys.stderr
+    )
+    return 2 if error.errno in _USERS_TO_MEND else 1
   except KeyboardInterrupt:
     print(f"dss-jax {args.mode}: stopped", file=sys.stderr)
     return 130
@@ -296,8 +328,26 @@ def _as_list(value: str | Sequence[str] | None) -> list[str]:
   return [value] if isinstance(value, str) else list(value)
 
 
+def _quiet_threads() -> None:
+  """Keeps threads from printing tracebacks of what is raised here as well.
+
+  TensorStore's threads print dozens when a save fails and nobody waits for
+  its parts any more.
+  """
+  shown = sys.unraisablehook
+
+  def show(unraisable: sys.UnraisableHookArgs) -> None:
+    if threading.current_thread() is threading.main_thread():
+      shown(unraisable)
+
+  sys.unraisablehook = show
+
+
 def _set_up_process(args: argparse.Namespace) -> None:
   from absl import flags
+
+  if not args.debug:
+    _quiet_threads()
 
   # SeqIO and T5X code reads absl flags; argparse has parsed the command line.
   flags.FLAGS.mark_as_parsed()

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dss_jax import __version__
-from dss_jax.errors import UserError
+from dss_jax.errors import UserError, damaged_file
 
 _PACKAGES = (
   "jax",
@@ -48,6 +48,8 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
   try:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
       file.write(text)
+      file.flush()
+      os.fsync(file.fileno())  # or a crash could leave an empty file in place
     os.chmod(temporary, 0o644)
     os.replace(temporary, path)
   except BaseException:
@@ -68,14 +70,22 @@ def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
   """Reads what `write_jsonl` wrote; a missing file is an empty list.
 
   A last line cut short by a kill is left out.
+
+  Raises:
+    UserError: where a line is no JSON object.
   """
   if not path.exists():
     return []
   rows = []
-  for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-    if not line.endswith("\n"):
-      break
-    rows.append(json.loads(line))
+  with (
+    damaged_file(path, "delete it, and what can be made again will be"),
+    open(path, encoding="utf-8") as file,
+  ):
+    # Not `splitlines`, which cuts at characters that JSON leaves as they are.
+    for line in file:
+      if not line.endswith("\n"):
+        break
+      rows.append(dict(json.loads(line)))
   return rows
 
 
@@ -86,17 +96,18 @@ def locked(model_dir: pathlib.Path) -> Iterator[None]:
   The lock goes with the process, so a killed run leaves none behind.
 
   Raises:
-    UserError: where another process holds it, or the folder cannot be made.
+    UserError: where another process holds it, or it cannot be written.
   """
   import fcntl
 
   try:
     model_dir.mkdir(parents=True, exist_ok=True)
     file = open(model_dir / ".lock", "a+", encoding="utf-8")  # noqa: SIM115
-  except OSError as error:
+  except (OSError, ValueError) as error:
     raise UserError(
-      f"MODEL_DIR is {str(model_dir)!r}, where nothing can be written:"
-      f" {error.strerror}; give a folder of your own"
+      f"MODEL_DIR {str(model_dir)!r} is no folder that can be written to"
+      f" ({getattr(error, 'strerror', None) or error}): give another"
+      " --gin.MODEL_DIR"
     ) from error
   with file:
     try:

@@ -97,6 +97,7 @@ def create_learning_rate_scheduler(
   if {"linear_decay", "rsqrt_decay", "rsqrt_normalized_decay"} & set(names):
     require("warmup_steps", warmup_steps, 1)
   require("warmup_steps", warmup_steps, 0)
+  require("base_learning_rate", base_learning_rate, 0)
   decay_start = warmup_steps if "linear_warmup" in names else 0
   if "linear_to_zero" in names:
     require("total_steps", total_steps, decay_start + 1)

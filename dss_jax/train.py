@@ -32,8 +32,8 @@ from dss_jax import (
   train_step,
   vocabulary_loss,
 )
-from dss_jax.data import pipeline
-from dss_jax.errors import UserError
+from dss_jax.data import packing, pipeline
+from dss_jax.errors import UserError, damaged_file
 from dss_jax.loop_state import LoopState
 from dss_jax.pretrained import initial
 from dss_jax.train_config import TrainConfig
@@ -115,6 +115,11 @@ class _Run:
     self.evaluator = train_config.make_evaluator(
       config, config.evaluation_cfg.split
     )
+    evaluation_lib.check_metric(
+      self.evaluator.tasks, config.evaluation_cfg.metric
+    )
+    # Made before training, so that a split that is not there is told at once.
+    self.final_evaluators = [self.evaluator, *self._test_evaluators()]
     self.state, self.shardings = self._restore_or_init()
     # Only now: a configuration that does not fit the run found in the folder
     # must not take the place of the one that does.
@@ -135,6 +140,12 @@ class _Run:
       stream=stream,
       writes=jax.process_index() == 0,
     )
+    shape = dataclasses.asdict(self.data.shape)
+    if earlier.get("batch_shape", shape) != shape:
+      self.log.progress.say(
+        f"the run goes on with other batches: {shape} after"
+        f" {earlier['batch_shape']}"
+      )
 
   def __enter__(self) -> _Run:
     return self
@@ -144,12 +155,34 @@ class _Run:
 
   # ------------------------------------------------------------------ setting up
 
+  def _test_evaluators(self) -> list[evaluation_lib.Evaluator]:
+    split = self.config.evaluation_cfg.test_split
+    if split is None:
+      return []
+    try:
+      return [
+        train_config.make_evaluator(
+          self.config, split, generator=self.evaluator.generator
+        )
+      ]
+    except UserError as error:
+      raise UserError(
+        f"{error}; to train without a test, set"
+        " evaluation.EvaluationConfig.test_split to None"
+      ) from error
+
   def _earlier_description(self) -> dict[str, Any]:
     """`run.json` of the run that is continued; empty where there is none."""
     path = self.folder / "run.json"
     if self.checkpoints.latest_step() is None or not path.exists():
       return {}
-    return json.loads(path.read_text(encoding="utf-8"))
+    remedy = "restore it, or give another MODEL_DIR"
+    with damaged_file(path, remedy):
+      earlier = json.loads(path.read_text(encoding="utf-8"))
+      shape = earlier.get("batch_shape")
+      if shape is not None:
+        packing.BatchShape(**shape)
+      return earlier
 
   def _check_same_data(self, earlier: Mapping[str, Any]) -> None:
     """A run goes on only with the data and the order it began with."""
@@ -204,9 +237,12 @@ class _Run:
       shapes, shardings = train_state.abstract_state(
         model, tx, config.partitioner
       )
-      self.loop = LoopState(**self.checkpoints.loop_state(step))
+      with damaged_file(
+        self.checkpoints.folder / str(step), "delete that folder"
+      ):
+        self.loop = LoopState(**self.checkpoints.loop_state(step))
       return self.checkpoints.restore(step, shapes), shardings
-    if config.initial_checkpoint_path:
+    if config.initial_checkpoint_path is not None:
       params = initial.load_params(config.initial_checkpoint_path, model)
       return train_state.state_from_params(
         params, tx, config.partitioner, model.param_axes()
@@ -323,6 +359,7 @@ class _Run:
     now = time.monotonic()
     self.loop.wall_s += now - self.started
     self.started = now
+    self.log.sync()
     self.checkpoints.save(step, self.state, dataclasses.asdict(self.loop))
 
   # ------------------------------------------------------------------- finishing
@@ -332,8 +369,8 @@ class _Run:
     self.checkpoints.wait()
     step = int(self.state.step)
     best = self.checkpoints.resolve_step("best")
-    rows = run_directory.read_jsonl(self.folder / "results.jsonl")
-    if not rows or rows[0]["steps"] != step:
+    rows = self._finished_rows(step)
+    if not rows:
       params = self.checkpoints.restore_params(
         best,
         train_state.with_shardings(
@@ -350,16 +387,26 @@ class _Run:
       )
     return TrainResult(step, best, rows, self.loop)
 
+  def _finished_rows(self, step: int) -> list[dict[str, Any]]:
+    """The rows that an earlier start wrote after `step`, if they are whole."""
+    rows = run_directory.read_jsonl(self.folder / "results.jsonl")
+    with damaged_file(self.folder / "results.jsonl", "delete it"):
+      splits = {row["split"] for row in rows}
+      steps = {row["steps"] for row in rows}
+    whole = steps == {step} and splits == set(self._final_splits())
+    return rows if whole else []
+
+  def _final_splits(self) -> list[str]:
+    evaluation = self.config.evaluation_cfg
+    return list(filter(None, (evaluation.split, evaluation.test_split)))
+
   def _final_rows(
     self, params: PyTree, best: int, step: int
   ) -> list[dict[str, Any]]:
     """Scores the selected checkpoint on the selecting and the test split."""
-    evaluation = self.config.evaluation_cfg
     rows = []
-    for split in filter(None, (evaluation.split, evaluation.test_split)):
-      scores = train_config.make_evaluator(
-        self.config, split, generator=self.evaluator.generator
-      ).run(params)
+    for evaluator in self.final_evaluators:
+      scores = evaluator.run(params)
       if jax.process_index() == 0:
         evaluation_lib.write_predictions(self.folder / "eval", best, scores)
       rows += results.result_rows(

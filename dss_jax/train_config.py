@@ -96,6 +96,15 @@ class TrainConfig:
   config_text_fn: Callable[[], str] | None = None
 
   def __post_init__(self):
+    if not self.model_dir or "\0" in self.model_dir:
+      raise UserError(
+        f"MODEL_DIR is {self.model_dir!r}; it must be the path of a folder"
+      )
+    if not 0 <= self.random_seed < 2**32:
+      raise UserError(
+        f"RANDOM_SEED is {self.random_seed}; it must be a whole number from 0"
+        f" to {2**32 - 1}"
+      )
     vocabulary = vocabularies.from_name(self.vocabulary)
     object.__setattr__(self, "vocabulary", vocabulary)
     for name, (method, example) in _OBJECTS.items():

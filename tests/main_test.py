@@ -132,7 +132,7 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
     "z-loss is no number": ([*train, "--gin.Z_LOSS=x"], "Z_LOSS"),
     "rate is no number": (
       [*train, "--gin.BASE_LEARNING_RATE=fast"],
-      "base_learning_rate is 'fast'",
+      "BASE_LEARNING_RATE is 'fast'",
     ),
     "negative rate": (
       [*train, "--gin.BASE_LEARNING_RATE=-1"],

@@ -38,6 +38,8 @@ _HOPEFUL = 0.02  # of a window's items may still find room in the gaps
 _SPARE_DEVIATIONS = 3.0
 # And for windows of the same length whose examples meet less well.
 _LEAST_SPARE = 0.004
+# Rows, records or tokens of a row; far above any use, and plans still fit.
+_MAX_COUNT = 1 << 20
 _SAMPLE_SEED = 0
 
 # How much is known of a shape in the search.
@@ -105,6 +107,8 @@ def choose_batch_shape(
   ):
     if value is not None and not (isinstance(value, int) and value > 0):
       raise UserError(f"{binding} is {value!r}; a positive integer is needed")
+    if value is not None and value > _MAX_COUNT:
+      raise UserError(f"{binding} is {value}; at most {_MAX_COUNT} is possible")
   if records_per_batch is None and rows is None:
     raise UserError(
       "neither BATCH_SIZE (packed rows) nor RECORDS_PER_BATCH is set: set"

@@ -58,6 +58,11 @@ def import_modules(
     UserError: where a module cannot be imported.
   """
   for name in modules:
+    if not all(part.isidentifier() for part in str(name).split(".")):
+      raise UserError(
+        f"--module (MIXTURE_OR_TASK_MODULE): {name!r} is no name of a module;"
+        " write it as in an import: my_project.tasks"
+      )
     try:
       importlib.import_module(name)
     except ImportError as error:

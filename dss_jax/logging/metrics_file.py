@@ -7,6 +7,8 @@ import os
 import pathlib
 from collections.abc import Mapping
 
+from dss_jax.errors import damaged_file
+
 METRICS_FILE = "metrics.jsonl"
 
 # Everything under this key may differ between two runs of the same
@@ -32,7 +34,10 @@ class MetricsLog:
     if not self.path.exists():
       return
     kept = 0
-    with open(self.path, "rb") as file:
+    with (
+      open(self.path, "rb") as file,
+      damaged_file(self.path, "restore it, or give another MODEL_DIR"),
+    ):
       for line in file:
         if not line.endswith(b"\n") or json.loads(line)["step"] > step:
           break
@@ -57,6 +62,11 @@ class MetricsLog:
   def flush(self) -> None:
     self._file.flush()
 
+  def sync(self) -> None:
+    """Waits until all lines are on the disk."""
+    self._file.flush()
+    os.fsync(self._file.fileno())
+
   def close(self) -> None:
     self._file.close()
 
@@ -64,7 +74,11 @@ class MetricsLog:
 def metrics_hash(folder: pathlib.Path) -> str:
   """SHA-256 of metrics.jsonl with the times left out."""
   digest = hashlib.sha256()
-  with open(folder / METRICS_FILE, encoding="utf-8") as file:
+  path = folder / METRICS_FILE
+  with (
+    open(path, encoding="utf-8") as file,
+    damaged_file(path, "restore it"),
+  ):
     for text in file:
       line = json.loads(text)
       line.pop(TIME, None)

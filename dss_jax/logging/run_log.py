@@ -119,11 +119,20 @@ class RunLog:
     # Evaluation is no part of a step's time.
     self._period_start += seconds
 
+  def sync(self) -> None:
+    """Waits until the metrics are on the disk.
+
+    Called before each checkpoint: a run goes on from it, and what it had
+    measured until then is not measured again.
+    """
+    self._metrics.sync()
+
   def close(self) -> None:
-    self.progress.close()
-    self._metrics.close()
-    self._tensorboard.close()
-    self._files.close()
+    with self._files as closing:
+      # A file that cannot be written must not keep the others open.
+      closing.callback(self._tensorboard.close)
+      closing.callback(self._metrics.close)
+      closing.callback(self.progress.close)
 
 
 def _mean(rows: Sequence[Mapping[str, float]], name: str) -> float:

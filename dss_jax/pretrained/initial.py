@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import train_state
@@ -14,6 +16,9 @@ from dss_jax.models import encoder_decoder, layer_stacking
 from dss_jax.pretrained import t5x
 
 PyTree = Any
+
+# What any T5X checkpoint may take, however small the student.
+_LEAST_BYTES = 1 << 30
 
 
 def load_params(
@@ -32,21 +37,61 @@ def load_params(
   Raises:
     UserError: where there is no checkpoint, or one of another model.
   """
+  if not path:
+    raise UserError(
+      "INITIAL_CHECKPOINT_PATH is empty: give a folder, or None to start from"
+      " random parameters"
+    )
   folder = pathlib.Path(path)
+  wanted = train_state.param_shapes(model)
   if (folder / checkpoints_lib.FOLDER).is_dir():
-    with checkpoints_lib.Checkpoints(folder, read_only=True) as saved:
-      params = saved.restore_numpy(saved.resolve_step("best"))["params"]
+    params = _load_run(folder, wanted, model)
   else:
-    params, _, _ = t5x.load_t5x(path)
-  wanted = checkpoints_lib.shapes(train_state.param_shapes(model))
-  found = checkpoints_lib.shapes(params)
-  if found != wanted and model.config.scan_layers:
-    params = layer_stacking.stack_layers(params)
+    # In T5X's files parameters, moments and factors take at most three times
+    # the student's parameters, each of at most eight bytes.
+    values = sum(leaf.size for leaf in jax.tree.leaves(wanted))
+    max_bytes = max(_LEAST_BYTES, 3 * 8 * values)
+    params, _, _ = t5x.load_t5x(path, max_bytes=max_bytes)
     found = checkpoints_lib.shapes(params)
-  problems = checkpoints_lib.describe_mismatch(found, wanted)
+    if found != checkpoints_lib.shapes(wanted) and model.config.scan_layers:
+      params = layer_stacking.stack_layers(params)
+      found = checkpoints_lib.shapes(params)
+    _check_same(path, found, wanted)
+  return jax.tree.map(lambda array: array.astype("float32"), params)
+
+
+def _load_run(
+  folder: pathlib.Path,
+  wanted: PyTree,
+  model: encoder_decoder.EncoderDecoderModel,
+) -> PyTree:
+  """The parameters of a run, read as large as the student's and no larger."""
+  with checkpoints_lib.Checkpoints(folder, read_only=True) as saved:
+    step = saved.resolve_step("best")
+    found = saved.param_shapes(step)
+    stack = found != checkpoints_lib.shapes(wanted) and model.config.scan_layers
+    if stack:
+      wanted = jax.eval_shape(layer_stacking.unstack_layers, wanted)
+    _check_same(str(folder), found, wanted)
+    host = jax.sharding.SingleDeviceSharding(
+      jax.local_devices(backend="cpu")[0]
+    )
+    shardings = jax.tree.map(lambda _: host, wanted)
+    params = saved.restore_params(
+      step, train_state.with_shardings(wanted, shardings)
+    )
+  params = jax.tree.map(np.asarray, params)
+  return layer_stacking.stack_layers(params) if stack else params
+
+
+def _check_same(
+  path: str, found: Mapping[str, tuple[int, ...]], wanted: PyTree
+) -> None:
+  problems = checkpoints_lib.describe_mismatch(
+    found, checkpoints_lib.shapes(wanted)
+  )
   if problems:
     raise UserError(
       f"INITIAL_CHECKPOINT_PATH {path!r} is of another model: {problems};"
       " give the models/*.gin it was trained with"
     )
-  return jax.tree.map(lambda array: array.astype("float32"), params)

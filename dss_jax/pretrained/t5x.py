@@ -133,7 +133,9 @@ class _Budget:
       raise _broken(self.folder, f"{name} has shape {shape!r}")
     self._left -= math.prod(shape) * dtype.itemsize
     if self._left < 0:
-      raise _broken(self.folder, "its arrays exceed max_bytes")
+      raise _broken(
+        self.folder, "its arrays exceed max_bytes, what this model's could take"
+      )
 
   def dtype(self, name: str, dtype: Any) -> np.dtype:
     if dtype not in _DTYPES:
