@@ -63,6 +63,10 @@ class _Parser(argparse.ArgumentParser):
 
 def run() -> None:
   """Entry point of the `dss-jax` script."""
+  # The script has its own folder on the path; --module and gin's imports name
+  # modules of the user's. Last, so that none of them hides a library.
+  if not {"", os.getcwd()} & set(sys.path):
+    sys.path.append(os.getcwd())
   sys.exit(main(sys.argv[1:]))
 
 
@@ -423,6 +427,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     print(json.dumps(scoring.as_json(step, scores), indent=2))
   else:
     scoring.print_table(step, scores)
+    print(f"predictions: {args.output_dir or args.model_dir}/eval/")
   return 0
 
 

@@ -223,7 +223,9 @@ def test_eval_scores_a_run_again(trained, capsys, tmp_path):
   assert set(task) >= {"bleu", "rouge1", "rouge2", "rougeL"}
   assert (tmp_path / "eval" / "taxonli_rationale" / "2.jsonl").exists()
   assert main.main(["eval", f"--model_dir={trained}"]) == 0
-  assert "accuracy" in capsys.readouterr().out
+  text = capsys.readouterr().out
+  assert "accuracy" in text
+  assert f"predictions: {trained}/eval/" in text
 
 
 def test_checkpoints_are_listed_and_hashed(trained, capsys):

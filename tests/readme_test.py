@@ -1,0 +1,121 @@
+"""What README says, done: its commands parse, its programs run."""
+
+import csv
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from dss_jax import gin_utils, main
+
+STEPS = "total_steps=1200"
+
+
+def _programs(readme: str) -> dict[str, str]:
+  """Text of each Python program, by a word that only it has."""
+  found = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+  words = ("add_dss_tasks", "datasets.register", "train.train(")
+  return {
+    word: next(program for program in found if word in program)
+    for word in words
+  }
+
+
+def _commands(readme: str) -> list[list[str]]:
+  """The arguments of each `dss-jax` command."""
+  joined = readme.replace("\\\n", " ")
+  return [
+    shlex.split(line)[1:]
+    for line in joined.splitlines()
+    if line.startswith("    dss-jax ")
+  ]
+
+
+@pytest.fixture(scope="module")
+def readme(repository) -> str:
+  return (repository / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_command_is_understood(readme, monkeypatch):
+  """Flags exist; gin files too; macros are read, and none is missing."""
+  commands = _commands(readme)
+  assert len(commands) >= 8
+  monkeypatch.setattr(gin_utils, "instance", lambda name, **_: name)
+  for argv in commands:
+    args, rest = main._parser().parse_known_args(argv)
+    assert all(flag.startswith("--gin.") for flag in rest), argv
+    if args.mode != "train":
+      assert not rest, argv
+      continue
+    bindings = [gin_utils.binding_from_flag(flag) for flag in rest]
+    gin_utils.parse(args.gin_file, bindings)
+    gin_utils._check_complete("train.train")
+  gin_utils.clear()
+
+
+def _write_tickets(folder):
+  for name, number in (("tickets.csv", 40), ("tickets_test.csv", 8)):
+    with open(folder / name, "w", newline="", encoding="utf-8") as file:
+      writer = csv.writer(file)
+      writer.writerow(["question", "team", "why"])
+      for i in range(number):
+        what, team = (("refund", "billing"), ("router", "network"))[i % 2]
+        writer.writerow([f"My {what} {i} is late", team, f"{what}: {team}"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("word", "module"),
+  [("add_dss_tasks", "my_tasks"), ("datasets.register", "my_datasets")],
+)
+def test_your_own_data_trains(word, module, readme, repository, tmp_path):
+  _write_tickets(tmp_path)
+  program = _programs(readme)[word]
+  assert program.startswith(f"# {module}.py\n")
+  (tmp_path / f"{module}.py").write_text(program, encoding="utf-8")
+  (argv,) = (
+    argv for argv in _commands(readme) if "--gin.DATASET=tickets" in argv
+  )
+  small = [
+    "--gin.TRAIN_STEPS=1",
+    "--gin.RECORDS_PER_BATCH=4",
+    "--gin.network.T5Config.emb_dim=8",
+    "--gin.network.T5Config.vocab_size=384",
+    "--gin.network.T5Config.num_encoder_layers=1",
+    "--gin.network.T5Config.num_decoder_layers=1",
+  ]
+  argv = [argument.replace("my_tasks", module) for argument in argv]
+  # As the installed script is: the working folder is not on Python's path.
+  script = tmp_path / "bin" / "dss-jax"
+  script.parent.mkdir()
+  script.write_text(
+    f"import sys\nsys.path.append({str(repository)!r})\n"
+    "from dss_jax.main import run\nrun()\n"
+  )
+  environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+  ended = subprocess.run(
+    [sys.executable, script, *argv, *small],
+    cwd=tmp_path,
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert ended.returncode == 0, ended.stderr
+  assert "test tickets_label accuracy" in ended.stderr
+  assert (tmp_path / "runs" / "tickets" / "results.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_the_library_example_runs(readme, tmp_path, monkeypatch, capsys):
+  program = _programs(readme)["train.train("]
+  assert STEPS in program
+  path = tmp_path / "example.py"
+  path.write_text(program.replace(STEPS, "total_steps=2"), encoding="utf-8")
+  monkeypatch.chdir(tmp_path)
+  runpy.run_path(str(path))
+  assert re.search(r"test accuracy 0\.\d{3}", capsys.readouterr().out)
