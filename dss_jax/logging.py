@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from dss_jax.errors import damaged_file
+from dss_jax.errors import damaged_file, writing
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -70,18 +70,22 @@ class MetricsLog:
       for name, value in values.items()
     }
     line = {"step": step, "kind": kind, **finite, TIME: dict(timing)}
-    self._file.write(json.dumps(line, allow_nan=False) + "\n")
+    with writing(self.path):
+      self._file.write(json.dumps(line, allow_nan=False) + "\n")
 
   def flush(self) -> None:
-    self._file.flush()
+    with writing(self.path):
+      self._file.flush()
 
   def sync(self) -> None:
     """Waits until all lines are on the disk."""
-    self._file.flush()
-    os.fsync(self._file.fileno())
+    with writing(self.path):
+      self._file.flush()
+      os.fsync(self._file.fileno())
 
   def close(self) -> None:
-    self._file.close()
+    with writing(self.path):
+      self._file.close()
 
 
 def metrics_hash(folder: pathlib.Path) -> str:
@@ -115,6 +119,7 @@ class TensorBoardLog:
       from tensorboard.summary.writer import record_writer
     except ImportError:
       return
+    self._folder = folder
     # The generated modules have no types.
     self._events: Any = event_pb2
     self._summaries: Any = summary_pb2
@@ -129,7 +134,8 @@ class TensorBoardLog:
 
   def _add(self, **fields: Any) -> None:
     event = self._events.Event(wall_time=time.time(), **fields)
-    self._writer.write(event.SerializeToString())
+    with writing(self._folder):
+      self._writer.write(event.SerializeToString())
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Adds one point to each of the named curves."""
@@ -145,11 +151,13 @@ class TensorBoardLog:
 
   def flush(self) -> None:
     if self._writer is not None:
-      self._writer.flush()
+      with writing(self._folder):
+        self._writer.flush()
 
   def close(self) -> None:
     if self._writer is not None:
-      self._writer.close()
+      with writing(self._folder):
+        self._writer.close()
 
 
 class Progress:
