@@ -38,3 +38,19 @@ def damaged_file(path: object, remedy: str) -> Iterator[None]:
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     reason = one_line(str(error) or type(error).__name__)
     raise UserError(f"{path} is damaged ({reason}): {remedy}") from error
+
+
+@contextlib.contextmanager
+def writing(path: object) -> Iterator[None]:
+  """Turns what a disk refuses into one line that names the path."""
+  try:
+    yield
+  except StorageError:
+    raise
+  except OSError as error:
+    told = StorageError(
+      f"cannot write {path} ({one_line(error.strerror or error)}): make room,"
+      " or what else it takes, and start again"
+    )
+    told.errno = error.errno
+    raise told from error

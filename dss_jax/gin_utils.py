@@ -282,7 +282,10 @@ def _follow_macros(value: Any) -> tuple[Any, str | None]:
         f" ({' -> '.join([*names, name])}): give it a value"
       )
     names.append(name)
-    value = gin.config._CONFIG.get((name, _MACRO), {}).get("value", value)
+    bindings = gin.config._CONFIG.get((name, _MACRO), {})
+    if "value" not in bindings:
+      break
+    value = bindings["value"]
   return value, names[-1] if names else None
 
 

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dss_jax import __version__
-from dss_jax.errors import UserError, damaged_file
+from dss_jax.errors import UserError, damaged_file, writing
 
 _PACKAGES = (
   "jax",
@@ -41,21 +41,22 @@ _PACKAGES = (
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
   """Writes `text` so that a reader sees the old file or the whole new one."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  descriptor, temporary = tempfile.mkstemp(
-    dir=path.parent, prefix=f".{path.name}."
-  )
-  try:
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())  # or a crash could leave an empty file in place
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
-  except BaseException:
-    with contextlib.suppress(OSError):
-      os.unlink(temporary)
-    raise
+  with writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(
+      dir=path.parent, prefix=f".{path.name}."
+    )
+    try:
+      with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # or a crash could leave it empty
+      os.chmod(temporary, 0o644)
+      os.replace(temporary, path)
+    except BaseException:
+      with contextlib.suppress(OSError):
+        os.unlink(temporary)
+      raise
 
 
 def write_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:

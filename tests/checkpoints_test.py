@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax.checkpoints import Checkpoints, SaveOptions, tree_hash
-from dss_jax.errors import UserError
+from dss_jax.errors import StorageError, UserError
 from dss_jax.train_state import TrainState
 
 
@@ -169,3 +169,49 @@ def test_closing_waits_for_orbax_to_tidy_up(folder):
   ]
   assert not tidying
   assert not left.exists()
+
+
+def _saved(folder: pathlib.Path) -> TrainState:
+  state = _state()
+  with Checkpoints(folder) as checkpoints:
+    checkpoints.save(3, state, {"best_step": None})
+  return state
+
+
+@pytest.mark.parametrize("damaged", ["state/_METADATA", "loop/metadata"])
+@pytest.mark.parametrize("content", [None, b"", b"\xff{"])
+def test_a_damaged_checkpoint_is_told_in_one_line(folder, damaged, content):
+  like = _abstract(_saved(folder))
+  path = folder / "checkpoints" / "3" / damaged
+  path.unlink()
+  if content is not None:
+    path.write_bytes(content)
+  with Checkpoints(folder, read_only=True) as checkpoints:
+
+    def read():
+      checkpoints.loop_state(3)
+      checkpoints.restore(3, like)
+
+    with pytest.raises(UserError, match=r"checkpoints/3 is damaged") as error:
+      read()
+  assert "\n" not in str(error.value)
+
+
+def test_a_save_that_the_disk_refuses_is_told_and_leaves_the_older_ones(folder):
+  state = _saved(folder)
+  with Checkpoints(folder) as checkpoints:
+    gone = folder / "checkpoints"
+    gone.rename(folder / "moved")
+    gone.touch()
+
+    def save():
+      checkpoints.save(4, state, {"best_step": None})
+      checkpoints.wait()
+
+    with pytest.raises(StorageError, match="goes on from its last") as error:
+      save()
+    gone.unlink()
+    (folder / "moved").rename(gone)
+  assert "\n" not in str(error.value)
+  with Checkpoints(folder, read_only=True) as checkpoints:
+    assert checkpoints.steps() == [3]

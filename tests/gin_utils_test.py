@@ -160,6 +160,40 @@ def test_wrong_values_are_told_in_one_line():
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+  ("binding", "message"),
+  [
+    (
+      "ALPHA = 'nan'",
+      "ALPHA is 'nan'; losses.Objective.alpha must be a finite",
+    ),
+    ("BASE_LEARNING_RATE = 1e999", "BASE_LEARNING_RATE is inf"),
+    ("TRAIN_STEPS = True", "total_steps must be a whole number"),
+    ("data.MethodOptions.rates = 3", "rates is 3; it must be a dictionary"),
+    ("EVAL_TASKS = [3]", "EVAL_TASKS is"),
+    ("ALPHA = %ALPHA", "ALPHA stands for itself"),
+    (f"ALPHA = '{'x' * 9999}'", r"xx\.\.\.;"),
+  ],
+)
+def test_values_of_the_wrong_type_are_told_in_one_line(binding, message):
+  gin_utils.parse(
+    ["models/taxonli.gin", "runs/taxonli.gin", "data/taxonli.gin"],
+    ["MODEL_DIR = 'x'", "TRAIN_STEPS = 1", "METHOD = 'dss'", binding],
+  )
+  with pytest.raises(UserError, match=message) as error:
+    gin_utils.instance("train.train")
+  assert "\n" not in str(error.value)
+  assert len(str(error.value)) < 400
+
+
+def test_an_error_in_a_file_names_the_file(tmp_path):
+  path = tmp_path / "mine.gin"
+  path.write_text("A = __import__('os')\n")
+  with pytest.raises(UserError, match=r"mine\.gin: .*quoted strings") as error:
+    gin_utils.parse([str(path)])
+  assert "object at" not in str(error.value)
+
+
 def test_all_that_is_missing_is_named_at_once():
   gin_utils.parse(["models/taxonli.gin", "runs/taxonli.gin"])
   with pytest.raises(UserError) as error:

@@ -118,6 +118,28 @@ assert not loaded & {(HEAVY | {"gin"})!r}, loaded
   subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
+@pytest.mark.slow
+def test_the_command_line_trains_and_scores_without_them(tmp_path):
+  """gin belongs to the command line; TensorFlow and SeqIO do not."""
+  folder = str(tmp_path / "run")
+  files = ("models/taxonli", "runs/taxonli", "data/taxonli", "methods/dss")
+  argv = [
+    "train",
+    *(f"--gin_file={name}.gin" for name in files),
+    f"--gin.MODEL_DIR={folder}",
+    "--gin.TRAIN_STEPS=1",
+    "--gin.EVAL_MAX_EXAMPLES=4",
+    "--gin.data.DataOptions.taxonli_num_train=64",
+  ]
+  program = (
+    _BLOCK.format(blocked=sorted(HEAVY))
+    + "from dss_jax import main\n"
+    + f"assert main.main({argv!r}) == 0\n"
+    + f"assert main.main(['eval', '--model_dir', {folder!r}]) == 0\n"
+  )
+  subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+
+
 def test_the_command_line_starts_without_jax():
   program = (
     "import sys; from dss_jax import main\n"

@@ -1,5 +1,6 @@
 """The command line: what it prints and with which status it ends."""
 
+import errno
 import json
 import os
 import pathlib
@@ -181,6 +182,34 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
     ),
     "no module": ([*train, "--module=no_such_module"], "no_such_module"),
     "no run": (["checkpoints", str(folder)], "MODEL_DIR"),
+    "not a number": ([*train, "--gin.ALPHA=half"], "losses.Objective.alpha"),
+    "no name of a module": ([*train, "--module=../x"], "../x"),
+    "no test split": (
+      [*train, "--gin.evaluation.EvaluationConfig.test_split=tset"],
+      "test_split",
+    ),
+    "no such metric": (
+      [*train, "--gin.evaluation.EvaluationConfig.metric=f1"],
+      "accuracy",
+    ),
+    "no beam": (
+      [*train, "--gin.decoding.DecodeOptions.num_beams=0"],
+      "num_beams",
+    ),
+    "batch without bounds": (
+      [*train, "--gin.RECORDS_PER_BATCH=100000000000"],
+      "RECORDS_PER_BATCH",
+    ),
+    "seed below 0": ([*train, "--gin.RANDOM_SEED=-1"], "RANDOM_SEED"),
+    "no folder": ([*train, "--gin.MODEL_DIR="], "MODEL_DIR"),
+    "a file for a folder": (
+      [*train, f"--gin.MODEL_DIR={trained / 'run.json'}"],
+      "MODEL_DIR",
+    ),
+    "no initial checkpoint": (
+      [*train, "--gin.INITIAL_CHECKPOINT_PATH="],
+      "INITIAL_CHECKPOINT_PATH",
+    ),
   }
 
 
@@ -196,6 +225,23 @@ def test_mistakes_are_told_in_one_line(name, trained, tmp_path, capsys):
   assert len(lines) == 1
   assert expected in lines[0]
   assert "Traceback" not in error
+
+
+def test_a_failing_disk_is_told_in_one_line(tmp_path, capsys, monkeypatch):
+  """A file system that is full when the first file of the run is written."""
+
+  def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(os, "fsync", full)
+  assert main.main(_train_flags(tmp_path / "run")) == 1
+  (line,) = [
+    line
+    for line in capsys.readouterr().err.splitlines()
+    if line.startswith("dss-jax ")
+  ]
+  assert "No space left" in line
+  assert str(tmp_path) in line
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -178,6 +179,43 @@ def test_a_finished_run_is_left_as_it_is(finished):
   assert result.step == 8
   after = (_fingerprint(finished), (finished / "results.jsonl").read_text())
   assert after == before
+
+
+@pytest.mark.parametrize(
+  ("name", "content"),
+  [
+    ("run.json", '{"batch_shape": {"rows": 1}}'),
+    ("run.json", "[]"),
+    ("run.json", "{"),
+    ("metrics.jsonl", '{"step": 1}\nx\n'),
+  ],
+)
+def test_damaged_files_of_a_run_are_told(finished, tmp_path, name, content):
+  folder = tmp_path / "run"
+  shutil.copytree(finished, folder)
+  (folder / name).write_text(content)
+  with pytest.raises(UserError, match=rf"{name} is damaged") as error:
+    _train(_config(folder, total_steps=9))
+  assert "\n" not in str(error.value)
+
+
+def test_results_that_are_not_whole_are_written_again(finished, tmp_path):
+  folder = tmp_path / "run"
+  shutil.copytree(finished, folder)
+  results = folder / "results.jsonl"
+  whole = run_directory.read_jsonl(results)
+  run_directory.write_jsonl(results, whole[:1])
+  _train(_config(folder))
+  again = run_directory.read_jsonl(results)
+  assert [row | {"config_sha": ""} for row in again] == [
+    row | {"config_sha": ""} for row in whole
+  ]
+
+
+def test_rows_may_hold_any_character(tmp_path):
+  rows = [{"text": "\u2028 \x85 \r\n \x1b[31m"}, {"text": "b"}]
+  run_directory.write_jsonl(tmp_path / "rows.jsonl", rows)
+  assert run_directory.read_jsonl(tmp_path / "rows.jsonl") == rows
 
 
 def test_eight_devices_train_as_one_does(finished, tmp_path):

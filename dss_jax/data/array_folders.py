@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.errors import UserError
+from dss_jax.errors import UserError, writing
 
 HEADER = "header.json"
 _MAX_HEADER_BYTES = 64 << 20
@@ -119,18 +119,19 @@ def create(folder: str | os.PathLike[str]) -> Iterator[Writer]:
   the old arrays.
   """
   folder = pathlib.Path(folder)
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  temporary = pathlib.Path(
-    tempfile.mkdtemp(prefix=f".{folder.name}.tmp-", dir=folder.parent)
-  )
-  try:
-    yield Writer(temporary)
-    if not (temporary / HEADER).exists():
-      raise ValueError("Writer.finish was not called")
-    temporary.chmod(0o755)  # mkdtemp's 0700 would lock out other users
-    _replace(temporary, folder)
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
+  with writing(folder):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(
+      tempfile.mkdtemp(prefix=f".{folder.name}.tmp-", dir=folder.parent)
+    )
+    try:
+      yield Writer(temporary)
+      if not (temporary / HEADER).exists():
+        raise ValueError("Writer.finish was not called")
+      temporary.chmod(0o755)  # mkdtemp's 0700 would lock out other users
+      _replace(temporary, folder)
+    finally:
+      shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _replace(temporary: pathlib.Path, folder: pathlib.Path) -> None:

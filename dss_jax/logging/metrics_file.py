@@ -7,7 +7,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from dss_jax.errors import damaged_file
+from dss_jax.errors import damaged_file, writing
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -57,18 +57,22 @@ class MetricsLog:
       for name, value in values.items()
     }
     line = {"step": step, "kind": kind, **finite, TIME: dict(timing)}
-    self._file.write(json.dumps(line, allow_nan=False) + "\n")
+    with writing(self.path):
+      self._file.write(json.dumps(line, allow_nan=False) + "\n")
 
   def flush(self) -> None:
-    self._file.flush()
+    with writing(self.path):
+      self._file.flush()
 
   def sync(self) -> None:
     """Waits until all lines are on the disk."""
-    self._file.flush()
-    os.fsync(self._file.fileno())
+    with writing(self.path):
+      self._file.flush()
+      os.fsync(self._file.fileno())
 
   def close(self) -> None:
-    self._file.close()
+    with writing(self.path):
+      self._file.close()
 
 
 def metrics_hash(folder: pathlib.Path) -> str:

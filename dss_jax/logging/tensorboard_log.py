@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from dss_jax.errors import writing
+
 
 class TensorBoardLog:
   """Scalars as TensorBoard event files, written without TensorFlow.
@@ -24,6 +26,7 @@ class TensorBoardLog:
       from tensorboard.summary.writer import record_writer
     except ImportError:
       return
+    self._folder = folder
     # The generated modules have no types.
     self._events: Any = event_pb2
     self._summaries: Any = summary_pb2
@@ -38,7 +41,8 @@ class TensorBoardLog:
 
   def _add(self, **fields: Any) -> None:
     event = self._events.Event(wall_time=time.time(), **fields)
-    self._writer.write(event.SerializeToString())
+    with writing(self._folder):
+      self._writer.write(event.SerializeToString())
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Adds one point to each of the named curves."""
@@ -54,8 +58,10 @@ class TensorBoardLog:
 
   def flush(self) -> None:
     if self._writer is not None:
-      self._writer.flush()
+      with writing(self._folder):
+        self._writer.flush()
 
   def close(self) -> None:
     if self._writer is not None:
-      self._writer.close()
+      with writing(self._folder):
+        self._writer.close()
