@@ -137,7 +137,7 @@ def beam_search(
     [batch, num_beams] float32, the best first. A place without a sequence has
     zeros and a score of -1e7 ("t5x").
   """
-  rule = _convention(convention, length_penalty, early_stopping, num_beams)
+  rule = check_settings(convention, length_penalty, early_stopping, num_beams)
   batch = cache.num_sequences
   limits = cache.limits(max_decode_length, max_lengths)
   beams = _start(cache, batch, num_beams, max_decode_length, rule, limits)
@@ -158,12 +158,17 @@ def beam_search(
   )
 
 
-def _convention(
+def check_settings(
   name: str,
   length_penalty: float | Array | None,
   early_stopping: bool | str,
   num_beams: int,
 ) -> _Convention:
+  """The convention of these settings; see `beam_search`.
+
+  Raises:
+    UserError: for settings that a beam search cannot use.
+  """
   where = "set decoding.DecodeOptions"
   if num_beams < 1:
     raise UserError(

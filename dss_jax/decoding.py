@@ -102,7 +102,7 @@ def temperature_sample(
     tokens [batch, num_decodes, max_decode_length] int32 and scores
     [batch, num_decodes] float32, log-probabilities, the highest first.
   """
-  _check_sampling(topk, topp, num_decodes)
+  check_sampling(topk, topp, num_decodes)
   batch = cache.num_sequences
   temperature = jnp.broadcast_to(
     jnp.asarray(temperature, jnp.float32), (batch,)
@@ -137,7 +137,10 @@ def temperature_sample(
   return jnp.take_along_axis(tokens, order[:, :, None], axis=1), scores
 
 
-def _check_sampling(topk: int, topp: float | Array, num_decodes: int) -> None:
+def check_sampling(
+  topk: int, topp: float | Array, num_decodes: int = 1
+) -> None:
+  """Raises UserError for settings that `temperature_sample` cannot use."""
   where = "set decoding.DecodeOptions"
   if topk < 0:
     raise UserError(f"topk is {topk} but must be 0 or more: {where}.topk")

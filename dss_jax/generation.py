@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dss_jax import decoding, partitioning
+from dss_jax import beam_search, decoding, partitioning
 from dss_jax.data import evaluation_batches, vocabularies
 from dss_jax.errors import UserError
 from dss_jax.models import encoder_decoder
@@ -52,10 +52,30 @@ class DecodeOptions:
   max_length: int | None = None
 
   def __post_init__(self):
+    """Checks all settings now: their first use may be hours of training away.
+
+    Raises:
+      UserError: a value outside of the above.
+    """
+    where = "set decoding.DecodeOptions"
     if self.strategy not in STRATEGIES:
       raise UserError(
-        f"decoding.DecodeOptions.strategy is {self.strategy!r}; it must be one of"
-        f" {', '.join(STRATEGIES)}"
+        f"strategy is {self.strategy!r} but must be one of"
+        f" {', '.join(STRATEGIES)}: {where}.strategy"
+      )
+    beam_search.check_settings(
+      self.convention, self.length_penalty, self.early_stopping, self.num_beams
+    )
+    if not self.temperature >= 0.0:
+      raise UserError(
+        f"temperature is {self.temperature} but must be 0 or more:"
+        f" {where}.temperature"
+      )
+    decoding.check_sampling(self.topk, self.topp)
+    if self.max_length is not None and self.max_length < 1:
+      raise UserError(
+        f"max_length is {self.max_length} but must be None or 1 or more:"
+        f" {where}.max_length"
       )
     for name, valid, allowed in (
       ("num_beams", self.num_beams >= 1, "1 or more"),
