@@ -7,6 +7,7 @@ faster, whatever the text is.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import re
@@ -152,10 +153,9 @@ def _split(
       return _Answered(rationale.strip(), answer.strip(), cut)
   cut = is_open if is_cut_off is None else is_cut_off
   if not form.has_field_marker:
-    last = None
-    for last in form.marker_pattern.finditer(head):
-      pass
-    if last is not None:
+    found = collections.deque(form.marker_pattern.finditer(head), maxlen=1)
+    if found:
+      last = found[0]
       # "..., so the answer is neutral" leaves a comma behind.
       rationale = head[: last.start()].rstrip().rstrip(",;").rstrip()
       return _Answered(rationale, head[last.end() :].strip(), cut)
@@ -236,7 +236,7 @@ def parenthesised(text: str) -> str | None:
 
 
 # Signs that teachers write as mathematicians do.
-_SIGNS = str.maketrans({"×": "*", "⋅": "*", "÷": "/", "−": "-", "–": "-"})
+_SIGNS = str.maketrans("\u00d7\u22c5\u00f7\u2212\u2013", "**/--")
 
 
 def _read_expression(split: _Answered) -> Parsed:
