@@ -62,7 +62,12 @@ HF = [
   "transformers>=5.17,<6",
 ]
 REPORT = ["jinja2>=3.1", "matplotlib>=3.9", "plotext>=5.3,<6"]
-TEACHER = ["aiolimiter>=1.2", "openai>=3,<4", "tenacity>=9"]
+TEACHER = [
+  "aiolimiter>=1.2",
+  "openai>=3,<4",
+  "reasoning-gym>=0.1.25,<0.2",
+  "tenacity>=9",
+]
 
 EXTRAS_REQUIRE = {
   "tpu": ["jax[tpu]>=0.10.2,<0.13"],
@@ -111,7 +116,7 @@ setuptools.setup(
   package_data={
     "dss_jax": ["data/*.model"],
     "dss_jax.gin": ["**/*.gin"],
-    "dss_jax.tasks": ["**/*.json"],
+    "dss_jax.tasks": ["**/*.toml"],
   },
   include_package_data=False,
   zip_safe=False,

@@ -89,6 +89,10 @@ def test_wheel_holds_the_package_and_nothing_else(wheel, repository):
   for path in (repository / "tasks").rglob("*.py"):
     relative = path.relative_to(repository).as_posix()
     assert f"dss_jax/{relative}" in files
+  prompts = list((repository / "tasks" / "prompts").glob("*.toml"))
+  assert len(prompts) >= 5
+  for path in prompts:
+    assert f"dss_jax/tasks/prompts/{path.name}" in files
   for path in (repository / "dss_jax").rglob("*.py"):
     relative = path.relative_to(repository)
     if relative.parts[1] not in ("tasks", "gin"):

@@ -21,16 +21,17 @@ used as it is, and the status says why:
   letter_text_mismatch  "(c) zoo", where (c) is another of the choices
   unevaluable           an arithmetic label without a value
   label_cut             the expression goes on after the label that was read
-  empty                 a label without a rationale
+  empty                 nothing at all, or a label without a rationale
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from dss_jax import arithmetic
+from dss_jax.datasets import answers
+from dss_jax.datasets.answers import AnswerForm, Parsed
 from dss_jax.datasets.raw_examples import NLI_LABELS
 
 STATUSES = (
@@ -46,27 +47,6 @@ STATUSES = (
   "label_cut",
   "empty",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Parsed:
-  """What a completion says.
-
-  Attributes:
-    rationale: the text before the answer; "" where there is none.
-    label: the teacher's answer; None where there is none.
-    status: "ok", or one of the module's reasons.
-  """
-
-  rationale: str
-  label: str | None
-  status: str = "ok"
-
-  def checked(self) -> Parsed:
-    """Itself, or with status "empty" if only the rationale is missing."""
-    if self.status == "ok" and not self.rationale.strip():
-      return dataclasses.replace(self, status="empty")
-    return self
 
 
 # (completion, the row's choices) -> what it says.
@@ -115,10 +95,9 @@ def official_svamp(completion: str, choices: Sequence[str] | None) -> Parsed:
   if isinstance(split, Parsed):
     return split
   rationale, answer = split
-  match = re.search(r"\(.*\)", answer)
-  if match is None:
+  label = answers.parenthesised(answer)
+  if label is None:
     return Parsed(rationale, None, "no_label")
-  label = match.group()
   if arithmetic.value(label) is None:
     return Parsed(rationale, label, "unevaluable")
   return Parsed(rationale, label).checked()
@@ -174,136 +153,34 @@ def _nli_checked(rationale: str, label: str) -> Parsed:
 
 # --- as a person reads them --------------------------------------------------
 
-_ANSWER_MARKER = re.compile(r"(?:\bso,?\s+)?\bthe answer is\b\s*:?", re.I)
-_NEXT_QUESTION = re.compile(r"(?:^|\n)\s*Q(?::|$)")
-_NEXT_PREMISE = re.compile(r"(?:^|\n)\s*Premise(?::|$)")
-_LETTER = re.compile(r"\(([A-Za-z])\)\s*([^()]*)")
-_SENTENCE_END = re.compile(r"[.!?][\"')\]]*$")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Answered:
-  """A completion cut at the next exemplar and split at its last marker."""
-
-  rationale: str
-  answer: str
-  is_cut_off: bool
-
-  @classmethod
-  def of(
-    cls, completion: str, next_exemplar: re.Pattern[str]
-  ) -> _Answered | Parsed:
-    following = next_exemplar.search(completion)
-    head = completion[: following.start()] if following else completion
-    head = head.strip()
-    is_cut_off = following is None and not _SENTENCE_END.search(head)
-    markers = list(_ANSWER_MARKER.finditer(head))
-    if markers:
-      # "..., so the answer is neutral" leaves a comma behind.
-      rationale = head[: markers[-1].start()].rstrip().rstrip(",;").rstrip()
-      return cls(rationale, head[markers[-1].end() :].strip(), is_cut_off)
-    # A rationale that was cut off in the middle is nothing to learn from.
-    return _without_answer(head, is_cut_off)
-
-
-def _without_answer(rationale: str, is_cut_off: bool) -> Parsed:
-  if is_cut_off:
-    return Parsed("", None, "truncated")
-  return Parsed(rationale, None, "no_marker")
+RELEASED_FORMS: Mapping[str, AnswerForm] = {
+  "cqa": AnswerForm("choice", next_exemplar="Q:"),
+  "svamp": AnswerForm("expression", next_exemplar="Q:"),
+  "anli": AnswerForm("label", next_exemplar="Premise:", labels=NLI_LABELS),
+  "esnli": AnswerForm(
+    "label", "Answer:", next_exemplar="Premise:", labels=NLI_LABELS
+  ),
+}
 
 
 def tolerant_cqa(completion: str, choices: Sequence[str] | None) -> Parsed:
   """The choice that the answer names, by its text or else by its letter."""
-  split = _Answered.of(completion, _NEXT_QUESTION)
-  if isinstance(split, Parsed):
-    return split
-  rationale, choices = split.rationale, choices or ()
-  named = _LETTER.findall(split.answer) or [("", split.answer)]
-  letter, text = named[0]
-  plain = _plain_text(text)
-  index = ord(letter.lower()) - ord("a") if letter else -1
-  by_letter = choices[index] if 0 <= index < len(choices) else None
-  by_text = [choice for choice in choices if _plain_text(choice) == plain]
-  if by_letter in by_text:
-    label, status = by_letter, "ok"
-  elif by_text:
-    label = by_text[0]
-    status = "ok" if not letter else "letter_text_mismatch"
-  elif by_letter is not None:
-    label, status = by_letter, "label_not_in_choices" if plain else "ok"
-  else:
-    status = "truncated" if split.is_cut_off else "no_label"
-    return Parsed(rationale, None, status)
-  if len(named) > 1:
-    status = "multiple_answers"
-  return Parsed(rationale, label, status).checked()
-
-
-def _plain_text(text: str) -> str:
-  """A choice's text without what a teacher changes in repeating it."""
-  text = " ".join(text.casefold().split()).strip(" .,;:!?\"'")
-  return re.sub(r",? (?:or|and)$|^(?:or|and)$", "", text)
+  return answers.read(RELEASED_FORMS["cqa"], completion, choices)
 
 
 def tolerant_svamp(completion: str, choices: Sequence[str] | None) -> Parsed:
-  """The same expression as officially, only if it has a value.
-
-  The prompts ask for one pair of parentheses around the whole expression. The
-  teacher sometimes goes on after it, `(16 * 17) * 4`; the status says so, and
-  the label stays what it is officially.
-  """
-  del choices
-  split = _Answered.of(completion, _NEXT_QUESTION)
-  if isinstance(split, Parsed):
-    return split
-  match = re.search(r"\(.*\)", split.answer)
-  if match is None or arithmetic.value(match.group()) is None:
-    status = "no_label" if match is None else "unevaluable"
-    if split.is_cut_off:
-      status = "truncated"
-    return Parsed(split.rationale, None, status)
-  rest = split.answer[: match.start()] + split.answer[match.end() :]
-  status = "ok" if not rest.strip(" .$") else "label_cut"
-  return Parsed(split.rationale, match.group(), status).checked()
+  """The same expression as officially, only if it has a value."""
+  return answers.read(RELEASED_FORMS["svamp"], completion, choices)
 
 
 def tolerant_anli(completion: str, choices: Sequence[str] | None) -> Parsed:
   """The word after the last "the answer is", also within a sentence."""
-  del choices
-  split = _Answered.of(completion, _NEXT_PREMISE)
-  if isinstance(split, Parsed):
-    return split
-  return _tolerant_nli(split.rationale, split.answer, split.is_cut_off)
+  return answers.read(RELEASED_FORMS["anli"], completion, choices)
 
 
 def tolerant_esnli(completion: str, choices: Sequence[str] | None) -> Parsed:
   """Rationale, "Answer:", label; the label may have lost its end."""
-  del choices
-  following = _NEXT_PREMISE.search(completion)
-  head = completion[: following.start()] if following else completion
-  rationale, marker, answer = head.partition("Answer:")
-  if not marker:
-    # "Answ" at the end of a completion is the marker's beginning.
-    is_cut_off = following is None and not _SENTENCE_END.search(head.strip())
-    return _without_answer(head.strip(), is_cut_off)
-  return _tolerant_nli(rationale.strip(), answer, following is None)
-
-
-def _tolerant_nli(rationale: str, answer: str, is_cut_off: bool) -> Parsed:
-  match = re.match(r"\W*(\w+)(.*)", answer, re.S)
-  if match is None:
-    status = "truncated" if is_cut_off else "no_label"
-    return Parsed(rationale, None, status)
-  word, rest = match.group(1).lower(), match.group(2).strip()
-  if word in NLI_LABELS:
-    return Parsed(rationale, word).checked()
-  # "entail" at the very end can only be one of the labels.
-  begun = [label for label in NLI_LABELS if label.startswith(word)]
-  if is_cut_off and not rest:
-    if len(begun) == 1:
-      return Parsed(rationale, begun[0]).checked()
-    return Parsed(rationale, None, "truncated")
-  return Parsed(rationale, None, "label_not_in_choices")
+  return answers.read(RELEASED_FORMS["esnli"], completion, choices)
 
 
 _OFFICIAL: dict[str, Parser] = {

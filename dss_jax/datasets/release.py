@@ -122,10 +122,29 @@ def _shuffled_svamp(rows: list, split: str) -> list:
   return [rows[i] for i in order[part]]
 
 
+def completion_texts(
+  dataset: str, split: str, options: DataOptions
+) -> list[str] | None:
+  """A split's completions in row order, as they came from the teacher.
+
+  Args:
+    dataset: as for `load`.
+    split: as for `load`.
+    options: data folder and rationale source.
+
+  Returns:
+    One text per row of `load`; None if none were released.
+
+  Raises:
+    UserError: if files are missing or malformed.
+  """
+  folder = options.dataset_folder(dataset)
+  return _completions(dataset, split, folder, options.rationale_source)
+
+
 def _completions(
   dataset: str, split: str, folder: pathlib.Path, source: str
 ) -> list[str] | None:
-  """A split's completions in row order; None if none were released."""
   name = _FILE_SPLITS[split]
   if source == "gpt-neox":
     path = folder.parent / "gpt-neox" / dataset / f"{name}.json"

@@ -41,6 +41,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Mapping, Sequence
 
 from dss_jax.datasets.options import DataOptions
@@ -85,6 +86,10 @@ MAX_RECORDS = {"train": 8000, "validation": 1800, "test": 2400}
 _SHUFFLE_BLOCK = 60
 
 _MAX_DRAWS = 100_000
+
+_INPUT = re.compile(
+  r"An? (\w+) is in an? (\w+)\.</s>An? (\w+) is in an? (\w+)\."
+)
 
 
 def label_of(relations: Sequence[str]) -> str:
@@ -204,6 +209,53 @@ def split_of(text: str) -> str:
   raise AssertionError("the shares add up to 100")
 
 
+def read_input(text: str) -> list[tuple[str, str]] | None:
+  """The slots of an input, its (premise, hypothesis) words; None if none."""
+  match = _INPUT.fullmatch(text)
+  if match is None:
+    return None
+  return [(match[1], match[3]), (match[2], match[4])]
+
+
+def relation_of(premise: str, hypothesis: str) -> str | None:
+  """The relation of two words of one slot; None if no input has them."""
+  for taxonomy in (THINGS, PLACES):
+    words = {word for kind in taxonomy for word in (kind, *taxonomy[kind])}
+    if premise not in words or hypothesis not in words:
+      continue
+    if premise == hypothesis:
+      return "same"
+    if _KIND_OF.get(premise) == hypothesis:
+      return "hypernym"
+    if _KIND_OF.get(hypothesis) == premise:
+      return "hyponym"
+    # Two kinds, or two specific words, are never drawn.
+    both = (premise in _KIND_OF) == (hypothesis in _KIND_OF)
+    return None if both else "disjoint"
+  return None
+
+
+def explain(relations: Sequence[str], words: Sequence[tuple[str, str]]) -> str:
+  """The rationale for words in these relations, as records have it."""
+  return _rationale(relations, words, polarity=True)
+
+
+def claim(relation: str, premise: str, hypothesis: str) -> str:
+  """What a teacher says who takes two words to be in a relation.
+
+  Right claims are the facts of `explain`. Wrong ones have their form.
+  """
+  if relation_of(premise, hypothesis) == relation:
+    return _fact(relation, premise, hypothesis, polarity=True)
+  if relation == "same":
+    return f"{premise} is {hypothesis}"
+  if relation == "hypernym":
+    return f"{premise} is {_article(hypothesis)} {hypothesis}"
+  if relation == "hyponym":
+    return f"not every {premise} is {_article(hypothesis)} {hypothesis}"
+  return f"{premise} is not {_article(hypothesis)} {hypothesis}"
+
+
 def _draw_input(
   rng: random.Random,
   split: str,
@@ -243,7 +295,7 @@ def _draw_words(
 
 
 def _rationale(
-  relations: tuple[str, str],
+  relations: Sequence[str],
   words: Sequence[tuple[str, str]],
   *,
   polarity: bool,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from dss_jax.rationales.requests import Completion, Request
+from dss_jax.records import Record
 
 
 class TransientError(Exception):
@@ -58,4 +59,22 @@ class Teacher(Protocol):
 
   async def close(self) -> None:
     """Closes connections."""
+    ...
+
+
+class RecordTeacher(Protocol):
+  """Answers about records that it knows, without being asked in words.
+
+  Attributes:
+    name: the `source` of its rationales.
+    model: what its completions say that they come from.
+    weight: weight of its rationales beside other teachers'.
+  """
+
+  name: str
+  model: str
+  weight: float
+
+  def answer(self, record: Record) -> Completion | None:
+    """Its completion for the record; None if it does not know the record."""
     ...

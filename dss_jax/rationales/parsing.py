@@ -1,0 +1,193 @@
+"""What a teacher answered: rationale and answer, or why there are none.
+
+The answer itself is read by `dss_jax.datasets.answers`, as in the released
+completions. Here is what only completions of one's own teachers have: refusals,
+known truncation, and the habits of chat models, which repeat the question,
+think aloud in tags and set the answer in bold type.
+
+Statuses are those of `dss_jax.datasets.completions`, and
+
+  refused               the teacher, or its provider, will not answer
+"""
+
+from __future__ import annotations
+
+import re
+
+from dss_jax import arithmetic
+from dss_jax.datasets import answers, completions
+from dss_jax.datasets.answers import Parsed
+from dss_jax.errors import UserError
+from dss_jax.rationales.prompts import Prompt, choices_of
+from dss_jax.rationales.requests import Completion
+from dss_jax.records import MAX_FIELD_CHARS, Record
+
+STATUSES = (*completions.STATUSES, "refused")
+PARSERS = ("tolerant", "official")
+
+# What providers call the end that they chose, and the end at max_tokens. An
+# unknown word leaves it to the text itself.
+_ENDED = ("stop", "end_turn", "stop_sequence", "eos", "eos_token")
+_CUT_OFF = ("length", "max_tokens", "max_output_tokens")
+_REFUSED = ("content_filter", "refusal", "safety")
+
+# The dataset whose official parser reads a prompt's completions.
+_OFFICIAL = {"cqa": "cqa", "svamp": "svamp", "esnli": "esnli", "anli": "anli1"}
+
+# A record holds neither NUL nor halves of characters.
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_THOUGHT_BEGIN, _THOUGHT_END = "<think>", "</think>"
+# Emphasis begins before a word and ends behind one; `2 ** 3` and `9**9` do not.
+_EMPHASIS = re.compile(
+  r"(?<!\S)\*\*(?=[^\s*\d-])|(?<=[^\s*])\*\*(?=[\s.,;:!?]|$)"
+)
+_REFUSAL = re.compile(
+  r"(?:i['\u2019]?m|i am) (?:very |really )?(?:sorry|unable)\b|sorry, (?:but )?i\b"
+  r"|i (?:cannot|can['\u2019]?t|will not|won['\u2019]?t) (?:help|assist|answer|provide)\b"
+  r"|as an ai\b",
+  re.I,
+)
+
+
+def parse(
+  prompt: Prompt,
+  record: Record,
+  completion: Completion,
+  parser: str = "tolerant",
+) -> Parsed:
+  """Reads a completion; never raises because of what is in it.
+
+  Args:
+    prompt: that was asked with.
+    record: that was asked about; it holds the choices.
+    completion: what came back.
+    parser: "tolerant", or "official" for exactly what the paper's code does
+      (only for prompts of the released datasets, by their names).
+
+  Returns:
+    Rationale, label and status. Both texts can be stored in a record.
+
+  Raises:
+    UserError: if there is no such parser for the prompt.
+  """
+  text = _UNSTORABLE.sub("\ufffd", completion.text[:MAX_FIELD_CHARS])
+  ended = completion.finish_reason.lower()
+  if completion.refusal or ended in _REFUSED:
+    return Parsed("", None, "refused")
+  if parser == "official":
+    read = _official(prompt.name, completion.model)
+    return read(text, choices_of(record) or None)
+  if parser != "tolerant":
+    raise UserError(
+      f"parser {parser!r}; allowed: {', '.join(PARSERS)} (--parser)"
+    )
+  is_cut_off = None
+  if ended in _CUT_OFF:
+    is_cut_off = True
+  elif ended in _ENDED:
+    is_cut_off = False
+  text = _own_words(prompt, record, text)
+  if not text.strip():
+    return Parsed("", None, "truncated" if is_cut_off else "empty")
+  parsed = answers.read(
+    prompt.form, text, choices_of(record), is_cut_off=is_cut_off
+  )
+  if parsed.status == "no_marker" and _REFUSAL.match(text.lstrip()):
+    return Parsed("", None, "refused")
+  return parsed
+
+
+def _official(name: str, teacher: str) -> completions.Parser:
+  if name not in _OFFICIAL:
+    raise UserError(
+      f"there is no official parser for prompt {name!r}, only for"
+      f" {', '.join(_OFFICIAL)}; use --parser=tolerant"
+    )
+  return completions.parser(_OFFICIAL[name], "official", teacher)
+
+
+def _own_words(prompt: Prompt, record: Record, text: str) -> str:
+  """The text without thoughts, the repeated question, and bold type."""
+  if _THOUGHT_END in text:
+    text = text.rpartition(_THOUGHT_END)[2]
+  elif text.lstrip().startswith(_THOUGHT_BEGIN):
+    return ""  # it never stopped thinking
+  text = _without_question(prompt, record, text)
+  if "**" in text:
+    text = _EMPHASIS.sub("", text)
+  return text
+
+
+def _without_question(prompt: Prompt, record: Record, text: str) -> str:
+  """The text without leading lines of the input, and without "A:".
+
+  Only lines of this record's own input: other questions are those that a
+  teacher invents, and what follows them answers something else.
+  """
+  try:
+    shown = prompt.input_text(record)
+  except UserError:
+    shown = record.input
+  own = {line.strip() for line in f"{shown}\n{record.input}".split("\n")}
+  lead = prompt.lead if prompt.lead != prompt.answer_marker else ""
+  own -= {"", lead, prompt.answer_marker}
+  begin = 0
+  while True:
+    end = text.find("\n", begin)
+    line = text[begin:end] if end >= 0 else text[begin:]
+    words = line.strip()
+    if lead and words.startswith(lead):
+      return text[text.index(lead, begin) + len(lead) :]
+    if words and words not in own:
+      return text[begin:]
+    if end < 0:
+      return ""
+    begin = end + 1
+
+
+def same_answer(prompt_or_kind: Prompt | str, first: str, second: str) -> bool:
+  """Whether two labels are the same answer.
+
+  Args:
+    prompt_or_kind: the prompt, or one of `answers.ANSWER_KINDS`.
+    first: a label.
+    second: another.
+
+  Returns:
+    For expressions and numbers whether both have the same value (what has none
+    is no answer); else whether they are equal up to case and space.
+  """
+  key = answer_key(prompt_or_kind, first)
+  if _is_arithmetic(prompt_or_kind) and key.startswith("?"):
+    return False
+  return key == answer_key(prompt_or_kind, second)
+
+
+def answer_key(prompt_or_kind: Prompt | str, label: str) -> str:
+  """One text for all labels that are the same answer, for counting votes.
+
+  An arithmetic label without a value has a key that begins with "?".
+  """
+  plain = " ".join(label.casefold().split())
+  if not _is_arithmetic(prompt_or_kind):
+    return plain
+  value = arithmetic.value(label)
+  if value is None and _kind(prompt_or_kind) == "number":
+    value = arithmetic.value(re.sub(r"[,$€£\s]", "", label))
+  # -0.0 and 0.0 are equal and spelled differently.
+  return f"?{plain}" if value is None else repr(value + 0.0)
+
+
+def _kind(prompt_or_kind: Prompt | str) -> str:
+  if isinstance(prompt_or_kind, Prompt):
+    return prompt_or_kind.answer_kind
+  if prompt_or_kind not in answers.ANSWER_KINDS:
+    raise UserError(
+      f"answer kind {prompt_or_kind!r}; allowed:"
+      f" {', '.join(answers.ANSWER_KINDS)}"
+    )
+  return prompt_or_kind
+
+
+def _is_arithmetic(prompt_or_kind: Prompt | str) -> bool:
+  return _kind(prompt_or_kind) in ("expression", "number")

@@ -1,0 +1,354 @@
+"""What a teacher is sent: a prompt file and a record become a request.
+
+A prompt is a few worked examples, each an input with its rationale and label,
+and the formats in which they and the record's input are written. It comes from
+a TOML file, one that is shipped (`tasks/prompts/NAME.toml`) or your own copy:
+
+    prompt = Prompt.load("cqa")
+    prompt.request(record, style="completion", model="my-model")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dss_jax.datasets.answers import AnswerForm
+from dss_jax.errors import UserError
+from dss_jax.rationales.requests import Message, Request, Sampling
+from dss_jax.records import Record
+
+# A text to go on from, or a chat with the exemplars as earlier turns.
+STYLES = ("completion", "chat")
+
+_FIELD = re.compile(r"\{(\w+)\}")
+_CHOICE = re.compile(r"\s*\(([A-Za-z])\)\s*(\S.*)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Exemplar:
+  """One worked example.
+
+  Attributes:
+    input: as a record's.
+    rationale: what leads to the label.
+    label: in the dataset's spelling.
+    choices: as a record's `meta["choices"]`, where the input does not list
+      them.
+  """
+
+  input: str
+  rationale: str
+  label: str
+  choices: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """Everything that is asked of a teacher but the record.
+
+  Formats hold fields in braces; anything else in them stands for itself.
+
+  Attributes:
+    name: the file's name without its ending.
+    input_format: how an input is shown, with {input}, or the names in
+      `input_parts`, and {choices} where the input does not list them.
+    output_format: how the teacher is to go on from there, with {rationale} and
+      {answer}; it follows the input with nothing between.
+    answer_kind: see `AnswerForm`.
+    answer_marker: the words of `output_format` before the answer.
+    labels: all there are, for kind "label".
+    instruction: what to do; heads the text, or is the chat's system message.
+    rationalise_instruction: the same when the label is given.
+    rationalise_input_format: `input_format` with the label as {answer}.
+    input_split: the text between the parts of an input; "" if it has none.
+    input_parts: the names of the parts, in order.
+    separator: between exemplars.
+    stop: texts that end a completion; a chat's turns end by themselves.
+    exemplars: the worked examples, in the order shown.
+  """
+
+  name: str
+  input_format: str
+  output_format: str
+  answer_kind: str
+  answer_marker: str
+  labels: tuple[str, ...] = ()
+  instruction: str = ""
+  rationalise_instruction: str = ""
+  rationalise_input_format: str = ""
+  input_split: str = ""
+  input_parts: tuple[str, ...] = ()
+  separator: str = "\n\n"
+  stop: tuple[str, ...] = ()
+  exemplars: tuple[Exemplar, ...] = ()
+
+  @classmethod
+  def load(cls, name_or_path: str | os.PathLike[str]) -> Prompt:
+    """A shipped prompt by its name, or a file's by its path.
+
+    Raises:
+      UserError: if there is none, or the file is no prompt.
+    """
+    # Late: reading a file checks it with the parser, which knows prompts.
+    from dss_jax.rationales import prompt_files
+
+    return prompt_files.load(name_or_path)
+
+  @functools.cached_property
+  def sha256(self) -> str:
+    """Hash, in hex, of what the file says; not of its name or comments."""
+    content = dataclasses.asdict(self)
+    del content["name"]
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+  @functools.cached_property
+  def form(self) -> AnswerForm:
+    """How answers are read."""
+    return AnswerForm(
+      kind=self.answer_kind,
+      marker=self.answer_marker,
+      next_exemplar=_FIELD.split(self.input_format, maxsplit=1)[0].strip(),
+      labels=self.labels,
+    )
+
+  @property
+  def lead(self) -> str:
+    """What stands between the input and the output: "A:"."""
+    return _lead(self.input_format).strip()
+
+  @functools.cached_property
+  def _line_starts(self) -> tuple[str, ...]:
+    """What lines of the format begin with: "Q:", "A:"."""
+    starts = (
+      _FIELD.split(line, maxsplit=1)[0].strip()
+      for line in self.input_format.split("\n")
+    )
+    return tuple(filter(None, (*starts, self.separator.strip())))
+
+  def request(
+    self,
+    record: Record,
+    *,
+    style: str,
+    model: str,
+    sampling: Sampling | None = None,
+    sample: int = 0,
+    label: str | None = None,
+  ) -> Request:
+    """What to send for a record.
+
+    Args:
+      record: whose input is asked about.
+      style: one of STYLES.
+      model: the teacher's name of itself.
+      sampling: how answers are drawn. In completion style the prompt's stop
+        texts are added if it has none.
+      sample: which of several draws.
+      label: if given, the teacher is told this answer and asked why.
+
+    Raises:
+      UserError: if the style is unknown, or the record lacks what the formats
+        need.
+    """
+    if style not in STYLES:
+      raise UserError(
+        f"style {style!r}; allowed: {', '.join(STYLES)} (--style)"
+      )
+    sampling = sampling or Sampling()
+    prompt: str | tuple[Message, ...]
+    if style == "chat":
+      prompt = self.messages(record, label)
+    else:
+      prompt = self.text(record, label)
+      if not sampling.stop:
+        sampling = dataclasses.replace(sampling, stop=self.stop)
+    return Request(model, prompt, sampling, sample)
+
+  def text(self, record: Record, label: str | None = None) -> str:
+    """The prompt as one text to go on from, with no space at its end."""
+    given = label is not None
+    parts = [self._instruction(given)] if self._instruction(given) else []
+    for exemplar, shown in zip(self.exemplars, self._shown[given]):
+      parts.append(shown + self.output(exemplar))
+    parts.append(self.input_text(record, label))
+    return self.separator.join(parts).rstrip(" \t")
+
+  def messages(
+    self, record: Record, label: str | None = None
+  ) -> tuple[Message, ...]:
+    """The prompt as turns of a chat."""
+    given = label is not None
+    turns: list[Message] = []
+    if self._instruction(given):
+      turns.append(("system", self._instruction(given)))
+    # A chat's answer begins a turn of its own, without "A:".
+    lead = _lead(self._format(given))
+    for exemplar, shown in zip(self.exemplars, self._shown[given]):
+      turns.append(("user", shown.removesuffix(lead).strip()))
+      turns.append(("assistant", self.output(exemplar).strip()))
+    shown = self.input_text(record, label)
+    turns.append(("user", shown.removesuffix(lead).strip()))
+    return tuple(turns)
+
+  def input_text(
+    self, record: Record | Exemplar, label: str | None = None
+  ) -> str:
+    """One input in its format, up to where the output begins.
+
+    Args:
+      record: or exemplar, whose input it is.
+      label: if given, the format of rationalisation shows it.
+
+    Raises:
+      UserError: if the input does not have the parts, or there are no choices.
+    """
+    values = self._input_values(record)
+    if label is not None:
+      values["answer"] = self.answer(label, choices_of(record))
+    return _fill(self._format(label is not None), values)
+
+  def output(self, exemplar: Exemplar) -> str:
+    """An exemplar's rationale and answer in their format."""
+    return self.output_text(
+      exemplar.rationale, exemplar.label, choices_of(exemplar)
+    )
+
+  def output_text(
+    self, rationale: str, label: str, choices: Sequence[str] = ()
+  ) -> str:
+    """A rationale and an answer as the teacher is to write them."""
+    answer = self.answer(label, choices)
+    values = {"rationale": rationale, "answer": answer}
+    return _fill(self.output_format, values)
+
+  def answer(self, label: str, choices: Sequence[str] = ()) -> str:
+    """A label as an answer: "math problem" becomes "(d) math problem"."""
+    if self.answer_kind == "choice" and label in choices[:26]:
+      return f"({chr(ord('a') + list(choices).index(label))}) {label}"
+    return label
+
+  def with_exemplars(self, count: int) -> Prompt:
+    """The prompt with only its first exemplars, for short contexts.
+
+    Raises:
+      UserError: if it does not have as many.
+    """
+    if not 0 <= count <= len(self.exemplars):
+      raise UserError(
+        f"{count} exemplars asked of prompt {self.name!r}, which has 0 to"
+        f" {len(self.exemplars)} (--num_exemplars)"
+      )
+    return dataclasses.replace(self, exemplars=self.exemplars[:count])
+
+  def _instruction(self, given: bool) -> str:
+    return (given and self.rationalise_instruction) or self.instruction
+
+  def _format(self, given: bool) -> str:
+    if not given:
+      return self.input_format
+    return self.rationalise_input_format or _with_answer(self.input_format)
+
+  @functools.cached_property
+  def _shown(self) -> Mapping[bool, tuple[str, ...]]:
+    """The exemplars' inputs, without and with their labels given."""
+    return {
+      given: tuple(
+        self.input_text(exemplar, exemplar.label if given else None)
+        for exemplar in self.exemplars
+      )
+      for given in (False, True)
+    }
+
+  def _input_values(self, record: Record | Exemplar) -> dict[str, str]:
+    values: dict[str, str] = {}
+    if not self.input_parts:
+      values["input"] = self._tame(record.input)
+    else:
+      parts = record.input.split(self.input_split)
+      if len(parts) != len(self.input_parts):
+        raise UserError(
+          f"{_name(record)}: the input has {len(parts)} parts around"
+          f" {self.input_split!r}, prompt {self.name!r} wants"
+          f" {len(self.input_parts)}: {', '.join(self.input_parts)}"
+        )
+      values |= zip(self.input_parts, map(self._tame, parts))
+    if "{choices}" in self.input_format:
+      choices = choices_of(record)
+      if not choices:
+        raise UserError(
+          f"{_name(record)}: prompt {self.name!r} shows choices, and the record"
+          " has none in meta['choices']"
+        )
+      values["choices"] = "\n".join(
+        f"({chr(ord('a') + i)}) {self._tame(choice)}"
+        for i, choice in enumerate(choices[:26])
+      )
+    return values
+
+  def _tame(self, text: str) -> str:
+    """The text, without what would look like the format around it.
+
+    Blank lines go, and a line that begins like one of the format's, "Q:", is
+    joined to the line before: all words stay, and no input can pose as an
+    exemplar.
+    """
+    kept: list[str] = []
+    for line in text.strip().splitlines():
+      words = line.strip()
+      if words.startswith(self._line_starts):
+        kept.append(f" {words}")
+      elif words:
+        kept.append(f"\n{line.rstrip()}")
+    return "".join(kept).strip()
+
+
+def choices_of(record: Record | Exemplar) -> tuple[str, ...]:
+  """The choices of a record: `meta["choices"]`, or lines "(a) ..." of it."""
+  if isinstance(record, Exemplar):
+    listed: Any = record.choices
+  else:
+    listed = record.meta.get("choices")
+  if listed and isinstance(listed, Sequence) and not isinstance(listed, str):
+    return tuple(str(choice) for choice in listed)
+  found: list[str] = []
+  for line in record.input.splitlines():
+    match = _CHOICE.fullmatch(line)
+    if match and match[1].lower() == chr(ord("a") + len(found)):
+      found.append(match[2].strip())
+  return tuple(found)
+
+
+def _name(record: Record | Exemplar) -> str:
+  return f"record {record.id}" if isinstance(record, Record) else "an exemplar"
+
+
+def _lead(input_format: str) -> str:
+  """The last line of a format, if it is only there to be gone on from."""
+  tail = _FIELD.split(input_format)[-1]
+  line = tail[tail.rfind("\n") :] if "\n" in tail else ""
+  return line if line.rstrip().endswith(":") else ""
+
+
+def _with_answer(input_format: str) -> str:
+  """The format with one more line before what leads to the output."""
+  lead = _lead(input_format)
+  head = input_format.removesuffix(lead).rstrip()
+  return f"{head}\nThe correct answer is {{answer}}. Explain why.{lead}"
+
+
+def _fill(text: str, values: Mapping[str, str]) -> str:
+  """The fields' values, which may themselves hold braces, in one pass."""
+  return _FIELD.sub(lambda match: values.get(match[1], match[0]), text)
+
+
+def fields_of(text: str) -> tuple[str, ...]:
+  """The names in braces, in order."""
+  return tuple(_FIELD.findall(text))

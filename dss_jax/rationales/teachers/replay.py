@@ -1,0 +1,103 @@
+"""The released completions as a teacher: what PaLM and GPT-NeoX once answered.
+
+Everything after asking then runs as with any other teacher, without a network
+and without cost.
+"""
+
+from __future__ import annotations
+
+import re
+
+from dss_jax.datasets import release
+from dss_jax.datasets.options import DataOptions
+from dss_jax.errors import UserError
+from dss_jax.rationales.requests import Completion
+from dss_jax.records import Record
+
+_ID = re.compile(r"(train|validation|test)-(\d{1,9})", re.ASCII)
+
+
+class Replay:
+  """Answers with the completions of a released dataset.
+
+  Records are known by their ids, "train-17": the row of the split that the
+  files themselves have. Validation records that were cut off the training data
+  keep such ids.
+
+  Attributes:
+    name: "palm" or "gpt-neox".
+    model: likewise.
+    weight: of its rationales.
+  """
+
+  def __init__(
+    self,
+    dataset: str,
+    split: str,
+    options: DataOptions | None = None,
+    *,
+    weight: float = 1.0,
+  ):
+    """Reads the completions of a split; those of others when they are needed.
+
+    Args:
+      dataset: a released dataset's name.
+      split: "train", "validation" or "test".
+      options: where the files are, and whose completions to read.
+      weight: of its rationales beside other teachers'.
+
+    Raises:
+      UserError: if the dataset or its completions are not there.
+    """
+    # Late: the catalogue reads `release` as well.
+    from dss_jax.datasets import catalogue
+
+    specs = {spec.name: spec for spec in catalogue.SPECS}
+    del specs["taxonli"]
+    if dataset not in specs:
+      raise UserError(
+        f"no completions were released for dataset {dataset!r}; those that can"
+        f" be replayed: {', '.join(sorted(specs))}"
+      )
+    options = options or DataOptions()
+    if options.rationale_source == "human":
+      raise UserError(
+        "human rationales are no completions and cannot be replayed; set"
+        " data.DataOptions.rationale_source to 'palm' or 'gpt-neox'"
+      )
+    self.name = self.model = options.rationale_source
+    self.weight = weight
+    self._dataset = dataset
+    self._options = options
+    self._texts: dict[str, list[str]] = {}
+    self._split_texts(
+      split if split in specs[dataset].source_splits else "train"
+    )
+
+  def answer(self, record: Record) -> Completion | None:
+    """The completion of the record's row; None if its id names no row.
+
+    Raises:
+      UserError: if the files of its split are missing or malformed.
+    """
+    match = _ID.fullmatch(record.id)
+    if match is None:
+      return None
+    texts = self._split_texts(match[1])
+    number = int(match[2])
+    if number >= len(texts):
+      return None
+    # How a completion ended was not released: only its text can say.
+    return Completion(texts[number], finish_reason="", model=self.model)
+
+  def _split_texts(self, split: str) -> list[str]:
+    if split not in self._texts:
+      texts = release.completion_texts(self._dataset, split, self._options)
+      if texts is None:
+        folder = self._options.dataset_folder(self._dataset)
+        raise UserError(
+          f"no completions of {self.name} for {self._dataset} in {folder}"
+          " (--data_dir)"
+        )
+      self._texts[split] = texts
+    return self._texts[split]
