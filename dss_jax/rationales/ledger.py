@@ -1,0 +1,530 @@
+"""The ledger: what was asked of teachers and what came of it, on disk.
+
+A SQLite file with two tables. An attempt is written before its request is
+sent; an outcome closes a request for good. Whatever happens to the process in
+between, the next one finds every attempt that may have reached a provider and
+every answer that was written, and asks for nothing twice that is answered:
+at-least-once towards the provider, exactly-once in here.
+
+What is written stands in the write-ahead log as soon as `flush` returns and
+survives the end of the process, also SIGKILL. The log is synced to the disk
+every few megabytes (`synchronous=NORMAL`): a power cut or a crash of the whole
+machine can lose the last seconds before it, never the file; those requests are
+then asked again. SQLite's log needs a local disk, not NFS.
+
+Only answers are kept, not what was asked (a request's key is the hash of it),
+and nothing that a teacher needs to log in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+
+from dss_jax.errors import UserError
+from dss_jax.rationales.requests import Completion
+
+ANSWERED = "answered"
+REJECTED = "rejected"
+GAVE_UP = "gave_up"
+
+# Results of attempts, beside the kinds of TransientError.
+INTERRUPTED = "interrupted"
+CANCELLED = "cancelled"
+
+# "DSSL" in ASCII; tells our files from other SQLite files.
+_APPLICATION_ID = 0x4453534C
+_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE attempts (
+  id INTEGER PRIMARY KEY,
+  key TEXT NOT NULL,
+  teacher TEXT NOT NULL,
+  started REAL NOT NULL,
+  ended REAL,
+  result TEXT,
+  message TEXT
+);
+CREATE TABLE outcomes (
+  id INTEGER PRIMARY KEY,
+  key TEXT NOT NULL UNIQUE,
+  kind TEXT NOT NULL,
+  attempt INTEGER,
+  teacher TEXT NOT NULL,
+  model TEXT NOT NULL,
+  seconds REAL,
+  unix REAL NOT NULL,
+  reason TEXT,
+  text TEXT,
+  finish_reason TEXT,
+  reported_model TEXT,
+  prompt_tokens INTEGER,
+  completion_tokens INTEGER,
+  refusal TEXT
+);
+"""
+
+_OUTCOME_FIELDS = (
+  "key, kind, attempt, teacher, model, seconds, unix, reason, text,"
+  " finish_reason, reported_model, prompt_tokens, completion_tokens, refusal"
+)
+# An answer is never overwritten; a failure gives way to what came later.
+_PUT_OUTCOME = (
+  f"INSERT INTO outcomes ({_OUTCOME_FIELDS})"
+  f" VALUES ({', '.join('?' * 14)}) ON CONFLICT (key) DO UPDATE SET "
+  + ", ".join(
+    f"{name} = excluded.{name}" for name in _OUTCOME_FIELDS.split(", ")[1:]
+  )
+  + f" WHERE outcomes.kind != '{ANSWERED}'"
+)
+
+# SQLite's older bound on the parameters of a statement is 999.
+_KEYS_A_QUERY = 500
+_ROWS_A_PAGE = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How a request ended.
+
+  Attributes:
+    key: of the request.
+    kind: "answered", "rejected" (the provider will never answer it) or
+      "gave_up" (it failed too often).
+    teacher: its name.
+    model: as requested.
+    completion: the answer; None unless answered.
+    reason: why there is none, in one line.
+    seconds: from sending to the last byte, of the attempt that ended it.
+    unix: when it ended, seconds since 1970.
+    attempt: number of that attempt; None if it was not asked from here.
+  """
+
+  key: str
+  kind: str
+  teacher: str
+  model: str
+  completion: Completion | None = None
+  reason: str = ""
+  seconds: float | None = None
+  unix: float = 0.0
+  attempt: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+  """One sending of a request.
+
+  Attributes:
+    number: counts up through the life of a ledger.
+    id: as the provider got it (X-Client-Request-Id); unique beyond the ledger.
+    key: of the request.
+    teacher: its name.
+    started: seconds since 1970.
+    ended: likewise; None if the process ended first.
+    result: "answered", "rejected", "fatal", the kind of a TransientError,
+      "cancelled", or "interrupted" (found open by a later process); None while
+      it is under way.
+    message: what went wrong, in one line.
+  """
+
+  number: int
+  id: str
+  key: str
+  teacher: str
+  started: float
+  ended: float | None
+  result: str | None
+  message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelTotals:
+  """What one model answered: answers, and tokens as the provider counts them.
+
+  Attributes:
+    answers: number of answers.
+    prompt_tokens: over the answers that tell.
+    completion_tokens: likewise.
+    without_usage: answers that do not tell both counts.
+  """
+
+  answers: int
+  prompt_tokens: int
+  completion_tokens: int
+  without_usage: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Totals:
+  """Counts over a whole ledger.
+
+  Attributes:
+    outcomes: kind -> number of requests.
+    attempts: result -> number of attempts ("open" while under way).
+    models: requested model -> its totals.
+  """
+
+  outcomes: dict[str, int]
+  attempts: dict[str, int]
+  models: dict[str, ModelTotals]
+
+
+class Ledger:
+  """A ledger file, open in this process.
+
+  Writes gather in memory until `flush`, which makes them one transaction.
+  Reading flushes first. To be used from the thread that opened it.
+
+  Args:
+    path: the file; made, with its folder, if absent.
+    read_only: leave the file as it is, and open it although another process
+      may be writing.
+
+  Raises:
+    UserError: another process writes it, or it is not a usable ledger.
+  """
+
+  def __init__(
+    self, path: str | os.PathLike[str], *, read_only: bool = False
+  ):
+    self.path = pathlib.Path(path)
+    self.read_only = read_only
+    self._resources = contextlib.ExitStack()
+    self._starts: list[tuple] = []
+    self._ends: list[tuple] = []
+    self._outcomes: list[tuple] = []
+    try:
+      if read_only and not self.path.is_file():
+        raise UserError(f"there is no ledger at {str(self.path)!r}")
+      if not read_only:
+        self._lock()
+      with self._guard():
+        self._open()
+    except BaseException:
+      self._resources.close()
+      raise
+
+  # -- opening and closing
+
+  def _lock(self) -> None:
+    """Keeps other processes from writing for as long as this one lives."""
+    import fcntl
+
+    # Beside the ledger: SQLite's own locks on the file itself would be lost if
+    # anything else in this process closed it.
+    lock_path = self.path.with_name(self.path.name + ".lock")
+    try:
+      self.path.parent.mkdir(parents=True, exist_ok=True)
+      file = open(lock_path, "a+", encoding="ascii")  # noqa: SIM115
+    except OSError as error:
+      raise UserError(
+        f"cannot write the ledger {str(self.path)!r}: {error.strerror}"
+      ) from None
+    self._resources.callback(file.close)
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      file.seek(0)
+      owner = file.read(32).strip()
+      raise UserError(
+        f"the ledger {str(self.path)!r} is being written by another run"
+        + (f" (process {owner})" if owner.isdigit() else "")
+        + "; wait for it, stop it, or name another ledger"
+      ) from None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+
+  def _open(self) -> None:
+    if self.read_only:
+      uri = self.path.resolve().as_uri() + "?mode=rw"
+      self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
+    else:
+      self._db = sqlite3.connect(self.path, isolation_level=None)
+    self._resources.callback(self._db.close)
+    if self.read_only:
+      self._db.execute("PRAGMA query_only = ON")
+    self._check_file()
+    if not self.read_only:
+      self._db.execute("PRAGMA journal_mode = WAL")
+      self._db.execute("PRAGMA synchronous = NORMAL")
+      if not self._has_tables():
+        self._create()
+      # Their process is gone: nobody knows whether they reached the provider.
+      self._db.execute(
+        "UPDATE attempts SET result = ? WHERE result IS NULL", (INTERRUPTED,)
+      )
+    [self.id] = self._one("SELECT value FROM about WHERE name = 'id'")
+    [last] = self._one("SELECT COALESCE(MAX(id), 0) FROM attempts")
+    self.first_attempt = last + 1
+    self.next_attempt = last + 1
+
+  def _check_file(self) -> None:
+    [application] = self._one("PRAGMA application_id")
+    [version] = self._one("PRAGMA user_version")
+    if not self._has_tables() and (self.read_only or application or version):
+      raise UserError(f"{str(self.path)!r} is not a ledger, but another file")
+    if not self._has_tables():
+      return
+    if application != _APPLICATION_ID:
+      raise UserError(
+        f"{str(self.path)!r} is not a ledger, but another SQLite file"
+      )
+    if version != _VERSION:
+      raise UserError(
+        f"the ledger {str(self.path)!r} has schema version {version}; this"
+        f" dss_jax reads version {_VERSION}"
+      )
+
+  def _has_tables(self) -> bool:
+    [tables] = self._one("SELECT COUNT(*) FROM sqlite_master")
+    return tables > 0
+
+  def _create(self) -> None:
+    """All or nothing: a kill in between leaves an empty file."""
+    self._db.executescript(
+      "BEGIN IMMEDIATE;"
+      f"{_SCHEMA}"
+      f"INSERT INTO about VALUES ('id', '{secrets.token_hex(6)}');"
+      f"PRAGMA application_id = {_APPLICATION_ID};"
+      f"PRAGMA user_version = {_VERSION};"
+      "COMMIT;"
+    )
+
+  def close(self) -> None:
+    """Writes what is pending and lets other processes write."""
+    try:
+      self.flush()
+    finally:
+      self._resources.close()
+
+  def __enter__(self) -> Ledger:
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
+  # -- writing
+
+  def start_attempt(self, key: str, teacher: str) -> Attempt:
+    """Notes that a request is about to be sent; `flush` before sending it."""
+    number = self.next_attempt
+    self.next_attempt += 1
+    started = time.time()
+    self._starts.append((number, key, teacher, started))
+    return Attempt(
+      number, f"{self.id}-{number}", key, teacher, started, None, None, ""
+    )
+
+  def end_attempt(
+    self, attempt: Attempt, result: str, message: str = ""
+  ) -> None:
+    """Notes how an attempt ended; see `Attempt.result`."""
+    self._ends.append(
+      (time.time(), result, _storable(message) or None, attempt.number)
+    )
+
+  def add_outcome(self, outcome: Outcome) -> None:
+    """Notes how a request ended; of two answers the first one stays."""
+    answer = outcome.completion
+    if (outcome.kind == ANSWERED) != (answer is not None):
+      raise ValueError("answered means that there is a completion")
+    self._outcomes.append(
+      (
+        outcome.key,
+        outcome.kind,
+        outcome.attempt,
+        outcome.teacher,
+        outcome.model,
+        outcome.seconds,
+        outcome.unix or time.time(),
+        _storable(outcome.reason) or None,
+        *(
+          (None,) * 6
+          if answer is None
+          else (
+            _storable(answer.text),
+            _storable(answer.finish_reason),
+            _storable(answer.model),
+            answer.prompt_tokens,
+            answer.completion_tokens,
+            None if answer.refusal is None else _storable(answer.refusal),
+          )
+        ),
+      )
+    )
+
+  def flush(self) -> None:
+    """Commits what was noted since the last time, in one transaction.
+
+    Raises:
+      UserError: the file cannot be written (a full disk); nothing of it is.
+    """
+    if not (self._starts or self._ends or self._outcomes):
+      return
+    db = self._db
+    with self._guard():
+      db.execute("BEGIN IMMEDIATE")
+      try:
+        db.executemany(
+          "INSERT INTO attempts (id, key, teacher, started)"
+          " VALUES (?, ?, ?, ?)",
+          self._starts,
+        )
+        db.executemany(
+          "UPDATE attempts SET ended = ?, result = ?, message = ?"
+          " WHERE id = ?",
+          self._ends,
+        )
+        db.executemany(_PUT_OUTCOME, self._outcomes)
+        db.execute("COMMIT")
+      except BaseException:
+        if db.in_transaction:
+          db.execute("ROLLBACK")
+        raise
+    self._starts.clear()
+    self._ends.clear()
+    self._outcomes.clear()
+
+  # -- reading
+
+  def outcome(self, key: str) -> Outcome | None:
+    """How the request with this key ended; None if it has not."""
+    return self.get_many([key]).get(key)
+
+  def get_many(self, keys: Iterable[str]) -> dict[str, Outcome]:
+    """The outcomes of those of the keys that have one."""
+    found = {}
+    for row in self._rows_of(_OUTCOME_FIELDS, keys):
+      outcome = _outcome(row)
+      found[outcome.key] = outcome
+    return found
+
+  def settled(
+    self, keys: Iterable[str], *, retry_failed: bool = False
+  ) -> dict[str, int | None]:
+    """Those of the keys that need not be asked, with `Outcome.attempt`.
+
+    Args:
+      keys: of requests.
+      retry_failed: whether to ask again what was rejected or given up before
+        this ledger was opened.
+    """
+    return {
+      key: attempt
+      for key, kind, attempt in self._rows_of("key, kind, attempt", keys)
+      if not retry_failed
+      or kind == ANSWERED
+      or (attempt is not None and attempt >= self.first_attempt)
+    }
+
+  def outcomes(self) -> Iterator[Outcome]:
+    """All outcomes, in the order in which requests first ended."""
+    for row in self._pages("outcomes", _OUTCOME_FIELDS):
+      yield _outcome(row[1:])
+
+  def attempts(self) -> Iterator[Attempt]:
+    """All attempts, in order."""
+    fields = "key, teacher, started, ended, result, message"
+    for number, *rest, message in self._pages("attempts", fields):
+      yield Attempt(number, f"{self.id}-{number}", *rest, message or "")
+
+  def totals(self) -> Totals:
+    """Counts over the whole ledger; reads all of it."""
+    self.flush()
+    with self._guard():
+      outcomes = dict(
+        self._db.execute("SELECT kind, COUNT(*) FROM outcomes GROUP BY kind")
+      )
+      attempts = dict(
+        self._db.execute(
+          "SELECT COALESCE(result, 'open') AS r, COUNT(*) FROM attempts"
+          " GROUP BY r"
+        )
+      )
+      models = {
+        model: ModelTotals(*numbers)
+        for model, *numbers in self._db.execute(
+          "SELECT model, COUNT(*), COALESCE(SUM(prompt_tokens), 0),"
+          " COALESCE(SUM(completion_tokens), 0),"
+          " SUM(prompt_tokens IS NULL OR completion_tokens IS NULL)"
+          " FROM outcomes WHERE kind = ? GROUP BY model ORDER BY model",
+          (ANSWERED,),
+        )
+      }
+    return Totals(outcomes, attempts, models)
+
+  def _one(self, query: str) -> tuple:
+    return self._db.execute(query).fetchone()
+
+  def _rows_of(self, fields: str, keys: Iterable[str]) -> Iterator[tuple]:
+    """The fields of the outcomes of the keys."""
+    self.flush()
+    wanted = list(keys)
+    for start in range(0, len(wanted), _KEYS_A_QUERY):
+      some = wanted[start : start + _KEYS_A_QUERY]
+      marks = ", ".join("?" * len(some))
+      with self._guard():
+        rows = self._db.execute(
+          f"SELECT {fields} FROM outcomes WHERE key IN ({marks})", some
+        ).fetchall()
+      yield from rows
+
+  def _pages(self, table: str, fields: str) -> Iterator[tuple]:
+    """Rows (id, *fields) by id; the table may grow meanwhile."""
+    last = 0
+    while True:
+      self.flush()
+      with self._guard():
+        rows = self._db.execute(
+          f"SELECT id, {fields} FROM {table} WHERE id > ? ORDER BY id LIMIT ?",
+          (last, _ROWS_A_PAGE),
+        ).fetchall()
+      yield from rows
+      if len(rows) < _ROWS_A_PAGE:
+        return
+      last = rows[-1][0]
+
+  @contextlib.contextmanager
+  def _guard(self) -> Iterator[None]:
+    """Says in one line what SQLite finds wrong with the file."""
+    try:
+      yield
+    except sqlite3.ProgrammingError:
+      raise  # a mistake in here
+    except sqlite3.DatabaseError as error:
+      raise UserError(
+        f"cannot use the ledger {str(self.path)!r}: {error}; restore it from a"
+        " copy, make room, or name another ledger"
+      ) from None
+
+
+def _storable(text: str) -> str:
+  """The text with halves of surrogate pairs, which UTF-8 lacks, replaced."""
+  if text.isascii():
+    return text
+  return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _outcome(row: tuple) -> Outcome:
+  key, kind, attempt, teacher, model, seconds, unix, reason, *answer = row
+  return Outcome(
+    key=key,
+    kind=kind,
+    teacher=teacher,
+    model=model,
+    completion=Completion(*answer) if kind == ANSWERED else None,
+    reason=reason or "",
+    seconds=seconds,
+    unix=unix,
+    attempt=attempt,
+  )

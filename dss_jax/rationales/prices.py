@@ -1,0 +1,127 @@
+"""What answers cost, from a table that the user can edit.
+
+The packaged table, prices.toml, holds a few list prices as examples. Prices
+change: check them against the provider's page, and keep your own in a file of
+the same form, whose entries go before the packaged ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import math
+import os
+import pathlib
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from dss_jax.errors import UserError
+
+_PACKAGED = pathlib.Path(__file__).with_name("prices.toml")
+_MAX_BYTES = 2**20
+_PER = 1_000_000
+# gpt-4.1-2025-04-14, gpt-4-0613, gemini-2.0-flash-001, some-model@20250101.
+_REVISION = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{3,8}|-latest|@[\w.-]+)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+  """Of a model, in US dollars (or whatever the table is in) a million tokens.
+
+  Attributes:
+    prompt: for tokens read.
+    completion: for tokens written, thinking included.
+  """
+
+  prompt: float
+  completion: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Prices:
+  """Tables of prices.
+
+  Attributes:
+    tables: name, or pattern with `*`, -> price; the user's before ours.
+  """
+
+  tables: tuple[Mapping[str, Price], ...]
+
+  @classmethod
+  def load(cls, path: str | os.PathLike[str] | None = None) -> Prices:
+    """The packaged table, with the entries of the user's file before it.
+
+    Raises:
+      UserError: the file cannot be used.
+    """
+    own = () if path is None else (_read(pathlib.Path(path)),)
+    return cls((*own, _read(_PACKAGED)))
+
+  def price(self, model: str) -> Price | None:
+    """The price of a model; None if no table has it.
+
+    An entry stands for the name itself and for its dated revisions (`gpt-4.1`
+    also for `gpt-4.1-2025-04-14`, but not for `gpt-4.1-mini`); of the patterns
+    with `*` that fit, the longest counts.
+    """
+    for table in self.tables:
+      for name in (model, _REVISION.sub("", model)):
+        if name in table and "*" not in name:
+          return table[name]
+      fitting = [
+        pattern
+        for pattern in table
+        if "*" in pattern and fnmatch.fnmatchcase(model, pattern)
+      ]
+      if fitting:
+        return table[max(fitting, key=len)]
+    return None
+
+  def cost(
+    self, model: str, prompt_tokens: float, completion_tokens: float
+  ) -> float | None:
+    """What the tokens cost; None if no table has the model."""
+    price = self.price(model)
+    if price is None:
+      return None
+    return (
+      price.prompt * prompt_tokens + price.completion * completion_tokens
+    ) / _PER
+
+
+def _read(path: pathlib.Path) -> dict[str, Price]:
+  def wrong(what: str) -> UserError:
+    return UserError(f"the price table {str(path)!r} {what} (--prices)")
+
+  try:
+    with open(path, "rb") as file:
+      content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+      raise wrong("is larger than 1 MiB")
+    table = tomllib.loads(content.decode("utf-8"))
+  except OSError as error:
+    raise wrong(f"cannot be read: {error.strerror}") from None
+  except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    raise wrong(f"is not TOML: {error}") from None
+  except RecursionError:
+    raise wrong("is nested too deeply") from None
+  models = table.get("models")
+  if not isinstance(models, dict):
+    raise wrong('holds no entries like [models."NAME"]')
+  return {name: _price(name, entry, wrong) for name, entry in models.items()}
+
+
+def _price(name: str, entry: Any, wrong: Any) -> Price:
+  if not isinstance(entry, dict) or set(entry) != {"prompt", "completion"}:
+    raise wrong(f"must give [models.{name!r}] prompt and completion, no more")
+  for value in entry.values():
+    if (
+      isinstance(value, bool)
+      or not isinstance(value, (int, float))
+      or not math.isfinite(value)
+      or value < 0
+    ):
+      raise wrong(f"gives [models.{name!r}] {value!r}, which is no price")
+  return Price(float(entry["prompt"]), float(entry["completion"]))
