@@ -94,6 +94,21 @@ class RowSource(seqio.FunctionDataSource):
       splits=[split for split in rows.SPLITS if split in splits],
     )
 
+  @property
+  def splits(self) -> Sequence[str]:
+    """Those of the dataset, or of the folder of records in its place."""
+    read_options = self._rows_of.read_options()
+    if read_options.source != "records":
+      return self._splits
+    spec = datasets.get(self._rows_of.dataset)
+    try:
+      found = datasets.source_splits(spec, read_options)
+    except UserError:  # told when somebody asks for the data
+      return self._splits
+    return tuple(
+      split for split in rows.SPLITS if split in found or split == "validation"
+    )
+
   def _dataset(
     self, split: str, shuffle_files: bool, seed: int | None = None
   ) -> tf.data.Dataset:
@@ -200,7 +215,8 @@ def _rank_fn(
   spec = datasets.get(rows_of.dataset)
   limit = chosen.max_records or np.iinfo(np.int32).max
   ranks = None
-  if split not in spec.source_splits or split == rows.TRAIN:
+  found_splits = datasets.source_splits(spec, rows_of.read_options())
+  if split not in found_splits or split == rows.TRAIN:
     train, validation = datasets.split_positions(spec, ids(), chosen)
     positions = train if split == rows.TRAIN else validation
     ranks = np.full(len(ids()), -1, np.int32)
