@@ -145,7 +145,8 @@ def _dataset_report(
   )
   splits: dict[str, Any] = {}
   sizes: dict[str, int] = {}
-  for split in (args.split,) if args.split else spec.source_splits:
+  found_splits = datasets.source_splits(spec, options)
+  for split in (args.split,) if args.split else found_splits:
     found, records = report.report_split(spec.name, split, options)
     splits[split] = found.to_dict(options.parser)
     splits[split]["tokens"] = report.token_lengths(
@@ -161,7 +162,9 @@ def _dataset_report(
         sizes["validation"] = len(validation)
   source = "built in" if spec.name == "taxonli" else options.source
   rationale_source = datasets.rationale_source(spec.name, options)
-  if rationale_source is None:  # registered by a module
+  if options.source == "records":
+    source = "records"
+  elif rationale_source is None:  # registered by a module
     source = "own records"
   return {
     "dataset": spec.name,
@@ -277,6 +280,8 @@ def _convert(args: argparse.Namespace) -> int:
   from dss_jax import datasets
 
   options = dataclasses.replace(_data_options(args), max_records=args.limit)
+  spec = datasets.get(args.dataset)
+  found_splits = datasets.source_splits(spec, options)
   splits = (args.split,) if args.split else datasets.SPLITS
   if len(splits) > 1 and "{split}" not in args.output:
     raise UserError(
@@ -284,9 +289,7 @@ def _convert(args: argparse.Namespace) -> int:
       " --split, or write {split} in --output"
     )
   for split in splits:
-    if (
-      split == "test" and "test" not in datasets.get(args.dataset).source_splits
-    ):
+    if split == "test" and split not in found_splits:
       continue
     path = args.output.replace("{split}", split)
     records = datasets.load_split(args.dataset, split, options=options)

@@ -223,8 +223,13 @@ def _add_show_flags(parser: argparse.ArgumentParser) -> None:
 # Fields of DataOptions, which checks their values: flag -> (type, placeholder,
 # what it says).
 DATA_FLAGS: dict[str, tuple[Any, str, str]] = {
-  "data_dir": (str, "FOLDER", "the released datasets (else: DSS_DATA_DIR)"),
-  "source": (str, "NAME", "release (default), tfds or huggingface"),
+  "data_dir": (str, "FOLDER", "where the data lies (else: DSS_DATA_DIR)"),
+  "source": (
+    str,
+    "NAME",
+    "release (default), tfds, huggingface, or records: {split}.jsonl, ... in"
+    " --data_dir",
+  ),
   "parser": (str, "NAME", "of completions: official (default) or tolerant"),
   "rationale_source": (str, "NAME", "palm (default), gpt-neox or human"),
   "label_spelling": (

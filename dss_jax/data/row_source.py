@@ -118,7 +118,10 @@ def _source_records(
 ) -> list[Record]:
   """The records a split is cut from: the Tasks of a dataset share them."""
   source_split = split
-  if split not in datasets.get(dataset).source_splits:
+  spec = datasets.get(dataset)
+  if split == "validation" and split not in datasets.source_splits(
+    spec, read_options
+  ):
     source_split = "train"
   return datasets.load_source_split(dataset, source_split, options=read_options)
 

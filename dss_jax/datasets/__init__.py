@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from dss_jax import arithmetic
-from dss_jax.datasets import catalogue, splits
+from dss_jax.datasets import catalogue, record_folder, splits
 from dss_jax.datasets.options import DATA_DIR_VARIABLE, DataOptions
 from dss_jax.datasets.registry import (
   SPLITS,
@@ -33,6 +33,7 @@ __all__ = [
   "names",
   "rationale_source",
   "register",
+  "source_splits",
   "split_positions",
 ]
 
@@ -60,7 +61,9 @@ def load_split(
   spec = get(name)
   if split not in SPLITS:
     raise UserError(f"no split {split!r}; allowed: {', '.join(SPLITS)}")
-  if split == "test" or (split == "validation" and _has(spec, split)):
+  if split == "test" or (
+    split == "validation" and split in source_splits(spec, options)
+  ):
     records = load_source_split(name, split, options=options)
   else:
     source = load_source_split(name, "train", options=options)
@@ -82,15 +85,29 @@ def load_source_split(
   """
   options = options or DataOptions()
   spec = get(name)
-  if not _has(spec, split):
+  if options.source == "records":
+    records = record_folder.load(name, split, options)
+  elif split in spec.source_splits:
+    records = spec.load(split, options)
+  else:
     raise UserError(
       f"dataset {name!r} has no {split!r} data; its source has:"
       f" {', '.join(spec.source_splits)}"
     )
-  records = spec.load(split, options)
   if options.label_spelling == "normalized" and spec.has_arithmetic_labels:
     records = [_with_normalized_labels(record) for record in records]
   return records
+
+
+def source_splits(spec: DatasetSpec, options: DataOptions) -> tuple[str, ...]:
+  """The splits that a dataset's source has, which is where options point.
+
+  Raises:
+    UserError: if the source is a folder of records that is not there.
+  """
+  if options.source == "records":
+    return record_folder.splits(spec.name, options)
+  return spec.source_splits
 
 
 def split_positions(
@@ -107,7 +124,7 @@ def split_positions(
     (training, validation) positions; the latter is empty for a dataset with
     validation data of its own.
   """
-  cut_validation = not _has(spec, "validation")
+  cut_validation = "validation" not in source_splits(spec, options)
   if options.split_policy == "official":
     return splits.official_split(
       len(ids),
@@ -115,7 +132,8 @@ def split_positions(
       seed=options.split_seed,
       cut_validation=cut_validation,
     )
-  if spec.shuffled and not cut_validation:
+  is_shuffled = spec.shuffled and options.source != "records"
+  if is_shuffled and not cut_validation:
     count = splits.fraction_count(len(ids), options.train_fraction)
     return list(range(count)), []
   return splits.fixed_split(
@@ -134,15 +152,13 @@ def rationale_source(name: str, options: DataOptions) -> str | None:
     options: see `DataOptions`. Of taxonli its control is named, as in
       "taxonli shuffled".
   """
+  if options.source == "records":
+    return None
   if name == "taxonli":
     control = options.taxonli_control
     return name if control == "none" else f"{name} {control}"
   released = {spec.name for spec in catalogue.SPECS}
   return options.rationale_source if name in released else None
-
-
-def _has(spec: DatasetSpec, split: str) -> bool:
-  return split in spec.source_splits
 
 
 def _with_normalized_labels(record: Record) -> Record:

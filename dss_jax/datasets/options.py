@@ -11,7 +11,7 @@ from dss_jax.errors import UserError
 DATA_DIR_VARIABLE = "DSS_DATA_DIR"
 
 _CHOICES = {
-  "source": ("release", "tfds", "huggingface"),
+  "source": ("release", "tfds", "huggingface", "records"),
   "split_policy": ("fixed", "official"),
   "parser": ("official", "tolerant"),
   "rationale_source": ("palm", "gpt-neox", "human"),
@@ -30,7 +30,8 @@ class DataOptions:
       DSS_DATA_DIR, looked up only when a dataset needs it.
     source: where the raw examples come from. "release": the official files,
       with the teacher's completions. "tfds", "huggingface": those libraries'
-      copies of the raw sets, with human rationales at most.
+      copies of the raw sets, with human rationales at most. "records": files
+      of records in `data_dir`, for any dataset; see `record_folder.py`.
     split_policy: "fixed" cuts a tenth of the training data off for validation
       first (where the dataset has no validation data of its own), then takes
       nested fractions of the rest. "official" takes the fraction first and
@@ -40,7 +41,7 @@ class DataOptions:
       official code calls it `run`); the official validation cut has seed 0.
     parser: "official" reads completions exactly as the official code does;
       "tolerant" reads more of them and says what it thinks of the rest.
-    rationale_source: "palm" and "gpt-neox" are the released completions;
+    rationale_source: of the released data. "palm" and "gpt-neox" are the released completions;
       "human" the explanations that come with the raw sets.
     label_spelling: "normalized" writes arithmetic labels, gold and teacher's,
       in one spelling: `( 84.0 / 2.0 )` and `(84 / 2)` become `(84 / 2)`.
@@ -104,13 +105,7 @@ class DataOptions:
     Raises:
       UserError: if no data folder is given, or it holds no such dataset.
     """
-    data_dir = self.data_dir or os.environ.get(DATA_DIR_VARIABLE)
-    if not data_dir:
-      raise UserError(
-        f"dataset {dataset!r} is read from the released files: say where they"
-        f" are with --data_dir, data.DataOptions.data_dir or {DATA_DIR_VARIABLE}"
-      )
-    root = pathlib.Path(data_dir).expanduser()
+    root = self.data_folder(f"dataset {dataset!r} is read from released files")
     # The official archive unpacks to a folder of this name.
     for folder in (root / dataset, root / "datasets" / dataset):
       if folder.is_dir():
@@ -119,3 +114,20 @@ class DataOptions:
       f"no folder {dataset!r} in {root} (--data_dir, data.DataOptions.data_dir or"
       f" {DATA_DIR_VARIABLE}: the folder that the released archive unpacks to)"
     )
+
+  def data_folder(self, purpose: str) -> pathlib.Path:
+    """`data_dir`, or what the environment says; it need not exist.
+
+    Args:
+      purpose: begins the message if neither is given.
+
+    Raises:
+      UserError: if neither is given.
+    """
+    data_dir = self.data_dir or os.environ.get(DATA_DIR_VARIABLE)
+    if not data_dir:
+      raise UserError(
+        f"{purpose}: say where they are with --data_dir,"
+        f" data.DataOptions.data_dir or {DATA_DIR_VARIABLE}"
+      )
+    return pathlib.Path(data_dir).expanduser()

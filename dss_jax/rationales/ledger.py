@@ -193,9 +193,7 @@ class Ledger:
     UserError: another process writes it, or it is not a usable ledger.
   """
 
-  def __init__(
-    self, path: str | os.PathLike[str], *, read_only: bool = False
-  ):
+  def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False):
     self.path = pathlib.Path(path)
     self.read_only = read_only
     self._resources = contextlib.ExitStack()
@@ -381,8 +379,7 @@ class Ledger:
           self._starts,
         )
         db.executemany(
-          "UPDATE attempts SET ended = ?, result = ?, message = ?"
-          " WHERE id = ?",
+          "UPDATE attempts SET ended = ?, result = ?, message = ? WHERE id = ?",
           self._ends,
         )
         db.executemany(_PUT_OUTCOME, self._outcomes)

@@ -2,6 +2,9 @@
 
 records, problems = read_records("mine.csv", field_mapping={"input": "question"})
 write_records("mine.jsonl", records)
+
+Files that are too large for memory are read by `iter_records` and written by
+`open_writer`, record by record.
 """
 
 from dss_jax.records.field_mapping import (
@@ -10,9 +13,13 @@ from dss_jax.records.field_mapping import (
   FieldMapping,
 )
 from dss_jax.records.files import (
+  SUFFIXES,
   Problem,
   atomic_file,
+  atomic_path,
+  iter_records,
   iter_rows,
+  open_writer,
   read_records,
   write_records,
 )
@@ -25,6 +32,7 @@ from dss_jax.records.record import (
   Record,
   rationale_from_dict,
 )
+from dss_jax.records.seen import SeenTexts
 
 __all__ = [
   "FLAT_FIELDS",
@@ -33,12 +41,17 @@ __all__ = [
   "MAX_RATIONALES",
   "RATIONALE_FIELDS",
   "RECORD_FIELDS",
+  "SUFFIXES",
   "FieldMapping",
   "Problem",
   "Rationale",
   "Record",
+  "SeenTexts",
   "atomic_file",
+  "atomic_path",
+  "iter_records",
   "iter_rows",
+  "open_writer",
   "rationale_from_dict",
   "read_records",
   "write_records",

@@ -1,26 +1,32 @@
-"""Records in and out of files: JSON lines, CSV, TSV and Parquet.
+"""Records in and out of files: JSON lines, CSV, TSV, Parquet, ArrayRecord.
 
 Reading never loses a line in silence: each line is a record or a `Problem`
 with its file, line number and reason. Writing is atomic: the file is there
-whole, or it is as it was.
+whole, or it is as it was. Both go record by record, in memory that does not
+grow with the file (but for about 40 bytes a record, to find ids used twice);
+only tables of text, whose columns depend on all records, are written in one
+piece.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from dss_jax.errors import UserError
-from dss_jax.records import json_lines, parquet, tables
+from dss_jax.records import array_records, json_lines, parquet, tables
 from dss_jax.records.field_mapping import FieldMapping
 from dss_jax.records.record import Record
+from dss_jax.records.seen import SeenTexts
 
 PathLike = str | os.PathLike[str]
+Write = Callable[[Record], None]
 
 # A file with more bad lines than this is the wrong file, or the wrong mapping.
 MAX_PROBLEMS = 10_000
@@ -31,6 +37,8 @@ _SUFFIXES = {
   ".csv": "csv",
   ".tsv": "tsv",
   ".parquet": "parquet",
+  ".array_record": "array_record",
+  ".arrayrecord": "array_record",
 }
 
 
@@ -52,54 +60,78 @@ class Problem:
     return f"{self.file}:{self.line}: {self.reason}"
 
 
+def iter_records(
+  path: PathLike,
+  *,
+  field_mapping: Mapping[str, str | Sequence[str]] | FieldMapping | None = None,
+  max_problems: int = MAX_PROBLEMS,
+) -> Iterator[Record | Problem]:
+  """Reads a file of records one by one, by its suffix.
+
+  A row without an `id` gets one from its line number. The second row with an
+  id is a problem, not a record: ids key splits and predictions.
+
+  Args:
+    path: .jsonl or .json (one object a line, or one array), .csv, .tsv,
+      .parquet or .array_record.
+    field_mapping: record field -> key of the file; see `field_mapping.py`.
+    max_problems: give up beyond this many bad lines.
+
+  Yields:
+    In file order, the record or the problem of each line that is not blank.
+
+  Raises:
+    UserError: if the file cannot be read at all, or has too many problems.
+  """
+  mapping = FieldMapping.parse(field_mapping)
+  first_line = SeenTexts()
+  first_problem = None
+  num_problems = 0
+  for line, row in iter_rows(path, mapping):
+    try:
+      if isinstance(row, UserError):
+        raise row
+      record = mapping.record(row, default_id=f"line-{line}")
+      earlier = first_line.add(record.id, line)
+      if earlier is not None:
+        raise UserError(
+          f"id {record.id[:64]!r} appears twice, first in line {earlier}"
+        )
+    except UserError as error:
+      problem = Problem(os.fspath(path), line, str(error))
+      first_problem = first_problem or problem
+      num_problems += 1
+      if num_problems > max_problems:
+        raise UserError(
+          f"{path}: more than {max_problems} lines cannot be used; the first:"
+          f" {first_problem} (wrong file, or wrong --field_mapping?)"
+        ) from None
+      yield problem
+      continue
+    yield record
+
+
 def read_records(
   path: PathLike,
   *,
   field_mapping: Mapping[str, str | Sequence[str]] | FieldMapping | None = None,
   max_problems: int = MAX_PROBLEMS,
 ) -> tuple[list[Record], list[Problem]]:
-  """Reads a file of records, by its suffix.
-
-  A row without an `id` gets one from its line number. The second row with an
-  id is a problem, not a record: ids key splits and predictions.
-
-  Args:
-    path: .jsonl or .json (one object a line, or one array), .csv, .tsv or
-      .parquet.
-    field_mapping: record field -> key of the file; see `field_mapping.py`.
-    max_problems: give up beyond this many bad lines.
+  """Reads a file of records whole; arguments and errors as `iter_records`.
 
   Returns:
     The records in file order, and the problems in file order. Every line that
     is not blank is in exactly one of the two.
-
-  Raises:
-    UserError: if the file cannot be read at all, or has too many problems.
   """
-  mapping = FieldMapping.parse(field_mapping)
   records: list[Record] = []
   problems: list[Problem] = []
-  first_line: dict[str, int] = {}
-  for line, row in iter_rows(path, mapping):
-    try:
-      if isinstance(row, UserError):
-        raise row
-      record = mapping.record(row, default_id=f"line-{line}")
-      if record.id in first_line:
-        raise UserError(
-          f"id {record.id[:64]!r} appears twice, first in line"
-          f" {first_line[record.id]}"
-        )
-    except UserError as error:
-      problems.append(Problem(os.fspath(path), line, str(error)))
-      if len(problems) > max_problems:
-        raise UserError(
-          f"{path}: more than {max_problems} lines cannot be used; the first:"
-          f" {problems[0]} (wrong file, or wrong --field_mapping?)"
-        ) from None
-      continue
-    first_line[record.id] = line
-    records.append(record)
+  for item in iter_records(
+    path, field_mapping=field_mapping, max_problems=max_problems
+  ):
+    if isinstance(item, Record):
+      records.append(item)
+    else:
+      problems.append(item)
   return records, problems
 
 
@@ -121,6 +153,8 @@ def iter_rows(
       yield from json_lines.read_rows(path)
     elif kind == "parquet":
       yield from parquet.read_rows(path, mapping)
+    elif kind == "array_record":
+      yield from array_records.read_rows(path)
     else:
       yield from tables.read_rows(path, mapping, _DELIMITERS[kind])
   except OSError as error:
@@ -130,12 +164,9 @@ def iter_rows(
 def write_records(path: PathLike, records: Iterable[Record]) -> int:
   """Writes records to a file, by its suffix, atomically.
 
-  JSON lines and Parquet keep everything. CSV and TSV have no types: an empty
-  cell reads back as null, and unknown keys read back as text.
-
   Args:
-    path: .jsonl or .json (both: one object a line), .csv, .tsv or .parquet.
-    records: with unique ids.
+    path: as for `open_writer`.
+    records: with unique ids; taken one by one.
 
   Returns:
     The number of records written.
@@ -144,21 +175,77 @@ def write_records(path: PathLike, records: Iterable[Record]) -> int:
     UserError: for an unknown suffix, a duplicate id, or a folder that cannot
       be written to; the file is then as it was before.
   """
+  with open_writer(path) as write:
+    count = 0
+    for count, record in enumerate(records, start=1):  # noqa: B007
+      write(record)
+  return count
+
+
+@contextlib.contextmanager
+def open_writer(path: PathLike) -> Iterator[Write]:
+  """A function that writes one record; the file is there after the block.
+
+  JSON lines, Parquet and ArrayRecord keep everything. CSV and TSV have no
+  types: an empty cell reads back as null, and unknown keys as text.
+
+  Args:
+    path: .jsonl or .json (both: one object a line), .csv, .tsv, .parquet or
+      .array_record (one JSON object a record).
+
+  Raises:
+    UserError: from the block, as `write_records`; the file is then as it was.
+  """
   kind = _kind(path)
-  records = list(records)
-  seen: set[str] = set()
-  for record in records:
-    if record.id in seen:
-      raise UserError(f"{path}: id {record.id[:64]!r} appears twice")
-    seen.add(record.id)
+  seen = SeenTexts()
+  with _OPENERS[kind](path) as write_unchecked:
+
+    def write(record: Record):
+      if seen.add(record.id) is not None:
+        raise UserError(f"{path}: id {record.id[:64]!r} appears twice")
+      write_unchecked(record)
+
+    yield write
+
+
+@contextlib.contextmanager
+def _json_writer(path: PathLike) -> Iterator[Write]:
   with atomic_file(path) as file:
-    if kind == "json":
-      json_lines.write(file, records)
-    elif kind == "parquet":
-      parquet.write(file, records)
-    else:
-      tables.write(file, records, _DELIMITERS[kind])
-  return len(records)
+    yield lambda record: json_lines.write(file, [record])
+
+
+@contextlib.contextmanager
+def _parquet_writer(path: PathLike) -> Iterator[Write]:
+  with atomic_file(path) as file, parquet.open_writer(file) as write:
+    yield write
+
+
+@contextlib.contextmanager
+def _array_record_writer(path: PathLike) -> Iterator[Write]:
+  with (
+    atomic_path(path) as temporary,
+    array_records.open_writer(temporary) as write,
+  ):
+    yield write
+
+
+@contextlib.contextmanager
+def _table_writer(path: PathLike, delimiter: str) -> Iterator[Write]:
+  records: list[Record] = []
+  with atomic_file(path) as file:
+    yield records.append
+    tables.write(file, records, delimiter)
+
+
+_OPENERS: Mapping[
+  str, Callable[[PathLike], contextlib.AbstractContextManager[Write]]
+] = {
+  "json": _json_writer,
+  "parquet": _parquet_writer,
+  "array_record": _array_record_writer,
+  "csv": functools.partial(_table_writer, delimiter=","),
+  "tsv": functools.partial(_table_writer, delimiter="\t"),
+}
 
 
 @contextlib.contextmanager
@@ -168,20 +255,32 @@ def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
   Raises:
     UserError: if the folder is missing or not writable.
   """
+  with atomic_path(path) as temporary, temporary.open("r+b") as file:
+    yield file
+
+
+@contextlib.contextmanager
+def atomic_path(path: PathLike) -> Iterator[pathlib.Path]:
+  """An empty file to be written to, which then takes the place of `path`.
+
+  For libraries that want a path; others take `atomic_file`.
+
+  Raises:
+    UserError: if the folder is missing or not writable.
+  """
   path = pathlib.Path(path)
   temporary = path.with_name(f".{path.name[:64]}.{uuid.uuid4().hex}.tmp")
   try:
-    file = temporary.open("xb")
+    temporary.open("xb").close()
   except OSError as error:
     raise UserError(
       f"cannot write {path}: {error.strerror or error} (--output)"
     ) from None
   try:
-    with file:
-      yield file
-      file.flush()
-      os.fsync(file.fileno())
+    yield temporary
     try:
+      with temporary.open("rb") as file:
+        os.fsync(file.fileno())
       os.replace(temporary, path)
     except OSError as error:
       raise UserError(
@@ -193,6 +292,7 @@ def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
 
 
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
+SUFFIXES = tuple(_SUFFIXES)
 
 
 def _kind(path: PathLike) -> str:

@@ -37,7 +37,7 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
       if not line.strip():
         continue
       try:
-        yield number, _as_mapping(strict_json.loads(line))
+        yield number, as_mapping(strict_json.loads(line))
       except UserError as error:
         yield number, error
 
@@ -74,11 +74,20 @@ def read_lines(file: BinaryIO) -> Iterator[tuple[int, str | UserError]]:
 def write(file: BinaryIO, records: Iterable[Record]):
   """Writes one object a line."""
   for record in records:
-    try:
-      line = strict_json.dumps(record.to_dict())
-    except UserError as error:
-      raise UserError(f"record {record.id[:64]!r} {error}") from None
-    file.write(line.encode("utf-8") + b"\n")
+    file.write(dumps(record) + b"\n")
+
+
+def dumps(record: Record) -> bytes:
+  """A record as the bytes of one JSON object."""
+  try:
+    return strict_json.dumps(record.to_dict()).encode("utf-8")
+  except UserError as error:
+    raise UserError(f"record {record.id[:64]!r} {error}") from None
+  except UnicodeEncodeError:  # in meta or a key that only passes through
+    raise UserError(
+      f"record {record.id[:64]!r} cannot be written as JSON: half of a"
+      " surrogate pair"
+    ) from None
 
 
 def _array_rows(file: BinaryIO, path: str | os.PathLike[str]) -> Iterator[Row]:
@@ -98,12 +107,13 @@ def _array_rows(file: BinaryIO, path: str | os.PathLike[str]) -> Iterator[Row]:
     raise UserError(f"{path}: {error}") from None
   for number, value in enumerate(values, start=1):
     try:
-      yield number, _as_mapping(value)
+      yield number, as_mapping(value)
     except UserError as error:
       yield number, error
 
 
-def _as_mapping(value: Any) -> Mapping[str, Any]:
+def as_mapping(value: Any) -> Mapping[str, Any]:
+  """The value itself; a UserError says why it is no object."""
   if not isinstance(value, Mapping):
     kind = "null" if value is None else type(value).__name__
     raise UserError(f"not a JSON object but {kind}")

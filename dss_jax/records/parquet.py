@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime
 import decimal
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from dss_jax.errors import UserError
@@ -18,6 +20,12 @@ from dss_jax.records.record import RATIONALE_FIELDS, Record
 # Marks, in the column's own metadata, a text column that holds JSON.
 _ENCODING = b"dss_jax.encoding"
 _ROWS_PER_BATCH = 1024
+# Records of a row group; as many are held in memory.
+ROWS_PER_GROUP = 4096
+# Holds the unknown keys of a record that have no column of their own.
+_REST = "dss_jax.other_keys"
+# Holds a rationale's further keys.
+_EXTRA = "extra"
 
 
 def read_rows(
@@ -37,10 +45,9 @@ def read_rows(
       if len(set(columns)) != len(columns):
         raise UserError(f"{path}: two columns have the same name")
       mapping.check_columns(columns, os.fspath(path))
-      as_json = {
-        field.name
+      encodings = {
+        field.name: (field.metadata or {}).get(_ENCODING)
         for field in file.schema_arrow
-        if (field.metadata or {}).get(_ENCODING) == b"json"
       }
       fields = {
         key for field in MAPPABLE_FIELDS for key in mapping.source_keys(field)
@@ -49,7 +56,7 @@ def read_rows(
       for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH):
         for row in batch.to_pylist():
           number += 1
-          yield number, _decoded(row, as_json, fields)
+          yield number, _decoded(row, encodings, fields)
   except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
     if isinstance(error, FileNotFoundError | PermissionError):
       raise
@@ -57,91 +64,209 @@ def read_rows(
     raise UserError(f"{path}: not a readable Parquet file: {reason}") from None
 
 
-def write(file: BinaryIO, records: Sequence[Record]):
-  """Writes `rationales` as a list of structs, `meta` as JSON, the rest typed."""
+@contextlib.contextmanager
+def open_writer(file: BinaryIO) -> Iterator[Callable[[Record], None]]:
+  """A function that writes one record.
+
+  `rationales` are a list of structs, `meta` is JSON, unknown keys get typed
+  columns as far as the first ROWS_PER_GROUP records show one type. Where more
+  records follow, what does not fit those columns goes to one of JSON.
+  """
+  writer = _Writer(file)
+  try:
+    yield writer.add
+    writer.flush(is_last=True)
+  finally:
+    writer.close()
+
+
+class _Writer:
+  """Row groups, all under the columns that the first one asks for."""
+
+  def __init__(self, file: BinaryIO):
+    self._file = file
+    self._records: list[Record] = []
+    self._columns: list[_Column] = []
+    self._writer: Any = None
+
+  def add(self, record: Record):
+    if len(self._records) == ROWS_PER_GROUP:
+      self.flush(is_last=False)
+    self._records.append(record)
+
+  def close(self):
+    if self._writer is not None:
+      self._writer.close()
+
+  def flush(self, is_last: bool):
+    """Writes a row group of what has come by."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    records, self._records = self._records, []
+    if self._writer is None:
+      self._columns = _columns_of(records, is_all=is_last)
+      schema = pa.schema([column.field for column in self._columns])
+      self._writer = pq.ParquetWriter(self._file, schema)
+    rows = [_Row(record) for record in records]
+    arrays = []
+    for column in self._columns:
+      cells = [column.take(row) for row in rows]
+      try:
+        arrays.append(pa.array(cells, type=column.field.type))
+      except (pa.ArrowException, UnicodeEncodeError) as error:
+        raise UserError(
+          f"column {column.field.name!r} cannot be written: {error}"
+        ) from None
+    if rows:
+      self._writer.write_table(pa.table(arrays, schema=self._writer.schema))
+
+
+class _Row:
+  """A record whose parts are taken out by columns."""
+
+  def __init__(self, record: Record):
+    self.record = record
+    self.rest = dict(record.extra)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Column:
+  """A column: its field, and the cell that it takes from a row."""
+
+  field: Any
+  take: Callable[[_Row], Any]
+
+
+def _columns_of(records: Sequence[Record], is_all: bool) -> list[_Column]:
+  """The columns for `records` and, unless they are all, for any after them."""
   import pyarrow as pa
-  import pyarrow.parquet as pq
 
   text = pa.string()
-  plain = not any(r.extra for record in records for r in record.rationales)
-  columns: list[tuple[pa.Field, list[Any]]] = [
-    (pa.field("id", text, nullable=False), [r.id for r in records]),
-    (pa.field("input", text, nullable=False), [r.input for r in records]),
-    (pa.field("label", text), [r.label for r in records]),
+  columns = [
+    _Column(pa.field("id", text, nullable=False), lambda row: row.record.id),
+    _Column(
+      pa.field("input", text, nullable=False), lambda row: row.record.input
+    ),
+    _Column(pa.field("label", text), lambda row: row.record.label),
   ]
-  rationales = [
-    [rationale.to_dict() for rationale in record.rationales]
-    for record in records
+  plain = not any(r.extra for record in records for r in record.rationales)
+  columns.append(_rationales_column(plain and is_all))
+  if not is_all or any(record.meta for record in records):
+    columns.append(
+      _json_column(
+        "meta",
+        lambda row: dict(row.record.meta) if row.record.meta else _ABSENT,
+      )
+    )
+  for key in dict.fromkeys(key for record in records for key in record.extra):
+    columns.append(_extra_column(key, records))
+  if not is_all:
+    field = pa.field(_REST, text, metadata={_ENCODING: b"json_keys"})
+    columns.append(
+      _Column(
+        field, lambda row: strict_json.dumps(row.rest) if row.rest else None
+      )
+    )
+  return columns
+
+
+def _rationales_column(plain: bool) -> _Column:
+  """A list of structs; unless all are plain, with further keys as JSON."""
+  import pyarrow as pa
+
+  fields = [
+    (name, pa.float64() if name == "weight" else pa.string())
+    for name in RATIONALE_FIELDS
   ]
   if plain:
-    struct = pa.struct(
-      [
-        (name, pa.float64() if name == "weight" else text)
-        for name in RATIONALE_FIELDS
-      ]
+    field = pa.field("rationales", pa.list_(pa.struct(fields)))
+    return _Column(
+      field, lambda row: [r.to_dict() for r in row.record.rationales]
     )
-    columns.append((pa.field("rationales", pa.list_(struct)), rationales))
-  else:
-    columns.append(_json_column("rationales", rationales))
-  if any(record.meta for record in records):
-    metas = [dict(record.meta) or _ABSENT for record in records]
-    columns.append(_json_column("meta", metas))
-  for key in dict.fromkeys(key for record in records for key in record.extra):
-    values = [record.extra.get(key, _ABSENT) for record in records]
-    columns.append(_extra_column(key, values))
-  table = pa.table(
-    [pa.array(values, type=field.type) for field, values in columns],
-    schema=pa.schema([field for field, _ in columns]),
+  fields.append((_EXTRA, pa.string()))
+  field = pa.field(
+    "rationales",
+    pa.list_(pa.struct(fields)),
+    metadata={_ENCODING: b"json_extra"},
   )
-  pq.write_table(table, file)
+
+  def take(row: _Row) -> list[dict[str, Any]]:
+    return [
+      {
+        **{name: getattr(rationale, name) for name in RATIONALE_FIELDS},
+        _EXTRA: (
+          strict_json.dumps(dict(rationale.extra)) if rationale.extra else None
+        ),
+      }
+      for rationale in row.record.rationales
+    ]
+
+  return _Column(field, take)
 
 
 # A record without the key, as against one where its value is null.
 _ABSENT = object()
 
 
-def _extra_column(key: str, values: list[Any]) -> tuple[Any, list[Any]]:
+def _extra_column(key: str, records: Sequence[Record]) -> _Column:
   """A column of one simple type where that loses nothing, else JSON text."""
   import pyarrow as pa
 
-  kinds = {type(value) for value in values if value is not _ABSENT}
-  if kinds == {str}:
-    column_type = pa.string()
-  elif kinds == {bool}:
-    column_type = pa.bool_()
-  elif kinds == {float}:
-    column_type = pa.float64()
-  elif kinds == {int} and all(
-    value is _ABSENT or abs(value) < 1 << 63 for value in values
-  ):
+  values = [record.extra[key] for record in records if key in record.extra]
+  kinds = {type(value) for value in values}
+  is_small = kinds == {int} and all(map(_is_int64, values))
+  types = {str: pa.string(), bool: pa.bool_(), float: pa.float64()}
+  kind = next(iter(kinds)) if len(kinds) == 1 else None
+  if is_small:
     column_type = pa.int64()
+  elif kind in types:
+    column_type = types[kind]
   else:
-    return _json_column(key, values)
-  cells = [None if value is _ABSENT else value for value in values]
-  return pa.field(key, column_type), cells
+    return _json_column(key, lambda row: row.rest.pop(key, _ABSENT))
+
+  def take(row: _Row) -> Any:
+    value = row.rest.get(key)
+    fits = type(value) is kind and (not is_small or _is_int64(value))
+    return row.rest.pop(key) if fits else None  # else it stays with the rest
+
+  return _Column(pa.field(key, column_type), take)
 
 
-def _json_column(key: str, values: list[Any]) -> tuple[Any, list[Any]]:
+def _is_int64(value: Any) -> bool:
+  return abs(value) < 1 << 63
+
+
+def _json_column(key: str, take: Callable[[_Row], Any]) -> _Column:
   import pyarrow as pa
 
+  def cell(row: _Row) -> str | None:
+    value = take(row)
+    return None if value is _ABSENT else strict_json.dumps(value)
+
   field = pa.field(key, pa.string(), metadata={_ENCODING: b"json"})
-  cells = [
-    None if value is _ABSENT else strict_json.dumps(value) for value in values
-  ]
-  return field, cells
+  return _Column(field, cell)
 
 
 def _decoded(
-  row: Mapping[str, Any], as_json: set[str], fields: set[str]
+  row: Mapping[str, Any],
+  encodings: Mapping[str, bytes | None],
+  fields: set[str],
 ) -> Mapping[str, Any] | UserError:
   """A row as JSON-like values; the record's own fields are left to its checks."""
-  decoded = {}
+  decoded: dict[str, Any] = {}
   for key, value in row.items():
     if value is None:
       continue
+    encoding = encodings[key]
     try:
-      if key in as_json:
+      if encoding == b"json":
         value = strict_json.loads(value)
+      elif encoding == b"json_keys":
+        decoded |= _loaded_mapping(value)
+        continue
+      elif encoding == b"json_extra":
+        value = [_with_extra(rationale) for rationale in value]
       elif key not in fields:
         value = _plain(value)
         if value is None:
@@ -150,6 +275,22 @@ def _decoded(
       return UserError(f"column {key!r}: {error}")
     decoded[key] = value
   return decoded
+
+
+def _with_extra(rationale: Any) -> Any:
+  """A rationale's struct with the keys that its JSON holds."""
+  if not isinstance(rationale, dict) or _EXTRA not in rationale:
+    return rationale
+  rationale = dict(rationale)
+  extra = rationale.pop(_EXTRA)
+  return rationale if extra is None else rationale | _loaded_mapping(extra)
+
+
+def _loaded_mapping(text: Any) -> dict[str, Any]:
+  value = strict_json.loads(text) if isinstance(text, str) else None
+  if not isinstance(value, dict):
+    raise UserError("not a JSON object")
+  return value
 
 
 def _plain(value: Any) -> Any:

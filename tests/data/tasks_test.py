@@ -659,3 +659,33 @@ def test_seqios_own_caching_with_beam(tmp_path, monkeypatch, release):
     cache_tasks_main.run_pipeline(pipeline, [name], str(tmp_path))
   use_cache(name, tmp_path, monkeypatch)
   assert tokens(read(name, use_cached=True)) == direct(name, "train")
+
+
+# --- files of records in the place of a dataset's source ---------------------
+
+
+def test_a_folder_of_records_gives_the_tokens_of_the_direct_path(
+  tmp_path, monkeypatch
+):
+  from dss_jax.records import write_records
+
+  write_records(tmp_path / "train.jsonl", MINE)
+  data = datasets.DataOptions(data_dir=str(tmp_path), source="records")
+  with options.using(TaskOptions(data, vocabulary="bytes")):
+    task = seqio.TaskRegistry.get("cqa_rationale")
+    assert set(task.splits) == {"train", "validation"}
+    for split in ("train", "validation"):
+      assert tokens(read("cqa_rationale", split)) == direct(
+        "cqa_rationale", split
+      )
+    write_records(tmp_path / "validation.jsonl", MINE[:3])
+    row_source.forget_loaded_records()
+    before = task.rows_of.fingerprint("train", with_data=True)
+    assert tokens(read("cqa_rationale", "validation")) == direct(
+      "cqa_rationale", "validation"
+    )
+    assert len(read("cqa_rationale", "train")) == len(MINE)
+    write_records(tmp_path / "train.jsonl", MINE[:-1])
+    row_source.forget_loaded_records()
+    assert task.rows_of.fingerprint("train", with_data=True) != before
+  assert set(task.splits) == {"train", "validation", "test"}

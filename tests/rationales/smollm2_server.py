@@ -14,8 +14,7 @@ import pathlib
 import signal
 import sys
 import threading
-
-import xllamacpp
+from typing import Any
 
 MODEL = "smollm2-135m"
 
@@ -30,6 +29,8 @@ def weights() -> pathlib.Path:
 
 
 def main(ready_file: str) -> None:
+  # It has no types, and is installed for this script only.
+  xllamacpp: Any = importlib.import_module("xllamacpp")
   params = xllamacpp.CommonParams()
   params.model.path = str(weights())
   params.model_alias = {MODEL}

@@ -18,7 +18,7 @@ from dss_jax.records import (
   write_records,
 )
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".array_record")
 
 RECORDS = [
   Record("a", "Is a poodle a dog?", "yes", (Rationale("A poodle is a dog."),)),
@@ -114,7 +114,7 @@ def test_single_rationales_are_flat_columns_a_person_can_read(tmp_path):
   assert row == "a,Is a poodle a dog?,yes,A poodle is a dog.,,,1.0,ok"
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".array_record"])
 def test_unknown_keys_keep_their_values_and_types(tmp_path, suffix):
   records = [
     Record("a", "i", extra={"n": 1, "mixed": "x", "list": [1, {"k": None}]}),
@@ -172,7 +172,7 @@ _quick = hypothesis.settings(
 )
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".array_record"])
 @_quick
 @hypothesis.given(records=_UNIQUE_RECORDS)
 def test_any_records_round_trip(tmp_path, suffix, records):
@@ -348,6 +348,7 @@ def test_a_wrong_file_is_given_up_on(tmp_path):
     ("a.csv", b"id,\n", "empty or unreadable name"),
     ("a.parquet", b"PAR1 not really PAR1", "not a readable Parquet file"),
     ("a.parquet", b"", "not a readable Parquet file"),
+    ("a.array_record", b"not one", "not a readable ArrayRecord file"),
   ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, message):

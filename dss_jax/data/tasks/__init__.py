@@ -29,6 +29,7 @@ trainer keeps them in one batch.
 """
 
 from dss_jax.data.tasks.dss_task import DssTask, RowSource
+from dss_jax.data.tasks.record_files import tfrecord_source
 from dss_jax.data.tasks.registration import add_dss_tasks
 from dss_jax.data.tasks.row_examples import OutputFeatures, make_examples
 from dss_jax.data.tasks.seqio_vocabularies import (
@@ -47,5 +48,6 @@ __all__ = [
   "encode_text",
   "from_seqio",
   "make_examples",
+  "tfrecord_source",
   "to_seqio",
 ]

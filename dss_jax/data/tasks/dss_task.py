@@ -33,6 +33,21 @@ class RowSource(seqio.FunctionDataSource):
       splits=[split for split in rows.SPLITS if split in splits],
     )
 
+  @property
+  def splits(self) -> Sequence[str]:
+    """Those of the dataset, or of the folder of records in its place."""
+    read_options = self._rows_of.read_options()
+    if read_options.source != "records":
+      return self._splits
+    spec = datasets.get(self._rows_of.dataset)
+    try:
+      found = datasets.source_splits(spec, read_options)
+    except UserError:  # told when somebody asks for the data
+      return self._splits
+    return tuple(
+      split for split in rows.SPLITS if split in found or split == "validation"
+    )
+
   def _dataset(
     self, split: str, shuffle_files: bool, seed: int | None = None
   ) -> tf.data.Dataset:

@@ -110,7 +110,8 @@ def _rank_fn(
   spec = datasets.get(rows_of.dataset)
   limit = chosen.max_records or np.iinfo(np.int32).max
   ranks = None
-  if split not in spec.source_splits or split == rows.TRAIN:
+  found_splits = datasets.source_splits(spec, rows_of.read_options())
+  if split not in found_splits or split == rows.TRAIN:
     train, validation = datasets.split_positions(spec, ids(), chosen)
     positions = train if split == rows.TRAIN else validation
     ranks = np.full(len(ids()), -1, np.int32)

@@ -334,7 +334,9 @@ class OpenAIEndpoint:
   def _one_line(self, text: str) -> str:
     # The key goes first: half of it would not be recognised.
     text = self._secret.removed_from(text)[: 4 * _MAX_MESSAGE]
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = " ".join(
+      "".join(c if c.isprintable() else " " for c in text).split()
+    )
     return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + " ..."
 
 

@@ -1,0 +1,457 @@
+"""From what teachers answered to a record's rationales: votes, gold, weights.
+
+Several samples of a teacher, and several teachers, vote on a record's answer
+(self-consistency, Wang et al. 2023, arXiv 2203.11171). Each answer's vote
+counts with its teacher's weight, so
+
+    share(label) = sum of weights of the answers with that label
+                   / sum of weights of all answers with a label
+    weight of a rationale = weight of its teacher x share of its label
+
+and the shares of a record add up to 1. Rationales written for a given label
+have no vote. What is left out is counted in the record's meta, so that a file
+of records tells by itself how good its teachers were (see `quality.py`).
+
+Nothing here invents text: a rationale's text and label are those of an answer,
+and a record without anything usable comes out with the reasons.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from dss_jax.datasets.completions import Parsed
+from dss_jax.datasets.report import UNUSABLE_LABEL
+from dss_jax.errors import UserError
+from dss_jax.rationales.requests import Completion, Sampling
+from dss_jax.records import MAX_RATIONALES, Rationale, Record
+from dss_jax.records.record import MAX_WEIGHT
+
+# Whether two labels are the same answer.
+SameAnswer = Callable[[str, str], bool]
+
+# Statuses that are given here, to answers that the parser was content with.
+DISAGREES = "disagrees_with_gold"
+INVALID_TEXT = "invalid_text"
+
+# The key of `Record.meta` under which `choose` leaves its account.
+ACCOUNT = "choosing"
+
+_CHOICES = {
+  "vote": ("none", "majority"),
+  "keep": ("all", "majority", "one"),
+  "gold": ("keep", "drop", "rationalise"),
+  "keep_completions": ("unparsed", "all", "none"),
+  "earlier": ("drop", "keep"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """What came of one request.
+
+  Attributes:
+    request_key: `Request.key`.
+    teacher: who was asked; the `source` of the rationale.
+    model: as it was asked for.
+    sample: which of several draws, from 0.
+    parsed: what the completion says. Where there is none, a status that says
+      why not, such as "rejected".
+    completion: as it came; None if the teacher never answered.
+    prompt_sha256: of the prompt's file.
+    rationalised: whether the prompt gave the gold label away.
+    weight: of the teacher, finite and at least 0.
+    sampling: how the answer was drawn.
+    seconds: from request to answer.
+    unix: when the answer came, in seconds since 1970.
+  """
+
+  request_key: str
+  teacher: str
+  model: str
+  sample: int
+  parsed: Parsed
+  completion: Completion | None = None
+  prompt_sha256: str = ""
+  rationalised: bool = False
+  weight: float = 1.0
+  sampling: Sampling | None = None
+  seconds: float | None = None
+  unix: float | None = None
+
+  def __post_init__(self):
+    if not 0 <= self.weight <= MAX_WEIGHT:
+      raise UserError(
+        f"teacher {self.teacher!r} has weight {self.weight!r}; allowed: finite"
+        " numbers from 0"
+      )
+
+  @property
+  def has_vote(self) -> bool:
+    """Whether it names an answer of its own that can be one."""
+    parsed = self.parsed
+    return (
+      not self.rationalised
+      and bool((parsed.label or "").strip())
+      and parsed.status not in UNUSABLE_LABEL
+    )
+
+  @property
+  def is_usable(self) -> bool:
+    """Whether it names an answer and argues for it."""
+    return self.has_vote and bool(self.parsed.rationale.strip())
+
+
+@dataclasses.dataclass(frozen=True)
+class ChooseOptions:
+  """What becomes of answers.
+
+  Attributes:
+    vote: "majority" multiplies a rationale's weight by the share of its label,
+      which is 0 for answers without a vote; "none" leaves the teacher's weight.
+    keep: "all" answers, usable or not; only those for the "majority"'s label;
+      or the "one" of the greatest weight. If none is usable, all are kept, for
+      their statuses.
+    gold: of a record with a gold label, "keep" rationales for other labels, or
+      "drop" them, or drop them and "rationalise": take rationales that were
+      written for the given label where no other is left.
+    keep_completions: the raw text in `Rationale.extra`: of the "unparsed"
+      (those whose status is not "ok"), of "all", or of "none".
+    earlier: whether rationales that the record came with are kept, in front.
+  """
+
+  vote: str = "majority"
+  keep: str = "all"
+  gold: str = "keep"
+  keep_completions: str = "unparsed"
+  earlier: str = "drop"
+
+  def __post_init__(self):
+    for name, allowed in _CHOICES.items():
+      if getattr(self, name) not in allowed:
+        raise UserError(
+          f"{name} = {getattr(self, name)!r}; allowed: {', '.join(allowed)}"
+          f" (rationales.ChooseOptions.{name}, --{name})"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Vote:
+  """A label and the share of the votes for it, in [0, 1]."""
+
+  label: str
+  share: float
+
+
+def count_votes(
+  answers: Iterable[Answer], same_answer: SameAnswer
+) -> list[Vote]:
+  """The labels that answers name, the winner first.
+
+  Args:
+    answers: of one record; those without a vote are passed over.
+    same_answer: groups labels, which go by their first spelling.
+
+  Returns:
+    Shares that add up to 1, the largest first. Of equal shares the one seen
+    first comes first.
+  """
+  groups: list[tuple[str, list[float]]] = []
+  for answer in answers:
+    if not answer.has_vote:
+      continue
+    label = answer.parsed.label or ""
+    for known, weights in groups:
+      if same_answer(known, label):
+        weights.append(answer.weight)
+        break
+    else:
+      groups.append((label, [answer.weight]))
+  if not any(weight for _, weights in groups for weight in weights):
+    groups = [(label, [1.0] * len(weights)) for label, weights in groups]
+  # Exact sums: the order of the answers must not decide.
+  total = math.fsum(weight for _, weights in groups for weight in weights)
+  votes = [Vote(label, math.fsum(w) / total) for label, w in groups]
+  return sorted(votes, key=lambda vote: -vote.share)
+
+
+def needs_rationalising(
+  record: Record, answers: Iterable[Answer], same_answer: SameAnswer
+) -> bool:
+  """Whether the record has a gold label that no usable answer agrees with."""
+  return record.label is not None and not any(
+    answer.is_usable and _agrees(answer, record.label, same_answer)
+    for answer in answers
+  )
+
+
+def choose(
+  record: Record,
+  answers: Iterable[Answer],
+  options: ChooseOptions,
+  same_answer: SameAnswer,
+) -> Record:
+  """The record with the rationales that its answers give.
+
+  Args:
+    record: id, input and gold label stay as they are.
+    answers: of this record, in a fixed order (teachers, then samples).
+    options: see there.
+    same_answer: whether two labels are the same answer.
+
+  Returns:
+    The record. `meta["choosing"]` accounts for all answers: `votes` (label and
+    share, the winner first), `agrees` (whether the winner is the gold label),
+    `left_out` (reason -> count) and `teachers` (name -> counts, tokens). Where
+    there is no gold label, `meta["voted_label"]` is the winner.
+  """
+  answers = [_storable_answer(answer) for answer in answers]
+  votes = count_votes(answers, same_answer)
+  entries = [
+    _entry(answer, record, votes, options, same_answer) for answer in answers
+  ]
+  kept, left_out = _select(record, entries, options, same_answer)
+  if len(kept) > MAX_RATIONALES:
+    left_out["too_many"] += len(kept) - MAX_RATIONALES
+    kept = kept[:MAX_RATIONALES]
+  account: dict[str, Any] = {}
+  if votes:
+    account["votes"] = [[vote.label, vote.share] for vote in votes]
+  if votes and record.label is not None:
+    account["agrees"] = same_answer(votes[0].label, record.label)
+  if left_out:
+    account["left_out"] = dict(left_out)
+  account["teachers"] = _teachers(entries)
+  meta = {**record.meta, ACCOUNT: account}
+  meta.pop("voted_label", None)
+  if votes and record.label is None:
+    meta["voted_label"] = votes[0].label
+  earlier = record.rationales if options.earlier == "keep" else ()
+  room = MAX_RATIONALES - len(kept)
+  return dataclasses.replace(
+    record,
+    rationales=(*earlier[:room], *(entry.rationale for entry in kept)),
+    meta=meta,
+  )
+
+
+# --- one answer --------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+  """An answer beside the rationale that it gives.
+
+  Attributes:
+    agrees: whether its label is the gold one; None if one of them is missing.
+    share: of the votes, for its label.
+  """
+
+  answer: Answer
+  rationale: Rationale
+  agrees: bool | None
+  share: float
+
+  @property
+  def is_usable(self) -> bool:
+    if self.answer.rationalised:
+      return self.agrees is True and bool(self.rationale.text.strip())
+    return self.answer.is_usable
+
+
+def _agrees(answer: Answer, gold: str, same_answer: SameAnswer) -> bool:
+  label = answer.parsed.label
+  return label is not None and same_answer(label, gold)
+
+
+def _storable_answer(answer: Answer) -> Answer:
+  """The answer itself, or without what no record can hold.
+
+  That is a NUL character, half a surrogate pair, or a megabyte of text.
+  """
+  parsed = answer.parsed
+  try:
+    Rationale(parsed.rationale, parsed.label, status=parsed.status)
+  except UserError:
+    return dataclasses.replace(answer, parsed=Parsed("", None, INVALID_TEXT))
+  return answer
+
+
+def _entry(
+  answer: Answer,
+  record: Record,
+  votes: Sequence[Vote],
+  options: ChooseOptions,
+  same_answer: SameAnswer,
+) -> _Entry:
+  parsed = answer.parsed
+  if answer.rationalised and parsed.label is None and parsed.status == "ok":
+    # The label was in the prompt and need not be repeated.
+    parsed = dataclasses.replace(parsed, label=record.label)
+  agrees = None
+  if parsed.label is not None and record.label is not None:
+    agrees = same_answer(parsed.label, record.label)
+  share = _share(answer, votes, same_answer)
+  weight = answer.weight
+  if options.vote == "majority" and not answer.rationalised:
+    weight *= share
+  extra = _provenance(answer)
+  with_text = options.keep_completions == "all" or (
+    options.keep_completions == "unparsed" and parsed.status != "ok"
+  )
+  if with_text and answer.completion is not None:
+    extra["completion"] = _storable(answer.completion.text)
+  rationale = Rationale(
+    parsed.rationale,
+    parsed.label,
+    answer.teacher,
+    weight,
+    parsed.status,
+    extra,
+  )
+  return _Entry(answer, rationale, agrees, share)
+
+
+def _share(
+  answer: Answer, votes: Sequence[Vote], same_answer: SameAnswer
+) -> float:
+  if not answer.has_vote:
+    return 0.0
+  label = answer.parsed.label or ""
+  return next((v.share for v in votes if same_answer(v.label, label)), 0.0)
+
+
+def _provenance(answer: Answer) -> dict[str, Any]:
+  """Where a rationale comes from, as JSON values."""
+  completion = answer.completion
+  extra: dict[str, Any] = {
+    "teacher": answer.teacher,
+    "model": answer.model,
+    "request": answer.request_key,
+    "prompt": answer.prompt_sha256,
+    "sample": answer.sample,
+  }
+  if answer.sampling is not None:
+    sampling = dataclasses.asdict(answer.sampling)
+    sampling["stop"] = list(sampling["stop"])
+    extra["sampling"] = {
+      name: value
+      for name, value in sampling.items()
+      if value not in (None, [], {})
+    }
+  if completion is not None:
+    # The provider's own name, with a revision where it gives one.
+    extra["model"] = _storable(completion.model)[:256] or answer.model
+    extra["finish_reason"] = _storable(completion.finish_reason)[:64]
+    for name in ("prompt_tokens", "completion_tokens"):
+      if getattr(completion, name) is not None:
+        extra[name] = getattr(completion, name)
+  if answer.seconds is not None:
+    extra["seconds"] = round(answer.seconds, 3)
+  if answer.unix is not None:
+    extra["unix"] = round(answer.unix, 3)
+  if answer.rationalised:
+    extra["rationalised"] = True
+  return extra
+
+
+def _storable(text: str) -> str:
+  """The text, with halves of surrogate pairs spelt out (`\\\\ud83d`)."""
+  return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+# --- all of a record's answers -----------------------------------------------
+
+
+def _select(
+  record: Record,
+  entries: Sequence[_Entry],
+  options: ChooseOptions,
+  same_answer: SameAnswer,
+) -> tuple[list[_Entry], collections.Counter[str]]:
+  """The entries to keep, and how many are left out for which reason."""
+  own = [entry for entry in entries if not entry.answer.rationalised]
+  given = [entry for entry in entries if entry.answer.rationalised]
+  if options.gold == "keep" or record.label is None:
+    kept = [entry for entry in own if entry.is_usable]
+    if options.keep == "all":
+      kept = own
+  else:
+    kept = [entry for entry in own if entry.is_usable and entry.agrees]
+    if not kept and options.gold == "rationalise":
+      kept = [entry for entry in given if entry.is_usable]
+    own = [_rejected(entry) for entry in own]
+    given = [_rejected(entry) for entry in given]
+  if options.keep == "majority":
+    kept = _majority(kept, same_answer)
+  elif options.keep == "one":
+    kept = sorted(kept, key=lambda e: (-e.rationale.weight, -e.share))[:1]
+  if not kept:  # nothing to learn from: the reasons stay
+    kept = [*own, *given] if options.gold == "rationalise" else own
+  chosen = {id(entry.answer) for entry in kept}
+  left_out: collections.Counter[str] = collections.Counter()
+  for entry in entries:
+    if id(entry.answer) in chosen:
+      continue
+    if entry.answer.rationalised:
+      left_out["rationalised"] += 1
+    elif not entry.is_usable:
+      left_out["unusable"] += 1
+    elif options.gold != "keep" and entry.agrees is False:
+      left_out[DISAGREES] += 1
+    else:
+      left_out["not_chosen"] += 1
+  return kept, left_out
+
+
+def _rejected(entry: _Entry) -> _Entry:
+  """The entry as it stays where nothing is kept: without a weight."""
+  rationale = entry.rationale
+  status = rationale.status
+  if entry.agrees is False and status == "ok":
+    status = DISAGREES
+  rationale = dataclasses.replace(rationale, weight=0.0, status=status)
+  return dataclasses.replace(entry, rationale=rationale)
+
+
+def _majority(
+  entries: Sequence[_Entry], same_answer: SameAnswer
+) -> list[_Entry]:
+  """Those for the label with the largest share; the first of equal ones."""
+  if not entries:
+    return []
+  winner = max(entries, key=lambda entry: entry.share).rationale.label or ""
+  return [e for e in entries if same_answer(e.rationale.label or "", winner)]
+
+
+def _teachers(entries: Sequence[_Entry]) -> dict[str, Any]:
+  """What each teacher answered, whether or not it is kept; see `quality.py`."""
+  teachers: dict[str, dict[str, Any]] = {}
+  for entry in entries:
+    answer, completion = entry.answer, entry.answer.completion
+    counts = teachers.setdefault(
+      answer.teacher, {"model": answer.model, "answers": 0, "statuses": {}}
+    )
+    counts["answers"] += 1
+    statuses = counts["statuses"]
+    status = entry.rationale.status
+    statuses[status] = statuses.get(status, 0) + 1
+    if answer.rationalised:
+      _count(counts, "rationalised", 1)
+    else:
+      _count(counts, "parsed", int(answer.has_vote))
+      if answer.has_vote and entry.agrees is not None:
+        _count(counts, "compared", 1)
+        _count(counts, "agree", int(entry.agrees))
+    if completion is not None:
+      for name in ("prompt_tokens", "completion_tokens"):
+        _count(counts, name, getattr(completion, name) or 0)
+  return teachers
+
+
+def _count(counts: dict[str, Any], name: str, number: int):
+  counts[name] = counts.get(name, 0) + number
