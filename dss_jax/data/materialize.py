@@ -80,7 +80,8 @@ def _provider(name: str, split: str) -> _Provider:
     provider = seqio.TaskRegistry.get(name)
   if provider is None:
     raise UserError(
-      f"SeqIO knows no Task or Mixture {name!r}: name the module that"
+      f"SeqIO knows no Task or Mixture {name!r}:"
+      f" {subtasks.similar_name_hint(name)}name the module that"
       " registers it with --module (dss_jax.tasks for those of dss_jax), or"
       " correct MIXTURE_OR_TASK_NAME, EVAL_TASKS or --task."
     )
