@@ -18,7 +18,8 @@ $(VENV)/.installed-%: setup.py pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing dss_jax[$*] into $(VENV) (a few minutes, 3.5 GB) ..."
 	@$(BIN)/python -m pip install -q --upgrade 'pip>=24'
-	$(BIN)/python -m pip install -q -e '.[$*]'
+	@# setuptools warns of every editable installation, in a large box.
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -e '.[$*]'
 	@touch $@
 
 quickstart: $(VENV)/.installed-report ## install, train and compare on the built-in dataset

@@ -282,6 +282,7 @@ def test_checkpoints_are_listed_and_hashed(trained, capsys):
     assert f"{name} " in text
 
 
+@pytest.mark.slow
 def test_a_module_of_another_project_registers_its_tasks(tmp_path, monkeypatch):
   """Without TensorFlow: a dataset made known to dss_jax.datasets."""
   (tmp_path / "tickets.jsonl").write_text(

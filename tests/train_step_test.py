@@ -245,13 +245,14 @@ class TestSameEverywhere:
         },
       ),
       ("adamw", 1, {}),
-      (
+      pytest.param(
         "scaled_adam",
         2,
         {
           "num_partitions": 2,
           "logical_axis_rules": standard_logical_axis_rules(2, 2),
         },
+        marks=pytest.mark.slow,
       ),
     ],
   )

@@ -152,7 +152,14 @@ class _Killed(Exception):
   pass
 
 
-@pytest.mark.parametrize("at", [2, 4, 7])
+@pytest.mark.parametrize(
+  "at",
+  [
+    2,
+    pytest.param(4, marks=pytest.mark.slow),
+    pytest.param(7, marks=pytest.mark.slow),
+  ],
+)
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
   finished, tmp_path, monkeypatch, at
 ):

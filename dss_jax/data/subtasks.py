@@ -346,17 +346,21 @@ def get_task(name: str) -> TaskName:
   """Like `parse_task_name`, but raises UserError for an unknown name."""
   parsed = parse_task_name(name)
   if parsed is None:
-    known = [task_name(each, m) for each in datasets.names() for m in METHODS]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-    hint = f"did you mean {close[0]}? " if close else ""
     raise UserError(
-      f"no task {name!r}: {hint}A name is DATASET_METHOD or"
+      f"no task {name!r}: {similar_name_hint(name)}a name is DATASET_METHOD or"
       " DATASET_METHOD_teacher with a dataset of"
       f" {', '.join(datasets.names())} and a method of {', '.join(METHODS)};"
       " other tasks need --module, which registers them (MIXTURE_OR_TASK_NAME,"
       " EVAL_TASKS or --task)."
     )
   return parsed
+
+
+def similar_name_hint(name: str) -> str:
+  """`did you mean svamp_label? `, or nothing where no name is similar."""
+  known = [task_name(each, m) for each in datasets.names() for m in METHODS]
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+  return f"did you mean {close[0]}? Else " if close else ""
 
 
 def check_dataset_name(name: str) -> None:

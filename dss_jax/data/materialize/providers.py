@@ -78,7 +78,8 @@ def _registered(name: str) -> Any:
   if name in seqio.TaskRegistry.names():
     return seqio.TaskRegistry.get(name)
   raise UserError(
-    f"SeqIO knows no Task or Mixture {name!r}: name the module that"
+    f"SeqIO knows no Task or Mixture {name!r}:"
+    f" {subtasks.similar_name_hint(name)}name the module that"
     " registers it with --module (dss_jax.tasks for those of dss_jax), or"
     " correct MIXTURE_OR_TASK_NAME, EVAL_TASKS or --task."
   )
