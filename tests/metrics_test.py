@@ -43,7 +43,6 @@ def test_single_predictions(metric, target, prediction, correct):
 
 
 def test_bleu_by_hand():
-  pytest.importorskip("sacrebleu")
   # 4 of 5 unigrams, 2 of 4 bigrams, 1 of 3 trigrams, 0 of 2 four-grams, which
   # sacrebleu smooths to 1/(2*2); equal lengths, so no brevity penalty.
   expected = 100 * math.prod([4 / 5, 2 / 4, 1 / 3, 1 / 4]) ** 0.25
@@ -55,7 +54,6 @@ def test_bleu_by_hand():
 
 
 def test_rouge_by_hand():
-  pytest.importorskip("rouge_score")
   scores = metrics.rouge(["a b c d e", "x"], ["a b c x e", "y"])
   # First pair: 4 of 5 words, 2 of 4 pairs, longest common subsequence 4 of 5;
   # second pair: nothing.

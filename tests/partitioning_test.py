@@ -143,7 +143,8 @@ class TestMesh:
     assert dict(partitioner.mesh.shape) == {"data": 2, "model": 2}
 
   def test_activate_sets_mesh_and_rules(self):
-    nn = pytest.importorskip("flax.linen")
+    import flax.linen as nn
+
     partitioner = Partitioner(2)
     with partitioner.activate() as mesh:
       assert jax.sharding.get_abstract_mesh() == mesh.abstract_mesh

@@ -485,10 +485,9 @@ class TestStep:
 
 
 def real_student(**changes):
-  config = pytest.importorskip("dss_jax.models.config")
-  from dss_jax.models import encoder_decoder
+  from dss_jax.models import config, encoder_decoder
 
-  settings = {
+  settings: dict[str, Any] = {
     "vocab_size": VOCAB,
     "emb_dim": 16,
     "num_heads": 2,

@@ -113,8 +113,9 @@ def test_empty_rows():
 @pytest.mark.filterwarnings("ignore")  # TensorFlow's own
 def test_features_are_seqios():
   """The same examples in the same rows: SeqIO's packed features."""
-  seqio = pytest.importorskip("seqio")
-  tf = pytest.importorskip("tensorflow")
+  import seqio
+  import tensorflow as tf
+
   rng = np.random.default_rng(0)
   inputs = [
     [*rng.integers(2, 90, rng.integers(2, 9)).tolist(), 1] for _ in range(40)

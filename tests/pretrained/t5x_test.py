@@ -109,7 +109,8 @@ def test_legacy_checkpoints(tmp_path, compressor, chunks):
 
 @pytest.mark.parametrize("ocdbt", [True, False])
 def test_orbax_checkpoints(tmp_path, ocdbt):
-  ts = pytest.importorskip("tensorstore")
+  import tensorstore as ts
+
   state = tmp_path / "checkpoint_12" / "state"
   state.mkdir(parents=True)
   for name, array in {
