@@ -275,7 +275,9 @@ class Quality:
     if not account.votes:
       return
     margin = account.margin or 0.0
-    self._margins[min(int(margin * MARGIN_BINS), MARGIN_BINS - 1)] += 1
+    # 0.7 - 0.4 belongs to the bin of 0.3, whatever its last bit says.
+    found = int(round(margin, 9) * MARGIN_BINS)
+    self._margins[min(found, MARGIN_BINS - 1)] += 1
     if account.num_votes > 1:
       self._totals["several_votes"] += 1
       self._totals["unanimous"] += len(account.votes) == 1

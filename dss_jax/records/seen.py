@@ -28,6 +28,11 @@ class SeenTexts:
   def __contains__(self, text: str) -> bool:
     return self._digests[self._slot(_digest(text))] != 0
 
+  def get(self, text: str) -> int | None:
+    """The number of a text; None if it is not there."""
+    slot = self._slot(_digest(text))
+    return self._numbers[slot] if self._digests[slot] else None
+
   def add(self, text: str, number: int = 0) -> int | None:
     """Adds a text, unless it is there.
 

@@ -159,7 +159,7 @@ def test_whatever_a_file_holds_as_the_account(account):
   record = Record("a", "i", "yes", meta={"choosing": account})
   report = of_records([record, record])
   json.dumps(report.to_dict())
-  assert sum(report.margins) in (0, 2)
+  assert sum(report.margins) % 2 == 0
   quality.print_report(report, _console(io.StringIO()))
 
 
@@ -186,7 +186,7 @@ def test_histograms_of_lengths(words):
   assert found.p95 == ordered[-(-95 * len(words) // 100) - 1]
   assert sum(n for _, _, n in found.bins) == len(words)
   assert len(found.bins) <= 24
-  assert found.bins[0][0] == ordered[0]
+  assert next(iter(found.bins))[0] == ordered[0]
   for (_, last, _), (first, _, _) in zip(found.bins, found.bins[1:]):
     assert first == last + 1
   for first, last, count in found.bins:

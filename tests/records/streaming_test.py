@@ -182,7 +182,9 @@ def test_seen_texts_is_a_set_with_numbers(texts):
     expected.setdefault(text, number)
   assert len(seen) == len(expected)
   assert all(text in seen for text in expected)
+  assert {text: seen.get(text) for text in expected} == expected
   assert "no such text" not in seen
+  assert seen.get("no such text") is None
 
 
 def test_seen_texts_grows():

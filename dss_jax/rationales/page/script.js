@@ -1,0 +1,390 @@
+"use strict";
+
+// Everything shown is set as text: nothing in the data can become markup.
+const data = JSON.parse(document.getElementById("data").textContent);
+const report = data.report;
+const records = data.records;
+const KIND_NAMES = {
+  failed: "with a failure",
+  disagrees: "vote is not gold",
+  fine: "nothing amiss",
+};
+
+const byId = (id) => document.getElementById(id);
+const count = (number) => Number(number).toLocaleString("en-US");
+const percent = (part, whole) =>
+  whole ? `${((100 * part) / whole).toFixed(part === whole ? 0 : 1)} %` : "–";
+const statusClass = (status) =>
+  status === "ok" ? "good" : status === "disagrees_with_gold" ? "warn" : "bad";
+
+function element(name, properties = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key === "class") made.className = value;
+    else if (key.startsWith("aria-") || key === "role") made.setAttribute(key, value);
+    else made[key] = value;
+  }
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+function svg(name, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+// ---------------------------------------------------------------- numbers
+
+function drawTiles() {
+  const tile = (name, value, note) =>
+    byId("tiles").append(
+      element("div", { class: "tile" },
+        element("div", { class: "name" }, name),
+        element("div", { class: "value" }, value),
+        element("div", { class: "note" }, note)));
+  const shareTile = (name, share, of) => {
+    if (share.of) tile(name, percent(share.count, share.of), `${count(share.count)} of ${count(share.of)} ${of}`);
+  };
+  tile("Records", count(report.records),
+    report.problems ? `${count(report.problems)} more lines are none` : `${count(report.with_gold)} with a gold label`);
+  shareTile("Ready to train on", { count: report.with_rationale, of: report.records }, "records have a rationale");
+  shareTile("Parse rate", report.parse_rate, "answers name a label");
+  shareTile("Agreement with gold", report.agreement, "labels that were read");
+  shareTile("Vote is gold", report.voted_agreement, "records with votes");
+  shareTile("All votes alike", report.unanimous, "records with several");
+  const tokens = report.prompt_tokens + report.completion_tokens;
+  if (tokens) tile("Tokens", compact(tokens), `${compact(report.prompt_tokens)} in, ${compact(report.completion_tokens)} out`);
+  if (report.cost !== null) tile("Cost", report.cost.toLocaleString("en-US", { maximumFractionDigits: 4 }), "in the price table's currency");
+}
+
+const compact = (number) =>
+  number < 10000 ? count(number)
+    : number.toLocaleString("en-US", { notation: "compact", maximumSignificantDigits: 3 });
+
+function card(title, size, ...children) {
+  const made = element("section", { class: size }, element("h2", {}, title), ...children);
+  byId("charts").append(made);
+}
+
+// Bars are as long as their share of the greatest; of `wholes`, if they are given.
+function bars(counts, classOf, onClick, wholes = null) {
+  const entries = Object.entries(counts);
+  const total = entries.reduce((sum, [, number]) => sum + number, 0);
+  const greatest = Math.max(1, ...entries.map(([, number]) => number));
+  const list = element("div", { class: "bars" });
+  for (const [name, number] of entries) {
+    const most = wholes ? Math.max(1, wholes[name]) : greatest;
+    const width = number ? Math.max(0.6, (100 * number) / most) : 0;
+    const chart = svg("svg", { viewBox: "0 0 100 12", preserveAspectRatio: "none", "aria-hidden": "true" },
+      svg("rect", { class: "track", width: 100, height: 12, rx: 2 }),
+      svg("rect", { class: `fill ${classOf(name)}`, width, height: 12, rx: 2 }));
+    const row = element(onClick ? "button" : "div", onClick ? { type: "button" } : {},
+      element("span", { class: "name" }, ...breakable(name || "(none)")), chart,
+      element("span", { class: "number" }, `${count(number)} · ${percent(number, wholes ? wholes[name] : total)}`));
+    if (onClick) row.addEventListener("click", () => onClick(name));
+    list.append(row);
+  }
+  return list;
+}
+
+// Lines may break after the underscores of a status.
+const breakable = (name) =>
+  name.split(/(?<=_)/).flatMap((part) => [part, element("wbr")]);
+
+function histogram(bins, describe, median, unit) {
+  const width = 340, height = 130, bottom = 20, top = 14;
+  const most = Math.max(1, ...bins.map((bin) => bin[2]));
+  const step = width / bins.length;
+  const chart = svg("svg", { class: "histogram", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Histogram, ${unit}` });
+  bins.forEach((bin, i) => {
+    const tall = ((height - bottom - top) * bin[2]) / most;
+    const shown = bin[2] ? Math.max(tall, 1.5) : 0;
+    const title = svg("title");
+    title.textContent = describe(bin);
+    chart.append(svg("rect", { class: "fill", x: i * step + 0.75, y: height - bottom - shown, width: Math.max(step - 1.5, 1), height: shown, rx: 1 }, title));
+  });
+  chart.append(svg("line", { x1: 0, x2: width, y1: height - bottom, y2: height - bottom }));
+  const label = (x, text, anchor, y = height - 6) => {
+    const made = svg("text", { x, y, "text-anchor": anchor });
+    made.textContent = text;
+    chart.append(made);
+  };
+  label(0, String(bins[0][0]), "start");
+  label(width, String(bins[bins.length - 1][1]), "end");
+  if (median !== null) {
+    const span = bins[bins.length - 1][0] + (bins[0][1] - bins[0][0] + 1) - bins[0][0];
+    const x = Math.min(width, ((median + 0.5 - bins[0][0]) / span) * width);
+    chart.append(svg("line", { class: "median", x1: x, x2: x, y1: top, y2: height - bottom }));
+    label(x, `median ${median}`, x < 50 ? "start" : x > width - 50 ? "end" : "middle", 10);
+  } else label(width / 2, unit, "middle");
+  return chart;
+}
+
+function drawCharts() {
+  if (report.teachers.length) card("Teachers", "wide", element("div", { class: "scroll" }, teacherTable()));
+  const repeated = { inputs: report.duplicate_inputs, requests: report.duplicate_requests, rationales: report.duplicate_rationales };
+  card("Repetitions", "", bars(repeated, () => "warn", null,
+    { inputs: report.records, requests: report.rationales, rationales: report.rationales }),
+    element("p", { class: "hint quiet" }, "Those that came before, in this record or an earlier one."));
+  if (Object.keys(report.statuses).length)
+    card("What became of answers", "tall",
+      bars(report.statuses, statusClass, (status) => filterBy("status", status)),
+      element("p", { class: "hint quiet" }, "Choose one to see its records below."));
+  if (report.unanimous.of) {
+    const tenth = 1 / report.margins.length;
+    const bins = report.margins.map((number, i) => [(i * tenth).toFixed(1), ((i + 1) * tenth).toFixed(1), number]);
+    card("Vote margin", "",
+      histogram(bins, ([from, to, number]) => `${from} to ${to}: ${count(number)} records`, null, "margin"),
+      element("p", { class: "hint quiet" }, "Share of the votes for the first label less that for the second; 1 where all agree."));
+  }
+  for (const [name, found] of Object.entries(report.lengths)) {
+    if (!found.count) continue;
+    const title = { input: "Length of inputs", rationale: "Length of rationales", label: "Length of gold labels" }[name];
+    if (found.bins.length < 2) continue;
+    card(`${title}, in words`, "",
+      histogram(found.bins, ([first, last, number]) => `${first === last ? first : `${first} to ${last}`} words: ${count(number)}`, found.p50, "words"),
+      element("p", { class: "hint quiet" }, `mean ${found.mean} · 95 % have at most ${count(found.p95)} · longest ${count(found.max)}`));
+  }
+  if (Object.keys(report.left_out).length)
+    card("Answers left out of the records", "", bars(report.left_out, () => "warn", null));
+}
+
+function teacherTable() {
+  const head = ["Teacher", "Answers", "Parsed", "Agree with gold", "Rationalised", "Tokens in", "Tokens out", "Cost"];
+  const table = element("table", {}, element("thead", {}, element("tr", {}, ...head.map((name) => element("th", { scope: "col" }, name)))));
+  const body = element("tbody");
+  for (const teacher of report.teachers) {
+    const models = teacher.models.filter((model) => model !== teacher.name).join(", ");
+    const cells = [
+      count(teacher.answers), percent(teacher.parsed.count, teacher.parsed.of),
+      percent(teacher.agreement.count, teacher.agreement.of), count(teacher.rationalised),
+      count(teacher.prompt_tokens), count(teacher.completion_tokens),
+      teacher.cost === null ? "–" : teacher.cost.toLocaleString("en-US", { maximumFractionDigits: 4 }),
+    ];
+    body.append(element("tr", {},
+      element("td", {}, teacher.name || "(unnamed)", models ? element("div", { class: "quiet" }, models) : null),
+      ...cells.map((cell) => element("td", {}, cell))));
+  }
+  table.append(body);
+  return table;
+}
+
+// ---------------------------------------------------------------- browser
+
+const FILTERS = {
+  kind: (record, wanted) => record.kind === wanted,
+  status: (record, wanted) => record.rationales.some((each) => each.status === wanted),
+  agreement: (record, wanted) => agreementOf(record) === wanted,
+  teacher: (record, wanted) => record.rationales.some((each) => each.source === wanted),
+  label: (record, wanted) => (record.label === null ? wanted === "none" : wanted === `= ${record.label}`),
+};
+const agreementOf = (record) =>
+  record.agrees === true ? "agrees" : record.agrees === false ? "disagrees" : "unknown";
+
+// What is searched, made once.
+const haystacks = records.map((record) =>
+  [record.id, record.input, record.label || "",
+    ...record.rationales.flatMap((each) => [each.text, each.label || "", each.completion || ""])].join("\n").toLowerCase());
+
+let matching = [];
+let current = -1;
+
+function fillSelect(id, options) {
+  const select = byId(id);
+  select.append(new Option("all", ""));
+  for (const [value, text] of options) select.append(new Option(text, value));
+  if (options.length < 2 && id !== "status") select.disabled = options.length === 0;
+}
+
+function tally(values) {
+  const counts = new Map();
+  for (const value of values) counts.set(value, (counts.get(value) || 0) + 1);
+  return [...counts].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
+}
+
+function fillFilters() {
+  const each = (take) => records.flatMap((record) => [...new Set(take(record))]);
+  const shorten = (text) => (text.length > 40 ? `${text.slice(0, 40)}…` : text);
+  const options = (values, name = (value) => value) =>
+    tally(values).slice(0, 200).map(([value, number]) => [value, `${shorten(name(value)) || "(none)"} (${count(number)})`]);
+  fillSelect("kind", options(records.map((record) => record.kind), (kind) => KIND_NAMES[kind]));
+  fillSelect("status", options(each((record) => record.rationales.map((r) => r.status))));
+  fillSelect("agreement", options(records.map(agreementOf), (value) =>
+    ({ agrees: "agree", disagrees: "differ", unknown: "no vote or no gold" })[value]));
+  fillSelect("teacher", options(each((record) => record.rationales.map((r) => r.source))));
+  fillSelect("label", options(records.map((record) => (record.label === null ? "none" : `= ${record.label}`)), (value) =>
+    (value === "none" ? "no gold label" : value.slice(2))));
+}
+
+const searchText = () => byId("search").value.trim().toLowerCase();
+
+function applyFilters() {
+  const wanted = searchText();
+  const chosen = Object.keys(FILTERS).map((id) => [FILTERS[id], byId(id).value]).filter(([, value]) => value !== "");
+  matching = [];
+  records.forEach((record, i) => {
+    if (wanted && !haystacks[i].includes(wanted)) return;
+    if (chosen.every(([matches, value]) => matches(record, value))) matching.push(record);
+  });
+  drawList();
+  show(matching.length ? 0 : -1);
+}
+
+function filterBy(id, value) {
+  clearFilters();
+  const select = byId(id);
+  select.value = value;
+  if (select.selectedIndex < 0) select.value = "";
+  applyFilters();
+  byId("browser").scrollIntoView({ behavior: "smooth", block: "start" });
+}
+
+function clearFilters() {
+  byId("search").value = "";
+  for (const id of Object.keys(FILTERS)) byId(id).value = "";
+}
+
+function drawList() {
+  const list = byId("list");
+  list.replaceChildren(...matching.map((record, i) => {
+    const failing = record.rationales.find((each) => each.status !== "ok");
+    const note = failing ? failing.status
+      : record.kind === "disagrees" ? "vote ≠ gold"
+        : record.kind === "failed" ? "no rationale" : "";
+    const button = element("button", { type: "button" },
+      element("span", { class: "line" }, element("span", {}, record.id), element("span", {}, note)),
+      element("span", { class: "text" }, record.input));
+    button.addEventListener("click", () => show(i, true));
+    return element("li", {}, button);
+  }));
+}
+
+function marked(text) {
+  const wanted = searchText();
+  const made = document.createDocumentFragment();
+  const lower = text.toLowerCase();
+  // Lower case may change the length of a text: then nothing is marked.
+  if (!wanted || lower.length !== text.length) {
+    made.append(text);
+    return made;
+  }
+  let from = 0;
+  for (let at = lower.indexOf(wanted); at >= 0; at = lower.indexOf(wanted, from)) {
+    made.append(text.slice(from, at), element("mark", {}, text.slice(at, at + wanted.length)));
+    from = at + wanted.length;
+  }
+  made.append(text.slice(from));
+  return made;
+}
+
+function facts(pairs) {
+  return element("dl", { class: "facts" }, ...pairs.flatMap(([name, value]) => [
+    element("dt", {}, name), element("dd", {}, typeof value === "string" ? marked(value) : value)]));
+}
+
+function showRationale(each) {
+  const head = element("div", { class: "head" },
+    element("span", { class: `chip ${statusClass(each.status)}` }, each.status),
+    each.agrees === null ? null
+      : element("span", { class: `chip ${each.agrees ? "good" : "warn"}` }, each.agrees ? "= gold" : "≠ gold"),
+    element("strong", {}, each.source || "(unnamed)"),
+    element("span", { class: "weight" }, `weight ${Number(each.weight.toPrecision(3))}`));
+  const made = element("div", { class: "rationale" }, head,
+    each.text.trim() ? element("p", { class: "text-block" }, marked(each.text)) : element("p", { class: "quiet" }, "no rationale"),
+    element("p", { class: "answer" }, element("span", { class: "quiet" }, "Answer: "),
+      each.label === null ? element("span", { class: "quiet" }, "none") : element("strong", {}, marked(each.label))));
+  if (each.completion !== null)
+    made.append(element("details", { open: each.status !== "ok" }, element("summary", {}, "Completion as it came"),
+      element("pre", { class: "text-block" }, marked(each.completion))));
+  if (each.facts.length)
+    made.append(element("details", {}, element("summary", {}, "Where it comes from"), facts(each.facts)));
+  return made;
+}
+
+function show(position, fromList = false) {
+  current = position;
+  const article = byId("record");
+  const total = matching.length;
+  byId("count").textContent = total
+    ? `Record ${count(position + 1)} of ${count(total)}${total === records.length ? "" : ` matching (${count(records.length)} on this page)`}`
+    : `No record of the ${count(records.length)} on this page matches.`;
+  byId("previous").disabled = position <= 0;
+  byId("next").disabled = position >= total - 1;
+  const buttons = byId("list").querySelectorAll("button");
+  buttons.forEach((button, i) => button.setAttribute("aria-current", String(i === position)));
+  if (position < 0) {
+    article.replaceChildren(element("p", { class: "none" }, records.length ? "Nothing to show." : "This page holds no records."));
+    return;
+  }
+  if (!fromList) keepInView(byId("list"), buttons[position]);
+  const record = matching[position];
+  const pairs = [["Gold label", record.label === null ? element("span", { class: "quiet" }, "none") : record.label]];
+  if (record.votes.length)
+    pairs.push(["Votes", record.votes.map(([label, share]) => `${label} ${(100 * share).toFixed(0)} %`).join("  ·  ")]);
+  article.replaceChildren(
+    element("div", { class: "record-head" }, element("h3", {}, marked(record.id)),
+      record.agrees === null ? null
+        : element("span", { class: `chip ${record.agrees ? "good" : "warn"}` }, record.agrees ? "vote = gold" : "vote ≠ gold"),
+      record.rationales.length ? null : element("span", { class: "chip bad" }, "no rationale")),
+    element("pre", { class: "text-block input-block" }, marked(record.input)),
+    facts(pairs),
+    ...record.rationales.map(showRationale));
+  if (record.more) article.append(element("p", { class: "quiet" }, `and ${count(record.more)} more rationales`));
+  if (record.meta.length)
+    article.append(element("details", {}, element("summary", {}, "More about the record"), facts(record.meta)));
+}
+
+// Scrolls the list only, never the page.
+function keepInView(list, button) {
+  const above = button.offsetTop - list.offsetTop - list.scrollTop;
+  if (above < 0) list.scrollTop += above;
+  const below = above + button.offsetHeight - list.clientHeight;
+  if (below > 0) list.scrollTop += below;
+}
+
+function step(by) {
+  const next = Math.min(Math.max(current + by, 0), matching.length - 1);
+  if (next !== current) show(next);
+}
+
+function heldLine() {
+  const total = Object.values(data.kinds).reduce((sum, number) => sum + number, 0);
+  if (records.length === total) return `All ${count(total)} records are on this page.`;
+  const parts = Object.keys(KIND_NAMES).filter((kind) => data.kinds[kind])
+    .map((kind) => `${count(data.held[kind])} of ${count(data.kinds[kind])} ${KIND_NAMES[kind]}`);
+  return `This page holds ${count(records.length)} of ${count(total)} records: ${parts.join(", ")}.`;
+}
+
+function start() {
+  byId("title").textContent = data.title;
+  byId("subtitle").textContent = data.subtitle;
+  byId("held").textContent = heldLine();
+  drawTiles();
+  drawCharts();
+  fillFilters();
+  for (const id of Object.keys(FILTERS)) byId(id).addEventListener("change", applyFilters);
+  byId("search").addEventListener("input", applyFilters);
+  byId("filters").addEventListener("submit", (event) => event.preventDefault());
+  byId("clear").addEventListener("click", () => { clearFilters(); applyFilters(); });
+  byId("previous").addEventListener("click", () => step(-1));
+  byId("next").addEventListener("click", () => step(1));
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const typing = event.target instanceof Element && event.target.matches("input, select");
+    if (event.key === "Escape") {
+      clearFilters();
+      applyFilters();
+      if (typing) event.target.blur();
+    } else if (typing) return;
+    else if (event.key === "/") {
+      event.preventDefault();
+      byId("search").focus();
+    } else if (event.key === "j" || event.key === "ArrowRight") step(1);
+    else if (event.key === "k" || event.key === "ArrowLeft") step(-1);
+  });
+  applyFilters();
+}
+
+start();
