@@ -1,0 +1,423 @@
+"""The run of stage 1: ask, read, choose, write, report.
+
+  result = extract(Source.of_records("mine", records), plan, "out")
+
+In the output folder:
+
+  ledger.sqlite        what was asked and answered; shared by all splits
+  SPLIT.jsonl          the records with their rationales (and other formats)
+  SPLIT.report.json    how good they are
+  SPLIT.report.html    the same, to look at
+  SPLIT.run.json       what made them
+
+A run that was stopped, by whatever means, goes on when it is started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TextIO
+
+import dss_jax
+from dss_jax.errors import UserError
+from dss_jax.logging.progress import Progress
+from dss_jax.rationales import asking, choosing, parsing, quality
+from dss_jax.rationales.ledger import Ledger
+from dss_jax.rationales.outputs import check_outputs, open_outputs
+from dss_jax.rationales.plan import Plan, TeacherPlan
+from dss_jax.rationales.prices import Prices
+from dss_jax.rationales.questions import Questions
+from dss_jax.rationales.report_page import PageSample, write_page
+from dss_jax.rationales.requests import Request
+from dss_jax.records import Record, atomic_file
+
+LEDGER_FILE = "ledger.sqlite"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Records that can be read any number of times.
+
+  Attributes:
+    name: for titles, such as "cqa, train".
+    read: a new iterator over them, in a fixed order.
+    count: how many there are.
+  """
+
+  name: str
+  read: Callable[[], Iterator[Record]]
+  count: int
+
+  @classmethod
+  def of_records(cls, name: str, records: Sequence[Record]) -> Source:
+    """Records that are in memory."""
+    return cls(name, lambda: iter(records), len(records))
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What a run of stage 1 came to.
+
+  Attributes:
+    report: on the records written; None if nothing was written.
+    files: written, in the order of their importance.
+    summaries: teacher -> round -> what asking did.
+    stopped: why it ended before everything was asked; "" if it did not.
+  """
+
+  report: quality.QualityReport | None
+  files: tuple[pathlib.Path, ...]
+  summaries: dict[str, dict[str, asking.Summary]]
+  stopped: str = ""
+
+
+def extract(
+  source: Source,
+  plan: Plan,
+  output_dir: str | pathlib.Path,
+  *,
+  split: str = "train",
+  formats: Sequence[str] = ("jsonl",),
+  prices: Prices | None = None,
+  ask: bool = True,
+  stream: TextIO | None = None,
+) -> Result:
+  """Asks the teachers about all records and writes what they answered.
+
+  Args:
+    source: the records; rationales they have are kept or dropped as
+      `plan.choose.earlier` says.
+    plan: prompt, teachers, votes.
+    output_dir: made if absent.
+    split: names the files.
+    formats: suffixes of `outputs.SUFFIXES`, without the dot.
+    prices: of models, for costs; the packaged table if None.
+    ask: False asks nothing and writes what the ledger holds.
+    stream: where progress goes; None writes it to standard error.
+
+  Raises:
+    UserError: for wrong input, or a teacher that cannot be asked at all.
+  """
+  folder = pathlib.Path(output_dir)
+  _make(folder)
+  paths = [folder / f"{split}.{suffix}" for suffix in formats]
+  check_outputs(paths)
+  prices = prices or Prices.load()
+  with Ledger(folder / LEDGER_FILE) as ledger:
+    summaries: dict[str, dict[str, asking.Summary]] = {}
+    if ask:
+      summaries = asyncio.run(_ask_all(source, plan, ledger, prices, stream))
+    stopped = _stopped(summaries)
+    if stopped.startswith("interrupted"):
+      return Result(None, (), summaries, stopped)
+    report, sample = _write(source, plan, ledger, paths, prices)
+  files = [*paths]
+  files.append(folder / f"{split}.report.html")
+  write_page(
+    files[-1], report, sample, title=source.name, subtitle=str(paths[0])
+  )
+  files.append(folder / f"{split}.report.json")
+  _write_json(files[-1], report.to_dict())
+  files.append(folder / f"{split}.run.json")
+  _write_json(files[-1], _description(source, plan, summaries, stopped))
+  return Result(report, tuple(files), summaries, stopped)
+
+
+def requests(
+  source: Source, plan: Plan, ledger: Ledger | None = None
+) -> Iterator[Request]:
+  """Everything that can be asked now, for batch files and estimates.
+
+  Args:
+    source: the records.
+    plan: prompt and teachers.
+    ledger: with it, also the retries and rationalisations that the answers
+      it holds call for.
+  """
+  for teacher_plan in plan.teachers:
+    if teacher_plan.knows_records:
+      continue
+    questions = Questions(plan, teacher_plan, ledger)
+    yield from questions.first(source.read())
+    if ledger is not None:
+      yield from questions.again(source.read())
+      yield from questions.with_gold_label(source.read())
+
+
+# --- asking ------------------------------------------------------------------
+
+
+async def _ask_all(
+  source: Source,
+  plan: Plan,
+  ledger: Ledger,
+  prices: Prices,
+  stream: TextIO | None,
+) -> dict[str, dict[str, asking.Summary]]:
+  """All rounds of all teachers, one after the other, until one is stopped."""
+  summaries: dict[str, dict[str, asking.Summary]] = {}
+  for teacher_plan in plan.teachers:
+    if teacher_plan.knows_records:
+      continue
+    rounds: dict[str, asking.Summary] = {}
+    summaries[teacher_plan.teacher.name] = rounds
+    questions = Questions(plan, teacher_plan, ledger)
+    async with _connected(teacher_plan) as teacher:
+      for name, wanted, total in _rounds(source, plan, teacher_plan, questions):
+        if total == 0:
+          continue
+        progress = Progress(
+          total,
+          description=f"{teacher.name}{name and f' {name}'}",
+          stream=stream,
+        )
+        with contextlib.closing(progress):
+          summary = await asking.ask(
+            wanted,
+            teacher,
+            ledger,
+            teacher_plan.ask,
+            prices=prices,
+            progress=progress,
+            total=total,
+          )
+        rounds[name] = summary
+        if summary.stopped:
+          return summaries
+  return summaries
+
+
+def _rounds(
+  source: Source, plan: Plan, own: TeacherPlan, questions: Questions
+) -> Iterator[tuple[str, Iterator[Request], int]]:
+  """Name, requests and number of requests of each round, when it is its turn."""
+  first = questions.first(source.read())
+  yield "", first, source.count * own.samples
+  for number in range(1, plan.retry_unparsed + 1):
+    total = sum(1 for _ in questions.again(source.read()))
+    yield f"retry {number}", questions.again(source.read()), total
+  total = sum(1 for _ in questions.with_gold_label(source.read()))
+  wanted = questions.with_gold_label(source.read())
+  yield "rationalise", wanted, total
+
+
+@contextlib.asynccontextmanager
+async def _connected(teacher_plan: TeacherPlan):
+  teacher = teacher_plan.teacher.connect()  # type: ignore[union-attr]
+  try:
+    yield teacher
+  finally:
+    await teacher.close()
+
+
+def _stopped(summaries: dict[str, dict[str, asking.Summary]]) -> str:
+  for rounds in summaries.values():
+    for summary in rounds.values():
+      if summary.stopped:
+        return summary.reason
+  return ""
+
+
+# --- writing -----------------------------------------------------------------
+
+
+def chosen_records(
+  source: Source, plan: Plan, ledger: Ledger
+) -> Iterator[Record]:
+  """The records with the rationales that the answers so far give them."""
+  same_answer = functools.partial(parsing.same_answer, plan.prompt)
+  answers = [
+    Questions(plan, teacher_plan, ledger).answers(source.read())
+    for teacher_plan in plan.teachers
+  ]
+  for of_record in zip(*answers):
+    record = of_record[0][0]
+    of_all = [answer for _, given in of_record for answer in given]
+    yield choosing.choose(record, of_all, plan.choose, same_answer)
+
+
+def _write(
+  source: Source,
+  plan: Plan,
+  ledger: Ledger,
+  paths: Sequence[pathlib.Path],
+  prices: Prices,
+) -> tuple[quality.QualityReport, PageSample]:
+  same_answer = functools.partial(parsing.same_answer, plan.prompt)
+  counted = quality.Quality(same_answer=same_answer, cost=prices.cost)
+  sample = PageSample(same_answer=same_answer)
+  with open_outputs(paths) as write:
+    for record in chosen_records(source, plan, ledger):
+      write(record)
+      counted.add(record)
+      sample.add(record)
+  return counted.report(), sample
+
+
+def _description(
+  source: Source,
+  plan: Plan,
+  summaries: dict[str, dict[str, asking.Summary]],
+  stopped: str,
+) -> dict[str, Any]:
+  """What made the files: everything but keys, which nothing here knows."""
+  return {
+    "dss_jax": dss_jax.__version__,
+    "python": platform.python_version(),
+    "unix": time.time(),
+    "source": source.name,
+    "records": source.count,
+    "prompt": {
+      "name": plan.prompt.name,
+      "sha256": plan.prompt.sha256,
+      "exemplars": len(plan.prompt.exemplars),
+    },
+    "parser": plan.parser,
+    "retry_unparsed": plan.retry_unparsed,
+    "retry_temperature": plan.retry_temperature,
+    "choose": dataclasses.asdict(plan.choose),
+    "teachers": [_teacher_description(each) for each in plan.teachers],
+    "asked": {
+      name: {
+        round_name or "first": dataclasses.asdict(summary)
+        for round_name, summary in rounds.items()
+      }
+      for name, rounds in summaries.items()
+    },
+    "stopped": stopped,
+  }
+
+
+def _teacher_description(plan: TeacherPlan) -> dict[str, Any]:
+  teacher = plan.teacher
+  known = {"name": teacher.name, "model": teacher.model}
+  known |= {"weight": teacher.weight}
+  if plan.knows_records:
+    return known
+  if dataclasses.is_dataclass(teacher) and not isinstance(teacher, type):
+    known = dataclasses.asdict(teacher)
+  return {
+    **known,
+    "style": plan.style,
+    "samples": plan.samples,
+    "sampling": dataclasses.asdict(plan.sampling),
+    "ask": dataclasses.asdict(plan.ask),
+  }
+
+
+def _write_json(path: pathlib.Path, value: Any) -> None:
+  with atomic_file(path) as file:
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    file.write(text.encode("utf-8", "backslashreplace") + b"\n")
+
+
+def _make(folder: pathlib.Path) -> None:
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f"--output_dir is {str(folder)!r}, where no folder can be made:"
+      f" {error.strerror}"
+    ) from None
+
+
+# --- estimates ---------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Estimate:
+  """What asking a teacher would take.
+
+  Attributes:
+    requests: that are not answered yet.
+    answered: that are.
+    prompt_tokens: estimated, at four bytes a token.
+    completion_tokens: likewise: by the mean of the ledger's answers of the
+      model, or else by the prompt's exemplars.
+    most_completion_tokens: if every answer is as long as it may be.
+    cost: None where the price is not known.
+    most_cost: likewise, with the longest answers.
+  """
+
+  requests: int = 0
+  answered: int = 0
+  prompt_tokens: int = 0
+  completion_tokens: int = 0
+  most_completion_tokens: int = 0
+  cost: float | None = None
+  most_cost: float | None = None
+
+
+def estimate(
+  source: Source, plan: Plan, ledger: Ledger | None, prices: Prices
+) -> dict[str, Estimate]:
+  """Requests, tokens and cost of a run, by teacher; asks nothing.
+
+  Retries and rationalisations cannot be foreseen and are left out.
+  """
+  found = {}
+  for teacher_plan in plan.teachers:
+    if teacher_plan.knows_records:
+      continue
+    questions = Questions(plan, teacher_plan, ledger)
+    model = teacher_plan.teacher.model
+    result = Estimate()
+    seen: set[str] = set()
+    for group in _groups(questions.first(source.read())):
+      keys = [request.key for request in group]
+      settled = ledger.settled(keys) if ledger is not None else set()
+      for request in group:
+        if request.key in settled:
+          result.answered += 1
+        elif request.key not in seen:
+          seen.add(request.key)
+          prompt_tokens, most = asking.estimated_tokens(request)
+          result.requests += 1
+          result.prompt_tokens += prompt_tokens
+          result.most_completion_tokens += most
+    mean = _mean_completion(plan, ledger, model)
+    result.completion_tokens = min(
+      round(mean * result.requests), result.most_completion_tokens
+    )
+    result.cost = prices.cost(
+      model, result.prompt_tokens, result.completion_tokens
+    )
+    result.most_cost = prices.cost(
+      model, result.prompt_tokens, result.most_completion_tokens
+    )
+    found[teacher_plan.teacher.name] = result
+  return found
+
+
+def _groups(
+  requests: Iterable[Request], size: int = 500
+) -> Iterator[list[Request]]:
+  group: list[Request] = []
+  for request in requests:
+    group.append(request)
+    if len(group) == size:
+      yield group
+      group = []
+  if group:
+    yield group
+
+
+def _mean_completion(plan: Plan, ledger: Ledger | None, model: str) -> float:
+  """Tokens of an answer, by those there are or by the exemplars."""
+  if ledger is not None:
+    totals = ledger.totals().models.get(model)
+    counted = totals.answers - totals.without_usage if totals else 0
+    if totals and counted:
+      return totals.completion_tokens / counted
+  written = [plan.prompt.output(each) for each in plan.prompt.exemplars]
+  if not written:
+    return 100.0
+  return sum(len(text.encode()) for text in written) / len(written) / 4
