@@ -170,13 +170,18 @@ def _ends_sentence(text: str) -> bool:
 
 
 def _read_choice(split: _Answered, choices: Sequence[str]) -> Parsed:
-  """The choice that the answer names, by its text or else by its letter."""
-  named = _LETTER.findall(split.answer) or [("", split.answer)]
+  """The choice that the line names, by its text or else by its letter."""
+  line = split.answer.partition("\n")[0]
+  named = _LETTER.findall(line) or [("", line)]
   letter, text = named[0]
   plain = plain_text(text)
   index = ord(letter.lower()) - ord("a") if letter else -1
   by_letter = choices[index] if 0 <= index < len(choices) else None
   by_text = [choice for choice in choices if plain_text(choice) == plain]
+  if not by_text:
+    # "(d) lake. I hope this helps!"
+    first = plain_text(text.partition(". ")[0])
+    by_text = [choice for choice in choices if plain_text(choice) == first]
   if by_letter in by_text:
     label, status = by_letter, "ok"
   elif by_text:
@@ -253,7 +258,8 @@ def _read_expression(split: _Answered) -> Parsed:
     if split.is_cut_off:
       status = "truncated"
     return Parsed(split.rationale, None, status)
-  rest = answer.replace(label, "", 1)
+  before, _, after = answer.partition(label)
+  rest = before + after.partition("\n")[0]
   status = "ok" if not rest.strip(" .$") else "label_cut"
   return Parsed(split.rationale, label, status).checked()
 
