@@ -65,12 +65,18 @@ class AnswerForm:
     return self.marker.endswith(":")
 
   @functools.cached_property
-  def marker_pattern(self) -> re.Pattern[str]:
+  def marker_patterns(self) -> tuple[re.Pattern[str], ...]:
+    """For the marker, and for its variants, where it is not to be found."""
     words = re.sub(r"^so,?\s+", "", self.marker, flags=re.I)
     start = r"\b" if words[:1].isalnum() else ""
     end = r"\b" if words[-1:].isalnum() else ""
-    return re.compile(
-      rf"(?:\bso,?\s+)?{start}{re.escape(words)}{end}\s*:?", re.I
+    bodies = [re.escape(words)]
+    if words.lower().startswith("the answer"):
+      # Chat models like to say which answer it is.
+      bodies.append(f"the {_WHICH} answer{re.escape(words[10:])}")
+    return tuple(
+      re.compile(rf"(?:\bso,?\s+)?{start}{body}{end}\s*:?", re.I)
+      for body in bodies
     )
 
   @functools.cached_property
@@ -84,6 +90,7 @@ class AnswerForm:
     return re.compile(rf"(?:^|\n)[^\S\n]*{re.escape(body)}{last}")
 
 
+_WHICH = "(?:correct|right|best|final)"
 _LETTER = re.compile(r"\(([A-Za-z])\)\s*([^()]*)")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*$")
@@ -153,8 +160,10 @@ def _split(
       return _Answered(rationale.strip(), answer.strip(), cut)
   cut = is_open if is_cut_off is None else is_cut_off
   if not form.has_field_marker:
-    found = collections.deque(form.marker_pattern.finditer(head), maxlen=1)
-    if found:
+    for pattern in form.marker_patterns:
+      found = collections.deque(pattern.finditer(head), maxlen=1)
+      if not found:
+        continue
       last = found[0]
       # "..., so the answer is neutral" leaves a comma behind.
       rationale = head[: last.start()].rstrip().rstrip(",;").rstrip()

@@ -151,6 +151,7 @@ READ = ("R.", "zoo", "ok")
     "R. **So the answer is (b) zoo.**",
     "R.\n\n**So the answer is:** (b) zoo\n",
     f"{ANSWER} I hope this helps!",
+    "R. The correct answer is: (b) zoo",
     f"{ANSWER}\n\nThe others, (a) pond and (c) the Alps, are no homes.",
   ],
 )
