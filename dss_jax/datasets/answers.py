@@ -93,6 +93,7 @@ class AnswerForm:
 _WHICH = "(?:correct|right|best|final)"
 _LETTER = re.compile(r"\(([A-Za-z])\)\s*([^()]*)")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
+_RESULT = re.compile(r"^\s*=\s*[$€£]?\s*-?\d[\d,.]*\s*$")
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*$")
 
 
@@ -268,7 +269,8 @@ def _read_expression(split: _Answered) -> Parsed:
       status = "truncated"
     return Parsed(split.rationale, None, status)
   before, _, after = answer.partition(label)
-  rest = before + after.partition("\n")[0]
+  # "(84 / 2) = 42" is whole.
+  rest = before + _RESULT.sub("", after.partition("\n")[0])
   status = "ok" if not rest.strip(" .$") else "label_cut"
   return Parsed(split.rationale, label, status).checked()
 

@@ -110,6 +110,7 @@ def _prompt(kind, marker="The answer is", **fields):
     ("svamp", "3 * 4. The answer is (3 * 4).", "", ("3 * 4.", "(3 * 4)", "ok")),
     ("svamp", "R. The answer is (3 \u00d7 4).", "", ("R.", "(3 * 4)", "ok")),
     ("svamp", "R. The answer is **(3 * 4)**.", "", ("R.", "(3 * 4)", "ok")),
+    ("svamp", "R. The answer is (3 * 4) = $12.", "", ("R.", "(3 * 4)", "ok")),
     ("svamp", "R. The answer is (3 ** 4).", "", ("R.", None, "unevaluable")),
     ("svamp", "R. The answer is (2**-1).", "", ("R.", None, "unevaluable")),
     ("svamp", "R. The answer is (x * 4).", "", ("R.", None, "unevaluable")),

@@ -9,7 +9,13 @@ import pytest
 from dss_jax.datasets import taxonli
 from dss_jax.errors import UserError
 from dss_jax.rationales import parsing, prompt_files
-from dss_jax.rationales.prompts import STYLES, Exemplar, Prompt, choices_of
+from dss_jax.rationales.prompts import (
+  STYLES,
+  Exemplar,
+  Prompt,
+  choices_of,
+  for_dataset,
+)
 from dss_jax.rationales.requests import Completion, Sampling
 from dss_jax.records import Record
 
@@ -42,9 +48,9 @@ def _record(exemplar):
 def test_shipped_prompts():
   assert prompt_files.names() == SHIPPED
   for dataset in ("anli1", "anli2", "anli3", "cqa", "taxonli"):
-    Prompt.load(prompt_files.for_dataset(dataset))
+    Prompt.load(for_dataset(dataset))
   with pytest.raises(UserError, match="no prompt is shipped for dataset 'x'"):
-    prompt_files.for_dataset("x")
+    for_dataset("x")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
