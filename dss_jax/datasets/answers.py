@@ -65,12 +65,18 @@ class AnswerForm:
     return self.marker.endswith(":")
 
   @functools.cached_property
-  def marker_pattern(self) -> re.Pattern[str]:
+  def marker_patterns(self) -> tuple[re.Pattern[str], ...]:
+    """For the marker, and for its variants, where it is not to be found."""
     words = re.sub(r"^so,?\s+", "", self.marker, flags=re.I)
     start = r"\b" if words[:1].isalnum() else ""
     end = r"\b" if words[-1:].isalnum() else ""
-    return re.compile(
-      rf"(?:\bso,?\s+)?{start}{re.escape(words)}{end}\s*:?", re.I
+    bodies = [re.escape(words)]
+    if words.lower().startswith("the answer"):
+      # Chat models like to say which answer it is.
+      bodies.append(f"the {_WHICH} answer{re.escape(words[10:])}")
+    return tuple(
+      re.compile(rf"(?:\bso,?\s+)?{start}{body}{end}\s*:?", re.I)
+      for body in bodies
     )
 
   @functools.cached_property
@@ -84,8 +90,10 @@ class AnswerForm:
     return re.compile(rf"(?:^|\n)[^\S\n]*{re.escape(body)}{last}")
 
 
+_WHICH = "(?:correct|right|best|final)"
 _LETTER = re.compile(r"\(([A-Za-z])\)\s*([^()]*)")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
+_RESULT = re.compile(r"^\s*=\s*[$€£]?\s*-?\d[\d,.]*\s*$")
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*$")
 
 
@@ -153,8 +161,10 @@ def _split(
       return _Answered(rationale.strip(), answer.strip(), cut)
   cut = is_open if is_cut_off is None else is_cut_off
   if not form.has_field_marker:
-    found = collections.deque(form.marker_pattern.finditer(head), maxlen=1)
-    if found:
+    for pattern in form.marker_patterns:
+      found = collections.deque(pattern.finditer(head), maxlen=1)
+      if not found:
+        continue
       last = found[0]
       # "..., so the answer is neutral" leaves a comma behind.
       rationale = head[: last.start()].rstrip().rstrip(",;").rstrip()
@@ -170,13 +180,18 @@ def _ends_sentence(text: str) -> bool:
 
 
 def _read_choice(split: _Answered, choices: Sequence[str]) -> Parsed:
-  """The choice that the answer names, by its text or else by its letter."""
-  named = _LETTER.findall(split.answer) or [("", split.answer)]
+  """The choice that the line names, by its text or else by its letter."""
+  line = split.answer.partition("\n")[0]
+  named = _LETTER.findall(line) or [("", line)]
   letter, text = named[0]
   plain = plain_text(text)
   index = ord(letter.lower()) - ord("a") if letter else -1
   by_letter = choices[index] if 0 <= index < len(choices) else None
   by_text = [choice for choice in choices if plain_text(choice) == plain]
+  if not by_text:
+    # "(d) lake. I hope this helps!"
+    first = plain_text(text.partition(". ")[0])
+    by_text = [choice for choice in choices if plain_text(choice) == first]
   if by_letter in by_text:
     label, status = by_letter, "ok"
   elif by_text:
@@ -253,7 +268,9 @@ def _read_expression(split: _Answered) -> Parsed:
     if split.is_cut_off:
       status = "truncated"
     return Parsed(split.rationale, None, status)
-  rest = answer.replace(label, "", 1)
+  before, _, after = answer.partition(label)
+  # "(84 / 2) = 42" is whole.
+  rest = before + _RESULT.sub("", after.partition("\n")[0])
   status = "ok" if not rest.strip(" .$") else "label_cut"
   return Parsed(split.rationale, label, status).checked()
 

@@ -13,6 +13,7 @@ Statuses are those of `dss_jax.datasets.completions`, and
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from dss_jax import arithmetic
 from dss_jax.datasets import answers, completions
@@ -70,7 +71,7 @@ def parse(
   Raises:
     UserError: if there is no such parser for the prompt.
   """
-  text = _UNSTORABLE.sub("\ufffd", completion.text[:MAX_FIELD_CHARS])
+  text = _storable(completion.text)
   ended = completion.finish_reason.lower()
   if completion.refusal or ended in _REFUSED:
     return Parsed("", None, "refused")
@@ -89,12 +90,16 @@ def parse(
   text = _own_words(prompt, record, text)
   if not text.strip():
     return Parsed("", None, "truncated" if is_cut_off else "empty")
-  parsed = answers.read(
-    prompt.form, text, choices_of(record), is_cut_off=is_cut_off
-  )
+  # Choices come from the record, whose facts nobody has checked.
+  choices = [_storable(choice) for choice in choices_of(record)]
+  parsed = answers.read(prompt.form, text, choices, is_cut_off=is_cut_off)
   if parsed.status == "no_marker" and _REFUSAL.match(text.lstrip()):
     return Parsed("", None, "refused")
   return parsed
+
+
+def _storable(text: str) -> str:
+  return _UNSTORABLE.sub("\ufffd", text[:MAX_FIELD_CHARS])
 
 
 def _official(name: str, teacher: str) -> completions.Parser:
@@ -119,30 +124,41 @@ def _own_words(prompt: Prompt, record: Record, text: str) -> str:
 
 
 def _without_question(prompt: Prompt, record: Record, text: str) -> str:
-  """The text without leading lines of the input, and without "A:".
+  """The text without a repetition of the question before it, and without "A:".
 
-  Only lines of this record's own input: other questions are those that a
-  teacher invents, and what follows them answers something else.
+  Only of this record's own question, with the "Q:" before it: others are those
+  that a teacher invents, and what follows them answers something else; and
+  without "Q:", the question's words may be the rationale's first step.
   """
-  try:
-    shown = prompt.input_text(record)
-  except UserError:
-    shown = record.input
-  own = {line.strip() for line in f"{shown}\n{record.input}".split("\n")}
+  head = prompt.form.next_exemplar
+  own: list[str] = []
+  if head and text.lstrip().startswith(head):
+    try:
+      shown = prompt.input_text(record).removesuffix(prompt.lead)
+    except UserError:
+      shown = ""
+    own = [line.strip() for line in shown.split("\n")]
   lead = prompt.lead if prompt.lead != prompt.answer_marker else ""
-  own -= {"", lead, prompt.answer_marker}
+  rest = _after_lines(text, [line for line in own if line])
+  begins = rest.lstrip()
+  return begins[len(lead) :] if lead and begins.startswith(lead) else rest
+
+
+def _after_lines(text: str, lines: Sequence[str]) -> str:
+  """What follows the lines, blank ones aside; all if they are not there."""
   begin = 0
-  while True:
-    end = text.find("\n", begin)
-    line = text[begin:end] if end >= 0 else text[begin:]
-    words = line.strip()
-    if lead and words.startswith(lead):
-      return text[text.index(lead, begin) + len(lead) :]
-    if words and words not in own:
-      return text[begin:]
-    if end < 0:
-      return ""
-    begin = end + 1
+  for wanted in lines:
+    words = ""
+    while not words:
+      if begin > len(text):
+        return text
+      end = text.find("\n", begin)
+      end = len(text) if end < 0 else end
+      words = text[begin:end].strip()
+      begin = end + 1
+    if words != wanted:
+      return text
+  return text[begin:]
 
 
 def same_answer(prompt_or_kind: Prompt | str, first: str, second: str) -> bool:

@@ -51,11 +51,7 @@ def names() -> tuple[str, ...]:
 
 
 def for_dataset(dataset: str) -> str:
-  """The name of the shipped prompt for a dataset; ANLI's rounds share one.
-
-  Raises:
-    UserError: if there is none.
-  """
+  """See `prompts.for_dataset`."""
   name = "anli" if dataset in ("anli1", "anli2", "anli3") else dataset
   if name not in names():
     raise UserError(

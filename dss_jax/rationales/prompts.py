@@ -310,6 +310,17 @@ class Prompt:
     return "".join(kept).strip()
 
 
+def for_dataset(dataset: str) -> str:
+  """The name of the shipped prompt for a dataset; ANLI's rounds share one.
+
+  Raises:
+    UserError: if there is none.
+  """
+  from dss_jax.rationales import prompt_files
+
+  return prompt_files.for_dataset(dataset)
+
+
 def choices_of(record: Record | Exemplar) -> tuple[str, ...]:
   """The choices of a record: `meta["choices"]`, or lines "(a) ..." of it."""
   if isinstance(record, Exemplar):

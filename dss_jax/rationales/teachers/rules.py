@@ -41,8 +41,8 @@ class TaxonliRules:
 
     Args:
       error_rate: share of inputs, 0 to 1, that it answers wrongly. It then
-        takes one slot's words to be in another relation, such that the label
-        changes, and argues for that label.
+        takes the words of a slot (of both, where one is not enough) to be in
+        another relation, so that the label changes, and argues for that label.
       seed: which inputs these are; what an input is answered depends on
         nothing else.
       prompt: in whose form it answers; the shipped one if None.
@@ -85,19 +85,25 @@ def _wrong(
   relations: Sequence[str],
   words: Sequence[tuple[str, str]],
 ) -> tuple[str, str]:
-  """Facts and label with one slot misjudged so that the label changes."""
+  """Facts and label with slots misjudged, as few as change the label."""
   right = taxonli.label_of(relations)
-  wrong = []
-  for slot in (0, 1):
-    for relation in taxonli.RELATIONS:
-      changed = [*relations]
-      changed[slot] = relation
-      if taxonli.label_of(changed) != right:
-        wrong.append((slot, relation, taxonli.label_of(changed)))
-  slot, relation, label = wrong[int(rng.random() * len(wrong))]
-  facts = taxonli.explain(relations, words).split("; ")
-  facts[slot] = taxonli.claim(relation, *words[slot])
-  return "; ".join(facts), label
+  wrong = [
+    pair
+    for label, pairs in taxonli.PAIRS.items()
+    if label != right
+    for pair in pairs
+  ]
+
+  def distance(pair: tuple[str, str]) -> int:
+    return sum(a != b for a, b in zip(pair, relations))
+
+  least = min(map(distance, wrong))
+  nearest = [pair for pair in wrong if distance(pair) == least]
+  taken = nearest[int(rng.random() * len(nearest))]
+  facts = [
+    taxonli.claim(relation, *pair) for relation, pair in zip(taken, words)
+  ]
+  return "; ".join(facts), taxonli.label_of(taken)
 
 
 def _rng(seed: int, text: str) -> random.Random:

@@ -1,0 +1,338 @@
+"""Completions of one's own teachers: every status, habits of chats, any text."""
+
+import dataclasses
+import time
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from dss_jax.datasets import completions
+from dss_jax.errors import UserError
+from dss_jax.rationales import parsing
+from dss_jax.rationales.parsing import Parsed, answer_key, parse, same_answer
+from dss_jax.rationales.prompts import Prompt
+from dss_jax.rationales.requests import Completion
+from dss_jax.records import Rationale, Record
+
+NAMES = ("anli", "cqa", "esnli", "svamp", "taxonli")
+PROMPTS = {name: Prompt.load(name) for name in NAMES}
+ZOO = Record(
+  "1",
+  "Where are the lions?\nAnswer Choices:\n(a) pond\n(b) zoo\n(c) the Alps",
+)
+NLI = Record("1", "A dog runs.</s>A cat runs.")
+SUM = Record("1", "Ann has 3 pens.\nHow many in 4 boxes?")
+RECORDS = {"cqa": ZOO, "svamp": SUM}
+
+
+def _read(name, text, reason="stop", **fields):
+  record = RECORDS.get(name, NLI)
+  parsed = parse(
+    PROMPTS[name], record, Completion(text, finish_reason=reason, **fields)
+  )
+  return dataclasses.astuple(parsed)
+
+
+def _prompt(kind, marker="The answer is", **fields):
+  return Prompt(
+    name="mine",
+    input_format="Q: {input}\nA:",
+    output_format=f" {{rationale}} {marker} {{answer}}",
+    answer_kind=kind,
+    answer_marker=marker,
+    **fields,
+  )
+
+
+@pytest.mark.parametrize(
+  ("name", "text", "reason", "expected"),
+  [
+    ("cqa", "R. So the answer is (b) zoo.", "stop", ("R.", "zoo", "ok")),
+    ("cqa", "R. so, the answer is: Zoo", "stop", ("R.", "zoo", "ok")),
+    (
+      "cqa",
+      "R. So the answer is (c) zoo.",
+      "stop",
+      ("R.", "zoo", "letter_text_mismatch"),
+    ),
+    (
+      "cqa",
+      "R. So the answer is either (a) pond or (b) zoo.",
+      "stop",
+      ("R.", "pond", "multiple_answers"),
+    ),
+    (
+      "cqa",
+      "R. So the answer is (b) aquarium.",
+      "stop",
+      ("R.", "zoo", "label_not_in_choices"),
+    ),
+    ("cqa", "R. So the answer is hard.", "stop", ("R.", None, "no_label")),
+    ("cqa", "It lives in a zoo", "stop", ("It lives in a zoo", None, "no_marker")),
+    ("cqa", "It lives in a zoo", "length", ("", None, "truncated")),
+    ("cqa", "It lives in a zoo.", "length", ("", None, "truncated")),
+    ("cqa", "R. So the answer is", "length", ("R.", None, "truncated")),
+    ("cqa", "R. So the answer is (b) zo", "max_tokens", ("R.", "zoo",
+      "label_not_in_choices")),
+    ("cqa", "R. So the answer is (b) zoo. A", "length", ("R.", "zoo", "ok")),
+    ("cqa", "So the answer is (b) zoo.", "stop", ("", "zoo", "empty")),
+    ("cqa", " \n", "stop", ("", None, "empty")),
+    ("cqa", "", "length", ("", None, "truncated")),
+    ("cqa", "It is", "content_filter", ("", None, "refused")),
+    (
+      "cqa",
+      "I'm sorry, but I can't help with that.",
+      "stop",
+      ("", None, "refused"),
+    ),
+    ("cqa", "I\u2019m sorry, no.", "", ("", None, "refused")),
+    # Run on into another question: the rest is not this record's.
+    (
+      "cqa",
+      "R. So the answer is (b) zoo.\n\nQ: Who?\nA: So the answer is (a) pond.",
+      "length",
+      ("R.", "zoo", "ok"),
+    ),
+    ("cqa", "R.\n\nQ: W?\nA: So the answer is (b) zoo.", "stop",
+     ("R.", None, "no_marker")),
+    ("anli", "R. So the answer is neutral", "", ("R.", "neutral", "ok")),
+    ("anli", "R. So the answer is **Neutral**.", "stop", ("R.", "neutral", "ok")),
+    ("anli", "R. So the answer is contra", "length", ("R.", "contradiction", "ok")),
+    (
+      "anli",
+      "R. So the answer is unclear.",
+      "stop",
+      ("R.", None, "label_not_in_choices"),
+    ),
+    ("esnli", "R.\nAnswer: entailment", "stop", ("R.", "entailment", "ok")),
+    ("esnli", "R.\n**Answer:** neutral", "stop", ("R.", "neutral", "ok")),
+    ("svamp", "3 * 4. The answer is (3 * 4).", "", ("3 * 4.", "(3 * 4)", "ok")),
+    ("svamp", "R. The answer is (3 \u00d7 4).", "", ("R.", "(3 * 4)", "ok")),
+    ("svamp", "R. The answer is **(3 * 4)**.", "", ("R.", "(3 * 4)", "ok")),
+    ("svamp", "R. The answer is (3 * 4) = $12.", "", ("R.", "(3 * 4)", "ok")),
+    ("svamp", "R. The answer is (3 ** 4).", "", ("R.", None, "unevaluable")),
+    ("svamp", "R. The answer is (2**-1).", "", ("R.", None, "unevaluable")),
+    ("svamp", "R. The answer is (x * 4).", "", ("R.", None, "unevaluable")),
+    ("svamp", "R. The answer is (3 * 4).\n\nThat is 12.", "",
+     ("R.", "(3 * 4)", "ok")),
+    ("svamp", "R. The answer is (3 * 4) * 2.", "", ("R.", "(3 * 4)", "label_cut")),
+    ("svamp", "R. The answer is 12.", "stop", ("R.", None, "no_label")),
+    ("svamp", "R. The answer is (3 * ", "length", ("R.", None, "truncated")),
+  ],
+)  # fmt: skip
+def test_statuses(name, text, reason, expected):
+  assert _read(name, text, reason) == expected
+  assert expected[2] in parsing.STATUSES
+
+
+def test_refusal_field():
+  assert (
+    _read("cqa", "So the answer is (b) zoo.", refusal="No.")[2] == "refused"
+  )
+  assert _read("cqa", "", reason="stop", refusal="No.")[2] == "refused"
+  assert "\n  refused " in (parsing.__doc__ or "")
+
+
+ANSWER = "R. So the answer is (b) zoo."
+READ = ("R.", "zoo", "ok")
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    f"A: {ANSWER}",
+    f"\n A:{ANSWER}\n",
+    f"Q: {ZOO.input}\nA: {ANSWER}",
+    f"Q: {ZOO.input}\n\n{ANSWER}",
+    f"<think>\nSo the answer is (a) pond.\n</think>\n\n{ANSWER}",
+    f"So the answer is (a) pond.</think>A: {ANSWER}",
+    ANSWER.replace("\n", "\r\n"),
+    "R. So the answer is **(b) zoo**.",
+    "R. **So the answer is (b) zoo.**",
+    "R.\n\n**So the answer is:** (b) zoo\n",
+    f"{ANSWER} I hope this helps!",
+    "R. The correct answer is: (b) zoo",
+    f"{ANSWER}\n\nThe others, (a) pond and (c) the Alps, are no homes.",
+  ],
+)
+def test_habits_of_chats(text):
+  assert _read("cqa", text) == READ
+
+
+def test_only_its_own_question_is_taken_for_an_echo():
+  # The question's own words may be the first step.
+  step = "Ann has 3 pens.\nThe answer is (3 * 4)."
+  assert _read("svamp", step) == ("Ann has 3 pens.", "(3 * 4)", "ok")
+  text = f"Q: Who?\nA: {ANSWER}"
+  assert _read("cqa", text) == ("", None, "no_marker")
+  assert _read("cqa", f"Q: {ZOO.input}") == ("", None, "empty")
+  assert _read("cqa", "<think>What is a zoo") == ("", None, "empty")
+  assert _read("cqa", "<think>What", "length") == ("", None, "truncated")
+
+
+@pytest.mark.parametrize(
+  ("text", "label", "status"),
+  [
+    ("R. The answer is 42.", "42", "ok"),
+    ("R. The answer is $1,250.50 per year.", "1250.50", "ok"),
+    ("R. The answer is 6 * 7 = 42 pens.", "42", "ok"),
+    ("R. The answer is \\boxed{-7}", "-7", "ok"),
+    ("R. The answer is \u22127.", "-7", "ok"),
+    ("R. The answer is many.", None, "no_label"),
+    ("R. The answer is " + "9" * 50, None, "unevaluable"),
+  ],
+)
+def test_numbers(text, label, status):
+  prompt = _prompt("number")
+  assert parse(prompt, SUM, Completion(text)) == Parsed("R.", label, status)
+
+
+def test_a_number_or_text_that_was_cut_off_is_no_answer():
+  for kind in ("number", "text"):
+    cut = Completion("R. The answer is 12", finish_reason="length")
+    assert parse(_prompt(kind), SUM, cut) == Parsed("R.", None, "truncated")
+    whole = Completion("R. The answer is 12.", finish_reason="length")
+    assert parse(_prompt(kind), SUM, whole) == Parsed("R.", "12")
+
+
+def test_labels_of_several_words():
+  prompt = _prompt(
+    "label", "Verdict:", labels=("true", "not true", "not enough info", "C++")
+  )
+
+  def read(answer, reason="stop"):
+    text = f"R. Verdict: {answer}"
+    parsed = parse(prompt, SUM, Completion(text, finish_reason=reason))
+    return parsed.label or parsed.status
+
+  assert read("True.") == read("  'true'") == "true"
+  assert read("Not enough INFO, I think") == "not enough info"
+  assert read("not enough", "length") == "not enough info"
+  assert read("not", "length") == "truncated"
+  assert read("truest") == "label_not_in_choices"
+  assert read("c++!") == "C++"
+  assert read("...") == "no_label"
+
+
+def test_text_is_the_rest_of_the_line():
+  prompt = _prompt("text")
+  text = "R. The answer is the U.S..\n\nI hope this helps."
+  assert parse(prompt, SUM, Completion(text)) == Parsed("R.", "the U.S.")
+
+
+def test_official_parser_is_for_released_prompts_only():
+  text = "R. So the answer is neutral."
+  read = {"parser": "official"}
+  parsed = parse(PROMPTS["anli"], NLI, Completion(text), **read)
+  assert parsed == completions.official_anli(text, None)
+  other = Completion("\n R. The answer is neutral.", model="gpt-neox")
+  assert parse(PROMPTS["anli"], NLI, other, **read).label == "neutral"
+  with pytest.raises(
+    UserError, match="no official parser for prompt 'taxonli'"
+  ):
+    parse(PROMPTS["taxonli"], NLI, Completion(text), **read)
+  with pytest.raises(UserError, match="allowed: tolerant, official"):
+    parse(PROMPTS["anli"], NLI, Completion(text), "strict")
+
+
+def test_same_answer():
+  assert same_answer("expression", "( 84.0 / 2.0 )", "(84 / 2)")
+  assert same_answer("expression", "(40 + 2)", "(84 / 2)")
+  assert same_answer("expression", "(0 * -1)", "(1 - 1)")
+  assert not same_answer("expression", "(x)", "(x)")
+  assert same_answer("number", "1,250", "1250.0")
+  assert not same_answer("number", "1250", "1251")
+  assert same_answer(PROMPTS["cqa"], "French  Capital", "french capital ")
+  assert not same_answer("text", "a", "b")
+  with pytest.raises(UserError, match="answer kind 'essay'; allowed"):
+    same_answer("essay", "a", "b")
+
+
+@hypothesis.given(
+  st.sampled_from(("expression", "number", "text")),
+  st.text("0123456789.+-*/(), xX"),
+  st.text("0123456789.+-*/(), xX"),
+)
+def test_equal_keys_mean_the_same_answer(kind, first, second):
+  key = answer_key(kind, first)
+  equal = key == answer_key(kind, second)
+  valued = kind == "text" or not key.startswith("?")
+  assert same_answer(kind, first, second) == (equal and valued)
+
+
+# --- any text ----------------------------------------------------------------
+
+PIECES = st.sampled_from(
+  ["So the answer is", " the answer is ", "Answer:", "(a)", "(b) zoo", "zoo",
+   "(3 * 4)", "((", "))", "neutral", "entail", "\nQ:", "\n\nPremise:", "A:",
+   "**", "</think>", "<think>", "\0", "\ud800", "\u2028", "\r\n", "<", "{answer}",
+   "I'm sorry", ".", "\n"]
+)  # fmt: skip
+TEXTS = st.lists(PIECES | st.text(max_size=8), max_size=12).map("".join)
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(
+  st.sampled_from(NAMES),
+  TEXTS,
+  st.sampled_from(("stop", "length", "", "content_filter", "tool_calls")),
+  st.sampled_from(("tolerant", "official")),
+)
+def test_any_text_is_read(name, text, reason, parser):
+  if name == "taxonli" and parser == "official":
+    return
+  record = RECORDS.get(name, NLI)
+  completion = Completion(text, finish_reason=reason)
+  parsed = parse(PROMPTS[name], record, completion, parser)
+  assert parsed.status in parsing.STATUSES
+  # What was read fits into a record.
+  Rationale(parsed.rationale, parsed.label, "teacher", status=parsed.status)
+  if parsed.label is None:
+    assert parsed.status != "ok"
+  elif parser == "tolerant":
+    allowed = PROMPTS[name].labels or ("pond", "zoo", "the Alps")
+    assert name == "svamp" or parsed.label in allowed
+  if parsed.status == "ok":
+    assert parsed.rationale.strip()
+
+
+@hypothesis.given(st.text(), st.text(), st.lists(st.text(), max_size=3))
+def test_choices_of_any_kind(text, question, choices):
+  record = Record("1", f"?{question}".replace("\0", "").encode(
+    "utf-8", "replace").decode(), meta={"choices": choices})  # fmt: skip
+  completion = Completion(f"R. So the answer is (a) {text}")
+  parsed = parse(PROMPTS["cqa"], record, completion)
+  Rationale(parsed.rationale, parsed.label, status=parsed.status)
+
+
+BULKS = ["\n", " ", "(", ")", "(a)", "so ", "so", "**", " **", "**a", "Answer:",
+  "the answer is ", "Q", "\nQ", "\n ", '."', '"', "A:", "\nA:", "9", "9,", "-",
+  "1+", "</think>", "<think>", "or ", ", or", "\x85", "entail", "\r", "sorry ",
+  "Where are the lions?\n"]  # fmt: skip
+PROMPTS_OF_ALL_KINDS = (
+  *PROMPTS.values(),
+  _prompt("number"),
+  _prompt("text"),
+  _prompt("label", labels=("yes", "not now", "n" * 50)),
+)
+
+
+@pytest.mark.parametrize(
+  "length", [50_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
+)
+def test_time_grows_with_the_length_only(length):
+  """A quadratic step would take a minute, or hours on the longer text."""
+  for bulk in BULKS:
+    text = bulk * (length // len(bulk))
+    for prompt in PROMPTS_OF_ALL_KINDS:
+      if length > 50_000 and prompt.name not in ("cqa", "svamp", "esnli"):
+        continue
+      record = RECORDS.get(prompt.name, NLI)
+      for begin in ("", f"R. {prompt.answer_marker} ")[length > 50_000 :]:
+        started = time.process_time()
+        parse(prompt, record, Completion(begin + text, finish_reason=""))
+        if prompt.name in ("cqa", "svamp", "esnli", "anli"):
+          parse(prompt, record, Completion(begin + text), "official")
+        spent = time.process_time() - started
+        assert spent < 0.5 + length / 2e5, (bulk, prompt.name, begin)

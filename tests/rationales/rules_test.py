@@ -1,0 +1,144 @@
+"""Teachers without a model: taxonli's rules, reasoning-gym's solutions."""
+
+import collections
+import subprocess
+import sys
+
+import pytest
+
+from dss_jax.datasets import taxonli
+from dss_jax.errors import UserError
+from dss_jax.rationales import parsing
+from dss_jax.rationales.prompts import Prompt
+from dss_jax.rationales.teachers import rules
+from dss_jax.records import Record
+
+RECORDS = taxonli.generate("train", 600, seed=3)
+PROMPT = Prompt.load("taxonli")
+
+
+def _parsed(teacher, record):
+  completion = teacher.answer(record)
+  assert completion is not None
+  assert completion.model == teacher.model
+  return parsing.parse(PROMPT, record, completion)
+
+
+def test_rules_write_the_generators_rationales():
+  teacher = rules.TaxonliRules()
+  for record in RECORDS:
+    # Of the record only its text is read.
+    parsed = _parsed(teacher, Record("x", record.input))
+    assert parsed == parsing.Parsed(record.rationales[0].text, record.label)
+
+
+def test_errors_come_at_their_rate_and_in_the_same_form():
+  teacher = rules.TaxonliRules(error_rate=0.3, seed=1)
+  parsed = [_parsed(teacher, record) for record in RECORDS]
+  assert all(p.status == "ok" and p.label in taxonli.LABELS for p in parsed)
+  wrong = [
+    (record, p) for record, p in zip(RECORDS, parsed) if p.label != record.label
+  ]
+  # 600 draws at 0.3: five standard deviations are 56.
+  assert abs(len(wrong) - 180) < 56
+  for record, p in wrong:
+    facts = record.rationales[0].text.split("; ")
+    claims = p.rationale.split("; ")
+    # Two disjoint slots make one contradiction: both must be misjudged.
+    needed = {"disjoint disjoint": 2, "hyponym hyponym": 1}
+    changed = sum(a != b for a, b in zip(facts, claims, strict=True))
+    assert changed == needed.get(" ".join(record.meta["relations"]), 1)
+  assert len({p.label for _, p in wrong}) == 3
+  again = rules.TaxonliRules(error_rate=0.3, seed=1)
+  assert [_parsed(again, record) for record in RECORDS] == parsed
+  other = rules.TaxonliRules(error_rate=0.3, seed=2)
+  assert [_parsed(other, record) for record in RECORDS] != parsed
+  assert teacher.model == "taxonli-rules-error-0.3-seed-1" != other.model
+
+
+def test_always_wrong():
+  teacher = rules.TaxonliRules(error_rate=1)
+  for record in RECORDS[:60]:
+    assert _parsed(teacher, record).label not in (None, record.label)
+  with pytest.raises(UserError, match=r"error_rate = 1\.5; allowed: 0 to 1"):
+    rules.TaxonliRules(error_rate=1.5)
+
+
+@pytest.mark.parametrize(
+  ("premise", "hypothesis", "relation", "claim"),
+  [
+    ("poodle", "poodle", "same", "poodle is poodle"),
+    ("poodle", "animal", "hypernym", "poodle is an animal"),
+    ("animal", "poodle", "hyponym", "not every animal is a poodle"),
+    ("poodle", "tool", "disjoint", "poodle is an animal, not a tool"),
+    ("tool", "poodle", "disjoint", "poodle is an animal, not a tool"),
+  ],
+)
+def test_claims(premise, hypothesis, relation, claim):
+  assert taxonli.relation_of(premise, hypothesis) == relation
+  assert taxonli.claim(relation, premise, hypothesis) == claim
+  others = {
+    taxonli.claim(other, premise, hypothesis)
+    for other in taxonli.RELATIONS
+    if other != relation
+  }
+  assert claim not in others
+  assert len(others) == 3
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "A dog is in a kitchen.</s>An animal is in a room.",
+    "A poodle is in a kitchen. An animal is in a room.",
+    "A poodle is in a kitchen.</s>A horse is in a room.",
+    "A tool is in a kitchen.</s>A fruit is in a room.",
+    "A kitchen is in a poodle.</s>A room is in an animal.x",
+  ],
+)
+def test_what_is_not_of_taxonli_has_no_answer(text):
+  assert rules.TaxonliRules().answer(Record("1", text)) is None
+
+
+def test_reasoning_gym_solutions_end_in_their_answers():
+  pytest.importorskip("reasoning_gym")
+  for name in rules.REASONING_GYM_SETS:
+    records = list(rules.reasoning_gym_records(name, 40, seed=5))
+    assert len(records) == len({record.id for record in records}) == 40
+    assert records == list(rules.reasoning_gym_records(name, 40, seed=5))
+    # More of them begin with the same.
+    more = list(rules.reasoning_gym_records(name, 41, seed=5))
+    assert more[:40] == records
+    assert list(rules.reasoning_gym_records(name, 1, seed=6)) != records[:1]
+    for record in records:
+      (rationale,) = record.rationales
+      assert rationale.label == record.label
+      assert rationale.text.strip()
+      assert "####" not in rationale.text
+  word_problems = list(rules.reasoning_gym_records("gsm_symbolic", 40))
+  ends = collections.Counter(
+    (record.label or "") in record.rationales[0].text
+    for record in word_problems
+  )
+  assert ends[True] >= 36
+
+
+def test_reasoning_gym_mistakes():
+  with pytest.raises(UserError, match=r"no worked solutions in .* 'chain_sum'"):
+    next(rules.reasoning_gym_records("chain_sum", 1))
+  with pytest.raises(UserError, match="at least 1"):
+    next(rules.reasoning_gym_records("gsm_symbolic", 0))
+
+
+def test_reasoning_gym_is_imported_when_asked_for():
+  program = (
+    "import sys; sys.modules['reasoning_gym'] = None\n"
+    "from dss_jax.rationales.teachers import rules\n"
+    "try: next(rules.reasoning_gym_records('gsm_symbolic', 1))\n"
+    "except ValueError as error: assert 'pip install' in str(error), error\n"
+    "else: raise AssertionError\n"
+    "heavy = {'jax', 'tensorflow', 'seqio', 'gin', 'openai', 'pyarrow', 'rich'}\n"
+    "found = heavy & {name.split('.')[0] for name in sys.modules}\n"
+    "assert not found, found\n"
+  )
+  subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
