@@ -44,6 +44,7 @@ class _Answers(asyncio.Protocol):
   delay = 0.05
 
   def connection_made(self, transport):
+    assert isinstance(transport, asyncio.Transport)
     self._transport = transport
     self._buffer = b""
 

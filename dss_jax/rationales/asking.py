@@ -21,7 +21,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from dss_jax.errors import UserError
 from dss_jax.rationales import ledger as ledgers
@@ -385,9 +385,7 @@ class _Asking:
         self._summary.duplicates += 1
       else:
         new[request.key] = request
-    settled = self._ledger.settled(
-      new, retry_failed=self._options.retry_failed
-    )
+    settled = self._ledger.settled(new, retry_failed=self._options.retry_failed)
     for key, attempt in settled.items():
       if attempt is not None and attempt >= self._first_attempt:
         self._summary.duplicates += 1
@@ -714,9 +712,7 @@ class _Asking:
     spent = 0.0
     for model, tokens in self._ledger.totals().models.items():
       spent += (
-        self._prices.cost(
-          model, tokens.prompt_tokens, tokens.completion_tokens
-        )
+        self._prices.cost(model, tokens.prompt_tokens, tokens.completion_tokens)
         or 0.0
       )
     return spent

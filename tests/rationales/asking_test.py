@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -34,8 +35,9 @@ def request(i, sample=0):
   return Request("m", f"question {i}", Sampling(max_tokens=10), sample)
 
 
-def quick(**changes):
-  return AskOptions(**({"backoff_s": 0.01, "max_backoff_s": 0.05} | changes))
+def quick(**changes: Any):
+  options: dict[str, Any] = {"backoff_s": 0.01, "max_backoff_s": 0.05}
+  return AskOptions(**(options | changes))
 
 
 class Scripted:
@@ -91,6 +93,11 @@ def ledger(tmp_path):
     yield opened
 
 
+def outcome_of(ledger, i) -> Any:
+  """The outcome of request i, or None."""
+  return ledger.outcome(request(i).key)
+
+
 def ask(requests, teacher, ledger, options=None, **rest):
   return asyncio.run(
     asking.ask(requests, teacher, ledger, options or quick(), **rest)
@@ -108,7 +115,7 @@ def test_answers_are_in_the_ledger_under_their_keys(ledger):
   assert (summary.prompt_tokens, summary.completion_tokens) == (500, 200)
   assert not summary.stopped
   for i in range(100):
-    outcome = ledger.outcome(request(i).key)
+    outcome = outcome_of(ledger, i)
     assert outcome.completion.text == f"answer to question {i}"
     assert outcome.teacher == "scripted"
     assert outcome.seconds >= 0
@@ -155,7 +162,7 @@ def test_requests_are_read_only_as_they_are_asked(ledger):
       assert i <= sum(teacher.asked.values()) + 8 + 128
       yield request(i)
 
-  with pytest.raises(UserError, match="^no$"):
+  with pytest.raises(UserError, match=r"^no$"):
     ask(stream(), teacher, ledger)
   assert len(read) < 2000
 
@@ -210,7 +217,7 @@ def test_a_request_that_fails_too_often_is_given_up(ledger):
   summary = ask(map(request, range(6)), teacher, ledger, options)
   assert (summary.answered, summary.gave_up) == (5, 1)
   assert teacher.asked["question 3"] == 3
-  outcome = ledger.outcome(request(3).key)
+  outcome = outcome_of(ledger, 3)
   assert outcome.kind == "gave_up"
   assert outcome.completion is None
   assert outcome.reason == "bad_response after 3 attempts: no choices"
@@ -228,7 +235,7 @@ def test_failures_of_earlier_runs_are_asked_again_on_request(tmp_path):
     assert ask([request(0)], Scripted(), ledger, again).answered == 0
   with Ledger(path) as ledger:
     assert ask([request(0)], Scripted(), ledger, again).answered == 1
-    assert ledger.outcome(request(0).key).kind == "answered"
+    assert outcome_of(ledger, 0).kind == "answered"
 
 
 def test_a_rejected_request_stops_nothing(ledger):
@@ -237,13 +244,15 @@ def test_a_rejected_request_stops_nothing(ledger):
 
   summary = ask(map(request, range(5)), Scripted(script), ledger)
   assert (summary.answered, summary.rejected) == (4, 1)
-  assert ledger.outcome(request(1).key).reason == "too long"
+  assert outcome_of(ledger, 1).reason == "too long"
 
 
 def test_nothing_but_rejections_stops_the_run(ledger):
   teacher = Scripted(lambda r, n: RejectedError("no chat template"))
   options = quick(stop_after_rejections=20, concurrency=2)
-  with pytest.raises(UserError, match="first 20 .* no chat template") as caught:
+  with pytest.raises(
+    UserError, match=r"first 20 .* no chat template"
+  ) as caught:
     ask(map(request, range(500)), teacher, ledger, options)
   assert "\n" not in str(caught.value)
   assert sum(teacher.asked.values()) <= 22
@@ -256,13 +265,13 @@ def test_a_fatal_error_stops_at_once(ledger):
     return None
 
   teacher = Scripted(script, delay=0.002)
-  with pytest.raises(UserError, match="^the key is not valid$"):
+  with pytest.raises(UserError, match=r"^the key is not valid$"):
     ask(map(request, range(500)), teacher, ledger, quick(concurrency=4))
   asked = sum(teacher.asked.values())
   assert asked <= 28
   # What was under way beside it is kept.
   assert ledger.totals().attempts == {"answered": asked - 1, "fatal": 1}
-  assert ledger.outcome(request(20).key) is None
+  assert outcome_of(ledger, 20) is None
 
 
 def test_an_answer_that_takes_too_long_is_a_fault(ledger):
@@ -280,7 +289,7 @@ def test_an_unexpected_exception_is_a_fault_of_its_request(ledger):
   options = quick(max_attempts=2)
   summary = ask(map(request, range(3)), Scripted(script), ledger, options)
   assert (summary.answered, summary.gave_up) == (2, 1)
-  reason = ledger.outcome(request(0).key).reason
+  reason = outcome_of(ledger, 0).reason
   assert "KeyError" in reason
   assert "sk-secret" not in reason
 
@@ -464,8 +473,12 @@ def test_progress_tells_rates_and_cost(ledger):
 
 @pytest.mark.parametrize(
   "wrong",
-  [{"concurrency": 0}, {"requests_per_minute": 0}, {"timeout_s": -1}]
-  + [{"max_attempts": 0}, {"max_cost": -1}, {"tokens_per_minute": float("nan")}],
+  [
+    *({name: 0} for name in ("concurrency", "max_attempts", "timeout_s")),
+    {"requests_per_minute": 0},
+    {"max_cost": -1},
+    {"tokens_per_minute": float("nan")},
+  ],
 )
 def test_wrong_options_are_named(wrong):
   [name] = wrong
@@ -511,6 +524,7 @@ def misbehaving(log, *flags):
   command = [sys.executable, str(SERVER), f"--log={log}", *flags]
   with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
     try:
+      assert server.stdout is not None
       yield int(server.stdout.readline())
     finally:
       server.kill()
@@ -620,7 +634,12 @@ def test_memory_is_flat_in_the_number_of_requests(tmp_path):
         )
       yield Request("m", f"{i} " + "x" * 2000, Sampling())
 
+  class Forgetful(Scripted):
+    async def complete(self, request, attempt_id):
+      await asyncio.sleep(0)
+      return Completion(f"answer to {request.prompt}")
+
   with Ledger(tmp_path / "ledger.sqlite") as ledger:
-    summary = ask(stream(), Scripted(), ledger, quick(concurrency=64))
+    summary = ask(stream(), Forgetful(), ledger, quick(concurrency=64))
   assert summary.answered == 30_000
   assert sizes[1] - sizes[0] < 15 * 2**20

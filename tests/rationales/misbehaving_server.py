@@ -178,7 +178,9 @@ class Server:
     elif fault == "invalid_json":
       writer.write(_response(200, b"<html>Bad gateway</html>"))
     elif fault == "empty_choices":
-      writer.write(_response(200, json.dumps(answer | {"choices": []}).encode()))
+      writer.write(
+        _response(200, json.dumps(answer | {"choices": []}).encode())
+      )
     elif fault == "no_text":
       writer.write(_response(200, b'{"choices": [{"index": 0}]}'))
     elif fault == "truncated":

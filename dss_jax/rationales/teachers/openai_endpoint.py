@@ -244,7 +244,7 @@ class OpenAIEndpoint:
 
   # -- errors
 
-  def _translated(self, error: Exception, body: Mapping) -> Exception:
+  def _translated(self, error: Any, body: Mapping) -> Exception:
     """The client's exception as one of ours, without secrets."""
     openai = self._openai
     if isinstance(error.__cause__, TransientError):
@@ -334,7 +334,9 @@ class OpenAIEndpoint:
   def _one_line(self, text: str) -> str:
     # The key goes first: half of it would not be recognised.
     text = self._secret.removed_from(text)[: 4 * _MAX_MESSAGE]
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = " ".join(
+      "".join(c if c.isprintable() else " " for c in text).split()
+    )
     return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + " ..."
 
 
