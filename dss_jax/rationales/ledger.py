@@ -86,6 +86,8 @@ _PUT_OUTCOME = (
   + f" WHERE outcomes.kind != '{ANSWERED}'"
 )
 
+# A SQLite file has at least one page.
+_SMALLEST = 512
 # SQLite's older bound on the parameters of a statement is 999.
 _KEYS_A_QUERY = 500
 _ROWS_A_PAGE = 1000
@@ -243,6 +245,9 @@ class Ledger:
     file.flush()
 
   def _open(self) -> None:
+    if self.path.is_file() and 0 < self.path.stat().st_size < _SMALLEST:
+      # SQLite would take it for an empty database and overwrite it.
+      raise self._another_file()
     if self.read_only:
       uri = self.path.resolve().as_uri() + "?mode=rw"
       self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
@@ -270,7 +275,7 @@ class Ledger:
     [application] = self._one("PRAGMA application_id")
     [version] = self._one("PRAGMA user_version")
     if not self._has_tables() and (self.read_only or application or version):
-      raise UserError(f"{str(self.path)!r} is not a ledger, but another file")
+      raise self._another_file()
     if not self._has_tables():
       return
     if application != _APPLICATION_ID:
@@ -282,6 +287,9 @@ class Ledger:
         f"the ledger {str(self.path)!r} has schema version {version}; this"
         f" dss_jax reads version {_VERSION}"
       )
+
+  def _another_file(self) -> UserError:
+    return UserError(f"{str(self.path)!r} is not a ledger, but another file")
 
   def _has_tables(self) -> bool:
     [tables] = self._one("SELECT COUNT(*) FROM sqlite_master")
@@ -432,8 +440,18 @@ class Ledger:
   def attempts(self) -> Iterator[Attempt]:
     """All attempts, in order."""
     fields = "key, teacher, started, ended, result, message"
-    for number, *rest, message in self._pages("attempts", fields):
-      yield Attempt(number, f"{self.id}-{number}", *rest, message or "")
+    for row in self._pages("attempts", fields):
+      number, key, teacher, started, ended, result, message = row
+      yield Attempt(
+        number=number,
+        id=f"{self.id}-{number}",
+        key=key,
+        teacher=teacher,
+        started=started,
+        ended=ended,
+        result=result,
+        message=message or "",
+      )
 
   def totals(self) -> Totals:
     """Counts over the whole ledger; reads all of it."""

@@ -244,7 +244,7 @@ class OpenAIEndpoint:
 
   # -- errors
 
-  def _translated(self, error: Exception, body: Mapping) -> Exception:
+  def _translated(self, error: Any, body: Mapping) -> Exception:
     """The client's exception as one of ours, without secrets."""
     openai = self._openai
     if isinstance(error.__cause__, TransientError):

@@ -1,0 +1,325 @@
+"""The ledger: what is written stays, once, whoever is killed."""
+
+import os
+import pathlib
+import signal
+import sqlite3
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from dss_jax.errors import UserError
+from dss_jax.rationales import ledger as ledgers
+from dss_jax.rationales.ledger import Ledger, ModelTotals, Outcome
+from dss_jax.rationales.requests import Completion
+
+
+@pytest.fixture
+def path(tmp_path):
+  return tmp_path / "ledger.sqlite"
+
+
+def outcome_of(ledger, key) -> Any:
+  """The outcome of a key, or None."""
+  return ledger.outcome(key)
+
+
+def answered(key, text="a", attempt=None, model="m", tokens=(3, 2)):
+  completion = Completion(text, "stop", "m-001", *tokens)
+  return Outcome(key, "answered", "t", model, completion, attempt=attempt)
+
+
+def failed(key, kind="rejected", attempt=None):
+  return Outcome(key, kind, "t", "m", reason="why", attempt=attempt)
+
+
+def test_what_is_written_is_read_back(path):
+  completion = Completion(
+    "tëxt\n\x00 end", "length", "m-001", 11, 22, refusal="no"
+  )
+  outcome = Outcome(
+    "k", "answered", "t", "m", completion, "", 1.25, 1_700_000_000.5, 1
+  )
+  with Ledger(path) as ledger:
+    ledger.add_outcome(outcome)
+    assert ledger.outcome("k") == outcome
+  with Ledger(path) as ledger:
+    assert ledger.outcome("k") == outcome
+    assert list(ledger.outcomes()) == [outcome]
+    assert ledger.outcome("other") is None
+
+
+def test_absent_counts_stay_absent(path):
+  with Ledger(path) as ledger:
+    ledger.add_outcome(answered("k", tokens=(None, None)))
+    completion = outcome_of(ledger, "k").completion
+    assert completion.prompt_tokens is None
+    assert completion.completion_tokens is None
+    assert completion.refusal is None
+    assert ledger.totals().models == {"m": ModelTotals(1, 0, 0, 1)}
+
+
+def test_the_first_answer_stays(path):
+  with Ledger(path) as ledger:
+    ledger.add_outcome(answered("k", "first"))
+    ledger.add_outcome(answered("k", "second"))
+    ledger.add_outcome(failed("k"))
+    assert outcome_of(ledger, "k").completion.text == "first"
+    ledger.flush()
+    ledger.add_outcome(answered("k", "third"))
+    assert outcome_of(ledger, "k").completion.text == "first"
+
+
+def test_a_failure_gives_way(path):
+  with Ledger(path) as ledger:
+    ledger.add_outcome(failed("k", "gave_up"))
+    ledger.flush()
+    ledger.add_outcome(answered("k", "late"))
+    outcome = outcome_of(ledger, "k")
+    assert (outcome.kind, outcome.reason) == ("answered", "")
+    assert outcome.completion.text == "late"
+    assert ledger.totals().outcomes == {"answered": 1}
+
+
+def test_an_outcome_is_an_answer_or_says_why_not(path):
+  with Ledger(path) as ledger, pytest.raises(ValueError, match="completion"):
+    ledger.add_outcome(Outcome("k", "answered", "t", "m"))
+
+
+def test_half_a_surrogate_pair_is_replaced(path):
+  with Ledger(path) as ledger:
+    ledger.add_outcome(answered("k", "x\ud800y"))
+    assert outcome_of(ledger, "k").completion.text == "x?y"
+
+
+def test_many_keys_and_pages(path):
+  with Ledger(path) as ledger:
+    for i in range(2500):
+      ledger.add_outcome(answered(f"k{i}", str(i)))
+    found: Any = ledger.get_many(f"k{i}" for i in range(1000, 3000))
+    assert len(found) == 1500
+    assert found["k1234"].completion.text == "1234"
+    outcomes: list[Any] = list(ledger.outcomes())
+    texts = [outcome.completion.text for outcome in outcomes]
+    assert texts == [str(i) for i in range(2500)]
+
+
+def test_outcomes_can_be_added_while_they_are_read(path):
+  with Ledger(path) as ledger:
+    for i in range(1500):
+      ledger.add_outcome(answered(f"k{i}"))
+    keys = []
+    for outcome in ledger.outcomes():
+      if not keys:
+        ledger.add_outcome(answered("more"))
+      keys.append(outcome.key)
+    assert keys[-1] == "more"
+    assert len(keys) == 1501
+
+
+def test_attempts_count_on_and_have_unique_ids(path):
+  ids = []
+  for _ in range(2):
+    with Ledger(path) as ledger:
+      for key in ("a", "b"):
+        attempt = ledger.start_attempt(key, "t")
+        ids.append(attempt.id)
+        ledger.end_attempt(attempt, "timeout", "no answer")
+  assert len(set(ids)) == 4
+  with Ledger(path) as ledger:
+    attempts = list(ledger.attempts())
+  assert [a.id for a in attempts] == ids
+  assert [a.number for a in attempts] == [1, 2, 3, 4]
+  assert {(a.result, a.message) for a in attempts} == {("timeout", "no answer")}
+  assert all(a.ended and a.started <= a.ended for a in attempts)
+
+
+def test_open_attempts_become_interrupted(path):
+  with Ledger(path) as ledger:
+    ledger.start_attempt("a", "t")
+    assert ledger.totals().attempts == {"open": 1}
+  with Ledger(path) as ledger:
+    assert ledger.totals().attempts == {"interrupted": 1}
+    assert next(iter(ledger.attempts())).ended is None
+
+
+def test_settled(path):
+  with Ledger(path) as ledger:
+    ledger.add_outcome(answered("answered"))
+    ledger.add_outcome(failed("rejected", attempt=1))
+    ledger.add_outcome(failed("batch"))
+    ledger.start_attempt("rejected", "t")
+  keys = ["answered", "rejected", "batch", "new", "now"]
+  with Ledger(path) as ledger:
+    ledger.add_outcome(failed("now", attempt=ledger.next_attempt))
+    assert set(ledger.settled(keys)) == {"answered", "rejected", "batch", "now"}
+    assert set(ledger.settled(keys, retry_failed=True)) == {"answered", "now"}
+
+
+def test_totals(path):
+  with Ledger(path) as ledger:
+    ledger.add_outcome(answered("a", tokens=(10, 1)))
+    ledger.add_outcome(answered("b", tokens=(20, 2)))
+    ledger.add_outcome(answered("c", model="other", tokens=(5, None)))
+    ledger.add_outcome(failed("d", "gave_up"))
+    totals = ledger.totals()
+  assert totals.outcomes == {"answered": 3, "gave_up": 1}
+  assert totals.models == {
+    "m": ModelTotals(2, 30, 3, 0),
+    "other": ModelTotals(1, 5, 0, 1),
+  }
+
+
+def test_what_is_flushed_survives_sigkill(path, repository):
+  program = f"""
+import os, signal
+from dss_jax.rationales.ledger import Ledger, Outcome
+from dss_jax.rationales.requests import Completion
+ledger = Ledger({str(path)!r})
+attempt = ledger.start_attempt("a", "t")
+ledger.end_attempt(attempt, "answered")
+ledger.add_outcome(Outcome("a", "answered", "t", "m", Completion("kept")))
+ledger.start_attempt("b", "t")
+ledger.flush()
+ledger.add_outcome(Outcome("b", "answered", "t", "m", Completion("lost")))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+  killed = subprocess.run(
+    [sys.executable, "-c", program],
+    env=os.environ | {"PYTHONPATH": str(repository)},
+  )
+  assert killed.returncode == -signal.SIGKILL
+  # Its lock died with it.
+  with Ledger(path) as ledger:
+    assert outcome_of(ledger, "a").completion.text == "kept"
+    assert ledger.outcome("b") is None
+    assert [a.result for a in ledger.attempts()] == ["answered", "interrupted"]
+
+
+def test_one_process_writes(path, repository):
+  program = f"""
+from dss_jax.rationales.ledger import Ledger
+try:
+  Ledger({str(path)!r})
+except ValueError as error:
+  print(error)
+"""
+  with Ledger(path) as ledger:
+    ledger.add_outcome(answered("k"))
+    ledger.flush()
+    told = subprocess.run(
+      [sys.executable, "-c", program],
+      env=os.environ | {"PYTHONPATH": str(repository)},
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout.strip()
+    assert str(path) in told
+    assert f"process {os.getpid()}" in told
+    assert "\n" not in told
+    with pytest.raises(UserError, match="written by another run"):
+      Ledger(path)
+    # Reading is for everyone.
+    with Ledger(path, read_only=True) as reader:
+      assert outcome_of(reader, "k").kind == "answered"
+  Ledger(path).close()
+
+
+def test_reading_only_writes_nothing(path, tmp_path):
+  with pytest.raises(UserError, match="there is no ledger"):
+    Ledger(path, read_only=True)
+  assert not path.exists()
+  with Ledger(path) as ledger:
+    ledger.start_attempt("a", "t")
+  with Ledger(path, read_only=True) as reader:
+    assert reader.totals().attempts == {"open": 1}
+    reader.add_outcome(answered("k"))
+    with pytest.raises(UserError, match=r"readonly|read-only"):
+      reader.flush()
+    reader._outcomes.clear()
+
+
+@pytest.mark.parametrize("content", [b"not a database, but long " * 99, b"x"])
+def test_another_file_is_refused_and_left_alone(path, content):
+  path.write_bytes(content)
+  with pytest.raises(UserError, match=str(path)) as caught:
+    Ledger(path)
+  assert "\n" not in str(caught.value)
+  assert path.read_bytes() == content
+
+
+def test_another_database_is_refused(path):
+  with sqlite3.connect(path) as db:
+    db.execute("CREATE TABLE t (x)")
+  db.close()
+  before = path.read_bytes()
+  with pytest.raises(UserError, match="not a ledger, but another SQLite file"):
+    Ledger(path)
+  assert path.read_bytes() == before
+
+
+def test_a_newer_schema_is_refused(path):
+  Ledger(path).close()
+  db = sqlite3.connect(path)
+  db.execute("PRAGMA user_version = 99")
+  db.close()
+  with pytest.raises(UserError, match="schema version 99"):
+    Ledger(path)
+
+
+def test_a_damaged_ledger_is_told_in_one_line(path):
+  with Ledger(path) as ledger:
+    for i in range(500):
+      ledger.add_outcome(answered(f"k{i}", "x" * 100))
+  damaged = bytearray(path.read_bytes())
+  damaged[8192:-4096] = os.urandom(len(damaged) - 8192 - 4096)
+  path.write_bytes(damaged)
+
+  def read_all():
+    with Ledger(path) as ledger:
+      list(ledger.outcomes())
+      ledger.get_many(f"k{i}" for i in range(500))
+      ledger.totals()
+
+  with pytest.raises(UserError, match="cannot use the ledger") as caught:
+    read_all()
+  assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_told_and_loses_nothing(path):
+  with Ledger(path) as ledger:
+    ledger.add_outcome(answered("first"))
+    ledger.flush()
+    ledger._db.execute("PRAGMA max_page_count = 12")
+    for i in range(100):
+      ledger.add_outcome(answered(f"k{i}", "x" * 1000))
+    with pytest.raises(UserError, match="full"):
+      ledger.flush()
+    # Somebody makes room.
+    ledger._db.execute("PRAGMA max_page_count = 100000")
+    ledger.flush()
+    assert len(list(ledger.outcomes())) == 101
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match="cannot write the ledger"):
+    Ledger(tmp_path / "file" / "ledger.sqlite")
+  with pytest.raises(UserError, match=str(tmp_path)):
+    Ledger(tmp_path)
+
+
+def test_the_folder_is_made(tmp_path):
+  Ledger(tmp_path / "new" / "folder" / "ledger.sqlite").close()
+  assert (tmp_path / "new" / "folder" / "ledger.sqlite").is_file()
+
+
+def test_files_without_tables_are_completed(path):
+  """What a kill between making the file and its tables leaves."""
+  path.write_bytes(b"")
+  with Ledger(path) as ledger:
+    assert ledger.totals().outcomes == {}
+  assert pathlib.Path(path).stat().st_size > 0
+  assert ledgers.ANSWERED == "answered"
