@@ -156,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
 
   from dss_jax import quickstart
   from dss_jax.data import command as data_command
+  from dss_jax.rationales import command as extract_command
 
   quickstart.add_arguments(
     mode(
@@ -167,6 +168,13 @@ def _parser() -> argparse.ArgumentParser:
   )
   data_command.add_arguments(
     mode("data", data_command.run, "look at datasets and convert them")
+  )
+  extract_command.add_arguments(
+    mode(
+      "extract",
+      extract_command.run,
+      "let a large model write rationales for a dataset",
+    )
   )
   train = mode(
     "train", _train, "train a student, or go on training", epilog=_TRAIN_EPILOG

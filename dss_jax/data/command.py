@@ -52,7 +52,8 @@ def _data_options(args: argparse.Namespace) -> DataOptions:
   return DataOptions(**{k: v for k, v in given.items() if v is not None})
 
 
-def _field_mapping(args: argparse.Namespace) -> dict[str, Any]:
+def field_mapping(args: argparse.Namespace) -> dict[str, Any]:
+  """`--field_mapping` as `records.FieldMapping` takes it."""
   mapping: dict[str, Any] = {}
   for item in args.field_mapping:
     field, equals, key = item.partition("=")
@@ -72,14 +73,16 @@ def _field_mapping(args: argparse.Namespace) -> dict[str, Any]:
   return mapping
 
 
-def _import_modules(modules: Sequence[str]) -> None:
+def import_modules(modules: Sequence[str]) -> None:
+  """Imports what `--module` names."""
   if modules:
     from dss_jax.data import pipeline
 
     pipeline.import_modules(modules)
 
 
-def _check_source(args: argparse.Namespace) -> None:
+def check_source(args: argparse.Namespace) -> None:
+  """Raises UserError unless `--dataset` or `--input` is given, with its flags."""
   if bool(args.dataset) == bool(args.input):
     raise UserError("give either --dataset NAME or --input FILE")
   if args.input and args.split:
@@ -93,7 +96,7 @@ def _read_input(
 ) -> tuple[list[Record], list[Problem]]:
   from dss_jax.records import read_records
 
-  return read_records(args.input, field_mapping=_field_mapping(args))
+  return read_records(args.input, field_mapping=field_mapping(args))
 
 
 def _problem_line(args: argparse.Namespace, records: int, problems: Any) -> str:
@@ -110,8 +113,8 @@ def _problem_line(args: argparse.Namespace, records: int, problems: Any) -> str:
 def _stats(args: argparse.Namespace) -> int:
   from dss_jax.data import dataset_tables
 
-  _check_source(args)
-  _import_modules(args.module)
+  check_source(args)
+  import_modules(args.module)
   problems: list[Problem] = []
   if args.input:
     report, problems = _file_report(args)
@@ -218,7 +221,7 @@ def _show(args: argparse.Namespace) -> int:
   from dss_jax.data import dataset_tables, pipeline, preview, subtasks
 
   if args.module:
-    _import_modules(args.module)
+    import_modules(args.module)
   else:
     # Without modules no other task can be known: no need to ask SeqIO.
     subtasks.get_task(args.task)
@@ -262,8 +265,8 @@ def _method_options(args: argparse.Namespace) -> Any:
 def _convert(args: argparse.Namespace) -> int:
   from dss_jax.records import write_records
 
-  _check_source(args)
-  _import_modules(args.module)
+  check_source(args)
+  import_modules(args.module)
   if args.input:
     if "{split}" in args.output:
       raise UserError("--output: {split} is for --dataset; --input has none")

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands, "stats", "rows, unusable completions, agreement, lengths"
   )
   stats.epilog = _STATS_EPILOG
-  _add_source(stats)
+  add_source(stats)
   stats.add_argument(
     "--split", help="only this split of the source (default: all it has)"
   )
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   _add_data_options(show)
 
   convert = _command(commands, "convert", "write a dataset as records")
-  _add_source(convert)
+  add_source(convert)
   convert.add_argument(
     "--split",
     help="train, validation or test (default: all; --output then needs"
@@ -104,7 +104,8 @@ def _command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
   return parser
 
 
-def _add_source(parser: argparse.ArgumentParser) -> None:
+def add_source(parser: argparse.ArgumentParser) -> None:
+  """Declares `--dataset`, `--input` and what goes with them."""
   group = parser.add_argument_group("what to read (one of the two)")
   group.add_argument(
     "--dataset",

@@ -37,7 +37,7 @@ from dss_jax.rationales.prices import Prices
 from dss_jax.rationales.questions import Questions
 from dss_jax.rationales.report_page import PageSample, write_page
 from dss_jax.rationales.requests import Request
-from dss_jax.records import Record, atomic_file
+from dss_jax.records import Record, SeenTexts, atomic_file
 
 LEDGER_FILE = "ledger.sqlite"
 
@@ -370,15 +370,14 @@ def estimate(
     questions = Questions(plan, teacher_plan, ledger)
     model = teacher_plan.teacher.model
     result = Estimate()
-    seen: set[str] = set()
+    seen = SeenTexts()
     for group in _groups(questions.first(source.read())):
       keys = [request.key for request in group]
       settled = ledger.settled(keys) if ledger is not None else set()
       for request in group:
         if request.key in settled:
           result.answered += 1
-        elif request.key not in seen:
-          seen.add(request.key)
+        elif seen.add(request.key) is None:
           prompt_tokens, most = asking.estimated_tokens(request)
           result.requests += 1
           result.prompt_tokens += prompt_tokens

@@ -25,6 +25,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Protocol
 
 from dss_jax.errors import UserError
+from dss_jax.rationales.ledger import ANSWERED, REJECTED, Ledger, Outcome
 from dss_jax.rationales.requests import Completion, Request
 from dss_jax.rationales.teachers.batch_lines import (
   Result,
@@ -39,6 +40,9 @@ PathLike = str | os.PathLike[str]
 # OpenAI's bounds on a file are 50,000 requests and 200 MB.
 MAX_REQUESTS = 50_000
 MAX_BYTES = 190_000_000
+
+# The teacher of what batch files bring, in the ledger.
+BATCH = "batch"
 
 # Problems that are told one by one; all are counted.
 MAX_PROBLEMS = 20
@@ -70,6 +74,35 @@ class Answers(Protocol):
   def record_rejection(self, key: str, reason: str, *, model: str) -> None:
     """Keeps that a request will never be answered, and why, in one line."""
     ...
+
+
+class LedgerAnswers:
+  """A ledger as `Answers`.
+
+  Args:
+    ledger: open; for writing if anything is to be recorded.
+  """
+
+  def __init__(self, ledger: Ledger):
+    self._ledger = ledger
+
+  def has(self, keys: Sequence[str]) -> Container[str]:
+    """See `Answers.has`."""
+    return self._ledger.settled(keys)
+
+  def record_answer(
+    self, key: str, completion: Completion, *, model: str, unix: float | None
+  ) -> None:
+    """See `Answers.record_answer`."""
+    self._ledger.add_outcome(
+      Outcome(key, ANSWERED, BATCH, model, completion, unix=unix or 0.0)
+    )
+
+  def record_rejection(self, key: str, reason: str, *, model: str) -> None:
+    """See `Answers.record_rejection`."""
+    self._ledger.add_outcome(
+      Outcome(key, REJECTED, BATCH, model, reason=reason)
+    )
 
 
 # --- requests ----------------------------------------------------------------

@@ -1,0 +1,407 @@
+"""`dss-jax extract`: a large model writes rationales for a dataset.
+
+The flags become a source of records and a plan; `extraction` does the rest.
+Nothing heavy is imported before it is needed, TensorFlow and JAX never.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from dss_jax.errors import UserError
+from dss_jax.rationales.command_flags import add_arguments
+
+if TYPE_CHECKING:
+  from dss_jax.datasets import DataOptions
+  from dss_jax.rationales.extraction import Result, Source
+  from dss_jax.rationales.ledger import Ledger
+  from dss_jax.rationales.plan import Plan
+  from dss_jax.rationales.prices import Prices
+  from dss_jax.records import Record
+
+__all__ = ["add_arguments", "run"]
+
+
+def run(args: argparse.Namespace) -> int:
+  """Runs the mode.
+
+  Returns:
+    The exit status: 0 when everything was asked, 130 after Ctrl-C, 1 when the
+    run stopped for another reason and something is left to ask.
+
+  Raises:
+    UserError: for wrong flags, data or answers of the endpoint.
+  """
+  from dss_jax.data import command as data_command
+  from dss_jax.rationales.prices import Prices
+
+  _check(args)
+  data_command.import_modules(args.module)
+  prices = Prices.load(args.prices)
+  source = _source(args)
+  plan = _plan(args)
+  if args.show_prompt:
+    return _show_prompt(source, plan)
+  if args.dry_run:
+    with _ledger_to_read(args) as ledger:
+      return _dry_run(args, source, plan, ledger, prices)
+  if args.write_batch:
+    with _ledger_to_read(args) as ledger:
+      return _write_batch(args, source, plan, ledger)
+  if args.read_batch:
+    _read_batch(args)
+  return _extract(args, source, plan, prices)
+
+
+def _check(args: argparse.Namespace) -> None:
+  from dss_jax.data import command as data_command
+
+  data_command.check_source(args)
+  ways = ("show_prompt", "dry_run", "write_batch", "read_batch")
+  given = [f"--{name}" for name in ways if getattr(args, name)]
+  if len(given) > 1:
+    raise UserError(f"{given[0]} and {given[1]} exclude each other")
+  if args.limit is not None and args.limit < 1:
+    raise UserError(f"--limit is {args.limit}; allowed: whole numbers from 1")
+  needs_no_folder = ("--show_prompt", "--dry_run", "--write_batch")
+  if not args.output_dir and not set(given) & set(needs_no_folder):
+    raise UserError("where shall the records go? give --output_dir")
+  if args.batch_dir and not args.read_batch:
+    raise UserError("--batch_dir is for --read_batch")
+
+
+# --- the flags' objects --------------------------------------------------------
+
+
+def _source(args: argparse.Namespace) -> Source:
+  from dss_jax.rationales.extraction import Source
+
+  if args.dataset:
+    from dss_jax import datasets
+
+    records = datasets.load_source_split(
+      args.dataset, _split(args), options=_data_options(args)
+    )
+    name = f"{args.dataset}, {_split(args)}"
+    return Source.of_records(name, records[: args.limit])
+  count = _count(args)
+  return Source(pathlib.Path(args.input).name, lambda: _read(args), count)
+
+
+def _split(args: argparse.Namespace) -> str:
+  return args.split or "train"
+
+
+def _data_options(args: argparse.Namespace) -> DataOptions:
+  from dss_jax.datasets import DataOptions
+
+  names = (
+    "data_dir",
+    "source",
+    "taxonli_num_train",
+    "taxonli_num_validation",
+    "taxonli_num_test",
+  )
+  given = {name: getattr(args, name) for name in names}
+  if args.source in ("tfds", "huggingface"):
+    given["rationale_source"] = "human"
+  return DataOptions(**{k: v for k, v in given.items() if v is not None})
+
+
+def _read(args: argparse.Namespace) -> Iterator[Record]:
+  """The records of --input, one by one; lines that are none are passed over."""
+  import itertools
+
+  from dss_jax import records
+  from dss_jax.data import command as data_command
+
+  found = records.iter_records(
+    args.input, field_mapping=data_command.field_mapping(args)
+  )
+  good = (item for item in found if isinstance(item, records.Record))
+  return itertools.islice(good, args.limit)
+
+
+def _count(args: argparse.Namespace) -> int:
+  """The records of --input.
+
+  Raises:
+    UserError: it has lines that are none, and they shall not be skipped.
+  """
+  from dss_jax import records
+  from dss_jax.data import command as data_command
+
+  count, problems = 0, []
+  for item in records.iter_records(
+    args.input, field_mapping=data_command.field_mapping(args)
+  ):
+    if isinstance(item, records.Problem):
+      problems.append(item)
+    else:
+      count += 1
+  if problems and not args.skip_malformed:
+    raise UserError(
+      f"{len(problems)} of {count + len(problems)} lines of {args.input} cannot"
+      f" be used; the first: {problems[0]} (mend them, or give"
+      " --skip_malformed)"
+    )
+  if problems:
+    print(f"{len(problems)} lines are left out", file=sys.stderr)
+  return count if args.limit is None else min(count, args.limit)
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+  from dss_jax.rationales import teacher_plans
+  from dss_jax.rationales.choosing import ChooseOptions
+  from dss_jax.rationales.plan import Plan
+  from dss_jax.rationales.prompts import Prompt, for_dataset
+
+  if not args.prompt and not args.dataset:
+    raise UserError(
+      "--input needs a --prompt: copy one of the shipped files (anli, cqa,"
+      " esnli, svamp, taxonli) and write exemplars of your own"
+    )
+  prompt = Prompt.load(args.prompt or for_dataset(args.dataset))
+  if args.num_exemplars is not None:
+    prompt = prompt.with_exemplars(args.num_exemplars)
+  tables: list[dict[str, Any]] = [{}]
+  if args.teachers:
+    tables = teacher_plans.read_tables(args.teachers)
+  teachers = tuple(
+    teacher_plans.teacher_plan(
+      vars(args) | table,
+      dataset=args.dataset,
+      split=_split(args),
+      options=_data_options(args),
+      prompt=prompt,
+    )
+    for table in tables
+  )
+  return Plan(
+    prompt=prompt,
+    teachers=teachers,
+    parser=args.parser,
+    retry_unparsed=args.retry_unparsed,
+    retry_temperature=args.retry_temperature,
+    choose=ChooseOptions(
+      vote=args.vote,
+      keep=args.keep,
+      gold=args.gold,
+      keep_completions=args.keep_completions,
+      earlier=args.earlier,
+    ),
+  )
+
+
+@contextlib.contextmanager
+def _ledger_to_read(args: argparse.Namespace) -> Iterator[Ledger | None]:
+  """The ledger of --output_dir, if there is one yet."""
+  from dss_jax.rationales.extraction import LEDGER_FILE
+  from dss_jax.rationales.ledger import Ledger
+
+  path = pathlib.Path(args.output_dir or "") / LEDGER_FILE
+  if not args.output_dir or not path.exists():
+    yield None
+    return
+  with Ledger(path, read_only=True) as ledger:
+    yield ledger
+
+
+# --- what can be done ----------------------------------------------------------
+
+
+def _show_prompt(source: Source, plan: Plan) -> int:
+  from dss_jax.rationales import extraction
+
+  record = next(source.read(), None)
+  if record is None:
+    raise UserError(f"{source.name} has no records")
+  one = extraction.Source.of_records(source.name, [record])
+  shown = set()
+  for request in extraction.requests(one, plan):
+    if request.model in shown:
+      continue
+    shown.add(request.model)
+    body = request.body()
+    prompt = body.pop("prompt", None) or body.pop("messages")
+    print(f"--- POST {request.url}, for record {record.id}")
+    print("--- " + json.dumps(body, ensure_ascii=False))
+    if isinstance(prompt, str):
+      print(_printable(prompt))
+      continue
+    for message in prompt:
+      print(f"--- {message['role']}")
+      print(_printable(message["content"]))
+  if not shown:
+    # Says why: a record that does not fit its prompt, or nobody to ask.
+    for teacher_plan in plan.teachers:
+      plan.prompt.request(record, style=teacher_plan.style, model="")
+    print("no teacher of this plan is asked in words")
+  return 0
+
+
+def _printable(text: str) -> str:
+  """The text without what would steer a terminal."""
+  return "".join(
+    c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text
+  )
+
+
+def _dry_run(
+  args: argparse.Namespace,
+  source: Source,
+  plan: Plan,
+  ledger: Ledger | None,
+  prices: Prices,
+) -> int:
+  from dss_jax.rationales import extraction
+
+  found = extraction.estimate(source, plan, ledger, prices)
+  if args.json:
+    print(json.dumps({k: dataclasses.asdict(v) for k, v in found.items()}))
+    return 0
+  from rich.table import Table
+
+  table = Table(title=f"{source.name}: {source.count:,} records")
+  for column in (
+    "teacher",
+    "requests",
+    "answered",
+    "tokens read",
+    "written",
+    "at most",
+    "cost",
+    "at most",
+  ):
+    table.add_column(column, justify="left" if column == "teacher" else "right")
+  for name, estimate in found.items():
+    table.add_row(
+      name,
+      f"{estimate.requests:,}",
+      f"{estimate.answered:,}",
+      f"{estimate.prompt_tokens:,}",
+      f"{estimate.completion_tokens:,}",
+      f"{estimate.most_completion_tokens:,}",
+      _money(estimate.cost),
+      _money(estimate.most_cost),
+    )
+  _print(table)
+  if any(estimate.cost is None for estimate in found.values()):
+    print("? : no price is known for the model; give one with --prices")
+  print("Tokens are estimates; retries are not counted. Nothing was asked.")
+  return 0
+
+
+def _money(cost: float | None) -> str:
+  return "?" if cost is None else f"${cost:,.2f}"
+
+
+def _write_batch(
+  args: argparse.Namespace, source: Source, plan: Plan, ledger: Ledger | None
+) -> int:
+  from dss_jax.rationales import extraction
+  from dss_jax.rationales.teachers import batch_files
+
+  written = batch_files.write_requests(
+    extraction.requests(source, plan, ledger),
+    args.write_batch,
+    ledger and batch_files.LedgerAnswers(ledger),
+  )
+  for file in written.files:
+    print(file.path)
+  print(
+    f"{written.requests:,} requests in {len(written.files)} files;"
+    f" {written.answered:,} are answered already, {written.repeated:,} were"
+    " equal to others"
+  )
+  return 0
+
+
+def _read_batch(args: argparse.Namespace) -> None:
+  from dss_jax.rationales.extraction import LEDGER_FILE
+  from dss_jax.rationales.ledger import Ledger
+  from dss_jax.rationales.teachers import batch_files
+
+  folder = pathlib.Path(args.output_dir)
+  with Ledger(folder / LEDGER_FILE) as ledger:
+    report = batch_files.read_results(
+      args.read_batch,
+      batch_files.LedgerAnswers(ledger),
+      asked=args.batch_dir,
+    )
+  for problem in report.problems:
+    print(problem, file=sys.stderr)
+  counts = dataclasses.asdict(report)
+  del counts["problems"]
+  shown = [f"{count:,} {name}" for name, count in counts.items() if count]
+  print("results: " + (", ".join(shown) or "none"), file=sys.stderr)
+
+
+def _extract(
+  args: argparse.Namespace, source: Source, plan: Plan, prices: Prices
+) -> int:
+  from dss_jax.rationales import extraction
+
+  result = extraction.extract(
+    source,
+    plan,
+    args.output_dir,
+    split=args.output_split or _split(args),
+    formats=[name.strip() for name in args.formats.split(",") if name.strip()],
+    prices=prices,
+    ask=not (args.no_ask or args.read_batch),
+  )
+  if args.json:
+    print(json.dumps(_as_json(result), indent=2, ensure_ascii=False))
+  else:
+    _print_result(result)
+  if not result.stopped:
+    return 0
+  again = "start it again to go on"
+  print(f"dss-jax extract: {result.stopped}; {again}", file=sys.stderr)
+  return 130 if result.report is None else 1
+
+
+def _as_json(result: Result) -> dict[str, Any]:
+  return {
+    "report": result.report.to_dict() if result.report else None,
+    "files": [str(path) for path in result.files],
+    "asked": {
+      name: {k or "first": dataclasses.asdict(v) for k, v in rounds.items()}
+      for name, rounds in result.summaries.items()
+    },
+    "stopped": result.stopped,
+  }
+
+
+def _print_result(result: Result) -> None:
+  from dss_jax.rationales import quality
+
+  for name, rounds in result.summaries.items():
+    for round_name, summary in rounds.items():
+      cost = "" if summary.cost is None else f", {_money(summary.cost)}"
+      parts = [f"{summary.answered:,} answered"]
+      for kind in ("already", "duplicates", "rejected", "gave_up", "retries"):
+        if count := getattr(summary, kind):
+          parts.append(f"{count:,} {kind.replace('_', ' ')}")
+      print(
+        f"{name}{round_name and f' {round_name}'}: {', '.join(parts)} in"
+        f" {summary.seconds:.0f} s{cost}"
+      )
+  if result.report is not None:
+    quality.print_report(result.report)
+  for path in result.files:
+    print(path)
+
+
+def _print(table: Any) -> None:
+  from rich.console import Console
+
+  Console().print(table)
