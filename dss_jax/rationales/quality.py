@@ -4,7 +4,7 @@
   print_report(report)
 
 The numbers come from the records alone, in one pass and in memory that hardly
-grows with them (some 100 bytes a record, to find duplicates). Records that
+grows with them (some 20 bytes a text, to find duplicates). Records that
 `choosing.choose` made say in their meta what their teachers answered in all;
 of other records, every rationale counts as one answer of its source.
 """

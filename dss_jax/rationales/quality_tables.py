@@ -55,7 +55,7 @@ def _headline(report: QualityReport) -> Table:
     rows.insert(1, ("lines that are no record", f"{report.problems:,}"))
   if report.agreement.of:
     rows.append(("  of these, the gold label", share(report.agreement)))
-  if report.voted_agreement.of:
+  if report.unanimous.of and report.voted_agreement.of:
     rows.append(("records whose vote is gold", share(report.voted_agreement)))
   if report.unanimous.of:
     rows.append(("records with all votes alike", share(report.unanimous)))

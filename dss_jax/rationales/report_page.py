@@ -39,8 +39,10 @@ KINDS = (FAILED, DISAGREES, FINE)
 
 # Characters of any one text on the page, and of a record's provenance.
 MAX_TEXT_CHARS = 4000
-# Rationales of any one record on the page.
+# Rationales of any one record on the page, and characters of all of them, after
+# which no further one is shown.
 MAX_RATIONALES = 24
+_MAX_RECORD_CHARS = 40_000
 _CUT = "… [{} more characters]"
 
 
@@ -232,16 +234,19 @@ def _shown(
   record: Record, kind: str, same_answer: choosing.SameAnswer
 ) -> dict[str, Any]:
   meta = {k: v for k, v in record.meta.items() if k != choosing.ACCOUNT}
-  rationales = record.rationales[:MAX_RATIONALES]
+  rationales: list[dict[str, Any]] = []
+  num_chars = 0
+  for rationale in record.rationales[:MAX_RATIONALES]:
+    rationales.append(_shown_rationale(rationale, record.label, same_answer))
+    num_chars += len(json.dumps(rationales[-1]))
+    if num_chars > _MAX_RECORD_CHARS:
+      break
   return {
     "id": record.id,
     "kind": kind,
     "input": _cut(record.input),
     "label": None if record.label is None else _cut(record.label),
-    "rationales": [
-      _shown_rationale(rationale, record.label, same_answer)
-      for rationale in rationales
-    ],
+    "rationales": rationales,
     "more": len(record.rationales) - len(rationales),
     "meta": _facts(meta),
   }

@@ -3,7 +3,7 @@
 Reading never loses a line in silence: each line is a record or a `Problem`
 with its file, line number and reason. Writing is atomic: the file is there
 whole, or it is as it was. Both go record by record, in memory that does not
-grow with the file (but for about 40 bytes a record, to find ids used twice);
+grow with the file (but for some 40 bytes a record, to find ids used twice);
 only tables of text, whose columns depend on all records, are written in one
 piece.
 """
@@ -84,7 +84,7 @@ def iter_records(
     UserError: if the file cannot be read at all, or has too many problems.
   """
   mapping = FieldMapping.parse(field_mapping)
-  first_line = SeenTexts()
+  first_line = SeenTexts(numbered=True)
   first_problem = None
   num_problems = 0
   for line, row in iter_rows(path, mapping):

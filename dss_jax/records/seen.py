@@ -10,16 +10,22 @@ _DIGEST_MASK = (1 << 64) - 1
 
 
 class SeenTexts:
-  """A set of texts, each with a number, in 24 to 48 bytes a text.
+  """A set of texts in 12 to 24 bytes a text; with numbers, twice that.
 
   Texts are kept as 64-bit digests (Python's keyed hash, which a file's author
   cannot aim at): among ten million different texts, two are taken for equal
   with a probability of 3 in a million.
   """
 
-  def __init__(self):
+  def __init__(self, *, numbered: bool = False):
+    """Starts empty.
+
+    Args:
+      numbered: whether to keep the number that each text is added with; else
+        all have 0.
+    """
     self._digests = _zeros(_FIRST_SLOTS)
-    self._numbers = _zeros(_FIRST_SLOTS)
+    self._numbers = _zeros(_FIRST_SLOTS) if numbered else None
     self._count = 0
 
   def __len__(self) -> int:
@@ -31,7 +37,7 @@ class SeenTexts:
   def get(self, text: str) -> int | None:
     """The number of a text; None if it is not there."""
     slot = self._slot(_digest(text))
-    return self._numbers[slot] if self._digests[slot] else None
+    return self._number(slot) if self._digests[slot] else None
 
   def add(self, text: str, number: int = 0) -> int | None:
     """Adds a text, unless it is there.
@@ -46,9 +52,10 @@ class SeenTexts:
     digest = _digest(text)
     slot = self._slot(digest)
     if self._digests[slot]:
-      return self._numbers[slot]
+      return self._number(slot)
     self._digests[slot] = digest
-    self._numbers[slot] = number
+    if self._numbers is not None:
+      self._numbers[slot] = number
     self._count += 1
     if 3 * self._count > 2 * len(self._digests):
       self._grow()
@@ -63,15 +70,21 @@ class SeenTexts:
       slot = (slot + 1) & mask
     return slot
 
+  def _number(self, slot: int) -> int:
+    return 0 if self._numbers is None else self._numbers[slot]
+
   def _grow(self):
-    old = zip(self._digests, self._numbers, strict=True)
-    slots = 2 * len(self._digests)
-    self._digests = _zeros(slots)
-    self._numbers = _zeros(slots)
-    for digest, number in old:
-      if digest:
-        slot = self._slot(digest)
-        self._digests[slot], self._numbers[slot] = digest, number
+    digests, numbers = self._digests, self._numbers
+    self._digests = _zeros(2 * len(digests))
+    if numbers is not None:
+      self._numbers = _zeros(2 * len(digests))
+    for old_slot, digest in enumerate(digests):
+      if not digest:
+        continue
+      slot = self._slot(digest)
+      self._digests[slot] = digest
+      if numbers is not None and self._numbers is not None:
+        self._numbers[slot] = numbers[old_slot]
 
 
 def _zeros(count: int) -> array.array[int]:

@@ -149,10 +149,11 @@ def test_long_texts_are_cut():
     meta={str(i): long for i in range(50)},
   )
   page = _page([record] * 1)
-  assert len(page) < 600_000
+  assert len(page) < 120_000
   (shown,) = _data(page)["records"]
   assert shown["input"].endswith("… [246,000 more characters]")
-  assert shown["more"] == 76
+  assert 0 < len(shown["rationales"]) < 10
+  assert shown["more"] == 100 - len(shown["rationales"])
   many = [Record(f"r{i}", long) for i in range(100)]
   assert len(_page(many, max_bytes=50_000)) < 120_000
 
@@ -217,7 +218,7 @@ def test_the_browser_of_records(page, tmp_path):
     return page.js("document.querySelectorAll('#list button').length")
 
   assert page.js("document.title") == "cqa, train · rationales"
-  assert page.js("document.querySelectorAll('#tiles .tile').length") == 5
+  assert page.js("document.querySelectorAll('#tiles .tile').length") == 4
   assert "Parse rate80.0 %4 of 5" in page.js("byId('tiles').textContent")
   assert page.js("document.querySelectorAll('.bars button').length") == 2
   assert page.js("document.querySelectorAll('svg.histogram').length") >= 1
@@ -272,6 +273,16 @@ def test_it_fits_the_screen_and_can_be_read(page, tmp_path, size, dark):
   assert (first < 60) == dark
   page.screenshot(tmp_path / "page.png")
   assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_a_page_without_records(page, tmp_path):
+  path = tmp_path / "empty.html"
+  _page([], path)
+  page.open(path)
+  page.press("j")
+  assert page.js("byId('record').textContent") == "This page holds no records."
+  assert page.complaints() == []
 
 
 @pytest.mark.slow

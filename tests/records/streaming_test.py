@@ -176,7 +176,7 @@ def test_suffixes_are_named():
 @hypothesis.settings(max_examples=50, deadline=None)
 @hypothesis.given(st.lists(st.text("ab", max_size=3), max_size=20))
 def test_seen_texts_is_a_set_with_numbers(texts):
-  seen, expected = SeenTexts(), {}
+  seen, expected = SeenTexts(numbered=True), {}
   for number, text in enumerate(texts):
     assert seen.add(text, number) == expected.get(text)
     expected.setdefault(text, number)
@@ -188,11 +188,14 @@ def test_seen_texts_is_a_set_with_numbers(texts):
 
 
 def test_seen_texts_grows():
-  seen = SeenTexts()
+  seen = SeenTexts(numbered=True)
+  plain = SeenTexts()
   for number in range(20_000):
+    assert plain.add(str(number), number) is None
     assert seen.add(str(number), number) is None
   assert all(
     seen.add(str(number)) == number
     for number in itertools.islice(range(20_000), 0, None, 7)
   )
-  assert len(seen) == 20_000
+  assert len(seen) == len(plain) == 20_000
+  assert plain.add("19999") == plain.get("7") == 0

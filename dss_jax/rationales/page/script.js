@@ -52,7 +52,7 @@ function drawTiles() {
   shareTile("Ready to train on", { count: report.with_rationale, of: report.records }, "records have a rationale");
   shareTile("Parse rate", report.parse_rate, "answers name a label");
   shareTile("Agreement with gold", report.agreement, "labels that were read");
-  shareTile("Vote is gold", report.voted_agreement, "records with votes");
+  if (report.unanimous.of) shareTile("Vote is gold", report.voted_agreement, "records with votes");
   shareTile("All votes alike", report.unanimous, "records with several");
   const tokens = report.prompt_tokens + report.completion_tokens;
   if (tokens) tile("Tokens", compact(tokens), `${compact(report.prompt_tokens)} in, ${compact(report.completion_tokens)} out`);
@@ -78,8 +78,8 @@ function bars(counts, classOf, onClick, wholes = null) {
     const most = wholes ? Math.max(1, wholes[name]) : greatest;
     const width = number ? Math.max(0.6, (100 * number) / most) : 0;
     const chart = svg("svg", { viewBox: "0 0 100 12", preserveAspectRatio: "none", "aria-hidden": "true" },
-      svg("rect", { class: "track", width: 100, height: 12, rx: 2 }),
-      svg("rect", { class: `fill ${classOf(name)}`, width, height: 12, rx: 2 }));
+      svg("rect", { class: "track", width: 100, height: 12 }),
+      svg("rect", { class: `fill ${classOf(name)}`, width, height: 12 }));
     const row = element(onClick ? "button" : "div", onClick ? { type: "button" } : {},
       element("span", { class: "name" }, ...breakable(name || "(none)")), chart,
       element("span", { class: "number" }, `${count(number)} · ${percent(number, wholes ? wholes[name] : total)}`));
@@ -128,27 +128,36 @@ function drawCharts() {
   card("Repetitions", "", bars(repeated, () => "warn", null,
     { inputs: report.records, requests: report.rationales, rationales: report.rationales }),
     element("p", { class: "hint quiet" }, "Those that came before, in this record or an earlier one."));
-  if (Object.keys(report.statuses).length)
-    card("What became of answers", "tall",
+  const histograms = [...marginChart(), ...lengthCharts()];
+  if (Object.keys(report.statuses).length) {
+    const leftOut = Object.keys(report.left_out).length
+      ? [element("h3", {}, "Left out of the records"), bars(report.left_out, () => "warn", null)] : [];
+    // Three columns: so that no hole is left beside or below.
+    const size = { 1: "wide", 3: "full", 4: "tall" }[histograms.length] || "";
+    card("What became of answers", size,
       bars(report.statuses, statusClass, (status) => filterBy("status", status)),
-      element("p", { class: "hint quiet" }, "Choose one to see its records below."));
-  if (report.unanimous.of) {
-    const tenth = 1 / report.margins.length;
-    const bins = report.margins.map((number, i) => [(i * tenth).toFixed(1), ((i + 1) * tenth).toFixed(1), number]);
-    card("Vote margin", "",
-      histogram(bins, ([from, to, number]) => `${from} to ${to}: ${count(number)} records`, null, "margin"),
-      element("p", { class: "hint quiet" }, "Share of the votes for the first label less that for the second; 1 where all agree."));
+      element("p", { class: "hint quiet" }, "Choose one to see its records below."), ...leftOut);
   }
-  for (const [name, found] of Object.entries(report.lengths)) {
-    if (!found.count) continue;
-    const title = { input: "Length of inputs", rationale: "Length of rationales", label: "Length of gold labels" }[name];
-    if (found.bins.length < 2) continue;
-    card(`${title}, in words`, "",
+  for (const [title, ...parts] of histograms) card(title, "", ...parts);
+}
+
+function marginChart() {
+  if (!report.unanimous.of) return [];
+  const tenth = 1 / report.margins.length;
+  const bins = report.margins.map((number, i) => [(i * tenth).toFixed(1), ((i + 1) * tenth).toFixed(1), number]);
+  return [["Vote margin",
+    histogram(bins, ([from, to, number]) => `${from} to ${to}: ${count(number)} records`, null, "margin"),
+    element("p", { class: "hint quiet" }, "Share of the votes for the first label less that for the second; 1 where all agree.")]];
+}
+
+function lengthCharts() {
+  const titles = { input: "Length of inputs, in words", rationale: "Length of rationales, in words", label: "Length of gold labels, in words" };
+  return Object.entries(report.lengths)
+    // Labels of a few words have no lengths to speak of.
+    .filter(([name, found]) => found.bins.length > (name === "label" ? 4 : 1))
+    .map(([name, found]) => [titles[name],
       histogram(found.bins, ([first, last, number]) => `${first === last ? first : `${first} to ${last}`} words: ${count(number)}`, found.p50, "words"),
-      element("p", { class: "hint quiet" }, `mean ${found.mean} · 95 % have at most ${count(found.p95)} · longest ${count(found.max)}`));
-  }
-  if (Object.keys(report.left_out).length)
-    card("Answers left out of the records", "", bars(report.left_out, () => "warn", null));
+      element("p", { class: "hint quiet" }, `mean ${found.mean} · 95 % have at most ${count(found.p95)} · longest ${count(found.max)}`)]);
 }
 
 function teacherTable() {

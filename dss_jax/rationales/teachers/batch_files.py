@@ -345,7 +345,7 @@ def _asked_keys(folder: PathLike, models: list[str]) -> SeenTexts:
   paths = request_files(folder)
   if not paths:
     raise UserError(f"{folder} holds no requests-*.jsonl (--batch_dir)")
-  keys = SeenTexts()
+  keys = SeenTexts(numbered=True)
   for path in paths:
     with path.open("rb") as file:
       for number, line in read_lines(file):
