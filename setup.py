@@ -110,7 +110,7 @@ setuptools.setup(
   ],
   package_dir={**TASKS, "dss_jax.gin": "gin"},
   package_data={
-    "dss_jax": ["data/*.model", "rationales/page/*"],
+    "dss_jax": ["data/*.model", "rationales/*.toml", "rationales/page/*"],
     "dss_jax.gin": ["**/*.gin"],
     "dss_jax.tasks": ["**/*.toml"],
   },

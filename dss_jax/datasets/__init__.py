@@ -23,6 +23,7 @@ from dss_jax.records import Record
 
 __all__ = [
   "DATA_DIR_VARIABLE",
+  "SHIPPED",
   "SPLITS",
   "DataOptions",
   "DatasetSpec",
@@ -38,6 +39,9 @@ __all__ = [
 ]
 
 catalogue.register_all()
+
+# The datasets that come with dss_jax, whatever else is registered.
+SHIPPED = catalogue.SPECS
 
 
 def load_split(
@@ -156,7 +160,7 @@ def rationale_source(name: str, options: DataOptions) -> str | None:
     if name == "taxonli":
       control = options.taxonli_control
       return name if control == "none" else f"{name} {control}"
-    if name in {spec.name for spec in catalogue.SPECS}:
+    if name in {spec.name for spec in SHIPPED}:
       return options.rationale_source
   records = load_source_split(name, "train", options=options)
   sources = {r.source for record in records for r in record.rationales}
