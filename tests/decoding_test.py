@@ -463,7 +463,9 @@ def _student(config):
   [
     pytest.param({}, id="1.1"),
     pytest.param(
-      {"mlp_activations": ("relu",), "logits_via_embedding": True}, id="1.0"
+      {"mlp_activations": ("relu",), "logits_via_embedding": True},
+      id="1.0",
+      marks=pytest.mark.slow,
     ),
     pytest.param({"scan_layers": True}, id="scanned", marks=pytest.mark.slow),
   ],

@@ -46,7 +46,11 @@ def trained(tmp_path_factory) -> pathlib.Path:
   """A run of two steps, made by the command line."""
   folder = tmp_path_factory.mktemp("trained") / "run"
   # One name will do where several may be given.
-  flags = _train_flags(folder, "--gin.EVAL_TASKS=taxonli_label")
+  flags = _train_flags(
+    folder,
+    "--gin.EVAL_TASKS=taxonli_label",
+    "--gin.evaluation.EvaluationConfig.loss_batches=0",
+  )
   assert main.main(flags) == 0
   return folder
 
