@@ -500,6 +500,7 @@ def test_cached_steps_equal_the_full_forward_pass(overrides):
   np.testing.assert_allclose(stepwise(params), full, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_beam_scores_are_those_of_the_full_forward_pass():
   model, params, inputs = _student(CONFIG)
   length, beams = 6, 3

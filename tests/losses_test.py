@@ -48,7 +48,8 @@ class TestTokenNll:
     np.testing.assert_allclose(nll, [[0.0]], atol=1e-6)
 
   @pytest.mark.parametrize(
-    ("z_loss", "smoothing"), [(0.0, 0.0), (1e-2, 0.0), (1e-2, 0.1)]
+    ("z_loss", "smoothing"),
+    [pytest.param(0.0, 0.0, marks=pytest.mark.slow), (1e-2, 0.1)],
   )
   def test_value_and_gradient(self, z_loss, smoothing):
     rng = np.random.default_rng(0)

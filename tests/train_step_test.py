@@ -274,9 +274,8 @@ class TestSameEverywhere:
       for key in got:
         np.testing.assert_allclose(got[key], want[key], rtol=2e-6)
 
-  @pytest.mark.parametrize(
-    "devices", [1, pytest.param(8, marks=pytest.mark.slow)]
-  )
+  @pytest.mark.slow
+  @pytest.mark.parametrize("devices", [1, 8])
   def test_gradients_of_micro_batches_add_up(self, devices):
     model = ToyStudent()
     partitioner = Partitioner(devices=tuple(jax.devices()[:devices]))
@@ -437,6 +436,7 @@ class TestStep:
     ]
     assert texts[0] == texts[1]
 
+  @pytest.mark.slow
   def test_learns(self):
     partitioner = Partitioner()
     state, step = start(

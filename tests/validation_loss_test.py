@@ -78,22 +78,22 @@ def _expected(config, params) -> dict[str, float]:
   return expected
 
 
-def test_equals_one_example_a_row_on_any_mesh(config):
+@pytest.mark.parametrize(
+  "devices", [1, pytest.param(8, marks=pytest.mark.slow)]
+)
+def test_equals_one_example_a_row_on_any_mesh(config, devices):
   """Rows too short for the split's examples are made longer; none is lost."""
   params = jax.device_get(jax.jit(config.model.init)(jax.random.key(0)))
   expected = _expected(config, params)
-  for partitioner in (
-    config.partitioner,
-    partitioning.Partitioner(devices=jax.devices()[:1]),
-  ):
-    here = dataclasses.replace(config, partitioner=partitioner)
-    shardings = partitioner.param_shardings(
-      train_state.param_shapes(config.model), config.model.param_axes()
-    )
-    shape = packing.BatchShape(8, 40, 8, 8)
-    found = ValidationLoss(here, shape, shardings).run(
-      jax.device_put(params, shardings)
-    )
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-      np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+  partitioner = partitioning.Partitioner(devices=jax.devices()[:devices])
+  shardings = partitioner.param_shardings(
+    train_state.param_shapes(config.model), config.model.param_axes()
+  )
+  found = ValidationLoss(
+    dataclasses.replace(config, partitioner=partitioner),
+    packing.BatchShape(8, 40, 8, 8),
+    shardings,
+  ).run(jax.device_put(params, shardings))
+  assert found.keys() == expected.keys()
+  for name, value in expected.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
