@@ -463,7 +463,9 @@ def _student(config):
   [
     pytest.param({}, id="1.1"),
     pytest.param(
-      {"mlp_activations": ("relu",), "logits_via_embedding": True}, id="1.0"
+      {"mlp_activations": ("relu",), "logits_via_embedding": True},
+      id="1.0",
+      marks=pytest.mark.slow,
     ),
     pytest.param({"scan_layers": True}, id="scanned", marks=pytest.mark.slow),
   ],
@@ -498,6 +500,7 @@ def test_cached_steps_equal_the_full_forward_pass(overrides):
   np.testing.assert_allclose(stepwise(params), full, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_beam_scores_are_those_of_the_full_forward_pass():
   model, params, inputs = _student(CONFIG)
   length, beams = 6, 3

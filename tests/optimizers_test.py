@@ -305,7 +305,14 @@ ALL = {
 }
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+  "name",
+  [
+    "adafactor",
+    pytest.param("adamw", marks=pytest.mark.slow),
+    "scaled_adam",
+  ],
+)
 class TestEveryOptimizer:
   def test_scanned_layers_step_like_unscanned_ones(self, name):
     """A stack on axis 1, as in scanned T5, against its layers one by one."""

@@ -234,7 +234,12 @@ class TestSameEverywhere:
   @pytest.mark.parametrize(
     ("name", "num_microbatches", "settings"),
     [
-      ("adafactor", 4, {"devices": tuple(jax.devices()[:1])}),
+      pytest.param(
+        "adafactor",
+        4,
+        {"devices": tuple(jax.devices()[:1])},
+        marks=pytest.mark.slow,
+      ),
       (
         "adafactor",
         2,
@@ -244,7 +249,7 @@ class TestSameEverywhere:
           "fully_sharded_min_size": 0,
         },
       ),
-      ("adamw", 1, {}),
+      pytest.param("adamw", 1, {}, marks=pytest.mark.slow),
       pytest.param(
         "scaled_adam",
         2,
@@ -269,6 +274,7 @@ class TestSameEverywhere:
       for key in got:
         np.testing.assert_allclose(got[key], want[key], rtol=2e-6)
 
+  @pytest.mark.slow
   @pytest.mark.parametrize("devices", [1, 8])
   def test_gradients_of_micro_batches_add_up(self, devices):
     model = ToyStudent()
@@ -430,6 +436,7 @@ class TestStep:
     ]
     assert texts[0] == texts[1]
 
+  @pytest.mark.slow
   def test_learns(self):
     partitioner = Partitioner()
     state, step = start(
@@ -565,30 +572,27 @@ def all_gathers(text):
   return found
 
 
+STUDENTS = [
+  pytest.param(ToyStudent, 0, id="toy"),
+  pytest.param(real_student, 20, id="real", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("student", "constraints"), STUDENTS)
 class TestCompiledProgram:
-  def test_constraints_survive_and_the_batch_stays_put(self):
-    partitioner = Partitioner()
-    lowered, _ = lowered_step(partitioner, real_student(), num_microbatches=2)
-    assert lowered.as_text().count("sharding_constraint") > 20
+  def test_constraints_survive_and_the_batch_stays_put(
+    self, student, constraints
+  ):
+    lowered, _ = lowered_step(Partitioner(), student(), num_microbatches=2)
+    found = lowered.as_text().count("sharding_constraint")
+    assert found > constraints
     # Whole parameters, split batch: nothing at all has to be gathered.
     assert all_gathers(lowered.compile().as_text()) == set()
 
-  def test_adjacent_micro_batches_would_gather_the_batch(self, monkeypatch):
-    """The trap our splitting avoids, so that the test above can fail."""
-
-    def adjacent(batch, n):
-      return jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[1:]), dict(batch))
-
-    monkeypatch.setattr(train_step_lib, "split_microbatches", adjacent)
-    lowered, _ = lowered_step(Partitioner(), ToyStudent(), num_microbatches=2)
-    text = lowered.compile().as_text() or ""
-    assert all_gathers(text) or "all-to-all" in text
-
-  def test_fully_sharded_gathers_parameters_only(self):
+  def test_fully_sharded_gathers_parameters_only(self, student, constraints):
+    del constraints
     partitioner = Partitioner(fully_sharded=True, fully_sharded_min_size=0)
-    lowered, shapes = lowered_step(
-      partitioner, real_student(), num_microbatches=2
-    )
+    lowered, shapes = lowered_step(partitioner, student(), num_microbatches=2)
     gathered = all_gathers(lowered.compile().as_text())
     assert gathered  # parameters do live apart
     allowed = {leaf.shape for leaf in jax.tree.leaves(shapes)}
@@ -596,6 +600,18 @@ class TestCompiledProgram:
     for kind, shape in gathered:
       squeezed = tuple(n for n in shape if n != 1)
       assert (kind, squeezed in allowed) == ("f32", True), (kind, shape)
+
+
+def test_adjacent_micro_batches_would_gather_the_batch(monkeypatch):
+  """The trap our splitting avoids, so that the test above can fail."""
+
+  def adjacent(batch, n):
+    return jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[1:]), dict(batch))
+
+  monkeypatch.setattr(train_step_lib, "split_microbatches", adjacent)
+  lowered, _ = lowered_step(Partitioner(), ToyStudent(), num_microbatches=2)
+  text = lowered.compile().as_text() or ""
+  assert all_gathers(text) or "all-to-all" in text
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -27,28 +28,84 @@ from dss_jax.data import pipeline, vocabularies
 from dss_jax.datasets import DataOptions
 from dss_jax.errors import UserError
 from dss_jax.models import config as model_config
-from dss_jax.models import encoder_decoder
+from dss_jax.models import decode_cache, encoder_decoder
 from dss_jax.train_config import TrainConfig
 
 VOCABULARY = vocabularies.from_name("taxonli")
+SIZES = model_config.T5Config(
+  vocab_size=VOCABULARY.vocab_size,
+  emb_dim=8,
+  num_heads=2,
+  head_dim=4,
+  mlp_dim=16,
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+  dropout_rate=0.1,
+)
+# Without teacher-forced validation losses: one program less to compile.
+NO_LOSSES = evaluation.EvaluationConfig(batch_size=16, loss_batches=0)
+
+
+class BagOfWords:
+  """A student of two matrices: the loop knows a model by its functions only.
+
+  It sees the mean of the inputs' embeddings and the last token. It compiles in
+  a moment, unlike a transformer; the command line's tests train one of those.
+  """
+
+  def __init__(self, config: model_config.T5Config):
+    self.config = config
+
+  def init(self, key):
+    shape = (self.config.vocab_size, self.config.mlp_dim)
+    keys = jax.random.split(key)
+    return {
+      "embedding": jax.random.normal(keys[0], shape),
+      "projection": 0.1 * jax.random.normal(keys[1], shape[::-1]),
+    }
+
+  def param_axes(self):
+    return {"embedding": ("vocab", "embed"), "projection": ("embed", "vocab")}
+
+  def hidden_states(self, params, batch, *, dropout_key=None):
+    inputs, last = (
+      params["embedding"][batch[f"{side}_input_tokens"]]
+      for side in ("encoder", "decoder")
+    )
+    same = (
+      batch["decoder_segment_ids"][:, :, None]
+      == batch["encoder_segment_ids"][:, None, :]
+    )  # [batch, targets, inputs]
+    hidden = last + jnp.matmul(same / same.sum(-1, keepdims=True), inputs)
+    if dropout_key is None:
+      return hidden
+    keep = 1 - self.config.dropout_rate
+    return hidden * jax.random.bernoulli(dropout_key, keep, hidden.shape) / keep
+
+  def logits(self, params, hidden):
+    return hidden @ params["projection"]
+
+  def encode(self, params, tokens):
+    real = (tokens > 0)[:, :, None]
+    return (params["embedding"][tokens] * real).sum(1) / real.sum(1)
+
+  def init_cache(self, params, encoded, tokens, length):
+    return decode_cache.DecodeCache(
+      index=jnp.zeros((), jnp.int32),
+      per_sequence=[encoded],
+      per_example=(),
+      step_biases=jnp.zeros((1, 2 * length - 1)),
+    )
+
+  def decode_step(self, params, cache, tokens):
+    hidden = params["embedding"][tokens] + cache.per_sequence[0]
+    return self.logits(params, hidden), cache
 
 
 def _config(folder: pathlib.Path, **changes) -> TrainConfig:
   """A student of a few thousand parameters on the built-in data."""
-  model = encoder_decoder.EncoderDecoderModel(
-    model_config.T5Config(
-      vocab_size=VOCABULARY.vocab_size,
-      emb_dim=8,
-      num_heads=2,
-      head_dim=4,
-      mlp_dim=16,
-      num_encoder_layers=1,
-      num_decoder_layers=1,
-      dropout_rate=0.1,
-    )
-  )
   settings = {
-    "model": model,
+    "model": BagOfWords(SIZES),
     "model_dir": str(folder),
     "vocabulary": VOCABULARY,
     "optimizer": optimizers.ParameterScaledAdam(),
@@ -225,7 +282,8 @@ def test_rows_may_hold_any_character(tmp_path):
   assert run_directory.read_jsonl(tmp_path / "rows.jsonl") == rows
 
 
-def test_eight_devices_train_as_one_does(finished, tmp_path):
+@pytest.mark.slow
+def test_eight_devices_train_as_one_does(tmp_path):
   """Same data, same mathematics; only the order of sums differs."""
   config = _config(tmp_path)
   batching = dataclasses.replace(
@@ -244,8 +302,9 @@ def test_eight_devices_train_as_one_does(finished, tmp_path):
         partitioner=partitioner,
         train_dataset_cfg=batching,
         total_steps=4,
+        evaluation_cfg=NO_LOSSES,
         model=encoder_decoder.EncoderDecoderModel(
-          dataclasses.replace(config.model.config, dropout_rate=0.0)
+          dataclasses.replace(SIZES, dropout_rate=0.0)
         ),
       )
     )
@@ -267,19 +326,23 @@ def test_a_run_does_not_go_on_with_other_data(finished):
 
 def test_a_run_keeps_its_batches_on_other_devices(tmp_path):
   """More devices need rows that divide; those of the run already do."""
-  config = _config(tmp_path, total_steps=2, eval_period=None)
+  config = _config(
+    tmp_path, total_steps=2, eval_period=None, evaluation_cfg=NO_LOSSES
+  )
   batching = dataclasses.replace(config.train_dataset_cfg, batch_size=8)
   config = dataclasses.replace(config, train_dataset_cfg=batching)
   _train(config)
   shape = json.loads((tmp_path / "run.json").read_text())["batch_shape"]
   _train(
     dataclasses.replace(
-      config, total_steps=3, partitioner=partitioning.Partitioner()
+      config,
+      total_steps=3,
+      partitioner=partitioning.Partitioner(devices=jax.devices()[:2]),
     )
   )
   description = json.loads((tmp_path / "run.json").read_text())
   assert description["batch_shape"] == shape
-  assert description["mesh"] == {"data": 8, "model": 1}
+  assert description["mesh"] == {"data": 2, "model": 1}
 
 
 def test_early_stopping_and_its_memory(tmp_path, monkeypatch):
@@ -316,6 +379,7 @@ def test_too_many_steps_that_are_not_finite_end_the_run(tmp_path):
   config = _config(
     tmp_path,
     learning_rate_fn=lambda step: math.inf,
+    evaluation_cfg=NO_LOSSES,
     max_nonfinite_steps=3,
     stats_period=1,
   )
@@ -329,7 +393,7 @@ def test_starting_from_another_run(finished, tmp_path):
   _train(config)
   first = run_directory.read_jsonl(tmp_path / "metrics.jsonl")[0]["loss"]
   scratch = run_directory.read_jsonl(finished / "metrics.jsonl")[0]["loss"]
-  assert first < scratch - 0.3
+  assert first < scratch - 0.1
 
 
 def test_two_processes_cannot_share_a_folder(tmp_path):
@@ -359,11 +423,7 @@ def test_a_vocabulary_too_large_for_the_student_is_told(tmp_path):
   config = _config(tmp_path)
   small = dataclasses.replace(config.model.config, vocab_size=16)
   with pytest.raises(UserError, match=r"network\.T5Config\.vocab_size"):
-    _train(
-      dataclasses.replace(
-        config, model=encoder_decoder.EncoderDecoderModel(small)
-      )
-    )
+    _train(dataclasses.replace(config, model=BagOfWords(small)))
 
 
 def test_another_models_checkpoint_is_told(finished, tmp_path):
@@ -373,7 +433,7 @@ def test_another_models_checkpoint_is_told(finished, tmp_path):
     _train(
       dataclasses.replace(
         config,
-        model=encoder_decoder.EncoderDecoderModel(wide),
+        model=BagOfWords(wide),
         initial_checkpoint_path=str(finished),
       )
     )

@@ -370,9 +370,18 @@ def _assert_same(actual, expected):
   )
 
 
-@pytest.mark.parametrize(
-  "remat_policy", ["none", pytest.param("full", marks=pytest.mark.slow)]
-)
+def test_scanned_layers_give_the_same_logits():
+  _, params, apply = _model(CONFIG)
+  scanned = EncoderDecoderModel(dataclasses.replace(CONFIG, scan_layers=True))
+  np.testing.assert_allclose(
+    _jit(scanned.apply)(layer_stacking.stack_layers(params), _batch()),
+    apply(params, _batch()),
+    atol=1e-5,
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat_policy", ["none", "full"])
 def test_scanned_layers_give_the_same_loss_and_gradients(plain, remat_policy):
   config = dataclasses.replace(
     CONFIG, scan_layers=True, remat_policy=remat_policy
