@@ -20,6 +20,7 @@ from dss_jax.rationales.command_flags import add_arguments
 
 if TYPE_CHECKING:
   from dss_jax.datasets import DataOptions
+  from dss_jax.rationales.asking import Summary
   from dss_jax.rationales.extraction import Result, Source
   from dss_jax.rationales.ledger import Ledger
   from dss_jax.rationales.plan import Plan
@@ -219,6 +220,7 @@ def _ledger_to_read(args: argparse.Namespace) -> Iterator[Ledger | None]:
 
 def _show_prompt(source: Source, plan: Plan) -> int:
   from dss_jax.rationales import extraction
+  from dss_jax.rationales.quality_tables import printable
 
   record = next(source.read(), None)
   if record is None:
@@ -234,24 +236,17 @@ def _show_prompt(source: Source, plan: Plan) -> int:
     print(f"--- POST {request.url}, for record {record.id}")
     print("--- " + json.dumps(body, ensure_ascii=False))
     if isinstance(prompt, str):
-      print(_printable(prompt))
+      print(printable(prompt))
       continue
     for message in prompt:
       print(f"--- {message['role']}")
-      print(_printable(message["content"]))
+      print(printable(message["content"]))
   if not shown:
     # Says why: a record that does not fit its prompt, or nobody to ask.
     for teacher_plan in plan.teachers:
       plan.prompt.request(record, style=teacher_plan.style, model="")
     print("no teacher of this plan is asked in words")
   return 0
-
-
-def _printable(text: str) -> str:
-  """The text without what would steer a terminal."""
-  return "".join(
-    c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text
-  )
 
 
 def _dry_run(
@@ -267,35 +262,22 @@ def _dry_run(
   if args.json:
     print(json.dumps({k: dataclasses.asdict(v) for k, v in found.items()}))
     return 0
-  from rich.table import Table
-
-  table = Table(title=f"{source.name}: {source.count:,} records")
-  for column in (
-    "teacher",
-    "requests",
-    "answered",
-    "tokens read",
-    "written",
-    "at most",
-    "cost",
-    "at most",
-  ):
-    table.add_column(column, justify="left" if column == "teacher" else "right")
-  for name, estimate in found.items():
-    table.add_row(
-      name,
-      f"{estimate.requests:,}",
-      f"{estimate.answered:,}",
-      f"{estimate.prompt_tokens:,}",
-      f"{estimate.completion_tokens:,}",
-      f"{estimate.most_completion_tokens:,}",
-      _money(estimate.cost),
-      _money(estimate.most_cost),
-    )
-  _print(table)
-  if any(estimate.cost is None for estimate in found.values()):
-    print("? : no price is known for the model; give one with --prices")
-  print("Tokens are estimates; retries are not counted. Nothing was asked.")
+  print(f"{source.name}: {source.count:,} records")
+  for name, each in found.items():
+    print(f"{name}:")
+    print(f"  requests to send        {each.requests:>14,}")
+    print(f"  answered already        {each.answered:>14,}")
+    print(f"  tokens read, about      {each.prompt_tokens:>14,}")
+    print(f"  tokens written, about   {each.completion_tokens:>14,}")
+    print(f"                 at most  {each.most_completion_tokens:>14,}")
+    if each.cost is None:
+      print("  cost: no table has the model's price; give one with --prices")
+    else:
+      print(f"  cost, about             {_money(each.cost):>14}")
+      print(f"        at most           {_money(each.most_cost):>14}")
+  if not found:
+    print("no teacher of this plan is asked in words")
+  print("Retries and rationalisations are not counted. Nothing was asked.")
   return 0
 
 
@@ -364,8 +346,11 @@ def _extract(
     _print_result(result)
   if not result.stopped:
     return 0
-  again = "start it again to go on"
-  print(f"dss-jax extract: {result.stopped}; {again}", file=sys.stderr)
+  print(
+    f"dss-jax extract: {result.stopped}; start it again to go on"
+    + (", or with --no_ask to write" if result.report is None else ""),
+    file=sys.stderr,
+  )
   return 130 if result.report is None else 1
 
 
@@ -374,11 +359,27 @@ def _as_json(result: Result) -> dict[str, Any]:
     "report": result.report.to_dict() if result.report else None,
     "files": [str(path) for path in result.files],
     "asked": {
-      name: {k or "first": dataclasses.asdict(v) for k, v in rounds.items()}
+      name: {k: dataclasses.asdict(v) for k, v in rounds.items()}
       for name, rounds in result.summaries.items()
     },
     "stopped": result.stopped,
   }
+
+
+def _told(summary: Summary) -> str:
+  """What asking did, in one line."""
+  parts = [f"{summary.answered:,} answered"]
+  for name, words in (
+    ("already", "answered before"),
+    ("duplicates", "equal to others"),
+    ("rejected", "rejected"),
+    ("gave_up", "given up"),
+    ("retries", "sent again after a fault"),
+  ):
+    if count := getattr(summary, name):
+      parts.append(f"{count:,} {words}")
+  cost = "" if summary.cost is None else f", {_money(summary.cost)}"
+  return f"{', '.join(parts)}; {summary.seconds:.0f} s{cost}"
 
 
 def _print_result(result: Result) -> None:
@@ -386,22 +387,9 @@ def _print_result(result: Result) -> None:
 
   for name, rounds in result.summaries.items():
     for round_name, summary in rounds.items():
-      cost = "" if summary.cost is None else f", {_money(summary.cost)}"
-      parts = [f"{summary.answered:,} answered"]
-      for kind in ("already", "duplicates", "rejected", "gave_up", "retries"):
-        if count := getattr(summary, kind):
-          parts.append(f"{count:,} {kind.replace('_', ' ')}")
-      print(
-        f"{name}{round_name and f' {round_name}'}: {', '.join(parts)} in"
-        f" {summary.seconds:.0f} s{cost}"
-      )
+      title = name if round_name == "first" else f"{name}, {round_name}"
+      print(f"{title}: {_told(summary)}")
   if result.report is not None:
     quality.print_report(result.report)
   for path in result.files:
     print(path)
-
-
-def _print(table: Any) -> None:
-  from rich.console import Console
-
-  Console().print(table)

@@ -35,6 +35,9 @@ environment (OPENAI_API_KEY, or --api_key_env) and are written nowhere.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of the mode."""
+  parser.usage = (
+    "dss-jax extract (--dataset NAME | --input FILE) --output_dir FOLDER ..."
+  )
   parser.epilog = EPILOG
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
   add_source(parser)
@@ -221,8 +224,13 @@ def _add_asking(parser: argparse.ArgumentParser) -> None:
     metavar="N",
     help="requests under way at once; default: %(default)s",
   )
-  group.add_argument("--requests_per_minute", type=float, metavar="N")
-  group.add_argument("--tokens_per_minute", type=float, metavar="N")
+  for what in ("requests", "tokens"):
+    group.add_argument(
+      f"--{what}_per_minute",
+      type=float,
+      metavar="N",
+      help="the provider's limit, if there is one",
+    )
   group.add_argument(
     "--timeout_s",
     type=float,
