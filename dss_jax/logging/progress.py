@@ -82,12 +82,11 @@ class Progress:
       return
     self._printed = now
     seconds = now - self._start
-    done = max(step - self._first, 1)
-    remaining = seconds / done * (self._total - step)
-    self._print(
-      f"{self._description} {step}/{self._total}  {text}"
-      f"  {_clock(remaining)} left"
-    )
+    line = f"{self._description} {step}/{self._total}  {text}"
+    if done := step - self._first:
+      remaining = seconds / done * (self._total - step)
+      line += f"  {_clock(remaining)} left"
+    self._print(line)
 
   def say(self, text: str) -> None:
     """Prints a line that stays."""

@@ -45,6 +45,10 @@ NO_COMPLETION = (UNASKED, UNANSWERED, UNKNOWN, REJECTED, GAVE_UP)
 DISAGREES = "disagrees_with_gold"
 INVALID_TEXT = "invalid_text"
 
+# No rationale is longer, and of a longer completion a record keeps the beginning
+# (the ledger has all of it): lines of records must stay short enough to be read.
+MAX_TEXT_CHARS = 1 << 16
+
 # The key of `Record.meta` under which `choose` leaves its account.
 ACCOUNT = "choosing"
 
@@ -281,10 +285,12 @@ class _Entry:
 def _storable_answer(answer: Answer) -> Answer:
   """The answer itself, or without what no record can hold.
 
-  That is a NUL character, half a surrogate pair, or a megabyte of text.
+  That is a NUL character, half a surrogate pair, or too long a text.
   """
   parsed = answer.parsed
   try:
+    if max(len(parsed.rationale), len(parsed.label or "")) > MAX_TEXT_CHARS:
+      raise UserError("too long")
     Rationale(parsed.rationale, parsed.label, status=parsed.status)
   except UserError:
     return dataclasses.replace(answer, parsed=Parsed("", None, INVALID_TEXT))
@@ -314,7 +320,7 @@ def _entry(
     options.keep_completions == "unparsed" and parsed.status != "ok"
   )
   if with_text and answer.completion is not None:
-    extra["completion"] = _storable(answer.completion.text)
+    extra["completion"] = _storable(answer.completion.text[:MAX_TEXT_CHARS])
   rationale = Rationale(
     parsed.rationale,
     parsed.label,

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import pathlib
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dss_jax.errors import UserError
+from dss_jax.errors import UserError, printable
 from dss_jax.rationales.command_flags import add_arguments
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
   from dss_jax.rationales.ledger import Ledger
   from dss_jax.rationales.plan import Plan
   from dss_jax.rationales.prices import Prices
+  from dss_jax.rationales.requests import Request
   from dss_jax.records import Record
 
 __all__ = ["add_arguments", "run"]
@@ -74,8 +76,31 @@ def _check(args: argparse.Namespace) -> None:
   needs_no_folder = ("--show_prompt", "--dry_run", "--write_batch")
   if not args.output_dir and not set(given) & set(needs_no_folder):
     raise UserError("where shall the records go? give --output_dir")
+  if args.output_split and pathlib.Path(args.output_split).name != (
+    args.output_split
+  ):
+    raise UserError(
+      f"--output_split is {args.output_split!r}; it must be a name, not a path"
+    )
+  _check_formats(args)
   if args.batch_dir and not args.read_batch:
     raise UserError("--batch_dir is for --read_batch")
+
+
+def _check_formats(args: argparse.Namespace) -> None:
+  from dss_jax.rationales.outputs import SUFFIXES
+
+  allowed = [suffix[1:] for suffix in SUFFIXES]
+  args.formats = [n.strip() for n in args.formats.split(",") if n.strip()]
+  for name in args.formats:
+    if name not in allowed:
+      raise UserError(
+        f"--formats names {name!r}; allowed: {', '.join(allowed)}"
+      )
+    if args.formats.count(name) > 1:
+      raise UserError(f"--formats names {name!r} twice")
+  if not args.formats:
+    raise UserError("--formats names no format")
 
 
 # --- the flags' objects --------------------------------------------------------
@@ -118,8 +143,6 @@ def _data_options(args: argparse.Namespace) -> DataOptions:
 
 def _read(args: argparse.Namespace) -> Iterator[Record]:
   """The records of --input, one by one; lines that are none are passed over."""
-  import itertools
-
   from dss_jax import records
   from dss_jax.data import command as data_command
 
@@ -219,34 +242,39 @@ def _ledger_to_read(args: argparse.Namespace) -> Iterator[Ledger | None]:
 
 
 def _show_prompt(source: Source, plan: Plan) -> int:
-  from dss_jax.rationales import extraction
-  from dss_jax.rationales.quality_tables import printable
-
   record = next(source.read(), None)
   if record is None:
     raise UserError(f"{source.name} has no records")
-  one = extraction.Source.of_records(source.name, [record])
-  shown = set()
-  for request in extraction.requests(one, plan):
-    if request.model in shown:
-      continue
-    shown.add(request.model)
-    body = request.body()
-    prompt = body.pop("prompt", None) or body.pop("messages")
-    print(f"--- POST {request.url}, for record {record.id}")
-    print("--- " + json.dumps(body, ensure_ascii=False))
-    if isinstance(prompt, str):
-      print(printable(prompt))
-      continue
-    for message in prompt:
-      print(f"--- {message['role']}")
-      print(printable(message["content"]))
-  if not shown:
-    # Says why: a record that does not fit its prompt, or nobody to ask.
-    for teacher_plan in plan.teachers:
-      plan.prompt.request(record, style=teacher_plan.style, model="")
+  asked = [own for own in plan.teachers if not own.knows_records]
+  labels: list[str | None] = [None]
+  if plan.choose.gold == "rationalise" and record.label is not None:
+    labels.append(record.label)
+  for own, label in itertools.product(asked, labels):
+    request = plan.prompt.request(
+      record,
+      style=own.style,
+      model=own.teacher.model,
+      sampling=own.sampling,
+      label=label,
+    )
+    told = "" if label is None else ", told the gold label"
+    print(f"--- POST {request.url}, for record {printable(record.id)}{told}")
+    _show_request(request)
+  if not asked:
     print("no teacher of this plan is asked in words")
   return 0
+
+
+def _show_request(request: Request) -> None:
+  body = request.body()
+  prompt = body.pop("prompt", None) or body.pop("messages")
+  print("--- " + printable(json.dumps(body, ensure_ascii=False)))
+  if isinstance(prompt, str):
+    print(printable(prompt))
+    return
+  for message in prompt:
+    print(f"--- {message['role']}")
+    print(printable(message["content"]))
 
 
 def _dry_run(
@@ -336,7 +364,7 @@ def _extract(
     plan,
     args.output_dir,
     split=args.output_split or _split(args),
-    formats=[name.strip() for name in args.formats.split(",") if name.strip()],
+    formats=args.formats,
     prices=prices,
     ask=not (args.no_ask or args.read_batch),
   )

@@ -8,7 +8,7 @@ from typing import Protocol
 from dss_jax.errors import UserError
 from dss_jax.rationales.asking import AskOptions
 from dss_jax.rationales.choosing import ChooseOptions
-from dss_jax.rationales.parsing import PARSERS
+from dss_jax.rationales.parsing import check_parser
 from dss_jax.rationales.prompts import STYLES, Prompt
 from dss_jax.rationales.requests import Sampling
 from dss_jax.rationales.teachers import RecordTeacher, Teacher
@@ -161,10 +161,7 @@ class Plan:
         "two teachers have the same model, style and sampling: their answers"
         " would be the same ones twice; change one's seed, say (--teachers)"
       )
-    if self.parser not in PARSERS:
-      raise UserError(
-        f"parser is {self.parser!r}; allowed: {', '.join(PARSERS)} (--parser)"
-      )
+    check_parser(self.prompt, self.parser)
     if not 0 <= self.retry_unparsed <= 100:
       raise UserError(
         f"retry_unparsed is {self.retry_unparsed}; allowed: 0 to 100"

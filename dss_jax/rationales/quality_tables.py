@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dss_jax.errors import printable
 from dss_jax.rationales.lengths import Lengths
 from dss_jax.rationales.quality import QualityReport, Share
 
@@ -36,13 +36,6 @@ _MEANINGS = {
   "rejected": "the provider will not answer this request",
   "gave_up": "failed too often (--retry_failed asks again)",
 }
-
-
-def printable(text: str) -> str:
-  """The text without what would steer a terminal."""
-  return "".join(
-    c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text
-  )
 
 
 def print_report(report: QualityReport, console: Console | None = None):
@@ -202,9 +195,11 @@ def _lengths(lengths: Mapping[str, Lengths]) -> Table:
 
 def _print_examples(out: Console, report: QualityReport):
   for status, examples in report.examples.items():
-    count = report.statuses.get(status, len(examples))
-    meaning = f": {_MEANINGS[status]}" if status in _MEANINGS else ""
-    title = f"{printable(status)} ({count:,}){meaning}"
+    title = printable(status)
+    if count := report.statuses.get(status):
+      title += f" ({count:,})"
+    if status in _MEANINGS:
+      title += f": {_MEANINGS[status]}"
     out.print(Text(title, style="bold"))
     for example in examples:
       shown = example.get("completion") or example.get("text")
