@@ -375,11 +375,11 @@ def _extract(
   if not result.stopped:
     return 0
   print(
-    f"dss-jax extract: {result.stopped}; start it again to go on"
-    + (", or with --no_ask to write" if result.report is None else ""),
+    f"dss-jax extract: {result.stopped}; start it again to go on, or with"
+    " --no_ask to write the records as they are",
     file=sys.stderr,
   )
-  return 130 if result.report is None else 1
+  return 130 if result.stopped == "interrupted" else 1
 
 
 def _as_json(result: Result) -> dict[str, Any]:

@@ -10,7 +10,8 @@ In the output folder:
   SPLIT.report.html    the same, to look at
   SPLIT.run.json       what made them
 
-A run that was stopped, by whatever means, goes on when it is started again.
+A run that was stopped, by whatever means, goes on when it is started again; the
+records are written when everything was asked, or without asking.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Result:
   """What a run of stage 1 came to.
 
   Attributes:
-    report: on the records written; None if nothing was written.
+    report: on the records written; None if it was stopped and wrote nothing.
     files: written, in the order of their importance.
     summaries: teacher -> round -> what asking did.
     stopped: why it ended before everything was asked; "" if it did not.
@@ -118,7 +119,8 @@ def extract(
     else:
       _check_answered(source, plan, ledger)
     stopped = _stopped(summaries)
-    if stopped.startswith("interrupted"):
+    if stopped:
+      # Files of records, where there are any, stay those of a whole run.
       return Result(None, (), summaries, stopped)
     report, sample = _write(source, plan, ledger, paths, prices)
   files = [*paths]
@@ -129,8 +131,8 @@ def extract(
   files.append(folder / f"{split}.report.json")
   _write_json(files[-1], report.to_dict())
   files.append(folder / f"{split}.run.json")
-  _write_json(files[-1], _description(source, plan, summaries, stopped))
-  return Result(report, tuple(files), summaries, stopped)
+  _write_json(files[-1], _description(source, plan, summaries))
+  return Result(report, tuple(files), summaries)
 
 
 def requests(
@@ -304,7 +306,6 @@ def _description(
   source: Source,
   plan: Plan,
   summaries: dict[str, dict[str, asking.Summary]],
-  stopped: str,
 ) -> dict[str, Any]:
   """What made the files: everything but keys, which nothing here knows."""
   return {
@@ -327,7 +328,6 @@ def _description(
       name: {key: dataclasses.asdict(value) for key, value in rounds.items()}
       for name, rounds in summaries.items()
     },
-    "stopped": stopped,
   }
 
 

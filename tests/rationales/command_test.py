@@ -507,10 +507,21 @@ def test_a_stop_before_it_costs_too_much(mine, tmp_path, loopback, capsys):
   assert "--max_cost=0.5 does not suffice" in output.err.splitlines()[-1]
   asked = len(loopback.bodies)
   assert 1 <= asked < 6
+  assert not (tmp_path / "out" / "train.jsonl").exists()
+  assert mine("--no_ask") == 0
   statuses = [r.rationales[0].status for r in written(tmp_path)]
   assert statuses == ["ok"] * asked + ["unanswered"] * (6 - asked)
   assert mine("--prices", prices, "--max_cost=5") == 0
   assert len(loopback.bodies) == 6
+
+
+def test_nobody_there(mine, tmp_path, capsys):
+  flags = ["--base_url=http://127.0.0.1:9/v1", "--give_up_after_s=0.5"]
+  assert mine(*flags) == 1
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert "no answer from 'm' for" in error
+  assert "no connection to http://127.0.0.1:9/v1" in error
+  assert not (tmp_path / "out" / "train.jsonl").exists()
 
 
 def test_failures_are_told_and_asked_again_when_wished(
@@ -586,7 +597,7 @@ def test_interrupted_and_killed_runs_go_on(tmp_path, loopback):
   assert "Traceback" not in error
   assert error.splitlines()[-1] == (
     "dss-jax extract: interrupted; start it again to go on, or with --no_ask"
-    " to write"
+    " to write the records as they are"
   )
   asked = len(loopback.bodies)
   assert asked < 60
@@ -668,22 +679,21 @@ def test_hostile_completions(mine, tmp_path, loopback, capsys):
 
 @pytest.mark.slow
 def test_a_student_trains_on_it(tmp_path):
-  flags = ["--dataset=taxonli", "--taxonli_num_train=120", "--teacher=rules"]
-  assert main(["extract", *flags, f"--output_dir={tmp_path / 'out'}"]) == 0
-  _train(tmp_path, "taxonli", tmp_path / "out")
-
-
-def _train(tmp_path, dataset, data_dir):
-  """Some steps of the smallest student, as the epilog of --help tells."""
-  flags = [
-    *("models/taxonli.gin", "runs/train.gin", f"data/{dataset}.gin"),
-    "methods/dss.gin",
-  ]
+  """As the epilog of --help tells."""
+  out = tmp_path / "out"
+  flags = ["--dataset=taxonli", "--taxonli_num_train=120"]
+  flags += ["--taxonli_num_test=20"]
+  made = ["--teacher=rules", f"--output_dir={out}"]
+  assert main(["extract", *flags, *made]) == 0
+  test = ["--split=test", f"--output={out / 'test.jsonl'}"]
+  assert main(["data", "convert", *flags, *test]) == 0
+  flags = ["models/taxonli.gin", "runs/train.gin", "data/taxonli.gin"]
+  flags += ["methods/dss.gin"]
   subprocess.run(
     [
       *(sys.executable, "-m", "dss_jax.main", "train"),
       *(f"--gin_file={flag}" for flag in flags),
-      f"--data_dir={data_dir}",
+      f"--data_dir={out}",
       "--gin.data.DataOptions.source=records",
       f"--gin.MODEL_DIR={tmp_path / 'student'}",
       "--gin.TRAIN_STEPS=2",
