@@ -23,6 +23,13 @@ def one_line(text: object, *, longest: int = 200) -> str:
   return line if len(line) <= longest else f"{line[: longest - 3]}..."
 
 
+def printable(text: str) -> str:
+  """The text with what would steer a terminal spelt out."""
+  return "".join(
+    c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text
+  )
+
+
 @contextlib.contextmanager
 def damaged_file(path: object, remedy: str) -> Iterator[None]:
   """Turns what parsers make of a damaged file into one line.

@@ -10,11 +10,13 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-  """The progress of a training run: a bar on a terminal, else some lines.
+  """The progress of a run: a bar on a terminal, else some lines.
 
   Args:
     total_steps: steps of the whole run.
     first_step: steps made before this start.
+    description: what runs, in a word.
+    waiting: shown before the first step is made.
     stream: where to write; a bar is drawn only if it is a terminal.
   """
 
@@ -24,6 +26,7 @@ class Progress:
     first_step: int = 0,
     *,
     description: str = "train",
+    waiting: str = "compiling ...",
     stream: TextIO | None = None,
   ):
     self._stream = sys.stderr if stream is None else stream
@@ -34,10 +37,10 @@ class Progress:
     self._printed = -math.inf
     self._bar = None
     if self._stream.isatty():
-      self._bar, self._task = self._make_bar(description)
+      self._bar, self._task = self._make_bar(description, waiting)
       self._bar.start()
 
-  def _make_bar(self, description: str):
+  def _make_bar(self, description: str, waiting: str):
     from rich import console, progress, text
 
     class TwoLines(progress.Progress):
@@ -65,7 +68,7 @@ class Progress:
       description,
       total=self._total,
       completed=self._first,
-      text="compiling ...",
+      text=waiting,
     )
     return bar, task
 
@@ -79,12 +82,11 @@ class Progress:
       return
     self._printed = now
     seconds = now - self._start
-    done = max(step - self._first, 1)
-    remaining = seconds / done * (self._total - step)
-    self._print(
-      f"{self._description} {step}/{self._total}  {text}"
-      f"  {_clock(remaining)} left"
-    )
+    line = f"{self._description} {step}/{self._total}  {text}"
+    if done := step - self._first:
+      remaining = seconds / done * (self._total - step)
+      line += f"  {_clock(remaining)} left"
+    self._print(line)
 
   def say(self, text: str) -> None:
     """Prints a line that stays."""

@@ -15,6 +15,9 @@ from dss_jax.datasets.report import UNUSABLE_LABEL
 from dss_jax.rationales import choosing
 from dss_jax.records import Record
 
+# What is counted of a teacher; see `quality`.
+COUNTS = ("answers", "completions", "parsed", "usable", "compared", "agree")
+
 
 @dataclasses.dataclass(frozen=True)
 class Account:
@@ -70,7 +73,7 @@ def _from_meta(found: Mapping[str, Any]) -> Account:
   agrees = found.get("agrees")
   return Account(
     tuple(votes),
-    sum(whole(counts.get("parsed")) for counts in teachers.values()),
+    sum(whole(counts.get("usable")) for counts in teachers.values()),
     agrees if isinstance(agrees, bool) and votes else None,
     counts_of(found.get("left_out")),
     teachers,
@@ -87,9 +90,11 @@ def _from_rationales(
   for rationale in record.rationales:
     counts = teachers.setdefault(
       rationale.source,
-      {"answers": 0, "parsed": 0, "compared": 0, "agree": 0, "statuses": {}},
+      dict.fromkeys(COUNTS, 0) | {"statuses": {}},
     )
     counts["answers"] += 1
+    counts["completions"] += rationale.status not in choosing.NO_COMPLETION
+    counts["parsed"] += rationale.label is not None
     statuses = counts["statuses"]
     statuses[rationale.status] = statuses.get(rationale.status, 0) + 1
     extra = rationale.extra
@@ -100,7 +105,7 @@ def _from_rationales(
     label = rationale.label or ""
     if not label.strip() or rationale.status in UNUSABLE_LABEL:
       continue
-    counts["parsed"] += 1
+    counts["usable"] += 1
     if record.label is not None:
       counts["compared"] += 1
       counts["agree"] += same_answer(label, record.label)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Protocol
 
 from dss_jax.errors import UserError
+
+# Each is a connection; systems allow a process not many more.
+_MAX_CONCURRENCY = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +53,11 @@ class AskOptions:
   def __post_init__(self):
     for name in ("concurrency", "max_attempts", "stop_after_rejections"):
       _check(name, getattr(self, name), least=1)
+    if self.concurrency > _MAX_CONCURRENCY:
+      raise UserError(
+        f"--concurrency is {self.concurrency}; it must be at most"
+        f" {_MAX_CONCURRENCY}"
+      )
     for name in (
       "requests_per_minute",
       "tokens_per_minute",
@@ -57,8 +66,8 @@ class AskOptions:
       "backoff_s",
     ):
       value = getattr(self, name)
-      if value is not None and not value > 0:
-        raise UserError(f"--{name} is {value}; it must be above 0")
+      if value is not None and not 0 < value < math.inf:
+        raise UserError(f"--{name} is {value}; it must be above 0, and finite")
     if self.max_cost is not None:
       _check("max_cost", self.max_cost, least=0)
 

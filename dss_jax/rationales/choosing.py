@@ -27,6 +27,7 @@ from typing import Any
 from dss_jax.datasets.completions import Parsed
 from dss_jax.datasets.report import UNUSABLE_LABEL
 from dss_jax.errors import UserError
+from dss_jax.rationales.ledger import GAVE_UP, REJECTED
 from dss_jax.rationales.requests import Completion, Sampling
 from dss_jax.records import MAX_RATIONALES, Rationale, Record
 from dss_jax.records.record import MAX_WEIGHT
@@ -34,9 +35,19 @@ from dss_jax.records.record import MAX_WEIGHT
 # Whether two labels are the same answer.
 SameAnswer = Callable[[str, str], bool]
 
+# Statuses of answers that never came.
+UNASKED = "unasked"  # the record does not fit the prompt
+UNANSWERED = "unanswered"  # not asked yet
+UNKNOWN = "unknown"  # a teacher that knows records does not know this one
+NO_COMPLETION = (UNASKED, UNANSWERED, UNKNOWN, REJECTED, GAVE_UP)
+
 # Statuses that are given here, to answers that the parser was content with.
 DISAGREES = "disagrees_with_gold"
 INVALID_TEXT = "invalid_text"
+
+# No rationale is longer, and of a longer completion a record keeps the beginning
+# (the ledger has all of it): lines of records must stay short enough to be read.
+MAX_TEXT_CHARS = 1 << 16
 
 # The key of `Record.meta` under which `choose` leaves its account.
 ACCOUNT = "choosing"
@@ -68,6 +79,7 @@ class Answer:
     sampling: how the answer was drawn.
     seconds: from request to answer.
     unix: when the answer came, in seconds since 1970.
+    reason: why there is no completion, in one line.
   """
 
   request_key: str
@@ -82,6 +94,7 @@ class Answer:
   sampling: Sampling | None = None
   seconds: float | None = None
   unix: float | None = None
+  reason: str = ""
 
   def __post_init__(self):
     if not 0 <= self.weight <= MAX_WEIGHT:
@@ -182,11 +195,17 @@ def count_votes(
 def needs_rationalising(
   record: Record, answers: Iterable[Answer], same_answer: SameAnswer
 ) -> bool:
-  """Whether the record has a gold label that no usable answer agrees with."""
-  return record.label is not None and not any(
-    answer.is_usable and _agrees(answer, record.label, same_answer)
+  """Whether the record has a gold label that no usable answer agrees with.
+
+  Those that were written for that label count.
+  """
+  if record.label is None:
+    return False
+  entries = (
+    _entry(_storable_answer(answer), record, (), ChooseOptions(), same_answer)
     for answer in answers
   )
+  return not any(entry.is_usable and entry.agrees for entry in entries)
 
 
 def choose(
@@ -263,18 +282,15 @@ class _Entry:
     return self.answer.is_usable
 
 
-def _agrees(answer: Answer, gold: str, same_answer: SameAnswer) -> bool:
-  label = answer.parsed.label
-  return label is not None and same_answer(label, gold)
-
-
 def _storable_answer(answer: Answer) -> Answer:
   """The answer itself, or without what no record can hold.
 
-  That is a NUL character, half a surrogate pair, or a megabyte of text.
+  That is a NUL character, half a surrogate pair, or too long a text.
   """
   parsed = answer.parsed
   try:
+    if max(len(parsed.rationale), len(parsed.label or "")) > MAX_TEXT_CHARS:
+      raise UserError("too long")
     Rationale(parsed.rationale, parsed.label, status=parsed.status)
   except UserError:
     return dataclasses.replace(answer, parsed=Parsed("", None, INVALID_TEXT))
@@ -304,7 +320,7 @@ def _entry(
     options.keep_completions == "unparsed" and parsed.status != "ok"
   )
   if with_text and answer.completion is not None:
-    extra["completion"] = _storable(answer.completion.text)
+    extra["completion"] = _storable(answer.completion.text[:MAX_TEXT_CHARS])
   rationale = Rationale(
     parsed.rationale,
     parsed.label,
@@ -356,6 +372,8 @@ def _provenance(answer: Answer) -> dict[str, Any]:
     extra["unix"] = round(answer.unix, 3)
   if answer.rationalised:
     extra["rationalised"] = True
+  if answer.reason:
+    extra["reason"] = _storable(answer.reason)
   return extra
 
 
@@ -443,7 +461,9 @@ def _teachers(entries: Sequence[_Entry]) -> dict[str, Any]:
     if answer.rationalised:
       _count(counts, "rationalised", 1)
     else:
-      _count(counts, "parsed", int(answer.has_vote))
+      _count(counts, "completions", int(completion is not None))
+      _count(counts, "parsed", int(entry.rationale.label is not None))
+      _count(counts, "usable", int(answer.has_vote))
       if answer.has_vote and entry.agrees is not None:
         _count(counts, "compared", 1)
         _count(counts, "agree", int(entry.agrees))

@@ -9,21 +9,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import pathlib
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dss_jax.errors import UserError
+from dss_jax.errors import UserError, printable
 from dss_jax.rationales.command_flags import add_arguments
 
 if TYPE_CHECKING:
   from dss_jax.datasets import DataOptions
+  from dss_jax.rationales.asking import Summary
   from dss_jax.rationales.extraction import Result, Source
   from dss_jax.rationales.ledger import Ledger
   from dss_jax.rationales.plan import Plan
   from dss_jax.rationales.prices import Prices
+  from dss_jax.rationales.requests import Request
   from dss_jax.records import Record
 
 __all__ = ["add_arguments", "run"]
@@ -73,8 +76,31 @@ def _check(args: argparse.Namespace) -> None:
   needs_no_folder = ("--show_prompt", "--dry_run", "--write_batch")
   if not args.output_dir and not set(given) & set(needs_no_folder):
     raise UserError("where shall the records go? give --output_dir")
+  if args.output_split and pathlib.Path(args.output_split).name != (
+    args.output_split
+  ):
+    raise UserError(
+      f"--output_split is {args.output_split!r}; it must be a name, not a path"
+    )
+  _check_formats(args)
   if args.batch_dir and not args.read_batch:
     raise UserError("--batch_dir is for --read_batch")
+
+
+def _check_formats(args: argparse.Namespace) -> None:
+  from dss_jax.rationales.outputs import SUFFIXES
+
+  allowed = [suffix[1:] for suffix in SUFFIXES]
+  args.formats = [n.strip() for n in args.formats.split(",") if n.strip()]
+  for name in args.formats:
+    if name not in allowed:
+      raise UserError(
+        f"--formats names {name!r}; allowed: {', '.join(allowed)}"
+      )
+    if args.formats.count(name) > 1:
+      raise UserError(f"--formats names {name!r} twice")
+  if not args.formats:
+    raise UserError("--formats names no format")
 
 
 # --- the flags' objects --------------------------------------------------------
@@ -117,8 +143,6 @@ def _data_options(args: argparse.Namespace) -> DataOptions:
 
 def _read(args: argparse.Namespace) -> Iterator[Record]:
   """The records of --input, one by one; lines that are none are passed over."""
-  import itertools
-
   from dss_jax import records
   from dss_jax.data import command as data_command
 
@@ -218,40 +242,39 @@ def _ledger_to_read(args: argparse.Namespace) -> Iterator[Ledger | None]:
 
 
 def _show_prompt(source: Source, plan: Plan) -> int:
-  from dss_jax.rationales import extraction
-
   record = next(source.read(), None)
   if record is None:
     raise UserError(f"{source.name} has no records")
-  one = extraction.Source.of_records(source.name, [record])
-  shown = set()
-  for request in extraction.requests(one, plan):
-    if request.model in shown:
-      continue
-    shown.add(request.model)
-    body = request.body()
-    prompt = body.pop("prompt", None) or body.pop("messages")
-    print(f"--- POST {request.url}, for record {record.id}")
-    print("--- " + json.dumps(body, ensure_ascii=False))
-    if isinstance(prompt, str):
-      print(_printable(prompt))
-      continue
-    for message in prompt:
-      print(f"--- {message['role']}")
-      print(_printable(message["content"]))
-  if not shown:
-    # Says why: a record that does not fit its prompt, or nobody to ask.
-    for teacher_plan in plan.teachers:
-      plan.prompt.request(record, style=teacher_plan.style, model="")
+  asked = [own for own in plan.teachers if not own.knows_records]
+  labels: list[str | None] = [None]
+  if plan.choose.gold == "rationalise" and record.label is not None:
+    labels.append(record.label)
+  for own, label in itertools.product(asked, labels):
+    request = plan.prompt.request(
+      record,
+      style=own.style,
+      model=own.teacher.model,
+      sampling=own.sampling,
+      label=label,
+    )
+    told = "" if label is None else ", told the gold label"
+    print(f"--- POST {request.url}, for record {printable(record.id)}{told}")
+    _show_request(request)
+  if not asked:
     print("no teacher of this plan is asked in words")
   return 0
 
 
-def _printable(text: str) -> str:
-  """The text without what would steer a terminal."""
-  return "".join(
-    c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text
-  )
+def _show_request(request: Request) -> None:
+  body = request.body()
+  prompt = body.pop("prompt", None) or body.pop("messages")
+  print("--- " + printable(json.dumps(body, ensure_ascii=False)))
+  if isinstance(prompt, str):
+    print(printable(prompt))
+    return
+  for message in prompt:
+    print(f"--- {message['role']}")
+    print(printable(message["content"]))
 
 
 def _dry_run(
@@ -267,35 +290,22 @@ def _dry_run(
   if args.json:
     print(json.dumps({k: dataclasses.asdict(v) for k, v in found.items()}))
     return 0
-  from rich.table import Table
-
-  table = Table(title=f"{source.name}: {source.count:,} records")
-  for column in (
-    "teacher",
-    "requests",
-    "answered",
-    "tokens read",
-    "written",
-    "at most",
-    "cost",
-    "at most",
-  ):
-    table.add_column(column, justify="left" if column == "teacher" else "right")
-  for name, estimate in found.items():
-    table.add_row(
-      name,
-      f"{estimate.requests:,}",
-      f"{estimate.answered:,}",
-      f"{estimate.prompt_tokens:,}",
-      f"{estimate.completion_tokens:,}",
-      f"{estimate.most_completion_tokens:,}",
-      _money(estimate.cost),
-      _money(estimate.most_cost),
-    )
-  _print(table)
-  if any(estimate.cost is None for estimate in found.values()):
-    print("? : no price is known for the model; give one with --prices")
-  print("Tokens are estimates; retries are not counted. Nothing was asked.")
+  print(f"{source.name}: {source.count:,} records")
+  for name, each in found.items():
+    print(f"{name}:")
+    print(f"  requests to send        {each.requests:>14,}")
+    print(f"  answered already        {each.answered:>14,}")
+    print(f"  tokens read, about      {each.prompt_tokens:>14,}")
+    print(f"  tokens written, about   {each.completion_tokens:>14,}")
+    print(f"                 at most  {each.most_completion_tokens:>14,}")
+    if each.cost is None:
+      print("  cost: no table has the model's price; give one with --prices")
+    else:
+      print(f"  cost, about             {_money(each.cost):>14}")
+      print(f"        at most           {_money(each.most_cost):>14}")
+  if not found:
+    print("no teacher of this plan is asked in words")
+  print("Retries and rationalisations are not counted. Nothing was asked.")
   return 0
 
 
@@ -354,7 +364,7 @@ def _extract(
     plan,
     args.output_dir,
     split=args.output_split or _split(args),
-    formats=[name.strip() for name in args.formats.split(",") if name.strip()],
+    formats=args.formats,
     prices=prices,
     ask=not (args.no_ask or args.read_batch),
   )
@@ -364,9 +374,12 @@ def _extract(
     _print_result(result)
   if not result.stopped:
     return 0
-  again = "start it again to go on"
-  print(f"dss-jax extract: {result.stopped}; {again}", file=sys.stderr)
-  return 130 if result.report is None else 1
+  print(
+    f"dss-jax extract: {result.stopped}; start it again to go on, or with"
+    " --no_ask to write the records as they are",
+    file=sys.stderr,
+  )
+  return 130 if result.stopped == "interrupted" else 1
 
 
 def _as_json(result: Result) -> dict[str, Any]:
@@ -374,11 +387,27 @@ def _as_json(result: Result) -> dict[str, Any]:
     "report": result.report.to_dict() if result.report else None,
     "files": [str(path) for path in result.files],
     "asked": {
-      name: {k or "first": dataclasses.asdict(v) for k, v in rounds.items()}
+      name: {k: dataclasses.asdict(v) for k, v in rounds.items()}
       for name, rounds in result.summaries.items()
     },
     "stopped": result.stopped,
   }
+
+
+def _told(summary: Summary) -> str:
+  """What asking did, in one line."""
+  parts = [f"{summary.answered:,} answered"]
+  for name, words in (
+    ("already", "answered before"),
+    ("duplicates", "equal to others"),
+    ("rejected", "rejected"),
+    ("gave_up", "given up"),
+    ("retries", "sent again after a fault"),
+  ):
+    if count := getattr(summary, name):
+      parts.append(f"{count:,} {words}")
+  cost = "" if summary.cost is None else f", {_money(summary.cost)}"
+  return f"{', '.join(parts)}; {summary.seconds:.0f} s{cost}"
 
 
 def _print_result(result: Result) -> None:
@@ -386,22 +415,9 @@ def _print_result(result: Result) -> None:
 
   for name, rounds in result.summaries.items():
     for round_name, summary in rounds.items():
-      cost = "" if summary.cost is None else f", {_money(summary.cost)}"
-      parts = [f"{summary.answered:,} answered"]
-      for kind in ("already", "duplicates", "rejected", "gave_up", "retries"):
-        if count := getattr(summary, kind):
-          parts.append(f"{count:,} {kind.replace('_', ' ')}")
-      print(
-        f"{name}{round_name and f' {round_name}'}: {', '.join(parts)} in"
-        f" {summary.seconds:.0f} s{cost}"
-      )
+      title = name if round_name == "first" else f"{name}, {round_name}"
+      print(f"{title}: {_told(summary)}")
   if result.report is not None:
     quality.print_report(result.report)
   for path in result.files:
     print(path)
-
-
-def _print(table: Any) -> None:
-  from rich.console import Console
-
-  Console().print(table)

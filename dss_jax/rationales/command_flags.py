@@ -23,9 +23,12 @@ examples:
   # without a model: the paper's own completions, or taxonli's rules
   dss-jax extract --dataset=cqa --data_dir=datasets --teacher=replay \\
     --output_dir=runs/cqa_palm
-  # train on what came out
-  dss-jax train --gin_file=data/cqa.gin ... --data_dir=runs/cqa \\
-    --gin.data.DataOptions.source=records
+  # train on what came out; test on the released records
+  dss-jax data convert --dataset=cqa --data_dir=datasets --split=test \\
+    --output=runs/cqa/test.jsonl
+  dss-jax train --gin_file=models/t5_1_1/small.gin --gin_file=runs/train.gin \\
+    --gin_file=data/cqa.gin --gin_file=methods/dss.gin --data_dir=runs/cqa \\
+    --gin.data.DataOptions.source=records --gin.MODEL_DIR=runs/cqa_student
 
 Started again, a run goes on: nothing that was answered is asked again. Ctrl-C
 lets what is under way finish; twice stops at once. API keys come from the
@@ -35,6 +38,9 @@ environment (OPENAI_API_KEY, or --api_key_env) and are written nowhere.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of the mode."""
+  parser.usage = (
+    "dss-jax extract (--dataset NAME | --input FILE) --output_dir FOLDER ..."
+  )
   parser.epilog = EPILOG
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
   add_source(parser)
@@ -221,8 +227,13 @@ def _add_asking(parser: argparse.ArgumentParser) -> None:
     metavar="N",
     help="requests under way at once; default: %(default)s",
   )
-  group.add_argument("--requests_per_minute", type=float, metavar="N")
-  group.add_argument("--tokens_per_minute", type=float, metavar="N")
+  for what in ("requests", "tokens"):
+    group.add_argument(
+      f"--{what}_per_minute",
+      type=float,
+      metavar="N",
+      help="the provider's limit, if there is one",
+    )
   group.add_argument(
     "--timeout_s",
     type=float,

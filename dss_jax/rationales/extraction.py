@@ -10,7 +10,8 @@ In the output folder:
   SPLIT.report.html    the same, to look at
   SPLIT.run.json       what made them
 
-A run that was stopped, by whatever means, goes on when it is started again.
+A run that was stopped, by whatever means, goes on when it is started again; the
+records are written when everything was asked, or without asking.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Result:
   """What a run of stage 1 came to.
 
   Attributes:
-    report: on the records written; None if nothing was written.
+    report: on the records written; None if it was stopped and wrote nothing.
     files: written, in the order of their importance.
     summaries: teacher -> round -> what asking did.
     stopped: why it ended before everything was asked; "" if it did not.
@@ -115,8 +116,11 @@ def extract(
     summaries: dict[str, dict[str, asking.Summary]] = {}
     if ask:
       summaries = asyncio.run(_ask_all(source, plan, ledger, prices, stream))
+    else:
+      _check_answered(source, plan, ledger)
     stopped = _stopped(summaries)
-    if stopped.startswith("interrupted"):
+    if stopped:
+      # Files of records, where there are any, stay those of a whole run.
       return Result(None, (), summaries, stopped)
     report, sample = _write(source, plan, ledger, paths, prices)
   files = [*paths]
@@ -127,8 +131,8 @@ def extract(
   files.append(folder / f"{split}.report.json")
   _write_json(files[-1], report.to_dict())
   files.append(folder / f"{split}.run.json")
-  _write_json(files[-1], _description(source, plan, summaries, stopped))
-  return Result(report, tuple(files), summaries, stopped)
+  _write_json(files[-1], _description(source, plan, summaries))
+  return Result(report, tuple(files), summaries)
 
 
 def requests(
@@ -149,7 +153,7 @@ def requests(
     yield from questions.first(source.read())
     if ledger is not None:
       yield from questions.again(source.read())
-      yield from questions.with_gold_label(source.read())
+      yield from questions.with_gold_label(_answered(source, plan, ledger))
 
 
 # --- asking ------------------------------------------------------------------
@@ -164,49 +168,67 @@ async def _ask_all(
 ) -> dict[str, dict[str, asking.Summary]]:
   """All rounds of all teachers, one after the other, until one is stopped."""
   summaries: dict[str, dict[str, asking.Summary]] = {}
-  for teacher_plan in plan.teachers:
-    if teacher_plan.knows_records:
-      continue
-    rounds: dict[str, asking.Summary] = {}
-    summaries[teacher_plan.teacher.name] = rounds
-    questions = Questions(plan, teacher_plan, ledger)
-    async with _connected(teacher_plan) as teacher:
-      for name, wanted, total in _rounds(source, plan, teacher_plan, questions):
-        if total == 0:
-          continue
-        progress = Progress(
-          total,
-          description=f"{teacher.name}{name and f' {name}'}",
-          stream=stream,
+  async with contextlib.AsyncExitStack() as stack:
+    # All of them first: what one lacks shall not be told hours later.
+    teachers = {
+      own.teacher.name: await stack.enter_async_context(_connected(own))
+      for own in plan.teachers
+      if not own.knows_records
+    }
+    for own, name, wanted, total in _rounds(source, plan, ledger):
+      teacher = teachers[own.teacher.name]
+      progress = Progress(
+        total,
+        description=_title(teacher.name, name),
+        waiting="asking ...",
+        stream=stream,
+      )
+      with contextlib.closing(progress):
+        summary = await asking.ask(
+          wanted,
+          teacher,
+          ledger,
+          own.ask,
+          prices=prices,
+          progress=progress,
+          total=total,
         )
-        with contextlib.closing(progress):
-          summary = await asking.ask(
-            wanted,
-            teacher,
-            ledger,
-            teacher_plan.ask,
-            prices=prices,
-            progress=progress,
-            total=total,
-          )
-        rounds[name] = summary
-        if summary.stopped:
-          return summaries
+      summaries.setdefault(teacher.name, {})[name] = summary
+      if summary.stopped:
+        break
   return summaries
 
 
+def _title(teacher: str, round_name: str) -> str:
+  """As the bar of 80 columns has room for."""
+  teacher = teacher if len(teacher) <= 20 else f"{teacher[:19]}…"
+  return teacher if round_name == "first" else f"{teacher} {round_name}"
+
+
 def _rounds(
-  source: Source, plan: Plan, own: TeacherPlan, questions: Questions
-) -> Iterator[tuple[str, Iterator[Request], int]]:
-  """Name, requests and number of requests of each round, when it is its turn."""
-  first = questions.first(source.read())
-  yield "", first, source.count * own.samples
-  for number in range(1, plan.retry_unparsed + 1):
-    total = sum(1 for _ in questions.again(source.read()))
-    yield f"retry {number}", questions.again(source.read()), total
-  total = sum(1 for _ in questions.with_gold_label(source.read()))
-  wanted = questions.with_gold_label(source.read())
-  yield "rationalise", wanted, total
+  source: Source, plan: Plan, ledger: Ledger
+) -> Iterator[tuple[TeacherPlan, str, Iterator[Request], int]]:
+  """Teacher, name, requests and their number of each round, in its turn."""
+  asked = [
+    (own, Questions(plan, own, ledger))
+    for own in plan.teachers
+    if not own.knows_records
+  ]
+  for own, questions in asked:
+    total = source.count * own.samples
+    yield own, "first", questions.first(source.read()), total
+    for number in range(1, plan.retry_unparsed + 1):
+      total = sum(1 for _ in questions.again(source.read()))
+      if total:
+        wanted = questions.again(source.read())
+        yield own, f"retry {number}", wanted, total
+  if plan.choose.gold == "rationalise":
+    for own, questions in asked:
+      answered = functools.partial(_answered, source, plan, ledger)
+      total = sum(1 for _ in questions.with_gold_label(answered()))
+      if total:
+        wanted = questions.with_gold_label(answered())
+        yield own, "rationalise", wanted, total
 
 
 @contextlib.asynccontextmanager
@@ -234,14 +256,32 @@ def chosen_records(
 ) -> Iterator[Record]:
   """The records with the rationales that the answers so far give them."""
   same_answer = functools.partial(parsing.same_answer, plan.prompt)
-  answers = [
-    Questions(plan, teacher_plan, ledger).answers(source.read())
-    for teacher_plan in plan.teachers
+  for record, answers in _answered(source, plan, ledger):
+    yield choosing.choose(record, answers, plan.choose, same_answer)
+
+
+def _answered(
+  source: Source, plan: Plan, ledger: Ledger
+) -> Iterator[tuple[Record, list[choosing.Answer]]]:
+  """The records with the answers of all teachers."""
+  of_teachers = [
+    Questions(plan, own, ledger).answers(source.read()) for own in plan.teachers
   ]
-  for of_record in zip(*answers):
-    record = of_record[0][0]
-    of_all = [answer for _, given in of_record for answer in given]
-    yield choosing.choose(record, of_all, plan.choose, same_answer)
+  for of_record in zip(*of_teachers):
+    answers = [answer for _, given in of_record for answer in given]
+    yield of_record[0][0], answers
+
+
+def _check_answered(source: Source, plan: Plan, ledger: Ledger) -> None:
+  """Raises UserError if there is nothing to write but questions."""
+  for _, answers in _answered(source, plan, ledger):
+    if any(answer.parsed.status != choosing.UNANSWERED for answer in answers):
+      return
+  raise UserError(
+    f"{str(ledger.path)!r} holds no answer to these requests; the flags must be"
+    " those that they were asked with (model, prompt, style, samples,"
+    " temperature, ...; see the folder's run.json)"
+  )
 
 
 def _write(
@@ -266,7 +306,6 @@ def _description(
   source: Source,
   plan: Plan,
   summaries: dict[str, dict[str, asking.Summary]],
-  stopped: str,
 ) -> dict[str, Any]:
   """What made the files: everything but keys, which nothing here knows."""
   return {
@@ -286,13 +325,9 @@ def _description(
     "choose": dataclasses.asdict(plan.choose),
     "teachers": [_teacher_description(each) for each in plan.teachers],
     "asked": {
-      name: {
-        round_name or "first": dataclasses.asdict(summary)
-        for round_name, summary in rounds.items()
-      }
+      name: {key: dataclasses.asdict(value) for key, value in rounds.items()}
       for name, rounds in summaries.items()
     },
-    "stopped": stopped,
   }
 
 
@@ -304,6 +339,8 @@ def _teacher_description(plan: TeacherPlan) -> dict[str, Any]:
     return known
   if dataclasses.is_dataclass(teacher) and not isinstance(teacher, type):
     known = dataclasses.asdict(teacher)
+    # Some give the key itself in its place.
+    known.pop("api_key_env", None)
   return {
     **known,
     "style": plan.style,

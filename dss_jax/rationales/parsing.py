@@ -75,13 +75,11 @@ def parse(
   ended = completion.finish_reason.lower()
   if completion.refusal or ended in _REFUSED:
     return Parsed("", None, "refused")
+  check_parser(prompt, parser)
   if parser == "official":
-    read = _official(prompt.name, completion.model)
+    dataset = _OFFICIAL[prompt.name]
+    read = completions.parser(dataset, "official", completion.model)
     return read(text, choices_of(record) or None)
-  if parser != "tolerant":
-    raise UserError(
-      f"parser {parser!r}; allowed: {', '.join(PARSERS)} (--parser)"
-    )
   is_cut_off = None
   if ended in _CUT_OFF:
     is_cut_off = True
@@ -98,17 +96,21 @@ def parse(
   return parsed
 
 
-def _storable(text: str) -> str:
-  return _UNSTORABLE.sub("\ufffd", text[:MAX_FIELD_CHARS])
-
-
-def _official(name: str, teacher: str) -> completions.Parser:
-  if name not in _OFFICIAL:
+def check_parser(prompt: Prompt, parser: str) -> None:
+  """Raises UserError if there is no such parser for the prompt."""
+  if parser not in PARSERS:
     raise UserError(
-      f"there is no official parser for prompt {name!r}, only for"
+      f"parser is {parser!r}; allowed: {', '.join(PARSERS)} (--parser)"
+    )
+  if parser == "official" and prompt.name not in _OFFICIAL:
+    raise UserError(
+      f"there is no official parser for prompt {prompt.name!r}, only for"
       f" {', '.join(_OFFICIAL)}; use --parser=tolerant"
     )
-  return completions.parser(_OFFICIAL[name], "official", teacher)
+
+
+def _storable(text: str) -> str:
+  return _UNSTORABLE.sub("\ufffd", text[:MAX_FIELD_CHARS])
 
 
 def _own_words(prompt: Prompt, record: Record, text: str) -> str:

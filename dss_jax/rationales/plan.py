@@ -8,10 +8,12 @@ from typing import Protocol
 from dss_jax.errors import UserError
 from dss_jax.rationales.asking import AskOptions
 from dss_jax.rationales.choosing import ChooseOptions
-from dss_jax.rationales.parsing import PARSERS
+from dss_jax.rationales.parsing import check_parser
 from dss_jax.rationales.prompts import STYLES, Prompt
 from dss_jax.rationales.requests import Sampling
 from dss_jax.rationales.teachers import RecordTeacher, Teacher
+from dss_jax.records import MAX_RATIONALES
+from dss_jax.records.record import MAX_WEIGHT
 
 
 class Reachable(Protocol):
@@ -96,9 +98,14 @@ class TeacherPlan:
       raise UserError(
         f"style is {self.style!r}; allowed: {', '.join(STYLES)} (--style)"
       )
-    if self.samples < 1:
+    if not 1 <= self.samples <= MAX_RATIONALES:
       raise UserError(
-        f"{self.samples} samples are asked for; allowed: from 1 (--samples)"
+        f"--samples is {self.samples}; allowed: 1 to {MAX_RATIONALES}, which a"
+        " record can hold"
+      )
+    if not 0 <= self.teacher.weight <= MAX_WEIGHT:
+      raise UserError(
+        f"--weight is {self.teacher.weight}; allowed: finite numbers from 0"
       )
     if self.samples > 1 and self.sampling.temperature == 0:
       raise UserError(
@@ -144,10 +151,17 @@ class Plan:
         f"two teachers are called {twice[0]!r}; rationales are told apart by"
         " that name, so give each its own"
       )
-    if self.parser not in PARSERS:
+    asked = [
+      (plan.teacher.model, plan.style, plan.sampling)
+      for plan in self.teachers
+      if not plan.knows_records
+    ]
+    if any(asked.count(same) > 1 for same in asked):
       raise UserError(
-        f"parser is {self.parser!r}; allowed: {', '.join(PARSERS)} (--parser)"
+        "two teachers have the same model, style and sampling: their answers"
+        " would be the same ones twice; change one's seed, say (--teachers)"
       )
+    check_parser(self.prompt, self.parser)
     if not 0 <= self.retry_unparsed <= 100:
       raise UserError(
         f"retry_unparsed is {self.retry_unparsed}; allowed: 0 to 100"

@@ -75,7 +75,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Prompt:
     prompt = from_dict(path.stem, _read(path))
     check(prompt)
   except UserError as error:
-    raise UserError(f"{path}: {error}") from None
+    raise UserError(f"{path}: {error} (--prompt)") from None
   return prompt
 
 

@@ -246,6 +246,11 @@ class Prompt:
         f"{count} exemplars asked of prompt {self.name!r}, which has 0 to"
         f" {len(self.exemplars)} (--num_exemplars)"
       )
+    if not count and not self.instruction:
+      raise UserError(
+        f"without exemplars prompt {self.name!r}, which has no instruction,"
+        " asks for nothing (--num_exemplars)"
+      )
     return dataclasses.replace(self, exemplars=self.exemplars[:count])
 
   def _instruction(self, given: bool) -> str:

@@ -1,5 +1,15 @@
 """How good rationales are: parse rate, agreement, votes, lengths, cost.
 
+An answer is what became of one question to a teacher: a completion, or a status
+that says why there is none. Of the completions
+
+  parsed  are those in which a label could be read;
+  usable  are those of them whose label can be the answer: one of the choices,
+          a single one, an expression with a value;
+  agree   are those of them that name the gold label.
+
+Answers to prompts that gave the gold label away count for none of these.
+
   report = of_records(records.iter_records("out/train.jsonl"))
   print_report(report)
 
@@ -17,7 +27,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dss_jax.rationales import choosing
-from dss_jax.rationales.accounts import Account, account_of, counts_of, whole
+from dss_jax.rationales.accounts import (
+  COUNTS,
+  Account,
+  account_of,
+  counts_of,
+  whole,
+)
 from dss_jax.rationales.lengths import Lengths, lengths_of, num_words
 from dss_jax.records import Problem, Rationale, Record, SeenTexts
 
@@ -64,11 +80,12 @@ class TeacherQuality:
   Attributes:
     name: the `source` of its rationales.
     models: as it named itself.
-    answers: requests that came to an end, with or without a completion.
-    parsed: answers with a label that can be one: status none of
-      multiple_answers, label_not_in_choices, unevaluable. Of those asked
-      without the gold label.
-    agreement: parsed answers whose label is the gold one, of those to records
+    answers: with or without a completion.
+    completions: of them, without the gold label in the prompt.
+    parsed: completions in which a label could be read, of all.
+    usable: completions with a label that can be one, of all: status none of
+      multiple_answers, label_not_in_choices, unevaluable.
+    agreement: usable ones whose label is the gold one, of those to records
       with a gold label.
     rationalised: answers to prompts that gave the gold label.
     statuses: status -> answers, the most frequent first.
@@ -81,7 +98,9 @@ class TeacherQuality:
   name: str
   models: tuple[str, ...]
   answers: int
+  completions: int
   parsed: Share
+  usable: Share
   agreement: Share
   rationalised: int
   statuses: Mapping[str, int]
@@ -102,7 +121,9 @@ class QualityReport:
       and a weight above 0.
     rationales: rationales that the records hold.
     usable_rationales: those that can be trained on.
+    answers: of all teachers.
     parse_rate: over all teachers, see `TeacherQuality.parsed`.
+    usable: over all teachers, see `TeacherQuality.usable`.
     agreement: over all teachers, see `TeacherQuality.agreement`.
     voted_agreement: records whose most voted label is the gold one, of those
       with votes and a gold label.
@@ -124,7 +145,8 @@ class QualityReport:
     completion_tokens: of all teachers.
     cost: of all teachers; None if that of one is not known.
     examples: status other than "ok" -> a few answers with it, each with id,
-      input, gold label, teacher, label, text and, if kept, completion.
+      input, gold label, teacher, label, text and, as far as they are kept,
+      completion or the reason why there is none.
     labels: gold label -> records, the most frequent first, at most 200.
   """
 
@@ -134,7 +156,9 @@ class QualityReport:
   with_rationale: int
   rationales: int
   usable_rationales: int
+  answers: int
   parse_rate: Share
+  usable: Share
   agreement: Share
   voted_agreement: Share
   margins: tuple[int, ...]
@@ -155,12 +179,17 @@ class QualityReport:
   def to_dict(self) -> dict[str, Any]:
     """The report as JSON values."""
     values = dataclasses.asdict(self)
-    for name in ("parse_rate", "agreement", "voted_agreement", "unanimous"):
-      values[name] = getattr(self, name).to_dict()
+    _with_percents(values, self)
     for found, teacher in zip(values["teachers"], self.teachers):
-      found["parsed"] = teacher.parsed.to_dict()
-      found["agreement"] = teacher.agreement.to_dict()
+      _with_percents(found, teacher)
     return values
+
+
+def _with_percents(values: dict[str, Any], source: Any) -> None:
+  """Puts the shares of a dataclass into its values, with their percents."""
+  for field in dataclasses.fields(source):
+    if isinstance(share := getattr(source, field.name), Share):
+      values[field.name] = share.to_dict()
 
 
 def of_records(
@@ -261,6 +290,7 @@ class Quality:
         "label": rationale.label,
         "text": rationale.text,
         "completion": rationale.extra.get("completion"),
+        "reason": rationale.extra.get("reason"),
       }
       limit = self._max_example_chars
       found.append(
@@ -312,7 +342,9 @@ class Quality:
       with_rationale=totals["with_rationale"],
       rationales=totals["rationales"],
       usable_rationales=totals["usable_rationales"],
+      answers=sum(teacher.answers for teacher in teachers),
       parse_rate=_sum(teacher.parsed for teacher in teachers),
+      usable=_sum(teacher.usable for teacher in teachers),
       agreement=_sum(teacher.agreement for teacher in teachers),
       voted_agreement=Share(totals["voted_agree"], totals["voted"]),
       margins=tuple(self._margins),
@@ -358,7 +390,7 @@ class _TeacherCounts:
     self.models: dict[str, list[int]] = {}
 
   def add(self, counts: Mapping[str, Any]):
-    for name in ("answers", "parsed", "compared", "agree", "rationalised"):
+    for name in (*COUNTS, "rationalised"):
       self.totals[name] += whole(counts.get(name))
     for status, count in counts_of(counts.get("statuses")).items():
       self.statuses[_bounded(self.statuses, status)] += count
@@ -374,12 +406,14 @@ class _TeacherCounts:
       cost(model, *tokens) if cost else None
       for model, tokens in self.models.items()
     ]
-    own = max(total["answers"] - total["rationalised"], 0)
+    completions = total["completions"]
     return TeacherQuality(
       name=name,
       models=tuple(sorted(filter(None, self.models))),
       answers=total["answers"],
-      parsed=Share(total["parsed"], own),
+      completions=completions,
+      parsed=Share(total["parsed"], completions),
+      usable=Share(total["usable"], completions),
       agreement=Share(total["agree"], total["compared"]),
       rationalised=total["rationalised"],
       statuses=_sorted(self.statuses),

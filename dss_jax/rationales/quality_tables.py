@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dss_jax.errors import printable
 from dss_jax.rationales.lengths import Lengths
 from dss_jax.rationales.quality import QualityReport, Share
 
 _BAR = 24
 # Examples of failures printed per status, and characters of each.
-_EXAMPLE_CHARS = 160
+_EXAMPLE_CHARS = 240
+
+_MEANINGS = {
+  "no_marker": "the answer's marker is not there",
+  "several_markers": "the answer's marker is there more than once",
+  "no_label": "no answer after the marker",
+  "truncated": "ends before its answer (more --max_tokens?)",
+  "multiple_answers": "more than one answer",
+  "label_not_in_choices": "the answer is none of the choices",
+  "letter_text_mismatch": "the answer's letter belongs to another choice",
+  "unevaluable": "the answer is no arithmetic with a value",
+  "label_cut": "the answer goes on after what was read",
+  "empty": "nothing, or an answer without a rationale",
+  "refused": "the teacher will not answer",
+  "invalid_text": "nothing that a record can hold",
+  "disagrees_with_gold": "the answer is not the gold label",
+  "unasked": "the record does not fit the prompt",
+  "unanswered": "not asked yet",
+  "unknown": "the teacher does not know the record",
+  "rejected": "the provider will not answer this request",
+  "gave_up": "failed too often (--retry_failed asks again)",
+}
 
 
 def print_report(report: QualityReport, console: Console | None = None):
@@ -23,7 +44,7 @@ def print_report(report: QualityReport, console: Console | None = None):
   out.print(_headline(report))
   if report.teachers:
     out.print(_teachers(report))
-  if len(report.statuses) > 1:
+  if set(report.statuses) != {"ok"}:
     out.print(Text("What became of answers:", style="bold"))
     out.print(_bars(report.statuses, "status", "answers"))
   if report.left_out:
@@ -49,12 +70,11 @@ def _headline(report: QualityReport) -> Table:
     ),
     ("  with a gold label", _of(report.with_gold, report.records)),
     ("rationales", f"{report.rationales:,}"),
-    ("answers with a usable label", share(report.parse_rate)),
   ]
+  if report.answers:
+    rows += _answers(report)
   if report.problems:
     rows.insert(1, ("lines that are no record", f"{report.problems:,}"))
-  if report.agreement.of:
-    rows.append(("  of these, the gold label", share(report.agreement)))
   if report.unanimous.of and report.voted_agreement.of:
     rows.append(("records whose vote is gold", share(report.voted_agreement)))
   if report.unanimous.of:
@@ -73,6 +93,27 @@ def _headline(report: QualityReport) -> Table:
   return table
 
 
+def _answers(report: QualityReport) -> list[tuple[str, str]]:
+  """What became of the questions; see `quality`."""
+  completions, rationalised = report.parse_rate.of, _rationalised(report)
+  rows = [("answers", f"{report.answers:,}")]
+  if missing := report.answers - rationalised - completions:
+    rows.append(("  that never came", _of(missing, report.answers)))
+  if rationalised:
+    rows.append(("  told the gold label", _of(rationalised, report.answers)))
+  rows += [
+    ("label could be read (parse rate)", share(report.parse_rate)),
+    ("label can be used", share(report.usable)),
+  ]
+  if report.agreement.of:
+    rows.append(("  and is the gold label", share(report.agreement)))
+  return rows
+
+
+def _rationalised(report: QualityReport) -> int:
+  return sum(teacher.rationalised for teacher in report.teachers)
+
+
 def share(found: Share) -> str:
   """`9,738 of 9,741  99.97 %`."""
   return _of(found.count, found.of)
@@ -86,18 +127,21 @@ def _of(count: int, of: int) -> str:
 def _teachers(report: QualityReport) -> Table:
   table = Table()
   table.add_column("teacher")
-  for name in ("answers", "usable label", "= gold", "tokens", "cost"):
+  names = ["answers", "parsed", "usable", "= gold"]
+  with_tokens = bool(report.prompt_tokens or report.completion_tokens)
+  for name in names + ["tokens", "cost"] * with_tokens:
     table.add_column(name, justify="right")
   for teacher in report.teachers:
-    agreement, parsed = teacher.agreement, teacher.parsed
-    table.add_row(
-      Text(teacher.name or "(unnamed)"),
+    cells = [
       f"{teacher.answers:,}",
-      _percent(parsed),
-      _percent(agreement),
-      f"{teacher.prompt_tokens + teacher.completion_tokens:,}",
-      "" if teacher.cost is None else f"{teacher.cost:,.4f}",
-    )
+      _percent(teacher.parsed),
+      _percent(teacher.usable),
+      _percent(teacher.agreement),
+    ]
+    if with_tokens:
+      cells.append(f"{teacher.prompt_tokens + teacher.completion_tokens:,}")
+      cells.append("" if teacher.cost is None else f"{teacher.cost:,.4f}")
+    table.add_row(Text(printable(teacher.name) or "(unnamed)"), *cells)
   return table
 
 
@@ -115,7 +159,7 @@ def _bars(counts: Mapping[str, int], name: str, unit: str) -> Table:
   table.add_column("")
   for key, count in counts.items():
     table.add_row(
-      Text(key),
+      Text(printable(key)),
       f"{count:,}",
       f"{100 * count / total:.2f}",
       "█" * round(_BAR * count / most),
@@ -151,13 +195,18 @@ def _lengths(lengths: Mapping[str, Lengths]) -> Table:
 
 def _print_examples(out: Console, report: QualityReport):
   for status, examples in report.examples.items():
-    count = report.statuses.get(status, len(examples))
-    out.print(Text(f"{status} ({count:,}), for example", style="bold"))
+    title = printable(status)
+    if count := report.statuses.get(status):
+      title += f" ({count:,})"
+    if status in _MEANINGS:
+      title += f": {_MEANINGS[status]}"
+    out.print(Text(title, style="bold"))
     for example in examples:
-      shown: Any = example.get("completion") or example.get("text") or ""
-      line = " ".join(shown.split())
-      if len(line) > _EXAMPLE_CHARS:
-        line = f"{line[:_EXAMPLE_CHARS]} ..."
+      shown = example.get("completion") or example.get("text")
+      shown = " ".join((shown or example.get("reason") or "").split())
+      if len(shown) > _EXAMPLE_CHARS:
+        shown = f"{shown[:_EXAMPLE_CHARS]} ..."
       label = example.get("label")
-      answer = "no label" if label is None else repr(label[:40])
-      out.print(Text(f"  {example['id'][:40]}  {answer}  {line!r}"))
+      answer = "" if label is None else f"  {label[:40]!r}"
+      quoted = f"  {shown!r}" if shown else ""
+      out.print(Text(f"  {printable(example['id'][:40])}{answer}{quoted}"))

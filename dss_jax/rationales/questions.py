@@ -3,9 +3,10 @@
 Rounds, each a function of the records and of what the ledger holds:
 
 1. `samples` answers per record;
-2. for each that cannot be read, further samples, up to `retry_unparsed`;
+2. in place of each that cannot be read a further sample, up to
+   `retry_unparsed` times;
 3. for records without a rationale for the gold label, if that is wished, one
-   by the teacher who is told that label.
+   by the teacher who is told that label; another teacher's, if it gives none.
 
 A run goes on by making the same rounds again: what the ledger holds is not
 asked again, what it lacks is.
@@ -16,20 +17,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from dss_jax.datasets.completions import Parsed
 from dss_jax.errors import UserError
 from dss_jax.rationales import choosing, parsing
-from dss_jax.rationales.choosing import Answer
+from dss_jax.rationales.choosing import UNANSWERED, UNASKED, UNKNOWN, Answer
 from dss_jax.rationales.ledger import Ledger, Outcome
 from dss_jax.rationales.plan import Plan, TeacherPlan
 from dss_jax.rationales.requests import Completion, Request
 from dss_jax.records import Record
 
-# Statuses of answers that never came.
-UNASKED = "unasked"  # the record does not fit the prompt
-UNANSWERED = "unanswered"  # not asked yet, or a teacher does not know it
+# A record and what has been answered about it.
+Answered = tuple[Record, list[Answer]]
 
 # Records whose answers are looked up at once.
 _CHUNK = 128
@@ -55,102 +55,134 @@ class Questions:
   # -- the rounds
 
   def first(self, records: Iterable[Record]) -> Iterator[Request]:
-    """The requests of the first round."""
+    """The requests of the first round.
+
+    Raises:
+      UserError: at the end, if there were records and none fits the prompt.
+    """
+    fits, misfit = False, None
     for record in records:
-      yield from (self._requests(record) or [])[: self._own.samples]
+      try:
+        yield from self._samples(record)
+        fits = True
+      except UserError as error:
+        misfit = misfit or error
+    if misfit is not None and not fits:
+      raise UserError(f"no record fits the prompt; the first: {misfit}")
 
   def again(self, records: Iterable[Record]) -> Iterator[Request]:
-    """A further sample for each answer that could not be read."""
+    """The further samples that answers which cannot be read call for."""
     if not self._plan.retry_unparsed:
       return
-    for requests, answers in self._asked(records):
-      unreadable = sum(map(_is_unreadable, answers))
-      end = self._own.samples + unreadable
-      yield from requests[self._own.samples : end]
+    for _, pairs in self._looked_up(records):
+      for request, answer in pairs:
+        if (
+          request is not None
+          and request.sample >= self._own.samples
+          and answer.parsed.status == UNANSWERED
+        ):
+          yield request
 
-  def with_gold_label(self, records: Iterable[Record]) -> Iterator[Request]:
-    """For records without a rationale for the gold label: ask for one."""
+  def with_gold_label(self, answered: Iterable[Answered]) -> Iterator[Request]:
+    """Asks for a rationale for the gold label where there is none.
+
+    Args:
+      answered: records with the answers of all teachers; those that have not
+        been asked everything yet are passed over.
+    """
     if self._plan.choose.gold != "rationalise":
       return
-    for record, answers in self.answers(records):
-      request = self._rationalisation(record)
-      if request is not None and choosing.needs_rationalising(
-        record, answers, self._same_answer
-      ):
-        yield request
+    for record, answers in answered:
+      if any(answer.parsed.status == UNANSWERED for answer in answers):
+        continue
+      if choosing.needs_rationalising(record, answers, self._same_answer):
+        request = self._rationalisation(record)
+        if request is not None:
+          yield request
 
   # -- the answers
 
-  def answers(
-    self, records: Iterable[Record]
-  ) -> Iterator[tuple[Record, list[Answer]]]:
+  def answers(self, records: Iterable[Record]) -> Iterator[Answered]:
     """Each record with its answers so far, in the order of their samples."""
     if self._own.knows_records:
       for record in records:
         yield record, [self._known_answer(record)]
       return
-    for record, requests, outcomes in self._looked_up(records):
-      yield record, self._answers(record, requests, outcomes)
-
-  def _asked(
-    self, records: Iterable[Record]
-  ) -> Iterator[tuple[list[Request], list[Answer]]]:
-    for record, requests, outcomes in self._looked_up(records):
-      if requests:
-        answers = self._answers(record, requests, outcomes)
-        yield requests, [a for a in answers if not a.rationalised]
+    for record, pairs in self._looked_up(records):
+      yield record, [answer for _, answer in pairs]
 
   def _looked_up(
     self, records: Iterable[Record]
-  ) -> Iterator[tuple[Record, list[Request] | None, Mapping[str, Outcome]]]:
-    """Each record with its requests but rationalisation, and what is known."""
-    assert self._ledger is not None
+  ) -> Iterator[tuple[Record, list[tuple[Request | None, Answer]]]]:
+    """Each record with its requests and their answers.
+
+    Sample `samples` + i is there if sample i cannot be read, and so on.
+    """
     records = iter(records)
     while chunk := list(itertools.islice(records, _CHUNK)):
-      wanted = [self._requests(record) for record in chunk]
-      keys = [r.key for requests in wanted for r in requests or ()]
-      if self._plan.choose.gold == "rationalise":
-        given = map(self._rationalisation, chunk)
-        keys += [request.key for request in given if request]
-      outcomes = self._ledger.get_many(keys)
-      for record, requests in zip(chunk, wanted):
-        yield record, requests, outcomes
+      pairs: list[list[tuple[Request | None, Answer]]] = [[] for _ in chunk]
+      wanted: list[tuple[int, Request]] = []
+      for i, record in enumerate(chunk):
+        try:
+          wanted += [(i, request) for request in self._samples(record)]
+        except UserError as error:
+          answer = self._answer("", UNASKED, reason=str(error))
+          pairs[i].append((None, answer))
+      for retry in range(self._plan.retry_unparsed + 1):
+        outcomes = self._outcomes(wanted)
+        unreadable = []
+        for i, request in wanted:
+          answer = self._read(chunk[i], request, outcomes.get(request.key))
+          pairs[i].append((request, answer))
+          if retry < self._plan.retry_unparsed and _is_unreadable(answer):
+            unreadable.append((i, self._next_sample(request)))
+        wanted = unreadable
+      self._add_rationalisations(chunk, pairs)
+      yield from zip(chunk, pairs)
 
-  def _answers(
+  def _add_rationalisations(
     self,
-    record: Record,
-    requests: list[Request] | None,
-    outcomes: Mapping[str, Outcome],
-  ) -> list[Answer]:
-    if requests is None:
-      return [self._answer("", Parsed("", None, UNASKED))]
-    answers = []
-    for request in requests:
+    chunk: Sequence[Record],
+    pairs: Sequence[list[tuple[Request | None, Answer]]],
+  ) -> None:
+    """Adds those that the ledger holds."""
+    if self._plan.choose.gold != "rationalise":
+      return
+    given = [
+      (i, request)
+      for i, record in enumerate(chunk)
+      if (request := self._rationalisation(record))
+    ]
+    outcomes = self._outcomes(given)
+    for i, request in given:
       if request.key in outcomes:
-        answers.append(self._read(record, request, outcomes[request.key]))
-      elif request.sample < self._own.samples:
-        answers.append(
-          self._answer(
-            request.key, Parsed("", None, UNANSWERED), sample=request.sample
-          )
-        )
-    if self._plan.choose.gold == "rationalise":
-      given = self._rationalisation(record)
-      if given is not None and given.key in outcomes:
-        answer = self._read(record, given, outcomes[given.key])
-        answers.append(dataclasses.replace(answer, rationalised=True))
-    return answers
+        answer = self._read(chunk[i], request, outcomes[request.key])
+        answer = dataclasses.replace(answer, rationalised=True)
+        pairs[i].append((request, answer))
 
-  def _read(self, record: Record, request: Request, outcome: Outcome) -> Answer:
+  def _outcomes(
+    self, wanted: Iterable[tuple[int, Request]]
+  ) -> Mapping[str, Outcome]:
+    assert self._ledger is not None
+    return self._ledger.get_many([request.key for _, request in wanted])
+
+  def _read(
+    self, record: Record, request: Request, outcome: Outcome | None
+  ) -> Answer:
+    if outcome is None:
+      return self._answer(request.key, UNANSWERED, sample=request.sample)
     if outcome.completion is None:
-      parsed = Parsed("", None, outcome.kind)
-    else:
-      parsed = parsing.parse(
-        self._plan.prompt, record, outcome.completion, self._plan.parser
+      return self._answer(
+        request.key,
+        outcome.kind,
+        sample=request.sample,
+        reason=outcome.reason,
       )
     return self._answer(
       request.key,
-      parsed,
+      parsing.parse(
+        self._plan.prompt, record, outcome.completion, self._plan.parser
+      ),
       sample=request.sample,
       completion=outcome.completion,
       sampling=request.sampling,
@@ -163,22 +195,21 @@ class Questions:
     key = f"{self._own.teacher.model}/{record.id}"
     completion: Completion | None = self._own.teacher.answer(record)  # type: ignore[union-attr]
     if completion is None:
-      return self._answer(key, Parsed("", None, UNANSWERED))
+      return self._answer(key, UNKNOWN)
     parsed = parsing.parse(
       self._plan.prompt, record, completion, self._plan.parser
     )
     return self._answer(key, parsed, completion=completion)
 
-  def _answer(
-    self, key: str, parsed: Parsed, *, sample: int = 0, **known
-  ) -> Answer:
+  def _answer(self, key: str, parsed: Parsed | str, **known) -> Answer:
+    """An answer; a mere status stands for one that did not come."""
     teacher = self._own.teacher
     return Answer(
       request_key=key,
       teacher=teacher.name,
       model=teacher.model,
-      sample=sample,
-      parsed=parsed,
+      sample=known.pop("sample", 0),
+      parsed=Parsed("", None, parsed) if isinstance(parsed, str) else parsed,
       prompt_sha256=self._plan.prompt.sha256,
       weight=teacher.weight,
       **known,
@@ -186,43 +217,44 @@ class Questions:
 
   # -- requests
 
-  def _requests(self, record: Record) -> list[Request] | None:
-    """All that may be asked of a record without its label; None if nothing.
+  def _request(self, record: Record, label: str | None = None) -> Request:
+    """The first request about a record.
 
-    The first `samples`, then those for retries.
+    Raises:
+      UserError: the record does not fit the prompt.
     """
-    plan, own = self._plan, self._own
-    try:
-      first = plan.prompt.request(
-        record, style=own.style, model=own.teacher.model, sampling=own.sampling
-      )
-    except UserError:
-      return None
-    retried = dataclasses.replace(
-      first.sampling,
-      temperature=max(first.sampling.temperature, plan.retry_temperature),
+    own = self._own
+    return self._plan.prompt.request(
+      record,
+      style=own.style,
+      model=own.teacher.model,
+      sampling=own.sampling,
+      label=label,
     )
+
+  def _samples(self, record: Record) -> list[Request]:
+    """The first round's; raises as `_request`."""
+    request = self._request(record)
     return [
-      dataclasses.replace(
-        first,
-        sample=sample,
-        sampling=first.sampling if sample < own.samples else retried,
-      )
-      for sample in range(own.samples * (1 + plan.retry_unparsed))
+      dataclasses.replace(request, sample=sample)
+      for sample in range(self._own.samples)
     ]
+
+  def _next_sample(self, request: Request) -> Request:
+    """What is asked if the answer to a request cannot be read."""
+    # At temperature 0 the same answer would come again.
+    warm = max(request.sampling.temperature, self._plan.retry_temperature)
+    return dataclasses.replace(
+      request,
+      sample=request.sample + self._own.samples,
+      sampling=dataclasses.replace(request.sampling, temperature=warm),
+    )
 
   def _rationalisation(self, record: Record) -> Request | None:
     if record.label is None:
       return None
-    own = self._own
     try:
-      return self._plan.prompt.request(
-        record,
-        style=own.style,
-        model=own.teacher.model,
-        sampling=own.sampling,
-        label=record.label,
-      )
+      return self._request(record, record.label)
     except UserError:
       return None
 

@@ -129,9 +129,9 @@ def teacher_plan(
   if kind not in _KINDS:
     raise UserError(f"teacher is {kind!r}; allowed: {', '.join(_KINDS)}")
   if kind != "endpoint":
-    return TeacherPlan(
-      _record_teacher(kind, values, dataset, split, options, prompt)
-    )
+    known = _record_teacher(kind, values, dataset, split, options, prompt)
+    known.name = values["name"] or known.name
+    return TeacherPlan(known)
   if not values["model"]:
     raise UserError(
       "no model is named: --model (as the endpoint names it), or"

@@ -193,7 +193,9 @@ def test_requests_without_an_answer_come_out_too():
     "model": "m",
     "answers": 1,
     "statuses": {"rejected": 1},
+    "completions": 0,
     "parsed": 0,
+    "usable": 0,
   }
   assert choose(RECORD, [], ChooseOptions(), same).rationales == ()
 

@@ -521,7 +521,7 @@ def test_a_broken_key_is_not_shown(monkeypatch):
   ],
 )
 def test_unusable_urls(url):
-  with pytest.raises(UserError, match="--base_url is"):
+  with pytest.raises(UserError, match="--base_url is no URL"):
     OpenAIEndpoint("t", "m", url)
 
 

@@ -56,8 +56,10 @@ def test_every_number_by_hand():
   assert report.with_gold == 4
   assert report.with_rationale == 3
   assert (report.rationales, report.usable_rationales) == (8, 5)
-  # Answers with a label that can be one: 3 + 1 + 2 + 0 + 0 of 9.
-  assert report.parse_rate == quality.Share(6, 9)
+  # Answers with a label: 3 + 1 + 2 + 0 + 1 of 9; one of them is two answers.
+  assert report.answers == 9
+  assert report.parse_rate == quality.Share(7, 9)
+  assert report.usable == quality.Share(6, 9)
   assert report.agreement == quality.Share(2, 4)
   assert report.voted_agreement == quality.Share(1, 2)
   # Margins: 2/3 - 1/3; 1; 1/2 - 1/2.
@@ -79,7 +81,9 @@ def test_every_number_by_hand():
   assert report.labels == {"zoo": 3, "a b": 1}
   big, small = report.teachers
   assert (big.name, big.models, big.answers) == ("big", ("model-1",), 5)
-  assert big.parsed == quality.Share(4, 5)
+  assert big.parsed == big.usable == quality.Share(4, 5)
+  assert small.parsed == quality.Share(3, 4)
+  assert small.usable == quality.Share(2, 4)
   assert big.agreement == quality.Share(2, 3)
   assert small.statuses == {"ok": 2, "multiple_answers": 1, "no_marker": 1}
   assert set(report.examples) == {"no_marker", "rejected", "multiple_answers"}
@@ -131,7 +135,7 @@ def test_records_of_any_file():
   assert (report.records, report.problems) == (3, 1)
   assert report.duplicate_inputs == 1
   assert report.duplicate_rationales == 1
-  assert report.parse_rate == quality.Share(3, 4)
+  assert report.parse_rate == report.usable == quality.Share(3, 4)
   assert report.agreement == quality.Share(1, 2)
   assert report.voted_agreement == quality.Share(0, 1)  # 3 against 1
   assert report.margins[5] == 1
@@ -206,8 +210,10 @@ def test_what_is_printed():
   )  # fmt: skip
   quality.print_report(report, _console(file))
   text = file.getvalue()
-  assert "answers with a usable label" in text
-  assert "6 of 10   60.00 %" in text
+  rows = {" ".join(line.split()) for line in text.split("\n")}
+  assert "label could be read (parse rate) 7 of 10 70.00 %" in rows
+  assert "label can be used 6 of 10 60.00 %" in rows
+  assert "and is the gold label 2 of 4 50.00 %" in rows
   assert "[bold]odd" in text  # markup of the file's is text
   assert "[red]x" in text
 

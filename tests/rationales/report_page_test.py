@@ -218,7 +218,7 @@ def test_the_browser_of_records(page, tmp_path):
     return page.js("document.querySelectorAll('#list button').length")
 
   assert page.js("document.title") == "cqa, train · rationales"
-  assert page.js("document.querySelectorAll('#tiles .tile').length") == 4
+  assert page.js("document.querySelectorAll('#tiles .tile').length") == 5
   assert "Parse rate80.0 %4 of 5" in page.js("byId('tiles').textContent")
   assert page.js("document.querySelectorAll('.bars button').length") == 2
   assert page.js("document.querySelectorAll('svg.histogram').length") >= 1

@@ -50,8 +50,9 @@ function drawTiles() {
   tile("Records", count(report.records),
     report.problems ? `${count(report.problems)} more lines are none` : `${count(report.with_gold)} with a gold label`);
   shareTile("Ready to train on", { count: report.with_rationale, of: report.records }, "records have a rationale");
-  shareTile("Parse rate", report.parse_rate, "answers name a label");
-  shareTile("Agreement with gold", report.agreement, "labels that were read");
+  shareTile("Parse rate", report.parse_rate, "completions name a label");
+  shareTile("Usable labels", report.usable, "completions");
+  shareTile("Agreement with gold", report.agreement, "usable labels");
   if (report.unanimous.of) shareTile("Vote is gold", report.voted_agreement, "records with votes");
   shareTile("All votes alike", report.unanimous, "records with several");
   const tokens = report.prompt_tokens + report.completion_tokens;
@@ -161,13 +162,14 @@ function lengthCharts() {
 }
 
 function teacherTable() {
-  const head = ["Teacher", "Answers", "Parsed", "Agree with gold", "Rationalised", "Tokens in", "Tokens out", "Cost"];
+  const head = ["Teacher", "Answers", "Parsed", "Usable", "Agree with gold", "Rationalised", "Tokens in", "Tokens out", "Cost"];
   const table = element("table", {}, element("thead", {}, element("tr", {}, ...head.map((name) => element("th", { scope: "col" }, name)))));
   const body = element("tbody");
   for (const teacher of report.teachers) {
     const models = teacher.models.filter((model) => model !== teacher.name).join(", ");
     const cells = [
       count(teacher.answers), percent(teacher.parsed.count, teacher.parsed.of),
+      percent(teacher.usable.count, teacher.usable.of),
       percent(teacher.agreement.count, teacher.agreement.of), count(teacher.rationalised),
       count(teacher.prompt_tokens), count(teacher.completion_tokens),
       teacher.cost === null ? "–" : teacher.cost.toLocaleString("en-US", { maximumFractionDigits: 4 }),

@@ -109,16 +109,16 @@ class OpenAIEndpoint:
         " be asked"
       )
     self._omit_fields = tuple(omit_fields)
-    self._api_key_env = api_key_env
+    self._variable = _shown_variable(api_key_env)
     key = os.environ.get(api_key_env, "").strip()
     if not key and not _is_local(self.base_url):
       raise UserError(
-        f"the environment variable {api_key_env} holds no API key for"
+        f"the environment variable {self._variable} holds no API key for"
         f" {self.base_url}; set it, or name another one with --api_key_env"
       )
     if not key.isascii() or not key.isprintable():
       raise UserError(
-        f"the environment variable {api_key_env} holds characters that no API"
+        f"the environment variable {self._variable} holds characters that no API"
         " key has; set it again"
       )
     self._secret = _Secret(key)
@@ -280,7 +280,7 @@ class OpenAIEndpoint:
     if status in (401, 403):
       return FatalError(
         f"{where}; set the key in the environment variable"
-        f" {self._api_key_env} (--api_key_env)"
+        f" {self._variable} (--api_key_env)"
       )
     if status in (404, 405, 501):
       return FatalError(f"{where}; check --base_url and --model")
@@ -338,6 +338,22 @@ class OpenAIEndpoint:
       "".join(c if c.isprintable() else " " for c in text).split()
     )
     return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + " ..."
+
+
+def _shown_variable(name: str) -> str:
+  """The name, if it is one: some give the key itself in its place.
+
+  Raises:
+    UserError: no variable can be called so.
+  """
+  if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+    raise UserError(
+      "--api_key_env is no name of an environment variable; the key itself"
+      " belongs into that variable, not here"
+    )
+  if name in os.environ or re.fullmatch(r"[A-Z]+(_[A-Z0-9]+)+", name):
+    return name
+  return "that --api_key_env names"
 
 
 class _Secret:
@@ -439,8 +455,9 @@ def _checked_url(base_url: str | None) -> str:
   except ValueError:
     usable, parts = False, None
   if not usable or parts is None:
+    # Not repeated: it may hold a key.
     raise UserError(
-      f"--base_url is {base_url!r}; it must be like http://127.0.0.1:8000/v1"
+      "--base_url is no URL; it must be like http://127.0.0.1:8000/v1"
     )
   if parts.username is not None or parts.query or parts.fragment:
     # Not repeated: what is in there may be secret.

@@ -1,0 +1,211 @@
+"""The run as a function: what it asks, writes and tells."""
+
+import dataclasses
+import io
+import json
+
+import pytest
+
+from dss_jax.errors import UserError
+from dss_jax.rationales import extraction
+from dss_jax.rationales.choosing import ChooseOptions
+from dss_jax.rationales.extraction import Source, estimate, extract, requests
+from dss_jax.rationales.ledger import Ledger
+from dss_jax.rationales.plan import Plan, TeacherPlan
+from dss_jax.rationales.prices import Price, Prices
+from dss_jax.rationales.prompts import Exemplar, Prompt
+from dss_jax.rationales.requests import Completion, Sampling
+from dss_jax.rationales.teachers import FatalError
+from dss_jax.records import Record, read_records
+
+PROMPT = Prompt(
+  "colours",
+  "Q: {input}\nA:",
+  " {rationale} So the answer is {answer}.",
+  "label",
+  "So the answer is",
+  labels=("red", "blue"),
+  exemplars=(Exemplar("sky", "It is day.", "blue"),),
+)
+RECORDS = [Record(f"r{i}", f"thing {i}", "red") for i in range(10)]
+SOURCE = Source.of_records("things, train", RECORDS)
+RED, BLUE = (f"It is so. So the answer is {x}." for x in ("red", "blue"))
+
+
+class Scripted:
+  """A teacher in this process; also its own way to be reached."""
+
+  def __init__(self, name="t", answer=lambda request: RED, weight=1.0):
+    self.name, self.model, self.weight = name, f"model-{name}", weight
+    self.answer = answer
+    self.asked = []
+    self.connected = self.closed = 0
+
+  def connect(self):
+    self.connected += 1
+    return self
+
+  async def complete(self, request, attempt_id):
+    self.asked.append(request)
+    text = self.answer(request)
+    if isinstance(text, Exception):
+      raise text
+    return Completion(text, prompt_tokens=50, completion_tokens=5)
+
+  async def close(self):
+    self.closed += 1
+
+
+class Knowing:
+  """A teacher that knows every second record."""
+
+  name, model, weight = "book", "book-1", 0.5
+
+  def answer(self, record):
+    return Completion(BLUE) if int(record.id[1:]) % 2 else None
+
+
+def plan(*teachers, samples=1, **rest):
+  return Plan(
+    PROMPT,
+    tuple(
+      TeacherPlan(each, samples=samples, sampling=Sampling(0.7))
+      if isinstance(each, Scripted)
+      else TeacherPlan(each)
+      for each in teachers
+    ),
+    **rest,
+  )
+
+
+def run(tmp_path, made, source=SOURCE, **rest):
+  return extract(source, made, tmp_path, stream=io.StringIO(), **rest)
+
+
+def test_teachers_in_words_and_by_heart(tmp_path):
+  teacher = Scripted(weight=2.0)
+  result = run(tmp_path, plan(teacher, Knowing()), prices=Prices(({},)))
+  assert (teacher.connected, teacher.closed) == (1, 1)
+  assert len(teacher.asked) == 10
+  assert result.stopped == ""
+  assert [path.name for path in result.files] == [
+    "train.jsonl", "train.report.html", "train.report.json", "train.run.json",
+  ]  # fmt: skip
+  assert all(path.stat().st_size for path in result.files)
+  records, _ = read_records(result.files[0])
+  known = [(r.source, r.weight, r.status) for r in records[1].rationales]
+  assert known == [("t", 2 * 2 / 2.5, "ok"), ("book", 0.5 * 0.5 / 2.5, "ok")]
+  assert records[0].rationales[1].status == "unknown"
+  assert result.report is not None
+  assert result.report.answers == 20
+  assert result.report.parse_rate.to_dict() == {
+    "count": 15, "of": 15, "percent": 100.0,
+  }  # fmt: skip
+  told = json.loads(result.files[-1].read_text())
+  assert told["prompt"]["sha256"] == PROMPT.sha256
+  assert [each["name"] for each in told["teachers"]] == ["t", "book"]
+
+
+def test_splits_share_a_ledger(tmp_path):
+  teacher = Scripted()
+  run(tmp_path, plan(teacher))
+  result = run(tmp_path, plan(teacher), split="test", formats=("parquet",))
+  assert len(teacher.asked) == 10
+  assert result.files[0] == tmp_path / "test.parquet"
+  assert result.summaries["t"]["first"].already == 10
+  assert (tmp_path / "train.jsonl").exists()
+
+
+def test_another_teacher_is_told_where_the_first_one_fails(tmp_path):
+  def answer(request):
+    text = request.prompt[-1][1]
+    return "" if "correct" in text and "thing 2" in text else BLUE
+
+  def second(request):
+    return RED if "correct" in request.prompt[-1][1] else BLUE
+
+  first, other = Scripted("a", answer), Scripted("b", second)
+  options = ChooseOptions(gold="rationalise")
+  source = Source.of_records("things", RECORDS[:3])
+  result = run(tmp_path, plan(first, other, choose=options), source)
+  told = [r.prompt[-1][1] for r in other.asked if "correct" in r.prompt[-1][1]]
+  # BLUE is no rationale for red: the first teacher is of no use at all.
+  assert len(told) == 3
+  assert result.summaries["a"]["rationalise"].answered == 3
+  records, _ = read_records(result.files[0])
+  assert [[r.source for r in x.rationales] for x in records] == [["b"]] * 3
+  count = len(other.asked)
+  run(tmp_path, plan(first, other, choose=options), source)
+  assert len(other.asked) == count
+
+
+def test_records_are_read_as_they_are_asked(tmp_path):
+  read = 0
+  gaps = []
+
+  def many():
+    nonlocal read
+    for i in range(2000):
+      read += 1
+      yield Record(f"r{i}", f"thing {i}")
+
+  teacher = Scripted(answer=lambda _: gaps.append(read - len(gaps)) or RED)
+  run(tmp_path, plan(teacher), Source("many", many, 2000))
+  assert len(gaps) == 2000
+  assert max(gaps) <= 100
+
+
+def test_what_a_person_must_mend_leaves_the_answers(tmp_path):
+  asked = []
+
+  def answer(request):
+    asked.append(request)
+    return FatalError("no credit left") if len(asked) > 4 else RED
+
+  teacher = Scripted(answer=answer)
+  made = plan(teacher)
+  patient = dataclasses.replace(made.teachers[0].ask, concurrency=1)
+  own = dataclasses.replace(made.teachers[0], ask=patient)
+  made = dataclasses.replace(made, teachers=(own,))
+  with pytest.raises(UserError, match="no credit left"):
+    run(tmp_path, made)
+  assert teacher.closed == 1
+  assert not (tmp_path / "train.jsonl").exists()
+  result = run(tmp_path, made, ask=False)
+  assert result.report is not None
+  assert result.report.statuses == {"unanswered": 6, "ok": 4}
+
+
+def test_what_would_be_asked(tmp_path):
+  teacher = Scripted()
+  made = plan(teacher, Knowing(), samples=2)
+  doubled = Source.of_records("twice", RECORDS + RECORDS)
+  prices = Prices(({"model-t": Price(1.0, 10.0)},))
+  found = estimate(doubled, made, None, prices)
+  assert list(found) == ["t"]
+  assert (found["t"].requests, found["t"].answered) == (20, 0)
+  assert found["t"].most_completion_tokens == 20 * 256
+  run(tmp_path, made, Source.of_records("some", RECORDS[:5]))
+  with Ledger(tmp_path / extraction.LEDGER_FILE, read_only=True) as ledger:
+    found = estimate(SOURCE, made, ledger, prices)["t"]
+    assert (found.requests, found.answered) == (10, 10)
+    assert found.completion_tokens == 10 * 5
+    assert found.cost == (found.prompt_tokens + 10 * 50) / 1e6
+    assert len(list(requests(SOURCE, made, ledger))) == 20
+
+
+def test_nothing_to_ask_about(tmp_path):
+  result = run(tmp_path, plan(Scripted()), Source.of_records("none", []))
+  assert result.report is not None
+  assert result.report.records == 0
+  assert (tmp_path / "train.jsonl").read_bytes() == b""
+
+
+def test_a_disk_that_does_not_take_it(tmp_path):
+  run(tmp_path, plan(Scripted()))
+  before = (tmp_path / "train.jsonl").read_bytes()
+  (tmp_path / "train.report.html").unlink()
+  (tmp_path / "train.report.html").mkdir()
+  with pytest.raises(UserError, match="cannot write"):
+    run(tmp_path, plan(Scripted()))
+  assert (tmp_path / "train.jsonl").read_bytes() == before
