@@ -66,6 +66,8 @@ from dss_jax.records import (
 
 NAMESPACE = "dss_jax.rationales"
 
+_INTERRUPTED = "interrupted; start it again to go on"
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -348,6 +350,11 @@ class _AskShard(beam.DoFn):
     self._prices = prices
     self._ask = ask
 
+  def setup(self):
+    # A worker's log is shipped; a line for each request is too many.
+    for name in ("httpx2", "openai"):
+      logging.getLogger(name).setLevel(logging.WARNING)
+
   def process(self, element):
     shard, lines = element
     source = Source(
@@ -393,7 +400,7 @@ class _AskShard(beam.DoFn):
     shown = ", ".join(f"{v} {k}" for k, v in totals.items() if v)
     _LOG.info("%s: %d records; %s", source.name, source.count, shown)
     if stopped.startswith("interrupted"):
-      raise UserError("interrupted; start it again to go on")
+      raise UserError(_INTERRUPTED)
     if stopped:
       _count("shards_stopped")
       _LOG.warning("%s stopped: %s", source.name, stopped)
@@ -609,6 +616,7 @@ def run_pipeline(
 
   Raises:
     UserError: of a worker as well, where the runner tells of it.
+    KeyboardInterrupt: Ctrl-C, here or in a worker.
   """
   pipeline = beam.Pipeline(options=options or pipeline_options([]))
   _ = (
@@ -624,6 +632,8 @@ def run_pipeline(
     told = _told_by_worker(error)
     if told is None:
       raise
+    if told == _INTERRUPTED:
+      raise KeyboardInterrupt from None
     raise UserError(told) from error
   found: dict[str, int] = {}
   for counter in result.metrics().query()["counters"]:

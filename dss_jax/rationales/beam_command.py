@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -51,15 +52,24 @@ def main(argv: Sequence[str]) -> int:
 
   Returns:
     The exit status: 0 when everything was asked, 1 when shards stopped before,
-    2 for wrong input.
+    2 for wrong input, 130 after Ctrl-C.
   """
   parser = _parser()
   args, flags = parser.parse_known_args(argv)
+  # What a worker has to tell the user is told once, below.
+  logging.getLogger("apache_beam.runners.common").addFilter(_is_news)
   try:
     return _run(args, flags)
   except UserError as error:
     print(f"{_PROGRAM}: {error}", file=sys.stderr)
     return 2
+  except KeyboardInterrupt:
+    print(f"{_PROGRAM}: interrupted; start it again to go on", file=sys.stderr)
+    return 130
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+  return not (record.exc_info and isinstance(record.exc_info[1], UserError))
 
 
 def _parser() -> argparse.ArgumentParser:

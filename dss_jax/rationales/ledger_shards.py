@@ -193,7 +193,7 @@ class SegmentedLedger(Ledger):
     self._every_s = publish_every_s
     self._new: list[Outcome] = []
     self._mutex = threading.Lock()
-    self._failures: list[Exception] = []
+    self._failures: list[UserError] = []
     self._closing = threading.Event()
     try:
       for segment in sorted(files.beginning_with(f"{prefix}-")):
@@ -217,10 +217,7 @@ class SegmentedLedger(Ledger):
     """See `Ledger.flush`; also tells that publishing keeps failing."""
     super().flush()
     if len(self._failures) >= _MAX_FAILURES:
-      raise UserError(
-        f"answers cannot be kept in {self._prefix}: {one_line(self._failures[-1])}"
-        " (--ledger_dir)"
-      )
+      raise self._failures[-1]
 
   def close(self) -> None:
     """Publishes what is left."""
@@ -248,7 +245,7 @@ class SegmentedLedger(Ledger):
     while not self._closing.wait(self._every_s):
       try:
         self._publish()
-      except Exception as error:
+      except UserError as error:
         # The outcomes stay, for the next time.
         self._failures.append(error)
       else:
@@ -261,7 +258,13 @@ class SegmentedLedger(Ledger):
       return
     name = f"{time.time_ns() // 10**6:015d}-{uuid.uuid4().hex[:12]}{_SEGMENT}"
     content = b"".join(map(_dumps, outcomes))
-    self._files.write(f"{self._prefix}-{name}", content)
+    try:
+      self._files.write(f"{self._prefix}-{name}", content)
+    except Exception as error:  # each file system has its own
+      raise UserError(
+        f"answers cannot be kept in {self._prefix}-*: {one_line(error)}"
+        " (--ledger_dir)"
+      ) from None
     with self._mutex:
       del self._new[: len(outcomes)]
 
