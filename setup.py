@@ -61,13 +61,8 @@ HF = [
   "safetensors>=0.6",
   "transformers>=5.17,<6",
 ]
-REPORT = ["jinja2>=3.1", "matplotlib>=3.9", "plotext>=5.3,<6"]
-TEACHER = [
-  "aiolimiter>=1.2",
-  "openai>=3,<4",
-  "reasoning-gym>=0.1.25,<0.2",
-  "tenacity>=9",
-]
+REPORT = ["matplotlib>=3.9", "plotext>=5.3,<6"]
+TEACHER = ["openai>=3,<4", "reasoning-gym>=0.1.25,<0.2"]
 
 EXTRAS_REQUIRE = {
   "tpu": ["jax[tpu]>=0.10.2,<0.13"],
@@ -80,6 +75,7 @@ EXTRAS_REQUIRE = {
   "beam": ["apache-beam>=2.77", "google-crc32c>=1.6"],
   "dev": [
     *REPORT,
+    *TEACHER,
     "build>=1.2",
     "hypothesis>=6.100",
     "pyright==1.1.414",
@@ -114,7 +110,7 @@ setuptools.setup(
   ],
   package_dir={**TASKS, "dss_jax.gin": "gin"},
   package_data={
-    "dss_jax": ["data/*.model", "rationales/page/*"],
+    "dss_jax": ["data/*.model", "rationales/*.toml", "rationales/page/*"],
     "dss_jax.gin": ["**/*.gin"],
     "dss_jax.tasks": ["**/*.toml"],
   },

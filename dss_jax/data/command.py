@@ -163,17 +163,16 @@ def _dataset_report(
       sizes["train"] = len(train)
       if validation:
         sizes["validation"] = len(validation)
-  source = "built in" if spec.name == "taxonli" else options.source
-  rationale_source = datasets.rationale_source(spec.name, options)
-  if options.source == "records":
-    source = "records"
-  elif rationale_source is None:  # registered by a module
+  source = options.source
+  if source != "records" and spec.name == "taxonli":
+    source = "built in"
+  elif spec not in datasets.SHIPPED:
     source = "own records"
   return {
     "dataset": spec.name,
     "source": source,
     "parser": options.parser,
-    "rationale_source": rationale_source,
+    "rationale_source": datasets.rationale_source(spec.name, options),
     "license": spec.license,
     "vocabulary": vocabulary.name,
     "prefix": args.prefix,

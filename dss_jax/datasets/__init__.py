@@ -23,6 +23,7 @@ from dss_jax.records import Record
 
 __all__ = [
   "DATA_DIR_VARIABLE",
+  "SHIPPED",
   "SPLITS",
   "DataOptions",
   "DatasetSpec",
@@ -38,6 +39,9 @@ __all__ = [
 ]
 
 catalogue.register_all()
+
+# The datasets that come with dss_jax, whatever else is registered.
+SHIPPED = catalogue.SPECS
 
 
 def load_split(
@@ -145,20 +149,22 @@ def split_positions(
 
 
 def rationale_source(name: str, options: DataOptions) -> str | None:
-  """Who wrote a dataset's rationales; None if only its records can say.
+  """Who wrote the rationales that a dataset trains on; None if nobody.
 
   Args:
     name: of the dataset.
     options: see `DataOptions`. Of taxonli its control is named, as in
-      "taxonli shuffled".
+      "taxonli shuffled"; several teachers are joined, as in "palm+human".
   """
-  if options.source == "records":
-    return None
-  if name == "taxonli":
-    control = options.taxonli_control
-    return name if control == "none" else f"{name} {control}"
-  released = {spec.name for spec in catalogue.SPECS}
-  return options.rationale_source if name in released else None
+  if options.source != "records":
+    if name == "taxonli":
+      control = options.taxonli_control
+      return name if control == "none" else f"{name} {control}"
+    if name in {spec.name for spec in SHIPPED}:
+      return options.rationale_source
+  records = load_source_split(name, "train", options=options)
+  sources = {r.source for record in records for r in record.rationales}
+  return "+".join(sorted(filter(None, sources))) or None
 
 
 def _with_normalized_labels(record: Record) -> Record:

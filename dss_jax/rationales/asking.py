@@ -10,22 +10,25 @@ to go on after whatever stopped a run is to call `ask` again.
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
-import dataclasses
-import heapq
-import itertools
-import math
 import random
 import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 from dss_jax.errors import UserError
 from dss_jax.rationales import ledger as ledgers
 from dss_jax.rationales import pacing
+from dss_jax.rationales.ask_options import AskOptions, Progress, Summary
+from dss_jax.rationales.job_queue import (
+  Job,
+  JobQueue,
+  estimated_tokens,
+  set_done,
+  tokens_of_size,
+  utf8_size,
+)
 from dss_jax.rationales.ledger import Ledger, Outcome
 from dss_jax.rationales.prices import Prices
 from dss_jax.rationales.requests import Completion, Request
@@ -36,9 +39,6 @@ from dss_jax.rationales.teachers import (
   TransientError,
 )
 
-# Requests looked up in the ledger together.
-_CHUNK = 64
-_BYTES_A_TOKEN = 4
 # A provider that says "too often" is asked again this much more patiently
 # than one that fails.
 _RATE_LIMITED_FACTOR = 10
@@ -49,138 +49,7 @@ _LAST_ANSWERS_S = 10.0
 _SHOW_EVERY_S = 0.25
 
 
-@dataclasses.dataclass(frozen=True)
-class AskOptions:
-  """How to ask.
-
-  Attributes:
-    concurrency: most requests under way at once.
-    requests_per_minute: limit; None for none.
-    tokens_per_minute: limit on tokens read and written; a request counts with
-      an estimate until its answer tells; None for none.
-    timeout_s: for one answer, to its last byte.
-    max_attempts: failures after which a request is given up. Being asked too
-      often (429) counts for a tenth, failed probes of the breaker for nothing.
-    max_cost: stop before the money spent on everything in the ledger, with
-      what is under way, would exceed it; in the price table's currency.
-    retry_failed: ask again what earlier runs gave up or saw rejected.
-    give_up_after_s: stop when every attempt has failed for so long.
-    backoff_s: wait after a first failure; doubles with each further one.
-    max_backoff_s: longest such wait.
-    max_retry_after_s: longest wait that a server may ask for.
-    stop_after_rejections: stop when so many requests were rejected and none
-      was answered: something is wrong with all of them.
-    seed: of the jitter.
-  """
-
-  concurrency: int = 8
-  requests_per_minute: float | None = None
-  tokens_per_minute: float | None = None
-  timeout_s: float = 120.0
-  max_attempts: int = 8
-  max_cost: float | None = None
-  retry_failed: bool = False
-  give_up_after_s: float = 1800.0
-  backoff_s: float = 1.0
-  max_backoff_s: float = 60.0
-  max_retry_after_s: float = 300.0
-  stop_after_rejections: int = 50
-  seed: int | None = None
-
-  def __post_init__(self):
-    for name in ("concurrency", "max_attempts", "stop_after_rejections"):
-      _check(name, getattr(self, name), least=1)
-    for name in (
-      "requests_per_minute",
-      "tokens_per_minute",
-      "timeout_s",
-      "give_up_after_s",
-      "backoff_s",
-    ):
-      value = getattr(self, name)
-      if value is not None and not value > 0:
-        raise UserError(f"--{name} is {value}; it must be above 0")
-    if self.max_cost is not None:
-      _check("max_cost", self.max_cost, least=0)
-
-
-def _check(name: str, value: float, *, least: float) -> None:
-  if not value >= least:
-    raise UserError(f"--{name} is {value}; it must be at least {least}")
-
-
-@dataclasses.dataclass
-class Summary:
-  """What a call of `ask` did.
-
-  Attributes:
-    requests: read from the iterable.
-    already: of them, settled in the ledger before.
-    duplicates: of them, equal to another one of the call.
-    answered: of them, answered by this call.
-    rejected: likewise, the provider will not answer them.
-    gave_up: likewise, failed too often.
-    attempts: sendings.
-    retries: sendings after the first of a request in this call.
-    faults: kind of fault -> attempts that ended so.
-    prompt_tokens: of the answers, as far as the provider tells.
-    completion_tokens: likewise.
-    cost: of this call, where prices are known; else None.
-    ledger_cost: of everything in the ledger, likewise.
-    seconds: wall time.
-    stopped: whether requests are left to ask.
-    reason: why it stopped, in one line.
-  """
-
-  requests: int = 0
-  already: int = 0
-  duplicates: int = 0
-  answered: int = 0
-  rejected: int = 0
-  gave_up: int = 0
-  attempts: int = 0
-  retries: int = 0
-  faults: dict[str, int] = dataclasses.field(default_factory=dict)
-  prompt_tokens: int = 0
-  completion_tokens: int = 0
-  cost: float | None = None
-  ledger_cost: float | None = None
-  seconds: float = 0.0
-  stopped: bool = False
-  reason: str = ""
-
-  @property
-  def asked(self) -> int:
-    """Requests that this call settled."""
-    return self.answered + self.rejected + self.gave_up
-
-
-class Progress(Protocol):
-  """Where `ask` says how it goes on; `dss_jax.logging.Progress` is one."""
-
-  def update(self, step: int, text: str) -> None: ...
-
-  def say(self, text: str) -> None: ...
-
-
-def estimated_tokens(request: Request) -> tuple[int, int]:
-  """A guess at a request's tokens: those read, and the most written.
-
-  Four bytes of UTF-8 are a token, a turn of a chat costs four more.
-  """
-  if isinstance(request.prompt, str):
-    size, turns = _size(request.prompt), 0
-  else:
-    size = sum(_size(text) for _, text in request.prompt)
-    turns = len(request.prompt)
-  return (
-    math.ceil(size / _BYTES_A_TOKEN) + 4 * turns,
-    request.sampling.max_tokens,
-  )
-
-
-def _size(text: str) -> int:
-  return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+__all__ = ["AskOptions", "Progress", "Summary", "ask", "estimated_tokens"]
 
 
 async def ask(
@@ -225,29 +94,6 @@ async def ask(
   ).run()
 
 
-class _Job:
-  """A request that has no outcome yet."""
-
-  __slots__ = (
-    "attempts",
-    "cost",
-    "failures",
-    "key",
-    "rate_limited",
-    "request",
-    "tokens",
-  )
-
-  def __init__(self, request: Request, tokens: tuple[int, int], cost: float):
-    self.request = request
-    self.key = request.key
-    self.tokens = tokens
-    self.cost = cost
-    self.attempts = 0
-    self.failures = 0
-    self.rate_limited = 0
-
-
 class _Asking:
   """The state of one call of `ask`."""
 
@@ -261,7 +107,6 @@ class _Asking:
     progress: Progress | None,
     total: int | None,
   ):
-    self._requests = iter(requests)
     self._teacher = teacher
     self._ledger = ledger
     self._options = options
@@ -270,17 +115,17 @@ class _Asking:
     self._total = total
     self._rng = random.Random(options.seed)
     self._summary = Summary()
-    self._first_attempt = ledger.next_attempt
-    self._exhausted = False
+    self._queue = JobQueue(
+      requests,
+      ledger,
+      self._summary,
+      self._cost,
+      retry_failed=options.retry_failed,
+      # Retries that wait must not let the number of jobs grow without bound.
+      most_delayed=4 * options.concurrency,
+    )
     self._stopping = False
     self._error: BaseException | None = None
-    # Keys between the iterable and the ledger.
-    self._keys: set[str] = set()
-    self._fresh: collections.deque[_Job] = collections.deque()
-    # (when, order, job) of those that failed.
-    self._delayed: list[tuple[float, int, _Job]] = []
-    self._order = itertools.count()
-    self._sleepers: set[asyncio.Future[None]] = set()
     self._committing: list[asyncio.Future[None]] = []
     self._flush_is_due = False
     self._cancelling: asyncio.TimerHandle | None = None
@@ -339,78 +184,14 @@ class _Asking:
 
   async def _worker(self) -> None:
     try:
-      while (job := await self._next()) is not None:
+      while (job := await self._queue.next()) is not None:
         await self._attempt(job)
     except Exception as error:
       self._fail(error)
 
-  # -- what to ask next
-
-  async def _next(self) -> _Job | None:
-    """The next job; None if this worker is not needed any more."""
-    # Retries that wait must not let the number of jobs grow without bound.
-    most_delayed = 4 * self._options.concurrency
-    while not self._stopping:
-      now = time.monotonic()
-      if self._delayed and self._delayed[0][0] <= now:
-        return heapq.heappop(self._delayed)[2]
-      if len(self._delayed) < most_delayed:
-        if self._fresh:
-          return self._fresh.popleft()
-        if not self._exhausted:
-          self._refill()
-          # Skipping what is settled must not hold up those under way.
-          await asyncio.sleep(0)
-          continue
-      if not self._delayed:
-        # Whoever holds a job that may fail yet comes back for it himself.
-        return None
-      await self._sleep(self._delayed[0][0] - now)
-    return None
-
-  def _refill(self) -> None:
-    """Reads some requests and keeps those that are to be asked."""
-    chunk: list[Request] = []
-    try:
-      chunk.extend(itertools.islice(self._requests, _CHUNK))
-    except Exception as error:
-      # The records' side is broken; what was read and sent is not.
-      self._fail(error)
-    if len(chunk) < _CHUNK:
-      self._exhausted = True
-    self._summary.requests += len(chunk)
-    new: dict[str, Request] = {}
-    for request in chunk:
-      if request.key in self._keys or request.key in new:
-        self._summary.duplicates += 1
-      else:
-        new[request.key] = request
-    settled = self._ledger.settled(new, retry_failed=self._options.retry_failed)
-    for key, attempt in settled.items():
-      if attempt is not None and attempt >= self._first_attempt:
-        self._summary.duplicates += 1
-      else:
-        self._summary.already += 1
-      del new[key]
-    for request in new.values():
-      tokens = estimated_tokens(request)
-      self._fresh.append(_Job(request, tokens, self._cost(request, *tokens)))
-    self._keys.update(new)
-
-  async def _sleep(self, seconds: float) -> None:
-    """Until then, or until the run stops."""
-    sleeper = self._loop.create_future()
-    self._sleepers.add(sleeper)
-    timer = self._loop.call_later(seconds, _set, sleeper)
-    try:
-      await sleeper
-    finally:
-      timer.cancel()
-      self._sleepers.discard(sleeper)
-
   # -- asking
 
-  async def _attempt(self, job: _Job) -> None:
+  async def _attempt(self, job: Job) -> None:
     """Sends a job once and does what follows from how that ends."""
     entry = await self._pace.enter(sum(job.tokens), job.cost)
     if entry is None:
@@ -458,7 +239,7 @@ class _Asking:
 
   def _answered(
     self,
-    job: _Job,
+    job: Job,
     attempt: ledgers.Attempt,
     entry: pacing.Pass,
     completion: Completion,
@@ -467,7 +248,7 @@ class _Asking:
     prompt, written = completion.prompt_tokens, completion.completion_tokens
     used = (
       job.tokens[0] if prompt is None else prompt,
-      math.ceil(_size(completion.text) / _BYTES_A_TOKEN)
+      tokens_of_size(utf8_size(completion.text))
       if written is None
       else written,
     )
@@ -482,7 +263,7 @@ class _Asking:
 
   def _failed(
     self,
-    job: _Job,
+    job: Job,
     attempt: ledgers.Attempt,
     entry: pacing.Pass,
     error: Exception,
@@ -510,7 +291,7 @@ class _Asking:
 
   def _retry(
     self,
-    job: _Job,
+    job: Job,
     attempt: ledgers.Attempt,
     entry: pacing.Pass,
     error: TransientError,
@@ -544,8 +325,7 @@ class _Asking:
         longest=options.max_backoff_s,
         longest_retry_after=options.max_retry_after_s,
       )
-      now = time.monotonic()
-      heapq.heappush(self._delayed, (now + wait, next(self._order), job))
+      self._queue.put_back(job, wait)
       # The server speaks of all of us.
       if limited or error.retry_after is not None:
         self._pace.pause(wait)
@@ -558,7 +338,7 @@ class _Asking:
 
   def _settle(
     self,
-    job: _Job,
+    job: Job,
     attempt: ledgers.Attempt,
     kind: str,
     seconds: float,
@@ -579,7 +359,7 @@ class _Asking:
       )
     )
     # Whoever looks it up from now on finds it in the ledger.
-    self._keys.discard(job.key)
+    self._queue.settled(job)
 
   def _count_fault(self, kind: str) -> None:
     self._summary.faults[kind] = self._summary.faults.get(kind, 0) + 1
@@ -629,7 +409,7 @@ class _Asking:
           waiter.cancel()
       return
     for waiter in waiters:
-      _set(waiter)
+      set_done(waiter)
 
   # -- stopping
 
@@ -641,8 +421,7 @@ class _Asking:
     self._summary.stopped = True
     self._summary.reason = reason
     self._pace.close()
-    for sleeper in self._sleepers:
-      _set(sleeper)
+    self._queue.close()
 
   def _fail(self, error: BaseException) -> None:
     """As `_stop`, and `ask` raises the error."""
@@ -720,7 +499,7 @@ class _Asking:
   def _close_summary(self) -> None:
     summary = self._summary
     summary.seconds = time.monotonic() - self._start
-    if self._exhausted and not self._keys and self._error is None:
+    if self._queue.is_done and self._error is None:
       # It was told to stop when nothing was left to do.
       summary.stopped, summary.reason = False, ""
     prices = self._prices
@@ -777,8 +556,3 @@ def _no_price(model: str) -> UserError:
     f"--max_cost needs the price of {model!r}, which is in no table; add it to"
     " a file and name that with --prices"
   )
-
-
-def _set(future: asyncio.Future[None]) -> None:
-  if not future.done():
-    future.set_result(None)

@@ -90,7 +90,7 @@ class Request:
     """
     content = {"url": self.url, "body": self.body(), "sample": self.sample}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,7 +71,7 @@ def test_datasets_of_ones_own_and_the_environment(folder, monkeypatch):
   )
   monkeypatch.setenv("DSS_DATA_DIR", str(folder))
   assert len(_ids("mine", "test", DataOptions(source="records"))) == 3
-  assert datasets.rationale_source("cqa", _options(folder)) is None
+  assert datasets.rationale_source("cqa", _options(folder)) == "smollm2"
 
 
 def test_one_folder_per_dataset(folder, tmp_path_factory):
