@@ -68,6 +68,18 @@ def colours(count):
   return [Record(f"r{i}", thing(max(i, 1)), "red") for i in range(count)]
 
 
+class Nobody:
+  """A teacher that knows no record."""
+
+  name, model, weight = "nobody", "nobody", 1.0
+
+  def answer(self, record):
+    return None
+
+
+_NOBODY = TeacherPlan(Nobody())
+
+
 class Server:
   """The misbehaving server in a process of its own."""
 
@@ -201,6 +213,7 @@ def test_an_endpoint_gives_the_records_of_extract(tmp_path, start_server):
     choose=ChooseOptions(gold="rationalise", keep="majority"),
     ask={"timeout_s": 0.4},
   )
+  plan = dataclasses.replace(plan, teachers=(*plan.teachers, _NOBODY))
   made, counters = run(records, plan, tmp_path)
   assert timeless(made) == timeless(extracted(records, plan, tmp_path / "x"))
   assert counters["records"] == counters["written"] == 40
@@ -485,7 +498,7 @@ def test_files_are_read_as_by_extract(tmp_path):
     '{"question": "one"}\n{"question": "two", "id": "x"}\n'
   )
   (tmp_path / "a-1.csv").write_text("question\nthree\n")
-  plan = Plan(PROMPT, (TeacherPlan(Nobody()),))
+  plan = Plan(PROMPT, (_NOBODY,))
 
   def read(pattern, **rest):
     out = tmp_path / "out" / "read.jsonl"
@@ -518,15 +531,6 @@ def test_files_are_read_as_by_extract(tmp_path):
   found, counters = read("a-0.jsonl", skip_malformed=True)
   assert found == {"line-1": "one"}
   assert counters["malformed_lines"] == 2
-
-
-class Nobody:
-  """A teacher that knows no record."""
-
-  name, model, weight = "nobody", "nobody", 1.0
-
-  def answer(self, record):
-    return None
 
 
 class Bucket(LocalFileSystem):

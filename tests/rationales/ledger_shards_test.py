@@ -174,6 +174,7 @@ def test_publishing_that_fails_now_and_then_loses_nothing(tmp_path):
     b'{"key": 1, "kind": "gave_up", "teacher": "t", "model": "m",'
     b' "completion": null}',
   ],
+  ids=["list", "half", "bytes", "digits", "unanswered", "number"],
 )
 def test_a_damaged_segment_is_named(tmp_path, line):
   files = LocalFiles()
