@@ -68,6 +68,15 @@ def test_flax_stays_in_models(repository):
   assert all(name.startswith("models/") for name in importers)
 
 
+def test_beam_stays_in_one_module(repository):
+  importers = {
+    name
+    for name, path in _modules(repository).items()
+    if "apache_beam" in _imports(path)
+  }
+  assert importers == {"rationales/beam.py"}
+
+
 def test_nothing_imports_the_registrations(repository):
   for name, path in _modules(repository).items():
     text = path.read_text(encoding="utf-8")

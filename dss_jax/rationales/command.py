@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
   data_command.import_modules(args.module)
   prices = Prices.load(args.prices)
   source = _source(args)
-  plan = _plan(args)
+  plan = make_plan(args)
   if args.show_prompt:
     return _show_prompt(source, plan)
   if args.dry_run:
@@ -113,19 +113,21 @@ def _source(args: argparse.Namespace) -> Source:
     from dss_jax import datasets
 
     records = datasets.load_source_split(
-      args.dataset, _split(args), options=_data_options(args)
+      args.dataset, split_name(args), options=data_options(args)
     )
-    name = f"{args.dataset}, {_split(args)}"
+    name = f"{args.dataset}, {split_name(args)}"
     return Source.of_records(name, records[: args.limit])
   count = _count(args)
   return Source(pathlib.Path(args.input).name, lambda: _read(args), count)
 
 
-def _split(args: argparse.Namespace) -> str:
+def split_name(args: argparse.Namespace) -> str:
+  """Of --dataset's source."""
   return args.split or "train"
 
 
-def _data_options(args: argparse.Namespace) -> DataOptions:
+def data_options(args: argparse.Namespace) -> DataOptions:
+  """How --dataset is read."""
   from dss_jax.datasets import DataOptions
 
   names = (
@@ -181,7 +183,8 @@ def _count(args: argparse.Namespace) -> int:
   return count if args.limit is None else min(count, args.limit)
 
 
-def _plan(args: argparse.Namespace) -> Plan:
+def make_plan(args: argparse.Namespace) -> Plan:
+  """What the flags ask of which teachers."""
   from dss_jax.rationales import teacher_plans
   from dss_jax.rationales.choosing import ChooseOptions
   from dss_jax.rationales.plan import Plan
@@ -202,8 +205,8 @@ def _plan(args: argparse.Namespace) -> Plan:
     teacher_plans.teacher_plan(
       vars(args) | table,
       dataset=args.dataset,
-      split=_split(args),
-      options=_data_options(args),
+      split=split_name(args),
+      options=data_options(args),
       prompt=prompt,
     )
     for table in tables
@@ -363,7 +366,7 @@ def _extract(
     source,
     plan,
     args.output_dir,
-    split=args.output_split or _split(args),
+    split=args.output_split or split_name(args),
     formats=args.formats,
     prices=prices,
     ask=not (args.no_ask or args.read_batch),

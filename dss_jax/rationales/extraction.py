@@ -80,6 +80,35 @@ class Result:
   stopped: str = ""
 
 
+def ask_everything(
+  source: Source,
+  plan: Plan,
+  ledger: Ledger,
+  *,
+  prices: Prices | None = None,
+  stream: TextIO | None = None,
+) -> tuple[dict[str, dict[str, asking.Summary]], str]:
+  """Asks the teachers everything that the ledger does not hold.
+
+  Args:
+    source: the records.
+    plan: prompt and teachers.
+    ledger: open for writing.
+    prices: of models; the packaged table if None.
+    stream: where progress goes; None writes it to standard error.
+
+  Returns:
+    Teacher -> round -> what asking did, and why something is left to ask ("" if
+    nothing is). The answers are in the ledger.
+
+  Raises:
+    UserError: as `asking.ask`.
+  """
+  prices = prices or Prices.load()
+  summaries = asyncio.run(_ask_all(source, plan, ledger, prices, stream))
+  return summaries, _stopped(summaries)
+
+
 def extract(
   source: Source,
   plan: Plan,

@@ -93,6 +93,10 @@ _KEYS_A_QUERY = 500
 _ROWS_A_PAGE = 1000
 
 
+class InUseError(UserError):
+  """Another process writes the ledger."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
   """How a request ended.
@@ -192,7 +196,8 @@ class Ledger:
       may be writing.
 
   Raises:
-    UserError: another process writes it, or it is not a usable ledger.
+    InUseError: another process writes it.
+    UserError: it is not a usable ledger.
   """
 
   def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False):
@@ -235,7 +240,7 @@ class Ledger:
     except OSError:
       file.seek(0)
       owner = file.read(32).strip()
-      raise UserError(
+      raise InUseError(
         f"the ledger {str(self.path)!r} is being written by another run"
         + (f" (process {owner})" if owner.isdigit() else "")
         + "; wait for it, stop it, or name another ledger"

@@ -7,6 +7,7 @@ and without cost.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from dss_jax.datasets import release
 from dss_jax.datasets.options import DataOptions
@@ -73,6 +74,10 @@ class Replay:
     self._split_texts(
       split if split in specs[dataset].source_splits else "train"
     )
+
+  def __getstate__(self) -> dict[str, Any]:
+    """A copy reads the completions where it is, rather than carry them."""
+    return {**self.__dict__, "_texts": {}}
 
   def answer(self, record: Record) -> Completion | None:
     """The completion of the record's row; None if its id names no row.
