@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
   from dss_jax.rationales.prices import Prices
 
   _check(args)
+  if args.show_prompt:
+    args.limit = 1
   data_command.import_modules(args.module)
   prices = Prices.load(args.prices)
   source = _source(args)
@@ -156,7 +158,7 @@ def _read(args: argparse.Namespace) -> Iterator[Record]:
 
 
 def _count(args: argparse.Namespace) -> int:
-  """The records of --input.
+  """How many records --input gives.
 
   Raises:
     UserError: it has lines that are none, and they shall not be skipped.
@@ -172,6 +174,8 @@ def _count(args: argparse.Namespace) -> int:
       problems.append(item)
     else:
       count += 1
+    if count == args.limit:
+      break
   if problems and not args.skip_malformed:
     raise UserError(
       f"{len(problems)} of {count + len(problems)} lines of {args.input} cannot"
@@ -179,21 +183,30 @@ def _count(args: argparse.Namespace) -> int:
       " --skip_malformed)"
     )
   if problems:
-    print(f"{len(problems)} lines are left out", file=sys.stderr)
-  return count if args.limit is None else min(count, args.limit)
+    print(
+      f"{len(problems)} lines of {args.input} are left out; the first:"
+      f" {problems[0]}",
+      file=sys.stderr,
+    )
+  return count
 
 
+<<<<<<< HEAD
 def make_plan(args: argparse.Namespace) -> Plan:
   """What the flags ask of which teachers."""
   from dss_jax.rationales import teacher_plans
+=======
+def _plan(args: argparse.Namespace) -> Plan:
+  from dss_jax.rationales import prompt_files, teacher_plans
+>>>>>>> attack3
   from dss_jax.rationales.choosing import ChooseOptions
   from dss_jax.rationales.plan import Plan
   from dss_jax.rationales.prompts import Prompt, for_dataset
 
   if not args.prompt and not args.dataset:
     raise UserError(
-      "--input needs a --prompt: copy one of the shipped files (anli, cqa,"
-      " esnli, svamp, taxonli) and write exemplars of your own"
+      "--input needs a --prompt: copy one of the files in"
+      f" {prompt_files.FOLDER} and write exemplars of your own"
     )
   prompt = Prompt.load(args.prompt or for_dataset(args.dataset))
   if args.num_exemplars is not None:

@@ -147,11 +147,12 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
     "--num_exemplars",
     type=int,
     metavar="N",
-    help="only the first N, for short contexts",
+    help="only the first N, for short contexts (default: all)",
   )
   group.add_argument(
     "--style",
     default="chat",
+    metavar="HOW",
     help="chat (exemplars as turns) or completion (one text); default:"
     " %(default)s",
   )
@@ -311,6 +312,7 @@ def _add_choosing(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     "--parser",
     default="tolerant",
+    metavar="HOW",
     help="of answers: tolerant, or official for released completions",
   )
   group.add_argument(
@@ -330,28 +332,33 @@ def _add_choosing(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     "--vote",
     default="majority",
+    metavar="HOW",
     help="majority (weights are shares of the votes; default) or none",
   )
   group.add_argument(
     "--keep",
     default="all",
+    metavar="HOW",
     help="rationales of all answers (default), of the majority's, or one",
   )
   group.add_argument(
     "--gold",
     default="keep",
+    metavar="HOW",
     help="rationales that argue against the gold label: keep (default), drop,"
     " or rationalise: ask the teacher, told that label, for another",
   )
   group.add_argument(
     "--keep_completions",
     default="unparsed",
+    metavar="HOW",
     help="the raw texts in the records: unparsed (default), all or none; the"
     " ledger has them all",
   )
   group.add_argument(
     "--earlier",
     default="drop",
+    metavar="HOW",
     help="rationales that the records come with: drop (default) or keep",
   )
 

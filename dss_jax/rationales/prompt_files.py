@@ -42,12 +42,12 @@ _TEXTS = (
 _LISTS = ("labels", "input_parts", "stop")
 _REQUIRED = ("input_format", "output_format", "answer_kind", "answer_marker")
 
-_FOLDER = pathlib.Path(dss_jax.__file__).parent / "tasks" / "prompts"
+FOLDER = pathlib.Path(dss_jax.__file__).parent / "tasks" / "prompts"
 
 
 def names() -> tuple[str, ...]:
   """The shipped prompts."""
-  return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
+  return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 
 
 def for_dataset(dataset: str) -> str:
@@ -56,7 +56,7 @@ def for_dataset(dataset: str) -> str:
   if name not in names():
     raise UserError(
       f"no prompt is shipped for dataset {dataset!r}, only for"
-      f" {', '.join(names())}; copy one of {_FOLDER} and name it with --prompt"
+      f" {', '.join(names())}; copy one of {FOLDER} and name it with --prompt"
     )
   return name
 
@@ -70,7 +70,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Prompt:
         f"no prompt {str(name_or_path)!r}; allowed: {', '.join(names())}, or"
         " the path of a .toml file (--prompt)"
       )
-    path = _FOLDER / f"{name_or_path}.toml"
+    path = FOLDER / f"{name_or_path}.toml"
   try:
     prompt = from_dict(path.stem, _read(path))
     check(prompt)

@@ -415,8 +415,11 @@ def test_malformed_lines(mine, tmp_path, loopback, capsys):
     r"2 of 8 lines of .*:7: .*--skip_malformed", of_error(capsys)
   )
   assert not loopback.bodies
-  assert mine("--skip_malformed", "--limit=3") == 0
-  assert "2 lines are left out" in capsys.readouterr().err
+  assert mine("--skip_malformed") == 0
+  assert "2 lines of" in capsys.readouterr().err
+  assert len(written(tmp_path)) == 6
+  # What comes after the limit is not looked at.
+  assert mine("--limit=3") == 0
   assert [r.id for r in written(tmp_path)] == ["r0", "r1", "r2"]
 
 

@@ -171,12 +171,13 @@ def write_requests(
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(
-      f"cannot make the folder {folder}: {error.strerror or error} (--batch_dir)"
+      f"cannot make the folder {folder}: {error.strerror or error}"
+      " (--write_batch)"
     ) from None
   if request_files(folder):
     raise UserError(
       f"{folder} holds requests already: read their results, or name another"
-      " folder (--batch_dir)"
+      " folder (--write_batch)"
     )
   with contextlib.ExitStack() as stack:
     writer = _Writer(stack, folder, max_requests, max_bytes)
