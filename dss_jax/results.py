@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from dss_jax import datasets, evaluation, run_directory, train_state
-from dss_jax.data import pipeline, subtasks
+from dss_jax.data import subtasks, training_data
 from dss_jax.loop_state import LoopState
 from dss_jax.models import encoder_decoder, flops
 from dss_jax.train_config import TrainConfig
@@ -46,7 +46,7 @@ def _rationale_source(
 
 def result_rows(
   config: TrainConfig,
-  data: pipeline.TrainingData,
+  data: training_data.TrainingData,
   scores: Sequence[evaluation.Scores],
   *,
   steps: int,
@@ -74,7 +74,7 @@ def result_rows(
     "label_source": own.label_source if own else None,
     "rationale_source": _rationale_source(own, dataset.data),
     "train_fraction": dataset.data.train_fraction if own else None,
-    "train_examples": data.examples.num_records,
+    "train_examples": data.num_records,
     "seed": config.random_seed,
     "steps": steps,
     "batch_rows": data.shape.rows,

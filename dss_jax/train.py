@@ -32,7 +32,7 @@ from dss_jax import (
   train_step,
   vocabulary_loss,
 )
-from dss_jax.data import packing, pipeline
+from dss_jax.data import packing, training_data
 from dss_jax.errors import UserError, damaged_file
 from dss_jax.loop_state import LoopState
 from dss_jax.pretrained import initial
@@ -102,10 +102,11 @@ class _Run:
     partitioner = config.partitioner
     train_config.check_vocabulary(config.vocabulary, config.model)
     earlier = self._earlier_description()
-    self.data = pipeline.load_training_data(
+    self.data = training_data.load(
       config.train_dataset_cfg,
       config.vocabulary,
       seed=config.random_seed,
+      steps=range(checkpoints.latest_step() or 0, config.total_steps),
       rows_multiple_of=partitioner.data_size * config.num_microbatches,
       rows_of_process=partitioner.process_rows,
       earlier_shape=earlier.get("batch_shape"),
@@ -187,7 +188,7 @@ class _Run:
   def _check_same_data(self, earlier: Mapping[str, Any]) -> None:
     """A run goes on only with the data and the order it began with."""
     now = {
-      "data_fingerprint": self.data.examples.fingerprint,
+      "data_fingerprint": self.data.fingerprint,
       "seed": self.config.random_seed,
     }
     for name, value in now.items():
@@ -206,8 +207,8 @@ class _Run:
         self.folder / "config.gin", self.config.config_text_fn()
       )
     description = run_directory.describe_machine() | {
-      "data_fingerprint": self.data.examples.fingerprint,
-      "task": self.data.examples.task_name,
+      "data_fingerprint": self.data.fingerprint,
+      "task": self.data.task_name,
       "seed": self.config.random_seed,
       "num_parameters": results.num_parameters(self.config.model),
       "mesh": dict(self.config.partitioner.mesh.shape),

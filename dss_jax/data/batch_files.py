@@ -89,6 +89,7 @@ def write_batches(
         "seed": batches.seed,
         "shape": dataclasses.asdict(batches.shape),
         "first_step": steps.start,
+        "num_records": example_set.num_records,
         "num_steps": len(steps),
         "shard_steps": shard_steps,
       }
@@ -100,6 +101,10 @@ class _Header(NamedTuple):
 
   shape: BatchShape
   fingerprint: str
+  task_name: str
+  split: str
+  seed: int
+  num_records: int
   vocabulary: str
   subtasks: tuple[str, ...]
   steps: range
@@ -114,6 +119,10 @@ class BatchFiles:
     feature_specs: name -> shape and dtype of the global batch's features.
     steps: the steps that the folder holds.
     fingerprint: of the examples the batches were made from.
+    task_name: the task that those are of.
+    split: its split.
+    seed: of the batches' order.
+    num_records: records of the split.
     vocabulary: the vocabulary's name.
     subtask_names: names of the sub-tasks, in the order of their ids.
   """
@@ -160,6 +169,10 @@ class BatchFiles:
         )
     self.shape = header.shape
     self.fingerprint = header.fingerprint
+    self.task_name = header.task_name
+    self.split = header.split
+    self.seed = header.seed
+    self.num_records = header.num_records
     self.vocabulary = header.vocabulary
     self.subtask_names = header.subtasks
     self.steps = header.steps
@@ -235,6 +248,10 @@ def _check_header(header: Mapping[str, Any]) -> _Header:
   return _Header(
     shape=BatchShape(**shape),
     fingerprint=str(header["fingerprint"]),
+    task_name=str(header["task_name"]),
+    split=str(header["split"]),
+    seed=int(header["seed"]),
+    num_records=int(header["num_records"]),
     vocabulary=str(header["vocabulary"]),
     subtasks=tuple(str(name) for name in header["subtasks"]),
     steps=range(first, first + num_steps),

@@ -1,4 +1,4 @@
-"""`dss-jax data stats|show|convert`: look at datasets, and convert them.
+"""`dss-jax data stats|show|batches|convert`: look at datasets, and convert them.
 
 Each reads a registered dataset (`--dataset`) or one's own file of records
 (`--input`). Nothing heavy is imported before a command runs.
@@ -17,6 +17,7 @@ from dss_jax.data.command_flags import DATA_FLAGS, add_arguments
 from dss_jax.errors import UserError
 
 if TYPE_CHECKING:
+  from dss_jax.data.pipeline import DatasetConfig
   from dss_jax.datasets import DataOptions
   from dss_jax.records import Problem, Record
 
@@ -38,7 +39,12 @@ def run(args: argparse.Namespace) -> int:
   limit = getattr(args, "limit", None)
   if limit is not None and limit < 1:
     raise UserError(f"--limit is {limit}; allowed: whole numbers from 1")
-  commands = {"stats": _stats, "show": _show, "convert": _convert}
+  commands = {
+    "stats": _stats,
+    "show": _show,
+    "batches": _batches,
+    "convert": _convert,
+  }
   return commands[args.data_command](args)
 
 
@@ -213,18 +219,19 @@ def _file_report(
   }, problems
 
 
-# --- show --------------------------------------------------------------------
+# --- show, batches -----------------------------------------------------------
 
 
-def _show(args: argparse.Namespace) -> int:
-  from dss_jax.data import dataset_tables, pipeline, preview, subtasks
+def _dataset_config(args: argparse.Namespace) -> DatasetConfig:
+  """The task and its batches, as `show` and `batches` are told of them."""
+  from dss_jax.data import pipeline, subtasks
 
   if args.module:
     import_modules(args.module)
   else:
     # Without modules no other task can be known: no need to ask SeqIO.
     subtasks.get_task(args.task)
-  config = pipeline.DatasetConfig(
+  return pipeline.DatasetConfig(
     args.task,
     {"inputs": args.inputs_length, "targets": args.targets_length},
     split=args.split,
@@ -236,8 +243,38 @@ def _show(args: argparse.Namespace) -> int:
     data=_data_options(args),
     method=_method_options(args),
   )
-  shown = preview.preview(
+
+
+def _batches(args: argparse.Namespace) -> int:
+  from dss_jax.data import batch_files, training_data
+
+  for name in ("steps", "rows_multiple_of"):
+    if getattr(args, name) < 1:
+      raise UserError(
+        f"--{name} is {getattr(args, name)}; allowed: whole numbers from 1"
+      )
+  config = _dataset_config(args)
+  data = training_data.load_packed(
     config,
+    training_data.vocabulary_of(config, args.vocabulary),
+    seed=args.seed,
+    rows_multiple_of=args.rows_multiple_of,
+  )
+  batch_files.write_batches(args.output, data, range(args.steps))
+  shape = data.shape
+  print(
+    f"{args.steps} batches of {shape.rows} rows, {shape.encoder_length} +"
+    f" {shape.decoder_length} tokens, {shape.records_per_batch} records ->"
+    f" {args.output}"
+  )
+  return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+  from dss_jax.data import dataset_tables, preview
+
+  shown = preview.preview(
+    _dataset_config(args),
     vocabulary=args.vocabulary,
     seed=args.seed,
     step=args.step,

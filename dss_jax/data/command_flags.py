@@ -1,4 +1,4 @@
-"""The flags of `dss-jax data stats|show|convert`."""
+"""The flags of `dss-jax data stats|show|batches|convert`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ examples:
   dss-jax data stats --dataset=svamp --data_dir=datasets --json
   dss-jax data stats --input=mine.csv --field_mapping input=question label=answer
   dss-jax data show --task=svamp_dss --data_dir=datasets
+  dss-jax data batches --task=svamp_dss --data_dir=datasets --steps=1000 --output=batches
   dss-jax data convert --dataset=cqa --data_dir=datasets --output=cqa_{split}.jsonl
   dss-jax data convert --input=mine.csv --output=mine.parquet
 """
@@ -24,6 +25,13 @@ _SHOW_EPILOG = """\
 What is printed is decoded from a packed batch as the student gets it: </s>
 stands for the end-of-sequence token, and text that the vocabulary cannot
 write is shown as it will be seen.
+"""
+
+
+_BATCHES_EPILOG = """\
+A run trains on the folder with --gin.train/utils.DatasetConfig.batch_files=FOLDER
+and, otherwise, the task, vocabulary, seed and sizes that it was written with.
+Data and packing are then no work of the machine that trains.
 """
 
 
@@ -62,10 +70,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
   show = _command(commands, "show", "exactly what a student will see")
   show.epilog = _SHOW_EPILOG
-  _add_show_flags(show)
-  _add_vocabulary(show)
+  show.add_argument(
+    "--limit",
+    type=int,
+    default=2,
+    metavar="N",
+    help="packed rows to show (default: 2)",
+  )
+  show.add_argument(
+    "--step", type=int, default=0, metavar="N", help="which batch (from 0)"
+  )
+  show.add_argument(
+    "--ids", action="store_true", help="show the token ids as well"
+  )
+  _add_batch_flags(show)
   _add_json(show)
   _add_data_options(show)
+
+  batches = _command(commands, "batches", "write packed batches to a folder")
+  batches.epilog = _BATCHES_EPILOG
+  batches.add_argument(
+    "--steps",
+    type=int,
+    required=True,
+    metavar="N",
+    help="how many batches: the TRAIN_STEPS of the run",
+  )
+  batches.add_argument(
+    "--output", required=True, metavar="FOLDER", help="where to write them"
+  )
+  batches.add_argument(
+    "--rows_multiple_of",
+    type=int,
+    default=1,
+    metavar="N",
+    help="device shards times NUM_MICROBATCHES of the run (default: 1)",
+  )
+  _add_batch_flags(batches)
+  _add_data_options(batches)
 
   convert = _command(commands, "convert", "write a dataset as records")
   add_source(convert)
@@ -158,23 +200,15 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def _add_show_flags(parser: argparse.ArgumentParser) -> None:
+def _add_batch_flags(parser: argparse.ArgumentParser) -> None:
+  """Declares what batches are made of and how."""
   parser.add_argument(
     "--task",
     required=True,
     help="DATASET_METHOD, such as svamp_dss, or any registered SeqIO task",
   )
   parser.add_argument("--split", default="train", help="default: train")
-  parser.add_argument(
-    "--limit",
-    type=int,
-    default=2,
-    metavar="N",
-    help="packed rows to show (default: 2)",
-  )
-  parser.add_argument(
-    "--ids", action="store_true", help="show the token ids as well"
-  )
+  _add_vocabulary(parser)
   group = parser.add_argument_group("batches")
   group.add_argument(
     "--records_per_batch",
@@ -190,9 +224,6 @@ def _add_show_flags(parser: argparse.ArgumentParser) -> None:
   )
   group.add_argument(
     "--seed", type=int, default=0, metavar="N", help="order of the data"
-  )
-  group.add_argument(
-    "--step", type=int, default=0, metavar="N", help="which batch (from 0)"
   )
   group.add_argument(
     "--inputs_length",

@@ -1,4 +1,4 @@
-"""From a task's name to batches: the one place that joins the data modules.
+"""From a task's name to its examples and evaluations.
 
 Datasets of dss_jax are built straight from records, without TensorFlow. Any
 other name is looked up among SeqIO's Tasks and Mixtures and materialised
@@ -12,21 +12,17 @@ import importlib
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from dss_jax import datasets
 from dss_jax.data import (
-  batch_shapes,
   evaluations,
   options,
-  packing,
-  prefetching,
   subtasks,
   token_arrays,
   vocabularies,
 )
-from dss_jax.data import batches as batches_lib
 from dss_jax.data import examples as examples_lib
 from dss_jax.errors import UserError
 
@@ -103,6 +99,10 @@ class DatasetConfig:
     use_cached: whether SeqIO must read its own cache (SeqIO tasks only).
     materialize_dir: where token arrays are kept between runs; None keeps those
       of SeqIO tasks under the user's cache folder, and others in memory only.
+    batch_files: train on the batches in this folder, written by `dss-jax data
+      batches`, instead of packing them.
+    streaming: train on SeqIO's shuffled stream of a task, for corpora too
+      large to materialise; resuming reads again what it skips.
   """
 
   mixture_or_task_name: str
@@ -124,6 +124,8 @@ class DatasetConfig:
   )
   use_cached: bool = False
   materialize_dir: str | None = None
+  batch_files: str | None = None
+  streaming: bool = False
 
   def feature_lengths(self) -> dict[str, int]:
     """`task_feature_lengths`, checked."""
@@ -136,42 +138,6 @@ class DatasetConfig:
           " tokens for both, such as {'inputs': 256, 'targets': 128}"
         )
     return lengths
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingData:
-  """What the training loop reads.
-
-  Attributes:
-    examples: the token arrays.
-    shape: the one shape of all batches.
-    batches: `batches[step]` is this host's rows of the batch of a step.
-  """
-
-  examples: token_arrays.ExampleSet
-  shape: packing.BatchShape
-  batches: batches_lib.PackedBatches
-
-  @property
-  def subtask_names(self) -> tuple[str, ...]:
-    """In the order of `decoder_subtask_ids`, from 1."""
-    return tuple(subtask.name for subtask in self.examples.subtasks)
-
-  @property
-  def global_shapes(self) -> dict[str, tuple[int, ...]]:
-    """Feature -> [rows, length] over all hosts."""
-    return {
-      name: tuple(spec.shape)
-      for name, spec in self.batches.feature_specs.items()
-    }
-
-  def prefetch(
-    self, start: int, stop: int, transform: Callable[[Any], Any]
-  ) -> prefetching.Prefetcher:
-    """Iterates over (step, batch), built and transformed in a thread."""
-    return prefetching.Prefetcher(
-      self.batches, start, stop, transform=transform
-    )
 
 
 class EvaluationTask(Protocol):
@@ -238,10 +204,10 @@ def load_examples(
     else:
       examples, _ = source.example_set()
   else:
-    _check_seqio_is_known(name)
+    check_seqio_is_known(name)
     from dss_jax.data import materialize
 
-    with options.using(_task_options(config, vocabulary)):
+    with options.using(task_options(config, vocabulary)):
       examples = materialize.materialize(
         name,
         config.split,
@@ -249,7 +215,7 @@ def load_examples(
         feature_lengths=lengths,
         use_cached=config.use_cached,
       )
-    _check_same_vocabulary(examples, vocabulary)
+    check_same_vocabulary(name, examples.vocabulary, vocabulary)
   # A sub-task that is never drawn from may be empty: rates of 0 are how one
   # trains on data without rationales.
   empty = [
@@ -263,71 +229,6 @@ def load_examples(
       f" {config.split!r}; look at it with `dss-jax data stats`"
     )
   return examples
-
-
-def load_training_data(
-  config: DatasetConfig,
-  vocabulary: vocabularies.Vocabulary,
-  *,
-  seed: int,
-  rows_multiple_of: int = 1,
-  rows_of_process: Callable[[int], slice] = lambda rows: slice(0, rows),
-  earlier_shape: Mapping[str, Any] | None = None,
-) -> TrainingData:
-  """Token arrays, the shape of the batches, and the batches.
-
-  Args:
-    config: what to read and how to batch it.
-    vocabulary: as the student's.
-    seed: of the order of the data.
-    rows_multiple_of: what the rows of a batch must be a multiple of: data
-      shards times micro-batches.
-    rows_of_process: rows of the global batch -> those that this host builds.
-    earlier_shape: the fields of the `BatchShape` with which a run began. It is
-      kept, so that the run's batches stay the same on other devices, unless
-      its rows no longer divide or the configuration asks for other numbers.
-  """
-  examples = load_examples(config, vocabulary)
-  shape = _kept_shape(config, earlier_shape, rows_multiple_of)
-  shape = shape or batch_shapes.choose_batch_shape(
-    examples,
-    records_per_batch=config.records_per_batch,
-    rows=config.batch_size,
-    encoder_length=config.encoder_length,
-    decoder_length=config.decoder_length,
-    rows_multiple_of=rows_multiple_of,
-    pack=config.pack,
-    length_multiple=config.length_multiple,
-    max_row_length=config.max_row_length,
-    attention_length=config.attention_length,
-  )
-  batches = batches_lib.PackedBatches(
-    examples, shape, seed=seed, row_slice=rows_of_process(shape.rows)
-  )
-  return TrainingData(examples, shape, batches)
-
-
-def _kept_shape(
-  config: DatasetConfig,
-  earlier: Mapping[str, Any] | None,
-  rows_multiple_of: int,
-) -> packing.BatchShape | None:
-  """The shape a run began with, where it still fits what is asked for."""
-  if earlier is None:
-    return None
-  asked = {
-    "rows": config.batch_size,
-    "records_per_batch": config.records_per_batch,
-    "encoder_length": config.encoder_length,
-    "decoder_length": config.decoder_length,
-    "pack": config.pack,
-  }
-  same = all(
-    value is None or earlier.get(name) == value for name, value in asked.items()
-  )
-  if not same or earlier["rows"] % rows_multiple_of:
-    return None
-  return packing.BatchShape(**earlier)
 
 
 def load_evaluations(
@@ -362,10 +263,10 @@ def load_evaluations(
     ).values()
     labels = [each for each in own if each.subtask.uses_label]
     return labels if labels_only and labels else list(own)
-  _check_seqio_is_known(name)
+  check_seqio_is_known(name)
   from dss_jax.data import materialize
 
-  with options.using(_task_options(config, vocabulary)):
+  with options.using(task_options(config, vocabulary)):
     found = materialize.seqio_evaluations(
       name,
       split,
@@ -376,7 +277,7 @@ def load_evaluations(
   return list(found.values())
 
 
-def _check_seqio_is_known(name: str) -> None:
+def check_seqio_is_known(name: str) -> None:
   """Raises UserError for a name that nobody can have registered.
 
   Whatever registers a SeqIO Task has imported SeqIO; a misspelt name is told
@@ -386,7 +287,7 @@ def _check_seqio_is_known(name: str) -> None:
     subtasks.get_task(name)
 
 
-def _task_options(
+def task_options(
   config: DatasetConfig, vocabulary: vocabularies.Vocabulary
 ) -> options.TaskOptions:
   """What registered Tasks read of a configuration."""
@@ -399,12 +300,13 @@ def default_materialize_dir() -> pathlib.Path:
   return pathlib.Path(cache).expanduser() / "dss_jax" / "examples"
 
 
-def _check_same_vocabulary(
-  examples: token_arrays.ExampleSet, vocabulary: vocabularies.Vocabulary
+def check_same_vocabulary(
+  task_name: str, found: str, vocabulary: vocabularies.Vocabulary
 ) -> None:
-  if examples.vocabulary != vocabulary.name:
+  """Raises UserError where a task's tokens are not the student's."""
+  if found != vocabulary.name:
     raise UserError(
-      f"the task {examples.task_name} has the vocabulary"
-      f" {examples.vocabulary}, the student {vocabulary.name}: set"
+      f"the task {task_name} has the vocabulary {found}, the student"
+      f" {vocabulary.name}: set"
       " VOCABULARY to the task's"
     )

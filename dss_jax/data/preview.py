@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from dss_jax import datasets
-from dss_jax.data import packed_features, pipeline, subtasks, vocabularies
+from dss_jax.data import (
+  batches,
+  packed_features,
+  pipeline,
+  subtasks,
+  training_data,
+  vocabularies,
+)
 from dss_jax.errors import UserError
 
 # Shown where the end-of-sequence token stands, inside a text or at its end.
@@ -40,50 +47,49 @@ def preview(
   if step < 0:
     raise UserError(f"--step is {step}; batches are counted from 0")
   ours = subtasks.parse_task_name(config.mixture_or_task_name)
-  chosen = vocabularies.from_name(
-    vocabulary or (vocabularies.default_name(ours.dataset) if ours else "bytes")
-  )
-  loaded = pipeline.load_training_data(config, chosen, seed=seed)
+  chosen = training_data.vocabulary_of(config, vocabulary)
+  packed = training_data.load_packed(config, chosen, seed=seed)
+  examples, shape = packed.example_set, packed.shape
   ids = None
   if ours:
     records = datasets.load_split(
       ours.dataset, config.split, options=config.data
     )
     ids = [record.id for record in records]
-  statistics = loaded.batches.packing_statistics(step)
+  statistics = packed.packing_statistics(step)
   return {
     "task": config.mixture_or_task_name,
     "split": config.split,
     "vocabulary": chosen.name,
     "subtasks": [
       {"name": subtask.name, "examples": len(subtask), "rate": rate}
-      for subtask, rate in zip(loaded.examples.subtasks, loaded.examples.rates)
+      for subtask, rate in zip(examples.subtasks, examples.rates)
     ],
-    "paired": loaded.examples.paired,
+    "paired": examples.paired,
     "batch": {
       "step": step,
-      "rows": loaded.shape.rows,
-      "encoder_length": loaded.shape.encoder_length,
-      "decoder_length": loaded.shape.decoder_length,
-      "records_per_batch": loaded.shape.records_per_batch,
+      "rows": shape.rows,
+      "encoder_length": shape.encoder_length,
+      "decoder_length": shape.decoder_length,
+      "records_per_batch": shape.records_per_batch,
       "examples": statistics["examples_by_subtask"],
       "padding": round(statistics["padding"], 4),
     },
-    "rows": _rows(loaded, chosen, ids, step, max_rows),
+    "rows": _rows(packed, chosen, ids, step, max_rows),
   }
 
 
 def _rows(
-  loaded: pipeline.TrainingData,
+  packed: batches.PackedBatches,
   vocabulary: vocabularies.Vocabulary,
   ids: Sequence[str] | None,
   step: int,
   max_rows: int | None,
 ) -> list[dict[str, Any]]:
   """The rows of a batch, read from its features alone."""
-  names = loaded.subtask_names
+  names = [subtask.name for subtask in packed.example_set.subtasks]
   rows: dict[int, dict[str, Any]] = {}
-  for example in packed_features.unpack(loaded.batches[step]):
+  for example in packed_features.unpack(packed[step]):
     if max_rows is not None and example.row >= max_rows:
       break
     row = rows.setdefault(

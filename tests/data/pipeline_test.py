@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from dss_jax.data import pipeline, sources
+from dss_jax.data import batches, pipeline, sources, training_data
 from dss_jax.data.subtasks import MethodOptions
 from dss_jax.data.vocabularies import ByteVocabulary
 from dss_jax.errors import UserError
@@ -33,8 +33,9 @@ def test_a_sub_task_that_is_never_drawn_from_may_be_empty(config):
   config = dataclasses.replace(
     config, method=MethodOptions(rates={"rationale": 0})
   )
-  loaded = pipeline.load_training_data(config, BYTES, seed=0)
+  loaded = training_data.load(config, BYTES, seed=0)
   assert loaded.subtask_names == ("label", "rationale")
+  assert isinstance(loaded.batches, batches.PackedBatches)
   counted = loaded.batches.packing_statistics(0)
   assert counted["examples_by_subtask"] == {"label": 4, "rationale": 0}
 
@@ -49,7 +50,7 @@ def test_a_run_keeps_the_shape_it_began_with(config):
   config = dataclasses.replace(config, mixture_or_task_name="plain_label")
 
   def shape(earlier, rows_multiple_of=1, **changes):
-    return pipeline.load_training_data(
+    return training_data.load(
       dataclasses.replace(config, **changes),
       BYTES,
       seed=0,
