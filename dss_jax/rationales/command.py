@@ -191,14 +191,9 @@ def _count(args: argparse.Namespace) -> int:
   return count
 
 
-<<<<<<< HEAD
 def make_plan(args: argparse.Namespace) -> Plan:
   """What the flags ask of which teachers."""
-  from dss_jax.rationales import teacher_plans
-=======
-def _plan(args: argparse.Namespace) -> Plan:
   from dss_jax.rationales import prompt_files, teacher_plans
->>>>>>> attack3
   from dss_jax.rationales.choosing import ChooseOptions
   from dss_jax.rationales.plan import Plan
   from dss_jax.rationales.prompts import Prompt, for_dataset
