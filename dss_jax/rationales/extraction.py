@@ -113,6 +113,7 @@ def extract(
   check_outputs(paths)
   prices = prices or Prices.load()
   with Ledger(folder / LEDGER_FILE) as ledger:
+    _remove_leftovers(folder, split)
     summaries: dict[str, dict[str, asking.Summary]] = {}
     if ask:
       summaries = asyncio.run(_ask_all(source, plan, ledger, prices, stream))
@@ -364,6 +365,13 @@ def _make(folder: pathlib.Path) -> None:
       f"--output_dir is {str(folder)!r}, where no folder can be made:"
       f" {error.strerror}"
     ) from None
+
+
+def _remove_leftovers(folder: pathlib.Path, split: str) -> None:
+  """Removes what a killed run had begun to write; the lock is ours."""
+  for path in folder.iterdir():
+    if path.name.startswith(f".{split}.") and path.suffix == ".tmp":
+      path.unlink(missing_ok=True)
 
 
 # --- estimates ---------------------------------------------------------------

@@ -194,6 +194,14 @@ def test_what_would_be_asked(tmp_path):
     assert len(list(requests(SOURCE, made, ledger))) == 20
 
 
+def test_what_a_killed_run_began_to_write_goes(tmp_path):
+  (tmp_path / ".train.jsonl.0123.tmp").write_text("half of it")
+  (tmp_path / ".test.jsonl.0123.tmp").write_text("another split's")
+  run(tmp_path, plan(Scripted()))
+  left = [path.name for path in tmp_path.glob(".*")]
+  assert left == [".test.jsonl.0123.tmp"]
+
+
 def test_nothing_to_ask_about(tmp_path):
   result = run(tmp_path, plan(Scripted()), Source.of_records("none", []))
   assert result.report is not None
