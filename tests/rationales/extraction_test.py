@@ -9,7 +9,8 @@ import pytest
 from dss_jax.errors import UserError
 from dss_jax.rationales import extraction
 from dss_jax.rationales.choosing import ChooseOptions
-from dss_jax.rationales.extraction import Source, estimate, extract, requests
+from dss_jax.rationales.estimates import estimate
+from dss_jax.rationales.extraction import Source, extract, requests
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.plan import Plan, TeacherPlan
 from dss_jax.rationales.prices import Price, Prices
