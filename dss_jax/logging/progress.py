@@ -34,7 +34,7 @@ class Progress:
     self._first = first_step
     self._start = time.monotonic()
     self._description = description
-    self._printed = -math.inf
+    self._printed, self._printed_step = -math.inf, -1
     self._bar = None
     if self._stream.isatty():
       self._bar, self._task = self._make_bar(description, waiting)
@@ -78,9 +78,10 @@ class Progress:
       self._bar.update(self._task, completed=step, text=text)
       return
     now = time.monotonic()
-    if now - self._printed < _SECONDS_BETWEEN_LINES and step < self._total:
+    is_news = step >= self._total and step != self._printed_step
+    if now - self._printed < _SECONDS_BETWEEN_LINES and not is_news:
       return
-    self._printed = now
+    self._printed, self._printed_step = now, step
     seconds = now - self._start
     line = f"{self._description} {step}/{self._total}  {text}"
     if done := step - self._first:

@@ -9,6 +9,7 @@ Data flow down the page:
   ledger       what was asked and answered, on disk, whatever happens
   parsing      a completion -> rationale and answer, or why not
   choosing     votes, agreement with gold labels, weights -> records
+  questions    which requests a run makes, round by round
   extraction   the run that joins them; `dss-jax extract`
 
 Needs neither JAX nor TensorFlow.

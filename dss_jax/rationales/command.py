@@ -295,9 +295,9 @@ def _dry_run(
   ledger: Ledger | None,
   prices: Prices,
 ) -> int:
-  from dss_jax.rationales import extraction
+  from dss_jax.rationales import estimates
 
-  found = extraction.estimate(source, plan, ledger, prices)
+  found = estimates.estimate(source, plan, ledger, prices)
   if args.json:
     print(json.dumps({k: dataclasses.asdict(v) for k, v in found.items()}))
     return 0

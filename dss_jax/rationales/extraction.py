@@ -24,7 +24,7 @@ import json
 import pathlib
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 import dss_jax
@@ -38,7 +38,7 @@ from dss_jax.rationales.prices import Prices
 from dss_jax.rationales.questions import Questions
 from dss_jax.rationales.report_page import PageSample, write_page
 from dss_jax.rationales.requests import Request
-from dss_jax.records import Record, SeenTexts, atomic_file
+from dss_jax.records import Record, atomic_file
 
 LEDGER_FILE = "ledger.sqlite"
 
@@ -142,6 +142,7 @@ def extract(
   check_outputs(paths)
   prices = prices or Prices.load()
   with Ledger(folder / LEDGER_FILE) as ledger:
+    _remove_leftovers(folder, split)
     summaries: dict[str, dict[str, asking.Summary]] = {}
     if ask:
       summaries = asyncio.run(_ask_all(source, plan, ledger, prices, stream))
@@ -395,94 +396,8 @@ def _make(folder: pathlib.Path) -> None:
     ) from None
 
 
-# --- estimates ---------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Estimate:
-  """What asking a teacher would take.
-
-  Attributes:
-    requests: that are not answered yet.
-    answered: that are.
-    prompt_tokens: estimated, at four bytes a token.
-    completion_tokens: likewise: by the mean of the ledger's answers of the
-      model, or else by the prompt's exemplars.
-    most_completion_tokens: if every answer is as long as it may be.
-    cost: None where the price is not known.
-    most_cost: likewise, with the longest answers.
-  """
-
-  requests: int = 0
-  answered: int = 0
-  prompt_tokens: int = 0
-  completion_tokens: int = 0
-  most_completion_tokens: int = 0
-  cost: float | None = None
-  most_cost: float | None = None
-
-
-def estimate(
-  source: Source, plan: Plan, ledger: Ledger | None, prices: Prices
-) -> dict[str, Estimate]:
-  """Requests, tokens and cost of a run, by teacher; asks nothing.
-
-  Retries and rationalisations cannot be foreseen and are left out.
-  """
-  found = {}
-  for teacher_plan in plan.teachers:
-    if teacher_plan.knows_records:
-      continue
-    questions = Questions(plan, teacher_plan, ledger)
-    model = teacher_plan.teacher.model
-    result = Estimate()
-    seen = SeenTexts()
-    for group in _groups(questions.first(source.read())):
-      keys = [request.key for request in group]
-      settled = ledger.settled(keys) if ledger is not None else set()
-      for request in group:
-        if request.key in settled:
-          result.answered += 1
-        elif seen.add(request.key) is None:
-          prompt_tokens, most = asking.estimated_tokens(request)
-          result.requests += 1
-          result.prompt_tokens += prompt_tokens
-          result.most_completion_tokens += most
-    mean = _mean_completion(plan, ledger, model)
-    result.completion_tokens = min(
-      round(mean * result.requests), result.most_completion_tokens
-    )
-    result.cost = prices.cost(
-      model, result.prompt_tokens, result.completion_tokens
-    )
-    result.most_cost = prices.cost(
-      model, result.prompt_tokens, result.most_completion_tokens
-    )
-    found[teacher_plan.teacher.name] = result
-  return found
-
-
-def _groups(
-  requests: Iterable[Request], size: int = 500
-) -> Iterator[list[Request]]:
-  group: list[Request] = []
-  for request in requests:
-    group.append(request)
-    if len(group) == size:
-      yield group
-      group = []
-  if group:
-    yield group
-
-
-def _mean_completion(plan: Plan, ledger: Ledger | None, model: str) -> float:
-  """Tokens of an answer, by those there are or by the exemplars."""
-  if ledger is not None:
-    totals = ledger.totals().models.get(model)
-    counted = totals.answers - totals.without_usage if totals else 0
-    if totals and counted:
-      return totals.completion_tokens / counted
-  written = [plan.prompt.output(each) for each in plan.prompt.exemplars]
-  if not written:
-    return 100.0
-  return sum(len(text.encode()) for text in written) / len(written) / 4
+def _remove_leftovers(folder: pathlib.Path, split: str) -> None:
+  """Removes what a killed run had begun to write; the lock is ours."""
+  for path in folder.iterdir():
+    if path.name.startswith(f".{split}.") and path.suffix == ".tmp":
+      path.unlink(missing_ok=True)

@@ -9,7 +9,8 @@ import pytest
 from dss_jax.errors import UserError
 from dss_jax.rationales import extraction
 from dss_jax.rationales.choosing import ChooseOptions
-from dss_jax.rationales.extraction import Source, estimate, extract, requests
+from dss_jax.rationales.estimates import estimate
+from dss_jax.rationales.extraction import Source, extract, requests
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.plan import Plan, TeacherPlan
 from dss_jax.rationales.prices import Price, Prices
@@ -192,6 +193,14 @@ def test_what_would_be_asked(tmp_path):
     assert found.completion_tokens == 10 * 5
     assert found.cost == (found.prompt_tokens + 10 * 50) / 1e6
     assert len(list(requests(SOURCE, made, ledger))) == 20
+
+
+def test_what_a_killed_run_began_to_write_goes(tmp_path):
+  (tmp_path / ".train.jsonl.0123.tmp").write_text("half of it")
+  (tmp_path / ".test.jsonl.0123.tmp").write_text("another split's")
+  run(tmp_path, plan(Scripted()))
+  left = [path.name for path in tmp_path.glob(".*")]
+  assert left == [".test.jsonl.0123.tmp"]
 
 
 def test_nothing_to_ask_about(tmp_path):

@@ -1,0 +1,105 @@
+"""What a run of stage 1 would take, before it asks anything."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+from dss_jax.rationales import asking
+from dss_jax.rationales.extraction import Source
+from dss_jax.rationales.ledger import Ledger
+from dss_jax.rationales.plan import Plan
+from dss_jax.rationales.prices import Prices
+from dss_jax.rationales.questions import Questions
+from dss_jax.rationales.requests import Request
+from dss_jax.records import SeenTexts
+
+
+@dataclasses.dataclass
+class Estimate:
+  """What asking a teacher would take.
+
+  Attributes:
+    requests: that are not answered yet.
+    answered: that are.
+    prompt_tokens: estimated, at four bytes a token.
+    completion_tokens: likewise: by the mean of the ledger's answers of the
+      model, or else by the prompt's exemplars.
+    most_completion_tokens: if every answer is as long as it may be.
+    cost: None where the price is not known.
+    most_cost: likewise, with the longest answers.
+  """
+
+  requests: int = 0
+  answered: int = 0
+  prompt_tokens: int = 0
+  completion_tokens: int = 0
+  most_completion_tokens: int = 0
+  cost: float | None = None
+  most_cost: float | None = None
+
+
+def estimate(
+  source: Source, plan: Plan, ledger: Ledger | None, prices: Prices
+) -> dict[str, Estimate]:
+  """Requests, tokens and cost of a run, by teacher; asks nothing.
+
+  Retries and rationalisations cannot be foreseen and are left out.
+  """
+  found = {}
+  for teacher_plan in plan.teachers:
+    if teacher_plan.knows_records:
+      continue
+    questions = Questions(plan, teacher_plan, ledger)
+    model = teacher_plan.teacher.model
+    result = Estimate()
+    seen = SeenTexts()
+    for group in _groups(questions.first(source.read())):
+      keys = [request.key for request in group]
+      settled = ledger.settled(keys) if ledger is not None else set()
+      for request in group:
+        if request.key in settled:
+          result.answered += 1
+        elif seen.add(request.key) is None:
+          prompt_tokens, most = asking.estimated_tokens(request)
+          result.requests += 1
+          result.prompt_tokens += prompt_tokens
+          result.most_completion_tokens += most
+    mean = _mean_completion(plan, ledger, model)
+    result.completion_tokens = min(
+      round(mean * result.requests), result.most_completion_tokens
+    )
+    result.cost = prices.cost(
+      model, result.prompt_tokens, result.completion_tokens
+    )
+    result.most_cost = prices.cost(
+      model, result.prompt_tokens, result.most_completion_tokens
+    )
+    found[teacher_plan.teacher.name] = result
+  return found
+
+
+def _groups(
+  requests: Iterable[Request], size: int = 500
+) -> Iterator[list[Request]]:
+  group: list[Request] = []
+  for request in requests:
+    group.append(request)
+    if len(group) == size:
+      yield group
+      group = []
+  if group:
+    yield group
+
+
+def _mean_completion(plan: Plan, ledger: Ledger | None, model: str) -> float:
+  """Tokens of an answer, by those there are or by the exemplars."""
+  if ledger is not None:
+    totals = ledger.totals().models.get(model)
+    counted = totals.answers - totals.without_usage if totals else 0
+    if totals and counted:
+      return totals.completion_tokens / counted
+  written = [plan.prompt.output(each) for each in plan.prompt.exemplars]
+  if not written:
+    return 100.0
+  return sum(len(text.encode()) for text in written) / len(written) / 4
