@@ -122,6 +122,7 @@ class _Run:
     # Made before training, so that a split that is not there is told at once.
     self.final_evaluators = [self.evaluator, *self._test_evaluators()]
     self.state, self.shardings = self._restore_or_init()
+    self.recompilations = int(earlier.get("recompilations", 0))
     # Only now: a configuration that does not fit the run found in the folder
     # must not take the place of the one that does.
     self._write_description()
@@ -132,6 +133,7 @@ class _Run:
       else ValidationLoss(config, self.data.shape, self.shardings.params)
     )
     self.step_fn = self._jit_step()
+    self.compiled = 0
     self.log = logging_lib.RunLog(
       folder,
       self.data.subtask_names,
@@ -213,6 +215,7 @@ class _Run:
       "num_parameters": results.num_parameters(self.config.model),
       "mesh": dict(self.config.partitioner.mesh.shape),
       "batch_shape": dataclasses.asdict(self.data.shape),
+      "recompilations": self.recompilations,  # of the step, after its first
     }
     run_directory.write_atomically(
       self.folder / "run.json", json.dumps(description, indent=2) + "\n"
@@ -289,8 +292,21 @@ class _Run:
         self.state, sums = self.step_fn(self.state, batch)
         step = position + 1
         self.log.add_step(step, sums)
+        self._count_compilations(step)
         if self._after_step(step):
           break
+
+  def _count_compilations(self, step: int) -> None:
+    """Says where a step after the first of this start was compiled again."""
+    # The first step may compile as much as it likes.
+    new = self.step_fn.compilations - self.compiled
+    self.compiled += new
+    if new and step > self.first_step + 1:
+      self.recompilations += new
+      self.log.progress.say(
+        f"step {step} was compiled again, as no step after the first should"
+        " be: it took longer for it"
+      )
 
   def _after_step(self, step: int) -> bool:
     """What is due after `step` updates; returns whether the run is over."""
@@ -368,6 +384,7 @@ class _Run:
   def finish(self) -> TrainResult:
     """Reads the test split once, with the selected checkpoint."""
     self.checkpoints.wait()
+    self._write_description()
     step = int(self.state.step)
     best = self.checkpoints.resolve_step("best")
     rows = self._finished_rows(step)

@@ -11,9 +11,8 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import optax
-from jax import monitoring
 
-from dss_jax import losses, vocabulary_loss
+from dss_jax import compilations, losses, vocabulary_loss
 from dss_jax.errors import UserError
 from dss_jax.partitioning import Partitioner, place
 from dss_jax.schedules import LearningRateFn
@@ -223,17 +222,25 @@ class JittedStep:
 
   Both happen under the partitioner's mesh and rules, whatever is active
   outside.
+
+  Attributes:
+    compilations: programs compiled, or read from the compilation cache, by
+      calls; 1 as long as all batches have one shape.
   """
 
   def __init__(self, jitted: Any, partitioner: Partitioner, *last: Any):
+    self.compilations = 0
     self._jitted = jitted
     self._partitioner = partitioner
     self._last = last
 
   def __call__(self, state_or_params: Any, batch: Batch) -> Any:
     """Runs one step; the first call per batch shape compiles."""
+    before = compilations.count()
     with self._partitioner.activate():
-      return self._jitted(state_or_params, batch, *self._last)
+      results = self._jitted(state_or_params, batch, *self._last)
+    self.compilations += compilations.count() - before
+    return results
 
   def lower(self, state_or_params: Any, batch: Batch) -> jax.stages.Lowered:
     """The step's program for arguments like these (shapes will do)."""
@@ -318,32 +325,3 @@ def jit_eval_step(
     out_shardings=partitioner.replicated(),
   )
   return JittedStep(jitted, partitioner)
-
-
-class _CompilationCounter:
-  """Counts what JAX compiles in this process, from its own events."""
-
-  EVENT = "/jax/core/compile/backend_compile_duration"
-
-  def __init__(self):
-    self.count = 0
-    monitoring.register_event_duration_secs_listener(self._on_event)
-
-  def _on_event(self, event: str, duration_secs: float, **kwargs) -> None:
-    del duration_secs, kwargs
-    if event == self.EVENT:
-      self.count += 1
-
-
-@functools.cache
-def _compilation_counter() -> _CompilationCounter:
-  return _CompilationCounter()
-
-
-def compilation_count() -> int:
-  """Programs compiled (or read from the compilation cache) in this process.
-
-  Counted from the first call of this function on; two calls after warm-up
-  should return the same number.
-  """
-  return _compilation_counter().count

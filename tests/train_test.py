@@ -22,9 +22,15 @@ from dss_jax import (
   schedules,
   scoring,
   train,
+  train_step,
 )
 from dss_jax.checkpoints import SaveOptions, tree_hash
-from dss_jax.data import pipeline, vocabularies
+from dss_jax.data import (
+  batch_files,
+  pipeline,
+  training_data,
+  vocabularies,
+)
 from dss_jax.datasets import DataOptions
 from dss_jax.errors import UserError
 from dss_jax.models import config as model_config
@@ -162,6 +168,7 @@ def test_folder_holds_what_it_should(finished):
   description = json.loads((finished / "run.json").read_text())
   assert description["task"] == "taxonli_dss"
   assert len(description["data_fingerprint"]) >= 16
+  assert description["recompilations"] == 0
   assert description["versions"]["jax"] == jax.__version__
   lines = run_directory.read_jsonl(finished / "metrics.jsonl")
   steps = [line["step"] for line in lines if line["kind"] == "train"]
@@ -209,6 +216,18 @@ class _Killed(Exception):
   pass
 
 
+def _stop_after(at: int):
+  """In place of what follows a step: nothing more happens after `at` steps."""
+  original = train._Run._after_step
+
+  def stop(self, step):
+    if step == at:
+      raise _Killed
+    return original(self, step)
+
+  return stop
+
+
 @pytest.mark.parametrize(
   "at",
   [
@@ -221,20 +240,59 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
   finished, tmp_path, monkeypatch, at
 ):
   """Stops after `at` steps, between the step and whatever follows it."""
-  original = train._Run._after_step
-
-  def stop(self, step):
-    if step == at:
-      raise _Killed
-    return original(self, step)
-
   config = _config(tmp_path)
   with monkeypatch.context() as patched:
-    patched.setattr(train._Run, "_after_step", stop)
+    patched.setattr(train._Run, "_after_step", _stop_after(at))
     with pytest.raises(_Killed):
       _train(config)
   _train(config)
   assert _fingerprint(tmp_path) == _fingerprint(finished)
+  description = json.loads((tmp_path / "run.json").read_text())
+  assert description["recompilations"] == 0
+
+
+def test_batch_files_train_as_the_records_do(finished, tmp_path, monkeypatch):
+  """To the bit, and through an interruption."""
+  config = _config(tmp_path / "run")
+  packed = training_data.load_packed(
+    config.train_dataset_cfg, VOCABULARY, seed=config.random_seed
+  )
+  batch_files.write_batches(tmp_path / "files", packed, range(8))
+  dataset = dataclasses.replace(
+    config.train_dataset_cfg, batch_files=str(tmp_path / "files")
+  )
+  config = dataclasses.replace(config, train_dataset_cfg=dataset)
+  with monkeypatch.context() as patched:
+    patched.setattr(train._Run, "_after_step", _stop_after(5))
+    with pytest.raises(_Killed):
+      _train(config)
+  _train(config)
+  assert _fingerprint(tmp_path / "run") == _fingerprint(finished)
+  (tmp_path / "run" / "results.jsonl").unlink()
+  longer = dataclasses.replace(config, total_steps=9)
+  with pytest.raises(UserError, match="the run needs 8 to 8"):
+    _train(longer)
+
+
+def test_a_step_that_is_compiled_again_is_told(tmp_path, monkeypatch):
+  """Batches of another shape, which no run should have, force it."""
+  config = _config(
+    tmp_path, total_steps=3, eval_period=None, evaluation_cfg=NO_LOSSES
+  )
+  original = train_step.JittedStep.__call__
+
+  def call(self, state, batch):
+    if int(state.step) == 1:
+      batch = {name: array[:1] for name, array in batch.items()}
+    return original(self, state, batch)
+
+  monkeypatch.setattr(train_step.JittedStep, "__call__", call)
+  stream = io.StringIO()
+  train.train(config, stream=stream)
+  assert stream.getvalue().count("compiled again") == 1
+  assert "step 2 was compiled again" in stream.getvalue()
+  description = json.loads((tmp_path / "run.json").read_text())
+  assert description["recompilations"] == 1
 
 
 def test_a_finished_run_is_left_as_it_is(finished):
