@@ -99,6 +99,15 @@ def main(argv: Sequence[str]) -> int:
   except FloatingPointError as error:  # the run diverged
     print(f"dss-jax {args.mode}: {error}", file=sys.stderr)
     return 1
+  except RuntimeError as error:  # JAX's, whose import takes a while
+    if args.debug or "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    print(
+      f"dss-jax {args.mode}: the device is out of memory ({one_line(error)}):"
+      " lower RECORDS_PER_BATCH, or raise NUM_MICROBATCHES",
+      file=sys.stderr,
+    )
+    return 1
   except MemoryError as error:
     if args.debug:
       raise

@@ -282,6 +282,9 @@ class _Run:
     config = self.config
     if self.first_step >= config.total_steps or self._out_of_patience():
       return
+    multiple = config.partitioner.data_size * config.num_microbatches
+    for line in self.data.describe(self.first_step, multiple):
+      self.log.progress.say(line)
     put = functools.partial(
       config.partitioner.put_batch, global_shapes=self.data.global_shapes
     )

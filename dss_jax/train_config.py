@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 
 from dss_jax import checkpoints as checkpoints_lib
@@ -105,6 +106,8 @@ class TrainConfig:
         f"RANDOM_SEED is {self.random_seed}; it must be a whole number from 0"
         f" to {2**32 - 1}"
       )
+    folder = os.path.expanduser(self.model_dir)
+    object.__setattr__(self, "model_dir", folder)
     vocabulary = vocabularies.from_name(self.vocabulary)
     object.__setattr__(self, "vocabulary", vocabulary)
     for name, (method, example) in _OBJECTS.items():

@@ -42,12 +42,15 @@ def _train_flags(folder: pathlib.Path, *more: str) -> list[str]:
   ]
 
 
+def _use_one_device(patched: pytest.MonkeyPatch) -> None:
+  """Programs for one device compile in half the time."""
+  one = jax.devices()[:1]
+  patched.setattr(jax, "devices", lambda *_: one)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> pathlib.Path:
-  """A run of two steps, made by the command line.
-
-  As on a machine with one device, which compiles in half the time.
-  """
+  """A run of two steps, made by the command line."""
   folder = tmp_path_factory.mktemp("trained") / "run"
   # One name will do where several may be given.
   flags = _train_flags(
@@ -55,9 +58,8 @@ def trained(tmp_path_factory) -> pathlib.Path:
     "--gin.EVAL_TASKS=taxonli_label",
     "--gin.evaluation.EvaluationConfig.loss_batches=0",
   )
-  one = jax.devices()[:1]
   with pytest.MonkeyPatch.context() as patched:
-    patched.setattr(jax, "devices", lambda *_: one)
+    _use_one_device(patched)
     assert main.main(flags) == 0
   return folder
 
@@ -244,6 +246,7 @@ def test_a_failing_disk_is_told_in_one_line(tmp_path, capsys, monkeypatch):
   def full(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
+  _use_one_device(monkeypatch)
   monkeypatch.setattr(os, "fsync", full)
   assert main.main(_train_flags(tmp_path / "run")) == 1
   (line,) = [
@@ -255,12 +258,25 @@ def test_a_failing_disk_is_told_in_one_line(tmp_path, capsys, monkeypatch):
   assert str(tmp_path) in line
 
 
+def test_a_full_device_is_told_in_one_line(tmp_path, capsys, monkeypatch):
+  from dss_jax import train
+
+  def full(*_):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\n...")
+
+  monkeypatch.setattr(train, "train", full)
+  assert main.main(_train_flags(tmp_path / "run")) == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "RECORDS_PER_BATCH" in line
+
+
 def test_debug_shows_the_traceback(tmp_path):
   with pytest.raises(ValueError, match="MODEL_DIR"):
     main.main(["checkpoints", str(tmp_path), "--debug"])
 
 
-def test_eval_scores_a_run_again(trained, capsys, tmp_path):
+def test_eval_scores_a_run_again(trained, capsys, tmp_path, monkeypatch):
+  _use_one_device(monkeypatch)
   capsys.readouterr()
   status = main.main(
     [

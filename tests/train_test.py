@@ -382,6 +382,7 @@ def test_a_run_does_not_go_on_with_other_data(finished):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_batches_on_other_devices(tmp_path):
   """More devices need rows that divide; those of the run already do."""
   config = _config(
@@ -475,6 +476,12 @@ def test_wrong_settings_are_told(tmp_path, changes, message):
   with pytest.raises(UserError, match=message) as error:
     _train(_config(tmp_path, **changes))
   assert "\n" not in str(error.value)
+
+
+def test_a_home_folder_is_found(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  config = _config(pathlib.Path("~/runs"))
+  assert config.model_dir == str(tmp_path / "runs")
 
 
 def test_a_vocabulary_too_large_for_the_student_is_told(tmp_path):

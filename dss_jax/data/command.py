@@ -45,7 +45,37 @@ def run(args: argparse.Namespace) -> int:
     "batches": _batches,
     "convert": _convert,
   }
-  return commands[args.data_command](args)
+  try:
+    return commands[args.data_command](args)
+  except UserError as error:
+    flags = _flags_for(str(error), args)
+    if not flags:
+      raise
+    raise UserError(
+      f"{str(error).rstrip('.')} (here {' and '.join(flags)})"
+    ) from error
+
+
+# What the library tells users of gin to set, and the flags that set it here.
+_FLAGS_OF_BINDINGS = {
+  "RECORDS_PER_BATCH": ("records_per_batch",),
+  "BATCH_SIZE": ("batch_size",),
+  "TASK_FEATURE_LENGTHS": ("inputs_length", "targets_length"),
+  "VOCABULARY": ("vocabulary",),
+  "DatasetConfig.attention_length": ("attention_length",),
+  "MethodOptions.rationale_filter": ("rationale_filter",),
+  "RATIONALE_FILTER": ("rationale_filter",),
+}
+
+
+def _flags_for(message: str, args: argparse.Namespace) -> list[str]:
+  """The flags of this command that a message knows by other names only."""
+  return [
+    f"--{flag}"
+    for binding, flags in _FLAGS_OF_BINDINGS.items()
+    for flag in flags
+    if binding in message and hasattr(args, flag) and f"--{flag}" not in message
+  ]
 
 
 # --- reading the flags ---------------------------------------------------------
@@ -239,6 +269,7 @@ def _dataset_config(args: argparse.Namespace) -> DatasetConfig:
     records_per_batch=64
     if args.records_per_batch is None and args.batch_size is None
     else args.records_per_batch,
+    attention_length=args.attention_length,
     pack=not args.no_packing,
     data=_data_options(args),
     method=_method_options(args),

@@ -220,6 +220,14 @@ def _add_batch_flags(parser: argparse.ArgumentParser) -> None:
     "--batch_size", type=int, metavar="N", help="packed rows in a batch"
   )
   group.add_argument(
+    "--attention_length",
+    type=int,
+    default=4096,
+    metavar="N",
+    help="what attention costs when row lengths are chosen (default: 4096, as"
+    " runs/train.gin)",
+  )
+  group.add_argument(
     "--no_packing", action="store_true", help="one example a row"
   )
   group.add_argument(

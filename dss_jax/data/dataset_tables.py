@@ -169,6 +169,15 @@ def _print_tokens(out: Console, report: Mapping[str, Any]):
   out.print(table)
 
 
+def _left_out(reasons: Mapping[str, int]) -> str:
+  """`; left out: 3 no label, ...`, or nothing."""
+  if not reasons:
+    return ""
+  return "; left out: " + ", ".join(
+    f"{n:,} {why}" for why, n in reasons.items()
+  )
+
+
 def print_preview(shown: Mapping[str, Any], *, ids: bool = False):
   """Prints what `dss-jax data show` found.
 
@@ -183,7 +192,7 @@ def print_preview(shown: Mapping[str, Any], *, ids: bool = False):
   for subtask in shown["subtasks"]:
     out.print(
       f"sub-task {subtask['name']}: {subtask['examples']:,} examples, rate"
-      f" {subtask['rate']:g}"
+      f" {subtask['rate']:g}{_left_out(subtask['left_out'])}"
     )
   if shown["paired"]:
     out.print("all examples of a record are in the same batch")

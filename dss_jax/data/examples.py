@@ -29,9 +29,6 @@ FORMAT_VERSION = 1
 
 FEATURES = ("inputs", "targets")
 
-# Sub-task name -> reason -> number of rows or records that gave no example.
-LeftOut = dict[str, dict[str, int]]
-
 
 def check_feature_lengths(
   feature_lengths: Mapping[str, int] | None,
@@ -200,10 +197,10 @@ class TaskSource:
     ids = self.vocabulary.encode(example.targets)
     return with_eos(ids, self.lengths.get("targets"))
 
-  def example_set(self) -> tuple[ExampleSet, LeftOut]:
-    """The token arrays, and what gave no example, by reason."""
+  def example_set(self) -> ExampleSet:
+    """The token arrays, in memory."""
     arrays = []
-    left_out: LeftOut = {}
+    left_out: dict[str, dict[str, int]] = {}
     for subtask in self.task.method.subtasks:
       reasons: collections.Counter[str] = collections.Counter()
       examples = self.texts(subtask, reasons)
@@ -217,7 +214,7 @@ class TaskSource:
         )
       )
       left_out[subtask.name] = dict(reasons)
-    example_set = ExampleSet(
+    return ExampleSet(
       subtasks=tuple(arrays),
       rates=self.task.method.rates(self.options),
       paired=self.task.method.paired,
@@ -226,8 +223,8 @@ class TaskSource:
       vocabulary=self.vocabulary.name,
       task_name=str(self.task),
       split=self.split,
+      left_out=left_out,
     )
-    return example_set, left_out
 
   def open_or_build(self, cache_dir: str | os.PathLike[str]) -> ExampleSet:
     """Opens the token arrays in `cache_dir`, building them if needed.
@@ -240,7 +237,7 @@ class TaskSource:
       str(self.task),
       self.split,
       self.fingerprint(),
-      lambda: self.example_set()[0],
+      self.example_set,
     )
 
 
@@ -271,7 +268,7 @@ def build_examples(
     method_options,
     feature_lengths,
   )
-  return source.example_set()[0]
+  return source.example_set()
 
 
 def example_folder(

@@ -202,7 +202,7 @@ def load_examples(
     if config.materialize_dir:
       examples = source.open_or_build(config.materialize_dir)
     else:
-      examples, _ = source.example_set()
+      examples = source.example_set()
   else:
     check_seqio_is_known(name)
     from dss_jax.data import materialize

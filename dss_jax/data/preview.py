@@ -62,7 +62,12 @@ def preview(
     "split": config.split,
     "vocabulary": chosen.name,
     "subtasks": [
-      {"name": subtask.name, "examples": len(subtask), "rate": rate}
+      {
+        "name": subtask.name,
+        "examples": len(subtask),
+        "rate": rate,
+        "left_out": dict(examples.left_out.get(subtask.name, {})),
+      }
       for subtask, rate in zip(examples.subtasks, examples.rates)
     ],
     "paired": examples.paired,

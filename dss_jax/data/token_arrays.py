@@ -174,6 +174,8 @@ class ExampleSet:
     vocabulary: the vocabulary's `name`.
     task_name: the registered name, such as "cqa_dss".
     split: "train", "validation" or "test".
+    left_out: sub-task -> reason -> how often a record or rationale gave no
+      example, where whoever made the set knows it.
 
   Raises:
     ValueError: fields that do not fit together.
@@ -187,6 +189,9 @@ class ExampleSet:
   vocabulary: str
   task_name: str
   split: str
+  left_out: Mapping[str, Mapping[str, int]] = dataclasses.field(
+    default_factory=dict
+  )
 
   def __post_init__(self):
     if not self.subtasks or len(self.rates) != len(self.subtasks):
@@ -221,6 +226,7 @@ class ExampleSet:
           "num_records": self.num_records,
           "paired": self.paired,
           "rates": list(self.rates),
+          "left_out": {k: dict(v) for k, v in self.left_out.items()},
           "subtasks": [subtask.name for subtask in self.subtasks],
         }
       )
@@ -285,6 +291,10 @@ class ExampleSet:
       vocabulary=str(header["vocabulary"]),
       task_name=str(header["task_name"]),
       split=str(header["split"]),
+      left_out={
+        str(subtask): {str(k): int(v) for k, v in reasons.items()}
+        for subtask, reasons in header.get("left_out", {}).items()
+      },
     )
 
   def statistics(self) -> dict[str, dict[str, dict[str, float]]]:

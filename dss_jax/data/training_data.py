@@ -30,6 +30,8 @@ from dss_jax.errors import UserError
 
 # Examples of a stream that the shape of its batches is chosen by.
 _SAMPLE = 4096
+# The share of positions from which on it is worth a hint.
+_MUCH_PADDING = 0.15
 _WHERE = "train/utils.DatasetConfig"
 
 
@@ -75,6 +77,35 @@ class TrainingData:
       name: tuple(spec.shape)
       for name, spec in self.batches.feature_specs.items()
     }
+
+  def describe(self, step: int, rows_multiple_of: int = 1) -> list[str]:
+    """Lines on the batches from `step` on and on what is not in them.
+
+    Args:
+      step: whose padding is told.
+      rows_multiple_of: what rows were rounded up to.
+    """
+    packed = self.batches
+    if not isinstance(packed, batches.PackedBatches):
+      return []  # whoever wrote them was told
+    shape = self.shape
+    padding = packed.packing_statistics(step)["padding"]
+    hint = ""
+    if rows_multiple_of > 1 and padding > _MUCH_PADDING:
+      hint = (
+        f" (rows are a multiple of {rows_multiple_of}, for devices and"
+        " micro-batches: another RECORDS_PER_BATCH may fill them better)"
+      )
+    lines = [
+      f"batches: {shape.records_per_batch} records in {shape.rows} rows of"
+      f" {shape.encoder_length} + {shape.decoder_length} tokens,"
+      f" {100 * padding:.0f}% padding{hint}"
+    ]
+    for name, reasons in packed.example_set.left_out.items():
+      if reasons:
+        counts = ", ".join(f"{n} {why}" for why, n in reasons.items())
+        lines.append(f"sub-task {name}: left out {counts}")
+    return lines
 
   def prefetch(
     self, start: int, stop: int, transform: Callable[[Any], Any]

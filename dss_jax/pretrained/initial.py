@@ -42,7 +42,7 @@ def load_params(
       "INITIAL_CHECKPOINT_PATH is empty: give a folder, or None to start from"
       " random parameters"
     )
-  folder = pathlib.Path(path)
+  folder = pathlib.Path(path).expanduser()
   wanted = train_state.param_shapes(model)
   if (folder / checkpoints_lib.FOLDER).is_dir():
     params = _load_run(folder, wanted, model)
@@ -51,7 +51,7 @@ def load_params(
     # the student's parameters, each of at most eight bytes.
     values = sum(leaf.size for leaf in jax.tree.leaves(wanted))
     max_bytes = max(_LEAST_BYTES, 3 * 8 * values)
-    params, _, _ = t5x.load_t5x(path, max_bytes=max_bytes)
+    params, _, _ = t5x.load_t5x(folder, max_bytes=max_bytes)
     found = checkpoints_lib.shapes(params)
     if found != checkpoints_lib.shapes(wanted) and model.config.scan_layers:
       params = layer_stacking.stack_layers(params)

@@ -347,3 +347,20 @@ print(sorted(heavy & set(sys.modules)))
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
   assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+  "flag",
+  [
+    "--records_per_batch=-1",
+    "--attention_length=0",
+    "--inputs_length=1",
+    "--rationale_filter=x",
+    "--vocabulary=nowhere",
+  ],
+)
+def test_messages_name_the_flags_of_the_command(flag):
+  with pytest.raises(UserError) as error:
+    _run("show", "--task=taxonli_dss", flag)
+  assert flag.partition("=")[0] in str(error.value)
+  assert "\n" not in str(error.value)

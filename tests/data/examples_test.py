@@ -47,7 +47,7 @@ def tokens(example_set: ExampleSet) -> dict:
 
 
 def test_tokens_of_dss():
-  example_set, left_out = examples.TaskSource.load(
+  example_set = examples.TaskSource.load(
     "toy_dss",
     "train",
     BYTES,
@@ -72,7 +72,7 @@ def test_tokens_of_dss():
   assert not example_set.paired
   assert (example_set.task_name, example_set.split) == ("toy_dss", "train")
   assert example_set.vocabulary == BYTES.name
-  assert left_out == {"label": {"no label": 1}, "rationale": {}}
+  assert example_set.left_out == {"label": {"no label": 1}, "rationale": {}}
 
 
 def test_paired_is_the_same_examples():
@@ -121,7 +121,7 @@ def test_a_fingerprint_names_everything_that_could_change_a_token():
     source = examples.TaskSource.load(
       name, split, vocabulary, data, method, lengths
     )
-    built, _ = source.example_set()
+    built = source.example_set()
     assert built.fingerprint == source.fingerprint()
     return built.fingerprint
 
@@ -268,7 +268,7 @@ def test_released_svamp_keeps_what_the_official_parser_reads(shared_data):
   data = datasets.DataOptions(data_dir=str(shared_data / "dss_release"))
   counts = {}
   for split in ("train", "validation", "test"):
-    built, left_out = examples.TaskSource.load(
+    built = examples.TaskSource.load(
       "svamp_dss_teacher", split, BYTES, data
     ).example_set()
     counts[split] = (
@@ -276,7 +276,7 @@ def test_released_svamp_keeps_what_the_official_parser_reads(shared_data):
       *(len(arrays) for arrays in built.subtasks),
     )
     if split == "train":
-      blank = left_out["rationale"]["rationale blank"]
+      blank = built.left_out["rationale"]["rationale blank"]
       assert len(built.subtasks[1]) + blank == 720
   assert counts["train"][0] == 720
   assert counts["validation"][0] == 80

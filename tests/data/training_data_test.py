@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from dss_jax import main
-from dss_jax.data import pipeline, training_data
+from dss_jax.data import packing, pipeline, sources, training_data
 from dss_jax.datasets import DataOptions
 from dss_jax.errors import UserError
+from dss_jax.records import Rationale, Record
 
 FLAGS = [
   "--task=taxonli_dss",
@@ -98,9 +99,11 @@ def test_wrong_flags_are_told(flag, tmp_path, capsys):
   assert flag.partition("=")[0] in capsys.readouterr().err
 
 
-def test_a_stream_is_read_with_the_runs_options():
+def test_a_stream_is_read_with_the_runs_options(monkeypatch):
   """In the thread that reads ahead, too."""
   pytest.importorskip("seqio")
+  monkeypatch.setattr(training_data, "_SAMPLE", 64)
+  monkeypatch.setattr(packing, "window_batches", lambda units: 2)
   import dss_jax.tasks  # noqa: F401
 
   config = dataclasses.replace(CONFIG, streaming=True)
@@ -113,3 +116,27 @@ def test_a_stream_is_read_with_the_runs_options():
   for step, batch in found.items():
     for name, array in data.batches[step].items():
       np.testing.assert_array_equal(batch[name], array)
+
+
+def test_what_is_trained_on_is_told():
+  records = [
+    Record(f"r{i}", f"question {i}", "yes", (Rationale("why " * i),))
+    for i in range(12)
+  ]
+  sources.register_dataset("odd", {"train": records})
+  config = pipeline.DatasetConfig(
+    "odd_dss",
+    {"inputs": 48, "targets": 64},
+    records_per_batch=2,
+    encoder_length=64,
+    decoder_length=64,
+  )
+  data = training_data.load(
+    config, training_data.vocabulary_of(config), seed=0, rows_multiple_of=16
+  )
+  first, second = data.describe(0, 16)
+  assert first.startswith("batches: 2 records in 16 rows of ")
+  assert "multiple of 16" in first
+  assert second == "sub-task rationale: left out 1 rationale blank"
+  (plain, _) = data.describe(0)
+  assert plain.endswith("% padding")
