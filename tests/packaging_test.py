@@ -179,6 +179,7 @@ def test_launching_without_a_folder_is_told(repository, arguments):
   assert "give the run's folder first" in ended.stderr
 
 
+@pytest.mark.slow
 def test_launching_a_bare_checkout_from_another_folder(repository, tmp_path):
   """With the interpreter asked for, and the run's folder in the caller's."""
   environment = {**os.environ, "PYTHON": sys.executable, "DSS_DEVICE": "cpu"}

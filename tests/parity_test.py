@@ -138,8 +138,9 @@ def test_committed_decodes_are_not_degenerate(recipe, committed):
 @pytest.mark.parametrize(
   ("name", "stopping_rules"),
   [
-    ("t5_1_1", (False, True, "never")),
-    ("t5_1_0", ()),
+    pytest.param("t5_1_1", (False, True, "never"), marks=pytest.mark.slow),
+    ("t5_1_1", ()),
+    pytest.param("t5_1_0", (), marks=pytest.mark.slow),
     pytest.param("t5_1_0", (False, True, "never"), marks=pytest.mark.slow),
   ],
 )

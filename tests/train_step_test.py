@@ -601,6 +601,7 @@ class TestCompiledProgram:
       assert (kind, squeezed in allowed) == ("f32", True), (kind, shape)
 
 
+@pytest.mark.slow
 def test_adjacent_micro_batches_would_gather_the_batch(monkeypatch):
   """The trap our splitting avoids, so that the test above can fail."""
 
@@ -748,6 +749,7 @@ def test_two_hosts_train_as_one(num_partitions, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_runs_with_tensorflow_seqio_gin_and_flax_blocked():
   code = """
     import sys

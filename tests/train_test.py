@@ -251,6 +251,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
   assert description["recompilations"] == 0
 
 
+@pytest.mark.slow
 def test_batch_files_train_as_the_records_do(finished, tmp_path, monkeypatch):
   """To the bit, and through an interruption."""
   config = _config(tmp_path / "run")
@@ -274,6 +275,7 @@ def test_batch_files_train_as_the_records_do(finished, tmp_path, monkeypatch):
     _train(longer)
 
 
+@pytest.mark.slow
 def test_a_step_that_is_compiled_again_is_told(tmp_path, monkeypatch):
   """Batches of another shape, which no run should have, force it."""
   config = _config(
@@ -434,6 +436,7 @@ def test_best_checkpoint_is_kept_and_scored(tmp_path, monkeypatch):
   assert scores[0].metrics["accuracy"] == result.rows[1]["value"]
 
 
+@pytest.mark.slow
 def test_too_many_steps_that_are_not_finite_end_the_run(tmp_path):
   config = _config(
     tmp_path,

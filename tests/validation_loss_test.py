@@ -81,6 +81,7 @@ def _expected(config, params) -> dict[str, float]:
 @pytest.mark.parametrize(
   "devices", [1, pytest.param(8, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_equals_one_example_a_row_on_any_mesh(config, devices):
   """Rows too short for the split's examples are made longer; none is lost."""
   params = jax.device_get(jax.jit(config.model.init)(jax.random.key(0)))

@@ -46,6 +46,7 @@ def test_a_pair_needs_both_halves_somewhere(config):
     pipeline.load_examples(config, BYTES)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_shape_it_began_with(config):
   config = dataclasses.replace(config, mixture_or_task_name="plain_label")
 

@@ -99,6 +99,7 @@ def test_wrong_flags_are_told(flag, tmp_path, capsys):
   assert flag.partition("=")[0] in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_stream_is_read_with_the_runs_options(monkeypatch):
   """In the thread that reads ahead, too."""
   pytest.importorskip("seqio")
@@ -118,6 +119,7 @@ def test_a_stream_is_read_with_the_runs_options(monkeypatch):
       np.testing.assert_array_equal(batch[name], array)
 
 
+@pytest.mark.slow
 def test_what_is_trained_on_is_told():
   records = [
     Record(f"r{i}", f"question {i}", "yes", (Rationale("why " * i),))

@@ -157,6 +157,7 @@ def initial():
   return _jit(EncoderDecoderModel(LARGER).init)
 
 
+@pytest.mark.slow
 def test_initial_scales_are_t5x(initial):
   params = _paths(initial(jax.random.key(0)))
   layer = "decoder/layers_1"

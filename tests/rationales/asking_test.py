@@ -602,6 +602,7 @@ def reconcile(server, attempts, outcomes, number, concurrency, kills):
   return results
 
 
+@pytest.mark.slow
 def test_killed_once_in_200_requests(tmp_path, repository):
   numbers = {"number": 200, "concurrency": 16, "kills": 1}
   tables = run_with_kills(tmp_path, **numbers, seed=3, repository=repository)

@@ -378,6 +378,7 @@ def test_every_line_is_counted_whatever_it_holds(tmp_path, values):
   assert all("\n" not in str(problem) for problem in report.problems)
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(tmp_path):
   class Counter(Memory):
     def record_answer(self, key, completion, *, model, unix):

@@ -587,6 +587,7 @@ def _wait_for(loopback, count):
     time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_interrupted_and_killed_runs_go_on(tmp_path, loopback):
   command = _started(tmp_path, loopback)
   process = subprocess.Popen(

@@ -127,6 +127,7 @@ def test_other_tools_read_provenance_beside_the_text(tmp_path):
     pytest.param(".array_record", marks=pytest.mark.slow),
   ],
 )
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path, suffix, monkeypatch):
   monkeypatch.setattr(parquet, "ROWS_PER_GROUP", 256)
   monkeypatch.setattr(parquet, "_ROWS_PER_BATCH", 256)
