@@ -275,6 +275,7 @@ def test_debug_shows_the_traceback(tmp_path):
     main.main(["checkpoints", str(tmp_path), "--debug"])
 
 
+@pytest.mark.slow
 def test_eval_scores_a_run_again(trained, capsys, tmp_path, monkeypatch):
   _use_one_device(monkeypatch)
   capsys.readouterr()

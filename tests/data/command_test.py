@@ -179,6 +179,7 @@ def test_token_lengths_of_the_released_cqa(shared_data, capsys):
 # --- show --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_show_is_what_the_student_sees(data, capsys):
   assert (
     data("show", "--task=esnli_dss", "--json", "--records_per_batch=4") == 0

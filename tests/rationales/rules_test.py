@@ -100,6 +100,7 @@ def test_what_is_not_of_taxonli_has_no_answer(text):
   assert rules.TaxonliRules().answer(Record("1", text)) is None
 
 
+@pytest.mark.slow
 def test_reasoning_gym_solutions_end_in_their_answers():
   pytest.importorskip("reasoning_gym")
   for name in rules.REASONING_GYM_SETS:
