@@ -32,7 +32,7 @@ test: $(VENV)/.installed-dev ## all tests that this machine can run
 CHECK_LEAVES_OUT = --ignore=tests/data/tasks_test.py \
   --ignore=tests/data/materialize_test.py
 
-check: $(VENV)/.installed-dev ## format, lint, types and the fast tests, under 2 minutes
+check: $(VENV)/.installed-dev ## format, lint, types and the fast tests, in about 2 minutes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
