@@ -36,7 +36,7 @@ check: $(VENV)/.installed-dev ## format, lint, types and the fast tests, in abou
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(PYTEST) -n 2 --dist loadfile -q -m 'not slow' $(CHECK_LEAVES_OUT) $(ARGS)
+	$(PYTEST) -n 2 --dist loadfile -q -m 'not (slow or shared or hf)' $(CHECK_LEAVES_OUT) $(ARGS)
 
 format: $(VENV)/.installed-dev ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
