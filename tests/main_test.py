@@ -240,6 +240,7 @@ def test_mistakes_are_told_in_one_line(name, trained, tmp_path, capsys):
   assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_a_failing_disk_is_told_in_one_line(tmp_path, capsys, monkeypatch):
   """A file system that is full when the first file of the run is written."""
 

@@ -588,6 +588,7 @@ class TestCompiledProgram:
     # Whole parameters, split batch: nothing at all has to be gathered.
     assert all_gathers(lowered.compile().as_text()) == set()
 
+  @pytest.mark.slow
   def test_fully_sharded_gathers_parameters_only(self, student, constraints):
     del constraints
     partitioner = Partitioner(fully_sharded=True, fully_sharded_min_size=0)

@@ -406,6 +406,7 @@ def test_a_run_keeps_its_batches_on_other_devices(tmp_path):
   assert description["mesh"] == {"data": 2, "model": 1}
 
 
+@pytest.mark.slow
 def test_early_stopping_and_its_memory(tmp_path, monkeypatch):
   values = iter([0.5, 0.4, 0.5, 0.9])
   monkeypatch.setattr(
@@ -418,6 +419,7 @@ def test_early_stopping_and_its_memory(tmp_path, monkeypatch):
   assert _train(config).step == 3
 
 
+@pytest.mark.slow
 def test_best_checkpoint_is_kept_and_scored(tmp_path, monkeypatch):
   values = iter([0.1, 0.9, 0.3, 0.2])
   monkeypatch.setattr(
@@ -449,6 +451,7 @@ def test_too_many_steps_that_are_not_finite_end_the_run(tmp_path):
     _train(config)
 
 
+@pytest.mark.slow
 def test_starting_from_another_run(finished, tmp_path):
   config = _config(tmp_path, initial_checkpoint_path=str(finished))
   config = dataclasses.replace(config, total_steps=1, eval_period=None)

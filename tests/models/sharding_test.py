@@ -99,6 +99,7 @@ def test_lowered_step_has_constraints_only_under_mesh_and_rules():
 @pytest.mark.parametrize(
   "scan_layers", [False, pytest.param(True, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_mesh_changes_no_value_and_parameters_stay_sharded(scan_layers):
   config = T5Config(**{**vars(CONFIG), "scan_layers": scan_layers})
   model = EncoderDecoderModel(config)

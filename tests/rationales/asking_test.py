@@ -347,6 +347,7 @@ def test_a_server_that_stays_away_ends_the_run(ledger):
   assert ask(map(request, range(30)), Scripted(), ledger).answered == 30
 
 
+@pytest.mark.slow
 def test_requests_per_minute_hold(ledger):
   teacher = Scripted()
   options = quick(requests_per_minute=1200, concurrency=16)

@@ -234,7 +234,7 @@ def test_shards_and_kinds():
   with pytest.raises(UserError, match="--num_shards is 0; allowed: 1 to"):
     check([], 0)
   kind = ledger_shards.kind_of
-  assert kind("auto", "/tmp/x") == "sqlite"
+  assert kind("auto", "/data/x") == "sqlite"
   assert kind("auto", "gs://x/y") == "segments"
   assert kind("segments", "/nfs/x") == "segments"
   with pytest.raises(UserError, match="needs a local folder, not 'gs://x'"):

@@ -402,6 +402,7 @@ _RAW_KEYS = st.sampled_from(
     max_size=5,
   )
 )
+@pytest.mark.slow
 def test_no_json_values_crash_the_reader(tmp_path, rows):
   path = tmp_path / "rows.jsonl"
   _write(path, "\n".join(json.dumps(row) for row in rows))
