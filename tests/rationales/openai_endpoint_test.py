@@ -19,7 +19,7 @@ from dss_jax.rationales.teachers import (
   FatalError,
   RejectedError,
   TransientError,
-  openai_endpoint,
+  response_guard,
 )
 from dss_jax.rationales.teachers.openai_endpoint import OpenAIEndpoint
 
@@ -234,7 +234,7 @@ def test_an_error_wrapped_in_success_is_transient():
 
 @pytest.mark.parametrize("status", [200, 500])
 def test_no_more_than_the_bound_is_read(monkeypatch, status):
-  monkeypatch.setattr(openai_endpoint, "MAX_RESPONSE_BYTES", 2**16)
+  monkeypatch.setattr(response_guard, "MAX_RESPONSE_BYTES", 2**16)
   error = error_of(status, b" " * 2**20)
   assert error.kind == "bad_response"
   assert "65536" in str(error)

@@ -10,9 +10,6 @@ goes nowhere but into the request's header.
 from __future__ import annotations
 
 import asyncio
-import datetime
-import email.utils
-import functools
 import json
 import os
 import re
@@ -26,10 +23,10 @@ from dss_jax.rationales.teachers import (
   FatalError,
   RejectedError,
   TransientError,
+  error_bodies,
+  response_guard,
 )
 
-# Far more than any completion; a body beyond is not read.
-MAX_RESPONSE_BYTES = 32 * 2**20
 MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens")
 
 _MAX_MESSAGE = 300
@@ -148,7 +145,7 @@ class OpenAIEndpoint:
           {"api-version": self._api_version} if self._api_version else None
         ),
         http_client=self._openai.DefaultAsyncHttpxClient(
-          event_hooks={"response": [_guard_response]},
+          event_hooks={"response": [response_guard.guard_response]},
           # What is compressed can be any size once it is not.
           headers={"Accept-Encoding": "identity"},
         ),
@@ -272,8 +269,10 @@ class OpenAIEndpoint:
     text = self._told(told) if told else self._excerpt(response.content)
     message = f"HTTP {status}: {text}"
     where = f"{self.base_url} answers HTTP {status}: {text}"
-    retry_after = _retry_after(response.headers)
-    if status == 402 or (status == 429 and _NO_MONEY.search(_code(told))):
+    retry_after = error_bodies.retry_after(response.headers)
+    if status == 402 or (
+      status == 429 and _NO_MONEY.search(error_bodies.code(told))
+    ):
       return FatalError(f"no credit left: {where}")
     if status == 429:
       return TransientError("rate_limited", message, retry_after)
@@ -298,12 +297,12 @@ class OpenAIEndpoint:
     self, told: Any, text: str, message: str, where: str, body: Mapping
   ) -> Exception:
     """Whether a 400 is about this prompt or about how we ask."""
-    code = _code(told)
+    code = error_bodies.code(told)
     if _TOO_LONG.search(f"{code} {text}"):
       return RejectedError(message)
     # Longest first: `max_tokens` is a part of other names.
     fields = sorted(set(body) - _CONTENT_FIELDS, key=len, reverse=True)
-    parameter = _parameter(told)
+    parameter = error_bodies.parameter(told)
     if parameter not in fields:
       parameter = None
       if _UNKNOWN_FIELD.search(f"{code} {text}"):
@@ -378,61 +377,6 @@ class _Secret:
     return text.replace(self.value, "[API key]")
 
 
-async def _guard_response(response: Any) -> None:
-  """Bounds what is read of a response, and keeps it from the next request."""
-  if response.headers.get("content-encoding", "identity") != "identity":
-    raise TransientError(
-      "bad_response", "the answer is compressed, which was not asked for"
-    )
-  response.stream = _guarded_stream()(response)
-
-
-@functools.cache
-def _guarded_stream() -> Any:
-  """The class of such bodies; its base is imported only when needed."""
-  import httpx2
-
-  class Guarded(httpx2.AsyncByteStream):
-    def __init__(self, response: Any):
-      self._stream = response.stream
-      self._network = response.extensions.get("network_stream")
-
-    async def __aiter__(self):
-      size = 0
-      async for chunk in self._stream:
-        size += len(chunk)
-        if size > MAX_RESPONSE_BYTES:
-          raise TransientError(
-            "bad_response", f"more than {MAX_RESPONSE_BYTES} bytes came back"
-          )
-        yield chunk
-      # A server that sends more than the answer (the same one twice, say)
-      # would have the rest of it taken for the answer to whatever is sent
-      # over this connection next.
-      if _is_more_there(self._stream) and self._network is not None:
-        await self._network.aclose()
-
-    async def aclose(self) -> None:
-      await self._stream.aclose()
-
-  return Guarded
-
-
-def _is_more_there(stream: Any) -> bool:
-  """Whether a connection has read beyond the end of its response.
-
-  The HTTP library does not tell in public. Where its insides are not the ones
-  known here the answer is yes: every connection is then used only once, which
-  is slower and as safe.
-  """
-  try:
-    body = stream._stream._httpcore_stream._stream
-    buffered, _ = body._connection._h11_state.trailing_data
-  except AttributeError:
-    return True
-  return bool(buffered)
-
-
 def _import_openai() -> Any:
   try:
     import openai
@@ -497,46 +441,3 @@ def _count(value: Any) -> int | None:
   if isinstance(value, bool) or not isinstance(value, int):
     return None
   return value if 0 <= value < _MAX_COUNT else None
-
-
-def _code(told: Any) -> str:
-  """The machine-readable part of an error body."""
-  error = told.get("error", told) if isinstance(told, dict) else None
-  if not isinstance(error, dict):
-    return ""
-  return f"{error.get('code')} {error.get('type')}"[:200]
-
-
-def _parameter(told: Any) -> str | None:
-  """The field of the request that an error body blames."""
-  error = told.get("error", told) if isinstance(told, dict) else None
-  if not isinstance(error, dict):
-    return None
-  if isinstance(error.get("param"), str):
-    return error["param"]
-  detail = error.get("detail")
-  if isinstance(detail, list) and detail and isinstance(detail[0], dict):
-    where = detail[0].get("loc")
-    if isinstance(where, list) and len(where) > 1 and isinstance(where[1], str):
-      return where[1]
-  return None
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-  """Seconds that the server asks to wait: as a number, or until a date."""
-  for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-    value = headers.get(name)
-    if not value:
-      continue
-    if re.fullmatch(r"\s*\d{1,9}(\.\d{1,9})?\s*", value):
-      return float(value) * unit
-    if name == "retry-after":
-      try:
-        date = email.utils.parsedate_to_datetime(value)
-      except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-      if date.tzinfo is None:
-        date = date.replace(tzinfo=datetime.UTC)
-      now = datetime.datetime.now(datetime.UTC)
-      return max((date - now).total_seconds(), 0.0)
-  return None
