@@ -18,8 +18,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from dss_jax.errors import UserError
-from dss_jax.rationales import ledger as ledgers
-from dss_jax.rationales import pacing
+from dss_jax.rationales import outcomes, pacing
 from dss_jax.rationales.ask_options import AskOptions, Progress, Summary
 from dss_jax.rationales.job_queue import (
   Job,
@@ -29,7 +28,8 @@ from dss_jax.rationales.job_queue import (
   tokens_of_size,
   utf8_size,
 )
-from dss_jax.rationales.ledger import Ledger, Outcome
+from dss_jax.rationales.ledger import Ledger
+from dss_jax.rationales.outcomes import Outcome
 from dss_jax.rationales.prices import Prices
 from dss_jax.rationales.requests import Completion, Request
 from dss_jax.rationales.teachers import (
@@ -213,7 +213,7 @@ class _Asking:
       async with asyncio.timeout(self._options.timeout_s):
         completion = await self._teacher.complete(job.request, attempt.id)
     except asyncio.CancelledError:
-      self._ledger.end_attempt(attempt, ledgers.CANCELLED)
+      self._ledger.end_attempt(attempt, outcomes.CANCELLED)
       self._pace.leave(entry, "abandoned", cost=job.cost)
       raise
     except TimeoutError:
@@ -240,7 +240,7 @@ class _Asking:
   def _answered(
     self,
     job: Job,
-    attempt: ledgers.Attempt,
+    attempt: outcomes.Attempt,
     entry: pacing.Pass,
     completion: Completion,
     seconds: float,
@@ -258,13 +258,13 @@ class _Asking:
     self._summary.answered += 1
     self._summary.prompt_tokens += prompt or 0
     self._summary.completion_tokens += written or 0
-    self._ledger.end_attempt(attempt, ledgers.ANSWERED)
-    self._settle(job, attempt, ledgers.ANSWERED, seconds, completion)
+    self._ledger.end_attempt(attempt, outcomes.ANSWERED)
+    self._settle(job, attempt, outcomes.ANSWERED, seconds, completion)
 
   def _failed(
     self,
     job: Job,
-    attempt: ledgers.Attempt,
+    attempt: outcomes.Attempt,
     entry: pacing.Pass,
     error: Exception,
     seconds: float,
@@ -273,10 +273,10 @@ class _Asking:
     if isinstance(error, RejectedError):
       self._pace.leave(entry, "ok")
       self._last_success = time.monotonic()
-      self._count_fault(ledgers.REJECTED)
+      self._count_fault(outcomes.REJECTED)
       self._summary.rejected += 1
-      self._ledger.end_attempt(attempt, ledgers.REJECTED, message)
-      self._settle(job, attempt, ledgers.REJECTED, seconds, reason=message)
+      self._ledger.end_attempt(attempt, outcomes.REJECTED, message)
+      self._settle(job, attempt, outcomes.REJECTED, seconds, reason=message)
       self._check_rejections(message)
     elif isinstance(error, FatalError):
       self._pace.leave(entry, "abandoned")
@@ -292,7 +292,7 @@ class _Asking:
   def _retry(
     self,
     job: Job,
-    attempt: ledgers.Attempt,
+    attempt: outcomes.Attempt,
     entry: pacing.Pass,
     error: TransientError,
     seconds: float,
@@ -315,7 +315,7 @@ class _Asking:
     ):
       self._summary.gave_up += 1
       reason = f"{error.kind} after {job.attempts} attempts: {error}"
-      self._settle(job, attempt, ledgers.GAVE_UP, seconds, reason=reason)
+      self._settle(job, attempt, outcomes.GAVE_UP, seconds, reason=reason)
     else:
       wait = pacing.backoff(
         job.rate_limited if limited else max(job.failures, 1),
@@ -339,7 +339,7 @@ class _Asking:
   def _settle(
     self,
     job: Job,
-    attempt: ledgers.Attempt,
+    attempt: outcomes.Attempt,
     kind: str,
     seconds: float,
     completion: Completion | None = None,

@@ -27,7 +27,7 @@ from typing import Any
 from dss_jax.datasets.completions import Parsed
 from dss_jax.datasets.report import UNUSABLE_LABEL
 from dss_jax.errors import UserError
-from dss_jax.rationales.ledger import GAVE_UP, REJECTED
+from dss_jax.rationales.outcomes import GAVE_UP, REJECTED
 from dss_jax.rationales.requests import Completion, Sampling
 from dss_jax.records import MAX_RATIONALES, Rationale, Record
 from dss_jax.records.record import MAX_WEIGHT

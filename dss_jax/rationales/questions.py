@@ -23,7 +23,8 @@ from dss_jax.datasets.completions import Parsed
 from dss_jax.errors import UserError
 from dss_jax.rationales import choosing, parsing
 from dss_jax.rationales.choosing import UNANSWERED, UNASKED, UNKNOWN, Answer
-from dss_jax.rationales.ledger import Ledger, Outcome
+from dss_jax.rationales.ledger import Ledger
+from dss_jax.rationales.outcomes import Outcome
 from dss_jax.rationales.plan import Plan, TeacherPlan
 from dss_jax.rationales.requests import Completion, Request
 from dss_jax.records import Record

@@ -9,8 +9,9 @@ import pytest
 
 from dss_jax.errors import UserError
 from dss_jax.rationales import ledger_shards
-from dss_jax.rationales.ledger import Ledger, Outcome
+from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.ledger_shards import SegmentedLedger, open_shard
+from dss_jax.rationales.outcomes import Outcome
 from dss_jax.rationales.requests import Completion
 
 

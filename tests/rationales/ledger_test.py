@@ -12,7 +12,8 @@ import pytest
 
 from dss_jax.errors import UserError
 from dss_jax.rationales import ledger as ledgers
-from dss_jax.rationales.ledger import Ledger, ModelTotals, Outcome
+from dss_jax.rationales.ledger import Ledger
+from dss_jax.rationales.outcomes import ModelTotals, Outcome
 from dss_jax.rationales.requests import Completion
 
 
@@ -175,7 +176,8 @@ def test_totals(path):
 def test_what_is_flushed_survives_sigkill(path, repository):
   program = f"""
 import os, signal
-from dss_jax.rationales.ledger import Ledger, Outcome
+from dss_jax.rationales.ledger import Ledger
+from dss_jax.rationales.outcomes import Outcome
 from dss_jax.rationales.requests import Completion
 ledger = Ledger({str(path)!r})
 attempt = ledger.start_attempt("a", "t")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from dss_jax.errors import UserError
 from dss_jax.rationales.choosing import ChooseOptions
-from dss_jax.rationales.ledger import Ledger, Outcome
+from dss_jax.rationales.ledger import Ledger
+from dss_jax.rationales.outcomes import Outcome
 from dss_jax.rationales.plan import Endpoint, Plan, TeacherPlan
 from dss_jax.rationales.prompts import Exemplar, Prompt
 from dss_jax.rationales.questions import Questions

@@ -25,7 +25,8 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Protocol
 
 from dss_jax.errors import UserError
-from dss_jax.rationales.ledger import ANSWERED, REJECTED, Ledger, Outcome
+from dss_jax.rationales.ledger import Ledger
+from dss_jax.rationales.outcomes import ANSWERED, REJECTED, Outcome
 from dss_jax.rationales.requests import Completion, Request
 from dss_jax.rationales.teachers.batch_lines import (
   Result,
