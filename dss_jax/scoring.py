@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from dss_jax import checkpoints as checkpoints_lib
-from dss_jax import evaluation, train_config, train_state
+from dss_jax import evaluation, train_config
+from dss_jax.inference import student
 
 
 def score_checkpoint(
@@ -32,16 +32,9 @@ def score_checkpoint(
   Raises:
     UserError: for a checkpoint, task or split that does not exist.
   """
-  partitioner = config.partitioner
   train_config.check_vocabulary(config.vocabulary, config.model)
   evaluator = train_config.make_evaluator(config, split, tasks)
-  shapes = train_state.param_shapes(config.model)
-  shardings = partitioner.param_shardings(shapes, config.model.param_axes())
-  with checkpoints_lib.Checkpoints(config.model_dir, read_only=True) as saved:
-    step = saved.resolve_step(checkpoint)
-    params = saved.restore_params(
-      step, train_state.with_shardings(shapes, shardings)
-    )
+  step, params = student.load_params(config, checkpoint)
   if not sys.stderr.isatty():
     return step, evaluator.run(params)
   scores = evaluator.run(params, progress=_show)

@@ -1,0 +1,1 @@
+"""Using a student: texts in, labels and rationales out."""

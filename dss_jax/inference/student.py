@@ -1,0 +1,150 @@
+"""A trained student and all that it takes to ask it something."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from dss_jax import checkpoints as checkpoints_lib
+from dss_jax import datasets, partitioning, train_config, train_state
+from dss_jax.data import subtasks, vocabularies
+from dss_jax.data.subtasks import MethodOptions, SubTask
+from dss_jax.errors import UserError
+from dss_jax.models import encoder_decoder
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+  """A model with its parameters, its vocabulary and what it was taught.
+
+  Attributes:
+    model: the sizes.
+    params: nested dict of float32 arrays under T5X's paths, on the
+      partitioner's mesh.
+    vocabulary: turns text into tokens and back.
+    partitioner: the mesh.
+    subtasks: what it can be asked to do, the label's first. A model of which
+      nothing is known has one that passes its input on as it is.
+    options: prefixes and separators, as trained with.
+    feature_lengths: longest `inputs` and `targets` in tokens, end id included;
+      longer inputs are cut as in training. What is not there is unlimited.
+    labels: all labels there are; None for free text.
+    description: where it comes from, as JSON values: `source`, `step`, `task`,
+      `dataset`, ...
+  """
+
+  model: encoder_decoder.EncoderDecoderModel
+  params: PyTree
+  vocabulary: vocabularies.Vocabulary
+  partitioner: partitioning.Partitioner = dataclasses.field(
+    default_factory=partitioning.Partitioner
+  )
+  subtasks: tuple[SubTask, ...] = (subtasks.STANDARD,)
+  options: MethodOptions = dataclasses.field(default_factory=MethodOptions)
+  feature_lengths: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  labels: tuple[str, ...] | None = None
+  description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def subtask(self, name: str) -> SubTask:
+    """The sub-task of that name.
+
+    Raises:
+      UserError: naming those there are.
+    """
+    for each in self.subtasks:
+      if each.name == name:
+        return each
+    raise UserError(
+      f"this student was not taught the sub-task {name!r}; it knows"
+      f" {', '.join(each.name for each in self.subtasks)}"
+    )
+
+  def input_text(
+    self, subtask: SubTask, text: str, rationale: str | None = None
+  ) -> str:
+    """What the student reads for an input, prefix included.
+
+    Args:
+      subtask: what it is asked to do.
+      text: a record's input.
+      rationale: a record's rationale, where the sub-task reads it.
+
+    Raises:
+      UserError: the sub-task reads a rationale and there is none.
+    """
+    fields = {"input": text}
+    if rationale is not None:
+      fields["rationale"] = rationale
+    try:
+      return subtasks.fill(subtask.input_parts(self.options), fields)
+    except KeyError as error:
+      raise UserError(
+        f"the sub-task {subtask.name!r} reads a {error.args[0]} beside the"
+        " input; there is none"
+      ) from None
+
+  def encode(self, text: str) -> list[int]:
+    """Token ids of what the student reads, end id included, cut as trained."""
+    return vocabularies.with_eos(
+      self.vocabulary.encode(text), self.feature_lengths.get("inputs")
+    )
+
+
+def load_params(
+  config: train_config.TrainConfig, checkpoint: str | int = "best"
+) -> tuple[int, PyTree]:
+  """The parameters of a run's checkpoint, on the run's mesh.
+
+  Args:
+    config: the run; its `model_dir` holds the checkpoint.
+    checkpoint: `best` (by validation), `latest` or a step.
+
+  Returns:
+    The checkpoint's step and the parameters.
+
+  Raises:
+    UserError: for a checkpoint that is not there, damaged or of another model.
+  """
+  model = config.model
+  shapes = train_state.param_shapes(model)
+  shardings = config.partitioner.param_shardings(shapes, model.param_axes())
+  with checkpoints_lib.Checkpoints(config.model_dir, read_only=True) as saved:
+    step = saved.resolve_step(checkpoint)
+    params = saved.restore_params(
+      step, train_state.with_shardings(shapes, shardings)
+    )
+  return step, params
+
+
+def load_run(
+  config: train_config.TrainConfig, checkpoint: str | int = "best"
+) -> Student:
+  """The student that a run has trained; takes what `load_params` takes."""
+  vocabulary = vocabularies.from_name(config.vocabulary)
+  train_config.check_vocabulary(vocabulary, config.model)
+  step, params = load_params(config, checkpoint)
+  dataset = config.train_dataset_cfg
+  name = dataset.mixture_or_task_name
+  task = subtasks.parse_task_name(name)
+  taught = task.method.subtasks if task else (subtasks.STANDARD,)
+  labels = datasets.get(task.dataset).labels if task else None
+  return Student(
+    model=config.model,
+    params=params,
+    vocabulary=vocabulary,
+    partitioner=config.partitioner,
+    # The label first, whatever the order of training.
+    subtasks=tuple(sorted(taught, key=lambda each: not each.uses_label)),
+    options=dataset.method,
+    feature_lengths=dataset.feature_lengths(),
+    labels=labels,
+    description={
+      "source": config.model_dir,
+      "step": step,
+      "task": name,
+      "dataset": task.dataset if task else None,
+    },
+  )
