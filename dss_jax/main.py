@@ -170,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
   from dss_jax import quickstart
   from dss_jax.data import command as data_command
   from dss_jax.rationales import command as extract_command
+  from dss_jax.serving import command as serve_command
 
   quickstart.add_arguments(
     mode(
@@ -201,6 +202,14 @@ def _parser() -> argparse.ArgumentParser:
   _add_eval_flags(evaluate)
   _add_gin_flags(evaluate)
   _add_data_flags(evaluate)
+  serve = mode(
+    "serve",
+    lambda args: serve_command.run(args, _open_student),
+    "answer requests for labels and rationales over HTTP",
+    epilog=serve_command.EPILOG,
+  )
+  serve_command.add_arguments(serve)
+  _add_run_flags(serve)
   checkpoints = mode(
     "checkpoints",
     _checkpoints,
