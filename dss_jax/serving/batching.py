@@ -98,6 +98,7 @@ class Job:
     arrived: when, by the batcher's clock.
     deadline: when its time is up.
     future: becomes the predictions, in the order of `inputs`.
+    name: of the request, for the log.
     started: when its first input was taken; None before.
     taken: how many inputs the thread has taken.
     done: how many are computed.
@@ -109,6 +110,7 @@ class Job:
   arrived: float
   deadline: float
   future: asyncio.Future[list[Any]]
+  name: str = ""
   results: list[Any] = dataclasses.field(init=False)
   started: float | None = None
   taken: int = 0
@@ -211,9 +213,19 @@ class Batcher:
     return 0.0 if since is None else max(self._clock() - since, 0.0)
 
   def submit(
-    self, inputs: Sequence[str], outputs: Outputs, timeout_s: float
+    self,
+    inputs: Sequence[str],
+    outputs: Outputs,
+    timeout_s: float,
+    name: str = "",
   ) -> Job:
     """Puts a request's inputs into the queue.
+
+    Args:
+      inputs: texts.
+      outputs: what is asked for.
+      timeout_s: within which to answer.
+      name: of the request, for the log.
 
     Raises:
       Stopped: the server is starting, stopping or broken.
@@ -228,7 +240,7 @@ class Batcher:
         rate = self._inputs_per_s
         raise QueueFull(self._waiting / rate if rate else 1.0)
       job = Job(
-        inputs, outputs, now, now + timeout_s, self._loop.create_future()
+        inputs, outputs, now, now + timeout_s, self._loop.create_future(), name
       )
       self._jobs.append(job)
       self._count(job, len(inputs))
@@ -412,7 +424,11 @@ class Batcher:
           middle = len(part) // 2
           parts += [part[middle:], part[:middle]]
           continue
-        logger.error("the predictor failed on an input", exc_info=error)
+        logger.error(
+          "request %s: the predictor failed on an input",
+          part[0].job.name,
+          exc_info=error,
+        )
         results = Failed("the predictor failed on this input")
       self._in_loop(self._deliver, part, results)
 

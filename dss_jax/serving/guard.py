@@ -7,18 +7,20 @@ of its body is read.
 from __future__ import annotations
 
 import hmac
+import itertools
 import json
 import logging
 import re
 import secrets
 import time
 import urllib.parse
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from dss_jax.serving.reading import Refused, too_large
 from dss_jax.serving.service import Service
 
+logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("dss_jax.serving.access")
 
 Scope = MutableMapping[str, Any]
@@ -30,17 +32,17 @@ Send = Callable[[Message], Awaitable[None]]
 OPEN_PATHS = frozenset({"/", "/docs", "/healthz", "/livez", "/openapi.json"})
 PATHS = OPEN_PATHS | {"/metrics", "/v1/model", "/v1/predict"}
 
+# For all answers; `pages` adds what concerns documents.
 _SECURITY_HEADERS = [
   (b"x-content-type-options", b"nosniff"),
-  (b"x-frame-options", b"DENY"),
-  (b"referrer-policy", b"no-referrer"),
-  (b"cross-origin-opener-policy", b"same-origin"),
   (b"cross-origin-resource-policy", b"same-origin"),
   (b"cache-control", b"no-store"),
 ]
-_POLICY = b"content-security-policy"
-_NO_CONTENT_POLICY = b"default-src 'none'; frame-ancestors 'none'"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+_UNFORESEEN = Refused(
+  500, "the server failed; its log says more", {"Connection": "close"}
+)
 
 # What an answer to nobody is counted as.
 CLIENT_GONE = 499
@@ -49,13 +51,25 @@ CLIENT_GONE = 499
 class Guard:
   """Wraps an ASGI application."""
 
-  def __init__(self, app: Any, service: Service):
+  def __init__(self, app: Any, predict: Any, service: Service):
+    """Wraps them.
+
+    Args:
+      app: answers all paths but the one that matters.
+      predict: answers `POST /v1/predict`.
+      service: with the settings and the counters.
+    """
     self._app = app
+    self._predict = predict
     self._metrics = service.metrics
     self._settings = service.settings
     token = service.settings.token
     self._token = None if token is None else token.encode()
     self._known_hosts = service.settings.known_hosts
+    # No secret, only unique: asking the system for randomness takes longer
+    # than the rest of this.
+    self._prefix = secrets.token_hex(4)
+    self._count = itertools.count(1)
 
   async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] != "http":
@@ -64,7 +78,9 @@ class Guard:
     headers: dict[bytes, bytes] = dict(scope["headers"])
     given = headers.get(b"x-request-id", b"")
     request_id = (
-      given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+      given.decode()
+      if given and _REQUEST_ID.fullmatch(given)
+      else f"{self._prefix}-{next(self._count)}"
     )
     scope["state"]["request_id"] = request_id
     status = CLIENT_GONE
@@ -73,20 +89,27 @@ class Guard:
       nonlocal status
       if message["type"] == "http.response.start":
         status = message["status"]
-        own = message.setdefault("headers", [])
-        own = [*own, *_SECURITY_HEADERS, (b"x-request-id", request_id.encode())]
-        if all(name != _POLICY for name, _ in own):
-          own.append((_POLICY, _NO_CONTENT_POLICY))
-        message["headers"] = own
+        message["headers"] = [
+          *message.get("headers", ()),
+          *_SECURITY_HEADERS,
+          (b"x-request-id", request_id.encode()),
+        ]
       await send(message)
 
     try:
       try:
         self._check(scope, headers)
+        if scope["path"] == "/v1/predict" and scope["method"] == "POST":
+          await self._predict(headers, request_id, receive, answer)
+        else:
+          await self._app(scope, receive, answer)
       except Refused as refused:
         await send_refusal(refused, request_id, answer)
-      else:
-        await self._app(scope, receive, answer)
+      except Exception:
+        logger.exception("request %s", request_id)
+        if status != CLIENT_GONE:
+          raise
+        await send_refusal(_UNFORESEEN, request_id, answer)
     finally:
       seconds = time.perf_counter() - start
       path = scope["path"]
@@ -175,16 +198,19 @@ def refusal_body(refused: Refused, request_id: str) -> bytes:
 async def send_refusal(refused: Refused, request_id: str, send: Send) -> None:
   """Answers with an error."""
   body = refusal_body(refused, request_id)
-  headers = {
-    "Content-Type": "application/json",
-    "Content-Length": str(len(body)),
-    **refused.headers,
-  }
+  await send_answer(refused.status, body, refused.headers, send)
+
+
+async def send_answer(
+  status: int, body: bytes, headers: Mapping[str, str], send: Send
+) -> None:
+  """Answers with JSON."""
+  start = [
+    (b"content-type", b"application/json"),
+    (b"content-length", str(len(body)).encode()),
+    *((k.lower().encode(), v.encode()) for k, v in headers.items()),
+  ]
   await send(
-    {
-      "type": "http.response.start",
-      "status": refused.status,
-      "headers": [(k.lower().encode(), v.encode()) for k, v in headers.items()],
-    }
+    {"type": "http.response.start", "status": status, "headers": start}
   )
   await send({"type": "http.response.body", "body": body})

@@ -30,7 +30,12 @@ class Page:
     return Response(
       self.document,
       media_type="text/html",
-      headers={"Content-Security-Policy": self.policy},
+      headers={
+        "Content-Security-Policy": self.policy,
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Referrer-Policy": "no-referrer",
+        "X-Frame-Options": "DENY",
+      },
     )
 
 

@@ -104,14 +104,10 @@ class _Server(uvicorn.Server):
       on_death=self._on_death,
     )
 
-    class Protocol(connections.BoundedProtocol):
-      max_connections = settings.max_connections
-      read_timeout_s = settings.read_timeout_s
-
     super().__init__(
       uvicorn.Config(
         app.make_app(self._service),
-        http=Protocol,
+        http=connections.protocol(settings),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -101,11 +101,15 @@ class Service:
     )
 
   def submit(
-    self, inputs: Sequence[str], outputs: Sequence[str], timeout_s: float
+    self,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    timeout_s: float,
+    name: str = "",
   ) -> batching.Job:
     """See `Batcher.submit`; the order of `outputs` does not matter."""
     wanted = tuple(name for name in OUTPUTS if name in outputs)
-    return self.batcher.submit(inputs, wanted, timeout_s)
+    return self.batcher.submit(inputs, wanted, timeout_s, name)
 
   def answer(
     self, job: batching.Job, predictions: Sequence[Prediction], *, scores: bool
