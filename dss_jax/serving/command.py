@@ -156,7 +156,6 @@ def run(
       student, offered, PredictOptions(labels=labels), settings.max_batch, _say
     )
     server.log_to_stderr()
-    _say(f"listening on {server.address(bound)}")
     card = backends.card_of(student, offered, labels)
     return server.serve(backend, card, settings, bound, _say)
 

@@ -48,6 +48,10 @@ _UNFORESEEN = Refused(
 CLIENT_GONE = 499
 
 
+class _Unsent(Exception):
+  """An answer could not be sent: its connection is closed."""
+
+
 class Guard:
   """Wraps an ASGI application."""
 
@@ -94,7 +98,10 @@ class Guard:
           *_SECURITY_HEADERS,
           (b"x-request-id", request_id.encode()),
         ]
-      await send(message)
+      try:
+        await send(message)
+      except Exception as error:
+        raise _Unsent from error
 
     try:
       try:
@@ -105,6 +112,8 @@ class Guard:
           await self._app(scope, receive, answer)
       except Refused as refused:
         await send_refusal(refused, request_id, answer)
+      except _Unsent:
+        status = CLIENT_GONE
       except Exception:
         logger.exception("request %s", request_id)
         if status != CLIENT_GONE:
