@@ -22,6 +22,9 @@ from dss_jax import __version__
 from dss_jax.errors import UserError, one_line
 
 if TYPE_CHECKING:
+  from dss_jax.train_config import TrainConfig
+
+if TYPE_CHECKING:
   from dss_jax.inference.student import Student
   from dss_jax.train_config import TrainConfig
 
@@ -169,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
 
   from dss_jax import quickstart
   from dss_jax.data import command as data_command
+  from dss_jax.export import command as export_command
   from dss_jax.rationales import command as extract_command
 
   quickstart.add_arguments(
@@ -201,6 +205,15 @@ def _parser() -> argparse.ArgumentParser:
   _add_eval_flags(evaluate)
   _add_gin_flags(evaluate)
   _add_data_flags(evaluate)
+  export = mode(
+    "export",
+    functools.partial(export_command.run, read_run=_read_run),
+    "write a student in the format of another program, and check it",
+    epilog=export_command.EPILOG,
+  )
+  export_command.add_arguments(export)
+  _add_gin_flags(export)
+  _add_data_flags(export)
   checkpoints = mode(
     "checkpoints",
     _checkpoints,
