@@ -169,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
 
   from dss_jax import quickstart
   from dss_jax.data import command as data_command
+  from dss_jax.inference import command as infer_command
   from dss_jax.rationales import command as extract_command
 
   quickstart.add_arguments(
@@ -201,6 +202,13 @@ def _parser() -> argparse.ArgumentParser:
   _add_eval_flags(evaluate)
   _add_gin_flags(evaluate)
   _add_data_flags(evaluate)
+  infer = mode(
+    "infer",
+    functools.partial(infer_command.run, open_student=_open_student),
+    "let a student answer the rows of a file or a pipe",
+  )
+  infer_command.add_arguments(infer)
+  _add_run_flags(infer)
   checkpoints = mode(
     "checkpoints",
     _checkpoints,
