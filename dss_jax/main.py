@@ -173,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
   from dss_jax import quickstart
   from dss_jax.data import command as data_command
   from dss_jax.export import command as export_command
+  from dss_jax.inference import command as infer_command
   from dss_jax.rationales import command as extract_command
 
   quickstart.add_arguments(
@@ -214,6 +215,13 @@ def _parser() -> argparse.ArgumentParser:
   export_command.add_arguments(export)
   _add_gin_flags(export)
   _add_data_flags(export)
+  infer = mode(
+    "infer",
+    functools.partial(infer_command.run, open_student=_open_student),
+    "let a student answer the rows of a file or a pipe",
+  )
+  infer_command.add_arguments(infer)
+  _add_run_flags(infer)
   checkpoints = mode(
     "checkpoints",
     _checkpoints,
