@@ -175,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
   from dss_jax.export import command as export_command
   from dss_jax.inference import command as infer_command
   from dss_jax.rationales import command as extract_command
+  from dss_jax.serving import command as serve_command
 
   quickstart.add_arguments(
     mode(
@@ -222,6 +223,14 @@ def _parser() -> argparse.ArgumentParser:
   )
   infer_command.add_arguments(infer)
   _add_run_flags(infer)
+  serve = mode(
+    "serve",
+    functools.partial(serve_command.run, open_student=_open_student),
+    "answer requests for labels and rationales over HTTP",
+    epilog=serve_command.EPILOG,
+  )
+  serve_command.add_arguments(serve)
+  _add_run_flags(serve)
   checkpoints = mode(
     "checkpoints",
     _checkpoints,
