@@ -383,7 +383,7 @@ class Transformer(nn.Module):
       self._embed(tokens),
       encoded,
       relative,
-      mask,
+      mask[None, None],
       (input_tokens > 0)[:, None, None, :],
     )
 
