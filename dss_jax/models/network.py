@@ -266,14 +266,36 @@ class Decoder(nn.Module):
       [batch, length, emb].
     """
     relative = _relative_positions(x.shape[1])
+    # [batch, 1, length, length] and [batch, 1, length, inputs]
     mask = _same_segment(segments, segments) & (relative <= 0)
-    # [batch, 1, length, length] and [1, heads, length, length]
+    cross_mask = _same_segment(segments, input_segments)
+    return self.attend(x, encoded, relative, mask, cross_mask)
+
+  def attend(
+    self,
+    x: Array,
+    encoded: Array,
+    relative: np.ndarray,
+    mask: Array | np.ndarray,
+    cross_mask: Array,
+  ) -> Array:
+    """Decodes positions that see what they are told to.
+
+    Args:
+      x: [batch, length, emb].
+      encoded: [batch, inputs, emb].
+      relative: int [length, length], key position - query position.
+      mask: bool, broadcastable to [batch, 1, length, length].
+      cross_mask: bool, broadcastable to [batch, 1, length, inputs].
+
+    Returns:
+      [batch, length, emb].
+    """
     dtype = self.config.dtype
+    # [1, heads, length, length] and the mask's
     self_bias = self.relpos_bias(relative) + _mask_bias(mask, dtype)
     self_bias = layers.constrain(self_bias, "batch", "heads", "length", None)
-    # [batch, 1, length, inputs]
-    mask = _same_segment(segments, input_segments)
-    cross_bias = _mask_bias(mask, dtype)
+    cross_bias = _mask_bias(cross_mask, dtype)
     cross_bias = layers.constrain(cross_bias, "batch", None, "length", None)
     x = self.input_dropout(x)
     if self.config.scan_layers:
@@ -346,6 +368,23 @@ class Transformer(nn.Module):
       encoded,
       decoder_segments,
       encoder_segments,
+    )
+
+  def branch_states(
+    self,
+    tokens: Array,
+    encoded: Array,
+    input_tokens: Array,
+    relative: np.ndarray,
+    mask: np.ndarray,
+  ) -> Array:
+    """Decoder hidden states of a tree of tokens: see the model's method."""
+    return self.decoder.attend(
+      self._embed(tokens),
+      encoded,
+      relative,
+      mask[None, None],
+      (input_tokens > 0)[:, None, None, :],
     )
 
   def logits(self, hidden: Array) -> Array:
