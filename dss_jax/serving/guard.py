@@ -104,27 +104,39 @@ class Guard:
         raise _Unsent from error
 
     try:
-      try:
-        self._check(scope, headers)
-        if scope["path"] == "/v1/predict" and scope["method"] == "POST":
-          await self._predict(headers, request_id, receive, answer)
-        else:
-          await self._app(scope, receive, answer)
-      except Refused as refused:
-        await send_refusal(refused, request_id, answer)
-      except _Unsent:
-        status = CLIENT_GONE
-      except Exception:
-        logger.exception("request %s", request_id)
-        if status != CLIENT_GONE:
-          raise
-        await send_refusal(_UNFORESEEN, request_id, answer)
+      await self._respond(scope, headers, request_id, receive, answer)
+    except _Unsent:
+      status = CLIENT_GONE
     finally:
       seconds = time.perf_counter() - start
       path = scope["path"]
       self._metrics.request(path if path in PATHS else "other", status, seconds)
       if self._settings.access_log:
         self._log(scope, status, seconds, request_id)
+
+  async def _respond(
+    self,
+    scope: Scope,
+    headers: dict[bytes, bytes],
+    request_id: str,
+    receive: Receive,
+    send: Send,
+  ) -> None:
+    """Answers, whatever happens."""
+    try:
+      self._check(scope, headers)
+      if scope["path"] == "/v1/predict" and scope["method"] == "POST":
+        await self._predict(headers, request_id, receive, send)
+      else:
+        await self._app(scope, receive, send)
+    except Refused as refused:
+      await send_refusal(refused, request_id, send)
+    except _Unsent:
+      raise
+    except Exception:
+      logger.exception("request %s", request_id)
+      # Where an answer has begun, the server closes the connection.
+      await send_refusal(_UNFORESEEN, request_id, send)
 
   def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
     """Raises Refused."""
