@@ -55,8 +55,10 @@ class TrainConfig:
     partitioner: the mesh.
     objective: weights and normalisation of the sub-tasks' losses.
     save_cfg: when checkpoints are made and kept.
-    initial_checkpoint_path: parameters to start from (a run's MODEL_DIR or a
-      T5X checkpoint); None starts from random ones.
+    initial_checkpoint_path: parameters to start from (a run's MODEL_DIR, a
+      Hugging Face folder or a T5X checkpoint); None starts from random ones.
+    restore_optimizer: go on with the Adafactor state of that checkpoint too,
+      which T5X wrote.
     num_microbatches: parts a batch is cut into to save memory.
     random_seed: of initial parameters, dropout and data order.
     eval_period: steps between evaluations; None evaluates at the end only.
@@ -88,6 +90,7 @@ class TrainConfig:
     default_factory=checkpoints_lib.SaveOptions
   )
   initial_checkpoint_path: str | None = None
+  restore_optimizer: bool = False
   num_microbatches: int = 1
   random_seed: int = 0
   eval_period: int | None = None
