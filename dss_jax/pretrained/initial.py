@@ -99,12 +99,14 @@ def _load_adapters(
   model: encoder_decoder.EncoderDecoderModel,
 ) -> PyTree:
   """The parameters of a run that trained adapters: its base's, changed."""
-  scanned = not any("/layers_" in path for path in saved.param_shapes(step))
-  same_layout = encoder_decoder.EncoderDecoderModel(
-    dataclasses.replace(model.config, scan_layers=scanned)
-  )
-  params = load_params(base["path"], same_layout)
-  if lora.weights_hash(same_layout, params) != base["sha256"]:
+  apart = any("/layers_" in path for path in saved.param_shapes(step))
+  if apart and model.config.scan_layers:
+    config = dataclasses.replace(model.config, scan_layers=False)
+    layers_apart = encoder_decoder.EncoderDecoderModel(config)
+    params = _load_adapters(saved, step, base, layers_apart)
+    return layer_stacking.stack_layers(params)
+  params = load_params(base["path"], model)
+  if lora.weights_hash(model, params) != base["sha256"]:
     raise UserError(
       f"the adapters in {saved.folder} were trained on other weights than"
       f" those in {base['path']!r} now: put those back, or give another"
@@ -114,15 +116,9 @@ def _load_adapters(
     field.name: base[field.name]
     for field in dataclasses.fields(lora.LoraOptions)
   }
-  adapters = lora.LoraModel(same_layout, lora.LoraOptions(**options))
+  adapters = lora.LoraModel(model, lora.LoraOptions(**options))
   wanted = train_state.param_shapes(adapters)
-  params = adapters.merge(params, _restore_on_host(saved, step, wanted))
-  if scanned == model.config.scan_layers:
-    return params
-  change = (
-    layer_stacking.unstack_layers if scanned else layer_stacking.stack_layers
-  )
-  return change(params)
+  return adapters.merge(params, _restore_on_host(saved, step, wanted))
 
 
 def _check_same(
