@@ -22,6 +22,9 @@ from dss_jax import __version__
 from dss_jax.errors import UserError, one_line
 
 if TYPE_CHECKING:
+  from dss_jax.train_config import TrainConfig
+
+if TYPE_CHECKING:
   from dss_jax.inference.student import Student
   from dss_jax.train_config import TrainConfig
 
@@ -169,8 +172,10 @@ def _parser() -> argparse.ArgumentParser:
 
   from dss_jax import quickstart
   from dss_jax.data import command as data_command
+  from dss_jax.export import command as export_command
   from dss_jax.inference import command as infer_command
   from dss_jax.rationales import command as extract_command
+  from dss_jax.serving import command as serve_command
 
   quickstart.add_arguments(
     mode(
@@ -202,6 +207,15 @@ def _parser() -> argparse.ArgumentParser:
   _add_eval_flags(evaluate)
   _add_gin_flags(evaluate)
   _add_data_flags(evaluate)
+  export = mode(
+    "export",
+    functools.partial(export_command.run, read_run=_read_run),
+    "write a student in the format of another program, and check it",
+    epilog=export_command.EPILOG,
+  )
+  export_command.add_arguments(export)
+  _add_gin_flags(export)
+  _add_data_flags(export)
   infer = mode(
     "infer",
     functools.partial(infer_command.run, open_student=_open_student),
@@ -209,6 +223,14 @@ def _parser() -> argparse.ArgumentParser:
   )
   infer_command.add_arguments(infer)
   _add_run_flags(infer)
+  serve = mode(
+    "serve",
+    functools.partial(serve_command.run, open_student=_open_student),
+    "answer requests for labels and rationales over HTTP",
+    epilog=serve_command.EPILOG,
+  )
+  serve_command.add_arguments(serve)
+  _add_run_flags(serve)
   checkpoints = mode(
     "checkpoints",
     _checkpoints,

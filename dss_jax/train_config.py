@@ -10,6 +10,7 @@ from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import evaluation as evaluation_lib
 from dss_jax import (
   generation,
+  lora,
   losses,
   optimizers,
   partitioning,
@@ -57,6 +58,7 @@ class TrainConfig:
     save_cfg: when checkpoints are made and kept.
     initial_checkpoint_path: parameters to start from (a run's MODEL_DIR or a
       T5X checkpoint); None starts from random ones.
+    lora: train adapters beside those parameters; None trains all parameters.
     num_microbatches: parts a batch is cut into to save memory.
     random_seed: of initial parameters, dropout and data order.
     eval_period: steps between evaluations; None evaluates at the end only.
@@ -88,6 +90,7 @@ class TrainConfig:
     default_factory=checkpoints_lib.SaveOptions
   )
   initial_checkpoint_path: str | None = None
+  lora: lora.LoraOptions | None = None
   num_microbatches: int = 1
   random_seed: int = 0
   eval_period: int | None = None
@@ -117,6 +120,12 @@ class TrainConfig:
           f"train.train.{name} is {value!r}; give the object, with parentheses"
           f" in gin: @{example}()"
         )
+    if self.lora is not None and self.initial_checkpoint_path is None:
+      raise UserError(
+        "lora.gin trains adapters beside the parameters of a base, and there is"
+        " none: add --gin.INITIAL_CHECKPOINT_PATH=..., a run's MODEL_DIR or a"
+        " pretrained checkpoint"
+      )
     for name, binding in _AT_LEAST_ONE.items():
       value = getattr(self, name)
       optional = value is None and name in ("eval_period", _PATIENCE)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -98,11 +99,18 @@ def of_student(student: Student) -> StudentCard:
     vocabulary_file=None if is_bytes else MODEL_FILE,
     extra_ids=student.vocabulary.extra_ids,
     description={
-      key: student.description[key]
+      key: _public(student.description[key])
       for key in _DESCRIPTION
       if student.description.get(key) is not None
     },
   )
+
+
+def _public(value: Any) -> Any:
+  """A folder's name in place of its path, which says who exported where."""
+  if isinstance(value, str) and os.path.isdir(value):
+    return os.path.basename(os.path.abspath(value))
+  return value
 
 
 def write(folder: str | pathlib.Path, card: StudentCard) -> None:
@@ -167,16 +175,15 @@ def _parse(value: dict[str, Any]) -> StudentCard:
       f" {FORMAT}"
     )
   options = _typed("options", value.get("options", {}), dict)
+  texts: dict[str, Any] = {
+    name: _text(f"options.{name}", options[name])
+    for name in _TEXTS
+    if name in options
+  }
   vocabulary = _typed("vocabulary", value.get("vocabulary"), dict)
   return StudentCard(
     subtasks=_subtasks(value.get("subtasks")),
-    options=MethodOptions(
-      **{
-        name: _text(f"options.{name}", options[name])
-        for name in _TEXTS
-        if name in options
-      }
-    ),
+    options=MethodOptions(**texts),
     feature_lengths=_feature_lengths(value.get("feature_lengths", {})),
     labels=_labels(value.get("labels")),
     vocabulary_file=_vocabulary_file(vocabulary),

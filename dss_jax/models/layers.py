@@ -87,6 +87,11 @@ def _parameter(
   return constrain(value, *axes)
 
 
+# Parameters beside a `kernel` [in, out] that hold a low-rank addition to it:
+# [in, rank] and [rank, out]. None are made here; see `dss_jax/lora.py`.
+LOW_RANK = ("lora_a", "lora_b")
+
+
 class Dense(nn.Module):
   """A projection of the last axis, without bias: T5 has none anywhere."""
 
@@ -101,11 +106,27 @@ class Dense(nn.Module):
     """[..., in] -> [..., features]."""
     shape = (inputs.shape[-1], self.features)
     kernel = _parameter(self, "kernel", self.init, shape, self.axes)
-    return jnp.dot(
-      inputs.astype(self.dtype),
-      kernel.astype(self.dtype),
-      preferred_element_type=self.output_dtype or self.dtype,
-    )
+    output_dtype = self.output_dtype or self.dtype
+    outputs = _project(inputs, kernel, self.dtype, output_dtype)
+    if not self.has_variable("params", LOW_RANK[0]):
+      return outputs
+    # Two thin products instead of one with the sum of the kernels: neither the
+    # sum nor a gradient of the kernel's size is ever formed.
+    a, b = (self.get_variable("params", name) for name in LOW_RANK)
+    a, b = constrain(a, self.axes[0], None), constrain(b, None, self.axes[1])
+    narrow = _project(inputs, a, self.dtype, self.dtype)
+    return outputs + _project(narrow, b, self.dtype, output_dtype)
+
+
+def _project(
+  inputs: Array, kernel: Array, dtype: str, output_dtype: str
+) -> Array:
+  """[..., in] x [in, out] -> [..., out]."""
+  return jnp.dot(
+    inputs.astype(dtype),
+    kernel.astype(dtype),
+    preferred_element_type=output_dtype,
+  )
 
 
 class Embed(nn.Module):

@@ -35,10 +35,13 @@ def test_a_card_comes_back_as_it_was(tmp_path):
   card = student_card.of_student(student)
   student_card.write(tmp_path, card)
   back = student_card.read(tmp_path)
+  assert back is not None
   assert back == card
   assert back.options.label_prefix == "predict: "
   assert back.description == {"source": "runs/a", "step": 3, "task": "t"}
-  shutil.copy(vocabularies.model_path("taxonli"), tmp_path / "spiece.model")
+  model = vocabularies.model_path("taxonli")
+  assert model is not None
+  shutil.copy(model, tmp_path / "spiece.model")
   assert back.vocabulary(tmp_path) == student.vocabulary
 
 
@@ -47,6 +50,7 @@ def test_bytes_need_no_file_and_no_card_is_no_error(tmp_path):
   card = student_card.of_student(_student("bytes:125"))
   student_card.write(tmp_path, card)
   back = student_card.read(tmp_path)
+  assert back is not None
   assert back.vocabulary(tmp_path) == vocabularies.ByteVocabulary(125)
   assert back.labels is None
   assert back.subtasks == (subtasks.STANDARD,)
