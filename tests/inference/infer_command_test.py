@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import pytest
@@ -130,7 +131,7 @@ def test_rows_are_answered_in_their_order(folder, tmp_path, capsys):
   assert output.stat().st_mtime_ns == before
 
 
-def _start(folder, output, *more, first=(), **options):
+def _start(folder, output, *more, first=(), **options) -> Any:
   environment = {**os.environ, "PYTHONPATH": os.getcwd()}
   argv = _flags(folder, f"--output={output}", *more)
   return subprocess.Popen(

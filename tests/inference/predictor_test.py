@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -70,7 +71,7 @@ def test_answers_are_those_of_one_by_one_decoding_in_any_shapes(
 def test_all_shapes_are_compiled_by_warming_up(dss_student, texts):
   predictor = Predictor(dss_student, PredictOptions(), [2, 4], lengths=[24, 48])
   assert predictor.warm_up() == 4
-  [ask] = predictor._asks
+  ask: Any = predictor._asks[0]
   compiled = ask.program._score._cache_size()
   assert compiled == 4
   predictor.predict(_items(texts[:7]))
@@ -82,7 +83,8 @@ def test_labels_of_a_closed_set_are_chosen_by_their_probabilities(
   dss_student, texts
 ):
   predictor = Predictor(dss_student, PredictOptions(num_best=2), [4])
-  for answer in predictor.predict(_items(texts[:3])):
+  found: Any = predictor.predict(_items(texts[:3]))
+  for answer in found:
     assert answer.label in LABELS
     scores = answer.label_scores
     assert set(scores) == set(LABELS)
@@ -137,7 +139,7 @@ def test_scores_of_beams_are_log_probabilities(dss_student, texts, convention):
   [answer] = predictor.predict(_items(texts[:1]))
   scorer = programs.candidates.score_sequences
   ids = dss_student.encode(dss_student.input_text(subtask, texts[0]))
-  [ask] = predictor._asks
+  ask: Any = predictor._asks[0]
   decoded = ask.program._generator.decode(
     dss_student.params, [ids], max_decode_length=6
   )[0]

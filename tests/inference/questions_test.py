@@ -4,6 +4,7 @@ import io
 import os
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from dss_jax.inference.questions import Windows
 from dss_jax.records import FieldMapping
 
 
-def _read(path, kind=None, mapping=None, with_rationale=False):
+def _read(path, kind=None, mapping=None, with_rationale=False) -> list[Any]:
   kind = kind or questions.kind_of(str(path), None)
   return list(
     questions.read(
@@ -196,7 +197,7 @@ def test_a_silent_pipe_is_answered(monkeypatch):
     os.fdopen(write_end, "wb", buffering=0) as pipe,
     Windows(rows, 64, eager=True) as windows,
   ):
-    found = iter(windows)
+    found: Any = iter(windows)
     for text in ("one", "two"):
       pipe.write(b'{"input": "%s"}\n' % text.encode())
       started = time.monotonic()
