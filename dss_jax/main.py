@@ -102,6 +102,8 @@ def main(argv: Sequence[str]) -> int:
     if args.debug:
       raise
     print(f"dss-jax {args.mode}: {error}", file=sys.stderr)
+    if error.details:
+      print(f"\n{error.details}", file=sys.stderr)
     return 2
   except FloatingPointError as error:  # the run diverged
     print(f"dss-jax {args.mode}: {error}", file=sys.stderr)

@@ -1,9 +1,9 @@
 """Does what was exported answer as the student does?
 
-The student's own greedy outputs, in float32, are compared with those of the
-program that the export is for: token for token, label for label, and their
-log-probabilities too, because a conversion that forgets to scale the logits
-chooses the same tokens with other probabilities.
+The student's own greedy outputs are compared with those of the program that
+the export is for: token for token, label for label, and their log-probabilities
+too, because a conversion that forgets to scale the logits chooses the same
+tokens with other probabilities.
 """
 
 from __future__ import annotations
@@ -169,11 +169,19 @@ def _random_inputs(student: Student, count: int) -> list[list[int]]:
   ]
 
 
-def student_answers(student: Student, num_beams: int = 1) -> Answer:
-  """The student's own answers, greedy or by beam, with float32 activations."""
-  config = dataclasses.replace(
-    student.model.config, dtype="float32", remat_policy="none"
-  )
+def student_answers(
+  student: Student, num_beams: int = 1, *, own_dtype: bool = False
+) -> Answer:
+  """The student's own answers, greedy or by beam.
+
+  Args:
+    student: who is asked.
+    num_beams: 1 is greedy.
+    own_dtype: compute in the student's dtype; else in float32.
+  """
+  config = student.model.config
+  if not own_dtype:
+    config = dataclasses.replace(config, dtype="float32")
   generator = generation.Generator(
     encoder_decoder.EncoderDecoderModel(config),
     student.partitioner,
@@ -182,8 +190,9 @@ def student_answers(student: Student, num_beams: int = 1) -> Answer:
   )
 
   def answer(inputs: Sequence[Sequence[int]], longest: int) -> Answers:
-    # TPUs and GPUs would round the factors of products to fewer bits.
-    with jax.default_matmul_precision("highest"):
+    # Else TPUs and GPUs round the factors of products to fewer bits.
+    precision = None if own_dtype else "highest"
+    with jax.default_matmul_precision(precision):
       outputs, scores = generator(
         student.params, inputs, max_decode_length=longest
       )

@@ -219,7 +219,9 @@ def _check(
 
   if least is None:
     least = _LEAST_AGREEMENT[options.quantization]
-  ours = checks.student_answers(student, options.num_beams)
+  ours = checks.student_answers(
+    student, options.num_beams, own_dtype=form.OWN_DTYPE
+  )
   theirs = form.answers(student, folder, options)
   longest = checks.output_tokens(student)
   agreements = []

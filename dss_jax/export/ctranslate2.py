@@ -26,6 +26,7 @@ from dss_jax.inference.student import Student
 PACKAGES = ("ctranslate2", "safetensors", "torch", "transformers")
 CHECK_PACKAGES = ()
 HAS_TOKENIZER = True
+OWN_DTYPE = False
 
 _SOURCE, _CONVERTED = ".huggingface", ".converted"
 _ACTIVATIONS = ("gelu", "relu", "silu", "swish")

@@ -47,6 +47,7 @@ class Format(Protocol):
   PACKAGES: tuple[str, ...]  # to write it
   CHECK_PACKAGES: tuple[str, ...]  # to check it as well
   HAS_TOKENIZER: bool  # files that AutoTokenizer reads
+  OWN_DTYPE: bool  # computes in the student's dtype, not in float32
 
   def write(
     self, student: Student, folder: pathlib.Path, options: Options

@@ -27,6 +27,7 @@ from dss_jax.pretrained import huggingface
 PACKAGES = ("safetensors",)
 CHECK_PACKAGES = ("torch", "transformers")
 HAS_TOKENIZER = True
+OWN_DTYPE = False
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -147,14 +148,14 @@ def write_weights(
   """Writes safetensors files; only one of them at a time is in memory."""
   shards = _shards(student.model.config, max_shard_bytes)
   if len(shards) == 1:
-    _save(dict(_tensors(student, shards[0])), folder / WEIGHTS_FILE)
+    save(dict(_tensors(student, shards[0])), folder / WEIGHTS_FILE)
     return
   places: dict[str, str] = {}
   total = 0
   for number, paths in enumerate(shards, 1):
     file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
     tensors = dict(_tensors(student, paths))
-    _save(tensors, folder / file)
+    save(tensors, folder / file)
     places.update(dict.fromkeys(tensors, file))
     total += sum(array.nbytes for array in tensors.values())
   tokenizer_files.write_json(
@@ -204,7 +205,8 @@ def parameter(student: Student, path: huggingface.Path) -> np.ndarray:
   return np.asarray(partitioning.to_host(node), np.float32)
 
 
-def _save(tensors: dict[str, np.ndarray], path: pathlib.Path) -> None:
+def save(tensors: dict[str, np.ndarray], path: pathlib.Path) -> None:
+  """Writes one safetensors file."""
   import safetensors
   import safetensors.numpy
 

@@ -182,8 +182,7 @@ def _check(export: Export) -> str:
   if not export.agreements:
     return "\n".join([*lines, "This export was not checked."])
   lines.append(
-    "Greedy outputs of this folder against those of the student it was made"
-    " from, with float32 activations:"
+    "Outputs of this folder against those of the student it was made from:"
   )
   lines += ["", *(f"- {agreement}" for agreement in export.agreements)]
   return "\n".join(lines)

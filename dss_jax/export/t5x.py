@@ -10,6 +10,7 @@ both have.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,6 +28,7 @@ from dss_jax.pretrained import t5x
 PACKAGES = ()
 CHECK_PACKAGES = ()
 HAS_TOKENIZER = False
+OWN_DTYPE = True
 
 Tree = dict[str, Any]
 VERSION = 3  # of the msgpack file
@@ -130,8 +132,8 @@ def _write_legacy(path: pathlib.Path, tree: Tree) -> None:
       node[keys[-1]] = _write_zarr(path, ".".join(keys), array)
     else:
       node[keys[-1]] = _inline(array)
-  data = msgpack.packb({"version": VERSION, "optimizer": content})
-  (path / "checkpoint").write_bytes(data)
+  with open(path / "checkpoint", "wb") as file:
+    msgpack.pack({"version": VERSION, "optimizer": content}, file)
 
 
 def _leaves(
@@ -214,9 +216,9 @@ def answers(
   placed = partitioning.place(
     params, jax.tree.map(lambda leaf: leaf.sharding, student.params)
   )
-  import dataclasses
-
-  return checks.student_answers(dataclasses.replace(student, params=placed))
+  return checks.student_answers(
+    dataclasses.replace(student, params=placed), own_dtype=True
+  )
 
 
 def usage(student: Student, options: formats.Options) -> str:

@@ -188,12 +188,10 @@ def run(args: argparse.Namespace, open_student: loading.OpenStudent) -> int:
   from dss_jax.inference.predictor import Predictor
 
   source = bulk.Source(args.input, kind, mapping, args.limit, args.window)
-  sizes = {args.batch_size}
-  if source.is_pipe:
-    # What comes alone need not be answered in full batches.
-    sizes |= {size for size in (1, 8) if size < args.batch_size}
+  # What comes alone from a pipe need not be answered in a full batch.
+  size = args.batch_size if source.is_pipe else [args.batch_size]
   return bulk.infer(
-    Predictor(student, options, sorted(sizes)),
+    Predictor(student, options, size),
     source,
     bulk.Target(args.output, args.overwrite, not args.no_input),
   )

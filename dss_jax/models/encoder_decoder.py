@@ -254,10 +254,11 @@ class EncoderDecoderModel:
       position on.
     """
     length = cache.max_length
-    # [heads, 2 * length - 1] -> [1, heads, 1, length]
+    # [..., heads, 2 * length - 1] -> [..., 1, heads, 1, length]
+    biases = cache.step_biases
     self_bias = jax.lax.dynamic_slice_in_dim(
-      cache.step_biases, length - 1 - cache.index, length, axis=1
-    )[None, :, None, :]
+      biases, length - 1 - cache.index, length, axis=biases.ndim - 1
+    )[..., None, :, None, :]
     logits, own = _call(
       self._step_config,
       "decode_step",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from typing import Any
 
 import fastapi
@@ -107,7 +109,9 @@ def _add_reports(app: fastapi.FastAPI, service: Service) -> None:
 
 def _add_pages(app: fastapi.FastAPI, service: Service) -> None:
   needs_token = service.settings.token is not None
-  page, docs = pages.trial_page(needs_token), pages.docs_page(app.openapi())
+  page = pages.trial_page(needs_token)
+  docs = functools.cache(lambda: pages.docs_page(app.openapi()))
+  description = functools.cache(lambda: json.dumps(app.openapi()))
 
   @app.get("/", include_in_schema=False)
   async def index() -> Response:
@@ -115,11 +119,11 @@ def _add_pages(app: fastapi.FastAPI, service: Service) -> None:
 
   @app.get("/docs", include_in_schema=False)
   async def show_docs() -> Response:
-    return docs.response()
+    return docs().response()
 
   @app.get("/openapi.json", include_in_schema=False)
   async def openapi() -> Response:
-    return _json(app.openapi())
+    return Response(description(), media_type=_JSON)
 
 
 def _add_refusals(app: fastapi.FastAPI) -> None:

@@ -81,9 +81,7 @@ def protocol(settings: ServeSettings, base: Any = FASTEST) -> type:
       super().connection_lost(exc)
 
     def _close_later(self) -> asyncio.TimerHandle:
-      return self.loop.call_later(
-        settings.read_timeout_s, self.transport.abort
-      )
+      return self.loop.call_later(settings.read_timeout_s, self.transport.abort)
 
   return BoundedProtocol
 

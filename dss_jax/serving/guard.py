@@ -82,7 +82,7 @@ class Guard:
       if given and _REQUEST_ID.fullmatch(given)
       else f"{self._prefix}-{next(self._count)}"
     )
-    scope["state"]["request_id"] = request_id
+    scope.setdefault("state", {})["request_id"] = request_id
     status = CLIENT_GONE
 
     async def answer(message: Message) -> None:
@@ -145,8 +145,8 @@ class Guard:
     # not want to read the answer; browsers say whose page it is.
     origin = headers.get(b"origin")
     if origin is not None:
-      site = urllib.parse.urlsplit(origin.decode("latin-1")).netloc
-      if _host_name(site.encode("latin-1")) != host:
+      site = origin.lower().partition(b"://")[2]
+      if not site or site != headers.get(b"host", b"").strip().lower():
         raise Refused(
           403, "pages of other sites may not use this server", close
         )
