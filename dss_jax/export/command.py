@@ -189,10 +189,12 @@ def export(
       student cannot be exported so.
     StorageError: for a disk that is full or fails.
   """
+  from dss_jax import train_config
   from dss_jax.export import checks, folders, model_card
   from dss_jax.inference import student_card
   from dss_jax.run_directory import write_atomically
 
+  train_config.check_vocabulary(student.vocabulary, student.model)
   checks.check_finite(student)
   with folders.new_folder(output, overwrite=overwrite) as folder:
     _tell(f"writing {formats.FORMATS[name]}")
