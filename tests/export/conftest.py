@@ -1,6 +1,8 @@
 """Students with random parameters, of both families."""
 
 import dataclasses
+import importlib.util
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +68,20 @@ def make_student():
   return _make_student
 
 
+@pytest.fixture(scope="session")
+def recipe(fixtures):
+  """The script that makes random transformers models, sharp and varied."""
+  path = fixtures / "parity" / "make_parity.py"
+  spec = importlib.util.spec_from_file_location("make_parity", path)
+  assert spec is not None
+  assert spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  sys.modules["make_parity"] = module  # dataclasses look it up there
+  spec.loader.exec_module(module)
+  yield module
+  del sys.modules["make_parity"]
+
+
 @pytest.fixture(params=[T5_1_0, T5_1_1], ids=["t5_1_0", "t5_1_1"])
 def config(request):
   """Sizes of each family."""
@@ -76,3 +92,9 @@ def config(request):
 def student(config):
   """A student of each family."""
   return _make_student(config)
+
+
+@pytest.fixture
+def student_of():
+  """Makes a student of a family, by its name."""
+  return lambda name: _make_student({"t5_1_0": T5_1_0, "t5_1_1": T5_1_1}[name])

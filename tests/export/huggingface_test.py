@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dss_jax.errors import StorageError, UserError
-from dss_jax.export import huggingface
+from dss_jax.export import formats, huggingface
 from dss_jax.models import layer_stacking
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
@@ -19,7 +19,7 @@ from dss_jax.pretrained import huggingface as names
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
-SIZES = {"vocab_size": 272, "emb_dim": 8, "num_heads": 2, "head_dim": 4}
+SMALL = T5Config(vocab_size=272, emb_dim=8, num_heads=2, head_dim=4)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ SIZES = {"vocab_size": 272, "emb_dim": 8, "num_heads": 2, "head_dim": 4}
   ],
 )
 def test_activations_have_hugging_faces_names(activations, expected):
-  config = T5Config(**SIZES, mlp_activations=activations)
+  config = dataclasses.replace(SMALL, mlp_activations=activations)
   assert huggingface.feed_forward(config) == expected
 
 
@@ -41,7 +41,7 @@ def test_activations_have_hugging_faces_names(activations, expected):
   "activations", [("linear", "gelu"), ("gelu", "linear", "linear")]
 )
 def test_other_activations_are_refused(activations):
-  config = T5Config(**SIZES, mlp_activations=activations)
+  config = dataclasses.replace(SMALL, mlp_activations=activations)
   with pytest.raises(UserError, match="mlp_activations"):
     huggingface.feed_forward(config)
 
@@ -60,11 +60,13 @@ def test_both_keys_say_whether_logits_are_scaled(student):
 
 
 def test_a_deeper_decoder_goes_without_the_cache(make_student):
-  config = T5Config(**SIZES, num_encoder_layers=1, num_decoder_layers=2)
+  config = dataclasses.replace(
+    SMALL, num_encoder_layers=1, num_decoder_layers=2
+  )
   student = make_student(config, params={})
   assert huggingface.model_config(student)["use_cache"] is False
   assert huggingface.generation_config(student)["use_cache"] is False
-  assert "use_cache" in huggingface.usage(student, None)
+  assert "use_cache" in huggingface.usage(student, formats.Options())
 
 
 def _read(folder):
