@@ -210,12 +210,41 @@ def _nucleus_threshold(probabilities: Array, topp: float | Array) -> Array:
 
 def _most_probable(logits: Array, allowed: Array | None):
   """Tokens [n] and their log-probabilities [n] under logits [n, vocab]."""
-  candidates = (
-    logits if allowed is None else constraints.allowed_logits(logits, allowed)
+  if allowed is not None:
+    candidates = constraints.allowed_logits(logits, allowed)
+    chosen = jnp.argmax(candidates, axis=-1)
+    log_probs = _log_prob(candidates, chosen, logits)
+    return _tokens_of(chosen, allowed), log_probs
+  chosen, highest = _argmax(logits)
+  # The probability of the best is one over the sum of all relative to it.
+  total = jnp.sum(jnp.exp(logits - highest[:, None]), axis=-1)
+  return chosen.astype(jnp.int32), -jnp.log(total)
+
+
+def _argmax(logits: Array) -> tuple[Array, Array]:
+  """The first greatest of each row [n, vocab]: place [n] and value [n]."""
+  return jax.lax.platform_dependent(
+    logits, cpu=_argmax_by_parts, default=_plain_argmax
   )
-  chosen = jnp.argmax(candidates, axis=-1)
-  log_probs = _log_prob(candidates, chosen, logits)
-  return _tokens_of(chosen, allowed), log_probs
+
+
+def _plain_argmax(logits: Array) -> tuple[Array, Array]:
+  return jnp.argmax(logits, axis=-1), jnp.max(logits, axis=-1)
+
+
+def _argmax_by_parts(logits: Array) -> tuple[Array, Array]:
+  """Greatest values of parts first, then the place within one part.
+
+  XLA has vector instructions for the maximum but not for its place: on CPU
+  this takes a tenth of the time.
+  """
+  rows, vocab = logits.shape
+  part = next(n for n in (128, 64, 32, 16, 8, 4, 2, 1) if vocab % n == 0)
+  parts = logits.reshape(rows, vocab // part, part)
+  highest = jnp.max(parts, axis=-1)
+  which = jnp.argmax(highest, axis=-1)
+  found = jnp.take_along_axis(parts, which[:, None, None], axis=1)[:, 0]
+  return which * part + jnp.argmax(found, axis=-1), jnp.max(highest, axis=-1)
 
 
 def _log_prob(candidates: Array, chosen: Array, logits: Array) -> Array:

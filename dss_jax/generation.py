@@ -7,9 +7,10 @@ their order.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,9 @@ from dss_jax.models import encoder_decoder
 
 PyTree = Any
 STRATEGIES = ("greedy", "beam", "sample")
+
+# Batches that may wait for the devices.
+_IN_FLIGHT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,32 +290,60 @@ class Generator:
     length = self._decode_length(max_decode_length, constrain)
     outputs: list[list[Decoded]] = [[] for _ in inputs]
     key = jax.random.key(seed)
+    waiting: collections.deque[tuple[np.ndarray, Any]] = collections.deque()
     done = 0
+
+    def collect() -> None:
+      nonlocal done
+      index, found = waiting.popleft()
+      tokens, scores = map(partitioning.to_host, found)
+      for row, example in enumerate(index):
+        if example >= 0:
+          outputs[example] = _best(tokens[row], scores[row])
+          done += 1
+      if progress:
+        progress(done)
+
     with self.partitioner.activate():
-      for number, batch in enumerate(
-        evaluation_batches.padded_batches(
-          inputs,
-          self.batch_size,
-          lengths=self._lengths,
-          batch_sizes=self._batch_sizes,
-        )
-      ):
-        tokens, scores = self._generate(
+      for number, batch in enumerate(self._batches(inputs)):
+        found = self._generate(
           params,
           self._put(batch.encoder_input_tokens),
           jax.random.fold_in(key, number),
           constrain and constrain.of_examples(batch.index),
           max_decode_length=length,
         )
-        tokens = partitioning.to_host(tokens)
-        scores = partitioning.to_host(scores)
-        for row, example in enumerate(batch.index):
-          if example >= 0:
-            outputs[example] = _best(tokens[row], scores[row])
-            done += 1
-        if progress:
-          progress(done)
+        waiting.append((batch.index, found))
+        if len(waiting) > _IN_FLIGHT:
+          collect()
+      while waiting:
+        collect()
     return outputs
+
+  def _batches(
+    self, inputs: Sequence[Sequence[int]]
+  ) -> Iterator[evaluation_batches.PaddedBatch]:
+    for batch in evaluation_batches.padded_batches(
+      inputs,
+      self.batch_size,
+      lengths=self._lengths,
+      batch_sizes=self._batch_sizes,
+    ):
+      # What only fills ends when the others do, not at the longest output.
+      batch.encoder_input_tokens[batch.index < 0] = batch.encoder_input_tokens[
+        0
+      ]
+      yield batch
+
+  def declare(
+    self, *, lengths: Sequence[int], batch_sizes: Sequence[int] = ()
+  ) -> None:
+    """Declares the shapes of the calls to come; see `warm_up`."""
+    sizes = {self._whole_shards(size) for size in batch_sizes}
+    self._batch_sizes = tuple(
+      sorted({s for s in sizes if s < self.batch_size} | {self.batch_size})
+    )
+    self._lengths = tuple(sorted(set(lengths)))
 
   def warm_up(
     self,
@@ -337,12 +369,8 @@ class Generator:
       max_decode_length: longest output, in tokens, if the options do not say.
       constrain: a constraint as large as those of the calls to come.
     """
-    sizes = {self._whole_shards(size) for size in batch_sizes or ()}
-    self._batch_sizes = tuple(
-      sorted({s for s in sizes if s < self.batch_size} | {self.batch_size})
-    )
-    self._lengths = tuple(sorted(set(lengths)))
-    for length in self._lengths:
+    self.declare(lengths=lengths, batch_sizes=batch_sizes or ())
+    for length in self._lengths or ():
       for size in self._batch_sizes:
         self.decode(
           params,

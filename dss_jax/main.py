@@ -102,6 +102,8 @@ def main(argv: Sequence[str]) -> int:
     if args.debug:
       raise
     print(f"dss-jax {args.mode}: {error}", file=sys.stderr)
+    if error.details:
+      print(f"\n{error.details}", file=sys.stderr)
     return 2
   except FloatingPointError as error:  # the run diverged
     print(f"dss-jax {args.mode}: {error}", file=sys.stderr)
@@ -173,7 +175,9 @@ def _parser() -> argparse.ArgumentParser:
   from dss_jax import quickstart
   from dss_jax.data import command as data_command
   from dss_jax.export import command as export_command
+  from dss_jax.inference import command as infer_command
   from dss_jax.rationales import command as extract_command
+  from dss_jax.serving import command as serve_command
 
   quickstart.add_arguments(
     mode(
@@ -214,6 +218,21 @@ def _parser() -> argparse.ArgumentParser:
   export_command.add_arguments(export)
   _add_gin_flags(export)
   _add_data_flags(export)
+  infer = mode(
+    "infer",
+    functools.partial(infer_command.run, open_student=_open_student),
+    "let a student answer the rows of a file or a pipe",
+  )
+  infer_command.add_arguments(infer)
+  _add_run_flags(infer)
+  serve = mode(
+    "serve",
+    functools.partial(serve_command.run, open_student=_open_student),
+    "answer requests for labels and rationales over HTTP",
+    epilog=serve_command.EPILOG,
+  )
+  serve_command.add_arguments(serve)
+  _add_run_flags(serve)
   checkpoints = mode(
     "checkpoints",
     _checkpoints,

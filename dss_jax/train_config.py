@@ -56,9 +56,11 @@ class TrainConfig:
     partitioner: the mesh.
     objective: weights and normalisation of the sub-tasks' losses.
     save_cfg: when checkpoints are made and kept.
-    initial_checkpoint_path: parameters to start from (a run's MODEL_DIR or a
-      T5X checkpoint); None starts from random ones.
+    initial_checkpoint_path: parameters to start from (a run's MODEL_DIR, a
+      Hugging Face folder or a T5X checkpoint); None starts from random ones.
     lora: train adapters beside those parameters; None trains all parameters.
+    restore_optimizer: go on with the Adafactor state of that checkpoint too,
+      which T5X wrote.
     num_microbatches: parts a batch is cut into to save memory.
     random_seed: of initial parameters, dropout and data order.
     eval_period: steps between evaluations; None evaluates at the end only.
@@ -91,6 +93,7 @@ class TrainConfig:
   )
   initial_checkpoint_path: str | None = None
   lora: lora.LoraOptions | None = None
+  restore_optimizer: bool = False
   num_microbatches: int = 1
   random_seed: int = 0
   eval_period: int | None = None
@@ -125,6 +128,11 @@ class TrainConfig:
         "lora.gin trains adapters beside the parameters of a base, and there is"
         " none: add --gin.INITIAL_CHECKPOINT_PATH=..., a run's MODEL_DIR or a"
         " pretrained checkpoint"
+      )
+    if self.lora is not None and self.restore_optimizer:
+      raise UserError(
+        "RESTORE_OPTIMIZER is True with lora.gin, but a checkpoint's optimizer"
+        " state is of all parameters, not of adapters: leave out one of them"
       )
     for name, binding in _AT_LEAST_ONE.items():
       value = getattr(self, name)

@@ -17,6 +17,7 @@ import numpy as np
 
 from dss_jax import generation
 from dss_jax.data import evaluations, subtasks, vocabularies
+from dss_jax.data.examples import TaskSource
 from dss_jax.datasets import DataOptions
 from dss_jax.errors import UserError
 from dss_jax.inference.student import Student
@@ -134,15 +135,15 @@ def questions(
   task = student.description.get("task")
   if task and subtasks.parse_task_name(task):
     try:
-      found = evaluations.build_evaluations(
+      source = TaskSource.load(
         task,
         "test",
         student.vocabulary,
         data,
         student.options,
         student.feature_lengths,
-        max_examples=count,
       )
+      found = evaluations.build_evaluations(source, max_examples=count)
     except (UserError, OSError):  # no data here: no reason not to export
       found = {}
   result = [

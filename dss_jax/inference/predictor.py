@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -18,14 +19,14 @@ from dss_jax import generation
 from dss_jax.data import evaluation_batches, vocabularies
 from dss_jax.data.subtasks import SubTask
 from dss_jax.errors import UserError
-from dss_jax.inference import answers
+from dss_jax.inference import answers, programs
 from dss_jax.inference.answers import (
   Alternative,
   PredictInput,
   Prediction,
   PredictOptions,
 )
-from dss_jax.inference.programs import Output, Program, Search
+from dss_jax.inference.programs import Labels, Program, Writer, Written
 from dss_jax.inference.student import Student
 
 __all__ = [
@@ -51,12 +52,14 @@ class _Ask:
     program: decodes it.
     label: whether its label is wanted.
     rationale: whether its rationale is wanted.
+    chosen: whether it is one of a closed set of labels.
   """
 
   subtask: SubTask
   program: Program
   label: bool
   rationale: bool
+  chosen: bool
 
 
 class Predictor:
@@ -85,8 +88,9 @@ class Predictor:
     Args:
       student: who is asked.
       options: what, and how.
-      batch_size: inputs decoded together at most, or all of `batch_sizes`;
-        rounded up to what the student's devices can share.
+      batch_size: inputs decoded together at most, with 1 and 8 for the last of
+        a call; or all of `batch_sizes`. Rounded up to what the student's
+        devices can share.
       lengths: see the attribute; `declared_lengths` by default. The longest
         is always among them.
 
@@ -95,7 +99,9 @@ class Predictor:
     """
     self.student = student
     self.options = options or PredictOptions()
-    sizes = [batch_size] if isinstance(batch_size, int) else batch_size
+    sizes = batch_size
+    if isinstance(sizes, int):
+      sizes = [size for size in (1, 8) if size < sizes] + [sizes]
     if not sizes or min(sizes) < 1:
       raise UserError(f"--batch_size is {batch_size}; allowed: from 1")
     shards = student.partitioner.data_size
@@ -142,12 +148,16 @@ class Predictor:
 
   def warm_up(self) -> int:
     """Compiles all shapes now; returns how many there are."""
+    shapes = [
+      (size, length) for size in self.batch_sizes for length in self.lengths
+    ]
     with self._lock:
       for ask in self._asks:
-        for size in self.batch_sizes:
-          for length in self.lengths:
-            ask.program.compile(size, length)
-    return len(self._asks) * len(self.batch_sizes) * len(self.lengths)
+        ask.program.declare(self.lengths, self.batch_sizes)
+        for size, length in shapes:
+          longest = [vocabularies.EOS_ID] * length
+          ask.program([longest] * size, seed=0)
+    return len(self._asks) * len(shapes)
 
   def predict(
     self, items: Sequence[PredictInput], *, seed: int | None = None
@@ -196,18 +206,20 @@ class Predictor:
         found[position] = dataclasses.replace(before, truncated=True)
       asked.append(position)
       inputs.append(ids)
-    outputs = ask.program(
-      inputs, batch_sizes=self.batch_sizes, lengths=self.lengths, seed=seed
-    )
-    for position, output in zip(asked, outputs, strict=True):
-      found[position] = self._with_output(found[position], ask, output)
+    ask.program.declare(self.lengths, self.batch_sizes)
+    outputs = ask.program(inputs, seed=seed)
+    for position, written in zip(asked, outputs, strict=True):
+      found[position] = self._with_output(found[position], ask, written)
 
   def _with_output(
-    self, before: Prediction, ask: _Ask, output: Output
+    self, before: Prediction, ask: _Ask, written: Sequence[Written]
   ) -> Prediction:
-    """A prediction with what one output adds to it."""
+    """A prediction with what one sub-task's texts add to it."""
     fields: dict[str, Any] = {}
-    alternatives = self._alternatives(ask, output)
+    if ask.program.exhaustive:
+      fields["label_scores"] = _probabilities(written)
+      written = written[: self.options.num_best]
+    alternatives = [self._alternative(ask, each) for each in written]
     if self.options.samples:
       alternatives, fields["votes"] = _vote(alternatives)
     best = alternatives[0]
@@ -226,22 +238,18 @@ class Predictor:
     cut = vocabularies.with_eos(ids, self.max_input)
     return cut, len(cut) <= len(ids)
 
-  def _alternatives(self, ask: _Ask, output: Output) -> list[Alternative]:
-    """The outputs of one input as texts, the best first."""
-    found = []
-    for tokens, log_prob in zip(output.tokens, output.log_probs, strict=True):
-      text = self.student.vocabulary.decode(tokens)
-      label, rationale = answers.read_output(
-        ask.subtask, text, self.student.options
-      )
-      found.append(
-        Alternative(
-          float(log_prob),
-          label if ask.label else None,
-          rationale if ask.rationale else None,
-        )
-      )
-    return found
+  def _alternative(self, ask: _Ask, written: Written) -> Alternative:
+    """What a text says."""
+    if ask.chosen:
+      return Alternative(written.log_prob, label=written.text)
+    label, rationale = answers.read_output(
+      ask.subtask, written.text, self.student.options
+    )
+    return Alternative(
+      written.log_prob,
+      label if ask.label else None,
+      rationale if ask.rationale else None,
+    )
 
   # ------------------------------------------------------------------- making
 
@@ -257,15 +265,45 @@ class Predictor:
         " writes its labels alone: leave --samples out"
       )
     wanted = [each for each in (label, rationale) if each]
+    closed = self._closed_set(label)
     return [
       _Ask(
         subtask,
-        Program(self.student, self._search(subtask)),
+        self._program(subtask, closed if subtask is label else None),
         label=subtask is label,
         rationale=subtask is rationale,
+        chosen=closed is not None and subtask is label,
       )
       for subtask in dict.fromkeys(wanted)
     ]
+
+  def _closed_set(self, label: SubTask | None) -> Labels | None:
+    """The labels there can be; None where anything can be written.
+
+    Raises:
+      UserError: they were asked for and cannot be had.
+    """
+    constrain = self.options.constrain
+    known = self.options.labels or self.student.labels
+    asked = constrain or self.options.labels is not None
+    alone = label is not None and not answers.writes_rationale(label)
+    if constrain is False or not (asked or known):
+      return None
+    if not alone:
+      if asked:
+        raise UserError(
+          "--labels and --constrain=on are for labels that are written alone;"
+          " this student writes a rationale beside them"
+          if label
+          else "--labels and --constrain=on are for --outputs=label"
+        )
+      return None
+    if known is None:
+      raise UserError(
+        "--constrain=on needs --labels: the student's dataset has no closed set"
+        " of them"
+      )
+    return Labels(self.student, known)
 
   def _writer(self, output: str, first: SubTask | None = None) -> SubTask:
     """The sub-task whose text holds an output; `first`, if that does."""
@@ -282,15 +320,30 @@ class Predictor:
       f" {', '.join(each.name for each in self.student.subtasks)}"
     )
 
-  def _search(self, subtask: SubTask) -> Search:
-    options = self.options
-    decode, num_outputs = options.decode, options.num_best
+  def _program(self, subtask: SubTask, closed: Labels | None) -> Program:
+    options, batch_size = self.options, self.batch_sizes[-1]
+    if closed:
+      return programs.label_program(
+        self.student, closed, num_best=options.num_best, batch_size=batch_size
+      )
+    decode = options.decode
     if options.samples:
-      decode = dataclasses.replace(decode, strategy="sample")
-      num_outputs = options.samples
-    elif num_outputs > 1:
-      decode = dataclasses.replace(decode, strategy="beam")
-    return Search(decode, num_outputs, self._max_output(subtask))
+      decode = dataclasses.replace(
+        decode,
+        strategy="sample",
+        num_return=options.samples,
+        rescale_log_probs=False,
+      )
+    elif options.num_best > 1:
+      decode = dataclasses.replace(
+        decode,
+        strategy="beam",
+        num_beams=max(decode.num_beams, options.num_best),
+        num_return=options.num_best,
+      )
+    return Writer(
+      self.student, decode, self._max_output(subtask), batch_size=batch_size
+    )
 
   def _max_output(self, subtask: SubTask) -> int:
     """Longest output in tokens, end id included."""
@@ -345,3 +398,11 @@ def _vote(
   )
   share = votes.get(best.label or "", 0) / len(samples)
   return [best, *(each for each in samples if each is not best)], share
+
+
+def _probabilities(written: Sequence[Written]) -> dict[str, float]:
+  """Of each label, where these are all there are."""
+  highest = max(each.log_prob for each in written)
+  weights = [math.exp(each.log_prob - highest) for each in written]
+  total = sum(weights)
+  return {each.text: w / total for each, w in zip(written, weights)}

@@ -1,181 +1,243 @@
-"""Decoding in declared shapes: each is compiled once, and inputs fill them.
+"""What a student's programs make of token ids: texts, or chosen labels.
 
-A shape is a number of sequences and a number of tokens. Short inputs go to
-short rows, so that none is padded to the longest; a batch that would be part
-empty takes the smallest number of sequences that holds it.
+Each works in declared shapes, a number of inputs by a number of tokens, that
+are compiled once: short inputs go to short rows, so that none is padded to the
+longest.
 """
 
 from __future__ import annotations
 
-import bisect
 import collections
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dss_jax import decoding, partitioning
+from dss_jax import candidates, constraints, generation, partitioning
 from dss_jax.data import evaluation_batches
 from dss_jax.data.vocabularies import EOS_ID
-from dss_jax.generation import DecodeOptions
+from dss_jax.errors import UserError
+from dss_jax.generation import Decoded, DecodeOptions
 from dss_jax.inference.student import Student
 
-# Batches that the devices may have waiting.
+# Prefixes of all labels together that one pass of the decoder may hold. Larger
+# sets are searched.
+MAX_SCORED_PREFIXES = 512
+# Beams of that search.
+_NUM_BEAMS = 4
+# Batches that may wait for the devices.
 _IN_FLIGHT = 2
 
 
-@dataclasses.dataclass(frozen=True)
-class Search:
-  """How outputs are found, and how many of each input.
+class Written(NamedTuple):
+  """A text and its log-probability, its end included."""
+
+  text: str
+  log_prob: float
+
+
+class Program(Protocol):
+  """Texts for inputs, the best first.
 
   Attributes:
-    options: strategy and its settings.
-    num_outputs: of each input, the best first.
-    max_length: of an output, in tokens, end id included.
+    exhaustive: whether all texts that there could be are told of.
   """
 
-  options: DecodeOptions
-  num_outputs: int
-  max_length: int
+  exhaustive: bool
+
+  def declare(self, lengths: Sequence[int], batch_sizes: Sequence[int]) -> None:
+    """Declares the shapes of the calls to come; both ascending."""
+    ...
 
   def __call__(
-    self, step: decoding.DecodeStepFn, cache: Any, key: jax.Array
-  ) -> tuple[jax.Array, jax.Array]:
-    """Tokens [batch, num_outputs, length] and log-probabilities [batch, .]."""
-    options = self.options
-    if options.strategy == "greedy":
-      tokens, log_probs = decoding.greedy(
-        step, cache, max_decode_length=self.max_length
-      )
-      return tokens[:, None], log_probs[:, None]
-    if options.strategy == "sample":
-      return decoding.temperature_sample(
-        step,
-        cache,
-        key,
-        max_decode_length=self.max_length,
-        temperature=options.temperature,
-        topk=options.topk,
-        topp=options.topp,
-        num_decodes=self.num_outputs,
-        rescale_log_probs=False,
-      )
-    tokens, scores = decoding.beam_search(
-      step,
-      cache,
-      max_decode_length=self.max_length,
-      num_beams=max(options.num_beams, self.num_outputs),
-      convention=options.convention,
-      length_penalty=options.length_penalty,
-      early_stopping=options.early_stopping,
-    )
-    tokens = tokens[:, : self.num_outputs]
-    scores = scores[:, : self.num_outputs]
-    return tokens, self._log_probs(tokens, scores)
-
-  def _log_probs(self, tokens: jax.Array, scores: jax.Array) -> jax.Array:
-    """Beam search's scores without what they hold of the length."""
-    length = jnp.sum(tokens != 0, axis=-1).astype(jnp.float32)
-    penalty = self.options.length_penalty
-    if self.options.convention == "huggingface":
-      return scores * length ** (1.0 if penalty is None else penalty)
-    # What did not come to an end is scored as it is: see `beam_search`.
-    ended = jnp.any(tokens == EOS_ID, axis=-1)
-    alpha = 0.6 if penalty is None else penalty
-    return scores * jnp.where(ended, ((5.0 + length) / 6.0) ** alpha, 1.0)
+    self, inputs: Sequence[Sequence[int]], *, seed: int
+  ) -> list[list[Written]]:
+    """The texts of each input, of which there is one at least."""
+    ...
 
 
-class Output:
-  """The outputs of one input.
+class Writer:
+  """Writes freely, or one of a large set of labels."""
 
-  Attributes:
-    tokens: [num_outputs, length] int32, the best first, 0 = padding.
-    log_probs: [num_outputs] float32.
-  """
+  exhaustive = False
 
-  __slots__ = ("log_probs", "tokens")
-
-  def __init__(self, tokens: np.ndarray, log_probs: np.ndarray):
-    self.tokens = tokens
-    self.log_probs = log_probs
-
-
-class Program:
-  """One way of searching, for inputs of all lengths."""
-
-  def __init__(self, student: Student, search: Search):
-    self._student = student
-    self._search = search
-    self._run = jax.jit(self._decode)
-
-  def _decode(self, params: Any, tokens: jax.Array, key: jax.Array):
-    model = self._student.model
-    encoded = model.encode(params, tokens)
-    cache = model.init_cache(params, encoded, tokens, self._search.max_length)
-
-    def step(cache, last):
-      return model.decode_step(params, cache, last)
-
-    return self._search(step, cache, key)
-
-  def _start(self, tokens: np.ndarray, key: jax.Array):
-    """Begins with a batch; does not wait for what comes out."""
-    partitioner, name = self._student.partitioner, "encoder_input_tokens"
-    rows = partitioner.process_rows(len(tokens))
-    batch = partitioner.put_batch({name: tokens[rows]}, {name: tokens.shape})
-    return self._run(self._student.params, batch[name], key)
-
-  def compile(self, batch_size: int, length: int) -> None:
-    """Compiles a shape, and runs it once."""
-    tokens = np.zeros((batch_size, length), np.int32)
-    tokens[:, 0] = EOS_ID
-    with self._student.partitioner.activate():
-      jax.block_until_ready(self._start(tokens, jax.random.key(0)))
-
-  def __call__(
+  def __init__(
     self,
-    inputs: Sequence[Sequence[int]],
+    student: Student,
+    options: DecodeOptions,
+    max_length: int,
     *,
-    batch_sizes: Sequence[int],
-    lengths: Sequence[int],
-    seed: int,
-  ) -> list[Output]:
-    """The outputs of each input.
+    batch_size: int,
+    labels: Labels | None = None,
+  ):
+    """Compiles nothing yet.
 
     Args:
-      inputs: token ids of each, end id included; none longer than `lengths`.
-      batch_sizes: numbers of sequences, ascending.
-      lengths: numbers of tokens, ascending.
-      seed: of sampling.
+      student: who writes.
+      options: how.
+      max_length: of a text, in tokens, end id included.
+      batch_size: inputs decoded together at most.
+      labels: the texts there are; None for any.
     """
-    outputs: list[Any] = [None] * len(inputs)
-    waiting: collections.deque[Any] = collections.deque()
+    self._student = student
+    self._options = options
+    self._max_length = max_length
+    self._labels = labels
+    self._trie = labels and constraints.Trie.from_sequences(labels.tokens)
+    if self._trie:
+      self._max_length = self._trie.longest
+    self._generator = generation.Generator(
+      student.model, student.partitioner, options, batch_size=batch_size
+    )
+
+  def declare(self, lengths: Sequence[int], batch_sizes: Sequence[int]) -> None:
+    self._generator.declare(lengths=lengths, batch_sizes=batch_sizes)
+
+  def __call__(
+    self, inputs: Sequence[Sequence[int]], *, seed: int
+  ) -> list[list[Written]]:
+    decoded = self._generator.decode(
+      self._student.params,
+      inputs,
+      max_decode_length=self._max_length,
+      seed=seed,
+      constrain=self._trie,
+    )
+    return [[self._written(each) for each in outputs] for outputs in decoded]
+
+  def _written(self, output: Decoded) -> Written:
+    if self._labels is None:
+      text = self._student.vocabulary.decode(output.tokens)
+    else:
+      text = self._labels.of_tokens[tuple(output.tokens)]
+    return Written(text, log_prob(output, self._options))
+
+
+class Chooser:
+  """Chooses among all labels, by the probability of each."""
+
+  exhaustive = True
+
+  def __init__(self, student: Student, labels: Labels, *, batch_size: int):
+    """Compiles nothing yet.
+
+    Args:
+      student: who is asked.
+      labels: all there are.
+      batch_size: inputs looked at together at most.
+    """
+    self._student = student
+    self._labels = labels.texts
+    self._batch_size = batch_size
+    self._lengths: Sequence[int] | None = None
+    self._batch_sizes: Sequence[int] = ()
+    self._score = jax.jit(
+      lambda params, tokens: candidates.score_sequences(
+        student.model, params, tokens, labels.tokens
+      )
+    )
+
+  def declare(self, lengths: Sequence[int], batch_sizes: Sequence[int]) -> None:
+    self._lengths, self._batch_sizes = lengths, batch_sizes
+
+  def __call__(
+    self, inputs: Sequence[Sequence[int]], *, seed: int
+  ) -> list[list[Written]]:
+    del seed
+    found: list[list[Written]] = [[] for _ in inputs]
+    waiting: collections.deque[tuple[np.ndarray, jax.Array]]
+    waiting = collections.deque()
 
     def collect() -> None:
-      index, found = waiting.popleft()
-      tokens, log_probs = map(partitioning.to_host, found)
+      index, scores = waiting.popleft()
+      log_probs = partitioning.to_host(scores)
       for row, position in enumerate(index.tolist()):
         if position >= 0:
-          outputs[position] = Output(tokens[row], log_probs[row])
+          found[position] = self._ranked(log_probs[row])
 
-    key = jax.random.key(seed)
-    batches = evaluation_batches.padded_batches(
-      inputs, batch_sizes[-1], lengths=lengths
-    )
-    with self._student.partitioner.activate():
-      for number, batch in enumerate(batches):
-        used = int(np.sum(batch.index >= 0))
-        rows = batch_sizes[bisect.bisect_left(batch_sizes, used)]
-        tokens = batch.encoder_input_tokens[:rows]
-        # What only fills ends when the others do, not at the longest output.
-        tokens[used:] = tokens[0]
-        found = self._start(tokens, jax.random.fold_in(key, number))
-        waiting.append((batch.index[:rows], found))
+    name, partitioner = "encoder_input_tokens", self._student.partitioner
+    with partitioner.activate():
+      for batch in evaluation_batches.padded_batches(
+        inputs,
+        self._batch_size,
+        lengths=self._lengths,
+        batch_sizes=self._batch_sizes,
+      ):
+        tokens = batch.encoder_input_tokens
+        rows = partitioner.process_rows(len(tokens))
+        put = partitioner.put_batch({name: tokens[rows]}, {name: tokens.shape})
+        waiting.append(
+          (batch.index, self._score(self._student.params, put[name]))
+        )
         if len(waiting) > _IN_FLIGHT:
           collect()
       while waiting:
         collect()
-    return outputs
+    return found
+
+  def _ranked(self, log_probs: np.ndarray) -> list[Written]:
+    order = np.argsort(-log_probs, kind="stable")
+    return [Written(self._labels[i], float(log_probs[i])) for i in order]
+
+
+class Labels:
+  """A closed set of labels, as tokens of a vocabulary.
+
+  Attributes:
+    texts: the labels.
+    tokens: their ids, without the end id.
+    of_tokens: the label of given ids.
+  """
+
+  def __init__(self, student: Student, texts: Sequence[str]):
+    """Raises UserError for labels that the student cannot tell apart."""
+    self.texts = tuple(texts)
+    self.tokens = [student.vocabulary.encode(text) for text in self.texts]
+    self.of_tokens: dict[tuple[int, ...], str] = {}
+    for text, ids in zip(self.texts, self.tokens, strict=True):
+      if not ids or EOS_ID in ids or student.vocabulary.unk_id in ids:
+        raise UserError(
+          f"--labels: the student's vocabulary cannot write {text!r}; give"
+          " labels that it can, or --constrain=off"
+        )
+      other = self.of_tokens.setdefault(tuple(ids), text)
+      if other != text:
+        raise UserError(
+          f"--labels: {other!r} and {text!r} are the same to the student's"
+          " vocabulary; leave one out"
+        )
+
+  @property
+  def num_prefixes(self) -> int:
+    return len(
+      {tuple(ids[:k]) for ids in self.tokens for k in range(len(ids) + 1)}
+    )
+
+
+def label_program(
+  student: Student, labels: Labels, *, num_best: int, batch_size: int
+) -> Program:
+  """A program that predicts one of a closed set of labels."""
+  if labels.num_prefixes <= MAX_SCORED_PREFIXES:
+    return Chooser(student, labels, batch_size=batch_size)
+  options = DecodeOptions(
+    strategy="beam",
+    num_beams=max(_NUM_BEAMS, num_best),
+    num_return=num_best,
+    length_penalty=0.0,
+  )
+  return Writer(student, options, 0, batch_size=batch_size, labels=labels)
+
+
+def log_prob(output: Decoded, options: DecodeOptions) -> float:
+  """An output's log-probability, without what beam search makes of it."""
+  length = len(output.tokens) + output.ended
+  if options.strategy != "beam" or not length:
+    return output.score
+  penalty = options.length_penalty
+  if options.convention == "huggingface":
+    return output.score * length ** (1.0 if penalty is None else penalty)
+  # What did not come to an end is scored as it is: see `beam_search`.
+  alpha = (0.6 if penalty is None else penalty) if output.ended else 0.0
+  return output.score * ((5.0 + length) / 6.0) ** alpha

@@ -25,7 +25,8 @@ class DecodeCache:
     per_example: arrays [examples, ...]: the same for all of an example's
       sequences, so never repeated nor reordered.
     step_biases: [heads, 2 * max_length - 1] self-attention biases of all
-      steps, causal mask included.
+      steps, causal mask included; [layers, heads, ...] where each layer has
+      its own.
   """
 
   index: Array

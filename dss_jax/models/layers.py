@@ -375,7 +375,7 @@ def relative_position_buckets(
 
 
 class RelativePositionBiases(nn.Module):
-  """A learned bias per head and relative position, shared by a stack."""
+  """A learned bias per head and relative position, of a stack or a layer."""
 
   config: config_lib.T5Config
   bidirectional: bool

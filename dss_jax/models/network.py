@@ -1,13 +1,15 @@
 """The T5 encoder-decoder in Linen, packed rows and cached decoding included.
 
 Parameter paths are T5X's. Each stack computes one attention bias (relative
-positions and mask together) and hands it to all its layers.
+positions and mask together) and hands it to all its layers; with
+`relpos_bias_per_layer` it hands them the mask, to which each adds its own.
 
 With `scan_layers` the layers of the encoder live stacked under
 `encoder/encoder`, those of the decoder under `decoder/decoder`, axis 1 of each
 array counting layers: T5X's `scalable_t5` layout, except that the relative
-position bias stays shared by the layers, as in every published T5, and that
-heads and head_dim stay joined in one axis. `layer_stacking.py` converts.
+position bias stays shared by the layers, as in every published T5 but UMT5,
+unless `relpos_bias_per_layer` says otherwise, and that heads and head_dim stay
+joined in one axis. `layer_stacking.py` converts.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ class EncoderLayer(nn.Module):
 
   def setup(self):
     cfg = self.config
+    if cfg.relpos_bias_per_layer:
+      self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=True)
     self.pre_attention_layer_norm = layers.LayerNorm(cfg.dtype)
     self.attention = layers.MultiHeadDotProductAttention(
       cfg, self.deterministic
@@ -43,6 +47,9 @@ class EncoderLayer(nn.Module):
 
   def __call__(self, x: Array, bias: Array) -> Array:
     """[batch, length, emb] -> [batch, length, emb]."""
+    if self.config.relpos_bias_per_layer:
+      # [batch, 1, length, length] -> [batch, heads, length, length]
+      bias = bias + self.relpos_bias(_relative_positions(x.shape[1]))
     x = layers.constrain(x, "batch", "length", "embed")
     y = self.pre_attention_layer_norm(x)
     x = x + self.dropout(self.attention(y, y, bias))
@@ -59,6 +66,8 @@ class DecoderLayer(nn.Module):
 
   def setup(self):
     cfg = self.config
+    if cfg.relpos_bias_per_layer:
+      self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=False)
     self.pre_self_attention_layer_norm = layers.LayerNorm(cfg.dtype)
     self.self_attention = layers.MultiHeadDotProductAttention(
       cfg, self.deterministic
@@ -75,6 +84,9 @@ class DecoderLayer(nn.Module):
     self, x: Array, encoded: Array, self_bias: Array, cross_bias: Array
   ) -> Array:
     """[batch, length, emb], [batch, inputs, emb] -> [batch, length, emb]."""
+    if self.config.relpos_bias_per_layer:
+      # [batch, 1, length, length] -> [batch, heads, length, length]
+      self_bias = self_bias + self.relpos_bias(_relative_positions(x.shape[1]))
     x = layers.constrain(x, "batch", "length", "embed")
     y = self.pre_self_attention_layer_norm(x)
     x = x + self.dropout(self.self_attention(y, y, self_bias))
@@ -176,7 +188,8 @@ class Encoder(nn.Module):
 
   def setup(self):
     cfg = self.config
-    self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=True)
+    if not cfg.relpos_bias_per_layer:
+      self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=True)
     if cfg.scan_layers:
       layer_class = _scanned(
         _with_remat(_ScannedEncoderLayer, cfg), cfg.num_encoder_layers, 1
@@ -207,8 +220,9 @@ class Encoder(nn.Module):
     """
     # [batch, 1, length, length] and [1, heads, length, length]
     mask = _same_segment(segments, segments)
-    relative = _relative_positions(x.shape[1])
-    bias = self.relpos_bias(relative) + _mask_bias(mask, self.config.dtype)
+    bias = _mask_bias(mask, self.config.dtype)
+    if not self.config.relpos_bias_per_layer:
+      bias = self.relpos_bias(_relative_positions(x.shape[1])) + bias
     bias = layers.constrain(bias, "batch", "heads", "length", None)
     x = self.input_dropout(x)
     if self.config.scan_layers:
@@ -227,7 +241,8 @@ class Decoder(nn.Module):
 
   def setup(self):
     cfg = self.config
-    self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=False)
+    if not cfg.relpos_bias_per_layer:
+      self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=False)
     if cfg.scan_layers:
       layer_class = _scanned(
         _with_remat(_ScannedDecoderLayer, cfg), cfg.num_decoder_layers, 3
@@ -266,14 +281,38 @@ class Decoder(nn.Module):
       [batch, length, emb].
     """
     relative = _relative_positions(x.shape[1])
+    # [batch, 1, length, length] and [batch, 1, length, inputs]
     mask = _same_segment(segments, segments) & (relative <= 0)
-    # [batch, 1, length, length] and [1, heads, length, length]
+    cross_mask = _same_segment(segments, input_segments)
+    return self.attend(x, encoded, relative, mask, cross_mask)
+
+  def attend(
+    self,
+    x: Array,
+    encoded: Array,
+    relative: np.ndarray,
+    mask: Array | np.ndarray,
+    cross_mask: Array,
+  ) -> Array:
+    """Decodes positions that see what they are told to.
+
+    Args:
+      x: [batch, length, emb].
+      encoded: [batch, inputs, emb].
+      relative: int [length, length], key position - query position.
+      mask: bool, broadcastable to [batch, 1, length, length].
+      cross_mask: bool, broadcastable to [batch, 1, length, inputs].
+
+    Returns:
+      [batch, length, emb].
+    """
     dtype = self.config.dtype
-    self_bias = self.relpos_bias(relative) + _mask_bias(mask, dtype)
+    # [1, heads, length, length] and the mask's
+    self_bias = _mask_bias(mask, dtype)
+    if not self.config.relpos_bias_per_layer:
+      self_bias = self.relpos_bias(relative) + self_bias
     self_bias = layers.constrain(self_bias, "batch", "heads", "length", None)
-    # [batch, 1, length, inputs]
-    mask = _same_segment(segments, input_segments)
-    cross_bias = _mask_bias(mask, dtype)
+    cross_bias = _mask_bias(cross_mask, dtype)
     cross_bias = layers.constrain(cross_bias, "batch", None, "length", None)
     x = self.input_dropout(x)
     if self.config.scan_layers:
@@ -290,12 +329,15 @@ class Decoder(nn.Module):
   def step_biases(self, max_length: int) -> Array:
     """Self-attention biases of every step: [heads, 2 * max_length - 1].
 
-    Column max_length - 1 is distance 0, columns to its left are keys farther
+    With a bias in each layer: [layers, heads, 2 * max_length - 1]. Column max_length - 1 is distance 0, columns to its left are keys farther
     back, columns to its right keys not yet decoded (masked). The biases of
     step t are the max_length columns from max_length - 1 - t on.
     """
     relative = np.arange(1 - max_length, max_length)
     mask_bias = _mask_bias(relative <= 0, self.config.dtype)
+    if self.config.relpos_bias_per_layer:
+      biases = [layer.relpos_bias(relative) for layer in self.layers]
+      return jnp.stack(biases) + mask_bias
     return self.relpos_bias(relative) + mask_bias
 
   def step(
@@ -303,11 +345,12 @@ class Decoder(nn.Module):
   ):
     """One position, [sequences, 1, emb]: see DecoderLayer.step."""
     new_caches = []
-    for layer, self_cache, cross_cache in zip(
-      self.layers, self_caches, cross_caches, strict=True
+    for i, (layer, self_cache, cross_cache) in enumerate(
+      zip(self.layers, self_caches, cross_caches, strict=True)
     ):
+      bias = self_bias[i] if self.config.relpos_bias_per_layer else self_bias
       x, self_cache = layer.step(
-        x, self_cache, cross_cache, self_bias, cross_bias, index
+        x, self_cache, cross_cache, bias, cross_bias, index
       )
       new_caches.append(self_cache)
     return self.decoder_norm(x), new_caches
@@ -346,6 +389,23 @@ class Transformer(nn.Module):
       encoded,
       decoder_segments,
       encoder_segments,
+    )
+
+  def branch_states(
+    self,
+    tokens: Array,
+    encoded: Array,
+    input_tokens: Array,
+    relative: np.ndarray,
+    mask: np.ndarray,
+  ) -> Array:
+    """Decoder hidden states of a tree of tokens: see the model's method."""
+    return self.decoder.attend(
+      self._embed(tokens),
+      encoded,
+      relative,
+      mask[None, None],
+      (input_tokens > 0)[:, None, None, :],
     )
 
   def logits(self, hidden: Array) -> Array:
