@@ -122,6 +122,8 @@ class _Server(uvicorn.Server):
 
   async def startup(self, sockets: list[socket.socket] | None = None) -> None:
     await super().startup(sockets)
+    for bound in sockets or ():
+      self._say(f"listening on {address(bound)}")
     self._service.batcher.start(asyncio.get_running_loop())
 
   async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
