@@ -146,14 +146,14 @@ def questions(
       found = evaluations.build_evaluations(source, max_examples=count)
     except (UserError, OSError):  # no data here: no reason not to export
       found = {}
-  result = []
-  for subtask in student.subtasks:
-    evaluation = found.get(subtask.name)
-    if evaluation is not None and len(evaluation):
-      result.append(Questions(subtask, evaluation.inputs, evaluation))
-    else:
-      result.append(Questions(subtask, _random_inputs(student, count)))
-      break  # random tokens ask for nothing in particular; once is enough
+  result = [
+    Questions(subtask, evaluation.inputs, evaluation)
+    for subtask in student.subtasks
+    if (evaluation := found.get(subtask.name)) is not None and len(evaluation)
+  ]
+  if not result:
+    inputs = _random_inputs(student, count)
+    result.append(Questions(student.subtasks[0], inputs))
   return result
 
 
