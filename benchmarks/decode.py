@@ -204,7 +204,7 @@ def their_model(params, config: T5Config) -> Any:
   import torch
   import transformers
 
-  settings = transformers.T5Config(
+  settings: dict[str, Any] = dict(
     vocab_size=config.vocab_size,
     d_model=config.emb_dim,
     d_kv=config.head_dim,
@@ -219,7 +219,9 @@ def their_model(params, config: T5Config) -> Any:
     eos_token_id=EOS_ID,
     dropout_rate=0.0,
   )
-  model: Any = transformers.T5ForConditionalGeneration(settings)
+  model: Any = transformers.T5ForConditionalGeneration(
+    transformers.T5Config(**settings)
+  )
   # The library ties the two whatever its configuration says.
   model.lm_head.weight = torch.nn.Parameter(
     torch.empty_like(model.lm_head.weight)
@@ -264,6 +266,7 @@ def theirs(model: Any, kind: str) -> Callable:
     pad_token_id=0,
     eos_token_id=None if forced else EOS_ID,
   )
+
   def run(inputs):
     tokens = torch.tensor(padded(inputs, 1), dtype=torch.long)
     lengths = (tokens[:, 0] - FIRST_LENGTH_ID).repeat_interleave(beams)
@@ -356,9 +359,7 @@ def compare(
   return found
 
 
-def agreement(
-  ours: Sequence, theirs: Sequence, ends: bool
-) -> tuple[int, int]:
+def agreement(ours: Sequence, theirs: Sequence, ends: bool) -> tuple[int, int]:
   """How many outputs are the same, of how many."""
   same = total = 0
   for a, b in zip(ours, theirs, strict=True):
