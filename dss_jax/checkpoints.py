@@ -5,6 +5,7 @@ killed at any moment and started again ends as if it had not been:
 
   checkpoints/<step>/state   parameters, optimizer state, step (arrays)
   checkpoints/<step>/loop    what the loop remembers: best step, patience, ...
+  checkpoints/<step>/base    of runs that train adapters: whose they are
 
 Saving is asynchronous. A save cut short leaves no checkpoint behind, only a
 temporary folder that the next start removes.
@@ -103,7 +104,7 @@ class Checkpoints:
     self._policy = _NewestAndBest(options.keep)
     self._manager = ocp.CheckpointManager(
       self.folder,
-      item_names=("state", "loop"),
+      item_names=("state", "loop", "base"),
       options=ocp.CheckpointManagerOptions(
         create=not read_only,
         read_only=read_only,
@@ -164,10 +165,28 @@ class Checkpoints:
       )
       return dict(restored["loop"])
 
+  def base(self, step: int) -> dict[str, Any] | None:
+    """What the parameters saved at `step` add to; None where they are all.
+
+    Raises:
+      UserError: where the checkpoint is damaged.
+    """
+    if not (self.folder / str(step) / "base").is_dir():
+      return None
+    with self._reading(step):
+      restored = self._manager.restore(
+        step, args=ocp.args.Composite(base=ocp.args.JsonRestore())
+      )
+      return dict(restored["base"])
+
   # ------------------------------------------------------------------- saving
 
   def save(
-    self, step: int, state: PyTree, loop_state: Mapping[str, Any]
+    self,
+    step: int,
+    state: PyTree,
+    loop_state: Mapping[str, Any],
+    base: Mapping[str, Any] | None = None,
   ) -> None:
     """Starts saving; returns once the arrays are copied off the device.
 
@@ -175,19 +194,20 @@ class Checkpoints:
       step: updates made so far, which is also the position in the data.
       state: the train state.
       loop_state: JSON values; `best_step` says which checkpoint to keep.
+      base: JSON values; says what the parameters add to, if they do.
 
     Raises:
       StorageError: where it, or the one before, cannot be written.
     """
     self._policy.best_step = loop_state.get("best_step")
+    items = {
+      "state": ocp.args.PyTreeSave(_as_tree(state)),
+      "loop": ocp.args.JsonSave(dict(loop_state)),
+    }
+    if base is not None:
+      items["base"] = ocp.args.JsonSave(dict(base))
     with self._writing():
-      self._manager.save(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.PyTreeSave(_as_tree(state)),
-          loop=ocp.args.JsonSave(dict(loop_state)),
-        ),
-      )
+      self._manager.save(step, args=ocp.args.Composite(**items))
 
   def wait(self) -> None:
     """Waits until what is being saved is on disk.
@@ -378,11 +398,12 @@ def describe_mismatch(
 def tree_hash(tree: PyTree) -> str:
   """SHA-256 over the names, types, shapes and bytes of all leaves."""
   digest = hashlib.sha256()
-  leaves = sorted(
-    (_path_name(path), np.asarray(leaf))
+  leaves = {
+    _path_name(path): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  )
-  for name, array in leaves:
+  }
+  for name in sorted(leaves):  # one at a time: they may be large
+    array = np.asarray(leaves[name])
     digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
     digest.update(np.ascontiguousarray(array).tobytes())
   return digest.hexdigest()

@@ -22,7 +22,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from dss_jax import constraints
 from dss_jax.beam_search import beam_search as beam_search
+from dss_jax.constraints import Constraint
 from dss_jax.data.vocabularies import EOS_ID
 from dss_jax.errors import UserError
 from dss_jax.models.decode_cache import DecodeCache, DecodeStepFn
@@ -40,6 +42,7 @@ def greedy(
   max_decode_length: int,
   eos_id: int = EOS_ID,
   max_lengths: Array | None = None,
+  constrain: Constraint | None = None,
 ) -> tuple[Array, Array]:
   """Takes the most probable token at each position.
 
@@ -49,6 +52,7 @@ def greedy(
     max_decode_length: tokens decoded at most, EOS included; static.
     eos_id: the token that ends a sequence.
     max_lengths: optional [batch] int32, a limit for each example.
+    constrain: takes the most probable among the tokens that it allows.
 
   Returns:
     tokens [batch, max_decode_length] int32 and scores [batch] float32, the
@@ -57,10 +61,11 @@ def greedy(
   return _decode_one_by_one(
     decode_step_fn,
     cache,
-    lambda logits, step: _most_probable(logits),
+    lambda logits, allowed, step: _most_probable(logits, allowed),
     max_decode_length=max_decode_length,
     eos_id=eos_id,
     max_lengths=max_lengths,
+    constrain=constrain,
   )
 
 
@@ -77,6 +82,7 @@ def temperature_sample(
   num_decodes: int = 1,
   rescale_log_probs: bool = True,
   max_lengths: Array | None = None,
+  constrain: Constraint | None = None,
 ) -> tuple[Array, Array]:
   """Samples each next token from the model's distribution.
 
@@ -97,6 +103,7 @@ def temperature_sample(
     rescale_log_probs: score by the distribution drawn from, as T5X, instead
       of by the model's own (temperature 1, nothing cut off).
     max_lengths: optional [batch] int32, a limit for each example.
+    constrain: samples among the tokens that it allows.
 
   Returns:
     tokens [batch, num_decodes, max_decode_length] int32 and scores
@@ -110,17 +117,20 @@ def temperature_sample(
   # [batch] -> [batch * num_decodes, 1]
   temperature = jnp.repeat(temperature, num_decodes)[:, None]
 
-  def choose(logits, step):
-    scaled = logits / jnp.maximum(temperature, MIN_TEMPERATURE)
+  def choose(logits, allowed, step):
+    candidates = (
+      logits if allowed is None else constraints.allowed_logits(logits, allowed)
+    )
+    scaled = candidates / jnp.maximum(temperature, MIN_TEMPERATURE)
     scaled = _keep_top(scaled, topk, topp)
     drawn = jax.random.categorical(jax.random.fold_in(key, step), scaled)
-    best, _ = _most_probable(logits)
     cold = temperature[:, 0] <= MIN_TEMPERATURE
-    tokens = jnp.where(cold, best, drawn.astype(jnp.int32))
-    log_probs = _log_prob(scaled if rescale_log_probs else logits, tokens)
+    chosen = jnp.where(cold, jnp.argmax(candidates, axis=-1), drawn)
     if rescale_log_probs:
-      log_probs = jnp.where(cold, 0.0, log_probs)
-    return tokens, log_probs
+      log_probs = jnp.where(cold, 0.0, _log_prob(scaled, chosen, scaled))
+    else:
+      log_probs = _log_prob(candidates, chosen, logits)
+    return _tokens_of(chosen, allowed), log_probs
 
   tokens, scores = _decode_one_by_one(
     decode_step_fn,
@@ -131,6 +141,8 @@ def temperature_sample(
     max_lengths=(
       None if max_lengths is None else jnp.repeat(max_lengths, num_decodes)
     ),
+    constrain=constrain,
+    num_decodes=num_decodes,
   )
   tokens = tokens.reshape(batch, num_decodes, max_decode_length)
   scores, order = jax.lax.top_k(scores.reshape(batch, num_decodes), num_decodes)
@@ -196,25 +208,40 @@ def _nucleus_threshold(probabilities: Array, topp: float | Array) -> Array:
   return jax.lax.bitcast_convert_type(low, jnp.float32)
 
 
-def _most_probable(logits: Array) -> tuple[Array, Array]:
-  tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  return tokens, _log_prob(logits, tokens)
+def _most_probable(logits: Array, allowed: Array | None):
+  """Tokens [n] and their log-probabilities [n] under logits [n, vocab]."""
+  candidates = (
+    logits if allowed is None else constraints.allowed_logits(logits, allowed)
+  )
+  chosen = jnp.argmax(candidates, axis=-1)
+  log_probs = _log_prob(candidates, chosen, logits)
+  return _tokens_of(chosen, allowed), log_probs
 
 
-def _log_prob(logits: Array, tokens: Array) -> Array:
-  """Log-probabilities [n] of tokens [n] under logits [n, vocab]."""
-  chosen = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
-  return chosen - jax.nn.logsumexp(logits, axis=-1)
+def _log_prob(candidates: Array, chosen: Array, logits: Array) -> Array:
+  """Log-probabilities [n] of chosen [n] of candidates [n, c], under logits."""
+  values = jnp.take_along_axis(candidates, chosen[:, None], axis=-1)[:, 0]
+  return values - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _tokens_of(chosen: Array, allowed: Array | None) -> Array:
+  """Places [n] among the candidates -> tokens [n] int32."""
+  if allowed is None:
+    return chosen.astype(jnp.int32)
+  tokens = jnp.take_along_axis(allowed, chosen[:, None], axis=-1)[:, 0]
+  return jnp.maximum(tokens, 0)
 
 
 def _decode_one_by_one(
   decode_step_fn: DecodeStepFn,
   cache: DecodeCache,
-  choose: Callable[[Array, Array], tuple[Array, Array]],
+  choose: Callable[[Array, Array | None, Array], tuple[Array, Array]],
   *,
   max_decode_length: int,
   eos_id: int,
   max_lengths: Array | None,
+  constrain: Constraint | None,
+  num_decodes: int = 1,
 ) -> tuple[Array, Array]:
   """Sequences that do not compete; `choose` gives tokens and log-probs."""
   limits = cache.limits(max_decode_length, max_lengths)
@@ -222,23 +249,29 @@ def _decode_one_by_one(
   tokens = jnp.zeros((sequences, max_decode_length), jnp.int32)
   last = jnp.zeros((sequences,), jnp.int32)
   scores = jnp.zeros((sequences,), jnp.float32)
+  nodes = None
+  if constrain is not None:
+    nodes = jnp.repeat(constrain.start(sequences // num_decodes), num_decodes)
 
   def unfinished(state):
-    step, _, _, _, ended, _ = state
+    step, _, _, _, ended, _, _ = state
     return (step < max_decode_length) & ~jnp.all(ended)
 
   def advance(state):
-    step, tokens, last, scores, ended, cache = state
+    step, tokens, last, scores, ended, nodes, cache = state
     logits, cache = decode_step_fn(cache, last)
-    chosen, log_probs = choose(logits, step)
+    allowed = None if constrain is None else constrain.allowed(nodes)
+    chosen, log_probs = choose(logits, allowed, step)
+    if constrain is not None:
+      nodes = constrain.advance(nodes, chosen)
     chosen = jnp.where(ended, 0, chosen)
     scores = scores + jnp.where(ended, 0.0, log_probs)
     tokens = jax.lax.dynamic_update_slice_in_dim(
       tokens, chosen[:, None], step, axis=1
     )
     ended = ended | (chosen == eos_id) | (step + 1 >= limits)
-    return step + 1, tokens, chosen, scores, ended, cache
+    return step + 1, tokens, chosen, scores, ended, nodes, cache
 
-  start = (jnp.int32(0), tokens, last, scores, limits <= 0, cache)
-  _, tokens, _, scores, _, _ = jax.lax.while_loop(unfinished, advance, start)
+  start = (jnp.int32(0), tokens, last, scores, limits <= 0, nodes, cache)
+  _, tokens, _, scores, *_ = jax.lax.while_loop(unfinished, advance, start)
   return tokens, scores

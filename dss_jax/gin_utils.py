@@ -45,6 +45,7 @@ def register() -> None:
     datasets,
     evaluation,
     generation,
+    lora,
     losses,
     optimizers,
     partitioning,
@@ -71,6 +72,7 @@ def register() -> None:
     "utils.create_learning_rate_scheduler",
   )
   configurable(losses.Objective, "losses.Objective")
+  configurable(lora.LoraOptions, "lora.LoraOptions")
   configurable(partitioning.Partitioner, "partitioning.PjitPartitioner")
   configurable(
     partitioning.standard_logical_axis_rules,

@@ -69,7 +69,8 @@ def result_rows(
   common = {
     "dataset": own.dataset if own else dataset.mixture_or_task_name,
     "method": own.method.name if own else None,
-    "student": student_name(config.model),
+    "student": student_name(config.model)
+    + (f" lora{config.lora.rank}" if config.lora else ""),
     "init": config.initial_checkpoint_path or "random",
     "label_source": own.label_source if own else None,
     "rationale_source": _rationale_source(own, dataset.data),
@@ -81,7 +82,10 @@ def result_rows(
     "records_per_batch": data.shape.records_per_batch,
     "tokens_seen": loop.tokens_seen,
     "train_flops": flops.training_flops(
-      config.model.config, loop.encoder_tokens, loop.decoder_tokens
+      config.model.config,
+      loop.encoder_tokens,
+      loop.decoder_tokens,
+      frozen=config.lora is not None,
     ),
     "wall_s": round(loop.wall_s, 1),
   }

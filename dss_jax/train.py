@@ -25,6 +25,7 @@ from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import evaluation as evaluation_lib
 from dss_jax import logging as logging_lib
 from dss_jax import (
+  lora_runs,
   results,
   run_directory,
   train_config,
@@ -122,6 +123,11 @@ class _Run:
     )
     # Made before training, so that a split that is not there is told at once.
     self.final_evaluators = [self.evaluator, *self._test_evaluators()]
+    self.base = lora_runs.open_base(
+      config, checkpoints, checkpoints.latest_step()
+    )
+    # What is trained: the student, or adapters for it.
+    self.model = self.base.adapters if self.base else config.model
     self.state, self.shardings = self._restore_or_init()
     self.recompilations = int(earlier.get("recompilations", 0))
     # Only now: a configuration that does not fit the run found in the folder
@@ -131,7 +137,7 @@ class _Run:
     self.validation_loss = (
       None
       if config.evaluation_cfg.loss_batches == 0
-      else ValidationLoss(config, self.data.shape, self.shardings.params)
+      else ValidationLoss(config, self.data.shape, self._student_shardings())
     )
     self.step_fn = self._jit_step()
     self.compiled = 0
@@ -231,23 +237,33 @@ class _Run:
       "batch_shape": dataclasses.asdict(self.data.shape),
       "recompilations": self.recompilations,  # of the step, after its first
     }
+    if self.base:
+      description["lora"] = self.base.as_json()
     run_directory.write_atomically(
       self.folder / "run.json", json.dumps(description, indent=2) + "\n"
     )
 
   def _transformation(self) -> optax.GradientTransformation:
-    model = self.config.model
     return self.config.optimizer.transform(
       self.config.learning_rate_fn,
-      train_state.param_shapes(model),
-      model.param_axes(),
+      train_state.param_shapes(self.model),
+      self.model.param_axes(),
     )
+
+  def _student_params(self, params: PyTree) -> PyTree:
+    """The whole student's parameters, from those that are trained."""
+    return self.base.merge(params) if self.base else params
+
+  def _student_shardings(self) -> PyTree:
+    if self.base is None:
+      return self.shardings.params
+    return jax.tree.map(lambda array: array.sharding, self.base.params)
 
   def _restore_or_init(
     self,
   ) -> tuple[train_state.TrainState, train_state.TrainState]:
     """The state to go on from, and its shardings; sets `loop`."""
-    config, model = self.config, self.config.model
+    config, model = self.config, self.model
     tx = self._transformation()
     self.loop = LoopState()
     step = self.checkpoints.latest_step()
@@ -260,7 +276,10 @@ class _Run:
       ):
         self.loop = LoopState(**self.checkpoints.loop_state(step))
       return self.checkpoints.restore(step, shapes), shardings
-    if self.initial is not None:
+    key = jax.random.fold_in(jax.random.key(config.random_seed), _PARAMS)
+    if self.base:
+      params = self.base.adapters.init(key, self.base.params)
+    elif self.initial is not None:
       return initial.initial_state(
         self.initial,
         model,
@@ -268,14 +287,18 @@ class _Run:
         config.partitioner,
         optimizer_state=config.restore_optimizer,
       )
-    key = jax.random.fold_in(jax.random.key(config.random_seed), _PARAMS)
-    return train_state.init_state(model, tx, config.partitioner, key)
+    else:
+      return train_state.init_state(model, tx, config.partitioner, key)
+    return train_state.state_from_params(
+      params, tx, config.partitioner, model.param_axes()
+    )
 
   def _jit_step(self) -> train_step.JittedStep:
     config = self.config
     data_parts = config.partitioner.data_size * config.num_microbatches
     return train_step.jit_train_step(
       model=config.model,
+      adapted=(self.base.adapters.on, self.base.params) if self.base else None,
       tx=self._transformation(),
       weighting=self.weighting,
       partitioner=config.partitioner,
@@ -302,6 +325,8 @@ class _Run:
     multiple = config.partitioner.data_size * config.num_microbatches
     for line in self.data.describe(self.first_step, multiple):
       self.log.progress.say(line)
+    if self.base:
+      self.log.progress.say(self.base.describe())
     put = functools.partial(
       config.partitioner.put_batch, global_shapes=self.data.global_shapes
     )
@@ -359,7 +384,8 @@ class _Run:
   def _evaluate(self, step: int) -> bool:
     """Scores the student; returns whether it is the best so far."""
     started = time.monotonic()
-    scores = self.evaluator.run(self.state.params)
+    params = self._student_params(self.state.params)
+    scores = self.evaluator.run(params)
     value = evaluation_lib.selection_value(
       scores, self.config.evaluation_cfg.metric
     )
@@ -368,7 +394,7 @@ class _Run:
       evaluation_lib.write_predictions(self.folder / "eval", step, scores)
     losses = {}
     if self.validation_loss:
-      losses = self.validation_loss.run(self.state.params)
+      losses = self.validation_loss.run(params)
     values = (
       evaluation_lib.flat_metrics(scores)
       | losses
@@ -397,7 +423,12 @@ class _Run:
     self.loop.wall_s += now - self.started
     self.started = now
     self.log.sync()
-    self.checkpoints.save(step, self.state, dataclasses.asdict(self.loop))
+    self.checkpoints.save(
+      step,
+      self.state,
+      dataclasses.asdict(self.loop),
+      self.base.note if self.base else None,
+    )
 
   # ------------------------------------------------------------------- finishing
 
@@ -412,10 +443,10 @@ class _Run:
       params = self.checkpoints.restore_params(
         best,
         train_state.with_shardings(
-          train_state.param_shapes(self.config.model), self.shardings.params
+          train_state.param_shapes(self.model), self.shardings.params
         ),
       )
-      rows = self._final_rows(params, best, step)
+      rows = self._final_rows(self._student_params(params), best, step)
       if jax.process_index() == 0:
         run_directory.write_jsonl(self.folder / "results.jsonl", rows)
     for row in rows:

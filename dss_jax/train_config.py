@@ -10,6 +10,7 @@ from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import evaluation as evaluation_lib
 from dss_jax import (
   generation,
+  lora,
   losses,
   optimizers,
   partitioning,
@@ -59,6 +60,7 @@ class TrainConfig:
       Hugging Face folder or a T5X checkpoint); None starts from random ones.
     restore_optimizer: go on with the Adafactor state of that checkpoint too,
       which T5X wrote.
+    lora: train adapters beside those parameters; None trains all parameters.
     num_microbatches: parts a batch is cut into to save memory.
     random_seed: of initial parameters, dropout and data order.
     eval_period: steps between evaluations; None evaluates at the end only.
@@ -91,6 +93,7 @@ class TrainConfig:
   )
   initial_checkpoint_path: str | None = None
   restore_optimizer: bool = False
+  lora: lora.LoraOptions | None = None
   num_microbatches: int = 1
   random_seed: int = 0
   eval_period: int | None = None
@@ -120,6 +123,20 @@ class TrainConfig:
           f"train.train.{name} is {value!r}; give the object, with parentheses"
           f" in gin: @{example}()"
         )
+    if self.lora is not None and self.initial_checkpoint_path is None:
+      raise UserError(
+        "lora.gin trains adapters beside the parameters of a base, and there is"
+        " none: add --gin.INITIAL_CHECKPOINT_PATH=..., a run's MODEL_DIR or a"
+        " pretrained checkpoint"
+      )
+    if self.restore_optimizer and (
+      self.lora is not None or self.initial_checkpoint_path is None
+    ):
+      raise UserError(
+        "RESTORE_OPTIMIZER is True, which goes on with the optimizer state of a"
+        " T5X checkpoint: set INITIAL_CHECKPOINT_PATH to one and leave out"
+        " lora.gin, or set it to False"
+      )
     for name, binding in _AT_LEAST_ONE.items():
       value = getattr(self, name)
       optional = value is None and name in ("eval_period", _PATIENCE)

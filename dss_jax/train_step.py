@@ -261,15 +261,20 @@ def jit_train_step(
   label_smoothing: float = 0.0,
   logit_slices: int = 1,
   learning_rate_fn: LearningRateFn | None = None,
+  adapted: tuple[Callable[[Any], Model], Any] | None = None,
 ) -> JittedStep:
   """`train_step` compiled: `(state, batch) -> (state, sums)`.
 
   The old state's memory is given to the new one (donated): do not use a state
-  after stepping from it. The arguments are those of `train_step`.
+  after stepping from it. The other arguments are those of `train_step`.
+
+  Args:
+    adapted: trains another model in place of `model`: that which this function
+      makes of these arrays, on the mesh. The step leaves them as they are; they
+      stay the caller's (are not donated).
   """
   step = functools.partial(
     train_step,
-    model=model,
     tx=tx,
     weighting=weighting,
     num_microbatches=num_microbatches,
@@ -281,25 +286,32 @@ def jit_train_step(
   )
 
   # The key is an argument, not a constant of the program: another seed finds
-  # the same program in the compilation cache.
+  # the same program in the compilation cache. So are the arrays of `adapted`.
   impl = jax.random.key_impl(base_key)
+  model_on, *frozen = adapted or (None,)
 
-  def step_with_key(state, batch, key_data):
+  def step_with_key(state, batch, key_data, *frozen):
     partitioner.check_batch_size(
       batch["decoder_target_tokens"].shape[0], num_microbatches
     )
     base_key = jax.random.wrap_key_data(key_data, impl=impl)
-    return step(state, batch, base_key=base_key)
+    student = model_on(*frozen) if model_on else model
+    return step(state, batch, model=student, base_key=base_key)
 
   replicated = partitioner.replicated()
   jitted = jax.jit(
     step_with_key,
-    in_shardings=(state_shardings, partitioner.batch_sharding(), replicated),
+    in_shardings=(
+      state_shardings,
+      partitioner.batch_sharding(),
+      replicated,
+      *jax.tree.map(lambda array: array.sharding, frozen),
+    ),
     out_shardings=(state_shardings, replicated),
     donate_argnums=0,
   )
   key_data = place(jax.random.key_data(base_key), replicated)
-  return JittedStep(jitted, partitioner, key_data)
+  return JittedStep(jitted, partitioner, key_data, *frozen)
 
 
 def jit_eval_step(

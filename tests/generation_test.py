@@ -27,11 +27,11 @@ class Echo:
   def decode_step(self, params, cache, tokens):
     raise AssertionError("the options decode without it")
 
-  def decode(self, decode_step_fn, cache, key, *, max_decode_length):
-    del decode_step_fn, key
+  def decode(self, decode_step_fn, cache, key, *, max_decode_length, constrain):
+    del decode_step_fn, key, constrain
     scores = -jnp.sum(cache, axis=1).astype(jnp.float32)
     padded = jnp.pad(cache, ((0, 0), (0, max_decode_length)))
-    return padded[:, :max_decode_length], scores
+    return padded[:, None, :max_decode_length], scores[:, None]
 
 
 def generate(inputs, *, batch_size, max_length=None, **kwargs):
@@ -84,6 +84,8 @@ def test_the_options_may_say_how_long_outputs_get():
     ({"topk": -1}, "topk"),
     ({"topp": 1.5}, "topp"),
     ({"max_length": 0}, "max_length"),
+    ({"num_return": 2}, "num_return"),
+    ({"num_return": 0}, "num_return"),
   ],
 )
 def test_wrong_options_are_told_before_anything_is_trained(settings, name):

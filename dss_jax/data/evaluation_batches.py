@@ -27,9 +27,9 @@ class PaddedBatch(NamedTuple):
   """Inputs to decode.
 
   Attributes:
-    index: [batch_size] int64, position of each row's inputs in what
+    index: [rows] int64, position of each row's inputs in what
       `padded_batches` was given; -1 for rows that only fill the batch.
-    encoder_input_tokens: [batch_size, length] int32, 0 = padding.
+    encoder_input_tokens: [rows, length] int32, 0 = padding.
   """
 
   index: np.ndarray
@@ -41,14 +41,17 @@ def padded_batches(
   batch_size: int,
   *,
   lengths: Sequence[int] | None = None,
+  batch_sizes: Sequence[int] | None = None,
 ) -> Iterator[PaddedBatch]:
   """Batches of inputs of about the same length, shortest first.
 
   Args:
     inputs: ids of each input, EOS included.
-    batch_size: rows of every batch.
+    batch_size: rows of a batch.
     lengths: the row lengths to use, ascending, in tokens: the declared shapes.
       By default `declared_lengths` of these inputs.
+    batch_sizes: the smaller numbers of rows that a batch may have where fewer
+      are left. By default none: rows that only fill the batch are added.
 
   Yields:
     Every input once. A length's last inputs join the next longer ones rather
@@ -61,12 +64,16 @@ def padded_batches(
   if lengths is None:
     lengths = declared_lengths(size)
   lengths = sorted(lengths)
+  sizes = {*(batch_sizes or ()), batch_size}
   if size.size and size.max() > lengths[-1]:
     raise UserError(
       f"an input has {size.max()} tokens, but evaluation rows have at most"
       f" {lengths[-1]}: raise the declared lengths, or lower"
       " TASK_FEATURE_LENGTHS['inputs']"
     )
+  # None that is longer than the longest input needs.
+  needed = int(np.searchsorted(lengths, size.max(initial=0)))
+  lengths = lengths[: needed + 1]
   waiting = np.zeros(0, np.int64)
   order = np.argsort(size, kind="stable")
   below = 0
@@ -77,10 +84,11 @@ def padded_batches(
     keep = 0 if length == lengths[-1] else len(waiting) % batch_size
     ready, waiting = np.split(waiting, [len(waiting) - keep])
     for start in range(0, len(ready), batch_size):
-      index = np.full(batch_size, -1, np.int64)
       part = ready[start : start + batch_size]
+      rows = min(s for s in sizes if s >= len(part))
+      index = np.full(rows, -1, np.int64)
       index[: len(part)] = part
-      tokens = np.zeros((batch_size, length), np.int32)
+      tokens = np.zeros((rows, length), np.int32)
       for row, i in enumerate(part.tolist()):
         tokens[row, : size[i]] = inputs[i]
       yield PaddedBatch(index, tokens)

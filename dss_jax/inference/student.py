@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from dss_jax import checkpoints as checkpoints_lib
-from dss_jax import datasets, partitioning, train_config, train_state
+from dss_jax import (
+  datasets,
+  lora_runs,
+  partitioning,
+  train_config,
+  train_state,
+)
 from dss_jax.data import subtasks, vocabularies
 from dss_jax.data.subtasks import MethodOptions, SubTask
 from dss_jax.errors import UserError
@@ -98,6 +104,8 @@ def load_params(
 ) -> tuple[int, PyTree]:
   """The parameters of a run's checkpoint, on the run's mesh.
 
+  Adapters (LoRA) are merged into the kernels of their base.
+
   Args:
     config: the run; its `model_dir` holds the checkpoint.
     checkpoint: `best` (by validation), `latest` or a step.
@@ -106,13 +114,17 @@ def load_params(
     The checkpoint's step and the parameters.
 
   Raises:
-    UserError: for a checkpoint that is not there, damaged or of another model.
+    UserError: for a checkpoint that is not there, damaged or of another model,
+      or whose base is not there or another.
   """
   model = config.model
   shapes = train_state.param_shapes(model)
   shardings = config.partitioner.param_shardings(shapes, model.param_axes())
   with checkpoints_lib.Checkpoints(config.model_dir, read_only=True) as saved:
     step = saved.resolve_step(checkpoint)
+    base = lora_runs.open_base(config, saved, step)
+    if base is not None:
+      return step, lora_runs.restore_merged(config, saved, step, base)
     params = saved.restore_params(
       step, train_state.with_shardings(shapes, shardings)
     )

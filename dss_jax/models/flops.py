@@ -11,7 +11,11 @@ from dss_jax.models.config import T5Config
 
 
 def training_flops(
-  config: T5Config, encoder_tokens: int, decoder_tokens: int
+  config: T5Config,
+  encoder_tokens: int,
+  decoder_tokens: int,
+  *,
+  frozen: bool = False,
 ) -> float:
   """Operations to train on so many non-padding tokens, attention scores aside.
 
@@ -22,6 +26,9 @@ def training_flops(
     config: the student's sizes.
     encoder_tokens: non-padding input tokens.
     decoder_tokens: non-padding target tokens.
+    frozen: whether only adapters are trained. The backward pass then has no
+      gradients of kernels, half of it; the adapters' own few products and the
+      rare kernels trained whole are left out.
   """
   attention = 4 * config.emb_dim * config.num_heads * config.head_dim
   mlp = config.emb_dim * config.mlp_dim * (len(config.mlp_activations) + 1)
@@ -33,6 +40,6 @@ def training_flops(
     config.num_decoder_layers * (1.5 * attention + mlp)
     + config.emb_dim * config.vocab_size
   )
-  return 6.0 * (
+  return (4.0 if frozen else 6.0) * (
     per_encoder_token * encoder_tokens + per_decoder_token * decoder_tokens
   )

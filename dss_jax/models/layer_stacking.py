@@ -63,6 +63,20 @@ def unstack_layers(params: Mapping[str, Any]) -> Params:
   return result
 
 
+def place_in_stack(path: str) -> tuple[str, int | None]:
+  """A parameter's path as if layers were stacked, and its layer.
+
+  `encoder/layers_1/mlp/wo/kernel` -> `encoder/encoder/mlp/wo/kernel`, 1. The
+  layer is None where the path names no single one.
+  """
+  stack, _, rest = path.partition("/")
+  layer, _, inner = rest.partition("/")
+  number = layer.removeprefix(_PREFIX)
+  if stack in _STACKS and number != layer and number.isdigit():
+    return f"{stack}/{stack}/{inner}", int(number)
+  return path, None
+
+
 def _stack(*arrays):
   library = np if isinstance(arrays[0], np.ndarray) else jnp
   return library.stack(arrays, axis=LAYERS_AXIS)

@@ -87,6 +87,11 @@ def _parameter(
   return constrain(value, *axes)
 
 
+# Parameters beside a `kernel` [in, out] that hold a low-rank addition to it:
+# [in, rank] and [rank, out]. None are made here; see `dss_jax/lora.py`.
+LOW_RANK = ("lora_a", "lora_b")
+
+
 class Dense(nn.Module):
   """A projection of the last axis, without bias: T5 has none anywhere."""
 
@@ -101,11 +106,27 @@ class Dense(nn.Module):
     """[..., in] -> [..., features]."""
     shape = (inputs.shape[-1], self.features)
     kernel = _parameter(self, "kernel", self.init, shape, self.axes)
-    return jnp.dot(
-      inputs.astype(self.dtype),
-      kernel.astype(self.dtype),
-      preferred_element_type=self.output_dtype or self.dtype,
-    )
+    output_dtype = self.output_dtype or self.dtype
+    outputs = _project(inputs, kernel, self.dtype, output_dtype)
+    if not self.has_variable("params", LOW_RANK[0]):
+      return outputs
+    # Two thin products instead of one with the sum of the kernels: neither the
+    # sum nor a gradient of the kernel's size is ever formed.
+    a, b = (self.get_variable("params", name) for name in LOW_RANK)
+    a, b = constrain(a, self.axes[0], None), constrain(b, None, self.axes[1])
+    narrow = _project(inputs, a, self.dtype, self.dtype)
+    return outputs + _project(narrow, b, self.dtype, output_dtype)
+
+
+def _project(
+  inputs: Array, kernel: Array, dtype: str, output_dtype: str
+) -> Array:
+  """[..., in] x [in, out] -> [..., out]."""
+  return jnp.dot(
+    inputs.astype(dtype),
+    kernel.astype(dtype),
+    preferred_element_type=output_dtype,
+  )
 
 
 class Embed(nn.Module):
@@ -359,7 +380,15 @@ class RelativePositionBiases(nn.Module):
   config: config_lib.T5Config
   bidirectional: bool
 
-  @nn.compact
+  def setup(self):
+    self.rel_embedding = _parameter(
+      self,
+      "rel_embedding",
+      _fan_avg_uniform,
+      (self.config.num_heads, config_lib.NUM_RELPOS_BUCKETS),
+      ("heads", "relpos_buckets"),
+    )
+
   def __call__(self, relative_position: np.ndarray) -> Array:
     """int [...] -> bias [heads, ...] in the config's dtype.
 
@@ -367,20 +396,18 @@ class RelativePositionBiases(nn.Module):
     constant of the compiled program. In a packed row the distance within the
     row is the distance within the segment wherever it is not masked.
     """
-    cfg = self.config
-    table = _parameter(
-      self,
-      "rel_embedding",
-      _fan_avg_uniform,
-      (cfg.num_heads, config_lib.NUM_RELPOS_BUCKETS),
-      ("heads", "relpos_buckets"),
+    return self.of_buckets(
+      relative_position_buckets(
+        relative_position, bidirectional=self.bidirectional
+      )
     )
-    buckets = relative_position_buckets(
-      relative_position, bidirectional=self.bidirectional
-    )
+
+  def of_buckets(self, buckets: Array | np.ndarray) -> Array:
+    """As above, for the positions' buckets."""
+    table = self.rel_embedding
     # A product with one-hot columns instead of a gather: the gradient is then a
     # product too, and not a scatter of a million numbers into 32 buckets, slow
     # on accelerators and summed in no fixed order. Exact, if not rounded first.
     one_hot = jax.nn.one_hot(buckets, table.shape[1], axis=0, dtype=table.dtype)
     bias = jnp.tensordot(table, one_hot, 1, precision="highest")
-    return bias.astype(cfg.dtype)
+    return bias.astype(self.config.dtype)

@@ -1,0 +1,341 @@
+"""Low-rank adapters (LoRA, arXiv:2106.09685): few parameters, trained alone.
+
+A kernel W [in, out] of a base student counts as
+
+    W + (alpha / rank) · A B,        A [in, rank], B [rank, out]
+
+and only A and B are trained. The base is the student's own tree; adapters are
+a tree of the same paths with `lora_a` and `lora_b` where the base has `kernel`:
+
+    encoder/layers_0/attention/query/{lora_a, lora_b}
+
+Joined, both are a tree that any function of the model takes; merged, the
+kernels are sums and nobody can tell them from a student trained whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dss_jax import checkpoints, logical_axes, train_state
+from dss_jax.errors import UserError
+from dss_jax.models import encoder_decoder, layer_stacking, layers
+
+PyTree = Any
+Batch = encoder_decoder.Batch
+
+# What `LoraOptions.targets` may say instead of a regular expression.
+TARGETS = {
+  "query_value": r"attention/(query|value)/kernel$",
+  "attention": r"attention/\w+/kernel$",
+  "attention_and_mlp": r"(attention|mlp)/\w+/kernel$",
+}
+_A, _B = layers.LOW_RANK
+_KERNEL = "kernel"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraOptions:
+  """Which kernels get adapters, and of which size.
+
+  Attributes:
+    rank: the inner dimension of A B.
+    alpha: A B is multiplied by alpha / rank, so that the learning rate need
+      not change with the rank.
+    targets: `query_value` (the paper's choice), `attention`,
+      `attention_and_mlp`, or a regular expression searched in the paths of
+      kernels.
+    also_train: regular expressions; parameters with such paths are trained
+      (and saved) whole, `scale$` for the layer norms, say.
+  """
+
+  rank: int = 8
+  alpha: float = 32.0
+  targets: str = "query_value"
+  also_train: tuple[str, ...] | list[str] = ()
+
+  def __post_init__(self):
+    also_train = self.also_train
+    if isinstance(also_train, str):
+      also_train = (also_train,)
+    object.__setattr__(self, "also_train", tuple(also_train))
+    if self.rank < 1:
+      raise UserError(
+        f"LORA_RANK is {self.rank!r}; it must be a whole number from 1"
+      )
+    if not (self.alpha > 0 and math.isfinite(self.alpha)):
+      raise UserError(
+        f"LORA_ALPHA is {self.alpha!r}; it must be a number above 0"
+      )
+    for name, pattern in (
+      ("LORA_TARGETS", self.pattern),
+      *(("LORA_ALSO_TRAIN", each) for each in self.also_train),
+    ):
+      try:
+        re.compile(pattern)
+      except re.error as error:
+        raise UserError(
+          f"{name} is {pattern!r}, which is no regular expression ({error});"
+          f" {_ALLOWED[name]}"
+        ) from error
+
+  @property
+  def pattern(self) -> str:
+    """The regular expression that `targets` stands for."""
+    return TARGETS.get(self.targets, self.targets)
+
+  @property
+  def scale(self) -> float:
+    """What A B is multiplied by."""
+    return self.alpha / self.rank
+
+
+_ALLOWED = {
+  "LORA_TARGETS": (
+    f"give {', '.join(TARGETS)}, or a regular expression for paths of kernels"
+  ),
+  "LORA_ALSO_TRAIN": "give regular expressions for paths of parameters",
+}
+
+
+class LoraModel:
+  """Adapters for a model, as functions of a base and of what is trained.
+
+  `init` and `param_axes` are those of the trained part alone, so that the
+  optimizer, the mesh and the checkpoints take it for a model's parameters.
+
+  Attributes:
+    model: the base's.
+    options: which adapters.
+  """
+
+  def __init__(
+    self, model: encoder_decoder.EncoderDecoderModel, options: LoraOptions
+  ):
+    """Finds the kernels.
+
+    Raises:
+      UserError: where a pattern matches nothing, or a kernel twice.
+    """
+    self.model = model
+    self.options = options
+    params = list(
+      logical_axes.named_params(
+        train_state.param_shapes(model), model.param_axes()
+      )
+    )
+    self._adapted = {
+      param.path: param
+      for param in params
+      if param.path.endswith(f"/{_KERNEL}")
+      and re.search(options.pattern, param.path)
+    }
+    if not self._adapted:
+      raise _no_match("LORA_TARGETS", options.targets, params)
+    self._whole = {}
+    for pattern in options.also_train:
+      found = {p.path: p for p in params if re.search(pattern, p.path)}
+      if not found:
+        raise _no_match("LORA_ALSO_TRAIN", pattern, params)
+      self._whole |= found
+    twice = sorted(set(self._whole) & set(self._adapted))
+    if twice:
+      raise UserError(
+        f"LORA_ALSO_TRAIN {list(options.also_train)} trains {twice[0]} whole,"
+        f" which LORA_TARGETS {options.targets!r} gives an adapter: take it"
+        " out of one of them"
+      )
+
+  def init(self, key: jax.Array, base: PyTree | None = None) -> PyTree:
+    """The trained part before the first step, with which the base is as it is.
+
+    A is drawn as by the paper's code, uniformly within ±1/√in; B is zero. The
+    same key gives the same values whether layers are scanned or not.
+
+    Args:
+      key: a typed key.
+      base: the base's parameters; None draws them from the key, too.
+    """
+    base = self.model.init(key) if base is None else base
+    found = {path: leaf for path, leaf in _leaves(base) if path in self._whole}
+    for param in self._adapted.values():
+      a_path, b_path = _adapter_paths(param.path)
+      found[a_path] = self._draw(key, param)
+      shape = (self.options.rank, *param.value.shape[1:])
+      found[b_path] = jnp.zeros(shape, jnp.float32)
+    return _nested(found)
+
+  def _draw(self, key: jax.Array, param: logical_axes.NamedParam) -> jax.Array:
+    fan_in = param.value.shape[0]
+    path, layer = layer_stacking.place_in_stack(param.path)
+    key = jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
+    bound = 1 / math.sqrt(fan_in)
+
+    def draw(layer: int) -> jax.Array:
+      return jax.random.uniform(
+        jax.random.fold_in(key, layer),
+        (fan_in, self.options.rank),
+        minval=-bound,
+        maxval=bound,
+      )
+
+    if len(param.value.shape) == 2:
+      return draw(layer or 0)
+    num_layers = param.value.shape[layer_stacking.LAYERS_AXIS]
+    drawn = [draw(layer) for layer in range(num_layers)]
+    return jnp.stack(drawn, axis=layer_stacking.LAYERS_AXIS)
+
+  def param_axes(self) -> PyTree:
+    """The tree of `init` with a tuple of logical axis names for each array."""
+    found = {path: param.axes for path, param in self._whole.items()}
+    for param in self._adapted.values():
+      a_path, b_path = _adapter_paths(param.path)
+      found[a_path] = (*param.axes[:-1], "lora_rank")
+      found[b_path] = ("lora_rank", *param.axes[1:])
+    return _nested(found)
+
+  def num_trained(self) -> int:
+    """How many parameters are trained."""
+    shapes = train_state.param_shapes(self)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+  def join(self, base: PyTree, trained: PyTree) -> PyTree:
+    """A tree for the model's functions, with adapters beside their kernels.
+
+    Args:
+      base: the base's parameters.
+      trained: as from `init`.
+    """
+    found = dict(_leaves(base))
+    for path, leaf in _leaves(trained):
+      # The model adds A B as it finds them.
+      found[path] = leaf * self.options.scale if _is_b(path) else leaf
+    return _nested(found)
+
+  def merge(self, base: PyTree, trained: PyTree) -> PyTree:
+    """The student's parameters, with the paths, shapes and places of the base.
+
+    Kernel by kernel; what is not trained is the base's own array.
+
+    Args:
+      base: the base's parameters, on a mesh or NumPy.
+      trained: as from `init`, likewise.
+    """
+    found = dict(_leaves(base))
+    changes = dict(_leaves(trained))
+    found |= {path: changes[path] for path in self._whole}
+    for path in self._adapted:
+      a, b = (changes[each] for each in _adapter_paths(path))
+      kernel = found[path]
+      sharding = getattr(kernel, "sharding", None)
+      merged = _merged_kernel(kernel, a, b, self.options.scale, sharding)
+      if isinstance(kernel, np.ndarray):
+        merged = np.asarray(merged)
+      found[path] = merged
+    return _nested(found)
+
+  def on(self, base: PyTree) -> AdaptedModel:
+    """The model as a function of the trained part alone, for a step."""
+    return AdaptedModel(self, base)
+
+
+class AdaptedModel:
+  """A model on a given base: what a training step needs of one.
+
+  Made inside the step, whose argument the base is: a base known beforehand
+  would become a constant of the program.
+  """
+
+  def __init__(self, lora: LoraModel, base: PyTree):
+    self._lora = lora
+    self._base = base
+
+  def hidden_states(
+    self,
+    params: PyTree,
+    batch: Batch,
+    *,
+    dropout_key: jax.Array | None = None,
+  ) -> jax.Array:
+    """As the base model's; `params` as from `LoraModel.init`."""
+    return self._lora.model.hidden_states(
+      self._lora.join(self._base, params), batch, dropout_key=dropout_key
+    )
+
+  def logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
+    """As the base model's; `params` as from `LoraModel.init`."""
+    return self._lora.model.logits(self._lora.join(self._base, params), hidden)
+
+
+def weights_hash(
+  model: encoder_decoder.EncoderDecoderModel, params: PyTree
+) -> str:
+  """SHA-256 of a student's parameters, the same for both layouts of layers."""
+  if model.config.scan_layers:
+    params = layer_stacking.unstack_layers(params)
+  return checkpoints.tree_hash(params)
+
+
+@functools.partial(jax.jit, static_argnames=("scale", "sharding"))
+def _merged_kernel(
+  kernel: Any, a: Any, b: Any, scale: float, sharding: Any
+) -> jax.Array:
+  """[in, (layers,) out], where the kernel is."""
+  product = "ilr,rlo->ilo" if len(kernel.shape) == 3 else "ir,ro->io"
+  # Once and for all: in full precision, whatever the device prefers.
+  merged = kernel + scale * jnp.einsum(product, a, b, precision="highest")
+  if sharding is None:
+    return merged
+  return jax.lax.with_sharding_constraint(merged, sharding)
+
+
+def _adapter_paths(kernel_path: str) -> tuple[str, str]:
+  stem = kernel_path.removesuffix(_KERNEL)
+  return f"{stem}{_A}", f"{stem}{_B}"
+
+
+def _is_b(path: str) -> bool:
+  return path.endswith(f"/{_B}")
+
+
+def _leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
+  """Each array with its path, `encoder/layers_0/...`."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
+
+
+def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """The inverse of `_leaves`."""
+  tree: dict[str, Any] = {}
+  for path, leaf in leaves.items():
+    *parents, name = path.split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = leaf
+  return tree
+
+
+def _no_match(
+  macro: str, pattern: str, params: list[logical_axes.NamedParam]
+) -> UserError:
+  paths = [param.path for param in params]
+  if macro == "LORA_TARGETS":
+    paths = [path for path in paths if path.endswith(f"/{_KERNEL}")]
+  there_are = (
+    f"such as {', '.join(paths[:2])}" if paths else "of which it has 0"
+  )
+  return UserError(
+    f"{macro} {pattern!r} matches no parameter of the student;"
+    f" {_ALLOWED[macro]}, {there_are}"
+  )
