@@ -165,7 +165,7 @@ def _open_run(
   mismatch.check(
     found,
     wanted,
-    f"INITIAL_CHECKPOINT_PATH {path!r} is of another model",
+    f"the checkpoint {path!r} is of another model",
     columns=("checkpoint", "student"),
     remedy="give the models/*.gin it was trained with",
   )
