@@ -98,7 +98,7 @@ def open_base(
   shardings = config.partitioner.param_shardings(
     train_state.param_shapes(config.model), config.model.param_axes()
   )
-  params = initial.load_params(path, config.model, shardings=shardings)
+  params = initial.load_params(path, config.model, config.vocabulary, shardings)
   sha256 = lora.weights_hash(config.model, params)
   if earlier is not None and earlier["sha256"] != sha256:
     raise UserError(

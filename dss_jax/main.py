@@ -236,9 +236,15 @@ def _parser() -> argparse.ArgumentParser:
   checkpoints = mode(
     "checkpoints",
     _checkpoints,
-    "list a run's checkpoints and hash what they hold",
+    "list a run's checkpoints and hash what they hold, or say what a pretrained"
+    " checkpoint is",
   )
-  checkpoints.add_argument("model_dir", help="folder of the run")
+  checkpoints.add_argument(
+    "model_dir",
+    metavar="PATH",
+    help="folder of a run; or a Hugging Face or T5X checkpoint, also by hub id"
+    " or gs:// path",
+  )
   checkpoints.add_argument(
     "--hash",
     action="store_true",
@@ -511,7 +517,14 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _checkpoints(args: argparse.Namespace) -> int:
   from dss_jax import checkpoints
 
-  checkpoints.print_summary(args.model_dir, hashes=args.hash)
+  folder = pathlib.Path(args.model_dir).expanduser()
+  if args.hash or (folder / checkpoints.FOLDER).is_dir():
+    checkpoints.print_summary(args.model_dir, hashes=args.hash)
+    return 0
+
+  from dss_jax.pretrained import opening
+
+  print(opening.describe(opening.open_pretrained(args.model_dir)))
   return 0
 
 

@@ -58,9 +58,9 @@ class TrainConfig:
     save_cfg: when checkpoints are made and kept.
     initial_checkpoint_path: parameters to start from (a run's MODEL_DIR, a
       Hugging Face folder or a T5X checkpoint); None starts from random ones.
-    lora: train adapters beside those parameters; None trains all parameters.
     restore_optimizer: go on with the Adafactor state of that checkpoint too,
       which T5X wrote.
+    lora: train adapters beside those parameters; None trains all parameters.
     num_microbatches: parts a batch is cut into to save memory.
     random_seed: of initial parameters, dropout and data order.
     eval_period: steps between evaluations; None evaluates at the end only.
@@ -92,8 +92,8 @@ class TrainConfig:
     default_factory=checkpoints_lib.SaveOptions
   )
   initial_checkpoint_path: str | None = None
-  lora: lora.LoraOptions | None = None
   restore_optimizer: bool = False
+  lora: lora.LoraOptions | None = None
   num_microbatches: int = 1
   random_seed: int = 0
   eval_period: int | None = None
@@ -129,10 +129,13 @@ class TrainConfig:
         " none: add --gin.INITIAL_CHECKPOINT_PATH=..., a run's MODEL_DIR or a"
         " pretrained checkpoint"
       )
-    if self.lora is not None and self.restore_optimizer:
+    if self.restore_optimizer and (
+      self.lora is not None or self.initial_checkpoint_path is None
+    ):
       raise UserError(
-        "RESTORE_OPTIMIZER is True with lora.gin, but a checkpoint's optimizer"
-        " state is of all parameters, not of adapters: leave out one of them"
+        "RESTORE_OPTIMIZER is True, which goes on with the optimizer state of a"
+        " T5X checkpoint: set INITIAL_CHECKPOINT_PATH to one and leave out"
+        " lora.gin, or set it to False"
       )
     for name, binding in _AT_LEAST_ONE.items():
       value = getattr(self, name)

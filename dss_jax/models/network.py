@@ -45,11 +45,16 @@ class EncoderLayer(nn.Module):
     self.mlp = layers.MlpBlock(cfg, self.deterministic)
     self.dropout = layers.Dropout(cfg, self.deterministic)
 
-  def __call__(self, x: Array, bias: Array) -> Array:
-    """[batch, length, emb] -> [batch, length, emb]."""
-    if self.config.relpos_bias_per_layer:
+  def __call__(
+    self, x: Array, bias: Array, buckets: Array | None = None
+  ) -> Array:
+    """[batch, length, emb] -> [batch, length, emb].
+
+    `buckets` [length, length] are for a layer with a position bias of its own.
+    """
+    if buckets is not None:
       # [batch, 1, length, length] -> [batch, heads, length, length]
-      bias = bias + self.relpos_bias(_relative_positions(x.shape[1]))
+      bias = bias + self.relpos_bias.of_buckets(buckets)
     x = layers.constrain(x, "batch", "length", "embed")
     y = self.pre_attention_layer_norm(x)
     x = x + self.dropout(self.attention(y, y, bias))
@@ -81,12 +86,20 @@ class DecoderLayer(nn.Module):
     self.dropout = layers.Dropout(cfg, self.deterministic)
 
   def __call__(
-    self, x: Array, encoded: Array, self_bias: Array, cross_bias: Array
+    self,
+    x: Array,
+    encoded: Array,
+    self_bias: Array,
+    cross_bias: Array,
+    buckets: Array | None = None,
   ) -> Array:
-    """[batch, length, emb], [batch, inputs, emb] -> [batch, length, emb]."""
-    if self.config.relpos_bias_per_layer:
+    """[batch, length, emb], [batch, inputs, emb] -> [batch, length, emb].
+
+    `buckets` [length, length] are for a layer with a position bias of its own.
+    """
+    if buckets is not None:
       # [batch, 1, length, length] -> [batch, heads, length, length]
-      self_bias = self_bias + self.relpos_bias(_relative_positions(x.shape[1]))
+      self_bias = self_bias + self.relpos_bias.of_buckets(buckets)
     x = layers.constrain(x, "batch", "length", "embed")
     y = self.pre_self_attention_layer_norm(x)
     x = x + self.dropout(self.self_attention(y, y, self_bias))
@@ -146,13 +159,13 @@ class DecoderLayer(nn.Module):
 class _ScannedEncoderLayer(EncoderLayer):
   """An encoder layer as the body of a scan: (carry, nothing to stack)."""
 
-  def __call__(self, x, bias):
-    return super().__call__(x, bias), None
+  def __call__(self, x, *biases):
+    return super().__call__(x, *biases), None
 
 
 class _ScannedDecoderLayer(DecoderLayer):
-  def __call__(self, x, encoded, self_bias, cross_bias):
-    return super().__call__(x, encoded, self_bias, cross_bias), None
+  def __call__(self, x, encoded, *biases):
+    return super().__call__(x, encoded, *biases), None
 
 
 def _with_remat(layer_class, cfg: config_lib.T5Config):
@@ -167,8 +180,11 @@ def _with_remat(layer_class, cfg: config_lib.T5Config):
   return nn.remat(layer_class, policy=policy, prevent_cse=not cfg.scan_layers)
 
 
-def _scanned(layer_class, length: int, num_broadcast: int):
+def _scanned(
+  layer_class, cfg: config_lib.T5Config, length: int, num_broadcast: int
+):
   """The layer class looped over parameters stacked on axis 1."""
+  num_broadcast += cfg.relpos_bias_per_layer  # the buckets
   in_axes: Any = (nn.broadcast,) * num_broadcast
   return nn.scan(
     layer_class,
@@ -192,7 +208,7 @@ class Encoder(nn.Module):
       self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=True)
     if cfg.scan_layers:
       layer_class = _scanned(
-        _with_remat(_ScannedEncoderLayer, cfg), cfg.num_encoder_layers, 1
+        _with_remat(_ScannedEncoderLayer, cfg), cfg, cfg.num_encoder_layers, 1
       )
       self.encoder = layer_class(cfg, self.deterministic)
     else:
@@ -220,16 +236,21 @@ class Encoder(nn.Module):
     """
     # [batch, 1, length, length] and [1, heads, length, length]
     mask = _same_segment(segments, segments)
-    bias = _mask_bias(mask, self.config.dtype)
-    if not self.config.relpos_bias_per_layer:
-      bias = self.relpos_bias(_relative_positions(x.shape[1])) + bias
+    relative = _relative_positions(x.shape[1])
+    dtype = self.config.dtype
+    buckets = ()
+    if self.config.relpos_bias_per_layer:
+      buckets = (_buckets(relative, bidirectional=True),)
+      bias = _mask_bias(mask, dtype)
+    else:
+      bias = self.relpos_bias(relative) + _mask_bias(mask, dtype)
     bias = layers.constrain(bias, "batch", "heads", "length", None)
     x = self.input_dropout(x)
     if self.config.scan_layers:
-      x, _ = self.encoder(x, bias)
+      x, _ = self.encoder(x, bias, *buckets)
     else:
       for layer in self.layers:
-        x = layer(x, bias)
+        x = layer(x, bias, *buckets)
     return self.output_dropout(self.encoder_norm(x))
 
 
@@ -245,7 +266,7 @@ class Decoder(nn.Module):
       self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=False)
     if cfg.scan_layers:
       layer_class = _scanned(
-        _with_remat(_ScannedDecoderLayer, cfg), cfg.num_decoder_layers, 3
+        _with_remat(_ScannedDecoderLayer, cfg), cfg, cfg.num_decoder_layers, 3
       )
       self.decoder = layer_class(cfg, self.deterministic)
     else:
@@ -307,19 +328,22 @@ class Decoder(nn.Module):
       [batch, length, emb].
     """
     dtype = self.config.dtype
-    # [1, heads, length, length] and the mask's
-    self_bias = _mask_bias(mask, dtype)
-    if not self.config.relpos_bias_per_layer:
-      self_bias = self.relpos_bias(relative) + self_bias
+    # The mask's and [1, heads, length, length]
+    buckets = ()
+    if self.config.relpos_bias_per_layer:
+      buckets = (_buckets(relative, bidirectional=False),)
+      self_bias = _mask_bias(mask, dtype)
+    else:
+      self_bias = self.relpos_bias(relative) + _mask_bias(mask, dtype)
     self_bias = layers.constrain(self_bias, "batch", "heads", "length", None)
     cross_bias = _mask_bias(cross_mask, dtype)
     cross_bias = layers.constrain(cross_bias, "batch", None, "length", None)
     x = self.input_dropout(x)
     if self.config.scan_layers:
-      x, _ = self.decoder(x, encoded, self_bias, cross_bias)
+      x, _ = self.decoder(x, encoded, self_bias, cross_bias, *buckets)
     else:
       for layer in self.layers:
-        x = layer(x, encoded, self_bias, cross_bias)
+        x = layer(x, encoded, self_bias, cross_bias, *buckets)
     return self.output_dropout(self.decoder_norm(x))
 
   def cross_keys_and_values(self, encoded: Array) -> list:
@@ -432,6 +456,13 @@ class Transformer(nn.Module):
     x = self._embed(tokens[:, None])
     hidden, caches = self.decoder.step(x, *caches_and_biases)
     return self.logits(hidden)[:, 0], caches
+
+
+def _buckets(relative: np.ndarray, *, bidirectional: bool) -> Array:
+  """Buckets of positions, for layers with a position bias of their own."""
+  return jnp.asarray(
+    layers.relative_position_buckets(relative, bidirectional=bidirectional)
+  )
 
 
 def _relative_positions(length: int) -> np.ndarray:

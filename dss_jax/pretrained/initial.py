@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import optax
 
 from dss_jax import checkpoints as checkpoints_lib
-from dss_jax import train_state
+from dss_jax import lora, train_state
 from dss_jax.data.vocabularies import Vocabulary
 from dss_jax.errors import UserError
-from dss_jax.models import encoder_decoder
-from dss_jax.partitioning import Partitioner
-from dss_jax.pretrained import (
-  earlier_runs,
-  mismatch,
-  opening,
-  optimizer_states,
-)
+from dss_jax.models import encoder_decoder, layer_stacking
+from dss_jax.partitioning import Partitioner, place
+from dss_jax.pretrained import mismatch, opening, optimizer_states
 
 PyTree = Any
 
@@ -26,8 +24,84 @@ PyTree = Any
 _TABLE = "token_embedder/embedding"
 
 
+@dataclasses.dataclass(frozen=True)
+class EarlierRun:
+  """A run whose model is the student's, whatever that is.
+
+  Attributes:
+    folder: its MODEL_DIR.
+    step: of the checkpoint to take.
+  """
+
+  folder: pathlib.Path
+  step: int
+
+  def load(self, model: Any, shardings: PyTree = None) -> PyTree:
+    """Its parameters, restored onto their devices."""
+    shapes = train_state.param_shapes(model)
+    if shardings is None:
+      shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if isinstance(shardings, jax.sharding.Sharding):
+      one = shardings
+      shardings = jax.tree.map(lambda _: one, shapes)
+    with checkpoints_lib.Checkpoints(self.folder, read_only=True) as saved:
+      return saved.restore_params(
+        self.step, train_state.with_shardings(shapes, shardings)
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlierAdapters:
+  """A run that trained adapters beside the parameters of a base.
+
+  Attributes:
+    folder: its MODEL_DIR.
+    step: of the checkpoint to take.
+    base: the checkpoint's note about its base.
+    scanned: whether the layers of its adapters are stacked.
+  """
+
+  folder: pathlib.Path
+  step: int
+  base: Mapping[str, Any]
+  scanned: bool
+
+  def load(
+    self,
+    model: encoder_decoder.EncoderDecoderModel,
+    shardings: PyTree = None,
+  ) -> PyTree:
+    """The parameters of its base, changed by the adapters.
+
+    Raises:
+      UserError: where the base is not what it was.
+    """
+    same_layout = encoder_decoder.EncoderDecoderModel(
+      dataclasses.replace(model.config, scan_layers=self.scanned)
+    )
+    params = load_params(self.base["path"], same_layout)
+    if lora.weights_hash(same_layout, params) != self.base["sha256"]:
+      raise UserError(
+        f"the adapters in {str(self.folder)!r} were trained on other weights"
+        f" than those in {self.base['path']!r} now: put those back, or give"
+        " another INITIAL_CHECKPOINT_PATH"
+      )
+    options = {
+      field.name: self.base[field.name]
+      for field in dataclasses.fields(lora.LoraOptions)
+    }
+    adapters = lora.LoraModel(same_layout, lora.LoraOptions(**options))
+    trained = EarlierRun(self.folder, self.step).load(adapters)
+    params = adapters.merge(params, trained)
+    if self.scanned and not model.config.scan_layers:
+      params = layer_stacking.unstack_layers(params)
+    elif model.config.scan_layers and not self.scanned:
+      params = layer_stacking.stack_layers(params)
+    return params if shardings is None else place(params, shardings)
+
+
 # Something to start from, looked at and found to fit.
-Initial = opening.Pretrained | earlier_runs.EarlierRun | earlier_runs.AdaptedRun
+Initial = opening.Pretrained | EarlierRun | EarlierAdapters
 
 
 def open_initial(
@@ -72,7 +146,7 @@ def open_initial(
 
 def _open_run(
   path: str, folder: pathlib.Path, model: Any
-) -> earlier_runs.EarlierRun | earlier_runs.AdaptedRun | None:
+) -> EarlierRun | EarlierAdapters | None:
   """A run of the student's own model; None for a T5 of another layout or size.
 
   Raises:
@@ -80,24 +154,22 @@ def _open_run(
   """
   with checkpoints_lib.Checkpoints(folder, read_only=True) as saved:
     step = saved.resolve_step("best")
-    found = saved.param_shapes(step)
     base = saved.base(step)
+    found = saved.param_shapes(step)
   if base is not None:
-    same_layout = earlier_runs.with_layout_of(found, model)
-    return earlier_runs.AdaptedRun(
-      folder, step, base, open_initial(base["path"], same_layout)
-    )
+    scanned = not any("/layers_" in name for name in found)
+    return EarlierAdapters(folder, step, base, scanned)
   wanted = checkpoints_lib.shapes(train_state.param_shapes(model))
   if found != wanted and _TABLE in found and _TABLE in wanted:
     return None
   mismatch.check(
     found,
     wanted,
-    f"INITIAL_CHECKPOINT_PATH {path!r} is of another model",
+    f"the checkpoint {path!r} is of another model",
     columns=("checkpoint", "student"),
     remedy="give the models/*.gin it was trained with",
   )
-  return earlier_runs.EarlierRun(folder, step)
+  return EarlierRun(folder, step)
 
 
 def load_params(

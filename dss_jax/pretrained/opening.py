@@ -20,6 +20,7 @@ from dss_jax.pretrained import (
   huggingface_folder,
   inferred,
   layouts,
+  locations,
   mismatch,
   t5x,
   tensorstore_arrays,
@@ -94,7 +95,7 @@ class Pretrained:
     mismatch.check(
       {name: array.shape for name, array in self.arrays.items()},
       huggingface.flat_shapes(model.config),
-      f"INITIAL_CHECKPOINT_PATH {self.source!r} is of another model",
+      f"the checkpoint {self.source!r} is of another model",
       columns=("checkpoint", "student"),
       remedy=self._remedy(model.config, vocabulary),
       more=self._vocabulary_rows(vocabulary),
@@ -121,19 +122,19 @@ class Pretrained:
 
   def _remedy(self, config: T5Config, vocabulary: Vocabulary | None) -> str:
     """The bindings that would make the student fit."""
-    bindings = [
+    wanted = [
       f"network.T5Config.{name} = {getattr(self.config, name)!r}"
       for name in _SIZES
       if getattr(self.config, name) != getattr(config, name)
     ]
     ours, theirs = config.mlp_activations, self.config.mlp_activations
     if len(ours) != len(theirs):
-      bindings.append(f"network.T5Config.mlp_activations = {theirs!r}")
+      wanted.append(f"network.T5Config.mlp_activations = {theirs!r}")
     if self._vocabulary_rows(vocabulary) and self.vocabulary:
-      bindings.append(f"VOCABULARY = {self.vocabulary!r}")
-    if not bindings:
+      wanted.append(f"VOCABULARY = {self.vocabulary!r}")
+    if not wanted:
       return "give the models/*.gin it was trained with"
-    return f"set {', '.join(bindings)}"
+    return f"set {', '.join(wanted)}, or add models/from_checkpoint.gin"
 
   def load(
     self,
@@ -170,12 +171,13 @@ def open_pretrained(path: str) -> Pretrained:
 
   Args:
     path: a folder of Hugging Face's (config.json and weights) or of T5X's, or
-      a run's MODEL_DIR, of which the best checkpoint is taken.
+      a run's MODEL_DIR, of which the best checkpoint is taken; or a model on
+      the Hugging Face hub (`org/name[@revision]`), or `gs://bucket/path`.
 
   Raises:
     UserError: where there is no checkpoint, or a broken one.
   """
-  folder = pathlib.Path(path).expanduser()
+  folder = locations.to_folder(path)
   if huggingface_folder.is_folder(folder):
     return _open_huggingface(path, folder)
   if (folder / checkpoints_lib.FOLDER).is_dir():
@@ -186,9 +188,9 @@ def open_pretrained(path: str) -> Pretrained:
   if folder.is_dir():
     there = "holds no checkpoint"
   raise UserError(
-    f"INITIAL_CHECKPOINT_PATH: {path!r} {there}; give a run's MODEL_DIR, a"
+    f"the checkpoint {path!r} {there}; give a run's MODEL_DIR, a"
     " folder with config.json and weights (Hugging Face), or one with"
-    " checkpoint_<step> (T5X)"
+    " checkpoint_<step> (T5X), a hub id org/name, or gs://bucket/path"
   )
 
 
@@ -250,3 +252,26 @@ def _open_run(source: str, folder: pathlib.Path) -> Pretrained:
 def _inferred(arrays: Mapping[str, LazyArray], where: str) -> T5Config:
   shapes = {name: array.shape for name, array in arrays.items()}
   return inferred.config_from_shapes(shapes, where)
+
+
+def bindings(opened: Pretrained) -> dict[str, Any]:
+  """The fields of a student's `T5Config` that a checkpoint decides."""
+  names = (*_SIZES, "mlp_activations")
+  return {name: getattr(opened.config, name) for name in names}
+
+
+def describe(opened: Pretrained) -> str:
+  """What there is to know of a checkpoint, for people."""
+  rows = [
+    ("kind", opened.kind),
+    ("folder", str(opened.folder)),
+    ("step", "not said" if opened.step is None else f"{opened.step:,}"),
+    ("vocabulary", opened.vocabulary or "none beside the weights"),
+    ("parameters", f"{opened.num_parameters:,}"),
+    ("stored as", huggingface_folder.float_types(opened.arrays)),
+    ("optimizer state", "Adafactor" if opened.optimizer_state else "none"),
+  ]
+  lines = [f"{name:<16}{value}" for name, value in rows]
+  lines += ["", "network.T5Config:"]
+  lines += [f"  {name} = {value!r}" for name, value in bindings(opened).items()]
+  return "\n".join(lines)

@@ -8,6 +8,7 @@ from typing import Any
 from dss_jax import partitioning, train_state
 from dss_jax.data import vocabularies
 from dss_jax.errors import UserError
+from dss_jax.inference import student_card
 from dss_jax.inference.student import Student
 from dss_jax.models import encoder_decoder
 from dss_jax.pretrained import opening
@@ -32,8 +33,8 @@ def load_pretrained(
       `scan_layers`.
 
   Returns:
-    The student. Of a model of which nothing is known beyond its weights, it
-    passes its inputs on as they are.
+    The student, with what `dss_jax.json` beside the weights says it was
+    taught. Without that file it passes its inputs on as they are.
 
   Raises:
     UserError: where there is no checkpoint, a broken one, or no vocabulary.
@@ -55,16 +56,23 @@ def load_pretrained(
   shardings = partitioner.param_shardings(
     train_state.param_shapes(model), model.param_axes()
   )
+  description = {
+    "source": path,
+    "kind": opened.kind,
+    "step": opened.step,
+    "task": None,
+    "dataset": None,
+  }
+  card = student_card.read(opened.folder) or student_card.StudentCard()
+  told = {name: value for name, value in card.description.items() if value}
   return Student(
     model=model,
     params=opened.load(model, shardings),
     vocabulary=vocabulary,
     partitioner=partitioner,
-    description={
-      "source": path,
-      "kind": opened.kind,
-      "step": opened.step,
-      "task": None,
-      "dataset": None,
-    },
+    subtasks=card.subtasks,
+    options=card.options,
+    feature_lengths=card.feature_lengths,
+    labels=card.labels,
+    description=description | told | {"source": path},
   )

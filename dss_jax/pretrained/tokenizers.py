@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from dss_jax.data import vocabularies
+from dss_jax.inference import student_card
 from dss_jax.pretrained import folder_files, huggingface_folder
 
 _MODEL = "spiece.model"
@@ -20,15 +21,21 @@ def vocabulary_name(folder: pathlib.Path, vocab_size: int) -> str | None:
   """What VOCABULARY would be for a folder: `.../spiece.model:100`, `bytes:125`.
 
   Args:
-    folder: with `spiece.model`, or with the configuration of ByT5's tokenizer.
+    folder: with `dss_jax.json`, `spiece.model`, or the configuration of ByT5's
+      tokenizer.
     vocab_size: rows of the model's embedding table.
 
   Returns:
-    None where the folder has neither.
+    None where the folder has none of these.
 
   Raises:
     UserError: for a damaged file.
   """
+  card = student_card.read(folder)
+  if card is not None:
+    own = card.vocabulary_file
+    kind = "bytes" if own is None else folder_files.find(folder, own)
+    return None if kind is None else f"{kind}:{card.extra_ids}"
   options = huggingface_folder.tokenizer_options(folder)
   declared = _declared_extra_ids(options)
   if options.get("tokenizer_class") == "ByT5Tokenizer":
