@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dss_jax.data import evaluations
+from dss_jax.data.examples import TaskSource
 from dss_jax.export import checks, command, formats
 from dss_jax.models.config import T5Config
 
@@ -56,9 +57,10 @@ def taxonli(make_student, fixtures):
 
 @pytest.fixture(scope="module")
 def test_set(taxonli):
-  found = evaluations.build_evaluations(
+  source = TaskSource.load(
     "taxonli_label", "test", taxonli.vocabulary, feature_lengths=LENGTHS
-  )["label"]
+  )
+  found = evaluations.build_evaluations(source)["label"]
   assert len(found) == COUNT
   return found
 
