@@ -264,6 +264,7 @@ def theirs(model: Any, kind: str) -> Callable:
     pad_token_id=0,
     eos_token_id=None if forced else EOS_ID,
   )
+
   def run(inputs):
     tokens = torch.tensor(padded(inputs, 1), dtype=torch.long)
     lengths = (tokens[:, 0] - FIRST_LENGTH_ID).repeat_interleave(beams)
@@ -356,9 +357,7 @@ def compare(
   return found
 
 
-def agreement(
-  ours: Sequence, theirs: Sequence, ends: bool
-) -> tuple[int, int]:
+def agreement(ours: Sequence, theirs: Sequence, ends: bool) -> tuple[int, int]:
   """How many outputs are the same, of how many."""
   same = total = 0
   for a, b in zip(ours, theirs, strict=True):
