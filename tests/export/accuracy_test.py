@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax.data import evaluations
-from dss_jax.data.examples import TaskSource
+from dss_jax.data import evaluations, examples
 from dss_jax.export import checks, command, formats
 from dss_jax.models.config import T5Config
 
@@ -30,12 +29,13 @@ def taxonli(make_student, fixtures):
   """The student."""
   params: dict = {}
   with np.load(fixtures / "taxonli_student.npz") as file:
-    for name, array in file.items():
-      *parents, last = name.split("/")
-      node = params
-      for key in parents:
-        node = node.setdefault(key, {})
-      node[last] = jnp.asarray(array, jnp.float32)
+    arrays = dict(file)
+  for name, array in arrays.items():
+    *parents, last = name.split("/")
+    node = params
+    for key in parents:
+      node = node.setdefault(key, {})
+    node[last] = jnp.asarray(array, jnp.float32)
   config = T5Config(
     vocab_size=208,
     emb_dim=48,
@@ -46,7 +46,7 @@ def taxonli(make_student, fixtures):
     num_decoder_layers=2,
   )
   return make_student(
-    config,
+    config=config,
     params=params,
     vocabulary="taxonli",
     feature_lengths=LENGTHS,
@@ -57,7 +57,7 @@ def taxonli(make_student, fixtures):
 
 @pytest.fixture(scope="module")
 def test_set(taxonli):
-  source = TaskSource.load(
+  source = examples.TaskSource.load(
     "taxonli_label", "test", taxonli.vocabulary, feature_lengths=LENGTHS
   )
   found = evaluations.build_evaluations(source)["label"]

@@ -214,6 +214,7 @@ def test_a_program_runs_in_a_process_without_us(
   one, all_ = json.loads(done.stdout)
   answers = checks.student_answers(student, num_beams)(inputs, 12)
   assert all_[0] == answers.outputs
+  assert answers.scores is not None
   np.testing.assert_allclose(all_[1], answers.scores, atol=1e-4)
   assert one[0] == answers.outputs[:1]
   # Nothing in it tells of this machine.
