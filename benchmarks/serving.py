@@ -248,7 +248,11 @@ def _predict_alone(args) -> dict[str, Any]:
   student = main._open_student(flags)
   outputs = tuple(args.outputs.split(","))
   backend = backends.StudentBackend(
-    student, outputs, PredictOptions(), args.max_batch
+    student,
+    outputs,
+    PredictOptions(),
+    backends.declared_batch_sizes(args.max_batch),
+    [24],
   )
   backend.warm_up()
   inputs = _inputs(args)
@@ -286,7 +290,8 @@ def _measure(args) -> dict[str, Any]:
     alone: dict[str, Any] = {"labels": None, "per_s": None}
   else:
     command = ["-m", "dss_jax.main", "serve", f"--model_dir={args.model_dir}"]
-    command += [f"--outputs={args.outputs}", *server]
+    # One length holds all of these inputs: less to warm up.
+    command += [f"--outputs={args.outputs}", "--lengths=24", *server]
     told = subprocess.run(
       [sys.executable, __file__, *sys.argv[1:], "--alone"],
       stdout=subprocess.PIPE,

@@ -27,6 +27,8 @@ STRATEGIES = ("greedy", "beam", "sample")
 
 # Batches that may wait for the devices.
 _IN_FLIGHT = 2
+# In tokens: from here on lengths differ by more than compiling costs.
+_LONG_OUTPUTS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +106,9 @@ class DecodeOptions:
     *,
     max_decode_length: int,
     constrain: Constraint | None = None,
+    compact: bool = False,
   ) -> tuple[jax.Array, jax.Array]:
-    """The best outputs of each example.
+    """The best outputs of each example; `compact`: see `decoding.greedy`.
 
     Returns:
       tokens [batch, num_return, max_decode_length] int32 and scores
@@ -118,6 +121,7 @@ class DecodeOptions:
         cache,
         max_decode_length=max_decode_length,
         constrain=constrain,
+        compact=compact,
       )
       return tokens[:, None], scores[:, None]
     if self.strategy == "beam":
@@ -210,6 +214,21 @@ class Generator:
       key,
       max_decode_length=max_decode_length,
       constrain=constrain,
+      compact=self._compacts(max_decode_length),
+    )
+
+  def _compacts(self, max_decode_length: int) -> bool:
+    """Whether outputs that end early are worth leaving the batch early.
+
+    Not for labels, which all end early, nor on accelerators, whose steps take
+    as long with fewer rows, nor over several devices, between which rows would
+    have to move.
+    """
+    devices = self.partitioner.mesh.devices
+    return (
+      max_decode_length >= _LONG_OUTPUTS
+      and devices.size == 1
+      and devices.flat[0].platform == "cpu"
     )
 
   def _put(self, tokens: np.ndarray) -> jax.Array:
@@ -280,8 +299,9 @@ class Generator:
       progress: called with the number of examples done.
 
     Returns:
-      Outputs of each input, in input order; fewer than asked for only where
-      the constraint has no more.
+      Outputs of each input, in input order; fewer than asked for, but one at
+      least, where no more have ended ("t5x" beams) or the constraint has no
+      more.
 
     Raises:
       UserError: an input is longer than the declared lengths, or a sequence of

@@ -55,14 +55,14 @@ class LoraOptions:
     targets: `query_value` (the paper's choice), `attention`,
       `attention_and_mlp`, or a regular expression searched in the paths of
       kernels.
-    also_train: regular expressions; parameters with such paths are trained
-      (and saved) whole, `scale$` for the layer norms, say.
+    also_train: regular expressions, or one; parameters with such paths are
+      trained (and saved) whole, `scale$` for the layer norms, say.
   """
 
   rank: int = 8
   alpha: float = 32.0
   targets: str = "query_value"
-  also_train: tuple[str, ...] | list[str] = ()
+  also_train: tuple[str, ...] | list[str] | str = ()
 
   def __post_init__(self):
     also_train = self.also_train
@@ -166,7 +166,8 @@ class LoraModel:
       key: a typed key.
       base: the base's parameters; None draws them from the key, too.
     """
-    base = self.model.init(key) if base is None else base
+    if base is None:
+      base = self.model.init(key) if self._whole else {}
     found = {path: leaf for path, leaf in _leaves(base) if path in self._whole}
     for param in self._adapted.values():
       a_path, b_path = _adapter_paths(param.path)

@@ -279,7 +279,10 @@ class _Run:
     key = jax.random.fold_in(jax.random.key(config.random_seed), _PARAMS)
     if self.base:
       params = self.base.adapters.init(key, self.base.params)
-    elif self.initial is not None:
+      return train_state.state_from_params(
+        params, tx, config.partitioner, model.param_axes()
+      )
+    if self.initial is not None:
       return initial.initial_state(
         self.initial,
         model,
@@ -287,11 +290,7 @@ class _Run:
         config.partitioner,
         optimizer_state=config.restore_optimizer,
       )
-    else:
-      return train_state.init_state(model, tx, config.partitioner, key)
-    return train_state.state_from_params(
-      params, tx, config.partitioner, model.param_axes()
-    )
+    return train_state.init_state(model, tx, config.partitioner, key)
 
   def _jit_step(self) -> train_step.JittedStep:
     config = self.config

@@ -17,6 +17,7 @@ import numpy as np
 
 from dss_jax import generation
 from dss_jax.data import evaluations, subtasks, vocabularies
+from dss_jax.data.examples import TaskSource
 from dss_jax.datasets import DataOptions
 from dss_jax.errors import UserError
 from dss_jax.inference.student import Student
@@ -134,25 +135,25 @@ def questions(
   task = student.description.get("task")
   if task and subtasks.parse_task_name(task):
     try:
-      found = evaluations.build_evaluations(
+      source = TaskSource.load(
         task,
         "test",
         student.vocabulary,
         data,
         student.options,
         student.feature_lengths,
-        max_examples=count,
       )
+      found = evaluations.build_evaluations(source, max_examples=count)
     except (UserError, OSError):  # no data here: no reason not to export
       found = {}
-  result = []
-  for subtask in student.subtasks:
-    evaluation = found.get(subtask.name)
-    if evaluation is not None and len(evaluation):
-      result.append(Questions(subtask, evaluation.inputs, evaluation))
-    else:
-      result.append(Questions(subtask, _random_inputs(student, count)))
-      break  # random tokens ask for nothing in particular; once is enough
+  result = [
+    Questions(subtask, evaluation.inputs, evaluation)
+    for subtask in student.subtasks
+    if (evaluation := found.get(subtask.name)) is not None and len(evaluation)
+  ]
+  if not result:
+    inputs = _random_inputs(student, count)
+    result.append(Questions(student.subtasks[0], inputs))
   return result
 
 

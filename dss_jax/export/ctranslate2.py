@@ -45,7 +45,7 @@ def write(
   source, converted = folder / _SOURCE, folder / _CONVERTED
   source.mkdir()
   huggingface.write(student, source)
-  with huggingface.quiet():
+  with tokenizer_files.quiet():
     _converter(student, source).convert(
       str(converted), quantization=options.quantization
     )

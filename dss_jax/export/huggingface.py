@@ -6,7 +6,6 @@ needed only to check the result.
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -228,7 +227,7 @@ def answers(
   import torch
   import transformers
 
-  with quiet():
+  with tokenizer_files.quiet():
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
       folder, dtype=torch.float32
     )
@@ -261,22 +260,6 @@ def answers(
     return checks.Answers(outputs, scores)
 
   return answer
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-  """Keeps transformers from telling that untied tables are not tied."""
-  from transformers.utils import logging
-
-  level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-  logging.set_verbosity_error()
-  logging.disable_progress_bar()
-  try:
-    yield
-  finally:
-    logging.set_verbosity(level)
-    if bars:
-      logging.enable_progress_bar()
 
 
 def usage(student: Student, options: formats.Options) -> str:

@@ -46,7 +46,7 @@ def write(
   source = folder / _SOURCE
   source.mkdir()
   huggingface.write(student, source)
-  with huggingface.quiet():
+  with tokenizer_files.quiet():
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
       source, dtype=torch.float32, attn_implementation="eager"
     ).eval()

@@ -7,9 +7,10 @@ arguments of the program: other checkpoints of the same student fit it too.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -98,7 +99,21 @@ def program(
     for name, array in params.items()
   }
   inputs = jax.ShapeDtypeStruct((batch, input_tokens(student)), jnp.int32)
-  return jax_export.export(jax.jit(answer), platforms=PLATFORMS)(shapes, inputs)
+  with _nameless_sources():
+    export = jax_export.export(jax.jit(answer), platforms=PLATFORMS)
+    return export(shapes, inputs)
+
+
+@contextlib.contextmanager
+def _nameless_sources() -> Iterator[None]:
+  """Else the program tells of the files on this machine that it comes from."""
+  name = "jax_hlo_source_file_canonicalization_regex"
+  before = getattr(jax.config, name)
+  jax.config.update(name, ".*")
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
 
 
 def answers(

@@ -214,7 +214,8 @@ def answers(
       f" ({problems or 'other values'}), so nothing was written"
     )
   placed = partitioning.place(
-    params, jax.tree.map(lambda leaf: leaf.sharding, student.params)
+    params,
+    student.partitioner.param_shardings(wanted, student.model.param_axes()),
   )
   return checks.student_answers(
     dataclasses.replace(student, params=placed), own_dtype=True

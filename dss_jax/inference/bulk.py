@@ -280,12 +280,16 @@ def _shown(source: Source, output: FileOutput | StreamOutput) -> Iterator[Any]:
     bar.close()
 
 
-def _num_rows(source: Source) -> int | None:
-  """About how many rows a file has; None where that would take long."""
+# Formats whose first line is no row.
+_WITH_HEADER = ("csv", ".csv", "tsv", ".tsv")
+
+
+def _num_rows(source: Source) -> int:
+  """About how many rows a file has: one with blank lines has fewer."""
   rows = (
     parquet.num_rows(source.path)
     if source.kind.endswith("parquet")
-    else _num_lines(source.path)
+    else _num_lines(source.path) - (source.kind in _WITH_HEADER)
   )
   return rows if source.limit is None else min(rows, source.limit)
 

@@ -12,6 +12,7 @@ done, and OUTPUT.infer.json stays beside it to tell what it was made of.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -272,9 +273,11 @@ class FileOutput:
 
   def _close(self) -> None:
     """Closes the partial file, which goes if it is of no more use."""
-    with self._file:
-      if self.is_there or not os.fstat(self._file.fileno()).st_size:
-        self._partial.unlink(missing_ok=True)
+    if self.is_there or not os.fstat(self._file.fileno()).st_size:
+      self._partial.unlink(missing_ok=True)
+    # What a disk refused has been told of, and is not tried again.
+    with contextlib.suppress(OSError):
+      self._file.close()
 
 
 def _shown(name: str, old: Any, new: Any) -> str:

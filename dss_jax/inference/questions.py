@@ -316,8 +316,9 @@ class Windows:
   # In the thread.
 
   def _work(self) -> None:
+    chunk: list[Question] = []
+    end: BaseException | None = None
     try:
-      chunk: list[Question] = []
       chars = 0
       for each in self._questions:
         chunk.append(each)
@@ -326,11 +327,11 @@ class Windows:
           if not self._put(chunk):
             return
           chunk, chars = [], 0
-      if chunk:
-        self._put(chunk)
-      self._put(None)
     except BaseException as error:  # to be raised where it can be seen
-      self._put(error)
+      end = error
+    if chunk:
+      self._put(chunk)
+    self._put(end)
 
   def _put(self, entry: Any) -> bool:
     """Waits for room; False if closed meanwhile."""

@@ -69,6 +69,16 @@ class DecodeCache:
     )
     return dataclasses.replace(self, per_sequence=repeated)
 
+  def take(self, examples: Array) -> DecodeCache:
+    """Some examples only, [n] int32; of one sequence each."""
+    per_sequence, per_example = jax.tree.map(
+      lambda x: jnp.take(x, examples, axis=0),
+      (self.per_sequence, self.per_example),
+    )
+    return dataclasses.replace(
+      self, per_sequence=per_sequence, per_example=per_example
+    )
+
   def reorder(self, sequences: Array) -> DecodeCache:
     """Sequence i becomes what sequence `sequences[i]` was.
 

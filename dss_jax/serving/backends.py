@@ -37,7 +37,8 @@ class StudentBackend:
     student: Student,
     outputs: Sequence[str],
     options: PredictOptions,
-    batch_size: int,
+    batch_sizes: Sequence[int],
+    lengths: Sequence[int] | None = None,
     say: Callable[[str], None] = lambda line: None,
   ):
     """Compiles nothing yet.
@@ -46,7 +47,10 @@ class StudentBackend:
       student: whom to ask.
       outputs: what requests may ask for, of OUTPUTS.
       options: how; its outputs do not matter.
-      batch_size: most inputs of a call that fill one batch.
+      batch_sizes: numbers of inputs that are computed together; a call that
+        has fewer takes the next larger one.
+      lengths: numbers of tokens of an input; likewise. None takes the
+        predictor's own.
       say: told what is being warmed up.
     """
     from dss_jax.inference.predictor import Predictor
@@ -58,7 +62,10 @@ class StudentBackend:
     kinds = [tuple(outputs)] if together else [(name,) for name in outputs]
     self._predictors: dict[tuple[str, ...], Predictor] = {
       kind: Predictor(
-        student, dataclasses.replace(options, outputs=kind), batch_size
+        student,
+        dataclasses.replace(options, outputs=kind),
+        batch_sizes,
+        lengths=lengths,
       )
       for kind in kinds
     }
@@ -66,7 +73,11 @@ class StudentBackend:
   def warm_up(self) -> None:
     """Compiles all that requests can ask for."""
     for kind, predictor in self._predictors.items():
-      self._say(f"warming up: {' and '.join(kind)}")
+      sizes = ", ".join(map(str, predictor.batch_sizes))
+      lengths = ", ".join(map(str, predictor.lengths))
+      self._say(
+        f"warming up {' and '.join(kind)}: {sizes} inputs of {lengths} tokens"
+      )
       predictor.warm_up()
 
   def predict(
@@ -91,6 +102,14 @@ def _merged(first: Prediction, second: Prediction) -> Prediction:
     truncated=first.truncated or second.truncated,
     error=first.error or second.error,
   )
+
+
+def declared_batch_sizes(max_batch: int) -> list[int]:
+  """Numbers of inputs that are computed together, ascending.
+
+  One alone is answered soon; a few do not cost what many do.
+  """
+  return sorted({1, max(max_batch // 4, 1), max_batch})
 
 
 def offered_outputs(

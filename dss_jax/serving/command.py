@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dss_jax.errors import UserError
+from dss_jax.errors import UserError, one_line
 from dss_jax.inference import loading
 from dss_jax.serving.settings import TOKEN_VARIABLE, ServeSettings
 
@@ -71,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="NAMES",
     help="all labels there are, separated by commas; default: those that the"
     " student knows",
+  )
+  group.add_argument(
+    "--lengths",
+    metavar="NUMBERS",
+    help="row lengths in tokens to compile, separated by commas; fewer warm up"
+    " sooner and waste more; default: many, up to the longest input",
   )
   _add_flags(parser.add_argument_group("address"), _ADDRESS_FLAGS)
   parser.add_argument(
@@ -141,6 +147,7 @@ def run(
       f"`serve` needs {', '.join(missing)}: pip install 'dss_jax[serve]'"
     )
   outputs, labels = _names(args.outputs), _names(args.labels)
+  lengths = _lengths(args.lengths)
 
   from dss_jax.serving import server
 
@@ -153,10 +160,14 @@ def run(
 
     offered = backends.offered_outputs(student, outputs)
     backend = backends.StudentBackend(
-      student, offered, PredictOptions(labels=labels), settings.max_batch, _say
+      student,
+      offered,
+      PredictOptions(labels=labels),
+      backends.declared_batch_sizes(settings.max_batch),
+      lengths,
+      _say,
     )
     server.log_to_stderr()
-    _say(f"listening on {server.address(bound)}")
     card = backends.card_of(student, offered, labels)
     return server.serve(backend, card, settings, bound, _say)
 
@@ -165,6 +176,20 @@ def _names(value: str | None) -> tuple[str, ...] | None:
   if value is None:
     return None
   return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+def _lengths(value: str | None) -> list[int] | None:
+  names = _names(value)
+  if names is None:
+    return None
+  if not names or not all(
+    n.isdecimal() and 0 < int(n) <= 1 << 16 for n in names
+  ):
+    raise UserError(
+      f"--lengths is {one_line(value)!r}; give whole numbers from 1 to 65536,"
+      " separated by commas"
+    )
+  return sorted({int(name) for name in names})
 
 
 def _say(line: str) -> None:

@@ -48,6 +48,10 @@ _UNFORESEEN = Refused(
 CLIENT_GONE = 499
 
 
+class _Unsent(Exception):
+  """An answer could not be sent: its connection is closed."""
+
+
 class Guard:
   """Wraps an ASGI application."""
 
@@ -94,28 +98,45 @@ class Guard:
           *_SECURITY_HEADERS,
           (b"x-request-id", request_id.encode()),
         ]
-      await send(message)
+      try:
+        await send(message)
+      except Exception as error:
+        raise _Unsent from error
 
     try:
-      try:
-        self._check(scope, headers)
-        if scope["path"] == "/v1/predict" and scope["method"] == "POST":
-          await self._predict(headers, request_id, receive, answer)
-        else:
-          await self._app(scope, receive, answer)
-      except Refused as refused:
-        await send_refusal(refused, request_id, answer)
-      except Exception:
-        logger.exception("request %s", request_id)
-        if status != CLIENT_GONE:
-          raise
-        await send_refusal(_UNFORESEEN, request_id, answer)
+      await self._respond(scope, headers, request_id, receive, answer)
+    except _Unsent:
+      status = CLIENT_GONE
     finally:
       seconds = time.perf_counter() - start
       path = scope["path"]
       self._metrics.request(path if path in PATHS else "other", status, seconds)
       if self._settings.access_log:
         self._log(scope, status, seconds, request_id)
+
+  async def _respond(
+    self,
+    scope: Scope,
+    headers: dict[bytes, bytes],
+    request_id: str,
+    receive: Receive,
+    send: Send,
+  ) -> None:
+    """Answers, whatever happens."""
+    try:
+      self._check(scope, headers)
+      if scope["path"] == "/v1/predict" and scope["method"] == "POST":
+        await self._predict(headers, request_id, receive, send)
+      else:
+        await self._app(scope, receive, send)
+    except Refused as refused:
+      await send_refusal(refused, request_id, send)
+    except _Unsent:
+      raise
+    except Exception:
+      logger.exception("request %s", request_id)
+      # Where an answer has begun, the server closes the connection.
+      await send_refusal(_UNFORESEEN, request_id, send)
 
   def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
     """Raises Refused."""

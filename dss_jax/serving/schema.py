@@ -19,13 +19,13 @@ class PredictRequest(pydantic.BaseModel):
   )
 
   inputs: list[str] | None = pydantic.Field(
-    None, description="Texts, without prefixes; or `input`."
+    None, description="Texts, without prefixes; or input."
   )
   input: str | None = pydantic.Field(
-    None, description="One text, in place of `inputs`."
+    None, description="One text, in place of inputs."
   )
   outputs: list[Literal["label", "rationale"]] = pydantic.Field(
-    ["label"], description="What to predict; `GET /v1/model` says what can be."
+    ["label"], description="What to predict; GET /v1/model says what can be."
   )
   scores: bool = pydantic.Field(False, description="Whether to add scores.")
   timeout_ms: float | None = pydantic.Field(

@@ -122,6 +122,8 @@ class _Server(uvicorn.Server):
 
   async def startup(self, sockets: list[socket.socket] | None = None) -> None:
     await super().startup(sockets)
+    for bound in sockets or ():
+      self._say(f"listening on {address(bound)}")
     self._service.batcher.start(asyncio.get_running_loop())
 
   async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -186,5 +188,6 @@ def log_to_stderr() -> None:
     log = logging.getLogger(name)
     log.addHandler(handler)
     log.propagate = False
-  # Clients that do not speak HTTP are not worth a line each.
-  logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+  # What goes wrong in an answer the guard has told; clients that do not speak
+  # HTTP, or go away in the middle of it, are not worth a line each.
+  logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

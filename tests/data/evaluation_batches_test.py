@@ -78,6 +78,20 @@ def test_declared_lengths_are_the_best():
   assert declared_lengths([3, 3]) == (8,)
 
 
+def test_few_inputs_take_the_smallest_batch_and_length_that_hold_them():
+  shapes = {"lengths": [2, 4, 8], "batch_sizes": [1, 2]}
+  for inputs, shape in (
+    ([[5, 1]], (1, 2)),
+    ([[5, 1], [6, 6, 1]], (2, 4)),
+    ([[5, 1]] * 3, (4, 2)),
+  ):
+    (batch,) = padded_batches(inputs, 4, **shapes)
+    assert batch.encoder_input_tokens.shape == shape
+    assert sorted(batch.index[batch.index >= 0]) == list(range(len(inputs)))
+  full, rest = padded_batches([[5, 1]] * 5, 4, **shapes)
+  assert (len(full.index), len(rest.index)) == (4, 1)
+
+
 @pytest.mark.parametrize("pack", [True, False])
 def test_an_epoch_holds_everything_once(make_example_set, pack):
   example_set = make_example_set(70, rates=(1.0, 0.0), alternatives=2)

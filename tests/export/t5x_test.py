@@ -3,6 +3,7 @@
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -43,7 +44,7 @@ def test_t5xs_own_checkpoint_is_written_back_leaf_by_leaf(
     )
     for slot in ("v_row", "v_col", "v")
   }
-  template = adafactor.AdafactorState(count=np.int32(0), m=None, **slots)
+  template = adafactor.AdafactorState(count=jnp.int32(0), m=None, **slots)
   state = adafactor.adafactor_state_from_t5x(states, step, template)
   ours = adafactor.adafactor_state_to_t5x(state)
   path = export_t5x.write_checkpoint(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import sys
 import time
 
@@ -67,7 +68,7 @@ class EchoBackend:
 
 
 def main() -> int:
-  from dss_jax.serving import server
+  from dss_jax.serving import connections, server
   from dss_jax.serving.service import ModelCard
 
   parser = argparse.ArgumentParser()
@@ -79,7 +80,12 @@ def main() -> int:
         f"--{field.name}", type=type(field.default), default=field.default
       )
   parser.add_argument("--token", default=None)
+  parser.add_argument("--pure_python", action="store_true")
   args = vars(parser.parse_args())
+  if args.pop("pure_python"):
+    connections.protocol = functools.partial(
+      connections.protocol, base=connections.PURE_PYTHON
+    )
   backend = EchoBackend(args.pop("seconds"), args.pop("warm_up_s"))
   try:
     settings = ServeSettings(**args)
@@ -88,8 +94,7 @@ def main() -> int:
     print(error, file=sys.stderr)
     return 2
   server.log_to_stderr()
-  say = lambda line: print(line, flush=True)  # noqa: E731
-  say(f"listening on {server.address(bound)}")
+  say = functools.partial(print, flush=True)
   card = ModelCard(
     "echo",
     ("label", "rationale"),

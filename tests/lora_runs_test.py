@@ -1,0 +1,353 @@
+"""Runs that train adapters: what they write, resuming, reading them, refusals."""
+
+import dataclasses
+import io
+import json
+import pathlib
+import re
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dss_jax import (
+  checkpoints,
+  evaluation,
+  gin_utils,
+  optimizers,
+  partitioning,
+  schedules,
+  scoring,
+  train,
+)
+from dss_jax.data import pipeline, vocabularies
+from dss_jax.datasets import DataOptions
+from dss_jax.errors import UserError
+from dss_jax.inference import student
+from dss_jax.lora import LoraOptions
+from dss_jax.models import decode_cache
+from dss_jax.models.config import T5Config
+from dss_jax.pretrained import initial
+from dss_jax.train_config import TrainConfig
+
+VOCABULARY = vocabularies.from_name("taxonli")
+SIZES = T5Config(
+  vocab_size=VOCABULARY.vocab_size,
+  emb_dim=8,
+  num_heads=2,
+  head_dim=4,
+  mlp_dim=16,
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+)
+OPTIONS = LoraOptions(rank=2, alpha=8.0, targets="output")
+
+
+class LastToken:
+  """A student of an embedding and a kernel; it compiles in a moment.
+
+  It sees the last token only, and adds adapters to its kernel.
+  """
+
+  def __init__(self, config: T5Config):
+    self.config = config
+
+  def init(self, key):
+    shape = (self.config.vocab_size, self.config.mlp_dim)
+    keys = jax.random.split(key)
+    kernel = 0.1 * jax.random.normal(keys[1], shape[::-1])
+    return {
+      "embedding": jax.random.normal(keys[0], shape),
+      "output": {"kernel": kernel},
+    }
+
+  def param_axes(self):
+    kernel = ("embed", "vocab")
+    return {"embedding": kernel[::-1], "output": {"kernel": kernel}}
+
+  def hidden_states(self, params, batch, *, dropout_key=None):
+    del dropout_key
+    return params["embedding"][batch["decoder_input_tokens"]]
+
+  def logits(self, params, hidden):
+    output = params["output"]
+    logits = hidden @ output["kernel"]
+    if "lora_a" in output:
+      logits += hidden @ output["lora_a"] @ output["lora_b"]
+    return logits
+
+  def encode(self, params, tokens):
+    return params["embedding"][tokens[:, :1]]
+
+  def init_cache(self, params, encoded, tokens, length):
+    del params, tokens
+    return decode_cache.DecodeCache(
+      index=jnp.zeros((), jnp.int32),
+      per_sequence=[encoded],
+      per_example=(),
+      step_biases=jnp.zeros((1, 2 * length - 1)),
+    )
+
+  def decode_step(self, params, cache, tokens):
+    return self.logits(params, params["embedding"][tokens]), cache
+
+
+def _config(folder: pathlib.Path, **changes) -> TrainConfig:
+  settings = {
+    "model": LastToken(SIZES),
+    "model_dir": str(folder),
+    "vocabulary": VOCABULARY,
+    "optimizer": optimizers.AdamW(),
+    "learning_rate_fn": schedules.create_learning_rate_scheduler(
+      "constant", base_learning_rate=0.05
+    ),
+    "train_dataset_cfg": pipeline.DatasetConfig(
+      "taxonli_dss",
+      {"inputs": 48, "targets": 64},
+      records_per_batch=8,
+      data=DataOptions(
+        taxonli_num_train=64, taxonli_num_validation=16, taxonli_num_test=24
+      ),
+    ),
+    "evaluation_cfg": evaluation.EvaluationConfig(batch_size=16),
+    "partitioner": partitioning.Partitioner(devices=jax.devices()[:1]),
+    "save_cfg": checkpoints.SaveOptions(period=3, keep=None),
+    "total_steps": 3,
+    "eval_period": 4,
+  }
+  return TrainConfig(**(settings | changes))
+
+
+def _train(config: TrainConfig, stream=None) -> train.TrainResult:
+  return train.train(config, stream=stream or io.StringIO())
+
+
+def _hashes(folder: pathlib.Path, capsys) -> str:
+  """What must not depend on how often a run was interrupted."""
+  capsys.readouterr()
+  checkpoints.print_summary(str(folder), hashes=True)
+  return capsys.readouterr().out
+
+
+def _adapter_config(folder, base, **changes) -> TrainConfig:
+  settings = {
+    "lora": OPTIONS,
+    "initial_checkpoint_path": str(base),
+    "total_steps": 8,
+  }
+  return _config(folder, **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> pathlib.Path:
+  folder = tmp_path_factory.mktemp("base")
+  _train(_config(folder))
+  return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, base) -> pathlib.Path:
+  """A run of 8 steps that nobody interrupted."""
+  folder = tmp_path_factory.mktemp("finished")
+  _train(_adapter_config(folder, base))
+  return folder
+
+
+def _saved(folder: pathlib.Path):
+  with checkpoints.Checkpoints(folder, read_only=True) as saved:
+    step = saved.resolve_step("latest")
+    return saved.restore_numpy(step), saved.base(step)
+
+
+@pytest.mark.slow
+def test_only_adapters_are_trained_and_saved(base, finished):
+  tree, note = _saved(finished)
+  width, size = SIZES.mlp_dim, SIZES.vocab_size
+  assert checkpoints.shapes(tree["params"]) == {
+    "output/lora_a": (width, 2),
+    "output/lora_b": (2, size),
+  }
+  assert tree["params"]["output"]["lora_b"].any()
+  values = sum(leaf.size for leaf in jax.tree.leaves(tree["params"]))
+  # Two moments; steps and counts aside.
+  state = sum(leaf.size for leaf in jax.tree.leaves(tree["opt_state"]))
+  assert 2 * values <= state <= 2 * values + 8
+  base_tree, base_note = _saved(base)
+  assert base_note is None
+  assert note is not None
+  assert note == {
+    "path": str(base),
+    "sha256": checkpoints.tree_hash(base_tree["params"]),
+    "rank": 2,
+    "alpha": 8.0,
+    "targets": "output",
+    "also_train": [],
+  }
+  described = json.loads((finished / "run.json").read_text())["lora"]
+  assert described == note | {"trained_parameters": 2 * (width + size)}
+
+
+@pytest.mark.slow
+def test_progress_says_how_much_is_trained(base, tmp_path):
+  stream = io.StringIO()
+  config = _adapter_config(tmp_path, base, total_steps=1)
+  _train(config, stream)
+  values = 2 * (SIZES.vocab_size + SIZES.mlp_dim)
+  assert f"LoRA: {values} parameters are trained beside" in stream.getvalue()
+
+
+@pytest.mark.slow
+def test_readers_get_the_whole_student(base, finished):
+  trained, _ = _saved(finished)
+  whole, _ = _saved(base)
+  a, b = (trained["params"]["output"][f"lora_{x}"] for x in "ab")
+  wanted = whole["params"]["output"]["kernel"] + 4 * (a @ b)
+  config = _adapter_config(finished, base)
+  step, params = student.load_params(config, "latest")
+  assert step == 8
+  np.testing.assert_allclose(params["output"]["kernel"], wanted, atol=1e-6)
+  np.testing.assert_array_equal(
+    params["embedding"], whole["params"]["embedding"]
+  )
+  # What the run itself scored is what readers score.
+  lines = [
+    json.loads(line)
+    for line in (finished / "metrics.jsonl").read_text().splitlines()
+  ]
+  for row in lines:
+    if row["kind"] == "eval":
+      _, scores = scoring.score_checkpoint(
+        config, row["step"], split="validation"
+      )
+      saved = finished / "eval" / "taxonli_label" / f"{row['step']}.jsonl"
+      rows = [json.loads(line) for line in saved.read_text().splitlines()]
+      assert [dict(each) for each in scores[0].rows] == rows
+
+
+@pytest.mark.slow
+def test_another_run_starts_from_adapters_as_from_any_run(
+  base, finished, tmp_path
+):
+  config = _adapter_config(finished, base)
+  _, wanted = student.load_params(config, "best")
+  params = initial.load_params(str(finished), config.model)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), params, wanted
+  )
+  result = _train(_adapter_config(tmp_path, finished, total_steps=1))
+  assert result.step == 1
+
+
+class _Killed(Exception):
+  pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [2, 7])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+  base, finished, tmp_path, monkeypatch, capsys, at
+):
+  config = _adapter_config(tmp_path, base)
+  with monkeypatch.context() as patched:
+    original = train._Run._after_step
+
+    def stop(self, step):
+      if step == at:
+        raise _Killed
+      return original(self, step)
+
+    patched.setattr(train._Run, "_after_step", stop)
+    with pytest.raises(_Killed):
+      _train(config)
+  _train(config)
+  assert _hashes(tmp_path, capsys) == _hashes(finished, capsys)
+
+
+@pytest.mark.slow
+def test_a_base_that_moved_is_found_where_the_configuration_says(
+  base, finished, tmp_path
+):
+  moved = tmp_path / "moved"
+  shutil.copytree(base, moved)
+  step, _ = student.load_params(_adapter_config(finished, moved), "latest")
+  assert step == 8
+  # And a path relative to where training was started, from the checkpoint.
+  step, _ = student.load_params(_adapter_config(finished, "not/here"), "latest")
+  assert step == 8
+
+
+@pytest.mark.slow
+def test_another_base_is_refused(base, finished, tmp_path):
+  other = tmp_path / "other"
+  _train(_config(other, random_seed=1, total_steps=1))
+  config = _adapter_config(finished, other)
+  said = re.escape(
+    f"INITIAL_CHECKPOINT_PATH {str(other)!r} holds other weights"
+  )
+  with pytest.raises(UserError, match=said):
+    student.load_params(config, "latest")
+  with pytest.raises(UserError, match=said):
+    _train(dataclasses.replace(config, total_steps=9))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("changes", "said"),
+  [
+    ({"alpha": 9.0}, "LORA_ALPHA is 9.0, but the adapters in"),
+    ({"rank": 3}, "LORA_RANK is 3, but the adapters in"),
+    ({"also_train": "embedding"}, "LORA_ALSO_TRAIN is ['embedding'], but"),
+  ],
+)
+def test_other_adapters_are_refused(base, finished, changes, said):
+  options = dataclasses.replace(OPTIONS, **changes)
+  config = _adapter_config(finished, base, lora=options)
+  with pytest.raises(UserError, match=re.escape(said)):
+    student.load_params(config)
+
+
+@pytest.mark.slow
+def test_a_run_trains_adapters_from_its_beginning_or_never(base, finished):
+  with pytest.raises(UserError, match=r"trains adapters \(LoRA\), unlike this"):
+    _train(_config(finished, total_steps=9))
+  with pytest.raises(UserError, match="trains all parameters, unlike this"):
+    student.load_params(_adapter_config(base, base))
+
+
+def test_adapters_need_a_base(tmp_path):
+  with pytest.raises(UserError, match="INITIAL_CHECKPOINT_PATH=") as told:
+    _config(tmp_path, lora=OPTIONS)
+  assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+  "run", ["runs/finetune.gin", "runs/taxonli.gin", "runs/official.gin"]
+)
+def test_one_gin_file_makes_any_run_train_adapters(tmp_path, run):
+  try:
+    gin_utils.parse(
+      [
+        "models/taxonli.gin",
+        run,
+        "data/taxonli.gin",
+        "methods/dss.gin",
+        "lora.gin",
+      ],
+      [
+        f"MODEL_DIR = {str(tmp_path)!r}",
+        "TRAIN_STEPS = 5",
+        "INITIAL_CHECKPOINT_PATH = 'base'",
+        "LORA_RANK = 4",
+        "LORA_ALPHA = 16",
+        "LORA_TARGETS = 'attention_and_mlp'",
+        "LORA_ALSO_TRAIN = 'scale$'",
+      ],
+    )
+    config = gin_utils.instance("train.train")
+  finally:
+    gin_utils.clear()
+  assert config.lora == LoraOptions(4, 16, "attention_and_mlp", ("scale$",))
+  assert isinstance(config.optimizer, optimizers.AdamW)
+  assert float(config.learning_rate_fn(5)) <= 5.001e-4
