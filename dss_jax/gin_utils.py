@@ -134,7 +134,7 @@ def parse(
   _bind_checkpoint_sizes()
 
 
-# Macros that the command line reads itself.
+# Macros that the command line reads itself; the last one says only that.
 _SIZES_FROM = "SIZES_FROM_CHECKPOINT"
 _READ_DIRECTLY = ("MIXTURE_OR_TASK_MODULE", "DATA_DIR", _SIZES_FROM)
 
@@ -145,9 +145,15 @@ def _bind_checkpoint_sizes() -> None:
   Here and not by a configurable, so that the operative configuration has the
   sizes themselves: a run must not need the checkpoint that it began with.
   """
-  path = macro(_SIZES_FROM)
-  if path is None:
+  if (_SIZES_FROM, _MACRO) not in gin.config._CONFIG:
     return
+  path = macro("INITIAL_CHECKPOINT_PATH")
+  if path is None:
+    raise UserError(
+      "models/from_checkpoint.gin takes the student's sizes from"
+      " INITIAL_CHECKPOINT_PATH, which is not set: add"
+      " --gin.INITIAL_CHECKPOINT_PATH=..., or give another models/*.gin"
+    )
   from dss_jax.pretrained import opening
 
   opened = opening.open_pretrained(path)

@@ -99,7 +99,7 @@ def test_help_fits_a_terminal(mode, capsys, monkeypatch):
     (["tran"], "dss-jax", "'tran'"),
     (["train", "--gin_fil=x"], "dss-jax train", "--gin_fil=x"),
     (["checkpoints", "x", "--gin.A=1"], "dss-jax checkpoints", "--gin.A=1"),
-    (["checkpoints"], "dss-jax checkpoints", "model_dir"),
+    (["checkpoints"], "dss-jax checkpoints", "PATH"),
     (["data", "show", "--task=a", "--x"], "dss-jax data show", "--x"),
     (["data", "stats", "--limit=x"], "dss-jax data stats", "--limit"),
     (["quickstart", "--seeds=x"], "dss-jax quickstart", "--seeds"),

@@ -50,6 +50,7 @@ class TestRules:
       "layers": None,
       "stack": None,
       "mlp_activations": None,
+      "lora_rank": None,  # T5X has no adapters
     }
 
   @pytest.mark.parametrize(
