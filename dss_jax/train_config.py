@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import evaluation as evaluation_lib
+from dss_jax import lora as lora_lib
 from dss_jax import (
   generation,
-  lora,
   losses,
   optimizers,
   partitioning,
@@ -90,7 +90,7 @@ class TrainConfig:
     default_factory=checkpoints_lib.SaveOptions
   )
   initial_checkpoint_path: str | None = None
-  lora: lora.LoraOptions | None = None
+  lora: lora_lib.LoraOptions | None = None
   num_microbatches: int = 1
   random_seed: int = 0
   eval_period: int | None = None
