@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import evaluation as evaluation_lib
-from dss_jax import lora as lora_lib
 from dss_jax import (
   generation,
   losses,
@@ -16,6 +15,7 @@ from dss_jax import (
   partitioning,
   schedules,
 )
+from dss_jax import lora as lora_lib
 from dss_jax.data import pipeline, vocabularies
 from dss_jax.errors import UserError
 from dss_jax.models import encoder_decoder
