@@ -117,7 +117,6 @@ def standard_logical_axis_rules(
   split = ("vocab", "mlp", "heads", "joined_kv")
   whole = (
     "embed kv relpos_buckets abspos_buckets length layers stack mlp_activations"
-    " lora_rank"
   )
   return (
     ("batch", DATA_AXIS),

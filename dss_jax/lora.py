@@ -201,8 +201,9 @@ class LoraModel:
     found = {path: param.axes for path, param in self._whole.items()}
     for param in self._adapted.values():
       a_path, b_path = _adapter_paths(param.path)
-      found[a_path] = (*param.axes[:-1], "lora_rank")
-      found[b_path] = ("lora_rank", *param.axes[1:])
+      # The rank has no name: whatever the rules, it is not split.
+      found[a_path] = (*param.axes[:-1], None)
+      found[b_path] = (None, *param.axes[1:])
     return _nested(found)
 
   def num_trained(self) -> int:

@@ -10,12 +10,12 @@ from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import evaluation as evaluation_lib
 from dss_jax import (
   generation,
-  lora,
   losses,
   optimizers,
   partitioning,
   schedules,
 )
+from dss_jax import lora as lora_lib
 from dss_jax.data import pipeline, vocabularies
 from dss_jax.errors import UserError
 from dss_jax.models import encoder_decoder
@@ -93,7 +93,7 @@ class TrainConfig:
   )
   initial_checkpoint_path: str | None = None
   restore_optimizer: bool = False
-  lora: lora.LoraOptions | None = None
+  lora: lora_lib.LoraOptions | None = None
   num_microbatches: int = 1
   random_seed: int = 0
   eval_period: int | None = None

@@ -136,8 +136,8 @@ def test_axes_follow_the_kernels():
       )
     }
     stem = "encoder/encoder/" if layers else "encoder/layers_0/"
-    assert named[f"{stem}mlp/wo/lora_a"] == ("mlp", *layers, "lora_rank")
-    assert named[f"{stem}mlp/wo/lora_b"] == ("lora_rank", *layers, "embed")
+    assert named[f"{stem}mlp/wo/lora_a"] == ("mlp", *layers, None)
+    assert named[f"{stem}mlp/wo/lora_b"] == (None, *layers, "embed")
     assert named["decoder/decoder_norm/scale"] == ("embed",)
 
 
@@ -281,7 +281,7 @@ def test_every_optimizer_moves_a_from_its_draw_and_b_from_zero(optimizer, rate):
   inputs, outputs = rng.normal(size=(2, 32, 6)).astype(np.float32)
   first = {"lora_a": rng.uniform(-0.4, 0.4, (6, 2)), "lora_b": np.zeros((2, 6))}
   params = first = jax.tree.map(jnp.float32, first)
-  axes = {"lora_a": ("embed", "lora_rank"), "lora_b": ("lora_rank", "mlp")}
+  axes = {"lora_a": ("embed", None), "lora_b": (None, "mlp")}
   tx = optimizer.transform(lambda step: jnp.float32(rate), params, axes)
   state = tx.init(params)
 

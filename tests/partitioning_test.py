@@ -50,7 +50,6 @@ class TestRules:
       "layers": None,
       "stack": None,
       "mlp_activations": None,
-      "lora_rank": None,  # T5X has no adapters
     }
 
   @pytest.mark.parametrize(
