@@ -8,7 +8,8 @@ import pytest
 
 from dss_jax.data import subtasks
 from dss_jax.errors import UserError
-from dss_jax.export import checks
+from dss_jax.export import checks, command, formats
+from dss_jax.models.config import T5Config
 
 
 def _answers(texts, student, scores=None):
@@ -110,3 +111,18 @@ def test_batches_hold_every_input_once():
     for row, i in enumerate(index):
       seen[i] = [t for t in tokens[row].tolist() if t]
   assert [seen[i] for i in range(len(inputs))] == inputs
+
+
+def test_a_vocabulary_larger_than_the_table_is_refused(make_student, tmp_path):
+  table = T5Config(vocab_size=200, emb_dim=8, num_heads=2, head_dim=4)
+  student = make_student(table, params={})
+  with pytest.raises(UserError, match="259 ids but the student only 200"):
+    command.export(
+      student,
+      str(tmp_path / "out"),
+      "t5x",
+      formats.get("t5x", checked=False),
+      formats.Options(),
+      count=0,
+    )
+  assert list(tmp_path.iterdir()) == []
