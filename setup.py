@@ -45,6 +45,7 @@ INSTALL_REQUIRES = [
   "rich>=14",
   "rouge-score>=0.1.2",
   "sacrebleu>=2.4",
+  "safetensors>=0.6",
   # 0.2.3 needs protobuf >= 7.36.1 without saying so, and Apache Beam holds
   # protobuf below 7: `import seqio` would then fail.
   "sentencepiece>=0.2.0,<0.2.3",
@@ -58,10 +59,26 @@ INSTALL_REQUIRES = [
 HF = [
   "datasets>=4",
   "huggingface_hub>=1,<3",
-  "safetensors>=0.6",
   "transformers>=5.17,<6",
 ]
 REPORT = ["matplotlib>=3.9", "plotext>=5.3,<6"]
+SERVE = [
+  "fastapi>=0.115",
+  "httptools>=0.6",
+  "prometheus-client>=0.20",
+  # Connections are bounded from within its protocols.
+  "uvicorn>=0.34,<1",
+]
+# PyTorch, which both conversions go through, is named by none of them; on a
+# machine without a GPU its CPU build spares some GB.
+EXPORT = [
+  "ctranslate2>=4.6,<5",
+  "onnx>=1.18",
+  "onnxruntime>=1.22",
+  "onnxscript>=0.5",
+  "torch>=2.6",
+  "transformers>=5.17,<6",
+]
 TEACHER = ["openai>=3,<4", "reasoning-gym>=0.1.25,<0.2"]
 
 EXTRAS_REQUIRE = {
@@ -70,11 +87,14 @@ EXTRAS_REQUIRE = {
   "cuda13": ["jax[cuda13]>=0.10.2,<0.13"],
   "teacher": TEACHER,
   "hf": HF,
+  "serve": SERVE,
+  "export": EXPORT,
   "report": REPORT,
   # Wants its own environment: Beam holds protobuf and pyarrow back.
   "beam": ["apache-beam>=2.77", "google-crc32c>=1.6"],
   "dev": [
     *REPORT,
+    *SERVE,
     *TEACHER,
     "build>=1.2",
     "hypothesis>=6.100",
@@ -110,7 +130,12 @@ setuptools.setup(
   ],
   package_dir={**TASKS, "dss_jax.gin": "gin"},
   package_data={
-    "dss_jax": ["data/*.model", "rationales/*.toml", "rationales/page/*"],
+    "dss_jax": [
+      "data/*.model",
+      "rationales/*.toml",
+      "rationales/page/*",
+      "serving/page/*",
+    ],
     "dss_jax.gin": ["**/*.gin"],
     "dss_jax.tasks": ["**/*.toml"],
   },

@@ -1,7 +1,7 @@
 """Adafactor as T5X computes and stores it, as an Optax transformation."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -295,7 +295,10 @@ def adafactor_state_to_t5x(state: AdafactorState) -> dict[str, Any]:
 
 
 def adafactor_state_from_t5x(
-  param_states: Mapping[str, Any], step: int, template: AdafactorState
+  param_states: Mapping[str, Any],
+  step: int,
+  template: AdafactorState,
+  read: Callable[[Any, Any], jax.Array] | None = None,
 ) -> AdafactorState:
   """The `AdafactorState` that a T5X optimizer state stands for.
 
@@ -303,10 +306,13 @@ def adafactor_state_from_t5x(
     param_states: as in T5X's checkpoints (`pretrained.t5x.load_t5x`).
     step: the checkpoint's.
     template: the state (or its shapes) of the run that goes on with it.
+    read: (slot of the checkpoint, leaf of `template`) -> array; None for slots
+      that are arrays, which go to the first device.
 
   Raises:
     UserError: if a parameter is missing or its slots have other shapes.
   """
+  read = read or (lambda node, like: jnp.asarray(node, like.dtype))
 
   def pick(slot: str, tree: Any) -> Any:
     if tree is None:
@@ -324,7 +330,7 @@ def adafactor_state_from_t5x(
           " adafactor.Adafactor.min_dim_size_to_factor and .beta1 those of"
           " the checkpoint, or restore parameters only"
         )
-      leaves.append(jnp.asarray(node, param.value.dtype))
+      leaves.append(read(node, param.value))
     return jax.tree.structure(tree).unflatten(leaves)
 
   return AdafactorState(

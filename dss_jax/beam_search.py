@@ -10,11 +10,17 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from dss_jax import constraints
+from dss_jax.constraints import Constraint
 from dss_jax.data.vocabularies import EOS_ID
 from dss_jax.errors import UserError
 from dss_jax.models.decode_cache import DecodeCache, DecodeStepFn
 
 Array = jax.Array
+
+# Scores of real sequences are greater: they would have to be hundreds of
+# thousands of tokens long to come near.
+NO_SEQUENCE = -5e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +95,9 @@ class _Beams:
     tokens: [batch, beams, length] int32, finished, best first.
     scores: [batch, beams] float32.
     taken: [batch, beams] bool, whether a finished sequence is in the place.
-    cache: of batch * beams sequences, in the order of `live_tokens`.
+    nodes: [batch * beams] int32, the constraint's states, in the order of
+      `live_tokens`; nothing, where nothing constrains.
+    cache: of batch * beams sequences, in the same order.
   """
 
   step: Array
@@ -99,6 +107,7 @@ class _Beams:
   tokens: Array
   scores: Array
   taken: Array
+  nodes: Array
   cache: DecodeCache
 
 
@@ -113,6 +122,7 @@ def beam_search(
   convention: str = "t5x",
   early_stopping: bool | str = False,
   max_lengths: Array | None = None,
+  constrain: Constraint | None = None,
 ) -> tuple[Array, Array]:
   """Beam search with the scores and the stopping rule of either library.
 
@@ -131,22 +141,27 @@ def beam_search(
       enter; "never": scored at the length that favours it most; True: stop
       with `num_beams` finished sequences.
     max_lengths: optional [batch] int32, a limit for each example.
+    constrain: searches among the sequences that it allows. Where these are
+      fewer than beams, places stay without a sequence.
 
   Returns:
     tokens [batch, num_beams, max_decode_length] int32 and scores
     [batch, num_beams] float32, the best first. A place without a sequence has
-    zeros and a score of -1e7 ("t5x").
+    zeros and a score of NO_SEQUENCE or less.
   """
   rule = check_settings(convention, length_penalty, early_stopping, num_beams)
   batch = cache.num_sequences
   limits = cache.limits(max_decode_length, max_lengths)
   beams = _start(cache, batch, num_beams, max_decode_length, rule, limits)
+  if constrain is not None:
+    nodes = jnp.repeat(constrain.start(batch), num_beams)
+    beams = dataclasses.replace(beams, nodes=nodes)
 
   def unfinished(beams: _Beams):
     return (beams.step < max_decode_length) & jnp.any(beams.active)
 
   def advance(beams: _Beams) -> _Beams:
-    return _advance(decode_step_fn, beams, rule, limits, eos_id)
+    return _advance(decode_step_fn, beams, rule, limits, eos_id, constrain)
 
   beams = jax.lax.while_loop(unfinished, advance, beams)
   if rule.limit_finishes:
@@ -220,6 +235,7 @@ def _start(
     tokens=tokens,
     scores=empty,
     taken=jnp.zeros((batch, num_beams), bool),
+    nodes=jnp.zeros((batch * num_beams,), jnp.int32),
     cache=cache.repeat(num_beams),
   )
 
@@ -230,6 +246,7 @@ def _advance(
   rule: _Convention,
   limits: Array,
   eos_id: int,
+  constrain: Constraint | None,
 ) -> _Beams:
   """One step of beam search. K = beams, 2K = candidates of an example."""
   batch, num_beams, _ = beams.live_tokens.shape
@@ -240,8 +257,13 @@ def _advance(
   last = jnp.where(step == 0, 0, last)
   logits, cache = decode_step_fn(beams.cache, last.reshape(-1))
   # [batch, 2K] each: enough to keep K live though K others may finish.
+  logits = logits.reshape(batch, num_beams, -1)
+  if constrain is None:
+    allowed = None
+  else:
+    allowed = constrain.allowed(beams.nodes).reshape(batch, num_beams, -1)
   log_probs, parents, next_tokens = _candidates(
-    logits.reshape(batch, num_beams, -1), beams.live_log_probs
+    logits, beams.live_log_probs, allowed, rule.empty_score
   )
   # [batch, 2K, length]
   extended = jnp.take_along_axis(beams.live_tokens, parents[:, :, None], axis=1)
@@ -252,6 +274,9 @@ def _advance(
   ends = next_tokens == eos_id
   if rule.limit_finishes:
     ends = ends | at_limit[:, None]
+  if constrain is not None:
+    # Fewer sequences than places: what fills these is none.
+    ends = ends & (log_probs > NO_SEQUENCE)
 
   # Live: the K best of those that go on.
   live_log_probs, order = jax.lax.top_k(
@@ -259,19 +284,26 @@ def _advance(
   )
   live_tokens = jnp.take_along_axis(extended, order[:, :, None], axis=1)
   parents = jnp.take_along_axis(parents, order, axis=1)
+  rows = jnp.arange(batch)[:, None] * num_beams
+  sources = (rows + parents).reshape(-1)
+  nodes = beams.nodes
+  if constrain is not None:
+    last = jnp.take_along_axis(next_tokens, order, axis=1)
+    nodes = constrain.advance(nodes[sources], last.reshape(-1))
 
   tokens, scores, taken = _finished(beams, extended, log_probs, ends, rule)
 
   full = jnp.all(taken, axis=1)
   best = rule.best_possible(live_log_probs[:, 0], length, limits)
   settled = full & (rule.stop_when_full() | (best <= scores[:, -1]))
+  if constrain is not None:
+    settled = settled | (live_log_probs[:, 0] <= NO_SEQUENCE)
 
   # An example that has stopped searching keeps what it has.
   def select(new, old):
     active = beams.active.reshape((batch,) + (1,) * (new.ndim - 1))
     return jnp.where(active, new, old)
 
-  rows = jnp.arange(batch)[:, None] * num_beams
   return _Beams(
     step=length,
     active=beams.active & ~at_limit & ~settled,
@@ -280,7 +312,8 @@ def _advance(
     tokens=select(tokens, beams.tokens),
     scores=select(scores, beams.scores),
     taken=select(taken, beams.taken),
-    cache=cache.reorder((rows + parents).reshape(-1)),
+    nodes=nodes,
+    cache=cache.reorder(sources),
   )
 
 
@@ -322,7 +355,10 @@ def _finished(
 
 
 def _candidates(
-  logits: Array, live_log_probs: Array
+  logits: Array,
+  live_log_probs: Array,
+  allowed: Array | None,
+  empty_score: float,
 ) -> tuple[Array, Array, Array]:
   """The 2K most probable continuations of K beams, best first.
 
@@ -332,15 +368,24 @@ def _candidates(
   Args:
     logits: [batch, K, vocab] float32.
     live_log_probs: [batch, K] float32.
+    allowed: [batch, K, width] int32, the tokens there are, or None for all.
+    empty_score: the log-probability of what fills places without a token.
 
   Returns:
-    log-probabilities [batch, 2K], beams [batch, 2K], tokens [batch, 2K].
+    log-probabilities [batch, 2K], beams [batch, 2K], tokens [batch, 2K];
+    fewer of each where K beams have no 2K tokens.
   """
   batch, num_beams, vocab = logits.shape
   wanted = 2 * num_beams
-  best, tokens = jax.lax.top_k(logits, min(wanted, vocab))
   normalizer = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-  log_probs = best - normalizer + live_log_probs[:, :, None]
+  if allowed is None:
+    best, tokens = jax.lax.top_k(logits, min(wanted, vocab))
+    log_probs = best - normalizer + live_log_probs[:, :, None]
+  else:
+    best, tokens = constraints.allowed_logits(logits, allowed), allowed
+    log_probs = best - normalizer + live_log_probs[:, :, None]
+    log_probs = jnp.maximum(log_probs, empty_score)
+    tokens = jnp.maximum(tokens, 0)
   per_beam = best.shape[-1]
   log_probs, order = jax.lax.top_k(
     log_probs.reshape(batch, -1), min(wanted, num_beams * per_beam)

@@ -10,7 +10,14 @@ class UserError(ValueError):
   The message names the value it got, what is allowed, and, where there is one,
   the gin binding or flag to change. The command line prints it without a
   traceback and exits with status 2.
+
+  Attributes:
+    details: lines to show below it, such as a table; mostly none.
   """
+
+  def __init__(self, message: str = "", *, details: str = ""):
+    super().__init__(message)
+    self.details = details
 
 
 class StorageError(OSError):

@@ -7,21 +7,28 @@ their order.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from dss_jax import beam_search, decoding, partitioning
+from dss_jax.constraints import Constraint, Trie
 from dss_jax.data import evaluation_batches, vocabularies
 from dss_jax.errors import UserError
 from dss_jax.models import encoder_decoder
 
 PyTree = Any
 STRATEGIES = ("greedy", "beam", "sample")
+
+# Batches that may wait for the devices.
+_IN_FLIGHT = 2
+# In tokens: from here on lengths differ by more than compiling costs.
+_LONG_OUTPUTS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +45,10 @@ class DecodeOptions:
     temperature: of sampling.
     topk: sample among this many most probable tokens; 0 for all.
     topp: sample among the fewest tokens that hold this probability; 0 for all.
+    rescale_log_probs: score samples by the distribution drawn from, as T5X,
+      instead of by the student's own.
+    num_return: sequences of each example: its best beams (no more than
+      `num_beams`), or so many samples; 1 where greedy.
     max_length: longest output in tokens; None lets the task decide.
   """
 
@@ -49,6 +60,8 @@ class DecodeOptions:
   temperature: float = 1.0
   topk: int = 0
   topp: float = 0.0
+  rescale_log_probs: bool = True
+  num_return: int = 1
   max_length: int | None = None
 
   def __post_init__(self):
@@ -77,22 +90,13 @@ class DecodeOptions:
         f"max_length is {self.max_length} but must be None or 1 or more:"
         f" {where}.max_length"
       )
-    for name, valid, allowed in (
-      ("num_beams", self.num_beams >= 1, "1 or more"),
-      ("temperature", self.temperature >= 0, "0 or more"),
-      ("topk", self.topk >= 0, "0 or more"),
-      ("topp", 0 <= self.topp <= 1, "from 0 to 1"),
-      (
-        "max_length",
-        self.max_length is None or self.max_length >= 1,
-        "1 or more, or None",
-      ),
-    ):
-      if not valid:
-        raise UserError(
-          f"decoding.DecodeOptions.{name} is {getattr(self, name)!r}; it must"
-          f" be {allowed}"
-        )
+    most = {"greedy": 1, "beam": self.num_beams}.get(self.strategy)
+    if self.num_return < 1 or (most and self.num_return > most):
+      allowed = f"from 1 to {most}" if most else "1 or more"
+      raise UserError(
+        f"num_return is {self.num_return} but must be {allowed} with strategy"
+        f" {self.strategy!r}: {where}.num_return"
+      )
 
   def decode(
     self,
@@ -101,16 +105,25 @@ class DecodeOptions:
     key: jax.Array,
     *,
     max_decode_length: int,
+    constrain: Constraint | None = None,
+    compact: bool = False,
   ) -> tuple[jax.Array, jax.Array]:
-    """The best output of each example.
+    """The best outputs of each example; `compact`: see `decoding.greedy`.
 
     Returns:
-      tokens [batch, max_decode_length] int32 and scores [batch] float32.
+      tokens [batch, num_return, max_decode_length] int32 and scores
+      [batch, num_return] float32, the best first. Places without a sequence
+      score `beam_search.NO_SEQUENCE` or less.
     """
     if self.strategy == "greedy":
-      return decoding.greedy(
-        decode_step_fn, cache, max_decode_length=max_decode_length
+      tokens, scores = decoding.greedy(
+        decode_step_fn,
+        cache,
+        max_decode_length=max_decode_length,
+        constrain=constrain,
+        compact=compact,
       )
+      return tokens[:, None], scores[:, None]
     if self.strategy == "beam":
       tokens, scores = decoding.beam_search(
         decode_step_fn,
@@ -120,25 +133,43 @@ class DecodeOptions:
         convention=self.convention,
         length_penalty=self.length_penalty,
         early_stopping=self.early_stopping,
+        constrain=constrain,
       )
-    else:
-      tokens, scores = decoding.temperature_sample(
-        decode_step_fn,
-        cache,
-        key,
-        max_decode_length=max_decode_length,
-        temperature=self.temperature,
-        topk=self.topk,
-        topp=self.topp,
-      )
-    return tokens[:, 0], scores[:, 0]
+      return tokens[:, : self.num_return], scores[:, : self.num_return]
+    return decoding.temperature_sample(
+      decode_step_fn,
+      cache,
+      key,
+      max_decode_length=max_decode_length,
+      temperature=self.temperature,
+      topk=self.topk,
+      topp=self.topp,
+      num_decodes=self.num_return,
+      rescale_log_probs=self.rescale_log_probs,
+      constrain=constrain,
+    )
+
+
+class Decoded(NamedTuple):
+  """One output of an example.
+
+  Attributes:
+    tokens: its ids, without EOS and padding.
+    score: its log-probability, or what the beam search makes of it.
+    ended: whether it came to its EOS within the length limit.
+  """
+
+  tokens: list[int]
+  score: float
+  ended: bool
 
 
 class Generator:
   """Decodes token lists with one student on one mesh.
 
-  Compiled once for each shape; the shapes are few (see
-  `evaluation_batches.padded_batches`).
+  Compiled once for each shape. By default the shapes follow from the inputs
+  of a call, few of them (see `evaluation_batches.padded_batches`); a server
+  declares its own with `warm_up` and compiles nothing after it.
   """
 
   def __init__(
@@ -149,20 +180,26 @@ class Generator:
     *,
     batch_size: int,
   ):
-    shards = partitioner.data_size
     self.model = model
     self.partitioner = partitioner
     self.options = options
-    self.batch_size = -(-batch_size // shards) * shards
+    self.batch_size = self._whole_shards(batch_size)
+    self._lengths: tuple[int, ...] | None = None
+    self._batch_sizes = (self.batch_size,)
     self._generate = jax.jit(
       self._generate_tokens, static_argnames=("max_decode_length",)
     )
+
+  def _whole_shards(self, batch_size: int) -> int:
+    shards = self.partitioner.data_size
+    return -(-batch_size // shards) * shards
 
   def _generate_tokens(
     self,
     params: PyTree,
     encoder_input_tokens: jax.Array,
     key: jax.Array,
+    constrain: Constraint | None,
     *,
     max_decode_length: int,
   ) -> tuple[jax.Array, jax.Array]:
@@ -172,7 +209,26 @@ class Generator:
     )
     step = functools.partial(self.model.decode_step, params)
     return self.options.decode(
-      step, cache, key, max_decode_length=max_decode_length
+      step,
+      cache,
+      key,
+      max_decode_length=max_decode_length,
+      constrain=constrain,
+      compact=self._compacts(max_decode_length),
+    )
+
+  def _compacts(self, max_decode_length: int) -> bool:
+    """Whether outputs that end early are worth leaving the batch early.
+
+    Not for labels, which all end early, nor on accelerators, whose steps take
+    as long with fewer rows, nor over several devices, between which rows would
+    have to move.
+    """
+    devices = self.partitioner.mesh.devices
+    return (
+      max_decode_length >= _LONG_OUTPUTS
+      and devices.size == 1
+      and devices.flat[0].platform == "cpu"
     )
 
   def _put(self, tokens: np.ndarray) -> jax.Array:
@@ -183,6 +239,19 @@ class Generator:
       {name: tokens[rows]}, {name: tokens.shape}
     )[name]
 
+  def _decode_length(
+    self, max_decode_length: int, constrain: Trie | None
+  ) -> int:
+    longest = self.options.max_length or max_decode_length
+    if constrain is None:
+      return longest
+    if constrain.longest > longest:
+      raise UserError(
+        f"outputs may have {longest} tokens, but the longest that they may be"
+        f" has {constrain.longest}: raise decoding.DecodeOptions.max_length"
+      )
+    return constrain.longest
+
   def __call__(
     self,
     params: PyTree,
@@ -192,51 +261,157 @@ class Generator:
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
   ) -> tuple[list[list[int]], np.ndarray]:
-    """The best output of each input.
+    """The best output of each input; takes what `decode` takes.
+
+    Returns:
+      Output ids of each input (EOS and padding cut off), in input order, and
+      their scores [num_examples] float32 (log-probabilities as decoded).
+    """
+    decoded = self.decode(
+      params,
+      inputs,
+      max_decode_length=max_decode_length,
+      seed=seed,
+      progress=progress,
+    )
+    scores = np.array([best.score for best, *_ in decoded], np.float32)
+    return [best.tokens for best, *_ in decoded], scores
+
+  def decode(
+    self,
+    params: PyTree,
+    inputs: Sequence[Sequence[int]],
+    *,
+    max_decode_length: int,
+    seed: int = 0,
+    constrain: Trie | None = None,
+    progress: Callable[[int], None] | None = None,
+  ) -> list[list[Decoded]]:
+    """The best outputs of each input: `options.num_return`, best first.
 
     Args:
       params: the student's parameters, on the partitioner's mesh.
       inputs: token ids of each example, EOS included.
       max_decode_length: longest output, in tokens, if the options do not say.
       seed: of sampling, where the options sample.
+      constrain: outputs are among its sequences; of one set for all inputs, or
+        one for each of them. Its longest sequence is the longest output.
       progress: called with the number of examples done.
 
     Returns:
-      Output ids of each input (EOS and padding cut off), in input order, and
-      their scores [num_examples] float32 (log-probabilities as decoded).
+      Outputs of each input, in input order; fewer than asked for, but one at
+      least, where no more have ended ("t5x" beams) or the constraint has no
+      more.
+
+    Raises:
+      UserError: an input is longer than the declared lengths, or a sequence of
+        the constraint longer than outputs may be.
     """
-    max_decode_length = self.options.max_length or max_decode_length
-    outputs: list[list[int]] = [[] for _ in inputs]
-    scores = np.zeros(len(inputs), np.float32)
+    length = self._decode_length(max_decode_length, constrain)
+    outputs: list[list[Decoded]] = [[] for _ in inputs]
     key = jax.random.key(seed)
+    waiting: collections.deque[tuple[np.ndarray, Any]] = collections.deque()
     done = 0
+
+    def collect() -> None:
+      nonlocal done
+      index, found = waiting.popleft()
+      tokens, scores = map(partitioning.to_host, found)
+      for row, example in enumerate(index):
+        if example >= 0:
+          outputs[example] = _best(tokens[row], scores[row])
+          done += 1
+      if progress:
+        progress(done)
+
     with self.partitioner.activate():
-      for number, batch in enumerate(
-        evaluation_batches.padded_batches(inputs, self.batch_size)
-      ):
-        decoded, decoded_scores = self._generate(
+      for number, batch in enumerate(self._batches(inputs)):
+        found = self._generate(
           params,
           self._put(batch.encoder_input_tokens),
           jax.random.fold_in(key, number),
-          max_decode_length=max_decode_length,
+          constrain and constrain.of_examples(batch.index),
+          max_decode_length=length,
         )
-        decoded = partitioning.to_host(decoded)
-        decoded_scores = partitioning.to_host(decoded_scores)
-        for row, example in enumerate(batch.index):
-          if example >= 0:
-            outputs[example] = _until_eos(decoded[row])
-            scores[example] = decoded_scores[row]
-            done += 1
-        if progress:
-          progress(done)
-    return outputs, scores
+        waiting.append((batch.index, found))
+        if len(waiting) > _IN_FLIGHT:
+          collect()
+      while waiting:
+        collect()
+    return outputs
+
+  def _batches(
+    self, inputs: Sequence[Sequence[int]]
+  ) -> Iterator[evaluation_batches.PaddedBatch]:
+    for batch in evaluation_batches.padded_batches(
+      inputs,
+      self.batch_size,
+      lengths=self._lengths,
+      batch_sizes=self._batch_sizes,
+    ):
+      # What only fills ends when the others do, not at the longest output.
+      batch.encoder_input_tokens[batch.index < 0] = batch.encoder_input_tokens[
+        0
+      ]
+      yield batch
+
+  def declare(
+    self, *, lengths: Sequence[int], batch_sizes: Sequence[int] = ()
+  ) -> None:
+    """Declares the shapes of the calls to come; see `warm_up`."""
+    sizes = {self._whole_shards(size) for size in batch_sizes}
+    self._batch_sizes = tuple(
+      sorted({s for s in sizes if s < self.batch_size} | {self.batch_size})
+    )
+    self._lengths = tuple(sorted(set(lengths)))
+
+  def warm_up(
+    self,
+    params: PyTree,
+    *,
+    lengths: Sequence[int],
+    batch_sizes: Sequence[int] | None = None,
+    max_decode_length: int,
+    constrain: Trie | None = None,
+  ) -> None:
+    """Declares all shapes there will be and compiles them now.
+
+    From here on a call decodes in these shapes only: inputs in rows of the
+    shortest of `lengths` that holds them (longer ones are refused), the last
+    rows of a call in the smallest of `batch_sizes` that holds them. The other
+    arguments are those of the calls to come.
+
+    Args:
+      params: the student's parameters, on the partitioner's mesh.
+      lengths: of input rows, in tokens.
+      batch_sizes: rows decoded together, besides `batch_size`; rounded up to
+        whole shards of the mesh.
+      max_decode_length: longest output, in tokens, if the options do not say.
+      constrain: a constraint as large as those of the calls to come.
+    """
+    self.declare(lengths=lengths, batch_sizes=batch_sizes or ())
+    for length in self._lengths or ():
+      for size in self._batch_sizes:
+        self.decode(
+          params,
+          [[vocabularies.EOS_ID] * length] * size,
+          max_decode_length=max_decode_length,
+          constrain=constrain and constrain.of_examples(np.zeros(size, int)),
+        )
 
 
-def _until_eos(tokens: np.ndarray) -> list[int]:
-  ends = np.flatnonzero(
-    (tokens == vocabularies.EOS_ID) | (tokens == vocabularies.PAD_ID)
-  )
-  return tokens[: ends[0] if ends.size else None].tolist()
+def _best(tokens: np.ndarray, scores: np.ndarray) -> list[Decoded]:
+  """The outputs of one example, of [num_return, length] and [num_return]."""
+  decoded = []
+  for row, score in zip(tokens, scores.tolist(), strict=True):
+    if score > beam_search.NO_SEQUENCE or not decoded:
+      ends = np.flatnonzero(
+        (row == vocabularies.EOS_ID) | (row == vocabularies.PAD_ID)
+      )
+      end = int(ends[0]) if ends.size else len(row)
+      ended = end < len(row) and row[end] == vocabularies.EOS_ID
+      decoded.append(Decoded(row[:end].tolist(), score, bool(ended)))
+  return decoded
 
 
 def decode_length(longest_target: int) -> int:

@@ -131,10 +131,30 @@ def parse(
     with _gin_errors(binding):
       gin.parse_config(binding)
   _check_macros_are_read(bindings)
+  _bind_checkpoint_sizes()
 
 
 # Macros that the command line reads itself.
-_READ_DIRECTLY = ("MIXTURE_OR_TASK_MODULE", "DATA_DIR")
+_SIZES_FROM = "SIZES_FROM_CHECKPOINT"
+_READ_DIRECTLY = ("MIXTURE_OR_TASK_MODULE", "DATA_DIR", _SIZES_FROM)
+
+
+def _bind_checkpoint_sizes() -> None:
+  """Binds a student's sizes and vocabulary to those of a checkpoint.
+
+  Here and not by a configurable, so that the operative configuration has the
+  sizes themselves: a run must not need the checkpoint that it began with.
+  """
+  path = macro(_SIZES_FROM)
+  if path is None:
+    return
+  from dss_jax.pretrained import opening
+
+  opened = opening.open_pretrained(path)
+  for name, value in opening.bindings(opened).items():
+    gin.bind_parameter(f"network.T5Config.{name}", value)
+  if macro("VOCABULARY") is None and opened.vocabulary is not None:
+    gin.bind_parameter(f"VOCABULARY/{_MACRO}.value", opened.vocabulary)
 
 
 def _check_macros_are_read(bindings: Sequence[str]) -> None:

@@ -18,7 +18,6 @@ import jax
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import lora, train_state
 from dss_jax.errors import UserError
-from dss_jax.placement import place
 from dss_jax.pretrained import initial
 from dss_jax.train_config import TrainConfig
 
@@ -96,8 +95,11 @@ def open_base(
     if not os.path.exists(os.path.expanduser(path)):
       # Paths in configurations are relative to where training was started.
       path = earlier["path"]
-  params = initial.load_params(path, config.model)
-  sha256 = lora.weights_hash(config.model, params)
+  shardings = config.partitioner.param_shardings(
+    train_state.param_shapes(config.model), config.model.param_axes()
+  )
+  params = initial.load_params(path, config.model, config.vocabulary, shardings)
+  sha256 = lora.weights_hash(params)
   if earlier is not None and earlier["sha256"] != sha256:
     raise UserError(
       f"INITIAL_CHECKPOINT_PATH {path!r} holds other weights (SHA-256"
@@ -106,12 +108,7 @@ def open_base(
     )
   note = {"path": _absolute(path), "sha256": sha256}
   note |= dataclasses.asdict(config.lora)
-  shardings = config.partitioner.param_shardings(
-    params, config.model.param_axes()
-  )
-  return Base(
-    lora.LoraModel(config.model, config.lora), place(params, shardings), note
-  )
+  return Base(lora.LoraModel(config.model, config.lora), params, note)
 
 
 def restore_merged(

@@ -16,10 +16,17 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from dss_jax import __version__
 from dss_jax.errors import UserError, one_line
+
+if TYPE_CHECKING:
+  from dss_jax.train_config import TrainConfig
+
+if TYPE_CHECKING:
+  from dss_jax.inference.student import Student
+  from dss_jax.train_config import TrainConfig
 
 # Paths that are wrong; other failures of files are not the user's mistake.
 _USERS_TO_MEND = (
@@ -95,6 +102,8 @@ def main(argv: Sequence[str]) -> int:
     if args.debug:
       raise
     print(f"dss-jax {args.mode}: {error}", file=sys.stderr)
+    if error.details:
+      print(f"\n{error.details}", file=sys.stderr)
     return 2
   except FloatingPointError as error:  # the run diverged
     print(f"dss-jax {args.mode}: {error}", file=sys.stderr)
@@ -165,7 +174,10 @@ def _parser() -> argparse.ArgumentParser:
 
   from dss_jax import quickstart
   from dss_jax.data import command as data_command
+  from dss_jax.export import command as export_command
+  from dss_jax.inference import command as infer_command
   from dss_jax.rationales import command as extract_command
+  from dss_jax.serving import command as serve_command
 
   quickstart.add_arguments(
     mode(
@@ -197,12 +209,42 @@ def _parser() -> argparse.ArgumentParser:
   _add_eval_flags(evaluate)
   _add_gin_flags(evaluate)
   _add_data_flags(evaluate)
+  export = mode(
+    "export",
+    functools.partial(export_command.run, read_run=_read_run),
+    "write a student in the format of another program, and check it",
+    epilog=export_command.EPILOG,
+  )
+  export_command.add_arguments(export)
+  _add_gin_flags(export)
+  _add_data_flags(export)
+  infer = mode(
+    "infer",
+    functools.partial(infer_command.run, open_student=_open_student),
+    "let a student answer the rows of a file or a pipe",
+  )
+  infer_command.add_arguments(infer)
+  _add_run_flags(infer)
+  serve = mode(
+    "serve",
+    functools.partial(serve_command.run, open_student=_open_student),
+    "answer requests for labels and rationales over HTTP",
+    epilog=serve_command.EPILOG,
+  )
+  serve_command.add_arguments(serve)
+  _add_run_flags(serve)
   checkpoints = mode(
     "checkpoints",
     _checkpoints,
-    "list a run's checkpoints and hash what they hold",
+    "list a run's checkpoints and hash what they hold, or say what a pretrained"
+    " checkpoint is",
   )
-  checkpoints.add_argument("model_dir", help="folder of the run")
+  checkpoints.add_argument(
+    "model_dir",
+    metavar="PATH",
+    help="folder of a run; or a Hugging Face or T5X checkpoint, also by hub id"
+    " or gs:// path",
+  )
   checkpoints.add_argument(
     "--hash",
     action="store_true",
@@ -254,6 +296,16 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     help="folder of the released datasets (also: DATA_DIR in gin, or the"
     " environment variable DSS_DATA_DIR)",
   )
+  _add_module_flag(group)
+  group.add_argument(
+    "--seqio_additional_cache_dirs",
+    default="",
+    metavar="FOLDERS",
+    help="folders of SeqIO task caches, separated by commas",
+  )
+
+
+def _add_module_flag(group: argparse._ArgumentGroup) -> None:
   group.add_argument(
     "--module",
     action="append",
@@ -261,12 +313,13 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     metavar="MODULE",
     help="a Python module to import first, which registers further tasks",
   )
-  group.add_argument(
-    "--seqio_additional_cache_dirs",
-    default="",
-    metavar="FOLDERS",
-    help="folders of SeqIO task caches, separated by commas",
-  )
+
+
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+  """How the configuration of a finished run is read, without its data."""
+  _add_gin_flags(parser)
+  _add_module_flag(parser.add_argument_group("tasks"))
+  parser.set_defaults(data_dir=None, seqio_additional_cache_dirs="")
 
 
 def _add_process_flags(parser: argparse.ArgumentParser) -> None:
@@ -420,19 +473,32 @@ def _train(args: argparse.Namespace) -> int:
   return 0
 
 
-def _evaluate(args: argparse.Namespace) -> int:
-  import json
-
+def _read_run(args: argparse.Namespace) -> TrainConfig:
+  """The configuration of the run that --model_dir names."""
   from dss_jax import gin_utils
 
-  config_file = pathlib.Path(args.model_dir) / "config.gin"
+  config_file = pathlib.Path(args.model_dir).expanduser() / "config.gin"
   if not config_file.is_file():
     raise UserError(
       f"--model_dir: there is no config.gin in {args.model_dir!r}; give the"
       " MODEL_DIR of a training run"
     )
   _parse_gin(args, [str(config_file)])
-  config = gin_utils.instance("train.train", model_dir=args.model_dir)
+  return gin_utils.instance("train.train", model_dir=args.model_dir)
+
+
+def _open_student(args: argparse.Namespace) -> Student:
+  """The student that --model_dir names; handed to the modes that ask one."""
+  from dss_jax.inference import loading
+
+  _set_up_process(args)
+  return loading.open_student(args, _read_run)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+  import json
+
+  config = _read_run(args)
 
   from dss_jax import scoring
 
@@ -451,7 +517,14 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _checkpoints(args: argparse.Namespace) -> int:
   from dss_jax import checkpoints
 
-  checkpoints.print_summary(args.model_dir, hashes=args.hash)
+  folder = pathlib.Path(args.model_dir).expanduser()
+  if args.hash or (folder / checkpoints.FOLDER).is_dir():
+    checkpoints.print_summary(args.model_dir, hashes=args.hash)
+    return 0
+
+  from dss_jax.pretrained import opening
+
+  print(opening.describe(opening.open_pretrained(args.model_dir)))
   return 0
 
 

@@ -20,6 +20,8 @@ def place(tree: Any, shardings: Any) -> Any:
     shardings = jax.tree.map(lambda _: shardings, tree)
 
   def put(value, sharding):
+    if isinstance(value, jax.Array) and value.sharding == sharding:
+      return value
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
       return jax.jit(lambda x: x, out_shardings=sharding)(value)
     value = np.asarray(value)

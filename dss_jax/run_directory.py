@@ -14,16 +14,14 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from dss_jax import __version__
+from dss_jax import __version__, atomic_files
 from dss_jax.errors import UserError, damaged_file, writing
 
 _PACKAGES = (
@@ -43,20 +41,8 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
   """Writes `text` so that a reader sees the old file or the whole new one."""
   with writing(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(
-      dir=path.parent, prefix=f".{path.name}."
-    )
-    try:
-      with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())  # or a crash could leave it empty
-      os.chmod(temporary, 0o644)
-      os.replace(temporary, path)
-    except BaseException:
-      with contextlib.suppress(OSError):
-        os.unlink(temporary)
-      raise
+    with atomic_files.atomic_path(path) as temporary:
+      temporary.write_text(text, encoding="utf-8")
 
 
 def write_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:

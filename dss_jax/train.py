@@ -102,6 +102,7 @@ class _Run:
     self.started = time.monotonic()
     partitioner = config.partitioner
     train_config.check_vocabulary(config.vocabulary, config.model)
+    self.initial = self._open_initial()
     earlier = self._earlier_description()
     self.data = training_data.load(
       config.train_dataset_cfg,
@@ -179,6 +180,19 @@ class _Run:
         f"{error}; to train without a test, set"
         " evaluation.EvaluationConfig.test_split to None"
       ) from error
+
+  def _open_initial(self) -> initial.Initial | None:
+    """What a new run starts from, compared with the student before all else."""
+    config = self.config
+    path = config.initial_checkpoint_path
+    if path is None or self.checkpoints.latest_step() is not None:
+      return None
+    return initial.open_initial(
+      path,
+      config.model,
+      config.vocabulary,
+      optimizer_state=config.restore_optimizer,
+    )
 
   def _earlier_description(self) -> dict[str, Any]:
     """`run.json` of the run that is continued; empty where there is none."""
@@ -265,13 +279,18 @@ class _Run:
     key = jax.random.fold_in(jax.random.key(config.random_seed), _PARAMS)
     if self.base:
       params = self.base.adapters.init(key, self.base.params)
-    elif config.initial_checkpoint_path is not None:
-      params = initial.load_params(config.initial_checkpoint_path, config.model)
-    else:
-      return train_state.init_state(model, tx, config.partitioner, key)
-    return train_state.state_from_params(
-      params, tx, config.partitioner, model.param_axes()
-    )
+      return train_state.state_from_params(
+        params, tx, config.partitioner, model.param_axes()
+      )
+    if self.initial is not None:
+      return initial.initial_state(
+        self.initial,
+        model,
+        tx,
+        config.partitioner,
+        optimizer_state=config.restore_optimizer,
+      )
+    return train_state.init_state(model, tx, config.partitioner, key)
 
   def _jit_step(self) -> train_step.JittedStep:
     config = self.config

@@ -56,8 +56,10 @@ class TrainConfig:
     partitioner: the mesh.
     objective: weights and normalisation of the sub-tasks' losses.
     save_cfg: when checkpoints are made and kept.
-    initial_checkpoint_path: parameters to start from (a run's MODEL_DIR or a
-      T5X checkpoint); None starts from random ones.
+    initial_checkpoint_path: parameters to start from (a run's MODEL_DIR, a
+      Hugging Face folder or a T5X checkpoint); None starts from random ones.
+    restore_optimizer: go on with the Adafactor state of that checkpoint too,
+      which T5X wrote.
     lora: train adapters beside those parameters; None trains all parameters.
     num_microbatches: parts a batch is cut into to save memory.
     random_seed: of initial parameters, dropout and data order.
@@ -90,6 +92,7 @@ class TrainConfig:
     default_factory=checkpoints_lib.SaveOptions
   )
   initial_checkpoint_path: str | None = None
+  restore_optimizer: bool = False
   lora: lora_lib.LoraOptions | None = None
   num_microbatches: int = 1
   random_seed: int = 0
@@ -125,6 +128,14 @@ class TrainConfig:
         "lora.gin trains adapters beside the parameters of a base, and there is"
         " none: add --gin.INITIAL_CHECKPOINT_PATH=..., a run's MODEL_DIR or a"
         " pretrained checkpoint"
+      )
+    if self.restore_optimizer and (
+      self.lora is not None or self.initial_checkpoint_path is None
+    ):
+      raise UserError(
+        "RESTORE_OPTIMIZER is True, which goes on with the optimizer state of a"
+        " T5X checkpoint: set INITIAL_CHECKPOINT_PATH to one and leave out"
+        " lora.gin, or set it to False"
       )
     for name, binding in _AT_LEAST_ONE.items():
       value = getattr(self, name)

@@ -103,6 +103,8 @@ def state_from_params(
   tx: optax.GradientTransformation,
   partitioner: Partitioner,
   param_axes: Any,
+  *,
+  copy: bool = True,
 ) -> tuple[TrainState, TrainState]:
   """A state at step 0 from given parameters, such as a checkpoint's.
 
@@ -111,6 +113,8 @@ def state_from_params(
     tx: the optimizer; its state starts afresh.
     partitioner: says where everything lives.
     param_axes: logical axes of the parameters.
+    copy: leave the parameters to the caller; else the state takes them over,
+      where they are already in place, and nobody may use them afterwards.
 
   Returns:
     The state, and its shardings in the same structure.
@@ -119,6 +123,12 @@ def state_from_params(
     jax.eval_shape(lambda p: TrainState.create(p, tx), params), param_axes
   )
   params = place(params, shardings.params)
+  if not copy:
+    with partitioner.activate():
+      init = jax.jit(tx.init, out_shardings=shardings.opt_state)
+      opt_state = init(params)
+    step = jax.device_put(jnp.zeros([], jnp.int32), shardings.step)
+    return TrainState(step, params, opt_state), shardings
 
   def create(params):
     # Copies, because training steps take over the memory of their state: the

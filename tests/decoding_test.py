@@ -140,6 +140,47 @@ def test_decoding_stops_when_all_have_ended():
   assert len(calls) == 1
 
 
+def test_rows_that_have_ended_may_leave_the_batch():
+  batch = decoding.MIN_COMPACTED + 8
+  table, start = _toy(seed=4, batch=batch)
+  limits = jnp.where(jnp.arange(batch) % 2, 4, 2).at[::11].set(LENGTH)
+  rows = []
+
+  def run(compact):
+    step, cache = start()
+
+    def counting_step(cache, tokens):
+      if compact:
+        jax.debug.callback(lambda: rows.append(len(tokens)))
+      return step(cache, tokens)
+
+    return decoding.greedy(
+      counting_step,
+      cache,
+      max_decode_length=LENGTH,
+      max_lengths=limits,
+      compact=compact,
+    )
+
+  expected, actual = run(False), run(True)
+  jax.effects_barrier()
+  np.testing.assert_array_equal(actual[0], expected[0])
+  np.testing.assert_array_equal(actual[1], expected[1])
+  assert sorted(set(rows), reverse=True) == [batch, batch // 2, batch // 8]
+  assert len(rows) == LENGTH
+  assert len(table) == batch
+
+
+@pytest.mark.parametrize("vocab", [7, 24, 384])
+def test_the_best_token_is_the_first_of_the_greatest(vocab):
+  rng = np.random.default_rng(0)
+  logits = rng.integers(0, 6, (50, vocab)).astype(np.float32)  # many ties
+  logits[1] = -np.inf
+  place, value = decoding._argmax_by_parts(jnp.asarray(logits))
+  np.testing.assert_array_equal(place, np.argmax(logits, axis=-1))
+  np.testing.assert_array_equal(value, logits.max(-1))
+
+
 def test_more_tokens_than_the_cache_holds_are_refused():
   _, start = _toy()
   with pytest.raises(ValueError, match="made for 1 to 5 tokens"):

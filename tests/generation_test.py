@@ -1,14 +1,20 @@
 """Batches of all lengths decoded and handed back in their order."""
 
+import functools
 import types
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax import generation
+from dss_jax import compilations, generation
+from dss_jax.constraints import Trie
 from dss_jax.errors import UserError
 from dss_jax.generation import DecodeOptions
+from dss_jax.models.config import T5Config
+from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.partitioning import Partitioner
 
 
@@ -27,11 +33,13 @@ class Echo:
   def decode_step(self, params, cache, tokens):
     raise AssertionError("the options decode without it")
 
-  def decode(self, decode_step_fn, cache, key, *, max_decode_length):
-    del decode_step_fn, key
+  def decode(
+    self, decode_step_fn, cache, key, *, max_decode_length, constrain, compact
+  ):
+    del decode_step_fn, key, constrain, compact
     scores = -jnp.sum(cache, axis=1).astype(jnp.float32)
     padded = jnp.pad(cache, ((0, 0), (0, max_decode_length)))
-    return padded[:, :max_decode_length], scores
+    return padded[:, None, :max_decode_length], scores[:, None]
 
 
 def generate(inputs, *, batch_size, max_length=None, **kwargs):
@@ -84,6 +92,8 @@ def test_the_options_may_say_how_long_outputs_get():
     ({"topk": -1}, "topk"),
     ({"topp": 1.5}, "topp"),
     ({"max_length": 0}, "max_length"),
+    ({"num_return": 2}, "num_return"),
+    ({"num_return": 0}, "num_return"),
   ],
 )
 def test_wrong_options_are_told_before_anything_is_trained(settings, name):
@@ -95,3 +105,87 @@ def test_wrong_options_are_told_before_anything_is_trained(settings, name):
 
 def test_outputs_may_be_a_quarter_longer_than_targets():
   assert [generation.decode_length(n) for n in (1, 6, 7, 64)] == [8, 8, 8, 80]
+
+
+# ---------------------------------------------------------------- with a student
+
+
+@functools.cache
+def _student():
+  config = T5Config(
+    vocab_size=16,
+    emb_dim=8,
+    num_heads=2,
+    head_dim=4,
+    mlp_dim=8,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+  )
+  model = EncoderDecoderModel(config)
+  rng = np.random.default_rng(3)
+  params = jax.tree.map(
+    lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
+    jax.eval_shape(model.init, jax.random.key(0)),
+  )
+  return model, params
+
+
+def _generator(options, batch_size=4):
+  partitioner = Partitioner(devices=jax.devices()[:1])
+  model, _ = _student()
+  return generation.Generator(
+    model, partitioner, options, batch_size=batch_size
+  )
+
+
+INPUTS = [[5, 6, 1], [7, 1], [3, 3, 3, 3, 9, 4, 1], [8, 2, 1], [4, 1]]
+
+
+@pytest.mark.slow
+def test_all_outputs_come_with_their_scores():
+  _, params = _student()
+  kwargs: Any = {"max_decode_length": 5}
+  options = DecodeOptions(
+    "beam", num_beams=3, num_return=3, convention="huggingface"
+  )
+  generator = _generator(options)
+  found = generator.decode(params, INPUTS, **kwargs)
+  best, scores = generator(params, INPUTS, **kwargs)
+  for outputs, tokens, score in zip(found, best, scores, strict=True):
+    assert outputs[0].tokens == tokens
+    assert outputs[0].score == pytest.approx(float(score))
+    assert len({tuple(output.tokens) for output in outputs}) == 3
+    assert sorted(outputs, key=lambda o: -o.score) == outputs
+  # A set for each input; of two members no more than two come back.
+  sets = [[[n + 2], [n + 3, 6]] for n in range(len(INPUTS))]
+  found = generator.decode(
+    params, INPUTS, constrain=Trie.from_sets(sets), **kwargs
+  )
+  for outputs, members in zip(found, sets, strict=True):
+    assert sorted(output.tokens for output in outputs) == sorted(members)
+    assert all(output.ended for output in outputs)
+
+
+@pytest.mark.slow
+def test_nothing_is_compiled_after_warming_up():
+  _, params = _student()
+  options = DecodeOptions("sample", num_return=2)
+  generator = _generator(options)
+  settings: Any = {"max_decode_length": 4}
+  generator.warm_up(params, lengths=[4, 8], batch_sizes=[1, 2], **settings)
+  before = compilations.count()
+  for count in (1, 2, 3, 5):
+    found = generator.decode(params, INPUTS[:count], seed=count, **settings)
+    assert [len(outputs) for outputs in found] == [2] * count
+  assert compilations.count() == before
+  with pytest.raises(UserError, match="at most 8"):
+    generator.decode(params, [[2] * 9], **settings)
+
+
+def test_what_outputs_may_be_has_to_fit():
+  _, params = _student()
+  trie = Trie.from_sequences([[4, 5, 6, 7]])
+  with pytest.raises(UserError, match="longest that they may be has 5"):
+    _generator(DecodeOptions()).decode(
+      params, INPUTS, max_decode_length=4, constrain=trie
+    )

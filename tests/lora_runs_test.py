@@ -16,6 +16,7 @@ from dss_jax import (
   checkpoints,
   evaluation,
   gin_utils,
+  lora,
   optimizers,
   partitioning,
   schedules,
@@ -179,7 +180,7 @@ def test_only_adapters_are_trained_and_saved(base, finished):
   assert note is not None
   assert note == {
     "path": str(base),
-    "sha256": checkpoints.tree_hash(base_tree["params"]),
+    "sha256": lora.weights_hash(base_tree["params"]),
     "rank": 2,
     "alpha": 8.0,
     "targets": "output",

@@ -1,5 +1,6 @@
 """Losses and token weights against hand-worked numbers and references."""
 
+import functools
 import math
 
 import jax
@@ -12,6 +13,9 @@ from dss_jax import losses
 from dss_jax.errors import UserError
 
 LN2, LN4 = math.log(2), math.log(4)
+
+# One program: by themselves, its operations would compile one after the other.
+token_nll = jax.jit(losses.token_nll, static_argnums=(2, 3))
 
 
 def reference_token_loss(logits, targets, z_loss, label_smoothing):
@@ -31,20 +35,20 @@ def reference_token_loss(logits, targets, z_loss, label_smoothing):
 
 class TestTokenNll:
   def test_uniform_logits_by_hand(self):
-    nll, z = losses.token_nll(jnp.zeros((1, 2, 4)), jnp.array([[3, 0]]), 0.1)
+    nll, z = token_nll(np.zeros((1, 2, 4)), np.array([[3, 0]]), 0.1)
     np.testing.assert_allclose(nll, [[LN4, LN4]], rtol=1e-6)
     np.testing.assert_allclose(z, [[0.1 * LN4**2] * 2], rtol=1e-6)
 
   def test_smoothed_by_hand(self):
     # Vocabulary 2, smoothing 1/4: q = (3/4, 1/4), uniform prediction. The
     # cross-entropy is ln 2 whatever q; its minimum is H(q).
-    nll, _ = losses.token_nll(jnp.zeros((1, 1, 2)), jnp.array([[0]]), 0.0, 0.25)
+    nll, _ = token_nll(np.zeros((1, 1, 2)), np.array([[0]]), 0.0, 0.25)
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     np.testing.assert_allclose(nll, [[LN2 - entropy]], rtol=1e-5)
 
   def test_smoothed_prediction_has_no_loss(self):
-    logits = jnp.log(jnp.array([[[0.9, 0.05, 0.05]]]))
-    nll, _ = losses.token_nll(logits, jnp.array([[0]]), 0.0, 0.1)
+    logits = np.log(np.array([[[0.9, 0.05, 0.05]]], np.float32))
+    nll, _ = token_nll(logits, np.array([[0]]), 0.0, 0.1)
     np.testing.assert_allclose(nll, [[0.0]], atol=1e-6)
 
   @pytest.mark.parametrize(
@@ -69,19 +73,23 @@ class TestTokenNll:
       log_z = jax.nn.logsumexp(logits, axis=-1)
       return -jnp.sum(soft * log_p, -1), z_loss * log_z**2
 
-    nll, z = losses.token_nll(logits, targets, z_loss, smoothing)
+    nll, z = token_nll(logits, targets, z_loss, smoothing)
     want_nll, want_z = reference_token_loss(logits, targets, z_loss, smoothing)
     np.testing.assert_allclose(nll, want_nll, rtol=2e-6, atol=2e-6)
     np.testing.assert_allclose(z, want_z, rtol=2e-6)
-    got = jax.grad(lambda x: total(losses.token_nll, x))(logits)
-    want = jax.grad(lambda x: total(plain, x))(logits)
+    got, want = jax.jit(
+      lambda x: [
+        jax.grad(functools.partial(total, fn))(x)
+        for fn in (losses.token_nll, plain)
+      ]
+    )(logits)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
   def test_large_logits_stay_finite(self):
-    logits = jnp.array([[[1e4, 0.0, -1e4]]], jnp.float32)
-    targets = jnp.array([[1]])
-    value, grad = jax.value_and_grad(
-      lambda x: jnp.sum(losses.token_nll(x, targets)[0])
+    logits = np.array([[[1e4, 0.0, -1e4]]], np.float32)
+    targets = np.array([[1]])
+    value, grad = jax.jit(
+      jax.value_and_grad(lambda x: jnp.sum(losses.token_nll(x, targets)[0]))
     )(logits)
     assert float(value) == 1e4
     np.testing.assert_array_equal(grad, [[[1.0, -1.0, 0.0]]])
@@ -109,11 +117,13 @@ class TestTokenNll:
   def test_bfloat16_logits_are_computed_on_in_float32(self):
     logits = jnp.linspace(0, 3, 8, dtype=jnp.bfloat16).reshape(1, 1, 8)
     targets = jnp.array([[2]])
-    nll, _ = losses.token_nll(logits, targets)
+    nll, _ = token_nll(logits, targets)
     assert nll.dtype == jnp.float32
     want, _ = reference_token_loss(logits.astype(jnp.float32), targets, 0, 0)
     np.testing.assert_allclose(nll, want, rtol=1e-6)
-    grad = jax.grad(lambda x: losses.token_nll(x, targets)[0].sum())(logits)
+    grad = jax.jit(jax.grad(lambda x: losses.token_nll(x, targets)[0].sum()))(
+      logits
+    )
     assert grad.dtype == jnp.bfloat16
 
 
@@ -344,8 +354,13 @@ class TestOfficialLoss:
     examples, logits, vocab = self.examples()
     batch, values = self.rows(examples, logits, vocab, packed)
     weighting = losses.Objective(alpha).weighting(("label", "rationale"))
-    nll, _ = losses.token_nll(values, batch["decoder_target_tokens"])
-    got = float(jnp.sum(weighting(batch) * nll))
+
+    @jax.jit
+    def loss(values, batch):
+      nll, _ = losses.token_nll(values, batch["decoder_target_tokens"])
+      return jnp.sum(weighting(batch) * nll)
+
+    got = float(loss(values, batch))
     assert got == pytest.approx(
       self.official(examples, logits, alpha), rel=1e-6
     )

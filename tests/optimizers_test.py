@@ -46,7 +46,7 @@ def stepper(optimizer, params, axes=None, lr_fn=by_step):
     return optax.apply_updates(params, changes), state
 
   def steps(grads_of_steps, step=None) -> Any:
-    values, state = params, tx.init(params)
+    values, state = params, jax.jit(tx.init)(params)
     for grads in grads_of_steps:
       values, state = update(grads, state, values, step)
     return values, state
@@ -224,7 +224,7 @@ class TestAdafactor:
     grads = {"w": jnp.array([1.0, 2.0, 3.0])}
     state: Any = tx.init(params)
     state = state._replace(count=jnp.int32(1000))
-    _, state = tx.update(grads, state, params)
+    _, state = jax.jit(tx.update)(grads, state, params)
     # The first update forgets what was before: v = g².
     np.testing.assert_allclose(state.v["w"], [1, 4, 9], rtol=1e-6)
 

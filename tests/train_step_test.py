@@ -147,6 +147,11 @@ OPTIMIZERS = {
   "scaled_adam": optimizers.ParameterScaledAdam(eps=1e-4),
 }
 ONE = functools.partial(Partitioner, devices=tuple(jax.devices()[:1]))
+# Several tests run the program of these: it is compiled once.
+SHARDED = functools.partial(
+  Partitioner, 2, fully_sharded=True, fully_sharded_min_size=0
+)
+SETTINGS = {"num_microbatches": 2, "z_loss": 1e-3, "label_smoothing": 0.05}
 
 
 def start(model, optimizer, partitioner, *, weighting=WEIGHTING, **settings):
@@ -212,6 +217,18 @@ def lowered_step(partitioner, model, *, num_microbatches=1, seed=0):
     num_microbatches=num_microbatches,
   )
   return step.lower(state, random_batch()), shapes
+
+
+def plain_losses(model, params, batch, *settings):
+  """Logits, and losses of their tokens; of a batch in one piece."""
+
+  @jax.jit  # or each operation would be a program
+  def compute(params, batch):
+    logits = model.apply(params, batch)
+    targets = batch["decoder_target_tokens"]
+    return logits, *losses.token_nll(logits, targets, *settings)
+
+  return jax.device_get(compute(params, batch))
 
 
 def assert_close(got, want, rel=1e-6):
@@ -357,12 +374,11 @@ class TestStep:
   def test_metrics(self):
     """Every sum, against a plain computation of the same numbers."""
     model = ToyStudent()
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     batch = random_batch()
-    sums = reference("adamw")[1][0]
-    logits = np.asarray(model.apply(params, batch), np.float64)
+    sums = reference("adafactor")[1][0]
+    logits, nll, z = plain_losses(model, params, batch, 1e-3, 0.05)
     targets = batch["decoder_target_tokens"]
-    nll, z = losses.token_nll(jnp.asarray(logits), targets, 1e-3, 0.05)
     ids = batch["decoder_subtask_ids"]
     right = (logits.argmax(-1) == targets) & (ids > 0)
     weighted = {}
@@ -390,8 +406,10 @@ class TestStep:
     assert sums["nonfinite"] == 0
 
   def test_nonfinite_step_changes_only_the_step(self):
-    partitioner = Partitioner(2)
-    state, step = start(ToyStudent(), OPTIMIZERS["adafactor"], partitioner)
+    partitioner = SHARDED()
+    state, step = start(
+      ToyStudent(), OPTIMIZERS["adafactor"], partitioner, **SETTINGS
+    )
     good, bad = random_batch(0), random_batch(1)
     bad["decoder_example_weights"][3, 0] = np.nan
     state, sums = step(state, partitioner.put_batch(good))
@@ -414,8 +432,10 @@ class TestStep:
     assert not np.array_equal(state.params["logits"], before.params["logits"])
 
   def test_compiles_once_and_donates(self):
-    partitioner = Partitioner(2, fully_sharded=True, fully_sharded_min_size=0)
-    state, step = start(ToyStudent(), OPTIMIZERS["adamw"], partitioner)
+    partitioner = SHARDED()
+    state, step = start(
+      ToyStudent(), OPTIMIZERS["adafactor"], partitioner, **SETTINGS
+    )
     batches = [partitioner.put_batch(random_batch(seed)) for seed in range(3)]
     assert step.compilations == 0
     new_state, _ = step(state, batches[0])
@@ -466,7 +486,7 @@ class TestStep:
   def test_eval_step(self):
     """The sums of a train step, on any mesh, from parameters alone."""
     model, partitioner = ToyStudent(dropout_rate=0.5), Partitioner(2)
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     shardings = partitioner.param_shardings(params, model.param_axes())
     step = train_step_lib.jit_eval_step(
       model=model,
@@ -477,8 +497,7 @@ class TestStep:
     params = jax.device_put(params, shardings)
     batch = random_batch()
     sums = step(params, partitioner.put_batch(batch))
-    logits = model.apply(params, batch)
-    nll, _ = losses.token_nll(logits, batch["decoder_target_tokens"])
+    _, nll, _ = plain_losses(model, params, batch)
     for k in (1, 2):
       mine = batch["decoder_subtask_ids"] == k
       assert float(sums["nll"][k - 1]) == pytest.approx(

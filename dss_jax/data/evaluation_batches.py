@@ -6,6 +6,7 @@ of inputs and targets, packed, to be scored.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -27,9 +28,9 @@ class PaddedBatch(NamedTuple):
   """Inputs to decode.
 
   Attributes:
-    index: [batch_size] int64, position of each row's inputs in what
+    index: [rows] int64, position of each row's inputs in what
       `padded_batches` was given; -1 for rows that only fill the batch.
-    encoder_input_tokens: [batch_size, length] int32, 0 = padding.
+    encoder_input_tokens: [rows, length] int32, 0 = padding.
   """
 
   index: np.ndarray
@@ -41,25 +42,33 @@ def padded_batches(
   batch_size: int,
   *,
   lengths: Sequence[int] | None = None,
+  batch_sizes: Sequence[int] | None = None,
 ) -> Iterator[PaddedBatch]:
   """Batches of inputs of about the same length, shortest first.
 
   Args:
     inputs: ids of each input, EOS included.
-    batch_size: rows of every batch.
+    batch_size: rows of a batch.
     lengths: the row lengths to use, ascending, in tokens: the declared shapes.
-      By default `declared_lengths` of these inputs.
+      By default `declared_lengths` of each batch's longest input.
+    batch_sizes: the smaller numbers of rows that a batch may have where fewer
+      are left. By default none: rows that only fill the batch are added.
 
   Yields:
-    Every input once. A length's last inputs join the next longer ones rather
-    than leave rows empty, so only the last batch may have such rows.
+    Every input once. Only the first batch, of the shortest inputs, may have
+    rows that only fill it.
 
   Raises:
     UserError: an input is longer than all `lengths`.
   """
   size = np.array([len(ids) for ids in inputs], np.int64)
+  order = np.argsort(size, kind="stable")
+  first = len(order) % batch_size
+  bounds = [*([0] if first else []), *range(first, len(order) + 1, batch_size)]
+  parts = [order[i:j] for i, j in itertools.pairwise(bounds)]
+  longest = [int(size[part[-1]]) for part in parts]
   if lengths is None:
-    lengths = declared_lengths(size)
+    lengths = declared_lengths(longest)
   lengths = sorted(lengths)
   if size.size and size.max() > lengths[-1]:
     raise UserError(
@@ -67,23 +76,15 @@ def padded_batches(
       f" {lengths[-1]}: raise the declared lengths, or lower"
       " TASK_FEATURE_LENGTHS['inputs']"
     )
-  waiting = np.zeros(0, np.int64)
-  order = np.argsort(size, kind="stable")
-  below = 0
-  for length in lengths:
-    upto = int(np.searchsorted(size[order], length, side="right"))
-    waiting = np.concatenate([waiting, order[below:upto]])
-    below = upto
-    keep = 0 if length == lengths[-1] else len(waiting) % batch_size
-    ready, waiting = np.split(waiting, [len(waiting) - keep])
-    for start in range(0, len(ready), batch_size):
-      index = np.full(batch_size, -1, np.int64)
-      part = ready[start : start + batch_size]
-      index[: len(part)] = part
-      tokens = np.zeros((batch_size, length), np.int32)
-      for row, i in enumerate(part.tolist()):
-        tokens[row, : size[i]] = inputs[i]
-      yield PaddedBatch(index, tokens)
+  sizes = {*(batch_sizes or ()), batch_size}
+  for part, least in zip(parts, longest, strict=True):
+    rows = min(s for s in sizes if s >= len(part))
+    index = np.full(rows, -1, np.int64)
+    index[: len(part)] = part
+    tokens = np.zeros((rows, min(n for n in lengths if n >= least)), np.int32)
+    for row, i in enumerate(part.tolist()):
+      tokens[row, : size[i]] = inputs[i]
+    yield PaddedBatch(index, tokens)
 
 
 def declared_lengths(
@@ -92,10 +93,10 @@ def declared_lengths(
   num_lengths: int = 3,
   multiple: int = 8,
 ) -> tuple[int, ...]:
-  """The row lengths that waste the fewest tokens on these inputs.
+  """The row lengths that waste the fewest tokens on rows of these sizes.
 
   Args:
-    sizes: [num_inputs], tokens of each input.
+    sizes: [num_rows], tokens that each must hold.
     num_lengths: at most so many lengths (each is compiled once).
     multiple: lengths are multiples of this many tokens.
 

@@ -1,7 +1,7 @@
 """What there is to score: inputs, targets and metrics, without TensorFlow."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dss_jax import datasets, metrics
@@ -88,24 +88,15 @@ def evaluation_target(text: str, vocabulary: Vocabulary) -> str:
 
 
 def build_evaluations(
-  task_name: str,
-  split: str,
-  vocabulary: Vocabulary,
-  data_options: datasets.DataOptions | None = None,
-  method_options: MethodOptions | None = None,
-  feature_lengths: Mapping[str, int] | None = None,
-  *,
-  max_examples: int | None = None,
+  source: TaskSource, *, max_examples: int | None = None
 ) -> dict[str, Evaluation]:
   """The evaluation of each sub-task of a task of ours.
 
   Args:
-    task_name: a registered name; a mixture gives one evaluation per sub-task.
-    split: "validation" or "test"; "train" is scored on its training targets.
-    vocabulary: as trained with.
-    data_options: as trained with.
-    method_options: as trained with.
-    feature_lengths: "inputs" cuts what is read; targets are never cut here.
+    source: the task with its records, options and lengths, as trained with;
+      the length of "inputs" cuts what is read, targets are never cut here. A
+      split "train" is scored on its training targets. A mixture gives one
+      evaluation per sub-task.
     max_examples: only the first so many.
 
   Returns:
@@ -113,28 +104,20 @@ def build_evaluations(
     is `label` (every record with a gold label) and `rationale` (every record
     with a usable rationale).
   """
-  source = TaskSource.load(
-    task_name,
-    split,
-    vocabulary,
-    data_options,
-    method_options,
-    feature_lengths,
-  )
   task = source.task
   evaluations = {}
   for subtask in task.method.subtasks:
     examples = source.texts(subtask)[:max_examples]
     evaluations[subtask.name] = Evaluation(
       name=subtasks.task_name(task.dataset, subtask.name, task.label_source),
-      split=split,
+      split=source.split,
       ids=[example.row.id for example in examples],
       input_texts=[example.inputs for example in examples],
       inputs=[source.inputs(example) for example in examples],
       targets=[
         evaluation_target(
           example.row.label if subtask.uses_label else example.row.rationale,
-          vocabulary,
+          source.vocabulary,
         )
         for example in examples
       ],

@@ -252,15 +252,11 @@ def load_evaluations(
   """
   lengths = config.feature_lengths()
   if subtasks.parse_task_name(name):
-    own = evaluations.build_evaluations(
-      name,
-      split,
-      vocabulary,
-      config.data,
-      config.method,
-      lengths,
-      max_examples=max_examples,
-    ).values()
+    source = examples_lib.TaskSource.load(
+      name, split, vocabulary, config.data, config.method, lengths
+    )
+    built = evaluations.build_evaluations(source, max_examples=max_examples)
+    own = built.values()
     labels = [each for each in own if each.subtask.uses_label]
     return labels if labels_only and labels else list(own)
   check_seqio_is_known(name)

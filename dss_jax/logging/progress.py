@@ -13,7 +13,7 @@ class Progress:
   """The progress of a run: a bar on a terminal, else some lines.
 
   Args:
-    total_steps: steps of the whole run.
+    total_steps: steps of the whole run; None where nobody knows.
     first_step: steps made before this start.
     description: what runs, in a word.
     waiting: shown before the first step is made.
@@ -22,7 +22,7 @@ class Progress:
 
   def __init__(
     self,
-    total_steps: int,
+    total_steps: int | None,
     first_step: int = 0,
     *,
     description: str = "train",
@@ -78,14 +78,17 @@ class Progress:
       self._bar.update(self._task, completed=step, text=text)
       return
     now = time.monotonic()
-    is_news = step >= self._total and step != self._printed_step
+    total = math.inf if self._total is None else self._total
+    is_news = step >= total and step != self._printed_step
     if now - self._printed < _SECONDS_BETWEEN_LINES and not is_news:
       return
     self._printed, self._printed_step = now, step
     seconds = now - self._start
-    line = f"{self._description} {step}/{self._total}  {text}"
-    if done := step - self._first:
-      remaining = seconds / done * (self._total - step)
+    of = "" if self._total is None else f"/{self._total}"
+    line = f"{self._description} {step}{of}  {text}"
+    done = step - self._first
+    if done and self._total is not None:
+      remaining = seconds / done * max(0, self._total - step)
       line += f"  {_clock(remaining)} left"
     self._print(line)
 

@@ -51,6 +51,8 @@ class T5Config:
       everything inside a layer.
     dropout_broadcast: "length": one mask for all positions of a row, as T5X;
       "full": an own mask for each position, as Hugging Face.
+    relpos_bias_per_layer: learn a relative position bias in each layer, as
+      UMT5 and all of T5X's `scalable_t5`; else one that a stack's layers share.
   """
 
   vocab_size: int
@@ -68,6 +70,7 @@ class T5Config:
   scan_layers: bool = False
   remat_policy: str = "none"
   dropout_broadcast: str = "length"
+  relpos_bias_per_layer: bool = False
 
   def __post_init__(self):
     for name in _POSITIVE_INTEGERS:
@@ -114,7 +117,12 @@ _POSITIVE_INTEGERS = (
   "head_dim",
   "mlp_dim",
 )
-_SWITCHES = ("logits_via_embedding", "float32_attention_logits", "scan_layers")
+_SWITCHES = (
+  "logits_via_embedding",
+  "float32_attention_logits",
+  "scan_layers",
+  "relpos_bias_per_layer",
+)
 _CHOICES = {
   "dtype": DTYPES,
   "remat_policy": REMAT_POLICIES,

@@ -25,7 +25,8 @@ class DecodeCache:
     per_example: arrays [examples, ...]: the same for all of an example's
       sequences, so never repeated nor reordered.
     step_biases: [heads, 2 * max_length - 1] self-attention biases of all
-      steps, causal mask included.
+      steps, causal mask included; [layers, heads, ...] where each layer has
+      its own.
   """
 
   index: Array
@@ -67,6 +68,16 @@ class DecodeCache:
       lambda x: jnp.repeat(x, n, axis=0), self.per_sequence
     )
     return dataclasses.replace(self, per_sequence=repeated)
+
+  def take(self, examples: Array) -> DecodeCache:
+    """Some examples only, [n] int32; of one sequence each."""
+    per_sequence, per_example = jax.tree.map(
+      lambda x: jnp.take(x, examples, axis=0),
+      (self.per_sequence, self.per_example),
+    )
+    return dataclasses.replace(
+      self, per_sequence=per_sequence, per_example=per_example
+    )
 
   def reorder(self, sequences: Array) -> DecodeCache:
     """Sequence i becomes what sequence `sequences[i]` was.

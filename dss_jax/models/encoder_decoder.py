@@ -157,6 +157,43 @@ class EncoderDecoderModel:
       segments = _as_segment(encoder_input_tokens)
     return _call(self.config, "encode", params, encoder_input_tokens, segments)
 
+  def branch_states(
+    self,
+    params: Params,
+    encoded: Array,
+    encoder_input_tokens: IntArray,
+    tokens: IntArray,
+    depth: np.ndarray,
+    mask: np.ndarray,
+  ) -> Array:
+    """Hidden states of many continuations of the same input at once.
+
+    Their tokens lie in one row; each sees those that lead to it, so that
+    continuations share their beginnings.
+
+    Args:
+      params: as from `init`.
+      encoded: [batch, inputs, emb] from `encode`.
+      encoder_input_tokens: [batch, inputs] int32, for the padding.
+      tokens: [batch, length] int32.
+      depth: [length] int, how many tokens lead to each; static.
+      mask: [length, length] bool, the tokens (second axis) that each one (first
+        axis) sees; static.
+
+    Returns:
+      [batch, length, emb], for `logits`.
+    """
+    return _call(
+      self.config,
+      "branch_states",
+      params,
+      tokens,
+      encoded,
+      encoder_input_tokens,
+      depth[None, :] - depth[:, None],
+      mask,
+    )
+
   def init_cache(
     self,
     params: Params,
@@ -217,10 +254,11 @@ class EncoderDecoderModel:
       position on.
     """
     length = cache.max_length
-    # [heads, 2 * length - 1] -> [1, heads, 1, length]
+    # [..., heads, 2 * length - 1] -> [..., 1, heads, 1, length]
+    biases = cache.step_biases
     self_bias = jax.lax.dynamic_slice_in_dim(
-      cache.step_biases, length - 1 - cache.index, length, axis=1
-    )[None, :, None, :]
+      biases, length - 1 - cache.index, length, axis=biases.ndim - 1
+    )[..., None, :, None, :]
     logits, own = _call(
       self._step_config,
       "decode_step",

@@ -375,12 +375,20 @@ def relative_position_buckets(
 
 
 class RelativePositionBiases(nn.Module):
-  """A learned bias per head and relative position, shared by a stack."""
+  """A learned bias per head and relative position, of a stack or a layer."""
 
   config: config_lib.T5Config
   bidirectional: bool
 
-  @nn.compact
+  def setup(self):
+    self.rel_embedding = _parameter(
+      self,
+      "rel_embedding",
+      _fan_avg_uniform,
+      (self.config.num_heads, config_lib.NUM_RELPOS_BUCKETS),
+      ("heads", "relpos_buckets"),
+    )
+
   def __call__(self, relative_position: np.ndarray) -> Array:
     """int [...] -> bias [heads, ...] in the config's dtype.
 
@@ -388,20 +396,18 @@ class RelativePositionBiases(nn.Module):
     constant of the compiled program. In a packed row the distance within the
     row is the distance within the segment wherever it is not masked.
     """
-    cfg = self.config
-    table = _parameter(
-      self,
-      "rel_embedding",
-      _fan_avg_uniform,
-      (cfg.num_heads, config_lib.NUM_RELPOS_BUCKETS),
-      ("heads", "relpos_buckets"),
+    return self.of_buckets(
+      relative_position_buckets(
+        relative_position, bidirectional=self.bidirectional
+      )
     )
-    buckets = relative_position_buckets(
-      relative_position, bidirectional=self.bidirectional
-    )
+
+  def of_buckets(self, buckets: Array | np.ndarray) -> Array:
+    """As above, for the positions' buckets."""
+    table = self.rel_embedding
     # A product with one-hot columns instead of a gather: the gradient is then a
     # product too, and not a scatter of a million numbers into 32 buckets, slow
     # on accelerators and summed in no fixed order. Exact, if not rounded first.
     one_hot = jax.nn.one_hot(buckets, table.shape[1], axis=0, dtype=table.dtype)
     bias = jnp.tensordot(table, one_hot, 1, precision="highest")
-    return bias.astype(cfg.dtype)
+    return bias.astype(self.config.dtype)

@@ -1,13 +1,15 @@
 """The T5 encoder-decoder in Linen, packed rows and cached decoding included.
 
 Parameter paths are T5X's. Each stack computes one attention bias (relative
-positions and mask together) and hands it to all its layers.
+positions and mask together) and hands it to all its layers; with
+`relpos_bias_per_layer` it hands them the mask, to which each adds its own.
 
 With `scan_layers` the layers of the encoder live stacked under
 `encoder/encoder`, those of the decoder under `decoder/decoder`, axis 1 of each
 array counting layers: T5X's `scalable_t5` layout, except that the relative
-position bias stays shared by the layers, as in every published T5, and that
-heads and head_dim stay joined in one axis. `layer_stacking.py` converts.
+position bias stays shared by the layers, as in every published T5 but UMT5,
+unless `relpos_bias_per_layer` says otherwise, and that heads and head_dim stay
+joined in one axis. `layer_stacking.py` converts.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ class EncoderLayer(nn.Module):
 
   def setup(self):
     cfg = self.config
+    if cfg.relpos_bias_per_layer:
+      self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=True)
     self.pre_attention_layer_norm = layers.LayerNorm(cfg.dtype)
     self.attention = layers.MultiHeadDotProductAttention(
       cfg, self.deterministic
@@ -41,8 +45,16 @@ class EncoderLayer(nn.Module):
     self.mlp = layers.MlpBlock(cfg, self.deterministic)
     self.dropout = layers.Dropout(cfg, self.deterministic)
 
-  def __call__(self, x: Array, bias: Array) -> Array:
-    """[batch, length, emb] -> [batch, length, emb]."""
+  def __call__(
+    self, x: Array, bias: Array, buckets: Array | None = None
+  ) -> Array:
+    """[batch, length, emb] -> [batch, length, emb].
+
+    `buckets` [length, length] are for a layer with a position bias of its own.
+    """
+    if buckets is not None:
+      # [batch, 1, length, length] -> [batch, heads, length, length]
+      bias = bias + self.relpos_bias.of_buckets(buckets)
     x = layers.constrain(x, "batch", "length", "embed")
     y = self.pre_attention_layer_norm(x)
     x = x + self.dropout(self.attention(y, y, bias))
@@ -59,6 +71,8 @@ class DecoderLayer(nn.Module):
 
   def setup(self):
     cfg = self.config
+    if cfg.relpos_bias_per_layer:
+      self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=False)
     self.pre_self_attention_layer_norm = layers.LayerNorm(cfg.dtype)
     self.self_attention = layers.MultiHeadDotProductAttention(
       cfg, self.deterministic
@@ -72,9 +86,20 @@ class DecoderLayer(nn.Module):
     self.dropout = layers.Dropout(cfg, self.deterministic)
 
   def __call__(
-    self, x: Array, encoded: Array, self_bias: Array, cross_bias: Array
+    self,
+    x: Array,
+    encoded: Array,
+    self_bias: Array,
+    cross_bias: Array,
+    buckets: Array | None = None,
   ) -> Array:
-    """[batch, length, emb], [batch, inputs, emb] -> [batch, length, emb]."""
+    """[batch, length, emb], [batch, inputs, emb] -> [batch, length, emb].
+
+    `buckets` [length, length] are for a layer with a position bias of its own.
+    """
+    if buckets is not None:
+      # [batch, 1, length, length] -> [batch, heads, length, length]
+      self_bias = self_bias + self.relpos_bias.of_buckets(buckets)
     x = layers.constrain(x, "batch", "length", "embed")
     y = self.pre_self_attention_layer_norm(x)
     x = x + self.dropout(self.self_attention(y, y, self_bias))
@@ -134,13 +159,13 @@ class DecoderLayer(nn.Module):
 class _ScannedEncoderLayer(EncoderLayer):
   """An encoder layer as the body of a scan: (carry, nothing to stack)."""
 
-  def __call__(self, x, bias):
-    return super().__call__(x, bias), None
+  def __call__(self, x, *biases):
+    return super().__call__(x, *biases), None
 
 
 class _ScannedDecoderLayer(DecoderLayer):
-  def __call__(self, x, encoded, self_bias, cross_bias):
-    return super().__call__(x, encoded, self_bias, cross_bias), None
+  def __call__(self, x, encoded, *biases):
+    return super().__call__(x, encoded, *biases), None
 
 
 def _with_remat(layer_class, cfg: config_lib.T5Config):
@@ -155,8 +180,11 @@ def _with_remat(layer_class, cfg: config_lib.T5Config):
   return nn.remat(layer_class, policy=policy, prevent_cse=not cfg.scan_layers)
 
 
-def _scanned(layer_class, length: int, num_broadcast: int):
+def _scanned(
+  layer_class, cfg: config_lib.T5Config, length: int, num_broadcast: int
+):
   """The layer class looped over parameters stacked on axis 1."""
+  num_broadcast += cfg.relpos_bias_per_layer  # the buckets
   in_axes: Any = (nn.broadcast,) * num_broadcast
   return nn.scan(
     layer_class,
@@ -176,10 +204,11 @@ class Encoder(nn.Module):
 
   def setup(self):
     cfg = self.config
-    self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=True)
+    if not cfg.relpos_bias_per_layer:
+      self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=True)
     if cfg.scan_layers:
       layer_class = _scanned(
-        _with_remat(_ScannedEncoderLayer, cfg), cfg.num_encoder_layers, 1
+        _with_remat(_ScannedEncoderLayer, cfg), cfg, cfg.num_encoder_layers, 1
       )
       self.encoder = layer_class(cfg, self.deterministic)
     else:
@@ -208,14 +237,20 @@ class Encoder(nn.Module):
     # [batch, 1, length, length] and [1, heads, length, length]
     mask = _same_segment(segments, segments)
     relative = _relative_positions(x.shape[1])
-    bias = self.relpos_bias(relative) + _mask_bias(mask, self.config.dtype)
+    dtype = self.config.dtype
+    buckets = ()
+    if self.config.relpos_bias_per_layer:
+      buckets = (_buckets(relative, bidirectional=True),)
+      bias = _mask_bias(mask, dtype)
+    else:
+      bias = self.relpos_bias(relative) + _mask_bias(mask, dtype)
     bias = layers.constrain(bias, "batch", "heads", "length", None)
     x = self.input_dropout(x)
     if self.config.scan_layers:
-      x, _ = self.encoder(x, bias)
+      x, _ = self.encoder(x, bias, *buckets)
     else:
       for layer in self.layers:
-        x = layer(x, bias)
+        x = layer(x, bias, *buckets)
     return self.output_dropout(self.encoder_norm(x))
 
 
@@ -227,10 +262,11 @@ class Decoder(nn.Module):
 
   def setup(self):
     cfg = self.config
-    self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=False)
+    if not cfg.relpos_bias_per_layer:
+      self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=False)
     if cfg.scan_layers:
       layer_class = _scanned(
-        _with_remat(_ScannedDecoderLayer, cfg), cfg.num_decoder_layers, 3
+        _with_remat(_ScannedDecoderLayer, cfg), cfg, cfg.num_decoder_layers, 3
       )
       self.decoder = layer_class(cfg, self.deterministic)
     else:
@@ -266,21 +302,48 @@ class Decoder(nn.Module):
       [batch, length, emb].
     """
     relative = _relative_positions(x.shape[1])
+    # [batch, 1, length, length] and [batch, 1, length, inputs]
     mask = _same_segment(segments, segments) & (relative <= 0)
-    # [batch, 1, length, length] and [1, heads, length, length]
+    cross_mask = _same_segment(segments, input_segments)
+    return self.attend(x, encoded, relative, mask, cross_mask)
+
+  def attend(
+    self,
+    x: Array,
+    encoded: Array,
+    relative: np.ndarray,
+    mask: Array | np.ndarray,
+    cross_mask: Array,
+  ) -> Array:
+    """Decodes positions that see what they are told to.
+
+    Args:
+      x: [batch, length, emb].
+      encoded: [batch, inputs, emb].
+      relative: int [length, length], key position - query position.
+      mask: bool, broadcastable to [batch, 1, length, length].
+      cross_mask: bool, broadcastable to [batch, 1, length, inputs].
+
+    Returns:
+      [batch, length, emb].
+    """
     dtype = self.config.dtype
-    self_bias = self.relpos_bias(relative) + _mask_bias(mask, dtype)
+    # The mask's and [1, heads, length, length]
+    buckets = ()
+    if self.config.relpos_bias_per_layer:
+      buckets = (_buckets(relative, bidirectional=False),)
+      self_bias = _mask_bias(mask, dtype)
+    else:
+      self_bias = self.relpos_bias(relative) + _mask_bias(mask, dtype)
     self_bias = layers.constrain(self_bias, "batch", "heads", "length", None)
-    # [batch, 1, length, inputs]
-    mask = _same_segment(segments, input_segments)
-    cross_bias = _mask_bias(mask, dtype)
+    cross_bias = _mask_bias(cross_mask, dtype)
     cross_bias = layers.constrain(cross_bias, "batch", None, "length", None)
     x = self.input_dropout(x)
     if self.config.scan_layers:
-      x, _ = self.decoder(x, encoded, self_bias, cross_bias)
+      x, _ = self.decoder(x, encoded, self_bias, cross_bias, *buckets)
     else:
       for layer in self.layers:
-        x = layer(x, encoded, self_bias, cross_bias)
+        x = layer(x, encoded, self_bias, cross_bias, *buckets)
     return self.output_dropout(self.decoder_norm(x))
 
   def cross_keys_and_values(self, encoded: Array) -> list:
@@ -290,12 +353,15 @@ class Decoder(nn.Module):
   def step_biases(self, max_length: int) -> Array:
     """Self-attention biases of every step: [heads, 2 * max_length - 1].
 
-    Column max_length - 1 is distance 0, columns to its left are keys farther
+    With a bias in each layer: [layers, heads, 2 * max_length - 1]. Column max_length - 1 is distance 0, columns to its left are keys farther
     back, columns to its right keys not yet decoded (masked). The biases of
     step t are the max_length columns from max_length - 1 - t on.
     """
     relative = np.arange(1 - max_length, max_length)
     mask_bias = _mask_bias(relative <= 0, self.config.dtype)
+    if self.config.relpos_bias_per_layer:
+      biases = [layer.relpos_bias(relative) for layer in self.layers]
+      return jnp.stack(biases) + mask_bias
     return self.relpos_bias(relative) + mask_bias
 
   def step(
@@ -303,11 +369,12 @@ class Decoder(nn.Module):
   ):
     """One position, [sequences, 1, emb]: see DecoderLayer.step."""
     new_caches = []
-    for layer, self_cache, cross_cache in zip(
-      self.layers, self_caches, cross_caches, strict=True
+    for i, (layer, self_cache, cross_cache) in enumerate(
+      zip(self.layers, self_caches, cross_caches, strict=True)
     ):
+      bias = self_bias[i] if self.config.relpos_bias_per_layer else self_bias
       x, self_cache = layer.step(
-        x, self_cache, cross_cache, self_bias, cross_bias, index
+        x, self_cache, cross_cache, bias, cross_bias, index
       )
       new_caches.append(self_cache)
     return self.decoder_norm(x), new_caches
@@ -348,6 +415,23 @@ class Transformer(nn.Module):
       encoder_segments,
     )
 
+  def branch_states(
+    self,
+    tokens: Array,
+    encoded: Array,
+    input_tokens: Array,
+    relative: np.ndarray,
+    mask: np.ndarray,
+  ) -> Array:
+    """Decoder hidden states of a tree of tokens: see the model's method."""
+    return self.decoder.attend(
+      self._embed(tokens),
+      encoded,
+      relative,
+      mask[None, None],
+      (input_tokens > 0)[:, None, None, :],
+    )
+
   def logits(self, hidden: Array) -> Array:
     """[batch, length, emb] -> [batch, length, vocab] float32."""
     if self.config.logits_via_embedding:
@@ -372,6 +456,13 @@ class Transformer(nn.Module):
     x = self._embed(tokens[:, None])
     hidden, caches = self.decoder.step(x, *caches_and_biases)
     return self.logits(hidden)[:, 0], caches
+
+
+def _buckets(relative: np.ndarray, *, bidirectional: bool) -> Array:
+  """Buckets of positions, for layers with a position bias of their own."""
+  return jnp.asarray(
+    layers.relative_position_buckets(relative, bidirectional=bidirectional)
+  )
 
 
 def _relative_positions(length: int) -> np.ndarray:

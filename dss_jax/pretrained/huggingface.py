@@ -1,8 +1,8 @@
 """Hugging Face T5 parameters <-> ours: names and layouts, as NumPy arrays.
 
 Hugging Face stores a projection as [out, in], T5X as [in, out]; the relative
-position bias is [buckets, heads] there and [heads, buckets] here. Layer 0 of a
-block is self-attention, then (decoder) cross-attention, then feed-forward.
+position bias is [buckets, heads] there and [heads, buckets] here, in the first
+layer that all share, or (UMT5) in each. Layer 0 of a block is self-attention, then (decoder) cross-attention, then feed-forward.
 """
 
 from __future__ import annotations
@@ -111,10 +111,8 @@ def parameter_names(config: T5Config) -> dict[Path, tuple[str, bool]]:
       f"{stack}.final_layer_norm.weight",
       False,
     )
-    names[stack, "relpos_bias", "rel_embedding"] = (
-      f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-      True,
-    )
+    if not config.relpos_bias_per_layer:
+      names[stack, "relpos_bias", "rel_embedding"] = _relpos_bias(stack, 0)
   if not config.logits_via_embedding:
     names["decoder", "logits_dense", "kernel"] = ("lm_head.weight", True)
   return names
@@ -144,6 +142,8 @@ def _layer_names(
         f"{there}.{j}.{theirs}.{letter}.weight",
         True,
       )
+  if config.relpos_bias_per_layer:
+    names[*here, "relpos_bias", "rel_embedding"] = _relpos_bias(stack, i)
   j = len(parts)
   norm = (f"{there}.{j}.layer_norm.weight", False)
   names[*here, "pre_mlp_layer_norm", "scale"] = norm
@@ -155,6 +155,11 @@ def _layer_names(
       True,
     )
   return names
+
+
+def _relpos_bias(stack: str, i: int) -> tuple[str, bool]:
+  attention = f"{stack}.block.{i}.layer.0.SelfAttention"
+  return f"{attention}.relative_attention_bias.weight", True
 
 
 def parameter_shapes(config: T5Config) -> dict[Path, tuple[int, ...]]:
@@ -177,3 +182,9 @@ def parameter_shapes(config: T5Config) -> dict[Path, tuple[int, ...]]:
       width = config.joined_kv_dim if last in inward else config.mlp_dim
       shapes[path] = (config.emb_dim, width)
   return shapes
+
+
+def flat_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
+  """As `parameter_shapes`, paths joined by `/`."""
+  shapes = parameter_shapes(config)
+  return {"/".join(path): shape for path, shape in shapes.items()}

@@ -1,4 +1,4 @@
-"""Parameters to start training from: another run's, or T5X's."""
+"""Parameters to start training from: another run's, or a published model's."""
 
 from __future__ import annotations
 
@@ -9,34 +9,121 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import lora, train_state
+from dss_jax.data.vocabularies import Vocabulary
 from dss_jax.errors import UserError
 from dss_jax.models import encoder_decoder, layer_stacking
-from dss_jax.pretrained import t5x
+from dss_jax.partitioning import Partitioner, place
+from dss_jax.pretrained import mismatch, opening, optimizer_states
 
 PyTree = Any
 
-# What any T5X checkpoint may take, however small the student.
-_LEAST_BYTES = 1 << 30
+# Which every T5 has.
+_TABLE = "token_embedder/embedding"
 
 
-def load_params(
-  path: str, model: encoder_decoder.EncoderDecoderModel
-) -> PyTree:
-  """The parameters at `path`, checked against the student.
+@dataclasses.dataclass(frozen=True)
+class EarlierRun:
+  """A run whose model is the student's, whatever that is.
+
+  Attributes:
+    folder: its MODEL_DIR.
+    step: of the checkpoint to take.
+  """
+
+  folder: pathlib.Path
+  step: int
+
+  def load(self, model: Any, shardings: PyTree = None) -> PyTree:
+    """Its parameters, restored onto their devices."""
+    shapes = train_state.param_shapes(model)
+    if shardings is None:
+      shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if isinstance(shardings, jax.sharding.Sharding):
+      one = shardings
+      shardings = jax.tree.map(lambda _: one, shapes)
+    with checkpoints_lib.Checkpoints(self.folder, read_only=True) as saved:
+      return saved.restore_params(
+        self.step, train_state.with_shardings(shapes, shardings)
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlierAdapters:
+  """A run that trained adapters beside the parameters of a base.
+
+  Attributes:
+    folder: its MODEL_DIR.
+    step: of the checkpoint to take.
+    base: the checkpoint's note about its base.
+    scanned: whether the layers of its adapters are stacked.
+  """
+
+  folder: pathlib.Path
+  step: int
+  base: Mapping[str, Any]
+  scanned: bool
+
+  def load(
+    self,
+    model: encoder_decoder.EncoderDecoderModel,
+    shardings: PyTree = None,
+  ) -> PyTree:
+    """The parameters of its base, changed by the adapters.
+
+    Raises:
+      UserError: where the base is not what it was.
+    """
+    if self.scanned != model.config.scan_layers:
+      config = dataclasses.replace(model.config, scan_layers=self.scanned)
+      params = self.load(encoder_decoder.EncoderDecoderModel(config))
+      change = layer_stacking.stack_layers
+      if self.scanned:
+        change = layer_stacking.unstack_layers
+      params = change(params)
+      return params if shardings is None else place(params, shardings)
+    params = load_params(self.base["path"], model, shardings=shardings)
+    if lora.weights_hash(params) != self.base["sha256"]:
+      raise UserError(
+        f"the adapters in {str(self.folder)!r} were trained on other weights"
+        f" than those in {self.base['path']!r} now: put those back, or give"
+        " another INITIAL_CHECKPOINT_PATH"
+      )
+    options = {
+      field.name: self.base[field.name]
+      for field in dataclasses.fields(lora.LoraOptions)
+    }
+    adapters = lora.LoraModel(model, lora.LoraOptions(**options))
+    trained = EarlierRun(self.folder, self.step).load(adapters)
+    # From the host, from where they go wherever the base is.
+    return adapters.merge(params, jax.tree.map(np.asarray, trained))
+
+
+# Something to start from, looked at and found to fit.
+Initial = opening.Pretrained | EarlierRun | EarlierAdapters
+
+
+def open_initial(
+  path: str,
+  model: encoder_decoder.EncoderDecoderModel,
+  vocabulary: Vocabulary | None = None,
+  *,
+  optimizer_state: bool = False,
+) -> Initial:
+  """Looks at a checkpoint and compares it with the student.
 
   Args:
-    path: a run's MODEL_DIR (its best checkpoint is taken), or a folder written
-      by T5X, in its Orbax or its legacy form.
-    model: the student they are for.
-
-  Returns:
-    Nested dict of float32 host arrays, with the student's paths.
+    path: as of `opening.open_pretrained`.
+    model: the student it is for.
+    vocabulary: that the student is trained with; None does not look at it.
+    optimizer_state: it must have one too.
 
   Raises:
-    UserError: where there is no checkpoint, or one of another model.
+    UserError: where there is no checkpoint, or one of another model or
+      vocabulary; the table of all that differs is in its details.
   """
   if not path:
     raise UserError(
@@ -44,91 +131,108 @@ def load_params(
       " random parameters"
     )
   folder = pathlib.Path(path).expanduser()
-  wanted = train_state.param_shapes(model)
   if (folder / checkpoints_lib.FOLDER).is_dir():
-    params = _load_run(folder, wanted, model)
-  else:
-    # In T5X's files parameters, moments and factors take at most three times
-    # the student's parameters, each of at most eight bytes.
-    values = sum(leaf.size for leaf in jax.tree.leaves(wanted))
-    max_bytes = max(_LEAST_BYTES, 3 * 8 * values)
-    params, _, _ = t5x.load_t5x(folder, max_bytes=max_bytes)
-    found = checkpoints_lib.shapes(params)
-    if found != checkpoints_lib.shapes(wanted) and model.config.scan_layers:
-      params = layer_stacking.stack_layers(params)
-      found = checkpoints_lib.shapes(params)
-    _check_same(path, found, wanted)
-  return jax.tree.map(lambda array: array.astype("float32"), params)
+    run = _open_run(path, folder, model)
+    if run is not None and not optimizer_state:
+      return run
+  opened = opening.open_pretrained(path)
+  if optimizer_state and not opened.optimizer_state:
+    raise UserError(
+      f"INITIAL_CHECKPOINT_PATH {path!r} has no optimizer state of T5X's to go"
+      " on with: set RESTORE_OPTIMIZER to False (a run that was interrupted"
+      " goes on by itself with its own MODEL_DIR)"
+    )
+  opened.check(model, vocabulary)
+  return opened
 
 
-def _load_run(
-  folder: pathlib.Path,
-  wanted: PyTree,
-  model: encoder_decoder.EncoderDecoderModel,
-) -> PyTree:
-  """The parameters of a run, read as large as the student's and no larger."""
+def _open_run(
+  path: str, folder: pathlib.Path, model: Any
+) -> EarlierRun | EarlierAdapters | None:
+  """A run of the student's own model; None for a T5 of another layout or size.
+
+  Raises:
+    UserError: for the run of another model that is no T5.
+  """
   with checkpoints_lib.Checkpoints(folder, read_only=True) as saved:
     step = saved.resolve_step("best")
     base = saved.base(step)
-    if base is not None:
-      return _load_adapters(saved, step, base, model)
     found = saved.param_shapes(step)
-    stack = found != checkpoints_lib.shapes(wanted) and model.config.scan_layers
-    if stack:
-      wanted = jax.eval_shape(layer_stacking.unstack_layers, wanted)
-    _check_same(str(folder), found, wanted)
-    params = _restore_on_host(saved, step, wanted)
-  return layer_stacking.stack_layers(params) if stack else params
-
-
-def _restore_on_host(
-  saved: checkpoints_lib.Checkpoints, step: int, wanted: PyTree
-) -> PyTree:
-  host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-  shardings = jax.tree.map(lambda _: host, wanted)
-  params = saved.restore_params(
-    step, train_state.with_shardings(wanted, shardings)
+  if base is not None:
+    scanned = layer_stacking.is_stacked(found)
+    if scanned is None:
+      scanned = model.config.scan_layers
+    return EarlierAdapters(folder, step, base, scanned)
+  wanted = checkpoints_lib.shapes(train_state.param_shapes(model))
+  if found != wanted and _TABLE in found and _TABLE in wanted:
+    return None
+  mismatch.check(
+    found,
+    wanted,
+    f"the checkpoint {path!r} is of another model",
+    columns=("checkpoint", "student"),
+    remedy="give the models/*.gin it was trained with",
   )
-  return jax.tree.map(np.asarray, params)
+  return EarlierRun(folder, step)
 
 
-def _load_adapters(
-  saved: checkpoints_lib.Checkpoints,
-  step: int,
-  base: Mapping[str, Any],
+def load_params(
+  path: str,
   model: encoder_decoder.EncoderDecoderModel,
+  vocabulary: Vocabulary | None = None,
+  shardings: PyTree = None,
 ) -> PyTree:
-  """The parameters of a run that trained adapters: its base's, changed."""
-  apart = any("/layers_" in path for path in saved.param_shapes(step))
-  if apart and model.config.scan_layers:
-    config = dataclasses.replace(model.config, scan_layers=False)
-    layers_apart = encoder_decoder.EncoderDecoderModel(config)
-    params = _load_adapters(saved, step, base, layers_apart)
-    return layer_stacking.stack_layers(params)
-  params = load_params(base["path"], model)
-  if lora.weights_hash(model, params) != base["sha256"]:
-    raise UserError(
-      f"the adapters in {saved.folder} were trained on other weights than"
-      f" those in {base['path']!r} now: put those back, or give another"
-      " INITIAL_CHECKPOINT_PATH"
-    )
-  options = {
-    field.name: base[field.name]
-    for field in dataclasses.fields(lora.LoraOptions)
-  }
-  adapters = lora.LoraModel(model, lora.LoraOptions(**options))
-  wanted = train_state.param_shapes(adapters)
-  return adapters.merge(params, _restore_on_host(saved, step, wanted))
+  """The parameters at `path`, checked against the student.
+
+  Args:
+    path: as of `opening.open_pretrained`.
+    model: the student they are for.
+    vocabulary: that the student is trained with; None does not look at it.
+    shardings: of the parameters; None puts them on the first device.
+
+  Returns:
+    Nested dict of float32 arrays, with the student's paths.
+
+  Raises:
+    UserError: as `open_initial`.
+  """
+  return open_initial(path, model, vocabulary).load(model, shardings)
 
 
-def _check_same(
-  path: str, found: Mapping[str, tuple[int, ...]], wanted: PyTree
-) -> None:
-  problems = checkpoints_lib.describe_mismatch(
-    found, checkpoints_lib.shapes(wanted)
+def initial_state(
+  opened: Initial,
+  model: Any,
+  tx: optax.GradientTransformation,
+  partitioner: Partitioner,
+  *,
+  optimizer_state: bool = False,
+) -> tuple[train_state.TrainState, train_state.TrainState]:
+  """The state at step 0 of a run that starts from a checkpoint.
+
+  Parameters go from the files straight to where they belong.
+
+  Args:
+    opened: from `open_initial`.
+    model: the student.
+    tx: the optimizer.
+    partitioner: says where everything lives.
+    optimizer_state: go on with the checkpoint's Adafactor state; steps are
+      counted from 0 all the same.
+
+  Returns:
+    The state, and its shardings in the same structure.
+
+  Raises:
+    UserError: where a file is damaged, or for another optimizer.
+  """
+  axes = model.param_axes()
+  shapes = train_state.param_shapes(model)
+  params = opened.load(model, partitioner.param_shardings(shapes, axes))
+  state, shardings = train_state.state_from_params(
+    params, tx, partitioner, axes, copy=False
   )
-  if problems:
-    raise UserError(
-      f"INITIAL_CHECKPOINT_PATH {path!r} is of another model: {problems};"
-      " give the models/*.gin it was trained with"
-    )
+  if optimizer_state and isinstance(opened, opening.Pretrained):
+    template = train_state.with_shardings(state.opt_state, shardings.opt_state)
+    opt_state = optimizer_states.load(opened, model.config, template)
+    state = state.replace(opt_state=opt_state)
+  return state, shardings

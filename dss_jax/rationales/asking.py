@@ -10,28 +10,20 @@ to go on after whatever stopped a run is to call `ask` again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
-import signal
-import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from dss_jax.errors import UserError
-from dss_jax.rationales import outcomes, pacing
+from dss_jax.rationales import interrupts, outcomes, pacing
 from dss_jax.rationales.ask_options import AskOptions, Progress, Summary
-from dss_jax.rationales.job_queue import (
-  Job,
-  JobQueue,
-  estimated_tokens,
-  set_done,
-  tokens_of_size,
-  utf8_size,
-)
+from dss_jax.rationales.attempt_ends import AttemptEnds
+from dss_jax.rationales.costs import Costs
+from dss_jax.rationales.group_commit import GroupCommit
+from dss_jax.rationales.job_queue import Job, JobQueue, estimated_tokens
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.outcomes import Outcome
 from dss_jax.rationales.prices import Prices
-from dss_jax.rationales.requests import Completion, Request
+from dss_jax.rationales.progress_text import progress_text
+from dss_jax.rationales.requests import Request
 from dss_jax.rationales.teachers import (
   FatalError,
   RejectedError,
@@ -39,11 +31,6 @@ from dss_jax.rationales.teachers import (
   TransientError,
 )
 
-# A provider that says "too often" is asked again this much more patiently
-# than one that fails.
-_RATE_LIMITED_FACTOR = 10
-# Failures after which the provider may have worked, and be paid for it.
-_MAY_BE_BILLED = {"timeout", "bad_response"}
 # How long a fatal error waits for what is under way.
 _LAST_ANSWERS_S = 10.0
 _SHOW_EVERY_S = 0.25
@@ -95,7 +82,7 @@ async def ask(
 
 
 class _Asking:
-  """The state of one call of `ask`."""
+  """The state of one call of `ask`; made while its event loop runs."""
 
   def __init__(
     self,
@@ -107,27 +94,40 @@ class _Asking:
     progress: Progress | None,
     total: int | None,
   ):
+    self._loop = asyncio.get_running_loop()
+    self._start = time.monotonic()
     self._teacher = teacher
     self._ledger = ledger
     self._options = options
-    self._prices = prices
     self._progress = progress
     self._total = total
-    self._rng = random.Random(options.seed)
     self._summary = Summary()
+    self._costs = Costs(prices, is_limited=options.max_cost is not None)
     self._queue = JobQueue(
       requests,
       ledger,
       self._summary,
-      self._cost,
+      self._costs.of,
       retry_failed=options.retry_failed,
       # Retries that wait must not let the number of jobs grow without bound.
       most_delayed=4 * options.concurrency,
     )
+    self._spent_at_start = self._costs.spent(ledger, teacher.model)
+    self._pace = _pace(options, self._spent_at_start)
+    self._commits = GroupCommit(ledger, self._fail)
+    self._ends = AttemptEnds(
+      teacher,
+      ledger,
+      options,
+      self._costs,
+      self._pace,
+      self._queue,
+      self._summary,
+      stop=self._stop,
+      fail=self._fail,
+    )
     self._stopping = False
     self._error: BaseException | None = None
-    self._committing: list[asyncio.Future[None]] = []
-    self._flush_is_due = False
     self._cancelling: asyncio.TimerHandle | None = None
     self._showing: asyncio.TimerHandle | None = None
     self._workers: list[asyncio.Task[None]] = []
@@ -135,22 +135,7 @@ class _Asking:
   # -- the run
 
   async def run(self) -> Summary:
-    options = self._options
-    self._loop = asyncio.get_running_loop()
-    self._start = self._last_success = time.monotonic()
-    self._pace = pacing.Pace(
-      options.concurrency,
-      pacing.Breaker(
-        threshold=max(10, options.concurrency),
-        first_pause=4 * options.backoff_s,
-        longest_pause=max(options.max_backoff_s, 4 * options.backoff_s),
-      ),
-      pacing.Budget(options.max_cost, self._spent_before()),
-      _limit(options.requests_per_minute),
-      _limit(options.tokens_per_minute),
-    )
-    self._spent_at_start = self._pace.budget.spent
-    with self._interruptible():
+    with interrupts.handled_by(self._interrupt):
       self._show()
       try:
         await self._work()
@@ -202,11 +187,11 @@ class _Asking:
         )
       return
     attempt = self._ledger.start_attempt(job.key, self._teacher.name)
-    error: Exception | None = None
+    error: RejectedError | FatalError | TransientError | None = None
     completion = None
     started = time.monotonic()
     try:
-      await self._committed()
+      await self._commits.committed()
       job.attempts += 1
       self._summary.attempts += 1
       self._summary.retries += job.attempts > 1
@@ -231,185 +216,11 @@ class _Asking:
       error = TransientError("unexpected", type(unknown).__name__)
     seconds = time.monotonic() - started
     if completion is not None:
-      self._answered(job, attempt, entry, completion, seconds)
+      self._ends.answered(job, attempt, entry, completion, seconds)
     else:
       assert error is not None
-      self._failed(job, attempt, entry, error, seconds)
-    self._commit()
-
-  def _answered(
-    self,
-    job: Job,
-    attempt: outcomes.Attempt,
-    entry: pacing.Pass,
-    completion: Completion,
-    seconds: float,
-  ) -> None:
-    prompt, written = completion.prompt_tokens, completion.completion_tokens
-    used = (
-      job.tokens[0] if prompt is None else prompt,
-      tokens_of_size(utf8_size(completion.text))
-      if written is None
-      else written,
-    )
-    cost = self._cost(job.request, *used)
-    self._pace.leave(entry, "ok", tokens=sum(used), cost=cost)
-    self._last_success = time.monotonic()
-    self._summary.answered += 1
-    self._summary.prompt_tokens += prompt or 0
-    self._summary.completion_tokens += written or 0
-    self._ledger.end_attempt(attempt, outcomes.ANSWERED)
-    self._settle(job, attempt, outcomes.ANSWERED, seconds, completion)
-
-  def _failed(
-    self,
-    job: Job,
-    attempt: outcomes.Attempt,
-    entry: pacing.Pass,
-    error: Exception,
-    seconds: float,
-  ) -> None:
-    message = str(error)
-    if isinstance(error, RejectedError):
-      self._pace.leave(entry, "ok")
-      self._last_success = time.monotonic()
-      self._count_fault(outcomes.REJECTED)
-      self._summary.rejected += 1
-      self._ledger.end_attempt(attempt, outcomes.REJECTED, message)
-      self._settle(job, attempt, outcomes.REJECTED, seconds, reason=message)
-      self._check_rejections(message)
-    elif isinstance(error, FatalError):
-      self._pace.leave(entry, "abandoned")
-      self._count_fault("fatal")
-      self._ledger.end_attempt(attempt, "fatal", message)
-      self._fail(UserError(message))
-    else:
-      assert isinstance(error, TransientError)
-      self._count_fault(error.kind)
-      self._ledger.end_attempt(attempt, error.kind, message)
-      self._retry(job, attempt, entry, error, seconds)
-
-  def _retry(
-    self,
-    job: Job,
-    attempt: outcomes.Attempt,
-    entry: pacing.Pass,
-    error: TransientError,
-    seconds: float,
-  ) -> None:
-    """Puts a job that failed back, or gives it up."""
-    options = self._options
-    limited = error.kind == "rate_limited"
-    self._pace.leave(
-      entry,
-      "rate_limited" if limited else "failed",
-      cost=job.cost if error.kind in _MAY_BE_BILLED else 0.0,
-    )
-    if limited:
-      job.rate_limited += 1
-    elif not entry.is_probe:
-      job.failures += 1
-    if (
-      job.failures >= options.max_attempts
-      or job.rate_limited >= _RATE_LIMITED_FACTOR * options.max_attempts
-    ):
-      self._summary.gave_up += 1
-      reason = f"{error.kind} after {job.attempts} attempts: {error}"
-      self._settle(job, attempt, outcomes.GAVE_UP, seconds, reason=reason)
-    else:
-      wait = pacing.backoff(
-        job.rate_limited if limited else max(job.failures, 1),
-        error.retry_after,
-        self._rng,
-        first=options.backoff_s,
-        longest=options.max_backoff_s,
-        longest_retry_after=options.max_retry_after_s,
-      )
-      self._queue.put_back(job, wait)
-      # The server speaks of all of us.
-      if limited or error.retry_after is not None:
-        self._pace.pause(wait)
-    silence = time.monotonic() - self._last_success
-    if silence > options.give_up_after_s:
-      self._stop(
-        f"no answer from {self._teacher.name!r} for {silence:.0f} s"
-        f" (--give_up_after_s); last: {error.kind}: {error}"
-      )
-
-  def _settle(
-    self,
-    job: Job,
-    attempt: outcomes.Attempt,
-    kind: str,
-    seconds: float,
-    completion: Completion | None = None,
-    reason: str = "",
-  ) -> None:
-    self._ledger.add_outcome(
-      Outcome(
-        key=job.key,
-        kind=kind,
-        teacher=self._teacher.name,
-        model=job.request.model,
-        completion=completion,
-        reason=reason,
-        seconds=seconds,
-        unix=time.time(),
-        attempt=attempt.number,
-      )
-    )
-    # Whoever looks it up from now on finds it in the ledger.
-    self._queue.settled(job)
-
-  def _count_fault(self, kind: str) -> None:
-    self._summary.faults[kind] = self._summary.faults.get(kind, 0) + 1
-
-  def _check_rejections(self, message: str) -> None:
-    rejected = self._summary.rejected
-    if (
-      self._summary.answered == 0
-      and rejected >= self._options.stop_after_rejections
-    ):
-      self._fail(
-        UserError(
-          f"the first {rejected} requests were all rejected, the last one with:"
-          f" {message}; change what is asked, or go on with --retry_failed"
-        )
-      )
-
-  # -- the ledger
-
-  async def _committed(self) -> None:
-    """Waits until what was noted so far is written.
-
-    The next turn of the event loop writes it, together with what every other
-    worker has noted by then: often the answer to the last request and the
-    attempt of the next one.
-    """
-    waiter = self._loop.create_future()
-    self._committing.append(waiter)
-    self._commit()
-    await waiter
-
-  def _commit(self) -> None:
-    """As `_committed`, without waiting."""
-    if not self._flush_is_due:
-      self._flush_is_due = True
-      self._loop.call_soon(self._flush)
-
-  def _flush(self) -> None:
-    waiters, self._committing = self._committing, []
-    self._flush_is_due = False
-    try:
-      self._ledger.flush()
-    except Exception as error:
-      self._fail(error)
-      for waiter in waiters:
-        if not waiter.done():
-          waiter.cancel()
-      return
-    for waiter in waiters:
-      set_done(waiter)
+      self._ends.failed(job, attempt, entry, error, seconds)
+    self._commits.commit()
 
   # -- stopping
 
@@ -450,60 +261,13 @@ class _Asking:
     if self._progress is not None:
       self._progress.say(text)
 
-  @contextlib.contextmanager
-  def _interruptible(self) -> Iterator[None]:
-    """Handles Ctrl-C, where signals can be handled at all."""
-    if threading.current_thread() is not threading.main_thread():
-      yield
-      return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-      self._loop.add_signal_handler(signal.SIGINT, self._interrupt)
-    except (NotImplementedError, RuntimeError, ValueError):
-      yield
-      return
-    try:
-      yield
-    finally:
-      self._loop.remove_signal_handler(signal.SIGINT)
-      if before is not None:
-        signal.signal(signal.SIGINT, before)
-
-  # -- money and words
-
-  def _cost(
-    self, request: Request, prompt_tokens: int, completion_tokens: int
-  ) -> float:
-    if self._prices is None:
-      cost = None
-    else:
-      cost = self._prices.cost(request.model, prompt_tokens, completion_tokens)
-    if cost is None and self._options.max_cost is not None:
-      raise _no_price(request.model)
-    return cost or 0.0
-
-  def _spent_before(self) -> float:
-    """What the ledger's answers have cost."""
-    if self._prices is None:
-      if self._options.max_cost is not None:
-        raise _no_price(self._teacher.model)
-      return 0.0
-    spent = 0.0
-    for model, tokens in self._ledger.totals().models.items():
-      spent += (
-        self._prices.cost(model, tokens.prompt_tokens, tokens.completion_tokens)
-        or 0.0
-      )
-    return spent
-
   def _close_summary(self) -> None:
     summary = self._summary
     summary.seconds = time.monotonic() - self._start
     if self._queue.is_done and self._error is None:
       # It was told to stop when nothing was left to do.
       summary.stopped, summary.reason = False, ""
-    prices = self._prices
-    if prices is not None and prices.price(self._teacher.model) is not None:
+    if self._costs.are_known(self._teacher.model):
       summary.ledger_cost = self._pace.budget.spent
       summary.cost = self._pace.budget.spent - self._spent_at_start
 
@@ -513,46 +277,32 @@ class _Asking:
       return
     summary = self._summary
     done = summary.asked + summary.already + summary.duplicates
-    self._progress.update(done, self._text(done))
+    text = progress_text(
+      summary,
+      self._pace,
+      seconds=time.monotonic() - self._start,
+      spent=self._pace.budget.spent - self._spent_at_start,
+      left=max(self._total - done, 0) if self._total else None,
+    )
+    self._progress.update(done, text)
     if not summary.seconds:
       self._showing = self._loop.call_later(_SHOW_EVERY_S, self._show)
 
-  def _text(self, done: int) -> str:
-    """How it goes, in a few words."""
-    summary = self._summary
-    seconds = max(time.monotonic() - self._start, 1e-3)
-    tokens = summary.prompt_tokens + summary.completion_tokens
-    parts = [f"{summary.asked / seconds:.1f} req/s"]
-    if tokens:
-      parts.append(f"{tokens / seconds:,.0f} tok/s")
-    spent = self._pace.budget.spent - self._spent_at_start
-    if spent:
-      text = f"cost {spent:.4g}"
-      if self._total and summary.asked:
-        left = max(self._total - done, 0)
-        text += f" of about {spent * (1 + left / summary.asked):.4g}"
-      parts.append(text)
-    for name, value in (
-      ("retries", summary.retries),
-      ("rejected", summary.rejected),
-      ("given up", summary.gave_up),
-    ):
-      if value:
-        parts.append(f"{value} {name}")
-    paused = self._pace.paused_s
-    if self._pace.is_broken:
-      parts.append("paused: nothing but failures")
-    elif paused >= 1:
-      parts.append(f"paused for {paused:.0f} s")
-    return "  ".join(parts)
+
+def _pace(options: AskOptions, spent: float) -> pacing.Pace:
+  """The gate that the options ask for, with what has been spent before."""
+  return pacing.Pace(
+    options.concurrency,
+    pacing.Breaker(
+      threshold=max(10, options.concurrency),
+      first_pause=4 * options.backoff_s,
+      longest_pause=max(options.max_backoff_s, 4 * options.backoff_s),
+    ),
+    pacing.Budget(options.max_cost, spent),
+    _limit(options.requests_per_minute),
+    _limit(options.tokens_per_minute),
+  )
 
 
 def _limit(per_minute: float | None) -> pacing.RateLimit | None:
   return None if per_minute is None else pacing.RateLimit(per_minute)
-
-
-def _no_price(model: str) -> UserError:
-  return UserError(
-    f"--max_cost needs the price of {model!r}, which is in no table; add it to"
-    " a file and name that with --prices"
-  )

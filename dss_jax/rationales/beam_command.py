@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dss_jax.errors import UserError
-from dss_jax.rationales import command, command_flags
+from dss_jax.rationales import command_flags, from_flags
 
 _PROGRAM = "python -m dss_jax.rationales.beam"
 
@@ -136,7 +136,7 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> int:
   counters = beam.run_pipeline(
     _reader(args),
     beam.ExtractRationales(
-      command.make_plan(args),
+      from_flags.make_plan(args),
       args.ledger_dir or _beside(paths[0], "ledger"),
       num_shards=args.num_shards,
       parallel_shards=args.parallel_shards,
@@ -169,7 +169,7 @@ def _paths(args: argparse.Namespace) -> list[str]:
     return [args.output]
   if not args.output_dir:
     raise UserError("where shall the records go? give --output")
-  split = args.output_split or command.split_name(args)
+  split = args.output_split or from_flags.split_name(args)
   names = [name.strip() for name in args.formats.split(",") if name.strip()]
   return [f"{args.output_dir.rstrip('/')}/{split}.{name}" for name in names]
 
@@ -195,8 +195,8 @@ def _reader(args: argparse.Namespace) -> Any:
   datasets.get(args.dataset)
   return beam.ReadDataset(
     args.dataset,
-    command.split_name(args),
-    command.data_options(args),
+    from_flags.split_name(args),
+    from_flags.data_options(args),
     modules=args.module,
     limit=args.limit,
   )

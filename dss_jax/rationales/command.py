@@ -1,7 +1,8 @@
 """`dss-jax extract`: a large model writes rationales for a dataset.
 
-The flags become a source of records and a plan; `extraction` does the rest.
-Nothing heavy is imported before it is needed, TensorFlow and JAX never.
+The flags become a source of records and a plan in `from_flags`; `extraction`
+does the rest. Nothing heavy is imported before it is needed,
+TensorFlow and JAX never.
 """
 
 from __future__ import annotations
@@ -17,17 +18,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from dss_jax.errors import UserError, printable
+from dss_jax.rationales import from_flags
 from dss_jax.rationales.command_flags import add_arguments
 
 if TYPE_CHECKING:
-  from dss_jax.datasets import DataOptions
   from dss_jax.rationales.asking import Summary
   from dss_jax.rationales.extraction import Result, Source
   from dss_jax.rationales.ledger import Ledger
   from dss_jax.rationales.plan import Plan
   from dss_jax.rationales.prices import Prices
   from dss_jax.rationales.requests import Request
-  from dss_jax.records import Record
 
 __all__ = ["add_arguments", "run"]
 
@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     args.limit = 1
   data_command.import_modules(args.module)
   prices = Prices.load(args.prices)
-  source = _source(args)
-  plan = make_plan(args)
+  source = from_flags.make_source(args)
+  plan = from_flags.make_plan(args)
   if args.show_prompt:
     return _show_prompt(source, plan)
   if args.dry_run:
@@ -105,136 +105,6 @@ def _check_formats(args: argparse.Namespace) -> None:
     raise UserError("--formats names no format")
 
 
-# --- the flags' objects --------------------------------------------------------
-
-
-def _source(args: argparse.Namespace) -> Source:
-  from dss_jax.rationales.extraction import Source
-
-  if args.dataset:
-    from dss_jax import datasets
-
-    records = datasets.load_source_split(
-      args.dataset, split_name(args), options=data_options(args)
-    )
-    name = f"{args.dataset}, {split_name(args)}"
-    return Source.of_records(name, records[: args.limit])
-  count = _count(args)
-  return Source(pathlib.Path(args.input).name, lambda: _read(args), count)
-
-
-def split_name(args: argparse.Namespace) -> str:
-  """Of --dataset's source."""
-  return args.split or "train"
-
-
-def data_options(args: argparse.Namespace) -> DataOptions:
-  """How --dataset is read."""
-  from dss_jax.datasets import DataOptions
-
-  names = (
-    "data_dir",
-    "source",
-    "taxonli_num_train",
-    "taxonli_num_validation",
-    "taxonli_num_test",
-  )
-  given = {name: getattr(args, name) for name in names}
-  if args.source in ("tfds", "huggingface"):
-    given["rationale_source"] = "human"
-  return DataOptions(**{k: v for k, v in given.items() if v is not None})
-
-
-def _read(args: argparse.Namespace) -> Iterator[Record]:
-  """The records of --input, one by one; lines that are none are passed over."""
-  from dss_jax import records
-  from dss_jax.data import command as data_command
-
-  found = records.iter_records(
-    args.input, field_mapping=data_command.field_mapping(args)
-  )
-  good = (item for item in found if isinstance(item, records.Record))
-  return itertools.islice(good, args.limit)
-
-
-def _count(args: argparse.Namespace) -> int:
-  """How many records --input gives.
-
-  Raises:
-    UserError: it has lines that are none, and they shall not be skipped.
-  """
-  from dss_jax import records
-  from dss_jax.data import command as data_command
-
-  count, problems = 0, []
-  for item in records.iter_records(
-    args.input, field_mapping=data_command.field_mapping(args)
-  ):
-    if isinstance(item, records.Problem):
-      problems.append(item)
-    else:
-      count += 1
-    if count == args.limit:
-      break
-  if problems and not args.skip_malformed:
-    raise UserError(
-      f"{len(problems)} of {count + len(problems)} lines of {args.input} cannot"
-      f" be used; the first: {problems[0]} (mend them, or give"
-      " --skip_malformed)"
-    )
-  if problems:
-    print(
-      f"{len(problems)} lines of {args.input} are left out; the first:"
-      f" {problems[0]}",
-      file=sys.stderr,
-    )
-  return count
-
-
-def make_plan(args: argparse.Namespace) -> Plan:
-  """What the flags ask of which teachers."""
-  from dss_jax.rationales import prompt_files, teacher_plans
-  from dss_jax.rationales.choosing import ChooseOptions
-  from dss_jax.rationales.plan import Plan
-  from dss_jax.rationales.prompts import Prompt, for_dataset
-
-  if not args.prompt and not args.dataset:
-    raise UserError(
-      "--input needs a --prompt: copy one of the files in"
-      f" {prompt_files.FOLDER} and write exemplars of your own"
-    )
-  prompt = Prompt.load(args.prompt or for_dataset(args.dataset))
-  if args.num_exemplars is not None:
-    prompt = prompt.with_exemplars(args.num_exemplars)
-  tables: list[dict[str, Any]] = [{}]
-  if args.teachers:
-    tables = teacher_plans.read_tables(args.teachers)
-  teachers = tuple(
-    teacher_plans.teacher_plan(
-      vars(args) | table,
-      dataset=args.dataset,
-      split=split_name(args),
-      options=data_options(args),
-      prompt=prompt,
-    )
-    for table in tables
-  )
-  return Plan(
-    prompt=prompt,
-    teachers=teachers,
-    parser=args.parser,
-    retry_unparsed=args.retry_unparsed,
-    retry_temperature=args.retry_temperature,
-    choose=ChooseOptions(
-      vote=args.vote,
-      keep=args.keep,
-      gold=args.gold,
-      keep_completions=args.keep_completions,
-      earlier=args.earlier,
-    ),
-  )
-
-
 @contextlib.contextmanager
 def _ledger_to_read(args: argparse.Namespace) -> Iterator[Ledger | None]:
   """The ledger of --output_dir, if there is one yet."""
@@ -247,9 +117,6 @@ def _ledger_to_read(args: argparse.Namespace) -> Iterator[Ledger | None]:
     return
   with Ledger(path, read_only=True) as ledger:
     yield ledger
-
-
-# --- what can be done ----------------------------------------------------------
 
 
 def _show_prompt(source: Source, plan: Plan) -> int:
@@ -328,12 +195,12 @@ def _write_batch(
   args: argparse.Namespace, source: Source, plan: Plan, ledger: Ledger | None
 ) -> int:
   from dss_jax.rationales import extraction
-  from dss_jax.rationales.teachers import batch_files
+  from dss_jax.rationales.teachers import batch_answers, batch_requests
 
-  written = batch_files.write_requests(
+  written = batch_requests.write_requests(
     extraction.requests(source, plan, ledger),
     args.write_batch,
-    ledger and batch_files.LedgerAnswers(ledger),
+    ledger and batch_answers.LedgerAnswers(ledger),
   )
   for file in written.files:
     print(file.path)
@@ -348,13 +215,13 @@ def _write_batch(
 def _read_batch(args: argparse.Namespace) -> None:
   from dss_jax.rationales.extraction import LEDGER_FILE
   from dss_jax.rationales.ledger import Ledger
-  from dss_jax.rationales.teachers import batch_files
+  from dss_jax.rationales.teachers import batch_answers, batch_results
 
   folder = pathlib.Path(args.output_dir)
   with Ledger(folder / LEDGER_FILE) as ledger:
-    report = batch_files.read_results(
+    report = batch_results.read_results(
       args.read_batch,
-      batch_files.LedgerAnswers(ledger),
+      batch_answers.LedgerAnswers(ledger),
       asked=args.batch_dir,
     )
   for problem in report.problems:
@@ -374,7 +241,7 @@ def _extract(
     source,
     plan,
     args.output_dir,
-    split=args.output_split or split_name(args),
+    split=args.output_split or from_flags.split_name(args),
     formats=args.formats,
     prices=prices,
     ask=not (args.no_ask or args.read_batch),

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
 
 from dss_jax.rationales import asking
 from dss_jax.rationales.extraction import Source
+from dss_jax.rationales.grouping import in_groups
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.plan import Plan
 from dss_jax.rationales.prices import Prices
 from dss_jax.rationales.questions import Questions
-from dss_jax.rationales.requests import Request
 from dss_jax.records import SeenTexts
 
 
@@ -54,7 +53,7 @@ def estimate(
     model = teacher_plan.teacher.model
     result = Estimate()
     seen = SeenTexts()
-    for group in _groups(questions.first(source.read())):
+    for group in in_groups(questions.first(source.read())):
       keys = [request.key for request in group]
       settled = ledger.settled(keys) if ledger is not None else set()
       for request in group:
@@ -77,19 +76,6 @@ def estimate(
     )
     found[teacher_plan.teacher.name] = result
   return found
-
-
-def _groups(
-  requests: Iterable[Request], size: int = 500
-) -> Iterator[list[Request]]:
-  group: list[Request] = []
-  for request in requests:
-    group.append(request)
-    if len(group) == size:
-      yield group
-      group = []
-  if group:
-    yield group
 
 
 def _mean_completion(plan: Plan, ledger: Ledger | None, model: str) -> float:

@@ -15,10 +15,10 @@ import dataclasses
 import functools
 import os
 import pathlib
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
+from dss_jax import atomic_files
 from dss_jax.errors import UserError
 from dss_jax.records import array_records, json_lines, parquet, tables
 from dss_jax.records.field_mapping import FieldMapping
@@ -268,27 +268,18 @@ def atomic_path(path: PathLike) -> Iterator[pathlib.Path]:
   Raises:
     UserError: if the folder is missing or not writable.
   """
-  path = pathlib.Path(path)
-  temporary = path.with_name(f".{path.name[:64]}.{uuid.uuid4().hex}.tmp")
+  with atomic_files.atomic_path(path, _refused) as temporary:
+    yield temporary
+
+
+@contextlib.contextmanager
+def _refused(path: pathlib.Path) -> Iterator[None]:
   try:
-    temporary.open("xb").close()
+    yield
   except OSError as error:
     raise UserError(
       f"cannot write {path}: {error.strerror or error} (--output)"
     ) from None
-  try:
-    yield temporary
-    try:
-      with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-      os.replace(temporary, path)
-    except OSError as error:
-      raise UserError(
-        f"cannot write {path}: {error.strerror or error} (--output)"
-      ) from None
-  except BaseException:
-    temporary.unlink(missing_ok=True)
-    raise
 
 
 _DELIMITERS = {"csv": ",", "tsv": "\t"}

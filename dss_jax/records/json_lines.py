@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
@@ -25,21 +26,27 @@ Row = tuple[int, Mapping[str, Any] | UserError]
 def read_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
   """The objects of a JSON-lines file, or of a file with one JSON array."""
   with open(path, "rb") as file:
-    start = file.read(64).removeprefix(_BYTE_ORDER_MARK).lstrip()
-    file.seek(0)
-    if start.startswith(b"["):
-      yield from _array_rows(file, path)
-      return
-    for number, line in read_lines(file):
-      if isinstance(line, UserError):
-        yield number, line
-        continue
-      if not line.strip():
-        continue
-      try:
-        yield number, as_mapping(strict_json.loads(line))
-      except UserError as error:
-        yield number, error
+    yield from rows_of(file, path)
+
+
+def rows_of(
+  file: io.BufferedReader, path: str | os.PathLike[str]
+) -> Iterator[Row]:
+  """`read_rows` of an open file, which may be a pipe; `path` names it."""
+  start = file.peek(64).removeprefix(_BYTE_ORDER_MARK).lstrip()
+  if start.startswith(b"["):
+    yield from _array_rows(file, path)
+    return
+  for number, line in read_lines(file):
+    if isinstance(line, UserError):
+      yield number, line
+      continue
+    if not line.strip():
+      continue
+    try:
+      yield number, as_mapping(strict_json.loads(line))
+    except UserError as error:
+      yield number, error
 
 
 def read_lines(file: BinaryIO) -> Iterator[tuple[int, str | UserError]]:

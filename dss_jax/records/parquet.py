@@ -64,6 +64,14 @@ def read_rows(
     raise UserError(f"{path}: not a readable Parquet file: {reason}") from None
 
 
+def num_rows(path: str | os.PathLike[str]) -> int:
+  """How many rows a Parquet file has, without reading them."""
+  import pyarrow.parquet as pq
+
+  with pq.ParquetFile(path) as file:
+    return file.metadata.num_rows
+
+
 @contextlib.contextmanager
 def open_writer(file: BinaryIO) -> Iterator[Callable[[Record], None]]:
   """A function that writes one record.

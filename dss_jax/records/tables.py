@@ -27,7 +27,18 @@ def read_rows(
   Raises:
     UserError: if there is no usable header or a mapped column is missing.
   """
-  with open(path, "rb") as file, _field_size_limit(MAX_LINE_BYTES):
+  with open(path, "rb") as file:
+    yield from rows_of(file, path, mapping, delimiter)
+
+
+def rows_of(
+  file: BinaryIO,
+  path: str | os.PathLike[str],
+  mapping: FieldMapping,
+  delimiter: str,
+) -> Iterator[Row]:
+  """`read_rows` of an open file, which may be a pipe; `path` names it."""
+  with _field_size_limit(MAX_LINE_BYTES):
     lines = _Lines(file)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header = _header(reader, path)

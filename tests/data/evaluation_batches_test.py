@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,13 +23,13 @@ from dss_jax.errors import UserError
 def test_padded_batches_by_hand():
   inputs = [[5, 1], [6, 6, 6, 1], [1], [7, 7, 1], [8, 8, 1]]
   first, second, third = padded_batches(inputs, 2, lengths=[2, 4])
-  assert first.index.tolist() == [2, 0]
-  assert first.encoder_input_tokens.tolist() == [[1, 0], [5, 1]]
+  assert first.index.tolist() == [2, -1]
+  assert first.encoder_input_tokens.tolist() == [[1, 0], [0, 0]]
   assert first.encoder_input_tokens.dtype == np.int32
-  assert second.index.tolist() == [3, 4]
-  assert second.encoder_input_tokens.tolist() == [[7, 7, 1, 0], [8, 8, 1, 0]]
-  assert third.index.tolist() == [1, -1]
-  assert third.encoder_input_tokens.tolist() == [[6, 6, 6, 1], [0, 0, 0, 0]]
+  assert second.index.tolist() == [0, 3]
+  assert second.encoder_input_tokens.tolist() == [[5, 1, 0, 0], [7, 7, 1, 0]]
+  assert third.index.tolist() == [4, 1]
+  assert third.encoder_input_tokens.tolist() == [[8, 8, 1, 0], [6, 6, 6, 1]]
 
 
 @settings(max_examples=50, deadline=None)
@@ -76,6 +77,20 @@ def test_declared_lengths_are_the_best():
   assert declared_lengths(sizes, num_lengths=1) == (88,)
   assert declared_lengths([]) == (8,)
   assert declared_lengths([3, 3]) == (8,)
+
+
+def test_few_inputs_take_the_smallest_batch_and_length_that_hold_them():
+  shapes: Any = {"lengths": [2, 4, 8], "batch_sizes": [1, 2]}
+  for inputs, shape in (
+    ([[5, 1]], (1, 2)),
+    ([[5, 1], [6, 6, 1]], (2, 4)),
+    ([[5, 1]] * 3, (4, 2)),
+  ):
+    (batch,) = padded_batches(inputs, 4, **shapes)
+    assert batch.encoder_input_tokens.shape == shape
+    assert sorted(batch.index[batch.index >= 0]) == list(range(len(inputs)))
+  rest, full = padded_batches([[5, 1]] * 5, 4, **shapes)
+  assert (len(rest.index), len(full.index)) == (1, 4)
 
 
 @pytest.mark.parametrize("pack", [True, False])

@@ -170,7 +170,9 @@ def test_open_or_build_keeps_and_mends_its_folder(tmp_path, monkeypatch):
 
 def test_evaluations_of_a_mixture():
   found = evaluations.build_evaluations(
-    "toy_dss_teacher", "test", BYTES, feature_lengths={"targets": 2}
+    examples.TaskSource.load(
+      "toy_dss_teacher", "test", BYTES, feature_lengths={"targets": 2}
+    )
   )
   assert list(found) == ["label", "rationale"]
   label = found["label"]
@@ -192,7 +194,7 @@ def test_evaluations_of_a_mixture():
 
 def test_evaluation_finds_the_label_after_the_rationale():
   found = evaluations.build_evaluations(
-    "toy_rationale_then_label", "validation", BYTES
+    examples.TaskSource.load("toy_rationale_then_label", "validation", BYTES)
   )
   (evaluation,) = found.values()
   assert evaluation.targets == ["yes", "no"]  # c has no rationale, but counts
@@ -207,10 +209,9 @@ def test_targets_are_what_the_vocabulary_can_write():
 
 def test_max_examples():
   found = evaluations.build_evaluations(
-    "taxonli_label",
-    "test",
-    vocabularies.from_name("taxonli"),
-    DATA,
+    examples.TaskSource.load(
+      "taxonli_label", "test", vocabularies.from_name("taxonli"), DATA
+    ),
     max_examples=2,
   )
   assert found["label"].ids == ["test-0", "test-1"]

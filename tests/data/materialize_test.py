@@ -297,7 +297,7 @@ def test_own_tasks_score_alike_on_both_paths():
   name = "svamp_label_then_rationale"
   (theirs,) = materialize.seqio_evaluations(name, "test").values()
   (ours,) = evaluations.build_evaluations(
-    name, "test", BYTES, options.current().data
+    examples.TaskSource.load(name, "test", BYTES, options.current().data)
   ).values()
   assert theirs.inputs == ours.inputs
   assert theirs.targets == ours.targets

@@ -22,7 +22,9 @@ from dss_jax.data import (
 data = datasets.DataOptions(taxonli_num_train=9, taxonli_num_test=6)
 vocabulary = vocabularies.from_name("taxonli")
 built = examples.build_examples("taxonli_dss", "train", vocabulary, data)
-found = evaluations.build_evaluations("taxonli_dss", "test", vocabulary, data)
+found = evaluations.build_evaluations(
+  examples.TaskSource.load("taxonli_dss", "test", vocabulary, data)
+)
 assert [len(arrays) for arrays in built.subtasks] == [9, 9]
 label = found["label"]
 assert label.score(label.predictions(label.targets)) == {"accuracy": 1.0}

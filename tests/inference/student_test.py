@@ -3,7 +3,7 @@
 import pytest
 
 from dss_jax import datasets
-from dss_jax.data import evaluations, subtasks, vocabularies
+from dss_jax.data import evaluations, examples, subtasks, vocabularies
 from dss_jax.errors import UserError
 from dss_jax.inference import student as student_lib
 from dss_jax.models import config, encoder_decoder
@@ -26,11 +26,13 @@ def test_it_reads_the_tokens_that_evaluation_reads(student):
   options = datasets.DataOptions(max_records=4)
   records = datasets.load_split("taxonli", "test", options=options)
   found = evaluations.build_evaluations(
-    "taxonli_dss",
-    "test",
-    student.vocabulary,
-    options,
-    feature_lengths=student.feature_lengths,
+    examples.TaskSource.load(
+      "taxonli_dss",
+      "test",
+      student.vocabulary,
+      options,
+      feature_lengths=student.feature_lengths,
+    )
   )
   for name in ("label", "rationale"):
     subtask = student.subtask(name)

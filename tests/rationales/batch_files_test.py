@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 
 from dss_jax.errors import UserError
 from dss_jax.rationales.requests import Completion, Request, Sampling
-from dss_jax.rationales.teachers.batch_files import (
-  ReadReport,
-  read_results,
+from dss_jax.rationales.teachers.batch_requests import (
   request_files,
   write_requests,
 )
+from dss_jax.rationales.teachers.batch_results import ReadReport, read_results
 
 
 class Memory:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dss_jax.errors import UserError
 from dss_jax.rationales.requests import Completion, Request
+from dss_jax.rationales.teachers import answer_bodies
 from dss_jax.records import MAX_FIELD_CHARS
 
 # Failures that are the request's own. Others (no rights, too many requests, a
@@ -66,7 +67,7 @@ def read_result(line: str) -> Result:
   response = response if isinstance(response, dict) else {}
   status, body = response.get("status_code"), response.get("body")
   if isinstance(body, dict) and status in (None, 200) and body.get("choices"):
-    completion = completion_of(body)
+    completion = _completion(body)
     created = body.get("created")
     return Result(key, completion, unix=_unix(created))
   told = error if isinstance(error, dict) else body
@@ -88,60 +89,23 @@ def read_result(line: str) -> Result:
   )
 
 
-def completion_of(body: Mapping[str, Any]) -> Completion:
-  """The first choice in the body of an answer, of either interface.
+def _completion(body: Mapping[str, Any]) -> Completion:
+  """The answer in a body, of a length that an endpoint's could have.
 
   Raises:
-    UserError: there is none, or it is not text of a bearable length.
+    UserError: there is none, or it is longer.
   """
-  choices = body.get("choices")
-  choice = choices[0] if isinstance(choices, list) and choices else None
-  if not isinstance(choice, dict):
-    raise UserError("the answer has no choices")
-  refusal = None
-  message = choice.get("message")
-  text = choice.get("text")
-  if isinstance(message, dict):
-    text = _text_of(message.get("content"))
-    refusal = message.get("refusal")
-  if not isinstance(text, str):
-    raise UserError("the answer has no text")
-  if len(text) > MAX_FIELD_CHARS:
+  completion = answer_bodies.completion_of(body)
+  if len(completion.text) > MAX_FIELD_CHARS:
     raise UserError(
-      f"the answer has {len(text)} characters, at most {MAX_FIELD_CHARS} are"
-      " allowed"
+      f"the answer has {len(completion.text)} characters, at most"
+      f" {MAX_FIELD_CHARS} are allowed"
     )
-  usage = body.get("usage")
-  usage = usage if isinstance(usage, dict) else {}
-  return Completion(
-    text,
-    _name(choice.get("finish_reason")),
-    _name(body.get("model")),
-    _tokens(usage.get("prompt_tokens")),
-    _tokens(usage.get("completion_tokens")),
-    refusal[:MAX_FIELD_CHARS] if isinstance(refusal, str) and refusal else None,
-  )
-
-
-def _text_of(content: Any) -> Any:
-  """A message's text: a string, null, or a list of typed parts."""
-  if content is None:
-    return ""
-  if not isinstance(content, list):
-    return content
-  parts = [part for part in content if isinstance(part, dict)]
-  texts = [p.get("text") for p in parts if p.get("type", "text") == "text"]
-  return "".join(text for text in texts if isinstance(text, str))
-
-
-def _name(value: Any) -> str:
-  return value[:200] if isinstance(value, str) else ""
-
-
-def _tokens(value: Any) -> int | None:
-  if isinstance(value, bool) or not isinstance(value, int):
-    return None
-  return value if 0 <= value < 1 << 40 else None
+  refusal = completion.refusal
+  if refusal and len(refusal) > MAX_FIELD_CHARS:
+    refusal = refusal[:MAX_FIELD_CHARS]
+    completion = dataclasses.replace(completion, refusal=refusal)
+  return completion
 
 
 def _unix(value: Any) -> float | None:

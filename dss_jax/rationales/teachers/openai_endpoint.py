@@ -10,6 +10,7 @@ goes nowhere but into the request's header.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from dss_jax.rationales.teachers import (
   FatalError,
   RejectedError,
   TransientError,
+  answer_bodies,
   error_bodies,
   response_guard,
 )
@@ -30,8 +32,6 @@ from dss_jax.rationales.teachers import (
 MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens")
 
 _MAX_MESSAGE = 300
-# SQLite's and everyone's integers end there.
-_MAX_COUNT = 2**53
 
 # Fields without which there is no request; a message that names one of them
 # speaks of its content.
@@ -205,38 +205,22 @@ class OpenAIEndpoint:
     if not isinstance(answer, dict):
       raise TransientError("bad_response", "the answer is not an object")
     error = answer.get("error")
-    choices = answer.get("choices")
-    if error and not choices:
+    if error and not answer.get("choices"):
       # Some routers wrap another server's failure in a success.
       code = error.get("code") if isinstance(error, dict) else None
       kind = "rate_limited" if code == 429 else "server_error"
       raise TransientError(kind, self._told(answer))
-    if not isinstance(choices, list) or not choices:
-      raise TransientError("bad_response", "the answer has no choices")
-    choice = choices[0]
-    if not isinstance(choice, dict):
-      raise TransientError("bad_response", "the answer's choice is no object")
-    refusal = None
-    if request.is_chat:
-      message = choice.get("message")
-      if not isinstance(message, dict):
-        raise TransientError("bad_response", "the answer has no message")
-      text = _text_of(message.get("content"))
-      refusal = message.get("refusal")
-    else:
-      text = choice.get("text")
-    if not isinstance(text, str):
-      raise TransientError("bad_response", "the answer has no text")
-    usage = answer.get("usage")
-    usage = usage if isinstance(usage, Mapping) else {}
+    try:
+      found = answer_bodies.completion_of(answer, is_chat=request.is_chat)
+    except UserError as reason:
+      raise TransientError("bad_response", str(reason)) from None
     clean = self._secret.removed_from
-    return Completion(
-      text=clean(text),
-      finish_reason=clean(_string(choice.get("finish_reason"))),
-      model=clean(_string(answer.get("model"))),
-      prompt_tokens=_count(usage.get("prompt_tokens")),
-      completion_tokens=_count(usage.get("completion_tokens")),
-      refusal=clean(refusal) if isinstance(refusal, str) and refusal else None,
+    return dataclasses.replace(
+      found,
+      text=clean(found.text),
+      finish_reason=clean(found.finish_reason),
+      model=clean(found.model),
+      refusal=clean(found.refusal) if found.refusal else None,
     )
 
   # -- errors
@@ -416,28 +400,3 @@ def _checked_url(base_url: str | None) -> str:
 def _is_local(base_url: str) -> bool:
   host = urllib.parse.urlsplit(base_url).hostname or ""
   return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def _text_of(content: Any) -> Any:
-  """The text of a message: a string, nothing, or a list of typed parts."""
-  if content is None:
-    return ""
-  if isinstance(content, list):
-    return "".join(
-      part["text"]
-      for part in content
-      if isinstance(part, dict)
-      and part.get("type", "text") == "text"
-      and isinstance(part.get("text"), str)
-    )
-  return content
-
-
-def _string(value: Any) -> str:
-  return value[:200] if isinstance(value, str) else ""
-
-
-def _count(value: Any) -> int | None:
-  if isinstance(value, bool) or not isinstance(value, int):
-    return None
-  return value if 0 <= value < _MAX_COUNT else None

@@ -1,0 +1,1 @@
+"""A student for other programs: checked folders in the formats they read."""

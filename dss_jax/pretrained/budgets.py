@@ -1,0 +1,47 @@
+"""How much a checkpoint of T5X may take, and what is said of a broken one."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from dss_jax.errors import UserError
+from dss_jax.pretrained.flax_msgpack import DTYPES
+
+# A T5 of 11 B parameters in float32 with its Adafactor state is under 64 GiB.
+MAX_BYTES = 256 * 2**30
+
+
+def broken(folder: pathlib.Path, reason: str) -> UserError:
+  """What to raise for a checkpoint that cannot be read."""
+  return UserError(
+    f"the checkpoint {str(folder)!r} cannot be read: {reason}:"
+    " set INITIAL_CHECKPOINT_PATH to a complete one"
+  )
+
+
+class Budget:
+  """Counts the bytes that the arrays of a checkpoint declare."""
+
+  def __init__(self, folder: pathlib.Path, max_bytes: int = MAX_BYTES):
+    self.folder = folder
+    self._left = max_bytes
+
+  def take(self, name: str, shape: Any, dtype: np.dtype) -> None:
+    """Books an array, before anything of it is read."""
+    if not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 16:
+      raise broken(self.folder, f"{name} has shape {shape!r}")
+    self._left -= math.prod(shape) * dtype.itemsize
+    if self._left < 0:
+      raise broken(
+        self.folder, "its arrays exceed max_bytes, what this model's could take"
+      )
+
+  def dtype(self, name: str, dtype: Any) -> np.dtype:
+    """The type of that name."""
+    if dtype not in DTYPES:
+      raise broken(self.folder, f"{name} has dtype {dtype!r}")
+    return DTYPES[dtype]

@@ -1,0 +1,191 @@
+"""What a Hugging Face `config.json` says of a T5, as our configuration.
+
+The T5 family is one architecture under several names. What differs is which
+switch says what, and that changed with version 5 of the library:
+
+* Output projection. T5 1.0 projects onto the embedding table, after scaling
+  the decoder's output by 1/sqrt(d_model); all others have a projection of
+  their own and scale nothing. Whether it is tied is seen from the weights.
+  Whether it scales, version 4 decides by `tie_word_embeddings`; version 5 by
+  `scale_decoder_outputs` (T5), never (mT5), or by `tie_word_embeddings` (UMT5).
+* Activation: `feed_forward_proj`, overruled by `dense_act_fn` where given.
+  `gated-gelu` is GELU's tanh approximation; `gelu` alone is the exact one.
+* UMT5 has a relative position bias in every layer, the others one a stack.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from dss_jax.errors import UserError, one_line
+from dss_jax.models import config as config_lib
+from dss_jax.models.config import T5Config
+from dss_jax.records import strict_json
+
+MAX_CONFIG_BYTES = 2**20
+MODEL_TYPES = ("t5", "mt5", "umt5")  # ByT5 and Flan call themselves t5 or mt5
+_ACTIVATIONS = {
+  "relu": "relu",
+  "gelu_new": "gelu",
+  "gelu_pytorch_tanh": "gelu",
+  "silu": "silu",
+  "swish": "silu",
+  "linear": "linear",
+}
+# What T5 takes for granted and this library does not make configurable.
+_FIXED: dict[str, tuple[Any, Any]] = {
+  # name: (what it is when absent, what it must be)
+  "relative_attention_num_buckets": (32, config_lib.NUM_RELPOS_BUCKETS),
+  "relative_attention_max_distance": (128, config_lib.MAX_RELPOS_DISTANCE),
+  "layer_norm_epsilon": (1e-6, 1e-6),
+  "pad_token_id": (0, 0),
+  "eos_token_id": (1, 1),
+  "decoder_start_token_id": (0, 0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderConfig:
+  """What `config.json` says, checked.
+
+  Attributes:
+    sizes: fields of `T5Config`, all but `logits_via_embedding`.
+    scales_outputs: whether the decoder's output is scaled before projection.
+    model_type: Hugging Face's name of the family.
+  """
+
+  sizes: Mapping[str, Any]
+  scales_outputs: bool
+  model_type: str
+
+  def t5_config(self, *, tied: bool) -> T5Config:
+    """Our configuration; `tied` where one table embeds and projects."""
+    return T5Config(**self.sizes, logits_via_embedding=tied)
+
+
+def read_json(path: pathlib.Path, max_bytes: int = MAX_CONFIG_BYTES) -> Any:
+  """A JSON object from a file of bounded size.
+
+  Raises:
+    UserError: for a file that is too large or not a JSON object.
+  """
+  size = path.stat().st_size
+  if size > max_bytes:
+    raise UserError(
+      f"{str(path)!r} has {size} bytes; at most {max_bytes} are read"
+    )
+  try:
+    value = strict_json.loads(path.read_bytes().decode("utf-8"))
+  except ValueError as error:
+    raise UserError(
+      f"{str(path)!r} cannot be read: {one_line(error)}; download it again"
+    ) from error
+  if not isinstance(value, dict):
+    raise UserError(f"{str(path)!r} is no JSON object; download it again")
+  return value
+
+
+def parse(content: Mapping[str, Any], path: pathlib.Path) -> FolderConfig:
+  """Checks what `config.json` says.
+
+  Args:
+    content: of the file.
+    path: of the file, for messages.
+
+  Raises:
+    UserError: for another architecture, or a T5 that this library cannot be.
+  """
+  model_type = content.get("model_type")
+  if model_type not in MODEL_TYPES:
+    raise UserError(
+      f"{str(path)!r} is of a model of type {_shown(model_type)}; a student is"
+      f" one of {', '.join(MODEL_TYPES)}"
+    )
+  for name, (default, needed) in _FIXED.items():
+    value = content.get(name)
+    value = default if value is None else value
+    if isinstance(value, list) and len(value) == 1:  # of ids that end a text
+      value = value[0]
+    if isinstance(value, bool) or value != needed:
+      raise UserError(
+        f"{str(path)!r} has {name} {_shown(value)}; it must be {needed}, as in"
+        " all published T5s"
+      )
+  if content.get("quantization_config"):
+    raise UserError(
+      f"{str(path)!r} is of quantized weights; give the folder of those it was"
+      " made from"
+    )
+  encoder_layers = _count(content, "num_layers", path)
+  layers = content.get("num_decoder_layers")
+  sizes = {
+    "vocab_size": _count(content, "vocab_size", path),
+    "emb_dim": _count(content, "d_model", path),
+    "num_heads": _count(content, "num_heads", path),
+    "head_dim": _count(content, "d_kv", path),
+    "mlp_dim": _count(content, "d_ff", path),
+    "num_encoder_layers": encoder_layers,
+    "num_decoder_layers": (
+      encoder_layers
+      if layers is None
+      else _count(content, "num_decoder_layers", path)
+    ),
+    "mlp_activations": _activations(content, model_type, path),
+    "relpos_bias_per_layer": model_type == "umt5",
+  }
+  return FolderConfig(sizes, _scales_outputs(content, model_type), model_type)
+
+
+def _count(content: Mapping[str, Any], name: str, path: pathlib.Path) -> int:
+  value = content.get(name)
+  if type(value) is not int or not 1 <= value < 2**31:
+    raise UserError(
+      f"{str(path)!r} has {name} {_shown(value)}; it must be a whole number"
+      " from 1"
+    )
+  return value
+
+
+def _activations(
+  content: Mapping[str, Any], model_type: str, path: pathlib.Path
+) -> tuple[str, ...]:
+  """Our names of the activations; the second of a gated layer is linear."""
+  default = "relu" if model_type == "t5" else "gated-gelu"
+  named = content.get("feed_forward_proj")
+  named = default if named is None else named
+  gate, _, rest = named.partition("-") if isinstance(named, str) else ("",) * 3
+  gated, name = (True, rest) if gate == "gated" else (False, named)
+  if named == "gated-gelu":
+    name = "gelu_new"
+  # What the library computed from the above and wrote down, or was told.
+  if content.get("dense_act_fn") is not None:
+    name = content["dense_act_fn"]
+  if content.get("is_gated_act") is not None:
+    gated = bool(content["is_gated_act"])
+  if not isinstance(name, str) or name not in _ACTIVATIONS:
+    raise UserError(
+      f"{str(path)!r} has feed_forward_proj {_shown(named)} with activation"
+      f" {_shown(name)}; supported are {', '.join(_ACTIVATIONS)}, alone or gated"
+    )
+  ours = _ACTIVATIONS[name]
+  return (ours, "linear") if gated else (ours,)
+
+
+def _scales_outputs(content: Mapping[str, Any], model_type: str) -> bool:
+  """Whether the decoder's output is scaled by 1/sqrt(d_model)."""
+  tie = content.get("tie_word_embeddings")
+  if model_type == "t5":
+    scale = content.get("scale_decoder_outputs")
+    return tie is not False if scale is None else bool(scale)
+  version = str(content.get("transformers_version") or "4").partition(".")[0]
+  recent = version.isdigit() and int(version) >= 5
+  if model_type == "mt5":
+    return bool(tie) and not recent
+  return bool(tie)
+
+
+def _shown(value: Any) -> str:
+  return one_line(repr(value), longest=60)

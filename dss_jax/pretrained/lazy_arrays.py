@@ -1,0 +1,159 @@
+"""Arrays of a checkpoint that are read by parts, when a part is asked for.
+
+A file is opened and checked first; its numbers are read only as they go onto
+devices, array by array and, with several devices or hosts, slice by slice. So
+a host holds the model once at most, and only its own part of a sharded one.
+
+An index is a tuple of slices with explicit bounds, one for each dimension.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+Index = tuple[slice, ...]
+LAYERS_AXIS = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyArray:
+  """An array that is read by parts.
+
+  Attributes:
+    shape: of the whole.
+    dtype: of what is stored.
+    read: index -> the numbers at it, in `dtype`; raises UserError where the
+      file is damaged.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  read: Callable[[Index], np.ndarray]
+
+  @property
+  def size(self) -> int:
+    """How many numbers there are."""
+    return math.prod(self.shape)
+
+  @property
+  def nbytes(self) -> int:
+    """How many bytes they take as they are stored."""
+    return self.size * self.dtype.itemsize
+
+  def whole(self) -> np.ndarray:
+    """All of it."""
+    return self.read(tuple(slice(0, size) for size in self.shape))
+
+  def place(self, sharding: jax.sharding.Sharding, dtype: str) -> jax.Array:
+    """Puts it where it belongs; each host reads what its devices store.
+
+    What several devices store alike is read once.
+    """
+    parts: dict[tuple, np.ndarray] = {}
+
+    def part(index: Any) -> np.ndarray:
+      index = bounded(index, self.shape)
+      key = tuple((where.start, where.stop) for where in index)
+      if key not in parts:
+        # A copy, so that nothing refers to a mapped file.
+        parts[key] = np.array(self.read(index), dtype, order="C")
+      return parts[key]
+
+    array = jax.make_array_from_callback(self.shape, sharding, part)
+    # The next array is read only when the host is rid of this one.
+    return jax.block_until_ready(array)
+
+
+def bounded(index: Sequence[slice], shape: Sequence[int]) -> Index:
+  """The index with all its bounds written out."""
+  bounds = (where.indices(size) for where, size in zip(index, shape))
+  return tuple(slice(start, stop) for start, stop, _ in bounds)
+
+
+def from_numpy(array: np.ndarray) -> LazyArray:
+  """An array that is in memory (or mapped into it) already."""
+  return LazyArray(array.shape, array.dtype, lambda index: array[index])
+
+
+def transposed(array: LazyArray) -> LazyArray:
+  """[a, b] -> [b, a]."""
+  return LazyArray(
+    array.shape[::-1], array.dtype, lambda index: array.read(index[::-1]).T
+  )
+
+
+def scaled(array: LazyArray, factor: float) -> LazyArray:
+  """Each number times a factor, in float32."""
+  return LazyArray(
+    array.shape,
+    np.dtype(np.float32),
+    lambda index: array.read(index).astype(np.float32) * np.float32(factor),
+  )
+
+
+def layer_of(array: LazyArray, i: int) -> LazyArray:
+  """Layer i of an array that has all of a stack's on axis 1."""
+  shape = array.shape[:LAYERS_AXIS] + array.shape[LAYERS_AXIS + 1 :]
+
+  def read(index: Index) -> np.ndarray:
+    where = (*index[:LAYERS_AXIS], slice(i, i + 1), *index[LAYERS_AXIS:])
+    return array.read(where).squeeze(LAYERS_AXIS)
+
+  return LazyArray(shape, array.dtype, read)
+
+
+def stacked(arrays: Sequence[LazyArray], axis: int = LAYERS_AXIS) -> LazyArray:
+  """The layers' arrays as one, the layers along `axis`."""
+  first = arrays[0]
+  shape = (*first.shape[:axis], len(arrays), *first.shape[axis:])
+
+  def read(index: Index) -> np.ndarray:
+    which = index[axis]
+    rest = index[:axis] + index[axis + 1 :]
+    parts = [each.read(rest) for each in arrays[which]]
+    return np.stack(parts, axis)
+
+  return LazyArray(shape, first.dtype, read)
+
+
+def joined(array: LazyArray, axis: int) -> LazyArray:
+  """Dimensions `axis` and `axis + 1` (heads and head_dim) made one."""
+  outer, inner = array.shape[axis : axis + 2]
+  shape = (*array.shape[:axis], outer * inner, *array.shape[axis + 2 :])
+
+  def read(index: Index) -> np.ndarray:
+    where = index[axis]
+    first, last = where.start // inner, -(-where.stop // inner)
+    part = array.read(
+      (
+        *index[:axis],
+        slice(first, last),
+        slice(0, inner),
+        *index[axis + 1 :],
+      )
+    )
+    flat = part.reshape(*part.shape[:axis], -1, *part.shape[axis + 2 :])
+    wanted = slice(where.start - first * inner, where.stop - first * inner)
+    return flat[(slice(None),) * axis + (wanted,)]
+
+  return LazyArray(shape, array.dtype, read)
+
+
+def equal(one: LazyArray, other: LazyArray, rows: int = 4096) -> bool:
+  """Whether two matrices are the same, read a block of rows at a time."""
+  if one.shape != other.shape:
+    return False
+  for start in range(0, one.shape[0], rows):
+    stop = min(start + rows, one.shape[0])
+    index = (slice(start, stop), *(slice(0, n) for n in one.shape[1:]))
+    # By bytes, so that a NaN equals itself.
+    a, b = (np.asarray(x.read(index), np.float32) for x in (one, other))
+    if a.tobytes() != b.tobytes():
+      return False
+  return True

@@ -1,0 +1,194 @@
+"""From what a user calls a checkpoint to a folder on this machine.
+
+A folder is itself. `org/name` or `org/name@revision` is a model on the Hugging
+Face hub, `gs://bucket/path` one in Google's store; of these the files that are
+needed are copied into a cache and found there the next time, with or without a
+network.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from dss_jax.errors import UserError, one_line
+
+_HUB_ID = re.compile(
+  r"([A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95})(?:@([\w.\-/]{1,200}))?"
+)
+_STORE = re.compile(r"gs://([a-z0-9][a-z0-9._\-]{1,220})/(.+?)/*")
+_KEY = re.compile(r"(?:[A-Za-z0-9_][\w.\-]*/)*[A-Za-z0-9_.][\w.\-]*")
+# Beside the weights.
+_SMALL_FILES = (
+  "config.json",
+  "dss_jax.json",
+  "spiece.model",
+  "tokenizer_config.json",
+)
+# Of which the first that a model has is taken, whole or in shards.
+_WEIGHTS = (
+  re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"),
+  re.compile(r"flax_model(-\d+-of-\d+)?\.msgpack(\.index\.json)?"),
+  re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?"),
+)
+_MAX_FILES = 200_000
+_RETRIES = 4
+
+
+def to_folder(path: str) -> pathlib.Path:
+  """The folder of a checkpoint, fetched first where it lies elsewhere.
+
+  Args:
+    path: a folder, `org/name[@revision]`, or `gs://bucket/path`.
+
+  Raises:
+    UserError: where it cannot be fetched, in one line that says why.
+  """
+  folder = pathlib.Path(path).expanduser()
+  if "://" in path:
+    return _from_store(path)
+  if "\0" not in path and folder.exists():
+    return folder
+  match = _HUB_ID.fullmatch(path)
+  return _from_hub(path, *match.groups()) if match else folder
+
+
+def cache_folder() -> pathlib.Path:
+  """Where copies of stores are kept: DSS_JAX_CACHE, or in the user's cache."""
+  own = os.environ.get("DSS_JAX_CACHE")
+  if own:
+    return pathlib.Path(own).expanduser()
+  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  return pathlib.Path(cache).expanduser() / "dss_jax"
+
+
+# ---------------------------------------------------------- the Hugging Face hub
+
+
+def _from_hub(path: str, name: str, revision: str | None) -> pathlib.Path:
+  told = f"{path!r} is no folder here, and as a model on the Hugging Face hub"
+  try:
+    import huggingface_hub
+  except ImportError as error:
+    raise UserError(
+      f"{told} it needs huggingface_hub: pip install huggingface_hub, or give"
+      " a folder"
+    ) from error
+  try:
+    info = huggingface_hub.HfApi().model_info(name, revision=revision)
+    files = [each.rfilename for each in info.siblings or ()]
+    wanted = _needed(files)
+    if not wanted:
+      raise UserError(
+        f"{told} it has no config.json with weights that are read"
+      )
+    return pathlib.Path(
+      huggingface_hub.snapshot_download(
+        name, revision=info.sha, allow_patterns=wanted
+      )
+    )
+  except UserError:
+    raise
+  except Exception as error:  # of the network, the hub, the disk
+    cached = _cached(huggingface_hub, name, revision)
+    if cached is not None:
+      return cached
+    reason = one_line(error, longest=160) or type(error).__name__
+    raise UserError(
+      f"{told} it could not be fetched ({reason}): check the name and the"
+      " network, or give a folder"
+    ) from error
+
+
+def _needed(files: Iterable[str]) -> list[str]:
+  """Which of a model's files to fetch; none where there are no weights."""
+  files = list(files)
+  for kind in _WEIGHTS:
+    weights = [name for name in files if kind.fullmatch(name)]
+    if weights and "config.json" in files:
+      whole = [name for name in weights if "-of-" not in name]
+      plain = [name for name in whole if not name.endswith(".index.json")]
+      return [*(n for n in _SMALL_FILES if n in files), *(plain or weights)]
+  return []
+
+
+def _cached(
+  huggingface_hub: Any, name: str, revision: str | None
+) -> pathlib.Path | None:
+  """What an earlier download has left; None where it left nothing."""
+  try:
+    folder = huggingface_hub.snapshot_download(
+      name, revision=revision, local_files_only=True
+    )
+  except Exception:  # nothing is cached, or what is there cannot be read
+    return None
+  return pathlib.Path(folder)
+
+
+# ----------------------------------------------------------------- Google's store
+
+
+def _from_store(path: str) -> pathlib.Path:
+  """A copy of all below a path in a store, in the cache."""
+  match = _STORE.fullmatch(path)
+  if match is None or ".." in match.group(2).split("/"):
+    raise UserError(
+      f"{path!r} is no path in a store; give gs://BUCKET/PATH, or a folder"
+    )
+  bucket, prefix = match.groups()
+  folder = cache_folder() / "checkpoints" / bucket / prefix
+  if folder.is_dir():
+    return folder
+  part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+  try:
+    _copy(bucket, f"{prefix}/", part)
+    part.rename(folder)
+  except UserError:
+    raise
+  except Exception as error:  # of the network, the store, the disk
+    if folder.is_dir():  # another process was faster
+      return folder
+    reason = one_line(error, longest=160) or type(error).__name__
+    raise UserError(
+      f"{path!r} could not be fetched ({reason}): check the path and the"
+      " network, or copy it here and give the folder"
+    ) from error
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
+  return folder
+
+
+def _copy(bucket: str, prefix: str, folder: pathlib.Path) -> None:
+  """Copies what lies below a prefix, file by file."""
+  import tensorstore as ts
+
+  context = {"gcs_request_retries": {"max_retries": _RETRIES}}
+  spec = {"driver": "gcs", "bucket": bucket, "path": prefix, "context": context}
+  store = ts.KvStore.open(spec).result()
+  keys = [key.decode("utf-8") for key in store.list().result()]
+  _check_keys(bucket, prefix, keys)
+  for key in keys:
+    file = folder / key
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(store.read(key).result().value)
+
+
+def _check_keys(bucket: str, prefix: str, keys: Sequence[str]) -> None:
+  where = f"gs://{bucket}/{prefix}"
+  if not keys:
+    raise UserError(f"{where!r} is empty or not there; check the path")
+  if len(keys) > _MAX_FILES:
+    raise UserError(
+      f"{where!r} has {len(keys)} files; at most {_MAX_FILES} are copied: give"
+      " the folder of one checkpoint"
+    )
+  for key in keys:
+    if not _KEY.fullmatch(key) or ".." in key.split("/"):
+      raise UserError(
+        f"{where!r} has a file {one_line(repr(key), longest=80)}, which is no"
+        " plain path"
+      )

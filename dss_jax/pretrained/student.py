@@ -1,0 +1,78 @@
+"""A published or exported model as a student that can be asked things."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from dss_jax import partitioning, train_state
+from dss_jax.data import vocabularies
+from dss_jax.errors import UserError
+from dss_jax.inference import student_card
+from dss_jax.inference.student import Student
+from dss_jax.models import encoder_decoder
+from dss_jax.pretrained import opening
+
+
+def load_pretrained(
+  path: str,
+  *,
+  partitioner: partitioning.Partitioner | None = None,
+  vocabulary: vocabularies.Vocabulary | str | None = None,
+  dtype: str = "float32",
+  **changes: Any,
+) -> Student:
+  """Loads a model as a student.
+
+  Args:
+    path: as of `opening.open_pretrained`.
+    partitioner: the mesh; None takes all devices.
+    vocabulary: or its name; None takes the one that lies beside the weights.
+    dtype: of the activations.
+    **changes: further fields of the student's `T5Config`, such as
+      `scan_layers`.
+
+  Returns:
+    The student, with what `dss_jax.json` beside the weights says it was
+    taught. Without that file it passes its inputs on as they are.
+
+  Raises:
+    UserError: where there is no checkpoint, a broken one, or no vocabulary.
+  """
+  opened = opening.open_pretrained(path)
+  if vocabulary is None:
+    vocabulary = opened.vocabulary
+  if vocabulary is None:
+    raise UserError(
+      f"there is no vocabulary in {path!r} (spiece.model, or ByT5's"
+      " tokenizer_config.json; a tokenizer.json alone is not read): put"
+      " spiece.model there, or give --vocabulary"
+    )
+  vocabulary = vocabularies.from_name(vocabulary)
+  config = dataclasses.replace(opened.config, dtype=dtype, **changes)
+  model = encoder_decoder.EncoderDecoderModel(config)
+  opened.check(model, vocabulary)
+  partitioner = partitioner or partitioning.Partitioner()
+  shardings = partitioner.param_shardings(
+    train_state.param_shapes(model), model.param_axes()
+  )
+  description = {
+    "source": path,
+    "kind": opened.kind,
+    "step": opened.step,
+    "task": None,
+    "dataset": None,
+  }
+  card = student_card.read(opened.folder) or student_card.StudentCard()
+  told = {name: value for name, value in card.description.items() if value}
+  return Student(
+    model=model,
+    params=opened.load(model, shardings),
+    vocabulary=vocabulary,
+    partitioner=partitioner,
+    subtasks=card.subtasks,
+    options=card.options,
+    feature_lengths=card.feature_lengths,
+    labels=card.labels,
+    description=description | told | {"source": path},
+  )

@@ -1,0 +1,80 @@
+"""The vocabulary that lies in a Hugging Face folder."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from typing import Any
+
+from dss_jax.data import vocabularies
+from dss_jax.inference import student_card
+from dss_jax.pretrained import folder_files, huggingface_folder
+
+_MODEL = "spiece.model"
+_SENTINEL = re.compile(r"<extra_id_(\d{1,4})>")
+# Of T5 and its successors; ByT5 has 125 after its 259.
+_EXTRA_IDS = 100
+_BYTE_EXTRA_IDS = 125
+
+
+def vocabulary_name(folder: pathlib.Path, vocab_size: int) -> str | None:
+  """What VOCABULARY would be for a folder: `.../spiece.model:100`, `bytes:125`.
+
+  Args:
+    folder: with `dss_jax.json`, `spiece.model`, or the configuration of ByT5's
+      tokenizer.
+    vocab_size: rows of the model's embedding table.
+
+  Returns:
+    None where the folder has none of these.
+
+  Raises:
+    UserError: for a damaged file.
+  """
+  card = student_card.read(folder)
+  if card is not None:
+    own = card.vocabulary_file
+    kind = "bytes" if own is None else folder_files.find(folder, own)
+    return None if kind is None else f"{kind}:{card.extra_ids}"
+  options = huggingface_folder.tokenizer_options(folder)
+  declared = _declared_extra_ids(options)
+  if options.get("tokenizer_class") == "ByT5Tokenizer":
+    return f"bytes:{_BYTE_EXTRA_IDS if declared is None else declared}"
+  file = folder_files.find(folder, _MODEL)
+  if file is None:
+    return None
+  base = vocabularies.SentencePieceVocabulary(str(file))
+  if declared is None:
+    # mT5's model has them inside; a small model of one's own may have none.
+    has_them = _knows_sentinels(base)
+    fits = base.vocab_size + _EXTRA_IDS <= vocab_size
+    declared = _EXTRA_IDS if fits and not has_them else 0
+  return f"{file}:{declared}"
+
+
+def _knows_sentinels(vocabulary: vocabularies.SentencePieceVocabulary) -> bool:
+  piece = "▁<extra_id_0>"
+  processor = vocabulary._processor
+  return processor.PieceToId(piece) != vocabulary.unk_id
+
+
+def _declared_extra_ids(options: dict[str, Any]) -> int | None:
+  """How many sentinels tokenizer_config.json says there are."""
+  count = options.get("extra_ids")
+  if type(count) is int and 0 <= count <= vocabularies.MAX_EXTRA_IDS:
+    return count
+  tokens = options.get("additional_special_tokens")
+  tokens = tokens or options.get("extra_special_tokens")
+  if not isinstance(tokens, list):
+    return None
+  texts = {
+    token.get("content") if isinstance(token, dict) else token
+    for token in tokens
+    if isinstance(token, dict | str)
+  }
+  numbers = [
+    int(match.group(1))
+    for match in map(_SENTINEL.fullmatch, map(str, texts))
+    if match
+  ]
+  return max(numbers) + 1 if numbers else None

@@ -1,0 +1,95 @@
+"""PyTorch's `.bin` files, without running what is in them.
+
+They are pickles. `torch.load(weights_only=True)` builds tensors and plain
+containers and refuses everything else; without PyTorch they are not read.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import zipfile
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from dss_jax.errors import UserError, one_line
+from dss_jax.pretrained.lazy_arrays import Index, LazyArray
+
+_DTYPES = {
+  "float64": np.dtype(np.float64),
+  "float32": np.dtype(np.float32),
+  "float16": np.dtype(np.float16),
+  "bfloat16": np.dtype(ml_dtypes.bfloat16),
+  "int64": np.dtype(np.int64),
+  "int32": np.dtype(np.int32),
+  "int8": np.dtype(np.int8),
+  "uint8": np.dtype(np.uint8),
+  "bool": np.dtype(np.bool_),
+}
+
+
+def open_torch(path: pathlib.Path) -> dict[str, LazyArray]:
+  """The tensors of a file, by name.
+
+  Files since PyTorch 1.6 are mapped and read by parts; older ones whole.
+
+  Raises:
+    UserError: without PyTorch, or for a file that is damaged or holds
+      anything but tensors.
+  """
+  try:
+    import torch
+  except ImportError as error:
+    raise UserError(
+      f"{str(path)!r} is a PyTorch file: install torch to read it, or give a"
+      " folder with model.safetensors"
+    ) from error
+  try:
+    tensors = torch.load(
+      path,
+      map_location="cpu",
+      weights_only=True,
+      mmap=zipfile.is_zipfile(path),
+    )
+  except Exception as error:  # whatever is made of hostile bytes
+    reason = one_line(str(error) or type(error).__name__, longest=120)
+    raise UserError(
+      f"{str(path)!r} is damaged or holds more than tensors ({reason}):"
+      " nothing of it was run; give a folder with model.safetensors"
+    ) from error
+  if not isinstance(tensors, dict):
+    raise UserError(f"{str(path)!r} holds no dict of tensors")
+  return {
+    str(name): _array(path, str(name), tensor, torch)
+    for name, tensor in tensors.items()
+  }
+
+
+def _array(path: pathlib.Path, name: str, tensor: Any, torch: Any) -> LazyArray:
+  kind = str(getattr(tensor, "dtype", None)).removeprefix("torch.")
+  if (
+    not isinstance(tensor, torch.Tensor)
+    or kind not in _DTYPES
+    or tensor.layout != torch.strided
+    or tensor.device.type != "cpu"
+  ):
+    raise UserError(
+      f"{str(path)!r} has {one_line(repr(name), longest=80)} of type"
+      f" {type(tensor).__name__} {kind}; weights are plain tensors"
+    )
+  # A view may repeat a few numbers for ever.
+  if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+    raise UserError(
+      f"{str(path)!r} has {one_line(repr(name), longest=80)} of shape"
+      f" {list(tensor.shape)}, more than it stores; download it again"
+    )
+
+  def read(index: Index) -> np.ndarray:
+    part = tensor.detach()[index]
+    if part.dtype == torch.bfloat16:  # which NumPy does not know
+      bits = part.contiguous().view(torch.int16).numpy()
+      return bits.view(ml_dtypes.bfloat16)
+    return part.numpy()
+
+  return LazyArray(tuple(tensor.shape), _DTYPES[kind], read)

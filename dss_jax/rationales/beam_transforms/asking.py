@@ -1,0 +1,219 @@
+"""Records -> records with rationales: each shard of them asks for its own."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import apache_beam as beam
+
+from dss_jax.errors import UserError
+from dss_jax.rationales import choosing, extraction, ledger_shards
+from dss_jax.rationales.beam_transforms import counters, elements, files
+from dss_jax.rationales.extraction import Source
+from dss_jax.rationales.plan import Plan
+from dss_jax.rationales.prices import Prices
+from dss_jax.records import Record, json_lines
+
+INTERRUPTED = "interrupted; start it again to go on"
+
+_LOG = logging.getLogger(__name__)
+
+
+class ExtractRationales(beam.PTransform):
+  """Records -> the same records with the rationales of a plan's teachers.
+
+  Takes `Record`s, or the same as JSON lines, which are called after their hash
+  where they have no id. Every one comes out again, in any
+  order; why it has no rationale, if so, its statuses say. Metrics of the
+  namespace `dss_jax.rationales` count records, statuses, and what asking did.
+
+  Limits are those of the whole pipeline: requests and tokens a minute are
+  divided by the shards that may be asked at once, `max_cost` by all shards.
+  `concurrency` is each shard's.
+
+  Args:
+    plan: prompt, teachers and votes; teachers read their keys on the worker.
+    ledger_dir: of the answers, reached under this name by all workers.
+    num_shards: pieces in which records are asked, none by two workers at once;
+      None takes that of the ledger, or 16. As many workers have work; each
+      shard should have many times `concurrency` records.
+    parallel_shards: shards that are asked at the same time, at most; None
+      means all.
+    ledger_kind: "sqlite", "segments" or, by the path, "auto"; see
+      `ledger_shards`.
+    prices: of models, for `max_cost`; the packaged table if None.
+    ask: False asks nothing; records get what the ledger holds.
+
+  Raises:
+    UserError: for arguments that do not go together or with the ledger.
+  """
+
+  def __init__(
+    self,
+    plan: Plan,
+    ledger_dir: str,
+    *,
+    num_shards: int | None = None,
+    parallel_shards: int | None = None,
+    ledger_kind: str = "auto",
+    prices: Prices | None = None,
+    ask: bool = True,
+  ):
+    super().__init__()
+    folder = os.fspath(ledger_dir).rstrip("/") or "/"
+    if set("*?[") & set(folder):
+      raise UserError(f"--ledger_dir is {folder!r}; it may not hold *, ? or [")
+    kind = ledger_shards.kind_of(ledger_kind, folder)
+    names = [os.path.basename(p) for p in files.matching([f"{folder}/shard-*"])]
+    shards = ledger_shards.check_num_shards(names, num_shards) or 16
+    parallel = shards if parallel_shards is None else parallel_shards
+    if not 1 <= parallel <= shards:
+      raise UserError(
+        f"--parallel_shards is {parallel}; allowed: 1 to --num_shards, {shards}"
+      )
+    self._plan = _with_shares(plan, shards, parallel)
+    self._asker = _AskShard(
+      self._plan, folder, kind, shards, prices or Prices.load(), ask
+    )
+    self._num_shards = shards
+
+  def expand(self, pcoll):
+    records = pcoll | "Parse" >> beam.Map(elements.as_record).with_output_types(
+      Record
+    )
+    if all(own.knows_records for own in self._plan.teachers):
+      return records | "Answer" >> beam.ParDo(_Answer(self._plan))
+    return (
+      records
+      | "ByShard"
+      >> beam.Map(_by_shard, self._num_shards).with_output_types(
+        tuple[int, bytes]
+      )
+      | "Shards" >> beam.GroupByKey()
+      | "Ask" >> beam.ParDo(self._asker).with_output_types(Record)
+    )
+
+
+def _with_shares(plan: Plan, num_shards: int, parallel_shards: int) -> Plan:
+  """The plan with a shard's part of the limits."""
+
+  def part(value: float | None, of: int) -> float | None:
+    return None if value is None else value / of
+
+  teachers = []
+  for own in plan.teachers:
+    ask = dataclasses.replace(
+      own.ask,
+      requests_per_minute=part(own.ask.requests_per_minute, parallel_shards),
+      tokens_per_minute=part(own.ask.tokens_per_minute, parallel_shards),
+      max_cost=part(own.ask.max_cost, num_shards),
+    )
+    teachers.append(dataclasses.replace(own, ask=ask))
+  return dataclasses.replace(plan, teachers=tuple(teachers))
+
+
+def _by_shard(record: Record, num_shards: int) -> tuple[int, bytes]:
+  shard = ledger_shards.shard_of(record.input, num_shards)
+  return shard, json_lines.dumps(record)
+
+
+class _Answer(beam.DoFn):
+  """Teachers that know records need neither ledger nor network."""
+
+  def __init__(self, plan: Plan):
+    self._plan = plan
+
+  def process(self, element):
+    source = Source.of_records("", [element])
+    yield from _chosen(source, self._plan, None)
+
+
+class _AskShard(beam.DoFn):
+  """Asks about all records of a shard, then chooses."""
+
+  def __init__(
+    self,
+    plan: Plan,
+    folder: str,
+    kind: str,
+    num_shards: int,
+    prices: Prices,
+    ask: bool,
+  ):
+    self._plan = plan
+    self._folder = folder
+    self._kind = kind
+    self._num_shards = num_shards
+    self._prices = prices
+    self._ask = ask
+
+  def setup(self):
+    # A worker's log is shipped; a line for each request is too many.
+    for name in ("httpx2", "openai"):
+      logging.getLogger(name).setLevel(logging.WARNING)
+
+  def process(self, element):
+    shard, lines = element
+    source = Source(
+      f"shard {shard} of {self._num_shards}",
+      lambda: map(elements.as_record, lines),
+      sum(1 for _ in lines),
+    )
+    with ledger_shards.open_shard(
+      self._folder,
+      shard,
+      self._num_shards,
+      kind=self._kind,
+      files=files.BeamFiles(),
+    ) as ledger:
+      # A shard may by chance hold nothing but records that cannot be asked.
+      if self._ask and any(map(self._fits, source.read())):
+        self._ask_everything(source, ledger)
+      yield from _chosen(source, self._plan, ledger)
+
+  def _fits(self, record: Record) -> bool:
+    """Whether the record fits the prompt."""
+    try:
+      self._plan.prompt.request(record, style="completion", model="")
+    except UserError:
+      return False
+    return True
+
+  def _ask_everything(self, source: Source, ledger: Any) -> None:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+      summaries, stopped = extraction.ask_everything(
+        source, self._plan, ledger, prices=self._prices, stream=nowhere
+      )
+    totals: collections.Counter[str] = collections.Counter()
+    for rounds in summaries.values():
+      for summary in rounds.values():
+        for name, value in dataclasses.asdict(summary).items():
+          if isinstance(value, int) and name != "stopped":
+            totals[name] += value
+        for kind, number in summary.faults.items():
+          totals[f"fault_{kind}"] += number
+    for name, number in totals.items():
+      counters.count(name, number)
+    shown = ", ".join(f"{v} {k}" for k, v in totals.items() if v)
+    _LOG.info("%s: %d records; %s", source.name, source.count, shown)
+    if stopped.startswith("interrupted"):
+      raise UserError(INTERRUPTED)
+    if stopped:
+      counters.count("shards_stopped")
+      _LOG.warning("%s stopped: %s", source.name, stopped)
+
+
+def _chosen(source: Source, plan: Plan, ledger: Any) -> Iterator[Record]:
+  """The records as the answers make them, counted."""
+  for record in extraction.chosen_records(source, plan, ledger):
+    counters.count("records")
+    account = cast(Mapping[str, Any], record.meta[choosing.ACCOUNT])
+    for teacher in account["teachers"].values():
+      for status, number in teacher["statuses"].items():
+        counters.count(f"status_{status}", number)
+    yield record

@@ -1,0 +1,144 @@
+"""Files and datasets -> records, on workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+
+from dss_jax import datasets
+from dss_jax.data import command as data_command
+from dss_jax.datasets import DataOptions
+from dss_jax.errors import UserError
+from dss_jax.rationales.beam_transforms import counters, files
+from dss_jax.records import FieldMapping, Record, SeenTexts, iter_rows
+
+
+class ReadRecords(beam.PTransform):
+  """Files of records, of the kinds that `records.iter_records` reads.
+
+  A file is read by one worker; several files, by several.
+
+  Args:
+    pattern: a path, perhaps with `*`, in any of Beam's file systems.
+    field_mapping: record field -> key of the file.
+    skip_malformed: leave out lines that are no record, rather than fail; the
+      metric `malformed_lines` counts them.
+    limit: only so many records; for one file.
+
+  Raises:
+    UserError: when it is applied: nothing matches.
+  """
+
+  def __init__(
+    self,
+    pattern: str,
+    *,
+    field_mapping: Mapping[str, Any] | FieldMapping | None = None,
+    skip_malformed: bool = False,
+    limit: int | None = None,
+  ):
+    super().__init__()
+    self._pattern = pattern
+    self._mapping = FieldMapping.parse(field_mapping)
+    self._skip_malformed = skip_malformed
+    self._limit = limit
+
+  def expand(self, pcoll):
+    paths = files.matching([self._pattern])
+    if not paths:
+      raise UserError(f"no such file: {self._pattern} (--input)")
+    if self._limit is not None and len(paths) > 1:
+      raise UserError(
+        f"--limit is for one file, and {self._pattern} matches {len(paths)}"
+      )
+    return (
+      pcoll
+      | "Files" >> beam.Create(paths)
+      | "Deal" >> beam.Reshuffle()
+      | "Read"
+      >> beam.FlatMap(
+        _read_file,
+        self._mapping,
+        len(paths) > 1,
+        self._skip_malformed,
+        self._limit,
+      ).with_output_types(Record)
+    )
+
+
+def _read_file(
+  path: str,
+  mapping: FieldMapping,
+  is_one_of_many: bool,
+  skip_malformed: bool,
+  limit: int | None,
+) -> Iterator[Record]:
+  """The records of a file; those without ids are called after their lines."""
+  prefix = f"{path.rpartition('/')[2]}:" if is_one_of_many else ""
+  seen = SeenTexts()
+  number = 0
+  with files.local_copy(path) as local:
+    for line, row in iter_rows(local, mapping):
+      if number == limit:
+        return
+      try:
+        if isinstance(row, UserError):
+          raise row
+        record = mapping.record(row, default_id=f"{prefix}line-{line}")
+        if seen.add(record.id) is not None:
+          raise UserError(f"id {record.id[:64]!r} appears twice")
+      except UserError as error:
+        if not skip_malformed:
+          raise UserError(
+            f"{path}:{line}: {error} (mend it, or give --skip_malformed)"
+          ) from None
+        counters.count("malformed_lines")
+        continue
+      number += 1
+      yield record
+
+
+class ReadDataset(beam.PTransform):
+  """A registered dataset's records, read on a worker.
+
+  Args:
+    dataset: its name.
+    split: of its source.
+    options: how and from where it is read; a folder, as the worker sees it.
+    modules: imported before, for datasets that they register.
+    limit: only so many records.
+  """
+
+  def __init__(
+    self,
+    dataset: str,
+    split: str,
+    options: DataOptions,
+    *,
+    modules: Sequence[str] = (),
+    limit: int | None = None,
+  ):
+    super().__init__()
+    self._arguments = (dataset, options, tuple(modules), limit)
+    self._split = split
+
+  def expand(self, pcoll):
+    return (
+      pcoll
+      | "Split" >> beam.Create([self._split])
+      | "Load"
+      >> beam.FlatMap(_load_split, *self._arguments).with_output_types(Record)
+    )
+
+
+def _load_split(
+  split: str,
+  dataset: str,
+  options: DataOptions,
+  modules: Sequence[str],
+  limit: int | None,
+) -> Sequence[Record]:
+  data_command.import_modules(modules)
+  return datasets.load_source_split(dataset, split, options=options)[:limit]

@@ -1,0 +1,32 @@
+"""The decode benchmark's two sides say the same."""
+
+import importlib.util
+import json
+
+import pytest
+
+
+@pytest.mark.hf
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_both_sides_write_the_same(repository, tmp_path, monkeypatch):
+  pytest.importorskip("torch")
+  pytest.importorskip("transformers", minversion="5.0")
+  monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+  path = repository / "benchmarks" / "decode.py"
+  spec = importlib.util.spec_from_file_location("decode_benchmark", path)
+  assert spec is not None
+  assert spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  file = tmp_path / "decode.json"
+  arguments = (
+    "--smoke --kinds labels --ways batches --batch_sizes 4 --repeats 1"
+  )
+  module.main([*arguments.split(), "--examples=8", "--json", str(file)])
+  rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+  assert [row["kind"] for row in rows] == ["labels"]
+  for row in rows:
+    assert row["identical"] == row["examples"] == 8
+    assert len(row["ours"]["wall_s"]) == len(row["theirs"]["wall_s"]) == 1
