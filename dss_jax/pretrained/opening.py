@@ -228,8 +228,8 @@ def _open_run(source: str, folder: pathlib.Path) -> Pretrained:
     base = saved.base(step)
   if base is not None:
     raise UserError(
-      f"the checkpoint {source!r} holds adapters (LoRA) for {base['path']!r} and"
-      " does not say what model they are for: name it with --gin_file=models/..."
+      f"the checkpoint {source!r} holds adapters (LoRA) only, and no sizes: take"
+      f" those of their base, {base['path']!r}, or a --gin_file=models/..."
     )
   place = folder / checkpoints_lib.FOLDER / str(step)
   try:
