@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
 import re
 import zlib
@@ -30,6 +31,7 @@ import numpy as np
 from dss_jax import checkpoints, logical_axes, train_state
 from dss_jax.errors import UserError
 from dss_jax.models import encoder_decoder, layer_stacking, layers
+from dss_jax.placement import to_host
 
 PyTree = Any
 Batch = encoder_decoder.Batch
@@ -279,13 +281,18 @@ class AdaptedModel:
     return self._lora.model.logits(self._lora.join(self._base, params), hidden)
 
 
-def weights_hash(
-  model: encoder_decoder.EncoderDecoderModel, params: PyTree
-) -> str:
-  """SHA-256 of a student's parameters, the same for both layouts of layers."""
-  if model.config.scan_layers:
-    params = layer_stacking.unstack_layers(params)
-  return checkpoints.tree_hash(params)
+def weights_hash(params: PyTree) -> str:
+  """SHA-256 of a student's parameters, the same for both layouts of layers.
+
+  One array at a time is on the host, however large the student.
+  """
+  found = {}
+  for path, leaf in _leaves(params):
+    array = leaf if isinstance(leaf, np.ndarray) else to_host(leaf)
+    for name, part in layer_stacking.one_by_one(path, array):
+      found[name] = checkpoints.tree_hash(part)
+  lines = [f"{name} {found[name]}\n" for name in sorted(found)]
+  return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @functools.partial(jax.jit, static_argnames=("scale", "sharding"))

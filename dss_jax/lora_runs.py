@@ -99,7 +99,7 @@ def open_base(
     train_state.param_shapes(config.model), config.model.param_axes()
   )
   params = initial.load_params(path, config.model, config.vocabulary, shardings)
-  sha256 = lora.weights_hash(config.model, params)
+  sha256 = lora.weights_hash(params)
   if earlier is not None and earlier["sha256"] != sha256:
     raise UserError(
       f"INITIAL_CHECKPOINT_PATH {path!r} holds other weights (SHA-256"

@@ -16,6 +16,7 @@ from dss_jax import (
   checkpoints,
   evaluation,
   gin_utils,
+  lora,
   optimizers,
   partitioning,
   schedules,
@@ -29,7 +30,7 @@ from dss_jax.inference import student
 from dss_jax.lora import LoraOptions
 from dss_jax.models import decode_cache
 from dss_jax.models.config import T5Config
-from dss_jax.pretrained import initial
+from dss_jax.pretrained import initial, opening
 from dss_jax.train_config import TrainConfig
 
 VOCABULARY = vocabularies.from_name("taxonli")
@@ -179,7 +180,7 @@ def test_only_adapters_are_trained_and_saved(base, finished):
   assert note is not None
   assert note == {
     "path": str(base),
-    "sha256": checkpoints.tree_hash(base_tree["params"]),
+    "sha256": lora.weights_hash(base_tree["params"]),
     "rank": 2,
     "alpha": 8.0,
     "targets": "output",
@@ -238,6 +239,16 @@ def test_another_run_starts_from_adapters_as_from_any_run(
   )
   result = _train(_adapter_config(tmp_path, finished, total_steps=1))
   assert result.step == 1
+
+
+@pytest.mark.slow
+def test_a_run_with_adapters_has_no_sizes_to_infer(base, finished):
+  said = re.escape(
+    f"adapters (LoRA) only, and no sizes: take those of their"
+    f" base, {str(base)!r}"
+  )
+  with pytest.raises(UserError, match=said):
+    opening.open_pretrained(str(finished))
 
 
 class _Killed(Exception):

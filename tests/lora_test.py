@@ -211,9 +211,13 @@ def test_merged_kernels_are_sums(model):
 
 
 def test_weights_have_one_hash_in_both_layouts():
-  assert lora.weights_hash(MODEL, _base()) == lora.weights_hash(
-    SCANNED, _base(SCANNED)
+  base = _base()
+  assert lora.weights_hash(base) == lora.weights_hash(_base(SCANNED))
+  assert lora.weights_hash(jax.tree.map(jnp.asarray, base)) == (
+    lora.weights_hash(base)
   )
+  base["encoder"]["layers_0"]["mlp"]["wo"]["kernel"][3, 2] += 1
+  assert lora.weights_hash(base) != lora.weights_hash(_base())
 
 
 # --------------------------------------------------------------- what it does

@@ -7,7 +7,7 @@ Stacked (T5X's `scalable_t5`): `encoder/encoder/mlp/wo/kernel`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -75,6 +75,27 @@ def place_in_stack(path: str) -> tuple[str, int | None]:
   if stack in _STACKS and number != layer and number.isdigit():
     return f"{stack}/{stack}/{inner}", int(number)
   return path, None
+
+
+def is_stacked(paths: Iterable[str]) -> bool | None:
+  """Whether parameters of these paths are stacked; None where any layout fits."""
+  for path in paths:
+    stack, _, rest = path.partition("/")
+    if stack in _STACKS and rest.startswith((f"{stack}/", _PREFIX)):
+      return not rest.startswith(_PREFIX)
+  return None
+
+
+def one_by_one(
+  path: str, array: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+  """An array with its path, or that of each layer with its own."""
+  if not is_stacked([path]):
+    yield path, array
+    return
+  stack, _, inner = path.split("/", 2)
+  for i in range(array.shape[LAYERS_AXIS]):
+    yield f"{stack}/{_PREFIX}{i}/{inner}", array.take(i, LAYERS_AXIS)
 
 
 def _stack(*arrays):

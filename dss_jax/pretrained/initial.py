@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from dss_jax import checkpoints as checkpoints_lib
@@ -76,11 +77,16 @@ class EarlierAdapters:
     Raises:
       UserError: where the base is not what it was.
     """
-    same_layout = encoder_decoder.EncoderDecoderModel(
-      dataclasses.replace(model.config, scan_layers=self.scanned)
-    )
-    params = load_params(self.base["path"], same_layout)
-    if lora.weights_hash(same_layout, params) != self.base["sha256"]:
+    if self.scanned != model.config.scan_layers:
+      config = dataclasses.replace(model.config, scan_layers=self.scanned)
+      params = self.load(encoder_decoder.EncoderDecoderModel(config))
+      change = layer_stacking.stack_layers
+      if self.scanned:
+        change = layer_stacking.unstack_layers
+      params = change(params)
+      return params if shardings is None else place(params, shardings)
+    params = load_params(self.base["path"], model, shardings=shardings)
+    if lora.weights_hash(params) != self.base["sha256"]:
       raise UserError(
         f"the adapters in {str(self.folder)!r} were trained on other weights"
         f" than those in {self.base['path']!r} now: put those back, or give"
@@ -90,14 +96,10 @@ class EarlierAdapters:
       field.name: self.base[field.name]
       for field in dataclasses.fields(lora.LoraOptions)
     }
-    adapters = lora.LoraModel(same_layout, lora.LoraOptions(**options))
+    adapters = lora.LoraModel(model, lora.LoraOptions(**options))
     trained = EarlierRun(self.folder, self.step).load(adapters)
-    params = adapters.merge(params, trained)
-    if self.scanned and not model.config.scan_layers:
-      params = layer_stacking.unstack_layers(params)
-    elif model.config.scan_layers and not self.scanned:
-      params = layer_stacking.stack_layers(params)
-    return params if shardings is None else place(params, shardings)
+    # From the host, from where they go wherever the base is.
+    return adapters.merge(params, jax.tree.map(np.asarray, trained))
 
 
 # Something to start from, looked at and found to fit.
@@ -157,7 +159,9 @@ def _open_run(
     base = saved.base(step)
     found = saved.param_shapes(step)
   if base is not None:
-    scanned = not any("/layers_" in name for name in found)
+    scanned = layer_stacking.is_stacked(found)
+    if scanned is None:
+      scanned = model.config.scan_layers
     return EarlierAdapters(folder, step, base, scanned)
   wanted = checkpoints_lib.shapes(train_state.param_shapes(model))
   if found != wanted and _TABLE in found and _TABLE in wanted:

@@ -225,6 +225,12 @@ def _open_run(source: str, folder: pathlib.Path) -> Pretrained:
   """The parameters of a run's best checkpoint."""
   with checkpoints_lib.Checkpoints(folder, read_only=True) as saved:
     step = saved.resolve_step("best")
+    base = saved.base(step)
+  if base is not None:
+    raise UserError(
+      f"the checkpoint {source!r} holds adapters (LoRA) only, and no sizes: take"
+      f" those of their base, {base['path']!r}, or a --gin_file=models/..."
+    )
   place = folder / checkpoints_lib.FOLDER / str(step)
   try:
     stored = tensorstore_arrays.open_arrays(place / "state", Budget(place))
