@@ -145,9 +145,16 @@ def _bind_checkpoint_sizes() -> None:
   Here and not by a configurable, so that the operative configuration has the
   sizes themselves: a run must not need the checkpoint that it began with.
   """
-  path = macro(_SIZES_FROM)
-  if path is None:
-    return
+  bound = gin.config._CONFIG.get((_SIZES_FROM, _MACRO), {}).get("value")
+  path, name = _follow_macros(bound)
+  if bound is None or _is_reference(path):
+    return  # what is not set is told where it is needed
+  if not isinstance(path, str):
+    raise UserError(
+      f"{name or _SIZES_FROM} is {one_line(repr(path))}, but"
+      " models/from_checkpoint.gin takes the student's sizes from there: give a"
+      " checkpoint, or another of models/*.gin"
+    )
   from dss_jax.pretrained import opening
 
   opened = opening.open_pretrained(path)

@@ -241,7 +241,6 @@ def _parser() -> argparse.ArgumentParser:
   )
   checkpoints.add_argument(
     "model_dir",
-    metavar="PATH",
     help="folder of a run; or a Hugging Face or T5X checkpoint, also by hub id"
     " or gs:// path",
   )
