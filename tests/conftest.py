@@ -1,6 +1,7 @@
 """Shared test set-up: simulated devices, optional real data, a browser."""
 
 import base64
+import importlib.util
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,6 +53,20 @@ def _own_datasets(monkeypatch):
 def repository() -> pathlib.Path:
   """The root of the checkout."""
   return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def recipe() -> types.ModuleType:
+  """The script of `fixtures/parity`, for its models; needs no torch itself."""
+  name = "make_parity"
+  path = REPOSITORY / "tests" / "fixtures" / "parity" / f"{name}.py"
+  spec = importlib.util.spec_from_file_location(name, path)
+  assert spec is not None
+  assert spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[name] = module  # dataclasses look it up there
+  spec.loader.exec_module(module)
+  return module
 
 
 @pytest.fixture(scope="session")

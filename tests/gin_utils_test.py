@@ -66,12 +66,6 @@ def _models() -> list[str]:
   return sorted({*models} - {_FROM_CHECKPOINT})
 
 
-def test_sizes_of_no_checkpoint_are_told():
-  for bindings in ([], ["INITIAL_CHECKPOINT_PATH = None"]):
-    with pytest.raises(UserError, match="INITIAL_CHECKPOINT_PATH, which is"):
-      gin_utils.parse([_FROM_CHECKPOINT], bindings)
-
-
 @pytest.mark.parametrize("path", _models())
 def test_every_model_builds_with_every_kind_of_run(path):
   for run in ("train", "official", "finetune", "taxonli"):

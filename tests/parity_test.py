@@ -5,8 +5,6 @@ Hugging Face: from committed numbers (`fixtures/parity`), and live where the
 """
 
 import functools
-import importlib.util
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -24,20 +22,6 @@ _jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
 FAMILIES = ("t5_1_0", "t5_1_1")
-
-
-@pytest.fixture(scope="module")
-def recipe(fixtures):
-  """The script that makes the fixtures; importing it needs no torch."""
-  path = fixtures / "parity" / "make_parity.py"
-  spec = importlib.util.spec_from_file_location("make_parity", path)
-  assert spec is not None
-  assert spec.loader is not None
-  module = importlib.util.module_from_spec(spec)
-  sys.modules["make_parity"] = module  # dataclasses look it up there
-  spec.loader.exec_module(module)
-  yield module
-  del sys.modules["make_parity"]
 
 
 def _family(recipe, name):

@@ -210,7 +210,8 @@ class _Walk:
     start = self._skip(length)
     inner = _Inner(self.data, start, start + length)
     shape, dtype, offset = inner.array()
-    return _array(self.path, shape, dtype, offset)
+    assert self.path is not None
+    return lazy_arrays.from_file(self.path, offset, shape, dtype)
 
 
 class _Inner(_Walk):
@@ -244,22 +245,6 @@ class _Inner(_Walk):
     if kind != "bin" or length != math.prod(shape) * dtype.itemsize:
       raise MalformedError("an array in it has another size than its shape")
     return tuple(shape), dtype, self._skip(length)
-
-
-def _array(
-  path: pathlib.Path | None,
-  shape: tuple[int, ...],
-  dtype: np.dtype,
-  offset: int,
-) -> LazyArray:
-  assert path is not None
-
-  def read(index: Index) -> np.ndarray:
-    if 0 in shape:
-      return np.zeros(shape, dtype)[index]
-    return np.memmap(path, dtype, "r", offset, shape)[index]
-
-  return LazyArray(shape, dtype, read)
 
 
 def _whole_array(tree: Mapping[str, Any]) -> LazyArray:

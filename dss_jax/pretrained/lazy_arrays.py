@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+
+from dss_jax.errors import UserError, one_line
 
 Index = tuple[slice, ...]
 LAYERS_AXIS = 1
@@ -79,6 +82,29 @@ def bounded(index: Sequence[slice], shape: Sequence[int]) -> Index:
 def from_numpy(array: np.ndarray) -> LazyArray:
   """An array that is in memory (or mapped into it) already."""
   return LazyArray(array.shape, array.dtype, lambda index: array[index])
+
+
+def from_file(
+  path: pathlib.Path, offset: int, shape: tuple[int, ...], dtype: np.dtype
+) -> LazyArray:
+  """An array that lies in a file from an offset on, row by row.
+
+  The file is mapped anew for each part, so that pages that were read are given
+  back at once.
+  """
+
+  def read(index: Index) -> np.ndarray:
+    if 0 in shape:
+      return np.zeros(shape, dtype)[index]
+    try:
+      return np.memmap(path, dtype, "r", offset, shape)[index]
+    except (OSError, ValueError) as error:
+      raise UserError(
+        f"{str(path)!r} is no longer what it was when it was opened"
+        f" ({one_line(error)}): get it again"
+      ) from error
+
+  return LazyArray(shape, dtype, read)
 
 
 def transposed(array: LazyArray) -> LazyArray:

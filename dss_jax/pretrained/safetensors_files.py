@@ -19,7 +19,8 @@ import ml_dtypes
 import numpy as np
 
 from dss_jax.errors import UserError, one_line
-from dss_jax.pretrained.lazy_arrays import Index, LazyArray
+from dss_jax.pretrained import lazy_arrays
+from dss_jax.pretrained.lazy_arrays import LazyArray
 from dss_jax.records import strict_json
 
 # The format's own limit.
@@ -56,7 +57,7 @@ def open_safetensors(path: pathlib.Path) -> dict[str, LazyArray]:
     if end - begin != math.prod(shape) * dtype.itemsize:
       raise _damaged(path, f"{name!r} has another size than its shape")
     spans.append((begin, end))
-    arrays[name] = _array(path, start + begin, shape, dtype)
+    arrays[name] = lazy_arrays.from_file(path, start + begin, shape, dtype)
   position = 0
   for begin, end in sorted(spans):
     if begin != position:
@@ -108,18 +109,6 @@ def _counts(value: Any) -> tuple[int, ...] | None:
     return None
   counts = all(type(n) is int and 0 <= n < 2**63 for n in value)
   return tuple(value) if counts else None
-
-
-def _array(
-  path: pathlib.Path, offset: int, shape: tuple[int, ...], dtype: np.dtype
-) -> LazyArray:
-  def read(index: Index) -> np.ndarray:
-    if 0 in shape:
-      return np.zeros(shape, dtype)[index]
-    # Mapped anew each time: pages that were read are given back at once.
-    return np.memmap(path, dtype, "r", offset, shape)[index]
-
-  return LazyArray(shape, dtype, read)
 
 
 def _damaged(path: pathlib.Path, reason: str) -> UserError:

@@ -99,6 +99,7 @@ def test_transformers_gives_the_same_labels(
   taxonli, test_set, labels, tmp_path
 ):
   """By its own tokenizer, from text to text."""
+  pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")
   _export(taxonli, tmp_path / "out", "huggingface")
   tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -120,6 +121,7 @@ def test_ctranslate2_gives_the_same_labels(
   taxonli, test_set, labels, tmp_path, quantization
 ):
   ctranslate2 = pytest.importorskip("ctranslate2")
+  pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")
   options = formats.Options(quantization=quantization)
   _export(taxonli, tmp_path / "out", "ctranslate2", options)

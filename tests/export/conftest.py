@@ -1,8 +1,6 @@
 """Students with random parameters, of both families."""
 
 import dataclasses
-import importlib.util
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -66,20 +64,6 @@ def _make_student(config=T5_1_1, *, params=None, vocabulary="bytes", **changes):
 def make_student():
   """Makes a student; `config`, `params`, `vocabulary` and fields."""
   return _make_student
-
-
-@pytest.fixture(scope="session")
-def recipe(fixtures):
-  """The script that makes random transformers models, sharp and varied."""
-  path = fixtures / "parity" / "make_parity.py"
-  spec = importlib.util.spec_from_file_location("make_parity", path)
-  assert spec is not None
-  assert spec.loader is not None
-  module = importlib.util.module_from_spec(spec)
-  sys.modules["make_parity"] = module  # dataclasses look it up there
-  spec.loader.exec_module(module)
-  yield module
-  del sys.modules["make_parity"]
 
 
 @pytest.fixture(params=[T5_1_0, T5_1_1], ids=["t5_1_0", "t5_1_1"])

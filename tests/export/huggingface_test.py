@@ -9,6 +9,7 @@ import stat
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy as safetensors_numpy
 
 from dss_jax.errors import StorageError, UserError
 from dss_jax.export import formats, huggingface
@@ -16,8 +17,6 @@ from dss_jax.models import layer_stacking
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import huggingface as names
-
-safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
 SMALL = T5Config(vocab_size=272, emb_dim=8, num_heads=2, head_dim=4)
 

@@ -37,6 +37,16 @@ def random_weights(config=CONFIG, seed=0):
   return weights
 
 
+def empty_weights(config=CONFIG):
+  """As `random_weights`, without numbers."""
+  shapes = huggingface.parameter_shapes(config)
+  weights = {}
+  for path, (name, transposed) in huggingface.parameter_names(config).items():
+    shape = shapes[path][::-1] if transposed else shapes[path]
+    weights[name] = np.broadcast_to(np.float32(0), shape)
+  return weights
+
+
 def config_json(config=CONFIG, **changes):
   """What config.json says of a T5 of ours."""
   gated = len(config.mlp_activations) == 2

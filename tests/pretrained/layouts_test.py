@@ -1,6 +1,7 @@
 """T5X's four layouts of parameters, and its optimizer state, in any student."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,13 @@ import msgpack
 import numpy as np
 import pytest
 
-from dss_jax import adafactor, optimizers, partitioning, train_state
+from dss_jax import (
+  adafactor,
+  optimizers,
+  partitioning,
+  schedules,
+  train_state,
+)
 from dss_jax.errors import UserError
 from dss_jax.models import layer_stacking
 from dss_jax.models.config import T5Config
@@ -27,7 +34,7 @@ CONFIG = T5Config(
 PER_LAYER = dataclasses.replace(CONFIG, relpos_bias_per_layer=True)
 
 
-def _params(config, seed=0):
+def _params(config, seed=0) -> Any:
   shapes = train_state.param_shapes(EncoderDecoderModel(config))
   rng = np.random.default_rng(seed)
   return jax.tree.map(
@@ -147,7 +154,7 @@ def test_trees_that_are_no_t5(tmp_path, change, match):
 # ------------------------------------------------------------- optimizer state
 
 
-def _trained(config, steps=2):
+def _trained(config, steps=2) -> tuple[Any, Any]:
   """Parameters and Adafactor's state after some steps on random gradients."""
   model = EncoderDecoderModel(config)
   tx = _transformation(model)
@@ -162,7 +169,11 @@ def _trained(config, steps=2):
 
 def _transformation(model):
   return optimizers.Adafactor(min_dim_size_to_factor=12).transform(
-    lambda step: 0.01, train_state.param_shapes(model), model.param_axes()
+    schedules.create_learning_rate_scheduler(
+      "constant", base_learning_rate=0.01
+    ),
+    train_state.param_shapes(model),
+    model.param_axes(),
   )
 
 
@@ -198,6 +209,7 @@ def test_the_optimizer_state_goes_on(tmp_path, scan, fully_sharded):
   )
   # One step more is the step that the first optimizer would have made.
   grads = _params(CONFIG, seed=9)
+  wanted: Any
   wanted, _ = _transformation(EncoderDecoderModel(CONFIG)).update(
     jax.tree.map(jnp.asarray, grads), state, params
   )
@@ -228,7 +240,11 @@ def test_optimizer_states_that_do_not_fit(tmp_path):
 
   def start(optimizer):
     tx = optimizer.transform(
-      lambda step: 0.01, train_state.param_shapes(model), model.param_axes()
+      schedules.create_learning_rate_scheduler(
+        "constant", base_learning_rate=0.01
+      ),
+      train_state.param_shapes(model),
+      model.param_axes(),
     )
     initial.initial_state(opened, model, tx, partitioner, optimizer_state=True)
 
@@ -251,15 +267,16 @@ def test_t5xs_own_checkpoint_goes_on_from_its_optimizer_state(
   from dss_jax import losses
 
   folder = shared_data / "t5x_tiny"
-  opened = initial.open_initial(
-    str(folder / layout),
-    EncoderDecoderModel(open_pretrained(str(folder / layout)).config),
-    optimizer_state=True,
-  )
+  path = str(folder / layout)
+  model = EncoderDecoderModel(open_pretrained(path).config)
+  opened = initial.open_initial(path, model, optimizer_state=True)
   assert opened.step == 3
-  model = EncoderDecoderModel(opened.config)
   tx = optimizers.Adafactor(min_dim_size_to_factor=16).transform(
-    lambda step: 0.01, train_state.param_shapes(model), model.param_axes()
+    schedules.create_learning_rate_scheduler(
+      "constant", base_learning_rate=0.01
+    ),
+    train_state.param_shapes(model),
+    model.param_axes(),
   )
   state, _ = initial.initial_state(
     opened, model, tx, partitioning.Partitioner(), optimizer_state=True

@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import importlib.util
 import json
-import sys
 
 import jax
 import numpy as np
@@ -41,20 +39,6 @@ MODELS = {
     {"seed": 5, "eos_gain": 1.3, "vocab_size": 384, "num_decoder_layers": 1},
   ),
 }
-
-
-@pytest.fixture(scope="module")
-def recipe(fixtures):
-  """The script that makes random models with varied outputs."""
-  path = fixtures / "parity" / "make_parity.py"
-  spec = importlib.util.spec_from_file_location("make_parity", path)
-  assert spec is not None
-  assert spec.loader is not None
-  module = importlib.util.module_from_spec(spec)
-  sys.modules["make_parity"] = module
-  spec.loader.exec_module(module)
-  yield module
-  del sys.modules["make_parity"]
 
 
 def make_model(recipe, name):
