@@ -7,37 +7,21 @@ function of the library. Nothing heavy is imported before a mode is chosen.
 from __future__ import annotations
 
 import argparse
-import errno
 import functools
 import logging
 import os
 import pathlib
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from dss_jax import __version__
-from dss_jax.errors import UserError, one_line
-
-if TYPE_CHECKING:
-  from dss_jax.train_config import TrainConfig
+from dss_jax import __version__, failures, process
+from dss_jax.errors import UserError
 
 if TYPE_CHECKING:
   from dss_jax.inference.student import Student
   from dss_jax.train_config import TrainConfig
-
-# Paths that are wrong; other failures of files are not the user's mistake.
-_USERS_TO_MEND = (
-  errno.ENOENT,
-  errno.EACCES,
-  errno.EPERM,
-  errno.EISDIR,
-  errno.ENOTDIR,
-  errno.EROFS,
-  errno.ENAMETOOLONG,
-)
 
 _DESCRIPTION = """\
 Distilling step-by-step in JAX: train small T5 students on labels and
@@ -74,7 +58,7 @@ def run() -> None:
   # modules of the user's. Last, so that none of them hides a library.
   if not {"", os.getcwd()} & set(sys.path):
     sys.path.append(os.getcwd())
-  sys.exit(main(sys.argv[1:]))
+  process.end(main(sys.argv[1:]))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -96,51 +80,8 @@ def main(argv: Sequence[str]) -> int:
   logging.getLogger("absl").setLevel(
     logging.ERROR if args.debug else logging.CRITICAL
   )
-  try:
-    return args.run_mode(args) or 0
-  except UserError as error:
-    if args.debug:
-      raise
-    print(f"dss-jax {args.mode}: {error}", file=sys.stderr)
-    if error.details:
-      print(f"\n{error.details}", file=sys.stderr)
-    return 2
-  except FloatingPointError as error:  # the run diverged
-    print(f"dss-jax {args.mode}: {error}", file=sys.stderr)
-    return 1
-  except RuntimeError as error:  # JAX's, whose import takes a while
-    if args.debug or "RESOURCE_EXHAUSTED" not in str(error):
-      raise
-    print(
-      f"dss-jax {args.mode}: the device is out of memory ({one_line(error)}):"
-      " lower RECORDS_PER_BATCH, or raise NUM_MICROBATCHES",
-      file=sys.stderr,
-    )
-    return 1
-  except MemoryError as error:
-    if args.debug:
-      raise
-    print(
-      f"dss-jax {args.mode}: out of memory ({one_line(error)}): ask for"
-      " smaller batches, models or data",
-      file=sys.stderr,
-    )
-    return 1
-  except BrokenPipeError:
-    # Whoever read the output has seen enough. Standard output is replaced, so
-    # that Python does not trip over it again on its way out.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141
-  except OSError as error:
-    if args.debug:
-      raise
-    print(
-      f"dss-jax {args.mode}: {one_line(error, longest=1000)}", file=sys.stderr
-    )
-    return 2 if error.errno in _USERS_TO_MEND else 1
-  except KeyboardInterrupt:
-    print(f"dss-jax {args.mode}: stopped", file=sys.stderr)
-    return 130
+  run_mode = functools.partial(args.run_mode, args)
+  return failures.exit_status(run_mode, args.mode, debug=args.debug)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -373,7 +314,7 @@ def _parse_gin(
   """
   from dss_jax import gin_utils
 
-  _set_up_process(args)
+  process.set_up(args)
   search_paths = [p for p in args.gin_search_paths.split(",") if p]
   bindings = [
     *args.gin_bindings,
@@ -400,62 +341,6 @@ def _as_list(value: str | Sequence[str] | None) -> list[str]:
   if value is None:
     return []
   return [value] if isinstance(value, str) else list(value)
-
-
-def _quiet_threads() -> None:
-  """Keeps threads from printing tracebacks of what is raised here as well.
-
-  TensorStore's threads print dozens when a save fails and nobody waits for
-  its parts any more.
-  """
-  shown = sys.unraisablehook
-
-  def show(unraisable: sys.UnraisableHookArgs) -> None:
-    if threading.current_thread() is threading.main_thread():
-      shown(unraisable)
-
-  sys.unraisablehook = show
-
-
-def _set_up_process(args: argparse.Namespace) -> None:
-  from absl import flags
-
-  if not args.debug:
-    _quiet_threads()
-
-  # SeqIO and T5X code reads absl flags; argparse has parsed the command line.
-  flags.FLAGS.mark_as_parsed()
-
-  import jax
-
-  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = pathlib.Path(cache).expanduser() / "dss_jax" / "compilation"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-  several = ("coordinator_address", "process_count", "process_index")
-  if getattr(args, "multiprocess", False) or any(
-    getattr(args, name, None) is not None for name in several
-  ):
-    _check_process_flags(args)
-    jax.distributed.initialize(
-      args.coordinator_address, args.process_count, args.process_index
-    )
-
-
-def _check_process_flags(args: argparse.Namespace) -> None:
-  """Raises UserError where the coordinator or a number is left out."""
-  values = {
-    "--coordinator_address": args.coordinator_address,
-    "--process_count": args.process_count,
-    "--process_index": args.process_index,
-  }
-  missing = [flag for flag, value in values.items() if value is None]
-  if missing and len(missing) < len(values):
-    raise UserError(
-      f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not"
-      f" given; {', '.join(values)} belong together, or --multiprocess alone"
-      " finds them"
-    )
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -491,7 +376,7 @@ def _open_student(args: argparse.Namespace) -> Student:
   """The student that --model_dir names; handed to the modes that ask one."""
   from dss_jax.inference import loading
 
-  _set_up_process(args)
+  process.set_up(args)
   return loading.open_student(args, _read_run)
 
 
