@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from dss_jax.errors import UserError
+from dss_jax.errors import UserError, one_line, printable
 from dss_jax.pretrained.flax_msgpack import DTYPES
 
 # A T5 of 11 B parameters in float32 with its Adafactor state is under 64 GiB.
 MAX_BYTES = 256 * 2**30
+# Chunks may reach over the end of a small array, within reason.
+_MAX_SPARE_BYTES = 64 * 2**20
 
 
 def broken(folder: pathlib.Path, reason: str) -> UserError:
   """What to raise for a checkpoint that cannot be read."""
   return UserError(
-    f"the checkpoint {str(folder)!r} cannot be read: {reason}:"
+    f"the checkpoint {str(folder)!r} cannot be read:"
+    f" {printable(one_line(reason))}:"
     " set INITIAL_CHECKPOINT_PATH to a complete one"
   )
 
@@ -39,6 +43,15 @@ class Budget:
       raise broken(
         self.folder, "its arrays exceed max_bytes, what this model's could take"
       )
+
+  def take_chunk(
+    self, name: str, chunk: Any, shape: Sequence[int], dtype: np.dtype
+  ) -> None:
+    """Books a chunk, which is read whole even where the array ends inside."""
+    self.take(name, chunk, dtype)
+    spare = math.prod(chunk) - math.prod(shape)
+    if spare * dtype.itemsize > _MAX_SPARE_BYTES:
+      raise broken(self.folder, f"{name} has chunks larger than itself")
 
   def dtype(self, name: str, dtype: Any) -> np.dtype:
     """The type of that name."""

@@ -14,13 +14,14 @@ from typing import Any
 
 import jax
 
-from dss_jax.errors import UserError
+from dss_jax.errors import UserError, one_line, printable
 from dss_jax.models.config import T5Config
 from dss_jax.pretrained import huggingface, lazy_arrays
 from dss_jax.pretrained.lazy_arrays import LAYERS_AXIS, LazyArray
 
 Arrays = Mapping[str, LazyArray]
 _STACKS = ("encoder", "decoder")
+MAX_LAYERS = 1000  # of a stack; a file may declare any number
 _ATTENTION = re.compile(r".*attention/(query|key|value|out)/kernel")
 
 
@@ -41,12 +42,13 @@ def layers_apart(arrays: Arrays, where: str) -> dict[str, LazyArray]:
     if stack not in _STACKS or inner != stack:
       result[name] = _joined_heads(name, array)
       continue
-    if len(array.shape) <= LAYERS_AXIS:
+    layers = array.shape[LAYERS_AXIS] if len(array.shape) > LAYERS_AXIS else 0
+    if not 1 <= layers <= MAX_LAYERS:
       raise UserError(
-        f"{where}: {name} has shape {list(array.shape)}, without an axis for"
-        " the layers"
+        f"{where}: {printable(one_line(name))} has shape {list(array.shape)};"
+        f" on axis {LAYERS_AXIS} there must be 1 to {MAX_LAYERS} layers"
       )
-    for i in range(array.shape[LAYERS_AXIS]):
+    for i in range(layers):
       ours = f"{stack}/layers_{i}/{below}"
       result[ours] = _joined_heads(ours, lazy_arrays.layer_of(array, i))
   return result

@@ -107,17 +107,26 @@ def open_t5x(
   params, state = tree.get("target"), tree.get("state")
   if not isinstance(params, dict) or not isinstance(state, dict):
     raise broken(folder, "it has no 'target' and 'state'")
-  step = state.get("step", -1)
-  step = np.asarray(step.whole() if isinstance(step, LazyArray) else step)
-  if step.size != 1 or not np.issubdtype(step.dtype, np.integer):
-    raise broken(folder, "its step is no whole number")
   slots = state.get("param_states") or {}
   return T5xCheckpoint(
     folder,
     _flat(params, folder),
     _flat(slots, folder) if isinstance(slots, dict) else {},
-    int(step.item()),
+    _step(state, folder),
   )
+
+
+def _step(state: Mapping[str, Any], folder: pathlib.Path) -> int:
+  step = state.get("step", 0)
+  if (
+    isinstance(step, LazyArray)
+    and step.size == 1  # before it is read: it may be declared of any size
+    and np.issubdtype(step.dtype, np.integer)
+  ):
+    step = step.whole().item()
+  if type(step) is not int or not 0 <= step < 2**63:
+    raise broken(folder, "its step is no whole number")
+  return step
 
 
 def find(path: pathlib.Path) -> pathlib.Path | None:

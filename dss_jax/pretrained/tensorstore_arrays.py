@@ -52,10 +52,16 @@ def open_arrays(folder: pathlib.Path, budget: Budget) -> dict[str, LazyArray]:
     if not PLAIN_NAME.fullmatch(name):
       raise broken(budget.folder, f"it has an array named {name!r}")
     path = f"{name}/" if is_ocdbt else f"{place}{name}/"
-    spec = {"driver": "zarr", "kvstore": {**base, "path": path}}
+    spec = {
+      "driver": "zarr",
+      "kvstore": {**base, "path": path},
+      "fill_missing_data_reads": False,  # else a lost file would read as zeros
+    }
     opened = ts.open(spec, open=True, read=True).result()
     dtype = budget.dtype(name, opened.dtype.name)
     budget.take(name, opened.shape, dtype)
+    chunk = opened.chunk_layout.read_chunk.shape or ()  # None of a number
+    budget.take_chunk(name, chunk, opened.shape, dtype)
     arrays[name] = _array(opened, dtype, budget.folder, name)
   return arrays
 

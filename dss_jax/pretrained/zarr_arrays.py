@@ -23,7 +23,8 @@ from dss_jax.pretrained.budgets import Budget, broken
 from dss_jax.pretrained.flax_msgpack import DTYPES
 from dss_jax.pretrained.lazy_arrays import Index, LazyArray
 
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+# As long as the name of a folder may be; dots in it are levels of a tree.
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,250}")
 _MAX_HEADER_BYTES = 2**20
 
 
@@ -51,8 +52,7 @@ def open_zarr(folder: pathlib.Path, name: str, budget: Budget) -> LazyArray:
     type(n) is int and n > 0 for n in chunks
   ):
     raise broken(folder, f"{name} has chunks {chunks!r}")
-  # A chunk is stored whole, even where the array ends inside it.
-  budget.take(name, chunks, dtype)
+  budget.take_chunk(name, chunks, shape, dtype)
   files = _chunk_files(array_folder, header, folder)
   compressed = header["compressor"] is not None
 

@@ -20,7 +20,8 @@ from dss_jax.errors import UserError
 from dss_jax.models import layer_stacking
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import initial, open_pretrained
+from dss_jax.pretrained import initial, layouts, open_pretrained
+from dss_jax.pretrained.lazy_arrays import LazyArray
 
 CONFIG = T5Config(
   vocab_size=40,
@@ -252,6 +253,16 @@ def test_optimizer_states_that_do_not_fit(tmp_path):
     start(optimizers.AdamW())
   with pytest.raises(UserError, match="min_dim_size_to_factor"):
     start(optimizers.Adafactor())
+
+
+@pytest.mark.parametrize("shape", [(4,), (0, 2**40), (4, 2**40), (4, 0)])
+def test_stacks_of_any_number_of_layers(shape):
+  def read(index):
+    raise AssertionError("nothing is to be read")
+
+  array = LazyArray(shape, np.dtype(np.float32), read)
+  with pytest.raises(UserError, match="there must be 1 to 1000 layers"):
+    layouts.layers_apart({"encoder/encoder/scale": array}, "it")
 
 
 # ------------------------------------------------------------------ T5X's own

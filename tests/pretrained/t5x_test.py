@@ -107,18 +107,13 @@ def test_legacy_checkpoints(tmp_path, compressor, chunks):
   _assert_right(*load_t5x(tmp_path))
 
 
-@pytest.mark.parametrize("ocdbt", [True, False])
-def test_orbax_checkpoints(tmp_path, ocdbt):
+def _orbax(folder, arrays, *, ocdbt):
+  """A checkpoint as Orbax writes it; returns its folder of arrays."""
   import tensorstore as ts
 
-  state = tmp_path / "checkpoint_12" / "state"
+  state = folder / "checkpoint_12" / "state"
   state.mkdir(parents=True)
-  for name, array in {
-    "target.decoder.layers_0.mlp.wo.kernel": KERNEL,
-    "target.decoder.decoder_norm.scale": SCALE,
-    "state.param_states.decoder.v_row": ROW,
-    "state.step": np.array(12, np.int32),
-  }.items():
+  for name, array in arrays.items():
     kvstore = {"driver": "file", "path": f"{state}/{name}/"}
     if ocdbt:
       base = {"driver": "file", "path": f"{state}/"}
@@ -128,11 +123,37 @@ def test_orbax_checkpoints(tmp_path, ocdbt):
       spec, create=True, dtype=array.dtype.name, shape=array.shape
     ).result()
     store.write(array).result()
+  return state
+
+
+ORBAX = {
+  "target.decoder.layers_0.mlp.wo.kernel": KERNEL,
+  "target.decoder.decoder_norm.scale": SCALE,
+  "state.param_states.decoder.v_row": ROW,
+  "state.step": np.array(12, np.int32),
+}
+
+
+@pytest.mark.parametrize("ocdbt", [True, False])
+def test_orbax_checkpoints(tmp_path, ocdbt):
+  state = _orbax(tmp_path, ORBAX, ocdbt=ocdbt)
   _assert_right(*load_t5x(tmp_path / "checkpoint_12"))
   _refused(tmp_path / "checkpoint_12", "max_bytes", max_bytes=100)
   if ocdbt:
     (state / "manifest.ocdbt").write_bytes(b"junk")
     _refused(tmp_path / "checkpoint_12", "cannot be read")
+
+
+def test_a_lost_file_is_not_read_as_zeros(tmp_path):
+  state = _orbax(tmp_path, ORBAX, ocdbt=False)
+  (state / "target.decoder.decoder_norm.scale" / "0").unlink()
+  _refused(tmp_path, r"scale: .*chunk \{0\}")
+
+
+def test_names_of_endless_trees(tmp_path):
+  name = f"target.{'a.' * 2000}x"
+  _orbax(tmp_path, ORBAX | {name: SCALE}, ocdbt=True)
+  _refused(tmp_path, "has an array named")
 
 
 def test_no_optimizer_state_is_none(tmp_path):
@@ -169,6 +190,7 @@ def _refused(path, match, **options):
   message = str(error.value)
   assert "INITIAL_CHECKPOINT_PATH" in message
   assert "\n" not in message
+  assert len(message) < 500
 
 
 def test_no_checkpoint(tmp_path):
@@ -234,6 +256,8 @@ def test_chunks_larger_than_declared_are_not_unpacked(tmp_path):
     ({"chunks": [2**40, 2**40]}, "exceed max_bytes"),
     ({"chunks": [5, 0]}, "has chunks"),
     ({"chunks": [5]}, "has chunks"),
+    ({"chunks": [2**13, 2**13]}, "chunks larger than itself"),
+    ({"chunks": ["x"] * 10_000}, "has chunks"),
     ({"dtype": "|O"}, "dtype"),
     ({"compressor": {"id": "blosc"}}, "not zarr 2"),
     ({"filters": [{"id": "pickle"}]}, "not zarr 2"),
@@ -245,6 +269,16 @@ def test_hostile_headers(tmp_path, changes, match):
   checkpoint, array_folder = _legacy(tmp_path)
   _write_zarr(array_folder, KERNEL, [5, 7], changes=changes)
   _refused(checkpoint, match)
+
+
+@pytest.mark.parametrize(
+  "step",
+  [1.5, -1, True, "12", [[1], [1, 2]], _inline(ROW), _inline(np.arange(3))],
+)
+def test_steps_that_are_none(tmp_path, step):
+  checkpoint, array_folder = _legacy(tmp_path, state={"step": step})
+  _write_zarr(array_folder, KERNEL, [5, 7])
+  _refused(checkpoint, "its step is no whole number")
 
 
 def test_hostile_msgpack(tmp_path):
