@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import shutil
+import urllib.parse
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ def to_folder(path: str) -> pathlib.Path:
   Raises:
     UserError: where it cannot be fetched, in one line that says why.
   """
-  folder = pathlib.Path(path).expanduser()
+  folder = pathlib.Path(os.path.expanduser(path))
   if "://" in path:
     return _from_store(path)
   if "\0" not in path and folder.exists():
@@ -61,9 +62,9 @@ def cache_folder() -> pathlib.Path:
   """Where copies of stores are kept: DSS_JAX_CACHE, or in the user's cache."""
   own = os.environ.get("DSS_JAX_CACHE")
   if own:
-    return pathlib.Path(own).expanduser()
+    return pathlib.Path(os.path.expanduser(own))
   cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return pathlib.Path(cache).expanduser() / "dss_jax"
+  return pathlib.Path(os.path.expanduser(cache)) / "dss_jax"
 
 
 # ---------------------------------------------------------- the Hugging Face hub
@@ -135,12 +136,15 @@ def _cached(
 def _from_store(path: str) -> pathlib.Path:
   """A copy of all below a path in a store, in the cache."""
   match = _STORE.fullmatch(path)
-  if match is None or ".." in match.group(2).split("/"):
+  if match is None or {".", ".."} & set(match.group(2).split("/")):
     raise UserError(
       f"{path!r} is no path in a store; give gs://BUCKET/PATH, or a folder"
     )
   bucket, prefix = match.groups()
-  folder = cache_folder() / "checkpoints" / bucket / prefix
+  # One folder each: a copy of a/b lies not within one of a, which then would
+  # seem to be there already.
+  name = urllib.parse.quote(prefix, safe="")
+  folder = cache_folder() / "checkpoints" / bucket / name
   if folder.is_dir():
     return folder
   part = folder.with_name(f".{folder.name}.{os.getpid()}.part")

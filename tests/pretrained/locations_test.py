@@ -209,7 +209,8 @@ def test_a_folder_is_not_looked_for_elsewhere(folders, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  "path", ["nowhere", "a/b/c", "../x/y", "/abs/x", "", "a\0/b", "-a/b"]
+  "path",
+  ["nowhere", "a/b/c", "../x/y", "/abs/x", "", "a\0/b", "-a/b", "~no-one/x"],
 )
 def test_other_paths_are_folders(path):
   with pytest.raises(UserError, match=r"is no folder|holds no checkpoint"):
@@ -253,6 +254,20 @@ def test_a_checkpoint_in_a_store(store, folders, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_copy_of_a_part_is_not_one_of_the_whole(store):
+  store.files = {
+    f"run/{name}": name.encode()
+    for name in ("checkpoint_1/checkpoint", "checkpoint_2/checkpoint")
+  }
+  part = locations.to_folder("gs://bucket/run/checkpoint_1")
+  assert _files(part) == {"checkpoint": b"checkpoint_1/checkpoint"}
+  whole = locations.to_folder("gs://bucket/run")
+  assert len(_files(whole)) == 2
+  store.files = {}
+  assert locations.to_folder("gs://bucket/run/") == whole
+
+
+@pytest.mark.slow
 def test_what_a_store_does_not_have(store, tmp_path):
   with pytest.raises(UserError, match="is empty or not there") as error:
     open_pretrained("gs://bucket/nothing")
@@ -260,12 +275,20 @@ def test_what_a_store_does_not_have(store, tmp_path):
   store.files = {"m/../../etc/x": b"x"}
   with pytest.raises(UserError, match="no plain path"):
     open_pretrained("gs://bucket/m")
-  assert not (tmp_path / "cache" / "checkpoints" / "bucket" / "m").exists()
+  assert not list(tmp_path.rglob("*"))
 
 
 @pytest.mark.parametrize(
   "path",
-  ["gs://", "gs://bucket", "gs://bucket/", "gs://b/../x", "s3://a/b", "x://y"],
+  [
+    "gs://",
+    "gs://bucket",
+    "gs://bucket/",
+    "gs://b/../x",
+    "gs://b/.",
+    "s3://a/b",
+    "x://y",
+  ],
 )
 def test_paths_of_no_store(path):
   with pytest.raises(UserError, match="no path in a store"):
