@@ -130,7 +130,7 @@ def restore_merged(
 
 
 def _absolute(path: str) -> str:
-  folder = pathlib.Path(path).expanduser()
+  folder = pathlib.Path(os.path.expanduser(path))
   return str(folder.absolute()) if folder.exists() else path
 
 

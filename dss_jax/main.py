@@ -362,7 +362,7 @@ def _read_run(args: argparse.Namespace) -> TrainConfig:
   """The configuration of the run that --model_dir names."""
   from dss_jax import gin_utils
 
-  config_file = pathlib.Path(args.model_dir).expanduser() / "config.gin"
+  config_file = pathlib.Path(os.path.expanduser(args.model_dir)) / "config.gin"
   if not config_file.is_file():
     raise UserError(
       f"--model_dir: there is no config.gin in {args.model_dir!r}; give the"
@@ -390,21 +390,22 @@ def _evaluate(args: argparse.Namespace) -> int:
   step, scores = scoring.score_checkpoint(
     config, args.checkpoint, tasks=args.task or None, split=args.split
   )
-  scoring.write(args.output_dir or args.model_dir, step, scores)
+  folder = os.path.expanduser(args.output_dir or args.model_dir)
+  scoring.write(folder, step, scores)
   if args.json:
     print(json.dumps(scoring.as_json(step, scores), indent=2))
   else:
     scoring.print_table(step, scores)
-    print(f"predictions: {args.output_dir or args.model_dir}/eval/")
+    print(f"predictions: {folder}/eval/")
   return 0
 
 
 def _checkpoints(args: argparse.Namespace) -> int:
   from dss_jax import checkpoints
 
-  folder = pathlib.Path(args.model_dir).expanduser()
+  folder = pathlib.Path(os.path.expanduser(args.model_dir))
   if args.hash or (folder / checkpoints.FOLDER).is_dir():
-    checkpoints.print_summary(args.model_dir, hashes=args.hash)
+    checkpoints.print_summary(str(folder), hashes=args.hash)
     return 0
 
   from dss_jax.pretrained import opening

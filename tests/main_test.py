@@ -281,6 +281,7 @@ def test_debug_shows_the_traceback(tmp_path):
 @pytest.mark.slow
 def test_eval_scores_a_run_again(trained, capsys, tmp_path, monkeypatch):
   _use_one_device(monkeypatch)
+  monkeypatch.setenv("HOME", str(tmp_path))
   capsys.readouterr()
   status = main.main(
     [
@@ -288,7 +289,7 @@ def test_eval_scores_a_run_again(trained, capsys, tmp_path, monkeypatch):
       f"--model_dir={trained}",
       "--task=taxonli_rationale",
       "--json",
-      f"--output_dir={tmp_path}",
+      "--output_dir=~",  # which shells leave as it is here
       "--split=validation",
     ]
   )
@@ -305,8 +306,16 @@ def test_eval_scores_a_run_again(trained, capsys, tmp_path, monkeypatch):
   assert f"predictions: {trained}/eval/" in text
 
 
-def test_checkpoints_are_listed_and_hashed(trained, capsys):
-  assert main.main(["checkpoints", str(trained), "--hash"]) == 0
+@pytest.mark.parametrize("flag", ["--model_dir=~no-one/x", "--model_dir=~"])
+def test_a_home_without_a_run_is_told(flag, tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert main.main(["eval", flag]) == 2
+  assert "there is no config.gin in '~" in capsys.readouterr().err
+
+
+def test_checkpoints_are_listed_and_hashed(trained, capsys, monkeypatch):
+  monkeypatch.setenv("HOME", str(trained))
+  assert main.main(["checkpoints", "~", "--hash"]) == 0
   text = capsys.readouterr().out
   assert "step 2: best, latest" in text
   for name in ("params", "opt_state", "loop", "metrics"):

@@ -29,7 +29,7 @@ def check_free(output: str | pathlib.Path, *, overwrite: bool) -> pathlib.Path:
   """
   if not str(output) or "\0" in str(output):
     raise UserError(f"--output is {str(output)!r}; give the path of a folder")
-  folder = pathlib.Path(os.path.abspath(pathlib.Path(output).expanduser()))
+  folder = pathlib.Path(os.path.abspath(os.path.expanduser(output)))
   if not os.path.lexists(folder):
     return folder
   if folder.is_symlink() or not folder.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -130,7 +131,7 @@ def open_initial(
       "INITIAL_CHECKPOINT_PATH is empty: give a folder, or None to start from"
       " random parameters"
     )
-  folder = pathlib.Path(path).expanduser()
+  folder = pathlib.Path(os.path.expanduser(path))
   if (folder / checkpoints_lib.FOLDER).is_dir():
     run = _open_run(path, folder, model)
     if run is not None and not optimizer_state:

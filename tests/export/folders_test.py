@@ -110,3 +110,9 @@ def test_a_folder_that_others_filled_meanwhile_is_left_alone(tmp_path):
   with pytest.raises(UserError, match="no export wrote"):
     export()
   assert os.listdir(output) == ["theirs"]
+
+
+def test_a_home_of_nobody_is_a_name_like_others(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  found = folders.check_free("~no-one/out", overwrite=False)
+  assert found == tmp_path / "~no-one" / "out"
