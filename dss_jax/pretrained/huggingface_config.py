@@ -136,7 +136,8 @@ def parse(content: Mapping[str, Any], path: pathlib.Path) -> FolderConfig:
     "mlp_activations": _activations(content, model_type, path),
     "relpos_bias_per_layer": model_type == "umt5",
   }
-  return FolderConfig(sizes, _scales_outputs(content, model_type), model_type)
+  scales_outputs = _scales_outputs(content, model_type, path)
+  return FolderConfig(sizes, scales_outputs, model_type)
 
 
 def _count(content: Mapping[str, Any], name: str, path: pathlib.Path) -> int:
@@ -163,8 +164,7 @@ def _activations(
   # What the library computed from the above and wrote down, or was told.
   if content.get("dense_act_fn") is not None:
     name = content["dense_act_fn"]
-  if content.get("is_gated_act") is not None:
-    gated = bool(content["is_gated_act"])
+  gated = _flag(content, "is_gated_act", path, gated)
   if not isinstance(name, str) or name not in _ACTIVATIONS:
     raise UserError(
       f"{str(path)!r} has feed_forward_proj {_shown(named)} with activation"
@@ -174,17 +174,31 @@ def _activations(
   return (ours, "linear") if gated else (ours,)
 
 
-def _scales_outputs(content: Mapping[str, Any], model_type: str) -> bool:
+def _scales_outputs(
+  content: Mapping[str, Any], model_type: str, path: pathlib.Path
+) -> bool:
   """Whether the decoder's output is scaled by 1/sqrt(d_model)."""
-  tie = content.get("tie_word_embeddings")
+  tied = _flag(content, "tie_word_embeddings", path, model_type == "t5")
   if model_type == "t5":
-    scale = content.get("scale_decoder_outputs")
-    return tie is not False if scale is None else bool(scale)
-  version = str(content.get("transformers_version") or "4").partition(".")[0]
-  recent = version.isdigit() and int(version) >= 5
-  if model_type == "mt5":
-    return bool(tie) and not recent
-  return bool(tie)
+    return _flag(content, "scale_decoder_outputs", path, tied)
+  version = str(content.get("transformers_version") or "4")[:9].partition(".")[
+    0
+  ]
+  recent = version.isdecimal() and int(version) >= 5
+  return tied and not (model_type == "mt5" and recent)
+
+
+def _flag(
+  content: Mapping[str, Any], name: str, path: pathlib.Path, default: bool
+) -> bool:
+  value = content.get(name)
+  if value is None:
+    return default
+  if not isinstance(value, bool):
+    raise UserError(
+      f"{str(path)!r} has {name} {_shown(value)}; it must be true or false"
+    )
+  return value
 
 
 def _shown(value: Any) -> str:

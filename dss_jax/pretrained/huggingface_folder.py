@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.errors import UserError
+from dss_jax.errors import UserError, one_line, printable
 from dss_jax.models.config import T5Config
 from dss_jax.pretrained import (
   flax_msgpack,
@@ -86,7 +86,8 @@ def open_folder(path: pathlib.Path) -> Folder:
   for name, array in weights.items():
     if array.dtype.name not in _FLOATS:
       raise UserError(
-        f"{str(path)!r} has {name} as {array.dtype.name}; weights are one of"
+        f"{str(path)!r} has {printable(one_line(name))} as"
+        f" {array.dtype.name}; weights are one of"
         f" {', '.join(_FLOATS)}: give the folder before it was quantized"
       )
   for name in ("num_encoder_layers", "num_decoder_layers"):

@@ -123,6 +123,21 @@ def scaled(array: LazyArray, factor: float) -> LazyArray:
   )
 
 
+def finite(array: LazyArray, what: str) -> LazyArray:
+  """The array, with a UserError in place of what is no finite number."""
+
+  def read(index: Index) -> np.ndarray:
+    part = array.read(index)
+    if not np.isfinite(part).all():
+      raise UserError(
+        f"{what} holds values that are not finite numbers: give another"
+        " checkpoint"
+      )
+    return part
+
+  return LazyArray(array.shape, array.dtype, read)
+
+
 def layer_of(array: LazyArray, i: int) -> LazyArray:
   """Layer i of an array that has all of a stack's on axis 1."""
   shape = array.shape[:LAYERS_AXIS] + array.shape[LAYERS_AXIS + 1 :]
@@ -173,11 +188,11 @@ def joined(array: LazyArray, axis: int) -> LazyArray:
 
 def equal(one: LazyArray, other: LazyArray, rows: int = 4096) -> bool:
   """Whether two matrices are the same, read a block of rows at a time."""
-  if one.shape != other.shape:
+  if one.shape != other.shape or len(one.shape) != 2:
     return False
   for start in range(0, one.shape[0], rows):
     stop = min(start + rows, one.shape[0])
-    index = (slice(start, stop), *(slice(0, n) for n in one.shape[1:]))
+    index = (slice(start, stop), slice(0, one.shape[1]))
     # By bytes, so that a NaN equals itself.
     a, b = (np.asarray(x.read(index), np.float32) for x in (one, other))
     if a.tobytes() != b.tobytes():

@@ -20,6 +20,7 @@ from dss_jax.pretrained import (
   huggingface_folder,
   inferred,
   layouts,
+  lazy_arrays,
   locations,
   mismatch,
   t5x,
@@ -152,12 +153,18 @@ class Pretrained:
       Nested dict of float32 arrays, with the student's paths.
 
     Raises:
-      UserError: where it does not fit the student, or is damaged.
+      UserError: where it does not fit the student, is damaged, or holds what
+        is no finite number.
     """
     self.check(model)
     if shardings is None:
       shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    tree = layouts.for_model(self.arrays, model.config)
+    where = f"in the checkpoint {self.source!r}"
+    arrays = {
+      name: lazy_arrays.finite(array, f"{name} {where}")
+      for name, array in self.arrays.items()
+    }
+    tree = layouts.for_model(arrays, model.config)
     return layouts.place(tree, shardings)
 
 

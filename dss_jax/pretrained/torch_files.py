@@ -46,11 +46,11 @@ def open_torch(path: pathlib.Path) -> dict[str, LazyArray]:
       " folder with model.safetensors"
     ) from error
   try:
+    zipped = zipfile.is_zipfile(path)
+    if zipped:
+      _check_stored(path)
     tensors = torch.load(
-      path,
-      map_location="cpu",
-      weights_only=True,
-      mmap=zipfile.is_zipfile(path),
+      path, map_location="cpu", weights_only=True, mmap=zipped
     )
   except Exception as error:  # whatever is made of hostile bytes
     reason = one_line(str(error) or type(error).__name__, longest=120)
@@ -64,6 +64,14 @@ def open_torch(path: pathlib.Path) -> dict[str, LazyArray]:
     str(name): _array(path, str(name), tensor, torch)
     for name, tensor in tensors.items()
   }
+
+
+def _check_stored(path: pathlib.Path) -> None:
+  """Refuses what is compressed; PyTorch would map it as if it were numbers."""
+  with zipfile.ZipFile(path) as file:
+    for entry in file.infolist():
+      if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{entry.filename} is compressed")
 
 
 def _array(path: pathlib.Path, name: str, tensor: Any, torch: Any) -> LazyArray:

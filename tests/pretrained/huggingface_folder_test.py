@@ -200,6 +200,9 @@ def test_activations(tmp_path, folders, changes, activations):
     ({"num_layers": 2**30}, "1073741824 layers"),
     ({"num_decoder_layers": 2**30}, "1073741824 layers"),
     ({"quantization_config": {"bits": 8}}, "quantized"),
+    ({"tie_word_embeddings": "false"}, "tie_word_embeddings 'false'; it must"),
+    ({"scale_decoder_outputs": 0}, "scale_decoder_outputs 0; it must"),
+    ({"is_gated_act": "no"}, "is_gated_act 'no'; it must"),
   ],
 )
 def test_another_architecture(tmp_path, folders, changes, match):
@@ -234,6 +237,35 @@ def test_quantized_weights(tmp_path, folders):
   weights["lm_head.weight"] = weights["lm_head.weight"].astype(np.int8)
   folders.write(tmp_path / "x", weights)
   _refused(tmp_path / "x", "lm_head.weight as int8")
+
+
+def test_names_are_shown_in_one_line(tmp_path, folders):
+  more = {"a\n\x1b[31mb": np.zeros(2, np.int8)}
+  folders.write(tmp_path / "x", folders.random_weights() | more)
+  assert "\x1b" not in str(_refused(tmp_path / "x", "as int8"))
+
+
+def test_tables_that_are_none(tmp_path, folders):
+  weights = {name: np.float32(1) for name in folders.random_weights()}
+  folders.write(tmp_path / "x", weights)
+  _refused(tmp_path / "x", "do not fit its config.json")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers(tmp_path, folders, value):
+  weights = folders.random_weights()
+  weights["encoder.final_layer_norm.weight"][3] = value
+  folders.write(tmp_path / "x", weights)
+  opened = open_pretrained(str(tmp_path / "x"))
+  with pytest.raises(UserError, match="encoder_norm/scale in the checkpoint"):
+    opened.load(EncoderDecoderModel(opened.config))
+
+
+@pytest.mark.parametrize("version", ["²", "9" * 5000, "4.57.1", 5, None])
+def test_any_version_of_transformers(tmp_path, folders, version):
+  changes = {"model_type": "mt5", "transformers_version": version}
+  folders.write(tmp_path / "x", **changes)
+  open_pretrained(str(tmp_path / "x"))
 
 
 @pytest.mark.parametrize(

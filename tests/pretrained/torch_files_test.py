@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -93,6 +94,19 @@ def test_damaged_files_and_other_contents(tmp_path, folders):
   wide = torch.zeros(1).expand(2**40)
   torch.save(tensors | {"more": wide}, file)
   with pytest.raises(UserError, match="more than it stores"):
+    open_pretrained(str(folder))
+
+
+def test_a_file_that_was_packed_again(tmp_path, folders):
+  """PyTorch maps packed bytes as they are, and unpacks bombs."""
+  folder = _folder(folders, tmp_path / "x", _tensors(folders))
+  file = folder / "pytorch_model.bin"
+  with zipfile.ZipFile(file) as old:
+    entries = [(each.filename, old.read(each)) for each in old.infolist()]
+  with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+    for name, data in entries:
+      new.writestr(name, data)
+  with pytest.raises(UserError, match="is compressed"):
     open_pretrained(str(folder))
 
 
