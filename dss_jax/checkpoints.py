@@ -27,10 +27,20 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from dss_jax import value_types
 from dss_jax.errors import StorageError, UserError, one_line
 
 PyTree = Any
 FOLDER = "checkpoints"
+# What is noted of the parameters that adapters add to.
+_BASE: dict[str, Any] = {
+  "path": str,
+  "sha256": str,
+  "rank": int,
+  "alpha": float,
+  "targets": str,
+  "also_train": list[str],
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +187,11 @@ class Checkpoints:
       restored = self._manager.restore(
         step, args=ocp.args.Composite(base=ocp.args.JsonRestore())
       )
-      return dict(restored["base"])
+      base = dict(restored["base"])
+      for name, hint in _BASE.items():
+        if not value_types.matches(base.get(name), hint):
+          raise ValueError(f"the {name} of its base is {base.get(name)!r}")
+      return base
 
   # ------------------------------------------------------------------- saving
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,8 +91,8 @@ def open_base(
   assert path is not None  # TrainConfig sees to it
   if earlier is not None:
     _check_same_adapters(config.lora, saved, earlier)
-    if not os.path.exists(os.path.expanduser(path)):
-      # Paths in configurations are relative to where training was started.
+    # Paths in configurations are relative to where training was started.
+    if not _is_here(path) and _is_here(earlier["path"]):
       path = earlier["path"]
   shardings = config.partitioner.param_shardings(
     train_state.param_shapes(config.model), config.model.param_axes()
@@ -129,9 +128,13 @@ def restore_merged(
   return base.merge(trained)
 
 
+def _is_here(path: str) -> bool:
+  """Whether it is on this machine, and not in a store or on the hub."""
+  return os.path.exists(os.path.expanduser(path))
+
+
 def _absolute(path: str) -> str:
-  folder = pathlib.Path(os.path.expanduser(path))
-  return str(folder.absolute()) if folder.exists() else path
+  return os.path.abspath(os.path.expanduser(path)) if _is_here(path) else path
 
 
 def _check_same_kind(

@@ -289,6 +289,59 @@ def test_a_base_that_moved_is_found_where_the_configuration_says(
   assert step == 8
 
 
+def _note(base, **changes):
+  note = {"path": str(base), "sha256": "0", **dataclasses.asdict(OPTIONS)}
+  return note | {"also_train": []} | changes
+
+
+def _save(folder, note, shape=(2, 2)):
+  """A checkpoint of adapters with that note."""
+  params = {"output": {"lora_a": np.zeros(shape, np.float32)}}
+  with checkpoints.Checkpoints(folder) as saved:
+    saved.save(1, {"params": params}, {}, note)
+
+
+def test_a_base_in_a_store_is_asked_for_where_the_other_is_gone(
+  tmp_path, monkeypatch
+):
+  asked = []
+
+  def load_params(path, *_):
+    asked.append(path)
+    raise UserError("not there")
+
+  monkeypatch.setattr(initial, "load_params", load_params)
+  _save(tmp_path / "run", _note("/gone"))
+  config = _adapter_config(tmp_path / "run", "gs://moved/there")
+  with pytest.raises(UserError, match="not there"):
+    student.load_params(config)
+  assert asked == ["gs://moved/there"]
+
+
+def test_adapters_that_are_their_own_base_are_refused(tmp_path):
+  """As they are after a folder has taken the place of its base."""
+  one, other = tmp_path / "one", tmp_path / "other"
+  _save(one, _note(other))
+  _save(other, _note(one))
+  with pytest.raises(UserError, match="were trained on other weights than"):
+    initial.load_params(str(one), LastToken(SIZES))
+
+
+@pytest.mark.parametrize(
+  ("changes", "said"),
+  [
+    ({"path": None}, "the path of its base is None"),
+    ({"rank": "8"}, "the rank of its base is '8'"),
+    ({"also_train": [1]}, "the also_train of its base"),
+  ],
+)
+def test_a_note_that_cannot_be_is_told(tmp_path, changes, said):
+  _save(tmp_path, _note("x", **changes))
+  with pytest.raises(UserError, match=said) as told:
+    initial.load_params(str(tmp_path), LastToken(SIZES))
+  assert "\n" not in str(told.value)
+
+
 @pytest.mark.slow
 def test_another_base_is_refused(base, finished, tmp_path):
   other = tmp_path / "other"

@@ -72,27 +72,37 @@ class EarlierAdapters:
     self,
     model: encoder_decoder.EncoderDecoderModel,
     shardings: PyTree = None,
+    above: frozenset[pathlib.Path] = frozenset(),
   ) -> PyTree:
     """The parameters of its base, changed by the adapters.
+
+    Args:
+      model: the student.
+      shardings: of the parameters; None puts them on the first device.
+      above: folders of the adapters that this is the base of.
 
     Raises:
       UserError: where the base is not what it was.
     """
     if self.scanned != model.config.scan_layers:
       config = dataclasses.replace(model.config, scan_layers=self.scanned)
-      params = self.load(encoder_decoder.EncoderDecoderModel(config))
+      scanned = encoder_decoder.EncoderDecoderModel(config)
+      params = self.load(scanned, above=above)
       change = layer_stacking.stack_layers
       if self.scanned:
         change = layer_stacking.unstack_layers
       params = change(params)
       return params if shardings is None else place(params, shardings)
-    params = load_params(self.base["path"], model, shardings=shardings)
+    above |= {self.folder.resolve()}
+    opened = open_initial(self.base["path"], model)
+    if not isinstance(opened, EarlierAdapters):
+      params = opened.load(model, shardings)
+    elif opened.folder.resolve() not in above:
+      params = opened.load(model, shardings, above)
+    else:  # it would go round and round
+      raise self._other_base()
     if lora.weights_hash(params) != self.base["sha256"]:
-      raise UserError(
-        f"the adapters in {str(self.folder)!r} were trained on other weights"
-        f" than those in {self.base['path']!r} now: put those back, or give"
-        " another INITIAL_CHECKPOINT_PATH"
-      )
+      raise self._other_base()
     options = {
       field.name: self.base[field.name]
       for field in dataclasses.fields(lora.LoraOptions)
@@ -101,6 +111,13 @@ class EarlierAdapters:
     trained = EarlierRun(self.folder, self.step).load(adapters)
     # From the host, from where they go wherever the base is.
     return adapters.merge(params, jax.tree.map(np.asarray, trained))
+
+  def _other_base(self) -> UserError:
+    return UserError(
+      f"the adapters in {str(self.folder)!r} were trained on other weights than"
+      f" those in {self.base['path']!r} now: put those back, or give another"
+      " INITIAL_CHECKPOINT_PATH"
+    )
 
 
 # Something to start from, looked at and found to fit.
