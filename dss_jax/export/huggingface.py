@@ -67,8 +67,19 @@ def needs_cache_off(config: T5Config) -> bool:
 
 
 def model_config(student: Student) -> dict[str, Any]:
-  """`config.json`, for transformers 4 and 5."""
+  """`config.json`, for transformers 4 and 5.
+
+  Raises:
+    UserError: for a student that transformers' T5 cannot be.
+  """
   config = student.model.config
+  if config.relpos_bias_per_layer:
+    # Its UMT5 can: but version 5 scales the outputs of every one, 4 only where
+    # the tables are tied, so that no folder would be right for both.
+    raise UserError(
+      "network.T5Config.relpos_bias_per_layer is True (UMT5); transformers' T5"
+      " has one bias for all layers: export to t5x or stablehlo"
+    )
   tied = config.logits_via_embedding
   return {
     "architectures": ["T5ForConditionalGeneration"],

@@ -210,7 +210,8 @@ def prompt(student: Student) -> str:
 
 
 def title(folder: str | os.PathLike[str]) -> str:
-  return pathlib.Path(folder).name
+  """The folder's own name, also where it is called `.`."""
+  return os.path.basename(os.path.abspath(folder))
 
 
 def _text(value: Any) -> str:

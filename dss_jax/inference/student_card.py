@@ -35,6 +35,7 @@ _MAX_ENTRIES = 10_000  # of labels
 _MAX_SUBTASKS = 100
 _MAX_TEXT = 1_000  # characters of a label, prefix, template or name
 _MAX_LENGTH = 2**20  # tokens
+_MAX_STEP = 2**31 - 1  # as in a checkpoint
 _TEXTS = (
   "label_prefix",
   "rationale_prefix",
@@ -193,7 +194,9 @@ def _parse(value: dict[str, Any]) -> StudentCard:
       vocabularies.MAX_EXTRA_IDS,
     ),
     description={
-      key: _typed(key, value[key], kind)
+      key: _count(key, value[key], _MAX_STEP)
+      if kind is int
+      else _typed(key, value[key], kind)
       for key, kind in _DESCRIPTION.items()
       if value.get(key) is not None
     },

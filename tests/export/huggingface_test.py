@@ -45,6 +45,13 @@ def test_other_activations_are_refused(activations):
     huggingface.feed_forward(config)
 
 
+def test_a_bias_in_each_layer_is_refused(make_student, tmp_path):
+  config = dataclasses.replace(SMALL, relpos_bias_per_layer=True)
+  with pytest.raises(UserError, match="export to t5x or stablehlo"):
+    huggingface.write(make_student(config), tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
 def test_both_keys_say_whether_logits_are_scaled(student):
   value = huggingface.model_config(student)
   tied = student.model.config.logits_via_embedding

@@ -77,3 +77,9 @@ def test_a_damaged_results_file_is_no_obstacle(make_student, tmp_path):
   student = make_student(params={}, description={"source": str(tmp_path)})
   export = model_card.Export(title="t", format="X", usage="Do.")
   assert "## Scores" not in model_card.render(student, export)
+
+
+def test_the_title_is_the_folders_own_name(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert model_card.title(".") == tmp_path.name
+  assert model_card.title("a/b/") == "b"

@@ -95,6 +95,8 @@ def _with(**changes):
     (_with(feature_lengths__inputs=2**40), "allowed: 1 to"),
     (_with(feature_lengths__inputs=True), "is a bool"),
     (_with(step="3"), "step is a str"),
+    (_with(step=2**31), "step is 2147483648"),
+    (_with(step=-1), "step is -1"),
   ],
 )
 def test_what_cannot_be_is_told_in_one_line(tmp_path, change, reason):
