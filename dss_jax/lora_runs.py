@@ -97,7 +97,16 @@ def open_base(
   shardings = config.partitioner.param_shardings(
     train_state.param_shapes(config.model), config.model.param_axes()
   )
-  params = initial.load_params(path, config.model, config.vocabulary, shardings)
+  try:
+    params = initial.load_params(
+      path, config.model, config.vocabulary, shardings
+    )
+  except UserError as error:
+    raise UserError(
+      f"INITIAL_CHECKPOINT_PATH, the base of the adapters in {saved.folder}:"
+      f" {error}",
+      details=error.details,
+    ) from error
   sha256 = lora.weights_hash(params)
   if earlier is not None and earlier["sha256"] != sha256:
     raise UserError(

@@ -313,7 +313,8 @@ def test_a_base_in_a_store_is_asked_for_where_the_other_is_gone(
   monkeypatch.setattr(initial, "load_params", load_params)
   _save(tmp_path / "run", _note("/gone"))
   config = _adapter_config(tmp_path / "run", "gs://moved/there")
-  with pytest.raises(UserError, match="not there"):
+  said = "INITIAL_CHECKPOINT_PATH, the base of the adapters in .*not there"
+  with pytest.raises(UserError, match=said):
     student.load_params(config)
   assert asked == ["gs://moved/there"]
 

@@ -30,6 +30,13 @@ def check_free(output: str | pathlib.Path, *, overwrite: bool) -> pathlib.Path:
   if not str(output) or "\0" in str(output):
     raise UserError(f"--output is {str(output)!r}; give the path of a folder")
   folder = pathlib.Path(os.path.abspath(os.path.expanduser(output)))
+  # It is made beside its place, whether there is something or not.
+  above = next(each for each in folder.parents if os.path.lexists(each))
+  if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+    raise UserError(
+      f"--output: {str(output)!r} cannot be made, as {str(above)!r} is not a"
+      " folder that may be written; give another path"
+    )
   if not os.path.lexists(folder):
     return folder
   if folder.is_symlink() or not folder.is_dir():

@@ -92,10 +92,21 @@ def test_a_killed_export_is_no_obstacle_and_a_running_one_is(tmp_path):
 
 
 def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path):
-  (tmp_path / "file").write_text("x")
   with pytest.raises(StorageError, match="cannot write") as caught:
-    _export(tmp_path / "file" / "out")
+    _export(tmp_path / ("x" * 250))  # too long with what is added meanwhile
   assert "\n" not in str(caught.value)
+
+
+def test_a_place_that_cannot_be_is_told_beforehand(tmp_path, monkeypatch):
+  (tmp_path / "file").write_text("x")
+  for path in ("file/out", "file/a/out"):
+    with pytest.raises(UserError, match="is not a folder that may be written"):
+      folders.check_free(tmp_path / path, overwrite=False)
+  (tmp_path / "empty").mkdir()
+  monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+  for path in ("new", "a/new", "empty"):
+    with pytest.raises(UserError, match="is not a folder that may be written"):
+      folders.check_free(tmp_path / path, overwrite=False)
 
 
 def test_a_folder_that_others_filled_meanwhile_is_left_alone(tmp_path):
