@@ -28,7 +28,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from dss_jax import value_types
-from dss_jax.errors import StorageError, UserError, one_line
+from dss_jax.errors import StorageError, UserError, damaged_file, one_line
 
 PyTree = Any
 FOLDER = "checkpoints"
@@ -439,8 +439,9 @@ def print_summary(model_dir: str, *, hashes: bool = False) -> None:
     for step in checkpoints.steps():
       loop = checkpoints.loop_state(step)
       marks = [" best"] * (step == best) + [" latest"] * (step == latest)
-      tokens = loop["encoder_tokens"] + loop["decoder_tokens"]
-      print(f"step {step}:{','.join(marks)} ({tokens:,} tokens seen)")
+      with damaged_file(checkpoints.folder / str(step), "delete that folder"):
+        tokens = loop["encoder_tokens"] + loop["decoder_tokens"]
+        print(f"step {step}:{','.join(marks)} ({tokens:,} tokens seen)")
     if not hashes:
       return
     tree = checkpoints.restore_numpy(latest)

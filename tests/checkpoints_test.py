@@ -199,6 +199,13 @@ def test_a_damaged_checkpoint_is_told_in_one_line(folder, damaged, content):
   assert "\n" not in str(error.value)
 
 
+def test_what_no_loop_remembers_is_told_in_one_line(folder):
+  _saved(folder)
+  with pytest.raises(UserError, match=r"checkpoints/3 is damaged") as error:
+    checkpoints_lib.print_summary(str(folder))
+  assert "\n" not in str(error.value)
+
+
 # Another process, as Orbax's threads then hold up the end of this one.
 _REFUSED = """
 import functools, pathlib, sys
