@@ -112,19 +112,21 @@ class Checkpoints:
         " finished or running training"
       )
     self._policy = _NewestAndBest(options.keep)
-    self._manager = ocp.CheckpointManager(
-      self.folder,
-      item_names=("state", "loop", "base"),
-      options=ocp.CheckpointManagerOptions(
-        create=not read_only,
-        read_only=read_only,
-        cleanup_tmp_directories=not read_only,
-        enable_async_checkpointing=options.asynchronous,
-        preservation_policy=self._policy,
-        # The loop decides when; the manager saves whenever it is asked.
-        should_save_fn=lambda *_: True,
-      ),
-    )
+    # Orbax looks at all of them first.
+    with damaged_file(self.folder, "delete the step's folder that it is in"):
+      self._manager = ocp.CheckpointManager(
+        self.folder,
+        item_names=("state", "loop", "base"),
+        options=ocp.CheckpointManagerOptions(
+          create=not read_only,
+          read_only=read_only,
+          cleanup_tmp_directories=not read_only,
+          enable_async_checkpointing=options.asynchronous,
+          preservation_policy=self._policy,
+          # The loop decides when; the manager saves whenever it is asked.
+          should_save_fn=lambda *_: True,
+        ),
+      )
 
   # ------------------------------------------------------------------ looking
 

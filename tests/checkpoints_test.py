@@ -199,6 +199,15 @@ def test_a_damaged_checkpoint_is_told_in_one_line(folder, damaged, content):
   assert "\n" not in str(error.value)
 
 
+def test_a_step_that_cannot_be_looked_at_is_told_in_one_line(folder):
+  _saved(folder)
+  path = folder / "checkpoints" / "3" / "_CHECKPOINT_METADATA"
+  path.write_text('{"init_timestamp_nsecs": "x"}')
+  with pytest.raises(UserError, match=r"checkpoints is damaged \(") as error:
+    Checkpoints(folder, read_only=True)
+  assert "\n" not in str(error.value)
+
+
 def test_what_no_loop_remembers_is_told_in_one_line(folder):
   _saved(folder)
   with pytest.raises(UserError, match=r"checkpoints/3 is damaged") as error:
