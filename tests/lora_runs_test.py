@@ -325,7 +325,7 @@ def test_adapters_that_are_their_own_base_are_refused(tmp_path):
   _save(one, _note(other))
   _save(other, _note(one))
   with pytest.raises(UserError, match="were trained on other weights than"):
-    initial.load_params(str(one), LastToken(SIZES))
+    initial.load_params(str(one), _config(one).model)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_adapters_that_are_their_own_base_are_refused(tmp_path):
 def test_a_note_that_cannot_be_is_told(tmp_path, changes, said):
   _save(tmp_path, _note("x", **changes))
   with pytest.raises(UserError, match=said) as told:
-    initial.load_params(str(tmp_path), LastToken(SIZES))
+    initial.load_params(str(tmp_path), _config(tmp_path).model)
   assert "\n" not in str(told.value)
 
 

@@ -44,11 +44,6 @@ class LazyArray:
     """How many numbers there are."""
     return math.prod(self.shape)
 
-  @property
-  def nbytes(self) -> int:
-    """How many bytes they take as they are stored."""
-    return self.size * self.dtype.itemsize
-
   def whole(self) -> np.ndarray:
     """All of it."""
     return self.read(tuple(slice(0, size) for size in self.shape))
@@ -77,11 +72,6 @@ def bounded(index: Sequence[slice], shape: Sequence[int]) -> Index:
   """The index with all its bounds written out."""
   bounds = (where.indices(size) for where, size in zip(index, shape))
   return tuple(slice(start, stop) for start, stop, _ in bounds)
-
-
-def from_numpy(array: np.ndarray) -> LazyArray:
-  """An array that is in memory (or mapped into it) already."""
-  return LazyArray(array.shape, array.dtype, lambda index: array[index])
 
 
 def from_file(
