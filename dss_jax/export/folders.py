@@ -31,7 +31,7 @@ def check_free(output: str | pathlib.Path, *, overwrite: bool) -> pathlib.Path:
     raise UserError(f"--output is {str(output)!r}; give the path of a folder")
   folder = pathlib.Path(os.path.abspath(os.path.expanduser(output)))
   # It is made beside its place, whether there is something or not.
-  above = next(each for each in folder.parents if os.path.lexists(each))
+  above = next(filter(os.path.lexists, folder.parents), folder)
   if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
     raise UserError(
       f"--output: {str(output)!r} cannot be made, as {str(above)!r} is not a"

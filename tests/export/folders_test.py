@@ -65,6 +65,8 @@ def test_what_no_export_wrote_is_never_removed(tmp_path):
   file.write_text("x")
   link = tmp_path / "link"
   link.symlink_to(output)
+  with pytest.raises(UserError, match="no export wrote"):
+    _export("/", overwrite=True)
   for path in (file, link):
     with pytest.raises(UserError, match="not a folder"):
       _export(path, overwrite=True)
