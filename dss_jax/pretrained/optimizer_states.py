@@ -78,15 +78,17 @@ def _stacked(
     groups.setdefault((stack, below, slot), {})[int(i)] = array
   for (stack, below, slot), layers in groups.items():
     ordered = [layers[i] for i in sorted(layers)]
+    param = params.get(f"{stack}/layers_0/{below}")
+    if param is None or len({layer.shape for layer in ordered}) > 1:
+      continue  # what is wanted of them is then told to be missing
     name = f"{stack}/{stack}/{below}/{slot}"
     if ordered[0].shape == _UNUSED:
       result[name] = ordered[0]
       continue
     axis = LAYERS_AXIS
-    param = params[f"{stack}/layers_0/{below}"]
     if slot in ("v_row", "v_col"):
       # As T5X orders them: the larger dimension, or the second, is the column.
-      first_is_row = param.shape[0] <= param.shape[1]
+      first_is_row = param.shape[0] <= param.shape[-1]
       kept_first = first_is_row == (slot == "v_row")
       axis = 1 if kept_first else 0
     result[name] = lazy_arrays.stacked(ordered, axis)
