@@ -143,6 +143,7 @@ async def _load(plan: dict[str, Any]) -> dict[str, Any]:
     "latency_ms": {
       f"p{q}": 1e3 * latencies[int(len(latencies) * q / 100)]
       for q in (50, 95, 99)
+      if latencies
     },
     "client_cpu_s": time.process_time(),
   }
