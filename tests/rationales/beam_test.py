@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
 pytest.importorskip(
   "apache_beam",
   reason="Apache Beam is not installed (pip install 'dss_jax[beam]')",
