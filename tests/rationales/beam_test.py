@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow
 pytest.importorskip(
   "apache_beam",
   reason="Apache Beam is not installed (pip install 'dss_jax[beam]')",
@@ -42,6 +41,8 @@ from dss_jax.rationales.requests import Sampling
 from dss_jax.rationales.teachers.replay import Replay
 from dss_jax.rationales.teachers.rules import TaxonliRules
 from dss_jax.records import Record, read_records, write_records
+
+pytestmark = pytest.mark.slow
 
 SERVER = pathlib.Path(__file__).with_name("misbehaving_server.py")
 CANARY = "sk-canary-0123456789abcdef"
