@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -180,7 +181,7 @@ def run(args: argparse.Namespace, open_student: loading.OpenStudent) -> int:
 
   kind = questions.kind_of(args.input, args.input_format)
   mapping = FieldMapping.parse(field_mapping(args))
-  prediction_files.check_path(args.output)
+  prediction_files.check_path(args.output, args.input)
   options = _options(args)
   student = open_student(args)
 
@@ -263,7 +264,7 @@ def read_labels(value: str) -> tuple[str, ...]:
         f"--labels: {value} has more than {MAX_LABELS_BYTES} bytes"
       )
     try:
-      labels = path.read_text(encoding="utf-8").splitlines()
+      labels = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
       raise UserError(
         f"--labels: {value} is not valid UTF-8 (byte {error.start})"
@@ -271,7 +272,7 @@ def read_labels(value: str) -> tuple[str, ...]:
   labels = [label.strip() for label in labels if label.strip()]
   if not labels:
     raise UserError(f"--labels is {value!r}; it names no label")
-  for label in labels:
-    if labels.count(label) > 1:
+  for label, times in collections.Counter(labels).items():
+    if times > 1:
       raise UserError(f"--labels has {label!r} twice")
   return tuple(labels)
