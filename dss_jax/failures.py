@@ -73,6 +73,11 @@ def _told(error: Exception, command: str) -> tuple[str, int] | None:
   if isinstance(error, OSError):
     status = 2 if error.errno in _USERS_TO_MEND else 1
     return one_line(error, longest=1000), status
+  if "determine home directory" in str(error):  # pathlib's
+    return (
+      "the home directory is not known: set HOME, or give paths without ~",
+      2,
+    )
   if "RESOURCE_EXHAUSTED" in str(error):  # JAX's, whose import takes a while
     remedy = _FEWER.get(
       command, "lower RECORDS_PER_BATCH, or raise NUM_MICROBATCHES"

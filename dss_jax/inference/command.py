@@ -200,19 +200,23 @@ def run(args: argparse.Namespace, open_student: loading.OpenStudent) -> int:
 
 def _check(args: argparse.Namespace) -> None:
   """Raises UserError for flags that are wrong in themselves."""
-  for name, most in (
-    ("batch_size", 1 << 16),
-    ("window", MAX_WINDOW),
-    ("limit", None),
-    ("num_beams", 64),
-    ("max_output_length", 1 << 16),
+  for name, least, most in (
+    ("batch_size", 1, 1 << 16),
+    ("window", 1, MAX_WINDOW),
+    ("limit", 1, None),
+    ("num_beams", 1, 64),
+    ("max_output_length", 1, 1 << 16),
+    ("temperature", 0, None),
+    ("topk", 0, None),
+    ("topp", 0, 1),
   ):
     value = getattr(args, name)
     if value is None:
       continue
-    if value < 1 or (most is not None and value > most):
-      allowed = f"from 1 to {most}" if most else "from 1"
-      raise UserError(f"--{name} is {value}; allowed: whole numbers {allowed}")
+    if not (value >= least and (most is None or value <= most)):  # or NaN
+      kind = "whole numbers" if isinstance(value, int) else "numbers"
+      bounds = f"from {least}" + (f" to {most}" if most else "")
+      raise UserError(f"--{name} is {value}; allowed: {kind} {bounds}")
   if args.input != "-" and not pathlib.Path(args.input).exists():
     raise UserError(f"--input: no such file: {args.input}")
   sampling = ("temperature", "topk", "topp")

@@ -309,7 +309,16 @@ def test_an_input_that_changed_is_noticed(folder, tmp_path, capsys):
     (["--outputs=lable"], "--outputs has 'lable'"),
     (["--labels=,"], "--labels is ','; it names no label"),
     (["--labels=a,b,a"], "--labels has 'a' twice"),
-    (["--samples=2", "--topp=2"], "topp is 2.0"),
+    (
+      ["--samples=2", "--topp=2"],
+      "--topp is 2.0; allowed: numbers from 0 to 1",
+    ),
+    (
+      ["--samples=2", "--topk=-1"],
+      "--topk is -1; allowed: whole numbers from 0",
+    ),
+    (["--samples=2", "--temperature=nan"], "--temperature is nan; allowed"),
+    (["--model_dir=~none/run"], "the home directory is not known"),
     (["--field_mapping", "inptu=x"], "'inptu' is no field of a record"),
     (["--model_dir=/nonexistent"], "/nonexistent"),
   ],
