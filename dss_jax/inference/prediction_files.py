@@ -258,8 +258,11 @@ class FileOutput:
           f"{self._state} is of format {state['format']!r}, this program"
           f" writes {FORMAT}: {remedy}"
         )
-      fields = [field.name for field in dataclasses.fields(Progress)]
-      found = Progress(**{name: state[name] for name in fields})
+      found = Progress()
+      for name, value in dataclasses.asdict(found).items():
+        if type(state[name]) is not type(value):
+          raise ValueError(f"{name} is {one_line(state[name], longest=60)}")
+        setattr(found, name, state[name])
       made_of = dict(state["made_of"])
     if found.complete and not self.path.exists() and not self._has(found):
       return None  # taken away, to be made again

@@ -127,7 +127,9 @@ def test_a_damaged_state_is_said(tmp_path):
   _predict(path)
   state = tmp_path / "out.jsonl.infer.json"
   text = state.read_text()
-  for damaged in ("", "{", "[]", '{"format": 1}', '{"format": 99}'):
+  strange = text.replace('"rows": 18', '"rows": "18"')
+  assert strange != text
+  for damaged in ("", "{", "[]", '{"format": 1}', '{"format": 99}', strange):
     state.write_text(damaged)
     with pytest.raises(UserError, match="--overwrite"):
       _predict(path)
