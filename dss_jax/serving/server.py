@@ -38,7 +38,7 @@ def bind(settings: ServeSettings) -> socket.socket:
     if os.name == "posix":
       bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind((settings.host, settings.port))
-  except (OSError, UnicodeError) as error:  # the latter: of a name
+  except (OSError, TypeError) as error:  # the latter: of no such name
     bound.close()
     reason = one_line(getattr(error, "strerror", None) or error)
     raise UserError(
