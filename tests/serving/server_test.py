@@ -358,7 +358,7 @@ def test_answers_that_nobody_reads(patient):
     with contextlib.suppress(OSError):
       while client.recv(1 << 20):
         pass
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 100
 
 
 def test_too_many_connections_are_closed(patient):
