@@ -6,9 +6,9 @@
 Starts `dss-jax serve` on the loopback and closed-loop clients in a process of
 their own: each sends its next request when the last is answered, over a
 connection that it keeps; one that is answered 429 waits as long as the answer
-says. Their answers are compared with those of the predictor itself, whose
-throughput on the same inputs, in batches of the same size, is measured first:
-that is what `dss-jax infer` does, without its files.
+says. Their answers are compared with those of the predictor itself. Measured
+first, on the same inputs in batches of the same size: the predictor alone, and
+`dss-jax infer`, from file to file, less what it takes to start.
 
 Needs the extra `serve`; no network but the loopback.
 """
@@ -143,6 +143,7 @@ async def _load(plan: dict[str, Any]) -> dict[str, Any]:
     "latency_ms": {
       f"p{q}": 1e3 * latencies[int(len(latencies) * q / 100)]
       for q in (50, 95, 99)
+      if latencies
     },
     "client_cpu_s": time.process_time(),
   }
@@ -223,7 +224,7 @@ def _run_clients(
     before = _cpu_s(process_id)
     told = subprocess.run(
       [sys.executable, __file__, "--load", file.name],
-      capture_output=True,
+      stdout=subprocess.PIPE,
       text=True,
       check=True,
     )
@@ -267,6 +268,38 @@ def _predict_alone(args) -> dict[str, Any]:
   return {"labels": labels, "per_s": sorted(rates)[len(rates) // 2]}
 
 
+def _infer_per_s(args, predictor_per_s: float) -> float:
+  """Rows a second of `dss-jax infer`, from two files of different lengths."""
+  inputs = _inputs(args)
+  more = int(predictor_per_s * args.seconds / 2)
+  with tempfile.TemporaryDirectory() as folder:
+
+    def seconds(rows: int) -> float:
+      source = pathlib.Path(folder) / f"{rows}.jsonl"
+      source.write_text(
+        "".join(
+          json.dumps({"input": text}) + "\n"
+          for text in itertools.islice(itertools.cycle(inputs), rows)
+        )
+      )
+      command = [sys.executable, "-m", "dss_jax.main", "infer", "--overwrite"]
+      command += [
+        f"--model_dir={args.model_dir}",
+        f"--input={source}",
+        f"--output={folder}/predictions.jsonl",
+        f"--outputs={args.outputs}",
+        f"--batch_size={args.max_batch}",
+      ]
+      start = time.perf_counter()
+      subprocess.run(command, check=True, capture_output=True, cwd=_ROOT)
+      return time.perf_counter() - start
+
+    seconds(len(inputs))  # compiles what is kept on disk
+    fewer = [seconds(len(inputs)), seconds(len(inputs) + more)]
+    again = [seconds(len(inputs)), seconds(len(inputs) + more)]
+  return more / (min(fewer[1], again[1]) - min(fewer[0], again[0]))
+
+
 def _inputs(args) -> list[str]:
   """Inputs of the test split of the built-in data, all different."""
   from dss_jax import datasets
@@ -288,6 +321,7 @@ def _measure(args) -> dict[str, Any]:
   if args.http_only:
     command = [str(_ROOT / "tests/serving/echo_server.py"), *server]
     alone: dict[str, Any] = {"labels": None, "per_s": None}
+    infer_per_s = None
   else:
     command = ["-m", "dss_jax.main", "serve", f"--model_dir={args.model_dir}"]
     # One length holds all of these inputs: less to warm up.
@@ -299,6 +333,7 @@ def _measure(args) -> dict[str, Any]:
       check=True,
     )
     alone = json.loads(told.stdout.splitlines()[-1])
+    infer_per_s = _infer_per_s(args, alone["per_s"])
   inputs = _inputs(args)
   runs = []
   for clients in args.clients:
@@ -306,19 +341,26 @@ def _measure(args) -> dict[str, Any]:
       found = _run_clients(address, args, clients, inputs, alone["labels"])
     if alone["per_s"]:
       found["of_predictor"] = found["per_s"] / alone["per_s"]
+      found["of_infer"] = found["per_s"] / infer_per_s
     runs.append(found)
-  return {"predictor_per_s": alone["per_s"], "runs": runs}
+  return {
+    "predictor_per_s": alone["per_s"],
+    "infer_per_s": infer_per_s,
+    "runs": runs,
+  }
 
 
 def _print(report: dict[str, Any]) -> None:
   if report["predictor_per_s"]:
     print(f"the predictor alone: {report['predictor_per_s']:.0f} inputs/s")
+    print(f"dss-jax infer: {report['infer_per_s']:.0f} rows/s")
   for run in report["runs"]:
     latency = ", ".join(
       f"{name} {value:.0f}" for name, value in run["latency_ms"].items()
     )
     share = (
-      f" ({run['of_predictor']:.0%} of the predictor alone)"
+      f" ({run['of_predictor']:.0%} of the predictor alone,"
+      f" {run['of_infer']:.0%} of infer)"
       if "of_predictor" in run
       else ""
     )

@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 from dss_jax.errors import UserError, one_line
 
+# What to ask less of, where a device is full; else, of training.
+_FEWER = {"infer": "lower --batch_size", "serve": "lower --max_batch"}
+
 # Paths that are wrong; other failures of files are not the user's mistake.
 _USERS_TO_MEND = (
   errno.ENOENT,
@@ -49,7 +52,7 @@ def exit_status(
     print(f"dss-jax {command}: {error}", file=sys.stderr)
     return 1
   except (UserError, RuntimeError, MemoryError, OSError) as error:
-    if debug or (told := _told(error)) is None:
+    if debug or (told := _told(error, command)) is None:
       raise
     message, status = told
     print(f"dss-jax {command}: {message}", file=sys.stderr)
@@ -58,7 +61,7 @@ def exit_status(
     return status
 
 
-def _told(error: Exception) -> tuple[str, int] | None:
+def _told(error: Exception, command: str) -> tuple[str, int] | None:
   """The message and exit status of what a user can do something about."""
   if isinstance(error, UserError):
     return str(error), 2
@@ -70,9 +73,14 @@ def _told(error: Exception) -> tuple[str, int] | None:
   if isinstance(error, OSError):
     status = 2 if error.errno in _USERS_TO_MEND else 1
     return one_line(error, longest=1000), status
-  if "RESOURCE_EXHAUSTED" in str(error):  # JAX's, whose import takes a while
+  if "determine home directory" in str(error):  # pathlib's
     return (
-      f"the device is out of memory ({one_line(error)}): lower"
-      " RECORDS_PER_BATCH, or raise NUM_MICROBATCHES"
-    ), 1
+      "the home directory is not known: set HOME, or give paths without ~",
+      2,
+    )
+  if "RESOURCE_EXHAUSTED" in str(error):  # JAX's, whose import takes a while
+    remedy = _FEWER.get(
+      command, "lower RECORDS_PER_BATCH, or raise NUM_MICROBATCHES"
+    )
+    return f"the device is out of memory ({one_line(error)}): {remedy}", 1
   return None

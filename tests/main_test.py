@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-from dss_jax import gin_utils, main
+from dss_jax import failures, gin_utils, main
 
 RUN = [
   "--gin_file=models/taxonli.gin",
@@ -271,6 +271,10 @@ def test_a_full_device_is_told_in_one_line(tmp_path, capsys, monkeypatch):
   assert main.main(_train_flags(tmp_path / "run")) == 1
   (line,) = capsys.readouterr().err.splitlines()
   assert "RECORDS_PER_BATCH" in line
+  # What the user can lower depends on the mode.
+  for mode, flag in (("infer", "--batch_size"), ("serve", "--max_batch")):
+    assert failures.exit_status(full, mode, debug=False) == 1
+    assert flag in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(tmp_path):

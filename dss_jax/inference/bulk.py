@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -28,7 +29,7 @@ class Source:
   """What is read.
 
   Attributes:
-    path: a file, or `questions.STDIN`.
+    path: a file, a named pipe, or `questions.STDIN`.
     kind: see `questions.kind_of`.
     mapping: which keys hold what.
     limit: rows to read at most; None for all.
@@ -43,7 +44,9 @@ class Source:
 
   @property
   def is_pipe(self) -> bool:
-    return self.path == questions.STDIN
+    """Whether rows can be read once only, and may be long in coming."""
+    path = pathlib.Path(self.path)
+    return self.path == questions.STDIN or not path.is_file()
 
   def open(self, predictor: Predictor) -> Windows:
     rows = questions.read(
@@ -82,11 +85,11 @@ def infer(predictor: Predictor, source: Source, target: Target) -> int:
   """
   layout = prediction_rows.Layout(target.with_input, _metric(predictor.student))
   with _output(predictor, source, target, layout) as output:
-    if isinstance(output, FileOutput) and output.is_there:
-      _say_summary(target.path, output.progress.totals, None)
-      return 0
     with source.open(predictor) as windows:
-      seconds = _answer_all(predictor, source, windows, output, layout)
+      _skip_answered(windows, output, source)
+      seconds = None
+      if not output.is_there:
+        seconds = _answer_all(predictor, source, windows, output, layout)
     output.finish()
     totals = output.progress.totals
   _say_summary(target.path, totals, seconds)
@@ -107,7 +110,6 @@ def _answer_all(
 ) -> tuple[int, float]:
   """Returns how many rows were answered in this start, in how many seconds."""
   state = output.progress
-  _skip_answered(windows, state, source)
   if state.lengths:
     predictor.lengths = list(state.lengths)
   first, started = state.rows, time.monotonic()
@@ -145,22 +147,30 @@ def _seed(predictor: Predictor, row: int) -> int:
 
 
 def _skip_answered(
-  windows: Windows, state: prediction_files.Progress, source: Source
+  windows: Windows, output: FileOutput | StreamOutput, source: Source
 ) -> None:
   """Passes over the rows that were answered before.
 
   Raises:
-    UserError: they are not what they were.
+    UserError: they are not what they were, or not all there are of an output
+      that is complete.
   """
-  if not state.rows:
-    return
-  found = windows.skip(state.rows)
-  if found < state.rows or windows.digest != state.input_digest:
+  state = output.progress
+  if state.rows and (
+    windows.skip(state.rows) < state.rows
+    or windows.digest != state.input_digest
+  ):
     raise UserError(
       f"--input: {source.path} is not what it was when its first"
       f" {state.rows} rows were answered; give --overwrite to begin anew"
     )
-  _say(f"{state.rows} rows were answered before; going on from there")
+  if output.is_there and windows.skip(1):
+    raise UserError(
+      f"--input: {source.path} has more rows than the {state.rows} that were"
+      " answered; give --overwrite to begin anew"
+    )
+  if state.rows and not output.is_there:
+    _say(f"{state.rows} rows were answered before; going on from there")
 
 
 def _count(totals: dict[str, Any], row: Mapping[str, Any]) -> None:

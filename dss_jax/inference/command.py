@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -180,7 +181,7 @@ def run(args: argparse.Namespace, open_student: loading.OpenStudent) -> int:
 
   kind = questions.kind_of(args.input, args.input_format)
   mapping = FieldMapping.parse(field_mapping(args))
-  prediction_files.check_path(args.output)
+  prediction_files.check_path(args.output, args.input)
   options = _options(args)
   student = open_student(args)
 
@@ -199,19 +200,23 @@ def run(args: argparse.Namespace, open_student: loading.OpenStudent) -> int:
 
 def _check(args: argparse.Namespace) -> None:
   """Raises UserError for flags that are wrong in themselves."""
-  for name, most in (
-    ("batch_size", 1 << 16),
-    ("window", MAX_WINDOW),
-    ("limit", None),
-    ("num_beams", 64),
-    ("max_output_length", 1 << 16),
+  for name, least, most in (
+    ("batch_size", 1, 1 << 16),
+    ("window", 1, MAX_WINDOW),
+    ("limit", 1, None),
+    ("num_beams", 1, 64),
+    ("max_output_length", 1, 1 << 16),
+    ("temperature", 0, None),
+    ("topk", 0, None),
+    ("topp", 0, 1),
   ):
     value = getattr(args, name)
     if value is None:
       continue
-    if value < 1 or (most is not None and value > most):
-      allowed = f"from 1 to {most}" if most else "from 1"
-      raise UserError(f"--{name} is {value}; allowed: whole numbers {allowed}")
+    if not (value >= least and (most is None or value <= most)):  # or NaN
+      kind = "whole numbers" if isinstance(value, int) else "numbers"
+      bounds = f"from {least}" + (f" to {most}" if most else "")
+      raise UserError(f"--{name} is {value}; allowed: {kind} {bounds}")
   if args.input != "-" and not pathlib.Path(args.input).exists():
     raise UserError(f"--input: no such file: {args.input}")
   sampling = ("temperature", "topk", "topp")
@@ -263,7 +268,7 @@ def read_labels(value: str) -> tuple[str, ...]:
         f"--labels: {value} has more than {MAX_LABELS_BYTES} bytes"
       )
     try:
-      labels = path.read_text(encoding="utf-8").splitlines()
+      labels = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
       raise UserError(
         f"--labels: {value} is not valid UTF-8 (byte {error.start})"
@@ -271,7 +276,7 @@ def read_labels(value: str) -> tuple[str, ...]:
   labels = [label.strip() for label in labels if label.strip()]
   if not labels:
     raise UserError(f"--labels is {value!r}; it names no label")
-  for label in labels:
-    if labels.count(label) > 1:
+  for label, times in collections.Counter(labels).items():
+    if times > 1:
       raise UserError(f"--labels has {label!r} twice")
   return tuple(labels)

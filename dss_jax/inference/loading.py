@@ -7,7 +7,6 @@ function that it hands in.
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import pathlib
 from collections.abc import Callable
@@ -76,11 +75,7 @@ def open_student(args: argparse.Namespace, read_run: ReadRun) -> Student:
       f"--checkpoint is {args.checkpoint!r}, but {args.model_dir!r} is no"
       " training run: leave --checkpoint out"
     )
-  try:
-    pretrained = importlib.import_module("dss_jax.pretrained.student")
-  except ModuleNotFoundError:
-    raise UserError(
-      f"--model_dir: there is no {RUN_FILE} in {args.model_dir!r}; give the"
-      " MODEL_DIR of a training run"
-    ) from None
-  return pretrained.load_pretrained(args.model_dir)
+
+  from dss_jax.pretrained import student as pretrained_student
+
+  return pretrained_student.load_pretrained(args.model_dir)

@@ -62,8 +62,8 @@ def is_stream(path: str) -> bool:
   return place.exists() and not (place.is_file() or place.is_dir())
 
 
-def check_path(path: str) -> None:
-  """Raises UserError for a path that no predictions can be written to."""
+def check_path(path: str, source: str = "") -> None:
+  """Raises UserError where predictions from `source` cannot go to `path`."""
   if is_stream(path):
     return
   suffix = pathlib.Path(path).suffix.lower()
@@ -74,10 +74,25 @@ def check_path(path: str) -> None:
     )
   if pathlib.Path(path).is_dir():
     raise UserError(f"--output: {path} is a folder; name a file")
+  for each in _files_of(path):
+    if each.exists() and os.path.exists(source) and each.samefile(source):
+      raise UserError(
+        f"--output: {path} would take the place of --input; give another name"
+      )
+
+
+def _files_of(path: str) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
+  """OUTPUT, OUTPUT.partial and OUTPUT.infer.json."""
+  whole, partial, state = (
+    f"{path}{end}" for end in ("", ".partial", ".infer.json")
+  )
+  return pathlib.Path(whole), pathlib.Path(partial), pathlib.Path(state)
 
 
 class StreamOutput:
   """Predictions to a pipe or a device, at once."""
+
+  is_there = False
 
   def __init__(self, path: str):
     self._path = path
@@ -131,9 +146,7 @@ class FileOutput:
       about: more to tell in OUTPUT.infer.json.
       overwrite: begin anew, whatever is there.
     """
-    self.path = pathlib.Path(path)
-    self._partial = self.path.with_name(f"{self.path.name}.partial")
-    self._state = self.path.with_name(f"{self.path.name}.infer.json")
+    self.path, self._partial, self._state = _files_of(path)
     self._made_of = json.loads(json.dumps(made_of))
     self._about = dict(about or {})
     self._overwrite = overwrite
@@ -245,8 +258,11 @@ class FileOutput:
           f"{self._state} is of format {state['format']!r}, this program"
           f" writes {FORMAT}: {remedy}"
         )
-      fields = [field.name for field in dataclasses.fields(Progress)]
-      found = Progress(**{name: state[name] for name in fields})
+      found = Progress()
+      for name, value in dataclasses.asdict(found).items():
+        if type(state[name]) is not type(value):
+          raise ValueError(f"{name} is {one_line(state[name], longest=60)}")
+        setattr(found, name, state[name])
       made_of = dict(state["made_of"])
     if found.complete and not self.path.exists() and not self._has(found):
       return None  # taken away, to be made again

@@ -126,7 +126,9 @@ def _rows(
   if kind == "parquet":
     raise UserError(f"--input: rename {path} to end in .parquet")
   if path == STDIN:
-    yield from _rows_of(sys.stdin.buffer, "standard input", kind, mapping)
+    # Not by `sys.stdin`: Python aborts where a thread still waits in it at exit.
+    with open(sys.stdin.fileno(), "rb", closefd=False) as file:
+      yield from _rows_of(file, "standard input", kind, mapping)
     return
   try:
     with open(path, "rb") as file:

@@ -353,9 +353,10 @@ class Decoder(nn.Module):
   def step_biases(self, max_length: int) -> Array:
     """Self-attention biases of every step: [heads, 2 * max_length - 1].
 
-    With a bias in each layer: [layers, heads, 2 * max_length - 1]. Column max_length - 1 is distance 0, columns to its left are keys farther
-    back, columns to its right keys not yet decoded (masked). The biases of
-    step t are the max_length columns from max_length - 1 - t on.
+    With a bias in each layer: [layers, heads, 2 * max_length - 1]. Column
+    max_length - 1 is distance 0, columns to its left are keys farther back,
+    columns to its right keys not yet decoded (masked). The biases of step t
+    are the max_length columns from max_length - 1 - t on.
     """
     relative = np.arange(1 - max_length, max_length)
     mask_bias = _mask_bias(relative <= 0, self.config.dtype)

@@ -36,40 +36,51 @@ def read_rows(
   Raises:
     UserError: if it is no Parquet file or a mapped column is missing.
   """
-  import pyarrow as pa
   import pyarrow.parquet as pq
 
+  with _readable(path), pq.ParquetFile(path) as file:
+    columns = file.schema_arrow.names
+    if len(set(columns)) != len(columns):
+      raise UserError(f"{path}: two columns have the same name")
+    mapping.check_columns(columns, os.fspath(path))
+    encodings = {
+      field.name: (field.metadata or {}).get(_ENCODING)
+      for field in file.schema_arrow
+    }
+    fields = {
+      key for field in MAPPABLE_FIELDS for key in mapping.source_keys(field)
+    }
+    number = 0
+    for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH):
+      for row in batch.to_pylist():
+        number += 1
+        yield number, _decoded(row, encodings, fields)
+
+
+def num_rows(path: str | os.PathLike[str]) -> int:
+  """How many rows a Parquet file has, without reading them.
+
+  Raises:
+    UserError: if it is no Parquet file.
+  """
+  import pyarrow.parquet as pq
+
+  with _readable(path), pq.ParquetFile(path) as file:
+    return file.metadata.num_rows
+
+
+@contextlib.contextmanager
+def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Turns what Arrow makes of a damaged file into one line."""
+  import pyarrow as pa
+
   try:
-    with pq.ParquetFile(path) as file:
-      columns = file.schema_arrow.names
-      if len(set(columns)) != len(columns):
-        raise UserError(f"{path}: two columns have the same name")
-      mapping.check_columns(columns, os.fspath(path))
-      encodings = {
-        field.name: (field.metadata or {}).get(_ENCODING)
-        for field in file.schema_arrow
-      }
-      fields = {
-        key for field in MAPPABLE_FIELDS for key in mapping.source_keys(field)
-      }
-      number = 0
-      for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH):
-        for row in batch.to_pylist():
-          number += 1
-          yield number, _decoded(row, encodings, fields)
+    yield
   except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
     if isinstance(error, FileNotFoundError | PermissionError):
       raise
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise UserError(f"{path}: not a readable Parquet file: {reason}") from None
-
-
-def num_rows(path: str | os.PathLike[str]) -> int:
-  """How many rows a Parquet file has, without reading them."""
-  import pyarrow.parquet as pq
-
-  with pq.ParquetFile(path) as file:
-    return file.metadata.num_rows
 
 
 @contextlib.contextmanager

@@ -47,7 +47,9 @@ def _describe_predict(app: fastapi.FastAPI) -> None:
     predict.PATH,
     summary="Predict labels and rationales",
     response_model=schema.PredictResponse,
-    responses=_refusals(400, 401, 408, 413, 415, 422, 429, 500, 503, 504),
+    responses=_refusals(
+      *(400, 401, 403, 408, 413, 415, 421, 422, 429, 500, 503, 504)
+    ),
     openapi_extra={
       "requestBody": {
         "required": True,

@@ -52,6 +52,9 @@ class StudentBackend:
       lengths: numbers of tokens of an input; likewise. None takes the
         predictor's own.
       say: told what is being warmed up.
+
+    Raises:
+      UserError: the student cannot be asked so.
     """
     from dss_jax.inference.predictor import Predictor
 
@@ -60,15 +63,18 @@ class StudentBackend:
       task.uses_label and writes_rationale(task) for task in student.subtasks
     )
     kinds = [tuple(outputs)] if together else [(name,) for name in outputs]
-    self._predictors: dict[tuple[str, ...], Predictor] = {
-      kind: Predictor(
-        student,
-        dataclasses.replace(options, outputs=kind),
-        batch_sizes,
-        lengths=lengths,
-      )
-      for kind in kinds
-    }
+    self._predictors: dict[tuple[str, ...], Predictor] = {}
+    for kind in kinds:
+      asked = dataclasses.replace(options, outputs=kind)
+      if "label" in outputs and "label" not in kind:
+        asked = dataclasses.replace(asked, labels=None)  # of the others
+      predictor = Predictor(student, asked, batch_sizes, lengths=lengths)
+      if predictor.needs_rationale:
+        raise UserError(
+          "--model_dir: this student reads a rationale beside its input, which"
+          " requests do not bring; ask it with `dss-jax infer`"
+        )
+      self._predictors[kind] = predictor
 
   def warm_up(self) -> None:
     """Compiles all that requests can ask for."""

@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import enum
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,9 @@ from typing import Any, Protocol
 logger = logging.getLogger(__name__)
 
 Outputs = tuple[str, ...]
+
+# By how much calls may take longer than those before them.
+_CAUTION = 1.25
 
 
 class Backend(Protocol):
@@ -42,7 +46,7 @@ class Backend(Protocol):
 
 
 class QueueFull(Exception):
-  """Too much is waiting already.
+  """Too much is waiting already: for the queue, or to be answered in time.
 
   Attributes:
     retry_after_s: when there may be room again.
@@ -177,7 +181,9 @@ class Batcher:
     self._waiting = 0
     self._state = State.STARTING
     self._busy_since: float | None = None
-    self._inputs_per_s = 0.0
+    self._present: Outputs = ()
+    # Of the slowest calls of late, by what is asked for.
+    self._call_s: dict[Outputs, float] = {}
     # Accepted and not answered; the loop's own.
     self._open: set[Job] = set()
 
@@ -229,16 +235,20 @@ class Batcher:
 
     Raises:
       Stopped: the server is starting, stopping or broken.
-      QueueFull: there is no room for all of them.
+      QueueFull: there is no room for all of them, or what is before them will
+        take so long that they would be computed for nobody.
     """
     assert self._loop is not None
     now = self._clock()
     with self._changed:
       if self._state is not State.READY:
         raise Stopped(self._state.value)
+      before_s = self._before_s(now)
+      expected_s = _CAUTION * (before_s + self._call_s.get(outputs, 0.0))
       if self._waiting + len(inputs) > self._max_queue:
-        rate = self._inputs_per_s
-        raise QueueFull(self._waiting / rate if rate else 1.0)
+        raise QueueFull(before_s or 1.0)
+      if before_s and expected_s > timeout_s:
+        raise QueueFull(expected_s - timeout_s)
       job = Job(
         inputs, outputs, now, now + timeout_s, self._loop.create_future(), name
       )
@@ -355,6 +365,18 @@ class Batcher:
     with contextlib.suppress(RuntimeError):
       self._loop.call_soon_threadsafe(function, *args)
 
+  def _before_s(self, now: float) -> float:
+    """How long what is computed and what waits will take, so far as known."""
+    calls_s = sum(
+      math.ceil(count / self._max_batch) * self._call_s.get(outputs, 0.0)
+      for outputs, count in self._counts.items()
+    )
+    since = self._busy_since
+    if since is not None:
+      present_s = self._call_s.get(self._present, 0.0)
+      calls_s += max(present_s - (now - since), 0.0)
+    return calls_s
+
   def _count(self, job: Job, inputs: int) -> None:
     self._waiting += inputs
     self._counts[job.outputs] += inputs
@@ -433,7 +455,7 @@ class Batcher:
       self._in_loop(self._deliver, part, results)
 
   def _predict(self, part: list[_Entry]) -> Sequence[Any]:
-    outputs = part[0].job.outputs
+    outputs = self._present = part[0].job.outputs
     start = self._busy_since = self._clock()
     try:
       results = self._backend.predict(
@@ -444,9 +466,7 @@ class Batcher:
     if len(results) != len(part):
       raise RuntimeError(f"{len(part)} inputs gave {len(results)} predictions")
     seconds = self._clock() - start
-    if seconds > 0:
-      # Follows the load within some batches.
-      rate, share = len(part) / seconds, 0.2 if self._inputs_per_s else 1.0
-      self._inputs_per_s += share * (rate - self._inputs_per_s)
+    before = self._call_s.get(outputs, seconds)
+    self._call_s[outputs] = max(seconds, before + 0.2 * (seconds - before))
     self._observer.batch(len(part), outputs, seconds)
     return results

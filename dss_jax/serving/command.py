@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dss_jax.errors import UserError, one_line
 from dss_jax.inference import loading
+from dss_jax.inference.command import read_labels
 from dss_jax.serving.settings import TOKEN_VARIABLE, ServeSettings
 
 if TYPE_CHECKING:
@@ -68,9 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   group.add_argument(
     "--labels",
-    metavar="NAMES",
-    help="all labels there are, separated by commas; default: those that the"
-    " student knows",
+    metavar="A,B,...",
+    help="all labels there are, or a file with one a line; default: those that"
+    " the student knows",
   )
   group.add_argument(
     "--lengths",
@@ -146,7 +147,8 @@ def run(
     raise UserError(
       f"`serve` needs {', '.join(missing)}: pip install 'dss_jax[serve]'"
     )
-  outputs, labels = _names(args.outputs), _names(args.labels)
+  outputs = _names(args.outputs)
+  labels = None if args.labels is None else read_labels(args.labels)
   lengths = _lengths(args.lengths)
 
   from dss_jax.serving import server
@@ -175,16 +177,14 @@ def run(
 def _names(value: str | None) -> tuple[str, ...] | None:
   if value is None:
     return None
-  return tuple(name.strip() for name in value.split(",") if name.strip())
+  return tuple(name.strip() for name in value.split(","))
 
 
 def _lengths(value: str | None) -> list[int] | None:
   names = _names(value)
   if names is None:
     return None
-  if not names or not all(
-    n.isdecimal() and 0 < int(n) <= 1 << 16 for n in names
-  ):
+  if not all(n.isdecimal() and 0 < int(n) <= 1 << 16 for n in names):
     raise UserError(
       f"--lengths is {one_line(value)!r}; give whole numbers from 1 to 65536,"
       " separated by commas"

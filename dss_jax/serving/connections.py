@@ -54,18 +54,29 @@ def protocol(settings: ServeSettings, base: Any = FASTEST) -> type:
         self._head_timer = self._close_later()
 
     def data_received(self, data: bytes) -> None:
+      before = self.cycle
+      # Whatever comes while a request is answered is of the next one.
+      answering = self._is_open() and not before.more_body
       super().data_received(data)
-      if self.cycle is not None and not self.cycle.response_complete:
+      ahead = answering and self.cycle is before
+      if self._is_open() and not ahead:
         _cancel(self._head_timer)
         self._head_timer, self._head_bytes = None, 0
         return
       # Part of a head, or the whole of a request that is answered already.
       self._head_bytes += len(data)
-      if self._head_timer is None:
+      if self._head_timer is None and not ahead:
         self._head_timer = self._close_later()
       if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+        if ahead:  # an answer now would be taken for that of the first
+          self.transport.abort()
+          return
         self.transport.write(_TOO_LARGE)
         self.transport.close()
+
+    def _is_open(self) -> bool:
+      """Whether there is a request that is not answered."""
+      return self.cycle is not None and not self.cycle.response_complete
 
     def pause_writing(self) -> None:
       super().pause_writing()

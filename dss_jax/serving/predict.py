@@ -58,8 +58,9 @@ class Predict:
       seconds = min(max(math.ceil(full.retry_after_s), 1), 60)
       raise Refused(
         429,
-        f"{self._service.settings.max_queue} inputs may wait, and there is no"
-        f" room for {len(inputs)} more; try again in {seconds} s",
+        f"too much waits already to answer {len(inputs)} more in time (at most"
+        f" {self._service.settings.max_queue} inputs may wait); try again in"
+        f" {seconds} s",
         {"Retry-After": str(seconds)},
       ) from None
     except batching.Stopped as stopped:

@@ -38,9 +38,9 @@ def bind(settings: ServeSettings) -> socket.socket:
     if os.name == "posix":
       bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind((settings.host, settings.port))
-  except OSError as error:
+  except (OSError, TypeError) as error:  # the latter: of no such name
     bound.close()
-    reason = one_line(error.strerror or error)
+    reason = one_line(getattr(error, "strerror", None) or error)
     raise UserError(
       f"cannot listen on {settings.host}:{settings.port} ({reason}): choose"
       " another --port (0 takes any free one) or --host"

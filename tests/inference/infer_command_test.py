@@ -208,6 +208,25 @@ def test_a_pipe_is_answered_while_it_is_open(folder):
 
 
 @pytest.mark.slow
+def test_an_interrupt_ends_it_while_the_pipe_is_silent(folder):
+  process = _start(
+    folder,
+    "-",
+    "--input_format=text",
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+  )
+  process.stdin.write(b"a cat is red\n")
+  process.stdin.flush()
+  assert process.stdout.readline()
+  process.send_signal(signal.SIGINT)
+  assert process.wait() == 130
+  assert process.stderr.read().decode().strip() == "dss-jax infer: stopped"
+  for pipe in (process.stdin, process.stdout, process.stderr):
+    pipe.close()
+
+
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_is_told_in_one_line(folder, tmp_path):
   process = _start(
     folder,
@@ -290,7 +309,16 @@ def test_an_input_that_changed_is_noticed(folder, tmp_path, capsys):
     (["--outputs=lable"], "--outputs has 'lable'"),
     (["--labels=,"], "--labels is ','; it names no label"),
     (["--labels=a,b,a"], "--labels has 'a' twice"),
-    (["--samples=2", "--topp=2"], "topp is 2.0"),
+    (
+      ["--samples=2", "--topp=2"],
+      "--topp is 2.0; allowed: numbers from 0 to 1",
+    ),
+    (
+      ["--samples=2", "--topk=-1"],
+      "--topk is -1; allowed: whole numbers from 0",
+    ),
+    (["--samples=2", "--temperature=nan"], "--temperature is nan; allowed"),
+    (["--model_dir=~none/run"], "the home directory is not known"),
     (["--field_mapping", "inptu=x"], "'inptu' is no field of a record"),
     (["--model_dir=/nonexistent"], "/nonexistent"),
   ],
@@ -309,6 +337,11 @@ def test_labels_from_a_file(tmp_path):
   path = tmp_path / "labels.txt"
   path.write_text("yes, of course\nno\n\n")
   assert command.read_labels(str(path)) == ("yes, of course", "no")
+  # As Windows writes it, and large.
+  path.write_bytes(
+    "\ufeff".encode() + b"".join(b"%d\r\n" % n for n in range(10**5))
+  )
+  assert command.read_labels(str(path))[:2] == ("0", "1")
   path.write_bytes(b"\xff")
   with pytest.raises(command.UserError, match="not valid UTF-8"):
     command.read_labels(str(path))

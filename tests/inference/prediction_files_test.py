@@ -127,7 +127,9 @@ def test_a_damaged_state_is_said(tmp_path):
   _predict(path)
   state = tmp_path / "out.jsonl.infer.json"
   text = state.read_text()
-  for damaged in ("", "{", "[]", '{"format": 1}', '{"format": 99}'):
+  strange = text.replace('"rows": 18', '"rows": "18"')
+  assert strange != text
+  for damaged in ("", "{", "[]", '{"format": 1}', '{"format": 99}', strange):
     state.write_text(damaged)
     with pytest.raises(UserError, match="--overwrite"):
       _predict(path)
@@ -159,6 +161,23 @@ def test_paths_that_cannot_be_written(tmp_path):
   assert prediction_files.is_stream("-")
   assert prediction_files.is_stream("/dev/null")
   assert not prediction_files.is_stream(str(tmp_path / "out.jsonl"))
+
+
+def test_the_input_is_never_written_over(tmp_path):
+  path = tmp_path / "rows.jsonl"
+  path.write_text("{}")
+  (tmp_path / "link.jsonl").symlink_to(path)
+  partial = tmp_path / "out.jsonl.partial"
+  partial.write_text("{}")
+  for output, source in (
+    (path, path),
+    (path, tmp_path / "link.jsonl"),
+    (tmp_path / "out.jsonl", partial),
+  ):
+    with pytest.raises(UserError, match="take the place of --input"):
+      check_path(str(output), str(source))
+  check_path(str(path), str(partial))
+  check_path(str(path), "-")
 
 
 def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):

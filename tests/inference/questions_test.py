@@ -188,10 +188,7 @@ def test_a_silent_pipe_is_answered(monkeypatch):
   read_end, write_end = os.pipe()
   reader = io.BufferedReader(io.FileIO(read_end, "rb"))
 
-  class Stdin:
-    buffer = reader
-
-  monkeypatch.setattr("sys.stdin", Stdin)
+  monkeypatch.setattr("sys.stdin", reader)
   rows = questions.read("-", "jsonl", FieldMapping(), with_rationale=False)
   with (
     os.fdopen(write_end, "wb", buffering=0) as pipe,

@@ -42,6 +42,8 @@ from dss_jax.rationales.teachers.replay import Replay
 from dss_jax.rationales.teachers.rules import TaxonliRules
 from dss_jax.records import Record, read_records, write_records
 
+pytestmark = pytest.mark.slow
+
 SERVER = pathlib.Path(__file__).with_name("misbehaving_server.py")
 CANARY = "sk-canary-0123456789abcdef"
 # What --runner=DirectRunner comes to without a network.

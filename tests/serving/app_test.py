@@ -190,9 +190,10 @@ def test_the_description_is_what_is_served():
     assert set(openapi["paths"]) == {
       *("/v1/predict", "/v1/model", "/healthz", "/livez", "/metrics")
     }
-    fields = openapi["paths"]["/v1/predict"]["post"]["requestBody"]["content"][
-      "application/json"
-    ]["schema"]["properties"]
+    post = openapi["paths"]["/v1/predict"]["post"]
+    assert {"403", "413", "421", "429"} <= set(post["responses"])
+    body = post["requestBody"]["content"]["application/json"]
+    fields = body["schema"]["properties"]
     assert set(fields) == {
       *("inputs", "input", "outputs", "scores", "timeout_ms")
     }

@@ -224,6 +224,36 @@ def test_the_queue_is_bounded_by_inputs_that_wait():
   asyncio.run(run())
 
 
+def test_what_could_not_be_answered_in_time_is_refused():
+  """Else a slow student computes only for clients that have given up."""
+
+  async def run():
+    backend, now = Gated(), [0.0]
+    batcher = await _started(backend, clock=lambda: now[0])
+    predict = backend.predict
+
+    def slow(inputs, outputs):
+      results = predict(inputs, outputs)
+      now[0] += 2.0
+      return results
+
+    backend.predict = slow
+    await batcher.submit(["a"], LABEL, 30).future
+    backend.gate.clear()
+    backend.running.clear()
+    await _busy(batcher, backend)
+    batcher.submit(list("bcde"), LABEL, 5)
+    # Two seconds for each of: the present batch, the one that waits, its own;
+    # and a quarter more.
+    with pytest.raises(batching.QueueFull) as full:
+      batcher.submit(["f"], LABEL, 5)
+    assert full.value.retry_after_s == pytest.approx(2.5)
+    batcher.submit(["f"], LABEL, 8)
+    await _close(batcher, backend)
+
+  asyncio.run(run())
+
+
 def test_what_expires_is_answered_at_once_and_not_computed():
   async def run():
     backend, seen = Gated(is_open=False), Seen()

@@ -227,8 +227,9 @@ def test_an_address_that_is_taken_is_told_in_one_line():
     port = taken.getsockname()[1]
     with pytest.raises(UserError, match=f"127.0.0.1:{port} .*--port"):
       server_lib.bind(ServeSettings(port=port))
-  with pytest.raises(UserError, match="--host"):
-    server_lib.bind(ServeSettings(host="192.0.2.1", token="x" * 16))
+  for host in ("192.0.2.1", "ä..b"):
+    with pytest.raises(UserError, match="--host"):
+      server_lib.bind(ServeSettings(host=host, token="x" * 16))
 
 
 # --- clients that misbehave --------------------------------------------------
@@ -357,7 +358,7 @@ def test_answers_that_nobody_reads(patient):
     with contextlib.suppress(OSError):
       while client.recv(1 << 20):
         pass
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 100
 
 
 def test_too_many_connections_are_closed(patient):
@@ -398,6 +399,19 @@ def test_pipelined_requests_are_answered_in_order(patient):
       received += part
   places = [received.index(f"{i} rebmun".encode()) for i in range(5)]
   assert places == sorted(places)
+
+
+@pytest.mark.parametrize("flags", [(), ("--pure_python",)])
+def test_a_second_head_while_the_first_request_is_answered(flags):
+  with _server("--seconds=2", *flags) as running, running.connect() as client:
+    body = b'{"input": "slow"}'
+    client.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    _until(lambda: running.metric("dss_jax_predictor_busy_seconds") > 0)
+    client.sendall(b"GET / HTTP/1.1\r\n")
+    client.settimeout(1)
+    # It is closed, or no longer read.
+    with pytest.raises((ConnectionError, TimeoutError)):
+      client.sendall((b"X: " + b"y" * 4091 + b"\r\n") * (1 << 12))
 
 
 def test_a_client_that_leaves_while_it_waits():

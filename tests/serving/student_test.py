@@ -117,6 +117,31 @@ def test_answers_are_those_of_the_predictor(method):
     assert "label" not in rationale["predictions"][i]
 
 
+def _untrained(method: str) -> Student:
+  """Enough of a student for what comes before its first answer."""
+  return Student(
+    model=None,  # type: ignore[arg-type]
+    params=None,
+    vocabulary=vocabularies.from_name("taxonli"),
+    subtasks=subtasks.METHODS[method].subtasks,
+  )
+
+
+def test_labels_are_for_what_writes_labels():
+  options = PredictOptions(labels=("neutral", "entailment"))
+  student = _untrained("dss")
+  for outputs in (("label", "rationale"), ("label",)):
+    backends.StudentBackend(student, outputs, options, [1])
+  with pytest.raises(UserError, match="for --outputs=label"):
+    backends.StudentBackend(student, ("rationale",), options, [1])
+
+
+def test_a_student_that_reads_a_rationale_cannot_be_served():
+  student = _untrained("rationale_as_input")
+  with pytest.raises(UserError, match=r"reads a rationale .* `dss-jax infer`"):
+    backends.StudentBackend(student, ("label",), PredictOptions(), [1])
+
+
 def test_what_a_student_was_not_taught_cannot_be_offered():
   student = Student(model=None, params=None, vocabulary=None)  # type: ignore[arg-type]
   assert backends.offered_outputs(student) == ("label",)
@@ -154,6 +179,9 @@ def test_flags_become_the_backend(monkeypatch):
   assert (outputs, options.labels) == (("label",), ("b", "a"))
   assert (sizes, lengths) == ([1, 2, 8], [16, 64])
   assert seen["served"][1].labels == ("b", "a")
+  for wrong in ("--outputs=", "--outputs=label,", "--labels=", "--labels=a,a"):
+    with pytest.raises(UserError, match=wrong.partition("=")[0]):
+      command.run(parser.parse_args([*flags, wrong]), lambda given: student)
   for lengths in ("", "x", "0", "1,-2", "9" * 30):
     args = parser.parse_args([*flags, f"--lengths={lengths}"])
     with pytest.raises(UserError, match="--lengths is"):
