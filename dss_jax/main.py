@@ -362,7 +362,7 @@ def _read_run(args: argparse.Namespace) -> TrainConfig:
   """The configuration of the run that --model_dir names."""
   from dss_jax import gin_utils
 
-  config_file = pathlib.Path(os.path.expanduser(args.model_dir)) / "config.gin"
+  config_file = pathlib.Path(args.model_dir).expanduser() / "config.gin"
   if not config_file.is_file():
     raise UserError(
       f"--model_dir: there is no config.gin in {args.model_dir!r}; give the"
@@ -403,7 +403,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _checkpoints(args: argparse.Namespace) -> int:
   from dss_jax import checkpoints
 
-  folder = pathlib.Path(os.path.expanduser(args.model_dir))
+  folder = pathlib.Path(args.model_dir).expanduser()
   if args.hash or (folder / checkpoints.FOLDER).is_dir():
     checkpoints.print_summary(str(folder), hashes=args.hash)
     return 0

@@ -310,13 +310,6 @@ def test_eval_scores_a_run_again(trained, capsys, tmp_path, monkeypatch):
   assert f"predictions: {trained}/eval/" in text
 
 
-@pytest.mark.parametrize("flag", ["--model_dir=~no-one/x", "--model_dir=~"])
-def test_a_home_without_a_run_is_told(flag, tmp_path, capsys, monkeypatch):
-  monkeypatch.setenv("HOME", str(tmp_path))
-  assert main.main(["eval", flag]) == 2
-  assert "there is no config.gin in '~" in capsys.readouterr().err
-
-
 def test_checkpoints_are_listed_and_hashed(trained, capsys, monkeypatch):
   monkeypatch.setenv("HOME", str(trained))
   assert main.main(["checkpoints", "~", "--hash"]) == 0

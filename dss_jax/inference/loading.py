@@ -7,7 +7,6 @@ function that it hands in.
 from __future__ import annotations
 
 import argparse
-import os
 import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -46,7 +45,7 @@ def add_student_flags(parser: argparse.ArgumentParser) -> None:
 
 def is_run(path: str) -> bool:
   """Whether a path is a training run's folder."""
-  return (pathlib.Path(os.path.expanduser(path)) / RUN_FILE).is_file()
+  return (pathlib.Path(path).expanduser() / RUN_FILE).is_file()
 
 
 def open_student(args: argparse.Namespace, read_run: ReadRun) -> Student:
@@ -64,7 +63,7 @@ def open_student(args: argparse.Namespace, read_run: ReadRun) -> Student:
     from dss_jax.inference import student
 
     return student.load_run(read_run(args), args.checkpoint or "best")
-  folder = pathlib.Path(os.path.expanduser(args.model_dir))
+  folder = pathlib.Path(args.model_dir).expanduser()
   if folder.is_dir() and not (folder / "config.json").is_file():
     raise UserError(
       f"--model_dir: {args.model_dir!r} has neither the {RUN_FILE} of a"
