@@ -125,7 +125,7 @@ def _print_statuses(
   if not names:
     return
   read = f", by the {parser} parser" if parser else ""
-  out.print(f"Why rationales cannot be used as they are{read}:")
+  out.print(f"How rationales were read{read}:")
   table = Table()
   table.add_column("status")
   for split in splits:
@@ -198,8 +198,9 @@ def print_preview(shown: Mapping[str, Any], *, ids: bool = False):
     out.print("all examples of a record are in the same batch")
   counts = ", ".join(f"{n} {name}" for name, n in batch["examples"].items())
   out.print(
-    f"batch {batch['step']}: {counts} examples of"
-    f" {batch['records_per_batch']} records in {batch['rows']} rows of"
+    f"batch {batch['step']}: {counts} examples"
+    f" (about {batch['records_per_batch']} records a batch) in"
+    f" {batch['rows']} rows of"
     f" {batch['encoder_length']} + {batch['decoder_length']} tokens,"
     f" {100 * batch['padding']:.1f} % padding"
   )

@@ -97,7 +97,7 @@ class TrainingData:
         " micro-batches: another RECORDS_PER_BATCH may fill them better)"
       )
     lines = [
-      f"batches: {shape.records_per_batch} records in {shape.rows} rows of"
+      f"batches: about {shape.records_per_batch} records in {shape.rows} rows of"
       f" {shape.encoder_length} + {shape.decoder_length} tokens,"
       f" {100 * padding:.0f}% padding{hint}"
     ]

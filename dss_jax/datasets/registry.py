@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 
@@ -83,9 +84,11 @@ def get(name: str) -> DatasetSpec:
     UserError: naming those there are.
   """
   if name not in _SPECS:
+    close = difflib.get_close_matches(name, names(), n=1)
+    meant = f"did you mean {close[0]}? " if close else ""
     raise UserError(
-      f"unknown dataset {name!r}; known: {', '.join(names())} (--dataset, or"
-      " register your own with dss_jax.datasets.register)"
+      f"unknown dataset {name!r}; {meant}known: {', '.join(names())}"
+      " (--dataset, or register your own with dss_jax.datasets.register)"
     )
   return _SPECS[name]
 

@@ -136,8 +136,8 @@ def _answer_all(
       state.rows += len(window)
       state.input_digest = windows.digest
       output.save()
-      rate = (state.rows - first) / (time.monotonic() - started)
-      show(state.rows, f"{rate:,.0f} rows/s")
+      spent = (state.rows - first, time.monotonic() - started)
+      show(state.rows, _rate(*spent))
   return state.rows - first, time.monotonic() - started
 
 
@@ -252,6 +252,11 @@ def _say(text: str) -> None:
   print(text, file=sys.stderr, flush=True)
 
 
+def _rate(rows: int, seconds: float) -> str:
+  rate = rows / seconds
+  return f"{rate:,.0f} rows/s" if rate >= 10.0 else f"{rate:.2g} rows/s"
+
+
 def _say_summary(
   path: str, totals: Mapping[str, Any], spent: tuple[int, float] | None
 ) -> None:
@@ -268,7 +273,7 @@ def _say_summary(
   if spent is None:
     parts.append("complete already")
   elif spent[0] and spent[1] > 0:
-    parts.append(f"{spent[0] / spent[1]:,.0f} rows/s")
+    parts.append(_rate(*spent))
   if totals.get("errors"):
     parts.append(f"first error: {totals['first_error']}")
   _say("; ".join(parts))

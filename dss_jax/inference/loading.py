@@ -48,6 +48,12 @@ def is_run(path: str) -> bool:
   return (pathlib.Path(path).expanduser() / RUN_FILE).is_file()
 
 
+def _has_weights(folder: pathlib.Path) -> bool:
+  """Whether there are weights in Hugging Face's layout."""
+  names = ("model*.safetensors", "pytorch_model*.bin", "flax_model*.msgpack")
+  return any(True for name in names for _ in folder.glob(name))
+
+
 def open_student(args: argparse.Namespace, read_run: ReadRun) -> Student:
   """The student that the flags name.
 
@@ -63,7 +69,15 @@ def open_student(args: argparse.Namespace, read_run: ReadRun) -> Student:
     from dss_jax.inference import student
 
     return student.load_run(read_run(args), args.checkpoint or "best")
+  from dss_jax.inference import student_card
+
   folder = pathlib.Path(args.model_dir).expanduser()
+  if (folder / student_card.FILE).is_file() and not _has_weights(folder):
+    raise UserError(
+      f"--model_dir: {args.model_dir!r} is a student exported for another"
+      " program; give one exported with --format=huggingface, or the training"
+      " run"
+    )
   if folder.is_dir() and not (folder / "config.json").is_file():
     raise UserError(
       f"--model_dir: {args.model_dir!r} has neither the {RUN_FILE} of a"

@@ -55,7 +55,10 @@ def to_folder(path: str) -> pathlib.Path:
   if "\0" not in path and folder.exists():
     return folder
   match = _HUB_ID.fullmatch(path)
-  return _from_hub(path, *match.groups()) if match else folder
+  # A name that is mistyped beside others here is not told to the hub.
+  if match is None or folder.parent.is_dir():
+    return folder
+  return _from_hub(path, *match.groups())
 
 
 def cache_folder() -> pathlib.Path:

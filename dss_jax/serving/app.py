@@ -46,6 +46,8 @@ def _describe_predict(app: fastapi.FastAPI) -> None:
   @app.post(
     predict.PATH,
     summary="Predict labels and rationales",
+    description="Answers one input or several, in their order.",
+    operation_id="predict",
     response_model=schema.PredictResponse,
     responses=_refusals(
       *(400, 401, 403, 408, 413, 415, 421, 422, 429, 500, 503, 504)

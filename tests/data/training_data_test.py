@@ -137,7 +137,7 @@ def test_what_is_trained_on_is_told():
     config, training_data.vocabulary_of(config), seed=0, rows_multiple_of=16
   )
   first, second = data.describe(0, 16)
-  assert first.startswith("batches: 2 records in 16 rows of ")
+  assert first.startswith("batches: about 2 records in 16 rows of ")
   assert "multiple of 16" in first
   assert second == "sub-task rationale: left out 1 rationale blank"
   (plain, _) = data.describe(0)

@@ -207,6 +207,14 @@ def test_a_pipe_is_answered_while_it_is_open(folder):
   process.stderr.close()
 
 
+# Shells start what runs in the background with interrupts ignored.
+_HEAR_INTERRUPTS = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 @pytest.mark.slow
 def test_an_interrupt_ends_it_while_the_pipe_is_silent(folder):
   process = _start(
@@ -215,12 +223,13 @@ def test_an_interrupt_ends_it_while_the_pipe_is_silent(folder):
     "--input_format=text",
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
+    first=(sys.executable, "-c", _HEAR_INTERRUPTS),
   )
   process.stdin.write(b"a cat is red\n")
   process.stdin.flush()
   assert process.stdout.readline()
   process.send_signal(signal.SIGINT)
-  assert process.wait() == 130
+  assert process.wait(60) == 130
   assert process.stderr.read().decode().strip() == "dss-jax infer: stopped"
   for pipe in (process.stdin, process.stdout, process.stderr):
     pipe.close()

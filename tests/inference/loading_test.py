@@ -39,6 +39,14 @@ def test_a_folder_without_a_student_is_named(tmp_path):
     loading.open_student(_parsed(f"--model_dir={tmp_path}"), _no_run)
 
 
+def test_an_export_for_another_program_is_named(tmp_path):
+  (tmp_path / "dss_jax.json").write_text("{}")
+  for name in ("params.safetensors", "config.json", "model.bin"):
+    (tmp_path / name).touch()
+  with pytest.raises(UserError, match="exported for another program"):
+    loading.open_student(_parsed(f"--model_dir={tmp_path}"), _no_run)
+
+
 def test_an_exported_student_has_one_checkpoint(tmp_path):
   (tmp_path / "config.json").write_text("{}")
   args = _parsed(f"--model_dir={tmp_path}", "--checkpoint=latest")

@@ -206,6 +206,8 @@ def test_a_folder_is_not_looked_for_elsewhere(folders, tmp_path, monkeypatch):
   folders.write(tmp_path / "org" / "name")
   assert locations.to_folder("org/name") == pathlib.Path("org/name")
   assert open_pretrained("org/name").config == folders.CONFIG
+  # Nor what is mistyped beside it.
+  assert locations.to_folder("org/nam") == pathlib.Path("org/nam")
 
 
 @pytest.mark.parametrize(
