@@ -8,6 +8,7 @@ graphs that answer otherwise.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import pathlib
 import shutil
@@ -119,7 +120,8 @@ def _export_graphs(model: Any, folder: pathlib.Path) -> None:
 
 def _forget_sources(path: pathlib.Path) -> None:
   """Removes the lines of this machine's files that each node came from."""
-  import onnx
+  # By name: where it is not installed, type checkers take this module for it.
+  onnx: Any = importlib.import_module("onnx")
 
   model = onnx.load(path, load_external_data=False)
   for graph in (model.graph, *model.functions):
