@@ -140,6 +140,7 @@ def test_decoding_stops_when_all_have_ended():
   assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_rows_that_have_ended_may_leave_the_batch():
   batch = decoding.MIN_COMPACTED + 8
   table, start = _toy(seed=4, batch=batch)

@@ -220,7 +220,9 @@ def test_show_for_people(data, capsys):
   assert data("show", *flags) == 0
   out = capsys.readouterr().out
   assert "sub-task label: 12 examples, rate 1" in out
-  assert re.search(r"batch 0: \d label, \d rationale examples of 4 rec", out)
+  assert re.search(
+    r"batch 0: \d label, \d rationale examples \(about 4 rec", out
+  )
   assert re.search(r"row 0: \d+ examples, \d+ of \d+ encoder and", out)
   assert "row 1" not in out
   assert re.search(

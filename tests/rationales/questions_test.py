@@ -153,7 +153,7 @@ def test_unreadable_answers_are_asked_again_warmer(world):
   st.integers(0, 2),
   st.randoms(use_true_random=False),
 )
-@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.settings(max_examples=20, deadline=None)
 def test_whatever_was_asked_before_the_same_is_asked_in_all(
   tmp_path_factory, texts, samples, retries, rng
 ):
