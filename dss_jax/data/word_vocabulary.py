@@ -98,7 +98,9 @@ def _normalizer_spec() -> Any:
     )
     normalizer = sentencepiece.SentencePieceNormalizer(rule_tsv=str(rules))
   proto = _messages().ModelProto.FromString(normalizer.serialized_model_proto())
-  return proto.normalizer_spec
+  spec = proto.normalizer_spec
+  spec.ClearField("normalization_rule_tsv")  # the path of the file above
+  return spec
 
 
 def taxonli_words() -> list[str]:

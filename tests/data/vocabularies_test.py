@@ -87,6 +87,11 @@ def test_the_shipped_model_is_the_one_the_script_makes(words, tmp_path, capsys):
     assert made.decode([token]) == words.decode([token])
   text = "An orchid is in a kitchen. xyz “x”"
   assert made.encode(text) == words.encode(text)
+  # Nor does it tell where it was made.
+  shipped = vocabularies.model_path("taxonli")
+  assert shipped is not None
+  assert b"tsv" not in shipped.read_bytes()
+  assert b"tsv" not in (tmp_path / "made.model").read_bytes()
 
 
 def test_extra_ids_follow_the_pieces_last_sentinel_first(words):
