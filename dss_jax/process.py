@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pathlib
 import sys
@@ -81,8 +82,8 @@ def end(status: int) -> NoReturn:
   and Python waits for its threads.
   """
   if status:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, AttributeError):  # full, or closed
+      sys.stdout.flush()
     timer = threading.Timer(_SECONDS_TO_END, os._exit, [status])
     timer.daemon = True
     timer.start()

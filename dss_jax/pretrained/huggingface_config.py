@@ -181,10 +181,9 @@ def _scales_outputs(
   tied = _flag(content, "tie_word_embeddings", path, model_type == "t5")
   if model_type == "t5":
     return _flag(content, "scale_decoder_outputs", path, tied)
-  version = str(content.get("transformers_version") or "4")[:9].partition(".")[
-    0
-  ]
-  recent = version.isdecimal() and int(version) >= 5
+  version = str(content.get("transformers_version") or "4")
+  major, _, _ = version[:9].partition(".")
+  recent = major.isdecimal() and int(major) >= 5
   return tied and not (model_type == "mt5" and recent)
 
 

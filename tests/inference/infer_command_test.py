@@ -142,6 +142,18 @@ def _start(folder, output, *more, first=(), **options) -> Any:
   )
 
 
+def _start_filter(folder, **options) -> Any:
+  """From a pipe, a line an input, to a pipe."""
+  return _start(
+    folder,
+    "-",
+    "--input_format=text",
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    **options,
+  )
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes(folder, tmp_path):
   more = ("--window=16", "--outputs=rationale")
@@ -169,7 +181,6 @@ def test_a_killed_run_goes_on_to_the_same_bytes(folder, tmp_path):
 
 @pytest.mark.slow
 def test_a_reader_that_has_seen_enough_ends_it(folder):
-  # Standard error joins what is read: nothing may be left of a traceback.
   process = _start(
     folder,
     "-",
@@ -187,13 +198,7 @@ def test_a_reader_that_has_seen_enough_ends_it(folder):
 
 @pytest.mark.slow
 def test_a_pipe_is_answered_while_it_is_open(folder):
-  process = _start(
-    folder,
-    "-",
-    "--input_format=text",
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-  )
+  process = _start_filter(folder)
   for number in (1, 2, 3):
     process.stdin.write(b"a cat is red\n")
     process.stdin.flush()
@@ -217,13 +222,8 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 @pytest.mark.slow
 def test_an_interrupt_ends_it_while_the_pipe_is_silent(folder):
-  process = _start(
-    folder,
-    "-",
-    "--input_format=text",
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    first=(sys.executable, "-c", _HEAR_INTERRUPTS),
+  process = _start_filter(
+    folder, first=(sys.executable, "-c", _HEAR_INTERRUPTS)
   )
   process.stdin.write(b"a cat is red\n")
   process.stdin.flush()
