@@ -185,7 +185,7 @@ def run(
   steps=3,
   z_loss=1e-3,
   label_smoothing=0.05,
-  logits_at_once=LOGITS_AT_ONCE,
+  logits_at_once: int | None = LOGITS_AT_ONCE,
 ):
   """Final state and the metric sums of every step."""
   state, step = start(

@@ -230,7 +230,7 @@ def dot_product_attention(
   *,
   dtype: str,
   float32_logits: bool = False,
-  dropout_fn: Callable[[Array], Array] | None = None,
+  keep: Array | None = None,
 ) -> Array:
   """Softmax attention with an additive bias and no 1/sqrt(head_dim).
 
@@ -243,23 +243,73 @@ def dot_product_attention(
     bias: broadcastable to [batch, heads, q, k]; holds the mask too.
     dtype: of the probabilities and of the result.
     float32_logits: form the query-key products in float32.
-    dropout_fn: applied to the probabilities [batch, heads, q, k].
+    keep: factors of the probabilities, [batch, heads, q, k] (dropout).
 
   Returns:
     [batch, heads, q, head_dim].
   """
+  product_dtype = "float32" if float32_logits else dtype
+  return _attend(query, key, value, bias, keep, dtype, product_dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _attend(query, key, value, bias, keep, dtype, product_dtype):
+  return _attend_fwd(query, key, value, bias, keep, dtype, product_dtype)[0]
+
+
+def _attend_fwd(query, key, value, bias, keep, dtype, product_dtype):
   logits = jnp.einsum(
-    "bhqd,bhkd->bhqk",
-    query,
-    key,
-    preferred_element_type="float32" if float32_logits else dtype,
+    "bhqd,bhkd->bhqk", query, key, preferred_element_type=product_dtype
   )
-  probabilities = jax.nn.softmax(
-    logits.astype(jnp.float32) + bias.astype(jnp.float32), axis=-1
-  ).astype(dtype)
-  if dropout_fn is not None:
-    probabilities = dropout_fn(probabilities)
-  return jnp.einsum("bhqk,bhkd->bhqd", probabilities, value)
+  logits = logits.astype(jnp.float32) + bias.astype(jnp.float32)
+  highest = jnp.max(logits, axis=-1, keepdims=True)
+  # Of the scores' size only their exponentials are kept. They are normalised
+  # where they are few numbers: after they have weighed the values.
+  exponentials = jnp.exp(logits - highest)
+  normalizer = jnp.sum(exponentials, axis=-1)
+  exponentials = exponentials.astype(dtype)
+  outputs = jnp.einsum("bhqk,bhkd->bhqd", _times(exponentials, keep), value)
+  outputs = outputs / normalizer[..., None].astype(dtype)
+  kept = query, key, value, bias, keep, exponentials, normalizer, outputs
+  return outputs, kept
+
+
+def _attend_bwd(dtype, product_dtype, residuals, cotangent):
+  query, key, value, bias, keep, exponentials, normalizer, outputs = residuals
+  # Of each query, the sum of its probabilities times their gradients.
+  mean = jnp.sum(
+    cotangent.astype(jnp.float32) * outputs.astype(jnp.float32),
+    axis=-1,
+    keepdims=True,
+  )
+  scaled = cotangent / normalizer[..., None].astype(dtype)
+  gradient = jnp.einsum(
+    "bhqd,bhkd->bhqk", scaled, value, preferred_element_type=product_dtype
+  )
+  gradient = _times(gradient, keep)
+  gradient = exponentials * (gradient - mean / normalizer[..., None])
+  of_bias = _sum_to(gradient, bias)
+  gradient = gradient.astype(dtype)
+  return (
+    jnp.einsum("bhqk,bhkd->bhqd", gradient, key),
+    jnp.einsum("bhqk,bhqd->bhkd", gradient, query),
+    jnp.einsum("bhqk,bhqd->bhkd", _times(exponentials, keep), scaled),
+    of_bias,
+    None,
+  )
+
+
+_attend.defvjp(_attend_fwd, _attend_bwd)
+
+
+def _times(x: Array, factors: Array | None) -> Array:
+  return x if factors is None else x * factors
+
+
+def _sum_to(x: Array, like: Array) -> Array:
+  """`x` summed over the dimensions along which `like` was broadcast to it."""
+  axes = [i for i, size in enumerate(like.shape) if size != x.shape[i]]
+  return jnp.sum(x, axis=axes, keepdims=True).astype(like.dtype)
 
 
 class MultiHeadDotProductAttention(nn.Module):
@@ -305,7 +355,9 @@ class MultiHeadDotProductAttention(nn.Module):
     cfg = self.config
     # [batch, q, emb] -> [batch, heads, q, head_dim]
     query = self._split_heads(self.query(inputs))
-    dropping = cfg.dropout_rate > 0.0 and not self.deterministic
+    keep = None
+    if cfg.dropout_rate > 0.0 and not self.deterministic:
+      value, keep = self._drop(value, query.shape[2])
     # [batch, heads, q, head_dim]
     x = dot_product_attention(
       query,
@@ -314,23 +366,33 @@ class MultiHeadDotProductAttention(nn.Module):
       bias,
       dtype=cfg.dtype,
       float32_logits=cfg.float32_attention_logits,
-      dropout_fn=self._drop_probabilities if dropping else None,
+      keep=keep,
     )
     # [batch, heads, q, head_dim] -> [batch, q, heads * head_dim]
     x = x.swapaxes(1, 2).reshape(*inputs.shape[:2], cfg.joined_kv_dim)
     # [batch, q, heads * head_dim] -> [batch, q, emb]
     return self.out(x)
 
-  def _drop_probabilities(self, probabilities: Array) -> Array:
+  def _drop(self, value: Array, q: int) -> tuple[Array, Array | None]:
+    """Drops attention probabilities.
+
+    Returns:
+      The values [batch, heads, k, head_dim] to attend to, and factors of the
+      probabilities [batch, heads, q, k] or None.
+    """
     cfg = self.config
-    batch, heads, q, k = probabilities.shape
-    if cfg.dropout_broadcast == "length":
-      q = 1  # as T5X: one mask for all query positions
+    batch, heads, k, _ = value.shape
+    # As T5X: one mask for all query positions.
+    shared = cfg.dropout_broadcast == "length"
     keep_rate = 1.0 - cfg.dropout_rate
-    keep = jax.random.bernoulli(
-      self.make_rng("dropout"), keep_rate, (batch, heads, q, k)
-    )
-    return probabilities * (keep.astype(probabilities.dtype) / keep_rate)
+    shape = (batch, heads, 1 if shared else q, k)
+    kept = jax.random.bernoulli(self.make_rng("dropout"), keep_rate, shape)
+    factors = kept.astype(value.dtype) / keep_rate
+    if shared:
+      # A key that no query sees need not be weighed out of every probability:
+      # it has no value.
+      return value * factors.swapaxes(2, 3), None
+    return value, factors
 
   def __call__(self, inputs_q: Array, inputs_kv: Array, bias: Array) -> Array:
     """[batch, q, emb], [batch, k, emb] -> [batch, q, emb]."""

@@ -33,11 +33,11 @@ def _config(**overrides):
   return T5Config(**{**sizes, **overrides})
 
 
-def _drop(module, x, seed=0, method=None):
+def _drop(module, x, *args, seed=0, method=None):
   @_jit
   def drop(x):
     rngs = {"dropout": jax.random.key(seed)}
-    return module.apply({}, x, rngs=rngs, method=method)
+    return module.apply({}, x, *args, rngs=rngs, method=method)
 
   return drop(x)
 
@@ -67,15 +67,18 @@ def test_the_encoders_output_is_always_dropped_in_full():
 def test_attention_masks_share_queries_or_not(broadcast):
   config = _config(dropout_broadcast=broadcast)
   attention = layers.MultiHeadDotProductAttention(config, False)
-  probabilities = jnp.full((30, 2, 5, 16), 1 / 16)
-  kept = np.asarray(
-    _drop(attention, probabilities, method="_drop_probabilities")
-  )
-  assert kept.mean() == pytest.approx(1 / 16, rel=0.08)
-  assert set(np.unique(kept)) == {0.0, np.float32(1 / 16 / (1 - RATE))}
-  assert (kept == kept[:, :, :1]).all() == (broadcast == "length")
+  value = jnp.ones((30, 2, 16, 4))
+  value, keep = _drop(attention, value, 5, method="_drop")
+  kept = np.asarray(value)[..., 0] if keep is None else np.asarray(keep)
+  assert (keep is None) == (broadcast == "length")
+  assert kept.shape == (30, 2, 16) if keep is None else (30, 2, 5, 16)
+  assert kept.mean() == pytest.approx(1, rel=0.08)
+  assert set(np.unique(kept)) == {0.0, np.float32(1 / (1 - RATE))}
   assert not (kept == kept[:, :1]).all()  # heads
   assert not (kept == kept[..., :1]).all()  # keys
+  if keep is not None:
+    assert not (kept == kept[:, :, :1]).all()  # queries
+    np.testing.assert_array_equal(value, 1)
 
 
 def _student(broadcast, rate):

@@ -1,5 +1,7 @@
 """Relative position buckets, and attention worked in NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,3 +94,51 @@ def test_attention(dtype):
     expected,
     atol=1e-5 if dtype == "float32" else 5e-2,
   )
+
+
+@functools.partial(jax.jit, static_argnames=("dtype", "attend"))
+def _attention_gradients(arrays, keep, cotangent, *, dtype, attend):
+  def outputs(query, key, value, bias):
+    return attend(query, key, value, bias, dtype=dtype, keep=keep)
+
+  return jax.vjp(outputs, *arrays)[1](cotangent)
+
+
+def _attention_by_definition(query, key, value, bias, *, dtype, keep):
+  logits = jnp.einsum("bhqd,bhkd->bhqk", query, key).astype(jnp.float32)
+  probabilities = jax.nn.softmax(logits + bias).astype(dtype)
+  if keep is not None:
+    probabilities = probabilities * keep
+  return jnp.einsum("bhqk,bhkd->bhqd", probabilities, value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("bias_rows", [1, 2])
+@pytest.mark.parametrize("dropping", [False, True])
+def test_gradients_of_attention(dtype, bias_rows, dropping):
+  rng = np.random.default_rng(0)
+  arrays = [
+    jnp.asarray(rng.normal(size=size), dtype)
+    for size in ((2, 3, 4, 5), (2, 3, 6, 5), (2, 3, 6, 5))
+  ]
+  bias = rng.normal(size=(bias_rows, 3, 4, 6))
+  bias[:, :, 1, :3] = layers.MASKED
+  bias[:, :, 3] = layers.MASKED  # a query that may see nothing
+  arrays.append(jnp.asarray(bias, dtype))
+  keep = None
+  if dropping:
+    keep = jnp.asarray(rng.integers(0, 2, (2, 3, 4, 6)) / 0.5, dtype)
+  cotangent = jnp.asarray(rng.normal(size=(2, 3, 4, 5)), dtype)
+  got, want = (
+    _attention_gradients(
+      tuple(arrays), keep, cotangent, dtype=dtype, attend=attend
+    )
+    for attend in (layers.dot_product_attention, _attention_by_definition)
+  )
+  for a, b in zip(got, want, strict=True):
+    assert a.dtype == dtype
+    np.testing.assert_allclose(
+      a.astype(jnp.float32),
+      b.astype(jnp.float32),
+      atol=1e-5 if dtype == "float32" else 0.1,
+    )
