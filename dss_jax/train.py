@@ -23,27 +23,20 @@ import optax
 
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import evaluation as evaluation_lib
-from dss_jax import logging as logging_lib
 from dss_jax import (
-  lora_runs,
+  final_scores,
   results,
   run_directory,
-  train_config,
-  train_state,
+  run_setup,
   train_step,
   vocabulary_loss,
 )
-from dss_jax.data import packing, training_data
-from dss_jax.errors import UserError, damaged_file
+from dss_jax import logging as logging_lib
 from dss_jax.loop_state import LoopState
-from dss_jax.pretrained import initial
 from dss_jax.train_config import TrainConfig
 from dss_jax.validation_loss import ValidationLoss
 
 PyTree = Any
-
-# What the run's seed is folded with, for each use of randomness.
-_PARAMS, _DROPOUT = 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,35 +93,14 @@ class _Run:
     self.folder = folder
     self.checkpoints = checkpoints
     self.started = time.monotonic()
-    partitioner = config.partitioner
-    train_config.check_vocabulary(config.vocabulary, config.model)
-    self.initial = self._open_initial()
-    earlier = self._earlier_description()
-    self.data = training_data.load(
-      config.train_dataset_cfg,
-      config.vocabulary,
-      seed=config.random_seed,
-      steps=range(checkpoints.latest_step() or 0, config.total_steps),
-      rows_multiple_of=partitioner.data_size * config.num_microbatches,
-      rows_of_process=partitioner.process_rows,
-      earlier_shape=earlier.get("batch_shape"),
+    self.setup, self.state, self.loop = run_setup.set_up(
+      config, folder, checkpoints
     )
-    self._check_same_data(earlier)
+    self.data, self.base = self.setup.data, self.setup.base
+    self.shardings = self.setup.shardings
+    self.evaluator = self.setup.evaluators[0]
     self.weighting = config.objective.weighting(self.data.subtask_names)
-    self.evaluator = train_config.make_evaluator(
-      config, config.evaluation_cfg.split
-    )
-    evaluation_lib.check_metric(
-      self.evaluator.tasks, config.evaluation_cfg.metric
-    )
-    # Made before training, so that a split that is not there is told at once.
-    self.final_evaluators = [self.evaluator, *self._test_evaluators()]
-    self.base = lora_runs.open_base(
-      config, checkpoints, checkpoints.latest_step()
-    )
-    # What is trained: the student, or adapters for it.
-    self.model = self.base.adapters if self.base else config.model
-    self.state, self.shardings = self._restore_or_init()
+    earlier = self.setup.earlier
     self.recompilations = int(earlier.get("recompilations", 0))
     # Only now: a configuration that does not fit the run found in the folder
     # must not take the place of the one that does.
@@ -165,62 +137,6 @@ class _Run:
 
   # ------------------------------------------------------------------ setting up
 
-  def _test_evaluators(self) -> list[evaluation_lib.Evaluator]:
-    split = self.config.evaluation_cfg.test_split
-    if split is None:
-      return []
-    try:
-      return [
-        train_config.make_evaluator(
-          self.config, split, generator=self.evaluator.generator
-        )
-      ]
-    except UserError as error:
-      raise UserError(
-        f"{error}; to train without a test, set"
-        " evaluation.EvaluationConfig.test_split to None"
-      ) from error
-
-  def _open_initial(self) -> initial.Initial | None:
-    """What a new run starts from, compared with the student before all else."""
-    config = self.config
-    path = config.initial_checkpoint_path
-    if path is None or self.checkpoints.latest_step() is not None:
-      return None
-    return initial.open_initial(
-      path,
-      config.model,
-      config.vocabulary,
-      optimizer_state=config.restore_optimizer,
-    )
-
-  def _earlier_description(self) -> dict[str, Any]:
-    """`run.json` of the run that is continued; empty where there is none."""
-    path = self.folder / "run.json"
-    if self.checkpoints.latest_step() is None or not path.exists():
-      return {}
-    remedy = "restore it, or give another MODEL_DIR"
-    with damaged_file(path, remedy):
-      earlier = json.loads(path.read_text(encoding="utf-8"))
-      shape = earlier.get("batch_shape")
-      if shape is not None:
-        packing.BatchShape(**shape)
-      return earlier
-
-  def _check_same_data(self, earlier: Mapping[str, Any]) -> None:
-    """A run goes on only with the data and the order it began with."""
-    now = {
-      "data_fingerprint": self.data.fingerprint,
-      "seed": self.config.random_seed,
-    }
-    for name, value in now.items():
-      if earlier.get(name, value) != value:
-        raise UserError(
-          f"MODEL_DIR {str(self.folder)!r} holds a run whose {name} is"
-          f" {earlier[name]!r}, now it is {value!r}: give another MODEL_DIR, or"
-          " the data, task and RANDOM_SEED it began with"
-        )
-
   def _write_description(self) -> None:
     if jax.process_index() != 0:
       return
@@ -244,11 +160,7 @@ class _Run:
     )
 
   def _transformation(self) -> optax.GradientTransformation:
-    return self.config.optimizer.transform(
-      self.config.learning_rate_fn,
-      train_state.param_shapes(self.model),
-      self.model.param_axes(),
-    )
+    return run_setup.transformation(self.config, self.setup.model)
 
   def _student_params(self, params: PyTree) -> PyTree:
     """The whole student's parameters, from those that are trained."""
@@ -258,39 +170,6 @@ class _Run:
     if self.base is None:
       return self.shardings.params
     return jax.tree.map(lambda array: array.sharding, self.base.params)
-
-  def _restore_or_init(
-    self,
-  ) -> tuple[train_state.TrainState, train_state.TrainState]:
-    """The state to go on from, and its shardings; sets `loop`."""
-    config, model = self.config, self.model
-    tx = self._transformation()
-    self.loop = LoopState()
-    step = self.checkpoints.latest_step()
-    if step is not None:
-      shapes, shardings = train_state.abstract_state(
-        model, tx, config.partitioner
-      )
-      with damaged_file(
-        self.checkpoints.folder / str(step), "delete that folder"
-      ):
-        self.loop = LoopState(**self.checkpoints.loop_state(step))
-      return self.checkpoints.restore(step, shapes), shardings
-    key = jax.random.fold_in(jax.random.key(config.random_seed), _PARAMS)
-    if self.base:
-      params = self.base.adapters.init(key, self.base.params)
-      return train_state.state_from_params(
-        params, tx, config.partitioner, model.param_axes()
-      )
-    if self.initial is not None:
-      return initial.initial_state(
-        self.initial,
-        model,
-        tx,
-        config.partitioner,
-        optimizer_state=config.restore_optimizer,
-      )
-    return train_state.init_state(model, tx, config.partitioner, key)
 
   def _jit_step(self) -> train_step.JittedStep:
     config = self.config
@@ -302,7 +181,9 @@ class _Run:
       weighting=self.weighting,
       partitioner=config.partitioner,
       state_shardings=self.shardings,
-      base_key=jax.random.fold_in(jax.random.key(config.random_seed), _DROPOUT),
+      base_key=jax.random.fold_in(
+        jax.random.key(config.random_seed), run_setup.DROPOUT_KEY
+      ),
       num_microbatches=config.num_microbatches,
       z_loss=config.objective.z_loss,
       label_smoothing=config.objective.label_smoothing,
@@ -432,57 +313,22 @@ class _Run:
   # ------------------------------------------------------------------- finishing
 
   def finish(self) -> TrainResult:
-    """Reads the test split once, with the selected checkpoint."""
+    """Scores the selected checkpoint, once, and ends the run."""
     self.checkpoints.wait()
     self._write_description()
     step = int(self.state.step)
-    best = self.checkpoints.resolve_step("best")
-    rows = self._finished_rows(step)
-    if not rows:
-      params = self.checkpoints.restore_params(
-        best,
-        train_state.with_shardings(
-          train_state.param_shapes(self.model), self.shardings.params
-        ),
-      )
-      rows = self._final_rows(self._student_params(params), best, step)
-      if jax.process_index() == 0:
-        run_directory.write_jsonl(self.folder / "results.jsonl", rows)
+    best, rows = final_scores.score_selected(
+      self.config,
+      self.folder,
+      self.checkpoints,
+      self.setup,
+      step=step,
+      loop=self.loop,
+      student_params=self._student_params,
+    )
     for row in rows:
       self.log.progress.say(
         f"{row['split']} {row['task']} {row['metric']}: {row['value']:.4f}"
         f" (n={row['n']}, checkpoint of step {row['checkpoint_step']})"
       )
     return TrainResult(step, best, rows, self.loop)
-
-  def _finished_rows(self, step: int) -> list[dict[str, Any]]:
-    """The rows that an earlier start wrote after `step`, if they are whole."""
-    rows = run_directory.read_jsonl(self.folder / "results.jsonl")
-    with damaged_file(self.folder / "results.jsonl", "delete it"):
-      splits = {row["split"] for row in rows}
-      steps = {row["steps"] for row in rows}
-    whole = steps == {step} and splits == set(self._final_splits())
-    return rows if whole else []
-
-  def _final_splits(self) -> list[str]:
-    evaluation = self.config.evaluation_cfg
-    return list(filter(None, (evaluation.split, evaluation.test_split)))
-
-  def _final_rows(
-    self, params: PyTree, best: int, step: int
-  ) -> list[dict[str, Any]]:
-    """Scores the selected checkpoint on the selecting and the test split."""
-    rows = []
-    for evaluator in self.final_evaluators:
-      scores = evaluator.run(params)
-      if jax.process_index() == 0:
-        evaluation_lib.write_predictions(self.folder / "eval", best, scores)
-      rows += results.result_rows(
-        self.config,
-        self.data,
-        scores,
-        steps=step,
-        checkpoint_step=best,
-        loop=self.loop,
-      )
-    return rows
