@@ -15,22 +15,26 @@ import functools
 import json
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import jax
 import optax
 
 from dss_jax import checkpoints as checkpoints_lib
-from dss_jax import evaluation as evaluation_lib
 from dss_jax import (
+  compilations,
   final_scores,
+  nonfinite,
+  profiling,
   results,
   run_directory,
   run_setup,
+  time_breakdown,
   train_step,
   vocabulary_loss,
 )
+from dss_jax import evaluation as evaluation_lib
 from dss_jax import logging as logging_lib
 from dss_jax.loop_state import LoopState
 from dss_jax.train_config import TrainConfig
@@ -93,6 +97,7 @@ class _Run:
     self.folder = folder
     self.checkpoints = checkpoints
     self.started = time.monotonic()
+    self.breakdown = time_breakdown.TimeBreakdown()
     self.setup, self.state, self.loop = run_setup.set_up(
       config, folder, checkpoints
     )
@@ -102,25 +107,34 @@ class _Run:
     self.weighting = config.objective.weighting(self.data.subtask_names)
     earlier = self.setup.earlier
     self.recompilations = int(earlier.get("recompilations", 0))
+    self.time = earlier.get("time")  # of the last start that made steps
     # Only now: a configuration that does not fit the run found in the folder
     # must not take the place of the one that does.
     self._write_description()
     self.first_step = int(self.state.step)
+    self.first_tokens = self.loop.tokens_seen
     self.validation_loss = (
       None
       if config.evaluation_cfg.loss_batches == 0
       else ValidationLoss(config, self.data.shape, self._student_shardings())
     )
     self.step_fn = self._jit_step()
-    self.compiled = 0
+    self.compiled, self.evaluated = 0, False
     self.log = logging_lib.RunLog(
       folder,
       self.data.subtask_names,
       slots=self.data.shape.slots,
       total_steps=config.total_steps,
       from_step=self.first_step,
+      breakdown=self.breakdown,
       stream=stream,
       writes=jax.process_index() == 0,
+    )
+    self.profiler = profiling.ProfilerWindow(
+      self._profile_steps(),
+      folder,
+      first_step=self.first_step,
+      say=self.log.progress.say,
     )
     shape = dataclasses.asdict(self.data.shape)
     if earlier.get("batch_shape", shape) != shape:
@@ -133,7 +147,10 @@ class _Run:
     return self
 
   def __exit__(self, *_: object) -> None:
-    self.log.close()
+    with contextlib.ExitStack() as closing:
+      closing.callback(self.log.close)
+      closing.callback(self.breakdown.close)
+      self.profiler.close()
 
   # ------------------------------------------------------------------ setting up
 
@@ -151,13 +168,21 @@ class _Run:
       "num_parameters": results.num_parameters(self.config.model),
       "mesh": dict(self.config.partitioner.mesh.shape),
       "batch_shape": dataclasses.asdict(self.data.shape),
-      "recompilations": self.recompilations,  # of the step, after its first
+      "recompilations": self.recompilations,  # after the first of its kind
+      "time": self.time,
     }
     if self.base:
       description["lora"] = self.base.as_json()
     run_directory.write_atomically(
       self.folder / "run.json", json.dumps(description, indent=2) + "\n"
     )
+
+  def _profile_steps(self) -> range | None:
+    """What this process records: of several, the first one does."""
+    config = self.config
+    if config.profile_steps is None or jax.process_index() != 0:
+      return None
+    return profiling.parse_steps(config.profile_steps, config.total_steps)
 
   def _transformation(self) -> optax.GradientTransformation:
     return run_setup.transformation(self.config, self.setup.model)
@@ -171,13 +196,28 @@ class _Run:
       return self.shardings.params
     return jax.tree.map(lambda array: array.sharding, self.base.params)
 
-  def _jit_step(self) -> train_step.JittedStep:
+  def _nan_debugger(self) -> nonfinite.NanDebugger | None:
+    if not self.config.debug_nans:
+      return None
+    debugger = nonfinite.NanDebugger(
+      self._jit_step,
+      self._transformation(),
+      subtasks=self.data.subtask_names,
+      frozen=self.base.params if self.base else None,
+      say=self.log.progress.say,
+    )
+    debugger.check_state(self.state, self.first_step)
+    return debugger
+
+  def _jit_step(
+    self, tx: optax.GradientTransformation | None = None
+  ) -> train_step.JittedStep:
     config = self.config
     data_parts = config.partitioner.data_size * config.num_microbatches
     return train_step.jit_train_step(
       model=config.model,
       adapted=(self.base.adapters.on, self.base.params) if self.base else None,
-      tx=self._transformation(),
+      tx=tx or self._transformation(),
       weighting=self.weighting,
       partitioner=config.partitioner,
       state_shardings=self.shardings,
@@ -210,14 +250,23 @@ class _Run:
     put = functools.partial(
       config.partitioner.put_batch, global_shapes=self.data.global_shapes
     )
+    self.breakdown.switch("host")
+    debugger = self._nan_debugger()
     with self.data.prefetch(
       self.first_step, config.total_steps, put
     ) as batches:
-      for position, batch in batches:
-        self.state, sums = self.step_fn(self.state, batch)
+      for position, batch in self.breakdown.waiting("data", batches):
         step = position + 1
+        self.profiler.before(step, self.state)
+        called = time.monotonic()
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+          self.state, sums = self.step_fn(self.state, batch)
+        self.breakdown.add_step(called, sums["loss"])
         self.log.add_step(step, sums)
+        self.profiler.after(step, self.state)
         self._count_compilations(step)
+        if debugger:
+          debugger.check(step, self.state, batch, sums)
         if self._after_step(step):
           break
 
@@ -227,11 +276,24 @@ class _Run:
     new = self.step_fn.compilations - self.compiled
     self.compiled += new
     if new and step > self.first_step + 1:
-      self.recompilations += new
-      self.log.progress.say(
-        f"step {step} was compiled again, as no step after the first should"
-        " be: it took longer for it"
-      )
+      self._note_recompilations(f"step {step}", new)
+
+  @contextlib.contextmanager
+  def _compiling_once(self, step: int) -> Iterator[None]:
+    """Evaluation: says where one after the first compiled anything."""
+    before = compilations.count()
+    yield
+    new = compilations.count() - before
+    if new and self.evaluated:
+      self._note_recompilations(f"the evaluation of step {step}", new)
+    self.evaluated = True
+
+  def _note_recompilations(self, what: str, number: int) -> None:
+    self.recompilations += number
+    self.log.progress.say(
+      f"{what} was compiled again, as only the first should be: it took longer"
+      " for it"
+    )
 
   def _after_step(self, step: int) -> bool:
     """What is due after `step` updates; returns whether the run is over."""
@@ -241,24 +303,31 @@ class _Run:
       config.eval_period and step % config.eval_period == 0
     )
     save = last or step % config.save_cfg.period == 0
-    if evaluate or save or step % config.stats_period == 0:
-      self._flush(step)
+    if evaluate or save:
+      self._flush()
+    elif step % config.stats_period == 0:
+      self._flush(leaving=1)
     stop = False
     if evaluate:
-      save |= self._evaluate(step)
+      with self.breakdown.phase("evaluation"), self._compiling_once(step):
+        save |= self._evaluate(step)
       stop = self._out_of_patience()
     if save or stop:
-      self._save(step)
+      with self.breakdown.phase("checkpoint"):
+        self._save(step)
     return stop
 
-  def _flush(self, step: int) -> None:
-    written = self.log.flush(self.loop.tokens_seen, self.loop.examples_seen)
+  def _flush(self, leaving: int = 0) -> None:
+    """Looks at the metrics of the steps made, but for the latest ones."""
+    written = self.log.flush(
+      self.loop.tokens_seen, self.loop.examples_seen, leaving=leaving
+    )
     self.loop.note_steps(written)
     if self.loop.nonfinite_in_a_row >= self.config.max_nonfinite_steps:
       raise FloatingPointError(
         f"loss or gradient was not finite in {self.loop.nonfinite_in_a_row}"
-        f" steps in a row up to step {step}: lower BASE_LEARNING_RATE, or"
-        " clip with <optimizer>.clip_norm"
+        " steps in a row: lower BASE_LEARNING_RATE, or clip with"
+        " <optimizer>.clip_norm; --debug_nans says where it began"
       )
 
   def _evaluate(self, step: int) -> bool:
@@ -314,21 +383,39 @@ class _Run:
 
   def finish(self) -> TrainResult:
     """Scores the selected checkpoint, once, and ends the run."""
-    self.checkpoints.wait()
-    self._write_description()
     step = int(self.state.step)
-    best, rows = final_scores.score_selected(
-      self.config,
-      self.folder,
-      self.checkpoints,
-      self.setup,
-      step=step,
-      loop=self.loop,
-      student_params=self._student_params,
-    )
+    with self.breakdown.phase("checkpoint"):
+      self.checkpoints.wait()
+    with self.breakdown.phase("evaluation"):
+      best, rows = final_scores.score_selected(
+        self.config,
+        self.folder,
+        self.checkpoints,
+        self.setup,
+        step=step,
+        loop=self.loop,
+        student_params=self._student_params,
+      )
     for row in rows:
       self.log.progress.say(
         f"{row['split']} {row['task']} {row['metric']}: {row['value']:.4f}"
         f" (n={row['n']}, checkpoint of step {row['checkpoint_step']})"
       )
+    if step > self.first_step:
+      self._tell_time(step)
+    self._write_description()
     return TrainResult(step, best, rows, self.loop)
+
+  def _tell_time(self, step: int) -> None:
+    """Where the time of this start went, for people and for run.json."""
+    self.breakdown.take()
+    seconds = self.breakdown.total
+    tokens = self.loop.tokens_seen - self.first_tokens
+    self.time = {
+      "steps": step - self.first_step,
+      "wall_s": round(sum(seconds.values()), 3),
+      "seconds": {name: round(value, 3) for name, value in seconds.items()},
+      # Useful ones, while the devices were at work.
+      "tokens_per_s": round(tokens / seconds["step"], 1),
+    }
+    self.log.progress.say(f"time: {time_breakdown.describe(seconds)}")

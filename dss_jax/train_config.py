@@ -13,6 +13,7 @@ from dss_jax import (
   losses,
   optimizers,
   partitioning,
+  profiling,
   schedules,
 )
 from dss_jax import lora as lora_lib
@@ -69,6 +70,11 @@ class TrainConfig:
       ends; None trains all steps.
     max_nonfinite_steps: updates in a row that may be skipped for a loss or
       gradient that is not finite before the run is stopped.
+    profile_steps: `A:B` records the steps A to B - 1 with JAX's profiler;
+      None records none.
+    debug_nans: end the run at the first step that is not finite, and say where
+      it came from; costs speed. Else such steps are skipped, see
+      `max_nonfinite_steps`.
     config_text_fn: returns the configuration as text, for `config.gin`.
   """
 
@@ -100,6 +106,8 @@ class TrainConfig:
   stats_period: int = 10
   early_stopping_patience: int | None = None
   max_nonfinite_steps: int = 10
+  profile_steps: str | None = None
+  debug_nans: bool = False
   config_text_fn: Callable[[], str] | None = None
 
   def __post_init__(self):
@@ -144,6 +152,8 @@ class TrainConfig:
         raise UserError(
           f"{binding} is {value!r}; it must be a whole number from 1"
         )
+    if self.profile_steps is not None:
+      profiling.parse_steps(self.profile_steps, self.total_steps)
     seed = self.random_seed
     if not (isinstance(seed, int) and 0 <= seed < 2**32):
       raise UserError(
