@@ -47,7 +47,7 @@ class Stopwatch:
   """Exclusive times: a phase within another one is not part of it."""
 
   def __init__(self, since: float):
-    self.seconds = dict.fromkeys(PHASES, 0.0)
+    self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
     self._stack, self._since = ["imports"], since
 
   def _count(self, now: float) -> None:
@@ -119,9 +119,10 @@ def _watch_compiling(watch: Stopwatch) -> None:
   }
   thread = threading.current_thread()
 
-  def listen(event: str, seconds: float, **_) -> None:
+  def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    del kwargs
     if event in events and threading.current_thread() is thread:
-      watch.took(events[event], seconds)
+      watch.took(events[event], duration_secs)
 
   monitoring.register_event_duration_secs_listener(listen)
 

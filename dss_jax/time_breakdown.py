@@ -43,6 +43,9 @@ PHASES = (
   "setup",
 )
 
+# For a step that will never be done.
+_SECONDS_TO_END = 10.0
+
 # (start, end) and (start, end, phase), in seconds of `time.monotonic`.
 Span = tuple[float, float]
 Segment = tuple[float, float, str]
@@ -67,10 +70,7 @@ class TimeBreakdown:
     self._waiting_for = 0  # steps handed to the thread
     self._seen = threading.Semaphore(0)
     compilations.take_spans()  # of whatever came before
-    self._thread = threading.Thread(
-      target=self._watch, name="dss_jax-steps", daemon=True
-    )
-    self._thread.start()
+    self._thread: threading.Thread | None = None
 
   # --------------------------------------------------------- what the host does
 
@@ -117,6 +117,11 @@ class TimeBreakdown:
       begun = max(called, compilations.last_end())
     else:
       begun = time.monotonic()
+    if self._thread is None:
+      self._thread = threading.Thread(
+        target=self._watch, name="dss_jax-steps", daemon=True
+      )
+      self._thread.start()
     self._waiting_for += 1
     self._handed.put((begun, result))
 
@@ -166,6 +171,8 @@ class TimeBreakdown:
   def close(self) -> None:
     """Ends the thread, once the steps it knows of are done."""
     self._handed.put(None)
+    if self._thread is not None:
+      self._thread.join(_SECONDS_TO_END)
 
 
 def _cut(

@@ -256,19 +256,25 @@ class _Run:
       self.first_step, config.total_steps, put
     ) as batches:
       for position, batch in self.breakdown.waiting("data", batches):
-        step = position + 1
-        self.profiler.before(step, self.state)
-        called = time.monotonic()
-        with jax.profiler.StepTraceAnnotation("train", step_num=step):
-          self.state, sums = self.step_fn(self.state, batch)
-        self.breakdown.add_step(called, sums["loss"])
-        self.log.add_step(step, sums)
-        self.profiler.after(step, self.state)
-        self._count_compilations(step)
+        sums = self._step(position + 1, batch)
         if debugger:
-          debugger.check(step, self.state, batch, sums)
-        if self._after_step(step):
+          debugger.check(position + 1, self.state, batch, sums)
+        if self._after_step(position + 1):
           break
+
+  def _step(
+    self, step: int, batch: Mapping[str, jax.Array]
+  ) -> Mapping[str, jax.Array]:
+    """Hands a step to the devices; waits neither for it nor for its sums."""
+    self.profiler.before(step, self.state)
+    called = time.monotonic()
+    with jax.profiler.StepTraceAnnotation("train", step_num=step):
+      self.state, sums = self.step_fn(self.state, batch)
+    self.breakdown.add_step(called, sums["loss"])
+    self.log.add_step(step, sums)
+    self.profiler.after(step, self.state)
+    self._count_compilations(step)
+    return sums
 
   def _count_compilations(self, step: int) -> None:
     """Says where a step after the first of this start was compiled again."""
@@ -386,6 +392,7 @@ class _Run:
     step = int(self.state.step)
     with self.breakdown.phase("checkpoint"):
       self.checkpoints.wait()
+    self._write_description()
     with self.breakdown.phase("evaluation"):
       best, rows = final_scores.score_selected(
         self.config,
