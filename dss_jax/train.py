@@ -69,7 +69,8 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
 
   Raises:
     UserError: for a configuration that cannot run.
-    FloatingPointError: where too many updates in a row were not finite.
+    FloatingPointError: where too many updates in a row were not finite, or
+      one with `debug_nans`.
   """
   folder = pathlib.Path(config.model_dir)
   writes = jax.process_index() == 0
