@@ -424,6 +424,6 @@ class _Run:
       "wall_s": round(sum(seconds.values()), 3),
       "seconds": {name: round(value, 3) for name, value in seconds.items()},
       # Useful ones, while the devices were at work.
-      "tokens_per_s": round(tokens / seconds["step"], 1),
+      "tokens_per_s": round(tokens / max(seconds["step"], 1e-9), 1),
     }
     self.log.progress.say(f"time: {time_breakdown.describe(seconds)}")
