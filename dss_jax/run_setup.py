@@ -18,7 +18,7 @@ import optax
 
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import evaluation as evaluation_lib
-from dss_jax import lora_runs, train_config, train_state
+from dss_jax import lora_runs, results, run_directory, train_config, train_state
 from dss_jax.data import packing, training_data
 from dss_jax.errors import UserError, damaged_file
 from dss_jax.loop_state import LoopState
@@ -97,6 +97,21 @@ def set_up(
   state, shardings = _restore_or_init(config, checkpoints, model, base, start)
   setup = Setup(data, evaluators, base, model, shardings, earlier)
   return setup, state, loop
+
+
+def describe(config: TrainConfig, setup: Setup) -> dict[str, Any]:
+  """What `run.json` says of a run before it has made a step."""
+  description = run_directory.describe_machine() | {
+    "data_fingerprint": setup.data.fingerprint,
+    "task": setup.data.task_name,
+    "seed": config.random_seed,
+    "num_parameters": results.num_parameters(config.model),
+    "mesh": dict(config.partitioner.mesh.shape),
+    "batch_shape": dataclasses.asdict(setup.data.shape),
+  }
+  if setup.base:
+    description["lora"] = setup.base.as_json()
+  return description
 
 
 def transformation(

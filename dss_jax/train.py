@@ -15,7 +15,7 @@ import functools
 import json
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 import jax
@@ -27,7 +27,6 @@ from dss_jax import (
   final_scores,
   nonfinite,
   profiling,
-  results,
   run_directory,
   run_setup,
   time_breakdown,
@@ -107,8 +106,11 @@ class _Run:
     self.evaluator = self.setup.evaluators[0]
     self.weighting = config.objective.weighting(self.data.subtask_names)
     earlier = self.setup.earlier
-    self.recompilations = int(earlier.get("recompilations", 0))
     self.time = earlier.get("time")  # of the last start that made steps
+    self.recompilations = compilations.Recompilations(
+      int(earlier.get("recompilations", 0)),
+      say=lambda text: self.log.progress.say(text),
+    )
     # Only now: a configuration that does not fit the run found in the folder
     # must not take the place of the one that does.
     self._write_description()
@@ -120,7 +122,7 @@ class _Run:
       else ValidationLoss(config, self.data.shape, self._student_shardings())
     )
     self.step_fn = self._jit_step()
-    self.compiled, self.evaluated = 0, False
+    self.evaluation_compilations = 0
     self.log = logging_lib.RunLog(
       folder,
       self.data.subtask_names,
@@ -162,18 +164,10 @@ class _Run:
       run_directory.write_atomically(
         self.folder / "config.gin", self.config.config_text_fn()
       )
-    description = run_directory.describe_machine() | {
-      "data_fingerprint": self.data.fingerprint,
-      "task": self.data.task_name,
-      "seed": self.config.random_seed,
-      "num_parameters": results.num_parameters(self.config.model),
-      "mesh": dict(self.config.partitioner.mesh.shape),
-      "batch_shape": dataclasses.asdict(self.data.shape),
-      "recompilations": self.recompilations,  # after the first of its kind
+    description = run_setup.describe(self.config, self.setup) | {
+      "recompilations": self.recompilations.number,
       "time": self.time,
     }
-    if self.base:
-      description["lora"] = self.base.as_json()
     run_directory.write_atomically(
       self.folder / "run.json", json.dumps(description, indent=2) + "\n"
     )
@@ -274,33 +268,8 @@ class _Run:
     self.breakdown.add_step(called, sums["loss"])
     self.log.add_step(step, sums)
     self.profiler.after(step, self.state)
-    self._count_compilations(step)
+    self.recompilations.note("step", f"step {step}", self.step_fn.compilations)
     return sums
-
-  def _count_compilations(self, step: int) -> None:
-    """Says where a step after the first of this start was compiled again."""
-    # The first step may compile as much as it likes.
-    new = self.step_fn.compilations - self.compiled
-    self.compiled += new
-    if new and step > self.first_step + 1:
-      self._note_recompilations(f"step {step}", new)
-
-  @contextlib.contextmanager
-  def _compiling_once(self, step: int) -> Iterator[None]:
-    """Evaluation: says where one after the first compiled anything."""
-    before = compilations.count()
-    yield
-    new = compilations.count() - before
-    if new and self.evaluated:
-      self._note_recompilations(f"the evaluation of step {step}", new)
-    self.evaluated = True
-
-  def _note_recompilations(self, what: str, number: int) -> None:
-    self.recompilations += number
-    self.log.progress.say(
-      f"{what} was compiled again, as only the first should be: it took longer"
-      " for it"
-    )
 
   def _after_step(self, step: int) -> bool:
     """What is due after `step` updates; returns whether the run is over."""
@@ -316,8 +285,15 @@ class _Run:
       self._flush(leaving=1)
     stop = False
     if evaluate:
-      with self.breakdown.phase("evaluation"), self._compiling_once(step):
+      before = compilations.count()
+      with self.breakdown.phase("evaluation"):
         save |= self._evaluate(step)
+      self.evaluation_compilations += compilations.count() - before
+      self.recompilations.note(
+        "evaluation",
+        f"the evaluation of step {step}",
+        self.evaluation_compilations,
+      )
       stop = self._out_of_patience()
     if save or stop:
       with self.breakdown.phase("checkpoint"):
