@@ -1,35 +1,108 @@
-"""How often JAX compiled: a train step should be compiled once."""
+"""How often and when JAX compiled: a train step should be compiled once."""
 
 import functools
 import threading
+import time
+from collections.abc import Callable
 
 from jax import monitoring
 
-_EVENT = "/jax/core/compile/backend_compile_duration"
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+# Tracing, lowering, compiling; of these only tracing is nested.
+_EVENTS = (
+  "/jax/core/compile/jaxpr_trace_duration",
+  "/jax/core/compile/jaxpr_to_mlir_module_duration",
+  _COMPILED,
+)
+# More than a program of many small parts makes before anybody asks.
+_MOST_SPANS = 10_000
 
 
-class _Counter(threading.local):
-  """A count for each thread: others compile what they like meanwhile."""
+class _Record(threading.local):
+  """What a thread compiled: others compile what they like meanwhile."""
 
-  count = 0
+  def __init__(self):
+    self.count = 0
+    self.spans: list[tuple[float, float]] = []
+    self.last_end = 0.0
+
+  def add(self, start: float, end: float) -> None:
+    """Adds a span that ends now, in place of those within it."""
+    while self.spans and self.spans[-1][0] >= start:
+      self.spans.pop()
+    if self.spans:
+      start = max(start, self.spans[-1][1])
+    self.spans.append((start, end))
+    self.last_end = end
+    del self.spans[:-_MOST_SPANS]
 
 
 @functools.cache
-def _counter() -> _Counter:
-  counter = _Counter()
+def _record() -> _Record:
+  record = _Record()
 
   def listen(event: str, duration_secs: float, **kwargs) -> None:
-    del duration_secs, kwargs
-    if event == _EVENT:
-      counter.count += 1
+    del kwargs
+    if event in _EVENTS:
+      now = time.monotonic()
+      record.add(now - duration_secs, now)
+      record.count += event == _COMPILED
 
   monitoring.register_event_duration_secs_listener(listen)
-  return counter
+  return record
 
 
 def count() -> int:
   """Programs that this thread compiled or read from the compilation cache.
 
-  Counted from the first call of this function in the process on.
+  Counted from the first call of a function of this module in the process on.
   """
-  return _counter().count
+  return _record().count
+
+
+def take_spans() -> list[tuple[float, float]]:
+  """When this thread traced, lowered and compiled since the last call.
+
+  Returns:
+    (start, end) in seconds of `time.monotonic`, ascending, apart.
+  """
+  record = _record()
+  spans, record.spans = record.spans, []
+  return spans
+
+
+def last_end() -> float:
+  """When this thread last ended compiling, in seconds of `time.monotonic`."""
+  return _record().last_end
+
+
+class Recompilations:
+  """Counts what a run compiles after the first step, or evaluation, of a start.
+
+  The first may compile as much as it likes, all others should find it done.
+
+  Attributes:
+    number: programs compiled again, over all starts.
+  """
+
+  def __init__(self, number: int, *, say: Callable[[str], None]):
+    self.number = number
+    self._say = say
+    self._compiled: dict[str, int] = {}
+
+  def note(self, kind: str, what: str, compiled: int) -> None:
+    """Takes in what was just done.
+
+    Args:
+      kind: of what may compile once.
+      what: was done, for people.
+      compiled: programs that its kind has compiled in this start.
+    """
+    new = compiled - self._compiled.get(kind, compiled)
+    self._compiled[kind] = compiled
+    if new:
+      self.number += new
+      self._say(
+        f"{what} was compiled again, as only the first should be: it took"
+        " longer for it"
+      )

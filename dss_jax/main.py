@@ -143,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   _add_gin_flags(train)
   _add_data_flags(train)
+  _add_inside_flags(train)
   _add_process_flags(train)
   evaluate = mode(
     "eval", _evaluate, "score a checkpoint on a task", epilog=_EVAL_EPILOG
@@ -263,6 +264,22 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
   parser.set_defaults(data_dir=None, seqio_additional_cache_dirs="")
 
 
+def _add_inside_flags(parser: argparse.ArgumentParser) -> None:
+  group = parser.add_argument_group("looking inside")
+  group.add_argument(
+    "--profile_steps",
+    metavar="A:B",
+    help="record the steps A to B - 1 with JAX's profiler, for TensorBoard",
+  )
+  group.add_argument(
+    "--debug_nans",
+    action="store_true",
+    default=None,
+    help="end at the first loss or gradient that is not finite, and say where"
+    " it came from; without, such steps are skipped and counted",
+  )
+
+
 def _add_process_flags(parser: argparse.ArgumentParser) -> None:
   group = parser.add_argument_group("several processes (else: none needed)")
   group.add_argument(
@@ -343,13 +360,19 @@ def _as_list(value: str | Sequence[str] | None) -> list[str]:
   return [value] if isinstance(value, str) else list(value)
 
 
+# Flags that stand for parameters of a run.
+_INSIDE = ("profile_steps", "debug_nans")
+
+
 def _train(args: argparse.Namespace) -> int:
   from dss_jax import gin_utils
 
   modules = _parse_gin(args)
+  inside = {name: getattr(args, name) for name in _INSIDE}
   config = gin_utils.instance(
     "train.train",
     config_text_fn=functools.partial(gin_utils.operative_config, modules),
+    **{name: value for name, value in inside.items() if value is not None},
   )
 
   from dss_jax import train

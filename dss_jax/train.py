@@ -22,27 +22,23 @@ import jax
 import optax
 
 from dss_jax import checkpoints as checkpoints_lib
-from dss_jax import evaluation as evaluation_lib
-from dss_jax import logging as logging_lib
 from dss_jax import (
-  lora_runs,
-  results,
+  compilations,
+  final_scores,
+  nonfinite,
+  profiling,
   run_directory,
-  train_config,
-  train_state,
+  run_setup,
+  time_breakdown,
   train_step,
 )
-from dss_jax.data import packing, training_data
-from dss_jax.errors import UserError, damaged_file
+from dss_jax import evaluation as evaluation_lib
+from dss_jax import logging as logging_lib
 from dss_jax.loop_state import LoopState
-from dss_jax.pretrained import initial
 from dss_jax.train_config import TrainConfig
 from dss_jax.validation_loss import ValidationLoss
 
 PyTree = Any
-
-# What the run's seed is folded with, for each use of randomness.
-_PARAMS, _DROPOUT = 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +67,8 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
 
   Raises:
     UserError: for a configuration that cannot run.
-    FloatingPointError: where too many updates in a row were not finite.
+    FloatingPointError: where too many updates in a row were not finite, or
+      one with `debug_nans`.
   """
   folder = pathlib.Path(config.model_dir)
   writes = jax.process_index() == 0
@@ -99,55 +96,47 @@ class _Run:
     self.folder = folder
     self.checkpoints = checkpoints
     self.started = time.monotonic()
-    partitioner = config.partitioner
-    train_config.check_vocabulary(config.vocabulary, config.model)
-    self.initial = self._open_initial()
-    earlier = self._earlier_description()
-    self.data = training_data.load(
-      config.train_dataset_cfg,
-      config.vocabulary,
-      seed=config.random_seed,
-      steps=range(checkpoints.latest_step() or 0, config.total_steps),
-      rows_multiple_of=partitioner.data_size * config.num_microbatches,
-      rows_of_process=partitioner.process_rows,
-      earlier_shape=earlier.get("batch_shape"),
+    self.breakdown = time_breakdown.TimeBreakdown()
+    self.setup, self.state, self.loop = run_setup.set_up(
+      config, folder, checkpoints
     )
-    self._check_same_data(earlier)
+    self.data, self.base = self.setup.data, self.setup.base
+    self.shardings = self.setup.shardings
+    self.evaluator = self.setup.evaluators[0]
     self.weighting = config.objective.weighting(self.data.subtask_names)
-    self.evaluator = train_config.make_evaluator(
-      config, config.evaluation_cfg.split
+    earlier = self.setup.earlier
+    self.time = earlier.get("time")  # of the last start that made steps
+    self.recompilations = compilations.Recompilations(
+      int(earlier.get("recompilations", 0)),
+      say=lambda text: self.log.progress.say(text),
     )
-    evaluation_lib.check_metric(
-      self.evaluator.tasks, config.evaluation_cfg.metric
-    )
-    # Made before training, so that a split that is not there is told at once.
-    self.final_evaluators = [self.evaluator, *self._test_evaluators()]
-    self.base = lora_runs.open_base(
-      config, checkpoints, checkpoints.latest_step()
-    )
-    # What is trained: the student, or adapters for it.
-    self.model = self.base.adapters if self.base else config.model
-    self.state, self.shardings = self._restore_or_init()
-    self.recompilations = int(earlier.get("recompilations", 0))
     # Only now: a configuration that does not fit the run found in the folder
     # must not take the place of the one that does.
     self._write_description()
     self.first_step = int(self.state.step)
+    self.first_tokens = self.loop.tokens_seen
     self.validation_loss = (
       None
       if config.evaluation_cfg.loss_batches == 0
       else ValidationLoss(config, self.data.shape, self._student_shardings())
     )
     self.step_fn = self._jit_step()
-    self.compiled = 0
+    self.evaluation_compilations = 0
     self.log = logging_lib.RunLog(
       folder,
       self.data.subtask_names,
       slots=self.data.shape.slots,
       total_steps=config.total_steps,
       from_step=self.first_step,
+      breakdown=self.breakdown,
       stream=stream,
       writes=jax.process_index() == 0,
+    )
+    self.profiler = profiling.ProfilerWindow(
+      self._profile_steps(),
+      folder,
+      first_step=self.first_step,
+      say=self.log.progress.say,
     )
     shape = dataclasses.asdict(self.data.shape)
     if earlier.get("batch_shape", shape) != shape:
@@ -160,65 +149,12 @@ class _Run:
     return self
 
   def __exit__(self, *_: object) -> None:
-    self.log.close()
+    with contextlib.ExitStack() as closing:
+      closing.callback(self.log.close)
+      closing.callback(self.breakdown.close)
+      self.profiler.close()
 
   # ------------------------------------------------------------------ setting up
-
-  def _test_evaluators(self) -> list[evaluation_lib.Evaluator]:
-    split = self.config.evaluation_cfg.test_split
-    if split is None:
-      return []
-    try:
-      return [
-        train_config.make_evaluator(
-          self.config, split, generator=self.evaluator.generator
-        )
-      ]
-    except UserError as error:
-      raise UserError(
-        f"{error}; to train without a test, set"
-        " evaluation.EvaluationConfig.test_split to None"
-      ) from error
-
-  def _open_initial(self) -> initial.Initial | None:
-    """What a new run starts from, compared with the student before all else."""
-    config = self.config
-    path = config.initial_checkpoint_path
-    if path is None or self.checkpoints.latest_step() is not None:
-      return None
-    return initial.open_initial(
-      path,
-      config.model,
-      config.vocabulary,
-      optimizer_state=config.restore_optimizer,
-    )
-
-  def _earlier_description(self) -> dict[str, Any]:
-    """`run.json` of the run that is continued; empty where there is none."""
-    path = self.folder / "run.json"
-    if self.checkpoints.latest_step() is None or not path.exists():
-      return {}
-    remedy = "restore it, or give another MODEL_DIR"
-    with damaged_file(path, remedy):
-      earlier = json.loads(path.read_text(encoding="utf-8"))
-      shape = earlier.get("batch_shape")
-      if shape is not None:
-        packing.BatchShape(**shape)
-      return earlier
-
-  def _check_same_data(self, earlier: Mapping[str, Any]) -> None:
-    """A run goes on only with the data and the order it began with."""
-    now = {
-      "data_fingerprint": self.data.fingerprint,
-      "seed": self.config.random_seed,
-    }
-    for name, value in now.items():
-      if earlier.get(name, value) != value:
-        raise UserError(
-          f"MODEL_DIR {str(self.folder)!r} holds a run whose {name} is"
-          f" {earlier[name]!r}, now it is {value!r}: give another MODEL_DIR, or"
-          " the data, task and RANDOM_SEED it began with"
-        )
 
   def _write_description(self) -> None:
     if jax.process_index() != 0:
@@ -227,27 +163,23 @@ class _Run:
       run_directory.write_atomically(
         self.folder / "config.gin", self.config.config_text_fn()
       )
-    description = run_directory.describe_machine() | {
-      "data_fingerprint": self.data.fingerprint,
-      "task": self.data.task_name,
-      "seed": self.config.random_seed,
-      "num_parameters": results.num_parameters(self.config.model),
-      "mesh": dict(self.config.partitioner.mesh.shape),
-      "batch_shape": dataclasses.asdict(self.data.shape),
-      "recompilations": self.recompilations,  # of the step, after its first
+    description = run_setup.describe(self.config, self.setup) | {
+      "recompilations": self.recompilations.number,
+      "time": self.time,
     }
-    if self.base:
-      description["lora"] = self.base.as_json()
     run_directory.write_atomically(
       self.folder / "run.json", json.dumps(description, indent=2) + "\n"
     )
 
+  def _profile_steps(self) -> range | None:
+    """What this process records: of several, the first one does."""
+    config = self.config
+    if config.profile_steps is None or jax.process_index() != 0:
+      return None
+    return profiling.parse_steps(config.profile_steps, config.total_steps)
+
   def _transformation(self) -> optax.GradientTransformation:
-    return self.config.optimizer.transform(
-      self.config.learning_rate_fn,
-      train_state.param_shapes(self.model),
-      self.model.param_axes(),
-    )
+    return run_setup.transformation(self.config, self.setup.model)
 
   def _student_params(self, params: PyTree) -> PyTree:
     """The whole student's parameters, from those that are trained."""
@@ -258,49 +190,33 @@ class _Run:
       return self.shardings.params
     return jax.tree.map(lambda array: array.sharding, self.base.params)
 
-  def _restore_or_init(
-    self,
-  ) -> tuple[train_state.TrainState, train_state.TrainState]:
-    """The state to go on from, and its shardings; sets `loop`."""
-    config, model = self.config, self.model
-    tx = self._transformation()
-    self.loop = LoopState()
-    step = self.checkpoints.latest_step()
-    if step is not None:
-      shapes, shardings = train_state.abstract_state(
-        model, tx, config.partitioner
-      )
-      with damaged_file(
-        self.checkpoints.folder / str(step), "delete that folder"
-      ):
-        self.loop = LoopState(**self.checkpoints.loop_state(step))
-      return self.checkpoints.restore(step, shapes), shardings
-    key = jax.random.fold_in(jax.random.key(config.random_seed), _PARAMS)
-    if self.base:
-      params = self.base.adapters.init(key, self.base.params)
-      return train_state.state_from_params(
-        params, tx, config.partitioner, model.param_axes()
-      )
-    if self.initial is not None:
-      return initial.initial_state(
-        self.initial,
-        model,
-        tx,
-        config.partitioner,
-        optimizer_state=config.restore_optimizer,
-      )
-    return train_state.init_state(model, tx, config.partitioner, key)
+  def _nan_debugger(self) -> nonfinite.NanDebugger | None:
+    if not self.config.debug_nans:
+      return None
+    debugger = nonfinite.NanDebugger(
+      self._jit_step,
+      self._transformation(),
+      subtasks=self.data.subtask_names,
+      frozen=self.base.params if self.base else None,
+      say=self.log.progress.say,
+    )
+    debugger.check_state(self.state, self.first_step)
+    return debugger
 
-  def _jit_step(self) -> train_step.JittedStep:
+  def _jit_step(
+    self, tx: optax.GradientTransformation | None = None
+  ) -> train_step.JittedStep:
     config = self.config
     return train_step.jit_train_step(
       model=config.model,
       adapted=(self.base.adapters.on, self.base.params) if self.base else None,
-      tx=self._transformation(),
+      tx=tx or self._transformation(),
       weighting=self.weighting,
       partitioner=config.partitioner,
       state_shardings=self.shardings,
-      base_key=jax.random.fold_in(jax.random.key(config.random_seed), _DROPOUT),
+      base_key=jax.random.fold_in(
+        jax.random.key(config.random_seed), run_setup.DROPOUT_KEY
+      ),
       num_microbatches=config.num_microbatches,
       z_loss=config.objective.z_loss,
       label_smoothing=config.objective.label_smoothing,
@@ -323,28 +239,31 @@ class _Run:
     put = functools.partial(
       config.partitioner.put_batch, global_shapes=self.data.global_shapes
     )
+    self.breakdown.switch("host")
+    debugger = self._nan_debugger()
     with self.data.prefetch(
       self.first_step, config.total_steps, put
     ) as batches:
-      for position, batch in batches:
-        self.state, sums = self.step_fn(self.state, batch)
-        step = position + 1
-        self.log.add_step(step, sums)
-        self._count_compilations(step)
-        if self._after_step(step):
+      for position, batch in self.breakdown.waiting("data", batches):
+        sums = self._step(position + 1, batch)
+        if debugger:
+          debugger.check(position + 1, self.state, batch, sums)
+        if self._after_step(position + 1):
           break
 
-  def _count_compilations(self, step: int) -> None:
-    """Says where a step after the first of this start was compiled again."""
-    # The first step may compile as much as it likes.
-    new = self.step_fn.compilations - self.compiled
-    self.compiled += new
-    if new and step > self.first_step + 1:
-      self.recompilations += new
-      self.log.progress.say(
-        f"step {step} was compiled again, as no step after the first should"
-        " be: it took longer for it"
-      )
+  def _step(
+    self, step: int, batch: Mapping[str, jax.Array]
+  ) -> Mapping[str, jax.Array]:
+    """Hands a step to the devices; waits neither for it nor for its sums."""
+    self.profiler.before(step, self.state)
+    called = time.monotonic()
+    with jax.profiler.StepTraceAnnotation("train", step_num=step):
+      self.state, sums = self.step_fn(self.state, batch)
+    self.breakdown.add_step(called, sums["loss"])
+    self.log.add_step(step, sums)
+    self.profiler.after(step, self.state)
+    self.recompilations.note("step", f"step {step}", self.step_fn.compilations)
+    return sums
 
   def _after_step(self, step: int) -> bool:
     """What is due after `step` updates; returns whether the run is over."""
@@ -354,24 +273,38 @@ class _Run:
       config.eval_period and step % config.eval_period == 0
     )
     save = last or step % config.save_cfg.period == 0
-    if evaluate or save or step % config.stats_period == 0:
-      self._flush(step)
+    if evaluate or save:
+      self._flush()
+    elif step % config.stats_period == 0:
+      self._flush(leaving=1)
     stop = False
     if evaluate:
-      save |= self._evaluate(step)
+      before = compilations.count()
+      with self.breakdown.phase("evaluation"):
+        save |= self._evaluate(step)
+      self.evaluation_compilations += compilations.count() - before
+      self.recompilations.note(
+        "evaluation",
+        f"the evaluation of step {step}",
+        self.evaluation_compilations,
+      )
       stop = self._out_of_patience()
     if save or stop:
-      self._save(step)
+      with self.breakdown.phase("checkpoint"):
+        self._save(step)
     return stop
 
-  def _flush(self, step: int) -> None:
-    written = self.log.flush(self.loop.tokens_seen, self.loop.examples_seen)
+  def _flush(self, leaving: int = 0) -> None:
+    """Looks at the metrics of the steps made, but for the latest ones."""
+    written = self.log.flush(
+      self.loop.tokens_seen, self.loop.examples_seen, leaving=leaving
+    )
     self.loop.note_steps(written)
     if self.loop.nonfinite_in_a_row >= self.config.max_nonfinite_steps:
       raise FloatingPointError(
         f"loss or gradient was not finite in {self.loop.nonfinite_in_a_row}"
-        f" steps in a row up to step {step}: lower BASE_LEARNING_RATE, or"
-        " clip with <optimizer>.clip_norm"
+        " steps in a row: lower BASE_LEARNING_RATE, or clip with"
+        " <optimizer>.clip_norm; --debug_nans says where it began"
       )
 
   def _evaluate(self, step: int) -> bool:
@@ -426,57 +359,41 @@ class _Run:
   # ------------------------------------------------------------------- finishing
 
   def finish(self) -> TrainResult:
-    """Reads the test split once, with the selected checkpoint."""
-    self.checkpoints.wait()
-    self._write_description()
+    """Scores the selected checkpoint, once, and ends the run."""
     step = int(self.state.step)
-    best = self.checkpoints.resolve_step("best")
-    rows = self._finished_rows(step)
-    if not rows:
-      params = self.checkpoints.restore_params(
-        best,
-        train_state.with_shardings(
-          train_state.param_shapes(self.model), self.shardings.params
-        ),
+    with self.breakdown.phase("checkpoint"):
+      self.checkpoints.wait()
+    self._write_description()
+    with self.breakdown.phase("evaluation"):
+      best, rows = final_scores.score_selected(
+        self.config,
+        self.folder,
+        self.checkpoints,
+        self.setup,
+        step=step,
+        loop=self.loop,
+        student_params=self._student_params,
       )
-      rows = self._final_rows(self._student_params(params), best, step)
-      if jax.process_index() == 0:
-        run_directory.write_jsonl(self.folder / "results.jsonl", rows)
     for row in rows:
       self.log.progress.say(
         f"{row['split']} {row['task']} {row['metric']}: {row['value']:.4f}"
         f" (n={row['n']}, checkpoint of step {row['checkpoint_step']})"
       )
+    if step > self.first_step:
+      self._tell_time(step)
+    self._write_description()
     return TrainResult(step, best, rows, self.loop)
 
-  def _finished_rows(self, step: int) -> list[dict[str, Any]]:
-    """The rows that an earlier start wrote after `step`, if they are whole."""
-    rows = run_directory.read_jsonl(self.folder / "results.jsonl")
-    with damaged_file(self.folder / "results.jsonl", "delete it"):
-      splits = {row["split"] for row in rows}
-      steps = {row["steps"] for row in rows}
-    whole = steps == {step} and splits == set(self._final_splits())
-    return rows if whole else []
-
-  def _final_splits(self) -> list[str]:
-    evaluation = self.config.evaluation_cfg
-    return list(filter(None, (evaluation.split, evaluation.test_split)))
-
-  def _final_rows(
-    self, params: PyTree, best: int, step: int
-  ) -> list[dict[str, Any]]:
-    """Scores the selected checkpoint on the selecting and the test split."""
-    rows = []
-    for evaluator in self.final_evaluators:
-      scores = evaluator.run(params)
-      if jax.process_index() == 0:
-        evaluation_lib.write_predictions(self.folder / "eval", best, scores)
-      rows += results.result_rows(
-        self.config,
-        self.data,
-        scores,
-        steps=step,
-        checkpoint_step=best,
-        loop=self.loop,
-      )
-    return rows
+  def _tell_time(self, step: int) -> None:
+    """Where the time of this start went, for people and for run.json."""
+    self.breakdown.take()
+    seconds = self.breakdown.total
+    tokens = self.loop.tokens_seen - self.first_tokens
+    self.time = {
+      "steps": step - self.first_step,
+      "wall_s": round(sum(seconds.values()), 3),
+      "seconds": {name: round(value, 3) for name, value in seconds.items()},
+      # Useful ones, while the devices were at work.
+      "tokens_per_s": round(tokens / max(seconds["step"], 1e-9), 1),
+    }
+    self.log.progress.say(f"time: {time_breakdown.describe(seconds)}")

@@ -13,6 +13,7 @@ from dss_jax import (
   losses,
   optimizers,
   partitioning,
+  profiling,
   schedules,
   vocabulary_loss,
 )
@@ -73,6 +74,11 @@ class TrainConfig:
       gradient that is not finite before the run is stopped.
     vocabulary_loss: how the losses of the vocabulary projection are computed:
       "fused", or "plain" from all logits at once, the slow reference.
+    profile_steps: `A:B` records the steps A to B - 1 with JAX's profiler;
+      None records none.
+    debug_nans: end the run at the first step that is not finite, and say where
+      it came from; costs speed. Else such steps are skipped, see
+      `max_nonfinite_steps`.
     config_text_fn: returns the configuration as text, for `config.gin`.
   """
 
@@ -105,6 +111,8 @@ class TrainConfig:
   early_stopping_patience: int | None = None
   max_nonfinite_steps: int = 10
   vocabulary_loss: str = "fused"
+  profile_steps: str | None = None
+  debug_nans: bool = False
   config_text_fn: Callable[[], str] | None = None
 
   def logits_at_once(self) -> int | None:
@@ -163,6 +171,8 @@ class TrainConfig:
         raise UserError(
           f"{binding} is {value!r}; it must be a whole number from 1"
         )
+    if self.profile_steps is not None:
+      profiling.parse_steps(self.profile_steps, self.total_steps)
     seed = self.random_seed
     if not (isinstance(seed, int) and 0 <= seed < 2**32):
       raise UserError(

@@ -1,6 +1,7 @@
 """What training changes: step, parameters, optimizer state; nothing else."""
 
 import dataclasses
+import weakref
 from typing import Any
 
 import jax
@@ -38,9 +39,16 @@ class TrainState:
     return cls(jnp.zeros([], jnp.int32), params, tx.init(params))
 
 
+# Tracing a transformer takes a tenth of a second and more, and a run that
+# starts asks for the shapes of the same one half a dozen times.
+_param_shapes: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
 def param_shapes(model: Any) -> Any:
   """Shapes and types of a model's parameters, without any memory."""
-  return jax.eval_shape(model.init, jax.random.key(0))
+  if model not in _param_shapes:
+    _param_shapes[model] = jax.eval_shape(model.init, jax.random.key(0))
+  return jax.tree.map(lambda shape: shape, _param_shapes[model])
 
 
 def with_shardings(shapes: Any, shardings: Any) -> Any:
@@ -57,7 +65,7 @@ def with_shardings(shapes: Any, shardings: Any) -> Any:
 def state_shapes(model: Any, tx: optax.GradientTransformation) -> TrainState:
   """Shapes and types of the whole state, without any memory."""
   return jax.eval_shape(
-    lambda key: TrainState.create(model.init(key), tx), jax.random.key(0)
+    lambda params: TrainState.create(params, tx), param_shapes(model)
   )
 
 

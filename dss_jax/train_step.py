@@ -257,6 +257,15 @@ class JittedStep:
     with self._partitioner.activate():
       return self._jitted.lower(state_or_params, batch, *self._last)
 
+  def run_by(
+    self, run: Callable[[Any, list[Any]], Any], state: Any, batch: Batch
+  ) -> Any:
+    """Gives `run` the step's ClosedJaxpr and its arguments, to run it by."""
+    arguments = (state, batch, *self._last)
+    with self._partitioner.activate():
+      traced = self._jitted.trace(*arguments)
+      return run(traced.jaxpr, jax.tree.leaves(arguments))
+
 
 def jit_train_step(
   *,

@@ -7,6 +7,7 @@ at little cost.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from typing import Any
 
@@ -18,6 +19,9 @@ from dss_jax.data import evaluation_batches, packing, pipeline
 from dss_jax.train_config import TrainConfig
 
 PyTree = Any
+
+# Batches that may wait for the devices.
+_IN_FLIGHT = 2
 
 
 class ValidationLoss:
@@ -81,13 +85,23 @@ class ValidationLoss:
     Sub-tasks without examples in the split are left out.
     """
     totals: dict[str, np.ndarray] = {}
+    waiting: collections.deque[dict[str, jax.Array]] = collections.deque()
+
+    def collect() -> None:
+      sums = jax.device_get(waiting.popleft())
+      for name in ("nll", "tokens", "correct"):
+        totals[name] = totals.get(name, 0) + np.asarray(sums[name], np.float64)
+
     for index in range(self._num_batches):
       batch = self._partitioner.put_batch(
         self._batches[index], self._global_shapes
       )
-      sums = jax.device_get(self._step(params, batch))
-      for name in ("nll", "tokens", "correct"):
-        totals[name] = totals.get(name, 0) + np.asarray(sums[name], np.float64)
+      waiting.append(self._step(params, batch))
+      # The next batch is filled while the devices are at work on this one.
+      if len(waiting) > _IN_FLIGHT:
+        collect()
+    while waiting:
+      collect()
     values = {}
     for k, name in enumerate(self._names):
       if totals and totals["tokens"][k]:

@@ -130,9 +130,10 @@ assert not loaded & {(HEAVY | {"gin"})!r}, loaded
 
 
 @pytest.mark.slow
-def test_the_command_line_trains_and_scores_without_them(tmp_path):
+@pytest.mark.parametrize("source", ["records", "batch_files"])
+def test_the_command_line_trains_and_scores_without_them(tmp_path, source):
   """gin belongs to the command line; TensorFlow and SeqIO do not."""
-  folder = str(tmp_path / "run")
+  folder, written = str(tmp_path / "run"), str(tmp_path / "batches")
   files = ("models/taxonli", "runs/taxonli", "data/taxonli", "methods/dss")
   argv = [
     "train",
@@ -142,23 +143,39 @@ def test_the_command_line_trains_and_scores_without_them(tmp_path):
     "--gin.EVAL_MAX_EXAMPLES=4",
     "--gin.data.DataOptions.taxonli_num_train=64",
   ]
-  program = (
-    _BLOCK.format(blocked=sorted(HEAVY))
-    + "from dss_jax import main\n"
-    + f"assert main.main({argv!r}) == 0\n"
+  write = [
+    *("data", "batches", "--task=taxonli_dss", "--records_per_batch=32"),
+    *(
+      "--rows_multiple_of=8",
+      "--steps=1",
+      "--taxonli_num_train=64",
+      f"--output={written}",
+    ),
+  ]
+  program = _BLOCK.format(blocked=sorted(HEAVY)) + "from dss_jax import main\n"
+  if source == "batch_files":
+    argv.append(f"--gin.train/utils.DatasetConfig.batch_files={written}")
+    program += f"assert main.main({write!r}) == 0\n"
+  program += (
+    f"assert main.main({argv!r}) == 0\n"
     + f"assert main.main(['eval', '--model_dir', {folder!r}]) == 0\n"
   )
   subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
-def test_the_command_line_starts_without_jax():
+def test_help_of_every_mode_imports_next_to_nothing():
+  """What it imports is what it takes: counted, since times vary."""
   program = (
     "import sys; from dss_jax import main\n"
-    "try: main.main(['--help'])\n"
-    "except SystemExit as e: assert e.code == 0, e\n"
-    "heavy = {'jax', 'flax', 'tensorflow', 'seqio', 'pyarrow', 'gin'}\n"
-    "found = heavy & {name.split('.')[0] for name in sys.modules}\n"
-    "assert not found, found\n"
+    "modes = main._parser()._subparsers._group_actions[0].choices\n"
+    "assert len(modes) > 8, modes\n"
+    "for mode in [[], *([name] for name in modes)]:\n"
+    "  try: main.main([*mode, '--help'])\n"
+    "  except SystemExit as e: assert e.code == 0, e\n"
+    "tops = {name.split('.')[0] for name in sys.modules}\n"
+    "heavy = {'jax', 'flax', 'tensorflow', 'seqio', 'pyarrow', 'gin', 'numpy'}\n"
+    "assert not heavy & tops, heavy & tops\n"
+    "assert len(sys.modules) < 250, sorted(sys.modules)\n"
   )
   subprocess.run(
     [sys.executable, "-c", program],

@@ -203,6 +203,15 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
       [*train, "--gin.evaluation.EvaluationConfig.test_split=tset"],
       "test_split",
     ),
+    "no window": ([*train, "--profile_steps=5"], "--profile_steps"),
+    "window after the end": (
+      [*train, "--profile_steps=3:5"],
+      "the run ends with step 2",
+    ),
+    "no window in gin": (
+      [*train, "--gin.train.train.profile_steps=a:b"],
+      "train.train.profile_steps",
+    ),
     "no such metric": (
       [*train, "--gin.evaluation.EvaluationConfig.metric=f1"],
       "accuracy",

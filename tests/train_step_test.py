@@ -157,7 +157,7 @@ SETTINGS = {"num_microbatches": 2, "z_loss": 1e-3, "label_smoothing": 0.05}
 
 def start(model, optimizer, partitioner, *, weighting=WEIGHTING, **settings):
   """A fresh state, the jitted step, and the placed test batch's function."""
-  settings = {"logits_at_once": LOGITS_AT_ONCE} | settings
+  settings.setdefault("logits_at_once", LOGITS_AT_ONCE)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   tx = optimizer.transform(learning_rate, shapes, model.param_axes())
   state, shardings = train_state.init_state(

@@ -49,7 +49,7 @@ class MetricsLog:
     step: int,
     kind: str,
     values: Mapping[str, float],
-    timing: Mapping[str, float],
+    timing: Mapping[str, float | Mapping[str, float]],
   ) -> None:
     """Appends one line and hands it to the operating system."""
     finite = {

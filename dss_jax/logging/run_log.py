@@ -11,6 +11,10 @@ from typing import Any, TextIO
 from dss_jax.logging.metrics_file import MetricsLog
 from dss_jax.logging.progress import Progress
 from dss_jax.logging.tensorboard_log import TensorBoardLog
+from dss_jax.time_breakdown import TimeBreakdown, shares
+
+# The share of the time from which on what takes it is named.
+_WORTH_IT = 0.1
 
 
 class RunLog:
@@ -25,6 +29,7 @@ class RunLog:
     slots: encoder and decoder positions of a batch, padding included.
     total_steps: steps of the whole run.
     from_step: steps made before this start.
+    breakdown: where the time goes, told with the metrics of steps.
     stream: where progress goes; None writes it to standard error.
     writes: whether this process writes; of several, one does.
   """
@@ -37,11 +42,13 @@ class RunLog:
     slots: int,
     total_steps: int,
     from_step: int,
+    breakdown: TimeBreakdown | None = None,
     stream: TextIO | None = None,
     writes: bool = True,
   ):
     self._subtasks = tuple(subtasks)
     self._slots = slots
+    self._breakdown = breakdown
     self._files = contextlib.ExitStack()
     if not writes:
       # The same calls, so that all processes take the same path.
@@ -58,22 +65,26 @@ class RunLog:
     self._pending.append((step, sums))
 
   def flush(
-    self, tokens_seen: int, examples_seen: int
+    self, tokens_seen: int, examples_seen: int, *, leaving: int = 0
   ) -> list[dict[str, float]]:
     """Fetches what is pending and writes a line for each step.
 
     Args:
       tokens_seen: before the first pending step.
       examples_seen: likewise.
+      leaving: so many of the latest steps stay pending, so that the devices
+        have something to do meanwhile.
 
     Returns:
-      The values of each pending step, as written.
+      The values of each step written, as written.
     """
     import jax
 
-    steps = [step for step, _ in self._pending]
-    fetched = jax.device_get([sums for _, sums in self._pending])
-    self._pending.clear()
+    due = self._pending[: len(self._pending) - leaving]
+    self._pending = self._pending[len(due) :]
+    steps = [step for step, _ in due]
+    fetched = jax.device_get([sums for _, sums in due])
+    phases = self._breakdown.take(leaving=leaving) if self._breakdown else {}
     now = time.monotonic()
     seconds = (now - self._period_start) / max(len(steps), 1)
     self._period_start = now
@@ -83,7 +94,9 @@ class RunLog:
       tokens_seen += int(values["tokens"])
       examples_seen += int(values["examples"])
       values |= {"tokens_seen": tokens_seen, "examples_seen": examples_seen}
-      timing = {"unix": time.time(), "step_s": seconds}
+      timing: dict[str, Any] = {"unix": time.time(), "step_s": seconds}
+      if phases and step == steps[-1]:
+        timing["seconds"] = {k: round(v, 6) for k, v in phases.items()}
       self._metrics.write(step, "train", values, timing)
       written.append(values)
     if written:
@@ -95,12 +108,12 @@ class RunLog:
       self._tensorboard.write(
         steps[-1],
         {f"train/{name}": value for name, value in last.items()}
-        | {f"timing/{name}": value for name, value in rates.items()},
+        | {f"timing/{name}": value for name, value in rates.items()}
+        | {f"timing/{name}_share": v for name, v in shares(phases).items()},
       )
       shown = {name: _mean(written, name) for name in last}
-      self.progress.update(
-        steps[-1], summary_line(shown | rates, self._subtasks)
-      )
+      line = summary_line(shown | rates, self._subtasks)
+      self.progress.update(steps[-1], line + _time_note(phases))
     self._metrics.flush()
     return written
 
@@ -133,6 +146,17 @@ class RunLog:
       closing.callback(self._tensorboard.close)
       closing.callback(self._metrics.close)
       closing.callback(self.progress.close)
+
+
+def _time_note(phases: Mapping[str, float]) -> str:
+  """Where the time goes, in a word or two: `  busy 97%`."""
+  if not phases:
+    return ""
+  share = shares(phases)
+  busy = share.pop("step", 0.0)
+  name = max(share, key=lambda phase: share[phase])
+  rest = f" {name} {100 * share[name]:.0f}%" if share[name] >= _WORTH_IT else ""
+  return f"  busy {100 * busy:.0f}%{rest}"
 
 
 def _mean(rows: Sequence[Mapping[str, float]], name: str) -> float:

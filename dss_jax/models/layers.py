@@ -124,7 +124,7 @@ def _project(
   """[..., in] x [in, out] -> [..., out]."""
   # As matrices of all positions: contracting over two dimensions, the gradient
   # of the kernel would be preceded by slow transpositions on CPU.
-  outputs = _dot(
+  outputs: Array = _dot(
     inputs.astype(dtype).reshape(-1, inputs.shape[-1]),
     kernel.astype(dtype),
     output_dtype,

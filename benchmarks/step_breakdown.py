@@ -1,0 +1,205 @@
+"""Where the time of training goes, and what the loop adds to bare steps.
+
+    python benchmarks/step_breakdown.py
+    python benchmarks/step_breakdown.py -- --gin_file=models/bench.gin ...
+
+Runs `dss-jax train` with the given flags (by default a student on the built-in
+dataset) and prints the phases that the run itself tells, per step once it is
+warm, and of the whole. Beforehand, in turns:
+
+bare      the same compiled step, called again and again on batches that are on
+          the devices already
+resident  the loop on those batches: what it takes beyond is the loop's own
+loop      the loop as it is, with batches made and moved in its thread, which
+          on a CPU works on the cores that the step would have
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import io
+import itertools
+import json
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+
+from dss_jax import (
+  checkpoints,
+  gin_utils,
+  main,
+  run_directory,
+  time_breakdown,
+  train,
+)
+from dss_jax.train_config import TrainConfig
+
+RUN = (
+  "--gin_file=models/taxonli.gin",
+  "--gin_file=runs/taxonli.gin",
+  "--gin_file=data/taxonli.gin",
+  "--gin_file=methods/dss.gin",
+)
+BETWEEN = ("step", "data", "host")
+_RESIDENT = 4  # batches on the devices
+
+
+def configuration(
+  flags: Sequence[str], folder: str, steps: int, **bindings: object
+) -> TrainConfig:
+  """The run of these flags, in that folder."""
+  bound = {"MODEL_DIR": folder, "TRAIN_STEPS": steps, **bindings}
+  argv = [*flags, *(f"--gin.{name}={value}" for name, value in bound.items())]
+  args, args.gin_flags = main._parser().parse_known_args(["train", *argv])
+  main._parse_gin(args)
+  return gin_utils.instance("train.train")
+
+
+def turns(config: TrainConfig, steps: int, repeats: int) -> dict[str, Any]:
+  """Seconds a step, bare and in the loop, in turns."""
+  seconds: dict[str, list[float]] = {"bare": [], "resident": [], "loop": []}
+  folder = pathlib.Path(config.model_dir)
+  with (
+    config.partitioner.activate(),
+    checkpoints.Checkpoints(folder, config.save_cfg) as saved,
+    train._Run(config, folder, saved, io.StringIO()) as run,
+  ):
+    put = config.partitioner.put_batch
+    batches = [
+      put(run.data.batches[i], run.data.global_shapes) for i in range(_RESIDENT)
+    ]
+    state = run.state
+
+    def bare(count: int) -> None:
+      nonlocal state
+      for i in range(count):
+        state, _ = run.step_fn(state, batches[i % _RESIDENT])
+      jax.block_until_ready(state)
+
+    def loop(batches: Iterable[tuple[int, Any]]) -> None:
+      """What `loop_over_steps` does between two evaluations."""
+      nonlocal state
+      run.state = state
+      for position, batch in run.breakdown.waiting("data", batches):
+        run._step(position + 1, batch)
+        if (position + 1) % config.stats_period == 0:
+          run._flush(leaving=1)
+      run._flush()
+      state = run.state
+
+    def prefetched(first: int) -> None:
+      with run.data.prefetch(
+        first, first + steps, lambda batch: put(batch, run.data.global_shapes)
+      ) as batches:
+        loop(batches)
+
+    def resident(first: int) -> None:
+      loop((i, batches[i % _RESIDENT]) for i in range(first, first + steps))
+
+    bare(3)
+    ways = {"bare": lambda _: bare(steps), "resident": resident}
+    for turn in range(repeats):
+      for name, way in (ways | {"loop": prefetched}).items():
+        started = time.perf_counter()
+        way(turn * steps)
+        seconds[name].append((time.perf_counter() - started) / steps)
+  return seconds
+
+
+def phases(folder: pathlib.Path) -> dict[str, Any]:
+  """What a run says of its time, per warm step and of the whole."""
+  lines = run_directory.read_jsonl(folder / "metrics.jsonl")
+  told = [line for line in lines if "seconds" in line["time"]]
+  # From the second look on, and without what evaluations take.
+  warm: list[dict[str, float]] = []
+  steps = 0
+  for before, line in itertools.pairwise(told):
+    warm.append(line["time"]["seconds"])
+    steps += line["step"] - before["step"]
+  per_step = {
+    name: sum(each[name] for each in warm) / steps for name in BETWEEN
+  }
+  description = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+  return {
+    "ms_per_step": {name: 1e3 * value for name, value in per_step.items()},
+    "share_between_steps": time_breakdown.shares(per_step),
+    "whole": description["time"],
+    "shares": time_breakdown.shares(description["time"]["seconds"]),
+    "recompilations": description["recompilations"],
+    "evaluations": sum(line["kind"] == "eval" for line in lines),
+  }
+
+
+def benchmark(arguments: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--steps", type=int, default=1200, help="of the run")
+  parser.add_argument(
+    "--turns", type=int, default=5, help="bare and in the loop"
+  )
+  parser.add_argument("--turn_steps", type=int, default=50)
+  parser.add_argument("--json", help="file to write")
+  parser.add_argument("flags", nargs="*", help="of the run, after --")
+  args = parser.parse_args(arguments)
+  flags: Sequence[str] = args.flags or RUN
+  load = os.getloadavg()
+  with tempfile.TemporaryDirectory() as folder:
+    config = configuration(flags, f"{folder}/turns", args.steps)
+    seconds = turns(config, args.turn_steps, args.turns)
+    config = configuration(flags, f"{folder}/run", args.steps)
+    train.train(config)
+    found = phases(pathlib.Path(folder) / "run")
+  print(f"\n{'a warm step':<14}{'ms':>10}{'share':>9}")
+  for name, value in found["ms_per_step"].items():
+    share = found["share_between_steps"][name]
+    print(f"{name:<14}{value:>10.3f}{share:>9.2%}")
+  print(f"\n{'the whole run':<14}{'s':>10}{'share':>9}")
+  for name, value in found["whole"]["seconds"].items():
+    print(f"{name:<14}{value:>10.2f}{found['shares'][name]:>9.2%}")
+  print(
+    f"\n{found['evaluations']} evaluations, {found['recompilations']} programs"
+    " compiled after the first step and evaluation"
+  )
+  medians = {name: statistics.median(each) for name, each in seconds.items()}
+  for name, each in seconds.items():
+    print(
+      f"{name}: {1e3 * medians[name]:.2f} ms a step"
+      f" ({1e3 * min(each):.2f} to {1e3 * max(each):.2f})"
+    )
+  for name in ("resident", "loop"):
+    print(f"{name} adds {medians[name] / medians['bare'] - 1:+.2%}")
+  report = {
+    "command": " ".join(
+      ["python", "benchmarks/step_breakdown.py", *sys.argv[1:]]
+    ),
+    "device": str(jax.devices()[0]),
+    "processor": platform.processor() or platform.machine(),
+    "cores": len(os.sched_getaffinity(0)),
+    "load_before": load,
+    "load_after": os.getloadavg(),
+    "python": platform.python_version(),
+    "versions": {
+      name: importlib.metadata.version(name)
+      for name in ("jax", "jaxlib", "flax", "numpy")
+    },
+    "seconds_a_step": seconds,
+    **found,
+  }
+  print(f"load average {load[0]:.1f}, then {report['load_after'][0]:.1f}")
+  if args.json:
+    text = json.dumps(report, indent=1) + "\n"
+    pathlib.Path(args.json).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+  benchmark()

@@ -1,0 +1,121 @@
+"""A window of steps, recorded by JAX's profiler for TensorBoard."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from dss_jax.errors import UserError
+
+# Where TensorBoard's profile plugin looks, in its log folder.
+_PLUGIN_FOLDER = pathlib.Path("plugins") / "profile"
+
+
+def parse_steps(text: str, total_steps: int) -> range:
+  """The steps of `A:B`: A to B - 1, numbered from 1 as in metrics.jsonl.
+
+  Raises:
+    UserError: for anything else, or a window after the run's last step.
+  """
+  match = re.fullmatch(r"([1-9]\d{0,11}):(\d{1,12})", str(text))
+  steps = range(int(match[1]), int(match[2])) if match else range(0)
+  if not steps:
+    raise UserError(
+      f"--profile_steps (train.train.profile_steps) is {text!r}; it must be A:B"
+      " with 1 <= A < B, and traces the steps A to B - 1: 20:25"
+    )
+  if steps[0] > total_steps:
+    raise UserError(
+      f"--profile_steps (train.train.profile_steps) is {text!r}, but the run"
+      f" ends with step {total_steps}: choose earlier steps, or raise TRAIN_STEPS"
+    )
+  return steps
+
+
+class ProfilerWindow:
+  """Records the steps of a window; all else costs nothing.
+
+  Steps are handed to the devices before they are computed: at both ends of the
+  window the devices are waited for, so that it holds whole steps and no other.
+
+  Args:
+    steps: to record; None records none.
+    folder: of the run, which is TensorBoard's log folder.
+    first_step: steps made before this start.
+    say: called with lines for people.
+  """
+
+  def __init__(
+    self,
+    steps: range | None,
+    folder: pathlib.Path,
+    *,
+    first_step: int,
+    say: Callable[[str], None],
+  ):
+    self._folder = folder
+    self._say = say
+    self._first = self._last = 0  # no step has this number
+    self._recording = False
+    if steps is None:
+      return
+    if steps[-1] <= first_step:
+      say(
+        f"profiler: steps {_named(steps)} are made already, the run goes on"
+        f" with step {first_step + 1}: nothing is traced"
+      )
+      return
+    self._first, self._last = max(steps[0], first_step + 1), steps[-1]
+    if self._first > steps[0]:
+      left = range(self._first, self._last + 1)
+      say(
+        f"profiler: the run goes on with step {self._first}, so that of steps"
+        f" {_named(steps)} only {_named(left)} will be traced"
+      )
+
+  def before(self, step: int, state: Any) -> None:
+    """Called before each step, with what it will change."""
+    if step == self._first:
+      jax.block_until_ready(state)
+      options = jax.profiler.ProfileOptions()
+      # Every call of every Python function would slow the steps it shows.
+      options.python_tracer_level = 0
+      try:
+        jax.profiler.start_trace(str(self._folder), profiler_options=options)
+      except RuntimeError as error:  # somebody else records
+        raise UserError(
+          f"--profile_steps: the profiler cannot start ({error})"
+        ) from error
+      self._recording = True
+      self._begun = step
+
+  def after(self, step: int, state: Any) -> None:
+    """Called after each step, with what it changed."""
+    self._ended = step
+    if step == self._last and self._recording:
+      jax.block_until_ready(state)
+      self.close()
+
+  def close(self) -> None:
+    """Writes what is recorded, if the run ends within the window."""
+    if not self._recording:
+      return
+    self._recording = False
+    jax.profiler.stop_trace()
+    traces = (self._folder / _PLUGIN_FOLDER).iterdir()
+    newest = max(traces, key=lambda path: path.stat().st_mtime)
+    steps = range(self._begun, self._ended + 1)
+    self._say(
+      f"profiler: step{'s' * (len(steps) > 1)} {_named(steps)} in {newest}; see"
+      f" it with `tensorboard --logdir {self._folder}` and its profile plugin, or"
+      " open the .trace.json.gz in Perfetto"
+    )
+
+
+def _named(steps: range) -> str:
+  last = f" to {steps[-1]}" if len(steps) > 1 else ""
+  return f"{steps[0]}{last}"

@@ -1,0 +1,66 @@
+"""The benchmarks of whole runs: start-up, and where steps' time goes."""
+
+import importlib.util
+import json
+import types
+
+import jax
+import pytest
+
+from dss_jax import gin_utils
+
+SMALL = (
+  "--gin.data.DataOptions.taxonli_num_train=64",
+  "--gin.data.DataOptions.taxonli_num_validation=16",
+  "--gin.data.DataOptions.taxonli_num_test=16",
+  "--gin.network.T5Config.emb_dim=8",
+  "--gin.network.T5Config.num_encoder_layers=1",
+  "--gin.network.T5Config.num_decoder_layers=1",
+)
+
+
+@pytest.fixture
+def load(repository):
+  def load(name: str) -> types.ModuleType:
+    path = repository / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+  yield load
+  gin_utils.clear()
+
+
+@pytest.mark.slow
+def test_the_phases_of_a_start_are_told(load, tmp_path):
+  module = load("startup")
+  file = tmp_path / "startup.json"
+  module.main(
+    ["--repeats=1", "--caches", "cold", "--json", str(file), "--", *SMALL]
+  )
+  found = json.loads(file.read_text(encoding="utf-8"))
+  (run,) = found["cold"]
+  assert set(run) == set(module.PHASES)
+  for phase in ("imports", "data", "parameters", "trace", "compile"):
+    assert run[phase] > 0, phase
+  assert len(found["help_s"]) == 1
+
+
+@pytest.mark.slow
+def test_the_time_of_steps_is_told(load, tmp_path, monkeypatch):
+  one = jax.devices()[:1]  # whose programs compile in half the time
+  monkeypatch.setattr(jax, "devices", lambda *_: one)
+  module = load("step_breakdown")
+  file = tmp_path / "steps.json"
+  flags = [*module.RUN, *SMALL, "--gin.EVAL_PERIOD=12", "--gin.STATS_PERIOD=4"]
+  sizes = ["--steps=24", "--turns=1", "--turn_steps=4"]
+  module.benchmark([*sizes, "--json", str(file), "--", *flags])
+  found = json.loads(file.read_text(encoding="utf-8"))
+  assert found["evaluations"] == 2
+  assert found["recompilations"] == 0
+  assert found["ms_per_step"]["step"] > 0
+  assert sum(found["shares"].values()) == pytest.approx(1)
+  assert {len(each) for each in found["seconds_a_step"].values()} == {1}
