@@ -26,6 +26,7 @@ from dss_jax import evaluation as evaluation_lib
 from dss_jax import logging as logging_lib
 from dss_jax import (
   lora_runs,
+  losses,
   results,
   run_directory,
   train_config,
@@ -84,6 +85,45 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
   ):
     run.loop_over_steps()
     return run.finish()
+
+
+def jit_step(
+  config: TrainConfig,
+  shape: packing.BatchShape,
+  weighting: losses.Weighting,
+  tx: optax.GradientTransformation,
+  shardings: train_state.TrainState,
+  adapted: tuple[Any, PyTree] | None = None,
+) -> train_step.JittedStep:
+  """The step of a run, not yet compiled.
+
+  Args:
+    config: the run.
+    shape: of its batches.
+    weighting: of their tokens.
+    tx: the optimizer.
+    shardings: of the state.
+    adapted: see `train_step.jit_train_step`.
+  """
+  data_parts = config.partitioner.data_size * config.num_microbatches
+  return train_step.jit_train_step(
+    model=config.model,
+    adapted=adapted,
+    tx=tx,
+    weighting=weighting,
+    partitioner=config.partitioner,
+    state_shardings=shardings,
+    base_key=jax.random.fold_in(jax.random.key(config.random_seed), _DROPOUT),
+    num_microbatches=config.num_microbatches,
+    z_loss=config.objective.z_loss,
+    label_smoothing=config.objective.label_smoothing,
+    logit_slices=vocabulary_loss.num_slices(
+      shape.rows // data_parts,
+      shape.decoder_length,
+      config.model.config.vocab_size,
+    ),
+    learning_rate_fn=config.learning_rate_fn,
+  )
 
 
 class _Run:
@@ -293,25 +333,13 @@ class _Run:
     return train_state.init_state(model, tx, config.partitioner, key)
 
   def _jit_step(self) -> train_step.JittedStep:
-    config = self.config
-    data_parts = config.partitioner.data_size * config.num_microbatches
-    return train_step.jit_train_step(
-      model=config.model,
+    return jit_step(
+      self.config,
+      self.data.shape,
+      self.weighting,
+      self._transformation(),
+      self.shardings,
       adapted=(self.base.adapters.on, self.base.params) if self.base else None,
-      tx=self._transformation(),
-      weighting=self.weighting,
-      partitioner=config.partitioner,
-      state_shardings=self.shardings,
-      base_key=jax.random.fold_in(jax.random.key(config.random_seed), _DROPOUT),
-      num_microbatches=config.num_microbatches,
-      z_loss=config.objective.z_loss,
-      label_smoothing=config.objective.label_smoothing,
-      logit_slices=vocabulary_loss.num_slices(
-        self.data.shape.rows // data_parts,
-        self.data.shape.decoder_length,
-        config.model.config.vocab_size,
-      ),
-      learning_rate_fn=config.learning_rate_fn,
     )
 
   # -------------------------------------------------------------------- stepping
