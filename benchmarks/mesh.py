@@ -163,7 +163,9 @@ def by_mesh(student: T5Config, meshes: Sequence[Any]) -> list[Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """Prints both tables."""
-  parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+  parser = argparse.ArgumentParser(
+    description=(__doc__ or "").partition("\n")[0]
+  )
   parser.add_argument("--smoke", action="store_true", help="a toy, for tests")
   parser.add_argument("--json", help="file to write")
   args = parser.parse_args(arguments)

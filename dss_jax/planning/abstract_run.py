@@ -86,19 +86,20 @@ class AbstractRun:
     options = _ONLY_TO_READ if self.backend == "cpu" else None
     return step.lower(self.state, self.batch(rows)).compile(options)
 
-  def formula(self) -> memory.ActivationFormula:
-    """The formula for its temporary arrays."""
+  def formula(self, backend: str | None = None) -> memory.ActivationFormula:
+    """The formula for its temporary arrays, here or on another backend."""
     partitioner = self.config.partitioner
     return memory.activation_formula(
       self.config.model.config,
       encoder_length=self.shape.encoder_length,
       decoder_length=self.shape.decoder_length,
       gradients=memory.bytes_per_device(self.state.params),
+      optimizer=memory.bytes_per_device(self.state.opt_state),
       num_microbatches=self.config.num_microbatches,
       mesh_shape=partitioner.mesh.shape,
       rules=partitioner.rules,
       fully_sharded=partitioner.fully_sharded and partitioner.data_size > 1,
-      backend=self.backend,
+      backend=backend or self.backend,
       adapters=self.config.lora,
     )
 

@@ -62,6 +62,7 @@ def expected_traffic(
   mesh_shape: Mapping[str, int],
   num_microbatches: int = 1,
   *,
+  logit_slices: int = 1,
   activation_bytes: int = 4,
 ) -> ExpectedTraffic | None:
   """The formula; None where heads do not divide into the `model` axis.
@@ -75,14 +76,17 @@ def expected_traffic(
     mesh_shape: devices along each mesh axis.
     num_microbatches: parts that a batch is computed in, each of which sums its
       gradients over the devices.
+    logit_slices: parts in which logits are computed, each of which deals with
+      the projection onto the vocabulary by itself.
     activation_bytes: of one number; the CPU's compiler has four for bfloat16.
   """
   if config.num_heads % mesh_shape[MODEL_AXIS]:
     return None
   return ExpectedTraffic(
-    gradients=num_microbatches * _gradients(config, params, shape, mesh_shape),
+    gradients=num_microbatches
+    * _gradients(config, params, shape, mesh_shape, logit_slices),
     activations=activation_bytes * _activations(config, shape, mesh_shape),
-    parameters=_fetched(config, params, num_microbatches),
+    parameters=_fetched(config, params, num_microbatches, logit_slices),
   )
 
 
@@ -91,12 +95,13 @@ def _gradients(
   params: Sequence[PlacedParam],
   shape: BatchShape,
   mesh_shape: Mapping[str, int],
+  logit_slices: int,
 ) -> int:
   """Bytes of one micro-batch's gradients.
 
   An array like each parameter; but the embedding table's once for the encoder's
-  tokens, once for the decoder's, and once for logits made by it; and the
-  position biases' as they are added to the attention scores, before they are
+  tokens and once for the decoder's; what makes logits, that table or a kernel,
+  for each slice of them; and the position biases' as they are added to the attention scores, before they are
   summed into their tables.
   """
   if mesh_shape[DATA_AXIS] == 1:
@@ -117,7 +122,10 @@ def _gradients(
         )
       total += 4 * layers * heads * length**2
     elif module == "token_embedder":
-      total += (2 + config.logits_via_embedding) * param.bytes
+      logits = config.logits_via_embedding * logit_slices
+      total += (2 + logits) * param.bytes
+    elif module == "logits_dense":
+      total += logit_slices * param.bytes
     else:
       total += param.bytes
   return total
@@ -161,19 +169,30 @@ def _activations(
 
 
 def _fetched(
-  config: T5Config, params: Sequence[PlacedParam], num_microbatches: int
+  config: T5Config,
+  params: Sequence[PlacedParam],
+  num_microbatches: int,
+  logit_slices: int,
 ) -> int:
   """Bytes of parameters that are put together from all devices' parts.
 
   Once for a step, as long as no scan takes a layer at a time: then the layers'
   for each micro-batch. And once more for each micro-batch's backward pass, where
-  rematerialisation does not keep them.
+  rematerialisation does not keep them; of slices of logits, for each.
   """
   layers = sum(p.bytes for p in params if p.fetched and p.in_layer)
   others = sum(p.bytes for p in params if p.fetched and not p.in_layer)
   forward = num_microbatches if config.scan_layers else 1
   backward = 0 if config.remat_policy == "none" else num_microbatches
-  return others + (forward + backward) * layers
+  again = 0
+  if logit_slices > 1:
+    head = "embedding" if config.logits_via_embedding else "logits_dense/kernel"
+    again = sum(p.bytes for p in params if p.fetched and p.path.endswith(head))
+  return (
+    others
+    + (forward + backward) * layers
+    + num_microbatches * logit_slices * again
+  )
 
 
 def _part(size: int, mesh_shape: Mapping[str, int]) -> int:

@@ -91,9 +91,10 @@ class ActivationFormula:
     scaling is a pass of its own;
   * gradients: an array like each trained parameter; of micro-batches a second
     one to sum them up, where a scan keeps it apart;
+  * updates: half as much as the optimizer's state;
 
-  but never less than three arrays like each trained parameter, which the
-  optimizer needs. `rows` are those of one device in one micro-batch. The
+  but never less than twice the gradients and the updates, where the optimizer
+  is at work, nor, of micro-batches, than three times the gradients. `rows` are those of one device in one micro-batch. The
   factors were fitted to what XLA's CPU compiler uses.
 
   Attributes:
@@ -104,6 +105,7 @@ class ActivationFormula:
     config: sizes of one device's part of the student.
     decoder_length: tokens of a row.
     gradients: bytes on one device.
+    optimizer: bytes of its state on one device.
     num_microbatches: parts that a batch is computed in.
     fully_sharded: whether devices fetch parameters from each other.
   """
@@ -115,6 +117,7 @@ class ActivationFormula:
   config: T5Config
   decoder_length: int
   gradients: int
+  optimizer: int
   num_microbatches: int
   fully_sharded: bool
 
@@ -145,11 +148,14 @@ class ActivationFormula:
       "parameters": copies,
       "logits": logits if config.logits_via_embedding else 0,
       "gradients": (2 if apart else 1) * self.gradients,
+      "updates": self.optimizer // 2,
     }
 
   def bytes(self, rows: int) -> int:
     """The sum."""
-    return max(sum(self.parts(rows).values()), 3 * self.gradients)
+    summed = 3 * self.gradients if self.num_microbatches > 1 else 0
+    updated = 2 * self.gradients + self.optimizer // 2
+    return max(sum(self.parts(rows).values()), summed, updated)
 
 
 def activation_formula(
@@ -158,6 +164,7 @@ def activation_formula(
   encoder_length: int,
   decoder_length: int,
   gradients: int,
+  optimizer: int,
   num_microbatches: int = 1,
   mesh_shape: Mapping[str, int],
   rules: Rules,
@@ -172,6 +179,7 @@ def activation_formula(
     encoder_length: tokens of a row.
     decoder_length: tokens of a row.
     gradients: bytes of the gradients on one device.
+    optimizer: bytes of the optimizer's state on one device.
     num_microbatches: parts that a batch is computed in.
     mesh_shape: devices along each mesh axis.
     rules: logical axis rules.
@@ -219,6 +227,7 @@ def activation_formula(
     config=config,
     decoder_length=decoder_length,
     gradients=gradients,
+    optimizer=optimizer,
     num_microbatches=num_microbatches,
     fully_sharded=fully_sharded,
   )

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from typing import Any
 
+from dss_jax import vocabulary_loss
 from dss_jax.logical_axes import standard_logical_axis_rules
 from dss_jax.planning import collectives, expected_traffic, memory
 from dss_jax.planning.abstract_run import AbstractRun
@@ -14,6 +15,8 @@ from dss_jax.planning.abstract_run import AbstractRun
 WAITING_BATCHES = 3
 # Attempts to find the largest batch by compiling for it.
 _ATTEMPTS = 3
+# A batch that fills a device so far is not worth another attempt.
+_FULL = 0.95
 _MOST_ROWS = 1 << 20
 
 
@@ -25,11 +28,14 @@ class Temporaries:
     compiled: by XLA; None where the step was not compiled.
     formula: by `memory.ActivationFormula`.
     terms: of the formula, by name.
+    accelerator: by the formula for GPUs and TPUs, where the devices are only
+      simulated; else None.
   """
 
   compiled: int | None
   formula: int
   terms: dict[str, int]
+  accelerator: int | None = None
 
   @property
   def best(self) -> int:
@@ -120,18 +126,21 @@ def make_plan(
   if device_memory is None:
     device_memory, source = _memory_of(run, simulated)
   planner = _Planner(run, compiling)
+  temporaries = planner.temporaries(run.shape.rows)
+  if simulated:
+    there = run.formula("gpu").bytes(planner.rows_at_once(run.shape.rows))
+    temporaries = dataclasses.replace(temporaries, accelerator=there)
   exact = {
     "parameters": memory.bytes_per_device(run.state.params),
     "frozen": memory.bytes_per_device(run.frozen),
     "optimizer": memory.bytes_per_device((run.state.opt_state, run.state.step)),
   }
-  rows = run.shape.rows
   return Plan(
     run=run,
     **exact,
     gradients=exact["parameters"],
     batch=memory.bytes_per_device(run.batch()),
-    temporaries=planner.temporaries(rows),
+    temporaries=temporaries,
     memory=device_memory,
     memory_source=source,
     largest=(
@@ -173,6 +182,11 @@ def expected_of(run: AbstractRun) -> expected_traffic.ExpectedTraffic | None:
     run.shape,
     partitioner.mesh.shape,
     run.config.num_microbatches,
+    logit_slices=vocabulary_loss.num_slices(
+      run.shape.rows // (partitioner.data_size * run.config.num_microbatches),
+      run.shape.decoder_length,
+      model.vocab_size,
+    ),
     activation_bytes=2 if narrow else 4,
   )
 
@@ -189,12 +203,16 @@ class _Planner:
     self._traffic: collectives.Traffic | None = None
 
   def temporaries(self, rows: int) -> Temporaries:
-    local = rows // self._parts
+    local = self.rows_at_once(rows)
     return Temporaries(
       self._compile(rows),
       self._formula.bytes(local),
       self._formula.parts(local),
     )
+
+  def rows_at_once(self, rows: int) -> int:
+    """Those of one device in one micro-batch."""
+    return rows // self._parts
 
   def traffic(self) -> collectives.Traffic | None:
     """Of the run's own batch."""
@@ -226,24 +244,27 @@ class _Planner:
     shape = self._run.shape
     per_row = memory.bytes_per_device(self._run.batch()) / shape.rows
     beside = (1 + WAITING_BATCHES) * per_row
-    rows, proved = shape.rows, False
+    rows, proved = shape.rows, 0
+
+    def taken(rows: int, factor: float) -> int:
+      temporaries = factor * self._formula.bytes(rows // self._parts)
+      temporaries = self._compiled.get(rows, temporaries)
+      return round(state + rows * beside + temporaries)
+
     for _ in range(_ATTEMPTS if self._compiling else 1):
       found = self.temporaries(rows)
       factor = found.best / found.formula
-
-      def taken(rows: int, factor: float = factor) -> float:
-        formula = factor * self._formula.bytes(rows // self._parts)
-        return state + rows * beside + self._compiled.get(rows, formula)
-
-      rows = self._most(lambda rows: taken(rows) <= device_memory)
+      rows = self._most(lambda rows, f=factor: taken(rows, f) <= device_memory)
       if not rows:
         break
       self._compile(rows)
-      if taken(rows) <= device_memory:
-        proved = rows in self._compiled
-        break
+      if rows in self._compiled and taken(rows, factor) <= device_memory:
+        proved = max(proved, rows)
+        if taken(rows, factor) > _FULL * device_memory:
+          break
+    rows = proved or rows
     records = round(rows * shape.records_per_batch / shape.rows)
-    return LargestBatch(rows, records, round(taken(rows)), proved)
+    return LargestBatch(rows, records, taken(rows, factor), proved > 0)
 
   def _most(self, fits: Any) -> int:
     """The most rows that fit, a multiple of what the mesh needs."""

@@ -97,6 +97,11 @@ def _memory(plan: Plan) -> list[str]:
       temporaries.formula,
       by_formula,
     ),
+    (
+      "  (elsewhere)",
+      temporaries.accelerator,
+      "formula for GPUs and TPUs, on which bfloat16 stays bfloat16",
+    ),
     ("in all", plan.total, ""),
     ("  (gradients)", plan.gradients, "exact; part of the temporaries"),
   ]

@@ -8,8 +8,8 @@ from dss_jax.partitioning import Partitioner, standard_logical_axis_rules
 from dss_jax.planning import collectives, plan
 from dss_jax.planning.expected_traffic import PlacedParam
 
-# Scalars: losses, norms, counts of tokens; and the greatest logit of a split
-# vocabulary. (Adafactor would sum its rows and columns as well.)
+# Losses, norms, counts of tokens; of a split vocabulary, a sum for each
+# position. (Adafactor would sum its rows and columns as well.)
 SCALARS = 4096  # bytes
 FULLY = {"fully_sharded": True, "fully_sharded_min_size": 0}
 SCAN = {"scan_layers": True}
@@ -33,8 +33,14 @@ def check(planned):
     sizes["gradients" if over_data else "activations"] += each.bytes_per_step
   assert 0 <= sizes["gradients"] - expected.gradients < SCALARS
   assert 0 <= sizes["activations"] - expected.activations < SCALARS
+  # Beside parameters: the greatest logit of each part of a split vocabulary,
+  # and where it is, for each position.
+  greatest = 0
+  if partitioner.model_size > 1:
+    positions = planned.shape.rows * planned.shape.decoder_length
+    greatest = 8 * positions * partitioner.model_size // partitioner.data_size
   gathered = traffic.bytes_per_step("all-gather")
-  assert 0 <= gathered - expected.parameters <= SCALARS
+  assert gathered == expected.parameters + greatest
   # Nothing else, and reduce-scatters only from compilers that make them.
   for kind in ("all-to-all", "collective-permute"):
     assert traffic.bytes_per_step(kind) == 0
@@ -95,6 +101,21 @@ def test_fully_sharded_fetches_one_layer_at_a_time(run):
 )
 def test_products(settings, changes, run):
   check(run("tiny", partitioner=Partitioner(**settings), **changes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, FULLY], ids=str)
+def test_logits_in_slices(settings, run):
+  """So many rows that their logits are computed in several parts."""
+  planned = run(
+    "tiny",
+    (2**20, 24, 16),
+    partitioner=Partitioner(**settings),
+    num_microbatches=2,
+    **SCAN,
+  )
+  traffic = check(planned)
+  assert max(each.times for each in traffic.collectives) >= 4
 
 
 def test_meshes_without_a_formula(run):

@@ -175,12 +175,13 @@ def test_micro_batches_and_rematerialisation_trade_memory(temporaries):
   """As docs/mesh.md says: both take less, most of all together."""
   of = functools.partial(temporaries, "bench", (32, 128, 64), partitioner=ONE)
   plain = of()
-  assert of(num_microbatches=4) < 0.35 * plain
+  assert of(num_microbatches=4) < 0.4 * plain
   minimal = of(scan_layers=True, remat_policy="minimal")
   full = of(scan_layers=True, remat_policy="full")
-  assert full < 0.8 * minimal < 0.8 * 0.7 * plain
+  assert full < 0.9 * minimal
+  assert minimal < 0.75 * plain
   both = of(scan_layers=True, remat_policy="full", num_microbatches=4)
-  assert both < 0.25 * plain
+  assert both < 0.3 * plain
 
 
 class TestSizes:
