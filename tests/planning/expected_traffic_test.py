@@ -82,17 +82,13 @@ def test_fully_sharded_fetches_one_layer_at_a_time(run):
 @pytest.mark.parametrize(
   ("settings", "changes"),
   [
-    ({}, {"num_microbatches": 4, **SCAN}),
     ({}, {"logits_via_embedding": True}),
-    ({}, {"relpos_bias_per_layer": True}),
     ({}, {"relpos_bias_per_layer": True, **SCAN}),
     ({}, {"dtype": "bfloat16"}),
     (FULLY, {"num_microbatches": 2}),
     (FULLY, {"num_microbatches": 2, **SCAN}),
     (FULLY, {"remat_policy": "full", **SCAN}),
-    (FULLY, {"remat_policy": "minimal", **SCAN}),
     (FULLY, {"remat_policy": "full", "num_microbatches": 2}),
-    ({"num_partitions": 2}, {}),
     ({"num_partitions": 4}, {"num_microbatches": 2, **SCAN}),
     ({"num_partitions": 2}, {"remat_policy": "full", **SCAN}),
     ({"num_partitions": 2, **FULLY}, {"num_microbatches": 2, **SCAN}),

@@ -74,7 +74,7 @@ def test_compiled_plan_of_eight_devices(run):
     partitioner=Partitioner(2, fully_sharded=True, fully_sharded_min_size=0),
     scan_layers=True,
   )
-  limit = 4 * 2**20
+  limit = 16 * 2**20
   found = plan.make_plan(planned, device_memory=limit)
   analysis = planned.compile().memory_analysis()
   assert analysis is not None
