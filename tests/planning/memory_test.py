@@ -113,6 +113,7 @@ class TestFormula:
     }
     assert per_row["full"] < per_row["minimal"] < per_row["none"] / 2
 
+  @pytest.mark.slow
   def test_a_mesh_splits_layers_and_fetches_parameters(self, run):
     whole = run("tiny", partitioner=ONE).formula()
     split = run("tiny", partitioner=Partitioner(4)).formula()
