@@ -412,6 +412,8 @@ def subtask_sums(
   }
   for side, feature in (("encoder", "input"), ("decoder", "target")):
     # Without packing nothing but the ids tells padding from tokens.
-    present = batch.get(f"{side}_segment_ids", batch[f"{side}_{feature}_tokens"])
+    present = batch.get(
+      f"{side}_segment_ids", batch[f"{side}_{feature}_tokens"]
+    )
     sums[f"{side}_tokens"] = jnp.sum(present > 0, dtype=jnp.int32)
   return sums

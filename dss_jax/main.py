@@ -117,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
   from dss_jax.data import command as data_command
   from dss_jax.export import command as export_command
   from dss_jax.inference import command as infer_command
+  from dss_jax.planning import command as plan_command
   from dss_jax.rationales import command as extract_command
   from dss_jax.serving import command as serve_command
 
@@ -145,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
   _add_data_flags(train)
   _add_inside_flags(train)
   _add_process_flags(train)
+  plan_command.add_arguments(train)
   evaluate = mode(
     "eval", _evaluate, "score a checkpoint on a task", epilog=_EVAL_EPILOG
   )
@@ -366,7 +368,9 @@ _INSIDE = ("profile_steps", "debug_nans")
 
 def _train(args: argparse.Namespace) -> int:
   from dss_jax import gin_utils
+  from dss_jax.planning import command as plan_command
 
+  plan_command.prepare(args)
   modules = _parse_gin(args)
   inside = {name: getattr(args, name) for name in _INSIDE}
   config = gin_utils.instance(
@@ -374,6 +378,9 @@ def _train(args: argparse.Namespace) -> int:
     config_text_fn=functools.partial(gin_utils.operative_config, modules),
     **{name: value for name, value in inside.items() if value is not None},
   )
+
+  if args.plan:
+    return plan_command.run(args, config)
 
   from dss_jax import train
 

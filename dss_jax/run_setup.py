@@ -18,7 +18,15 @@ import optax
 
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import evaluation as evaluation_lib
-from dss_jax import lora_runs, results, run_directory, train_config, train_state
+from dss_jax import (
+  lora_runs,
+  losses,
+  results,
+  run_directory,
+  train_config,
+  train_state,
+  train_step,
+)
 from dss_jax.data import packing, training_data
 from dss_jax.errors import UserError, damaged_file
 from dss_jax.loop_state import LoopState
@@ -221,3 +229,37 @@ def _restore_or_init(
       optimizer_state=config.restore_optimizer,
     )
   return train_state.init_state(model, tx, config.partitioner, key)
+
+
+def jit_step(
+  config: TrainConfig,
+  weighting: losses.Weighting,
+  tx: optax.GradientTransformation,
+  shardings: train_state.TrainState,
+  adapted: tuple[Any, PyTree] | None = None,
+) -> train_step.JittedStep:
+  """The step of a run, not yet compiled.
+
+  Args:
+    config: the run.
+    weighting: of the tokens of its batches.
+    tx: the optimizer.
+    shardings: of the state.
+    adapted: see `train_step.jit_train_step`.
+  """
+  return train_step.jit_train_step(
+    model=config.model,
+    adapted=adapted,
+    tx=tx,
+    weighting=weighting,
+    partitioner=config.partitioner,
+    state_shardings=shardings,
+    base_key=jax.random.fold_in(
+      jax.random.key(config.random_seed), DROPOUT_KEY
+    ),
+    num_microbatches=config.num_microbatches,
+    z_loss=config.objective.z_loss,
+    label_smoothing=config.objective.label_smoothing,
+    logits_at_once=config.logits_at_once(),
+    learning_rate_fn=config.learning_rate_fn,
+  )

@@ -206,22 +206,12 @@ class _Run:
   def _jit_step(
     self, tx: optax.GradientTransformation | None = None
   ) -> train_step.JittedStep:
-    config = self.config
-    return train_step.jit_train_step(
-      model=config.model,
+    return run_setup.jit_step(
+      self.config,
+      self.weighting,
+      tx or self._transformation(),
+      self.shardings,
       adapted=(self.base.adapters.on, self.base.params) if self.base else None,
-      tx=tx or self._transformation(),
-      weighting=self.weighting,
-      partitioner=config.partitioner,
-      state_shardings=self.shardings,
-      base_key=jax.random.fold_in(
-        jax.random.key(config.random_seed), run_setup.DROPOUT_KEY
-      ),
-      num_microbatches=config.num_microbatches,
-      z_loss=config.objective.z_loss,
-      label_smoothing=config.objective.label_smoothing,
-      logits_at_once=config.logits_at_once(),
-      learning_rate_fn=config.learning_rate_fn,
     )
 
   # -------------------------------------------------------------------- stepping

@@ -117,7 +117,6 @@ def train_step(
   z_loss: float = 0.0,
   label_smoothing: float = 0.0,
   logits_at_once: int | None = None,
-  data_shards: int = 1,
   learning_rate_fn: LearningRateFn | None = None,
   grad_shardings: Any = None,
 ) -> tuple[TrainState, Sums]:
@@ -138,7 +137,6 @@ def train_step(
     label_smoothing: see `losses.token_nll`.
     logits_at_once: positions (of a device) whose logits exist at once; None
       computes all of them, the plain way. See `vocabulary_loss`.
-    data_shards: groups of adjacent rows on different devices.
     learning_rate_fn: only to report `learning_rate`; `tx` has its own.
     grad_shardings: see `accumulate`.
 
@@ -154,7 +152,8 @@ def train_step(
   def loss_fn(params, micro, key):
     """A weighted sum over tokens, so that micro-batches add up."""
     loss, tokens = vocabulary_loss.weighted_loss(
-      functools.partial(model.logits, params),
+      model.logits,
+      params,
       model.hidden_states(params, micro, dropout_key=key),
       micro["decoder_target_tokens"],  # [rows, length]
       micro["token_weights"],
@@ -162,7 +161,6 @@ def train_step(
       z_loss=z_loss,
       label_smoothing=label_smoothing,
       chunk=logits_at_once,
-      shards=data_shards,
     )
     sums = losses.subtask_sums(tokens, micro, weighting.num_subtasks)
     sums["z_loss"] = jnp.sum(tokens.z * micro["token_weights"])
@@ -206,7 +204,6 @@ def eval_step(
   num_subtasks: int = 1,
   label_smoothing: float = 0.0,
   logits_at_once: int | None = None,
-  data_shards: int = 1,
 ) -> Sums:
   """Teacher-forced sums of a batch, without dropout.
 
@@ -215,14 +212,14 @@ def eval_step(
   """
   counted = losses.loss_mask(batch) > 0
   _, tokens = vocabulary_loss.weighted_loss(
-    functools.partial(model.logits, params),
+    model.logits,
+    params,
     model.hidden_states(params, batch),
     batch["decoder_target_tokens"],
     counted.astype(jnp.float32),
     counted,
     label_smoothing=label_smoothing,
     chunk=logits_at_once,
-    shards=data_shards,
   )
   return losses.subtask_sums(tokens, batch, num_subtasks)
 
@@ -300,7 +297,6 @@ def jit_train_step(
     z_loss=z_loss,
     label_smoothing=label_smoothing,
     logits_at_once=logits_at_once,
-    data_shards=partitioner.data_size,
     learning_rate_fn=learning_rate_fn,
     grad_shardings=state_shardings.params,
   )
@@ -350,7 +346,6 @@ def jit_eval_step(
     num_subtasks=num_subtasks,
     label_smoothing=label_smoothing,
     logits_at_once=logits_at_once,
-    data_shards=partitioner.data_size,
   )
   jitted = jax.jit(
     step,

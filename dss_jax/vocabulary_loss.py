@@ -10,7 +10,8 @@ of 32,128 a quarter of its work. Three things make it cheap here:
   The loss is a weighted sum with weights known beforehand, so nothing later
   can change them but a factor. No logits are kept or computed again.
 * What the backward pass then needs is the gradient of the hidden states and of
-  the projection's parameters, whatever those are.
+  the projection's parameters, whatever those are. Each device sums its own
+  positions'; devices sum up once, at the end.
 
 Without a chunk size the same is computed by its definition, from all logits.
 """
@@ -19,15 +20,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from dss_jax import losses
+from dss_jax.logical_axes import DATA_AXIS
 from dss_jax.losses import TokenLosses
 
-LogitsFn = Callable[..., jax.Array]
+LogitsFn = Callable[[Any, jax.Array], jax.Array]
 
 # Logits that exist at once, on one device. On a CPU they should stay near its
 # caches; elsewhere a few large products are fastest.
@@ -45,6 +48,7 @@ def positions_at_once(vocab_size: int, platform: str) -> int:
 
 def weighted_loss(
   logits_fn: LogitsFn,
+  params: Any,
   hidden: jax.Array,
   targets: jax.Array,
   weights: jax.Array,
@@ -53,13 +57,14 @@ def weighted_loss(
   z_loss: float = 0.0,
   label_smoothing: float = 0.0,
   chunk: int | None = None,
-  shards: int = 1,
 ) -> tuple[jax.Array, TokenLosses]:
   """The weighted sum of the losses of the counted positions.
 
   Args:
-    logits_fn: [groups, positions, emb] -> [groups, positions, vocab] float32.
-      Gradients flow to what it closes over.
+    logits_fn: `(params, hidden) -> logits`, [rows, length, vocab] float32 from
+      [rows, length, emb], each position by itself. No gradients flow to what
+      it closes over.
+    params: pytree, of which it may read but a part.
     hidden: [rows, length, emb].
     targets: [rows, length] int32.
     weights: [rows, length] float32; no gradient flows to them.
@@ -67,10 +72,8 @@ def weighted_loss(
       their weights.
     z_loss: see `losses.token_nll`.
     label_smoothing: see `losses.token_nll`.
-    chunk: positions of a shard whose logits exist at once; None computes all
+    chunk: positions of a device whose logits exist at once; None computes all
       logits, and lets JAX differentiate.
-    shards: groups of adjacent rows that lie on different devices, each of which
-      moves its own positions.
 
   Returns:
     The loss, scalar float32, to differentiate, and each position's parts, which
@@ -78,22 +81,49 @@ def weighted_loss(
   """
   if chunk is None:
     return _plain_loss(
-      logits_fn, hidden, targets, weights, counted, z_loss, label_smoothing
+      logits_fn,
+      params,
+      hidden,
+      targets,
+      weights,
+      counted,
+      z_loss,
+      label_smoothing,
     )
-  rows, length, emb = hidden.shape
-  chunk = min(chunk, rows // shards * length)
-  # What `logits_fn` closes over becomes an argument, for its gradient's sake.
-  logits_fn, consts = jax.closure_convert(
-    logits_fn, jnp.zeros((shards, chunk, emb), hidden.dtype)
+  read, rebuild = _what_is_read(logits_fn, params, hidden[:1, :1])
+  static = _Static(
+    lambda read, hidden: logits_fn(rebuild(read), hidden),
+    z_loss,
+    label_smoothing,
+    chunk,
   )
-  static = _Static(logits_fn, z_loss, label_smoothing, chunk, shards)
-  return _weighted_loss(
-    static, hidden, tuple(consts), targets, weights, counted
-  )
+  return _weighted_loss(static, read, hidden, targets, weights, counted)
+
+
+def _what_is_read(logits_fn, params, hidden):
+  """The arrays of `params` that logits depend on, and how to put them back.
+
+  The others would have gradients of zeros, as large as they are.
+  """
+  leaves, structure = jax.tree.flatten(params)
+  jaxpr = jax.make_jaxpr(logits_fn)(params, hidden).jaxpr
+  read = set(map(id, jaxpr.outvars))
+  read.update(id(var) for eqn in jaxpr.eqns for var in eqn.invars)
+  which = [i for i in range(len(leaves)) if id(jaxpr.invars[i]) in read]
+  shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+
+  def rebuild(arrays):
+    others: list[Any] = list(shapes)
+    for i, array in zip(which, arrays, strict=True):
+      others[i] = array
+    return structure.unflatten(others)
+
+  return [leaves[i] for i in which], rebuild
 
 
 def _plain_loss(
   logits_fn: LogitsFn,
+  params: Any,
   hidden: jax.Array,
   targets: jax.Array,
   weights: jax.Array,
@@ -102,7 +132,7 @@ def _plain_loss(
   label_smoothing: float,
 ) -> tuple[jax.Array, TokenLosses]:
   """By definition, from all logits at once."""
-  logits = logits_fn(hidden)
+  logits = logits_fn(params, hidden)
   nll, z = losses.token_nll(logits, targets, z_loss, label_smoothing)
   correct = jnp.argmax(logits, axis=-1) == targets
   tokens = TokenLosses(
@@ -117,45 +147,49 @@ def _plain_loss(
 class _Static(NamedTuple):
   """The arguments of `weighted_loss` that are no arrays."""
 
-  logits_fn: LogitsFn  # of hidden states and constants
+  logits_fn: LogitsFn  # of the parameters that it reads
   z_loss: float
   label_smoothing: float
   chunk: int
-  shards: int
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _weighted_loss(static, hidden, consts, targets, weights, counted):
-  def losses_of(hidden, targets, weights, counted):
-    logits = static.logits_fn(hidden, *consts)
-    return _losses(static, logits, targets, weights, counted)[:2], ()
+def _weighted_loss(static, params, hidden, targets, weights, counted):
+  def losses_of(params, hidden, targets, weights, counted):
+    logits = static.logits_fn(params, hidden)
+    loss, tokens, _ = _losses(static, logits, targets, weights, counted)
+    return (loss, ()), tokens
 
-  results, _ = _over_chunks(
-    static, losses_of, hidden, targets, weights, counted, ()
+  (loss, _), tokens = _on_each_device(
+    functools.partial(_over_chunks, losses_of, static.chunk),
+    params,
+    (hidden, targets, weights, counted),
   )
-  return results
+  return loss, tokens
 
 
-def _weighted_loss_fwd(static, hidden, consts, targets, weights, counted):
-  def losses_and_gradients(hidden, targets, weights, counted):
-    logits, pullback = jax.vjp(static.logits_fn, hidden, *consts)
+def _weighted_loss_fwd(static, params, hidden, targets, weights, counted):
+  def losses_and_gradients(params, hidden, targets, weights, counted):
+    logits, pullback = jax.vjp(static.logits_fn, params, hidden)
     loss, tokens, gradient = _losses(static, logits, targets, weights, counted)
-    of_hidden, *of_consts = pullback(gradient)
-    return (loss, (*tokens, of_hidden)), tuple(of_consts)
+    of_params, of_hidden = pullback(gradient)
+    return (loss, of_params), (tokens, of_hidden)
 
-  (loss, (*tokens, of_hidden)), of_consts = _over_chunks(
-    static, losses_and_gradients, hidden, targets, weights, counted, consts
+  (loss, of_params), (tokens, of_hidden) = _on_each_device(
+    functools.partial(_over_chunks, losses_and_gradients, static.chunk),
+    params,
+    (hidden, targets, weights, counted),
   )
-  return (loss, TokenLosses(*tokens)), (of_hidden, of_consts)
+  return (loss, tokens), (of_params, of_hidden)
 
 
 def _weighted_loss_bwd(static, residuals, cotangents):
   del static
   scale, _ = cotangents  # the positions' parts have no gradients
-  of_hidden, of_consts = jax.tree.map(
+  of_params, of_hidden = jax.tree.map(
     lambda gradient: (scale * gradient).astype(gradient.dtype), residuals
   )
-  return of_hidden, of_consts, None, None, None
+  return of_params, of_hidden, None, None, None
 
 
 _weighted_loss.defvjp(_weighted_loss_fwd, _weighted_loss_bwd)
@@ -185,76 +219,98 @@ def _losses(static, logits, targets, weights, counted):
   return jnp.sum(weights * (nll + z)), tokens, gradient
 
 
-def _over_chunks(static, fn, hidden, targets, weights, counted, consts):
+def _on_each_device(fn, params, arrays):
+  """Lets each device of the mesh's `data` axis compute its own rows.
+
+  Args:
+    fn: `(params, *arrays) -> (sums, of rows)`.
+    params: pytree, the same on all devices.
+    arrays: [rows, ...] each.
+
+  Returns:
+    What `fn` returns for all rows; the sums over all devices.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.shape.get(DATA_AXIS, 1) == 1:
+    return fn(params, *arrays)
+
+  def on_device(params, *arrays):
+    sums, of_rows = fn(params, *arrays)
+    return jax.lax.psum(sums, DATA_AXIS), of_rows
+
+  rows = PartitionSpec(DATA_AXIS)
+  return jax.shard_map(
+    on_device,
+    in_specs=(PartitionSpec(), *(rows for _ in arrays)),
+    out_specs=(PartitionSpec(), rows),
+    axis_names={DATA_AXIS},
+    check_vma=False,
+  )(params, *arrays)
+
+
+def _over_chunks(fn, chunk, params, hidden, targets, weights, counted):
   """Applies `fn` to the counted positions, a chunk at a time.
 
   Args:
-    static: see `_Static`.
-    fn: of [shards, chunk, ...] arrays -> `((loss, per position), of consts)`.
-    hidden: [rows, length, emb], and the others [rows, length].
-    consts: arrays like the last results of `fn`, which are summed.
+    fn: `(params, *arrays) -> (sums, of positions)`, arrays [1, positions, ...].
+    chunk: positions.
+    params: pytree, handed to `fn`.
+    hidden: [rows, length, emb]; the others are [rows, length].
 
   Returns:
-    `((loss, per position), of consts)`, per position [rows, length, ...].
+    `(sums, of positions)` of them all, the latter [rows, length, ...].
   """
   rows, length, _ = hidden.shape
-  shards, chunk = static.shards, static.chunk
-  positions = rows // shards * length
+  positions = rows * length
 
-  def group(x):
-    return x.reshape(shards, positions, *x.shape[2:])
+  def flat(x):
+    return x.reshape(1, positions, *x.shape[2:])
 
-  def take(x, index):
-    index = index.reshape(index.shape + (1,) * (x.ndim - 2))
-    return jnp.take_along_axis(x, index, axis=1)
+  def unflat(x):
+    return x[:, :positions].reshape(rows, length, *x.shape[2:])
 
-  counted = group(counted)
-  weights = jnp.where(counted, group(weights), 0.0)
-  arrays = (group(hidden), group(targets), weights, counted)
-  if positions == chunk:
-    (loss, parts), of_consts = fn(*arrays)
-  else:
-    # The counted positions first, in order; then whole chunks.
-    order = jnp.argsort(~counted, axis=1, stable=True)
-    surplus = -positions % chunk
+  weights = jnp.where(counted, weights, 0.0)
+  arrays = tuple(map(flat, (hidden, targets, weights, counted)))
+  if positions <= chunk:
+    sums, parts = fn(params, *arrays)
+    return sums, jax.tree.map(unflat, parts)
+  # The counted positions first, in order; then whole chunks.
+  order = jnp.argsort(~counted.reshape(-1), stable=True)
 
-    def pack(x):
-      widths = [(0, 0)] * x.ndim
-      widths[1] = (0, surplus)
-      return jnp.pad(take(x, order), widths)
+  def pack(x):
+    widths = [(0, 0), (0, -positions % chunk)] + [(0, 0)] * (x.ndim - 2)
+    return jnp.pad(x[:, order], widths)
 
-    arrays = tuple(map(pack, arrays))
-    num_chunks = -(-jnp.max(jnp.sum(counted, axis=1)) // chunk)
-    (loss, parts), of_consts = _loop(fn, arrays, consts, chunk, num_chunks)
-    inverse = jnp.argsort(order, axis=1)
-    parts = jax.tree.map(lambda x: take(x[:, :positions], inverse), parts)
-  ungroup = lambda x: x.reshape(rows, length, *x.shape[2:])  # noqa: E731
-  return (loss, jax.tree.map(ungroup, parts)), of_consts
+  sums, parts = _loop(
+    functools.partial(fn, params),
+    tuple(map(pack, arrays)),
+    chunk,
+    -(-jnp.sum(counted) // chunk),
+  )
+  inverse = jnp.argsort(order)
+  return sums, jax.tree.map(lambda x: unflat(x[:, inverse]), parts)
 
 
-def _loop(fn, arrays, consts, chunk, num_chunks):
-  """`fn` over chunks of [shards, positions, ...] arrays, `num_chunks` of them."""
-
-  def chunk_of(x, index):
-    return jax.lax.dynamic_slice_in_dim(x, index * chunk, chunk, axis=1)
-
-  def with_chunk(x, part, index):
-    return jax.lax.dynamic_update_slice_in_dim(x, part, index * chunk, axis=1)
+def _loop(fn, arrays, chunk, num_chunks):
+  """`fn` of the first chunks of [1, positions, ...] arrays."""
 
   def step(index, carry):
-    (loss, parts), sums = carry
-    (more, new), of_consts = fn(*(chunk_of(x, index) for x in arrays))
-    parts = jax.tree.map(lambda x, part: with_chunk(x, part, index), parts, new)
-    return (loss + more, parts), jax.tree.map(jnp.add, sums, of_consts)
+    sums, parts = carry
+    at = index * chunk
+    more, new = fn(
+      *(jax.lax.dynamic_slice_in_dim(x, at, chunk, axis=1) for x in arrays)
+    )
+    parts = jax.tree.map(
+      lambda x, part: jax.lax.dynamic_update_slice_in_dim(x, part, at, axis=1),
+      parts,
+      new,
+    )
+    return jax.tree.map(jnp.add, sums, more), parts
 
-  padded = arrays[1].shape[1]
-  (loss, parts), of_consts = jax.eval_shape(
-    lambda: fn(*(chunk_of(x, 0) for x in arrays))
+  positions = arrays[0].shape[1]
+  sums, parts = jax.eval_shape(fn, *(x[:, :chunk] for x in arrays))
+  sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums)
+  parts = jax.tree.map(
+    lambda x: jnp.zeros((1, positions, *x.shape[2:]), x.dtype), parts
   )
-  empty = jax.tree.map(
-    lambda x: jnp.zeros((x.shape[0], padded, *x.shape[2:]), x.dtype), parts
-  )
-  sums = jax.tree.map(jnp.zeros_like, consts)
-  loss = jnp.zeros(loss.shape, loss.dtype)
-  del of_consts
-  return jax.lax.fori_loop(0, num_chunks, step, ((loss, empty), sums))
+  return jax.lax.fori_loop(0, num_chunks, step, (sums, parts))

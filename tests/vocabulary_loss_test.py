@@ -1,6 +1,7 @@
 """The fused vocabulary loss equals its definition, in values and gradients."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +26,12 @@ def _inputs(counted_share=0.6, seed=0):
   return hidden, kernel, targets, weights, counted
 
 
-@functools.partial(jax.jit, static_argnames=("chunk", "shards"))
-def _loss_and_grads(
-  hidden, kernel, targets, weights, counted, *, chunk, shards=1
-):
+@functools.partial(jax.jit, static_argnames="chunk")
+def _loss_and_grads(hidden, kernel, targets, weights, counted, *, chunk):
   def loss(hidden, kernel):
     value, tokens = vocabulary_loss.weighted_loss(
-      # As Flax, and a tied table: what is projected by is closed over.
-      lambda h: jnp.tanh(h) @ (2 * kernel),
+      lambda params, h: jnp.tanh(h) @ (2 * params["kernel"]),
+      {"another": jnp.ones(3), "kernel": kernel},
       hidden,
       targets,
       weights,
@@ -40,7 +39,6 @@ def _loss_and_grads(
       z_loss=1e-2,
       label_smoothing=0.1,
       chunk=chunk,
-      shards=shards,
     )
     return 3 * value, tokens  # not the last thing that is done to it
 
@@ -60,11 +58,10 @@ def _assert_same(got, want):
 
 # One chunk; whole ones; a last one that is not full; one position each.
 @pytest.mark.parametrize("chunk", [1000, 48, 16, 7, 1])
-@pytest.mark.parametrize("shards", [1, 2])
-def test_fused_equals_plain(chunk, shards):
+def test_fused_equals_plain(chunk):
   inputs = _inputs()
   _assert_same(
-    _loss_and_grads(*inputs, chunk=chunk, shards=shards),
+    _loss_and_grads(*inputs, chunk=chunk),
     _loss_and_grads(*inputs, chunk=None),
   )
 
@@ -98,8 +95,8 @@ def test_a_weight_that_is_no_number_is_not_hidden():
     assert np.isnan(loss)
 
 
-def _program(*inputs, chunk, shards=1):
-  lowered = _loss_and_grads.lower(*inputs, chunk=chunk, shards=shards)
+def _program(*inputs, chunk):
+  lowered = _loss_and_grads.lower(*inputs, chunk=chunk)
   return lowered.compile().as_text() or ""
 
 
@@ -116,7 +113,13 @@ def test_gradients_are_left_out_where_none_are_asked_for():
 
   def loss(hidden, kernel):
     return vocabulary_loss.weighted_loss(
-      lambda h: h @ kernel, hidden, targets, weights, counted, chunk=7
+      lambda kernel, h: h @ kernel,
+      kernel,
+      hidden,
+      targets,
+      weights,
+      counted,
+      chunk=7,
     )
 
   def products(fn):
@@ -141,11 +144,16 @@ def test_positions_stay_on_their_devices():
   expected = _loss_and_grads(hidden, kernel, *others, chunk=None)
   placed = [jax.device_put(x, rows) for x in (hidden, *others)]
   placed.insert(1, jax.device_put(kernel, columns))
-  _assert_same(_loss_and_grads(*placed, chunk=7, shards=2), expected)
-  text = _program(*placed, chunk=7, shards=2)
-  assert "all-reduce" in text
-  assert "all-gather" not in text
-  assert "all-to-all" not in text
+  with jax.set_mesh(mesh):
+    _assert_same(_loss_and_grads(*placed, chunk=7), expected)
+    text = _program(*placed, chunk=7)
+  for gathering in ("all-gather", "all-to-all", "collective-permute"):
+    assert gathering not in text
+  # The kernel's gradient is summed over devices once, not for each chunk.
+  of_kernel = re.findall(r"f32\[5,10\]\S* all-reduce\(", text)
+  loop = text[: text.index("ENTRY")]
+  assert len(of_kernel) == 1
+  assert not re.findall(r"f32\[5,10\]\S* all-reduce\(", loop)
 
 
 def test_positions_at_once():

@@ -51,7 +51,8 @@ def constrain(x: Array, *logical_axes: str | None) -> Array:
 
   Does nothing without logical axis rules or without a mesh set by
   `jax.set_mesh`. A mesh axis that does not divide a dimension is left out for
-  that dimension (3 heads over 2 devices stay whole) instead of failing.
+  that dimension (3 heads over 2 devices stay whole) instead of failing, and so
+  is one that `jax.shard_map` has split already.
   """
   rules = nn.get_logical_axis_rules()
   mesh = jax.sharding.get_abstract_mesh()
@@ -60,7 +61,11 @@ def constrain(x: Array, *logical_axes: str | None) -> Array:
   spec = nn.logical_to_mesh_axes(logical_axes, rules)
   assert spec is not None
   entries = [
-    None if entry is None or size % _num_shards(mesh, entry) else entry
+    None
+    if entry is None
+    or size % _num_shards(mesh, entry)
+    or (mesh.manual_axes and set(_names(entry)) & set(mesh.manual_axes))
+    else entry
     for size, entry in zip(x.shape, spec, strict=True)
   ]
   return jax.lax.with_sharding_constraint(
@@ -68,9 +73,12 @@ def constrain(x: Array, *logical_axes: str | None) -> Array:
   )
 
 
+def _names(entry) -> tuple[str, ...]:
+  return entry if isinstance(entry, tuple) else (entry,)
+
+
 def _num_shards(mesh: jax.sharding.AbstractMesh, entry) -> int:
-  names = entry if isinstance(entry, tuple) else (entry,)
-  return math.prod(mesh.shape[name] for name in names)
+  return math.prod(mesh.shape[name] for name in _names(entry))
 
 
 def _parameter(

@@ -408,9 +408,14 @@ class Transformer(nn.Module):
     decoder_segments: Array,
   ) -> Array:
     """Decoder hidden states [batch, length, emb], ready to be projected."""
-    encoded = self.encode(encoder_tokens, encoder_segments)
+    # Embedded together, the table has one gradient, which devices sum once.
+    embedded = self._embed(
+      jnp.concatenate([encoder_tokens, decoder_tokens], axis=1)
+    )
+    inputs, outputs = jnp.split(embedded, [encoder_tokens.shape[1]], axis=1)
+    encoded = self.encoder(inputs, encoder_segments)
     return self.decoder(
-      self._embed(decoder_tokens),
+      outputs,
       encoded,
       decoder_segments,
       encoder_segments,

@@ -1,0 +1,191 @@
+"""What a step takes on each device, and what devices send, by mesh and policy.
+
+    python benchmarks/mesh.py                 # both tables, a few minutes
+    python benchmarks/mesh.py --json FILE
+    python benchmarks/mesh.py --smoke         # one line of each, a toy
+
+Nothing is trained: steps are compiled from shapes, for eight simulated devices
+or one, and XLA's own figures are read. The student is `models/bench.gin` with
+AdamW. Load does not matter to these numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dss_jax import optimizers, train_config
+from dss_jax.data import packing, pipeline, vocabularies
+from dss_jax.models.config import T5Config
+from dss_jax.models.encoder_decoder import EncoderDecoderModel
+from dss_jax.partitioning import Partitioner
+from dss_jax.planning import abstract_run, plan, report
+from dss_jax.planning.sizes import shown
+
+# gin/models/bench.gin
+BENCH = T5Config(
+  vocab_size=32128,
+  emb_dim=256,
+  num_heads=4,
+  num_encoder_layers=4,
+  num_decoder_layers=4,
+  head_dim=64,
+  mlp_dim=512,
+  dropout_rate=0.1,
+)
+TOY = dataclasses.replace(
+  BENCH, vocab_size=64, emb_dim=16, num_encoder_layers=1, num_decoder_layers=1
+)
+SCAN = {"scan_layers": True}
+# Changes of the student, micro-batches.
+POLICIES: list[tuple[dict[str, Any], int]] = [
+  ({}, 1),
+  ({}, 4),
+  (SCAN, 1),
+  (SCAN, 4),
+  ({"remat_policy": "minimal", **SCAN}, 1),
+  ({"remat_policy": "minimal", **SCAN}, 4),
+  ({"remat_policy": "full", **SCAN}, 1),
+  ({"remat_policy": "full", **SCAN}, 4),
+]
+FULLY = {"fully_sharded": True}
+# Settings of the mesh, changes of the student, micro-batches.
+MESHES: list[tuple[dict[str, Any], dict[str, Any], int]] = [
+  ({}, SCAN, 1),
+  ({}, SCAN, 4),
+  (FULLY, SCAN, 1),
+  (FULLY, {"remat_policy": "full", **SCAN}, 1),
+  (FULLY, {"remat_policy": "full", **SCAN}, 4),
+  ({"num_partitions": 2}, SCAN, 1),
+  ({"num_partitions": 4}, SCAN, 1),
+  ({"num_partitions": 2, **FULLY}, {"remat_policy": "full", **SCAN}, 1),
+]
+
+
+def constant(step):
+  """A learning rate; its value does not matter."""
+  del step
+  return jnp.float32(0.1)
+
+
+def planned(
+  student: T5Config,
+  partitioner: Partitioner,
+  num_microbatches: int,
+  rows: int,
+) -> plan.Plan:
+  """The plan of a run on rows of 128 + 64 tokens."""
+  run = abstract_run.of_shape(
+    train_config.TrainConfig(
+      model=EncoderDecoderModel(student),
+      model_dir="never made",
+      vocabulary=vocabularies.from_name("bytes"),
+      optimizer=optimizers.AdamW(),
+      learning_rate_fn=constant,
+      train_dataset_cfg=pipeline.DatasetConfig("taxonli_dss"),
+      total_steps=1,
+      partitioner=partitioner,
+      num_microbatches=num_microbatches,
+    ),
+    packing.BatchShape(rows, 128, 64, rows),
+    ("label", "rationale"),
+  )
+  # Simulated devices have no memory of their own to fill.
+  return plan.make_plan(run, simulated=True)
+
+
+def by_policy(student: T5Config, policies: Sequence[Any]) -> list[Any]:
+  """Temporary arrays of one device, 32 rows a batch."""
+  one = Partitioner(devices=tuple(jax.devices()[:1]))
+  print("| scan | remat | micro-batches | temporaries, XLA | formula | off |")
+  print("|---|---|---|---|---|---|")
+  rows = []
+  for changes, micro in policies:
+    config = dataclasses.replace(student, **changes)
+    found = planned(config, one, micro, rows=32)
+    size, formula = found.temporaries.compiled, found.temporaries.formula
+    assert size is not None
+    print(
+      f"| {'yes' if config.scan_layers else 'no'} | {config.remat_policy}"
+      f" | {micro} | {shown(size)} | {shown(formula)}"
+      f" | {100 * (formula / size - 1):+.0f} % |",
+      flush=True,
+    )
+    rows.append({"changes": changes} | report.as_json(found))
+  return rows
+
+
+def by_mesh(student: T5Config, meshes: Sequence[Any]) -> list[Any]:
+  """Bytes of one of eight devices, 64 rows a batch."""
+  print(
+    "| mesh | remat | micro-batches | parameters | optimizer | temporaries"
+    " | all-reduce | all-gather | by formula |"
+  )
+  print("|---|---|---|---|---|---|---|---|---|")
+  rows = []
+  for settings, changes, micro in meshes:
+    partitioner = Partitioner(**settings)
+    config = dataclasses.replace(student, **changes)
+    found = planned(config, partitioner, micro, rows=64)
+    assert found.traffic is not None
+    assert found.expected is not None
+    sizes = (
+      found.parameters,
+      found.optimizer,
+      found.temporaries.compiled or 0,
+      found.traffic.bytes_per_step("all-reduce"),
+      found.traffic.bytes_per_step("all-gather"),
+    )
+    expected = found.expected
+    name = f"{partitioner.data_size} x {partitioner.model_size}"
+    if partitioner.fully_sharded:
+      name += ", fully sharded"
+    cells = [
+      name,
+      config.remat_policy,
+      str(micro),
+      *map(shown, sizes),
+      f"{shown(expected.gradients + expected.activations)},"
+      f" {shown(expected.parameters)}",
+    ]
+    print(f"| {' | '.join(cells)} |", flush=True)
+    rows.append({"changes": changes} | report.as_json(found))
+  return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Prints both tables."""
+  parser = argparse.ArgumentParser(
+    description=(__doc__ or "").partition("\n")[0]
+  )
+  parser.add_argument("--smoke", action="store_true", help="a toy, for tests")
+  parser.add_argument("--json", help="file to write")
+  args = parser.parse_args(arguments)
+  jax.config.update("jax_platforms", "cpu")
+  jax.config.update("jax_num_cpu_devices", 8)
+  student = TOY if args.smoke else BENCH
+  policies = POLICIES[:1] if args.smoke else POLICIES
+  meshes = MESHES[:1] if args.smoke else MESHES
+  found = {
+    "versions": {
+      name: importlib.metadata.version(name) for name in ("jax", "jaxlib")
+    },
+    "by_policy": by_policy(student, policies),
+  }
+  print()
+  found["by_mesh"] = by_mesh(student, meshes)
+  if args.json:
+    text = json.dumps(found, indent=1) + "\n"
+    pathlib.Path(args.json).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,181 @@
+"""What a step should communicate, by a formula from sizes and mesh.
+
+For T5X's standard rules, of which `docs/mesh.md` explains the terms. What the
+compiled program does communicate is read by `collectives.py`; the two agree but
+for scalars.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from dss_jax.data.packing import BatchShape
+from dss_jax.logical_axes import DATA_AXIS, MODEL_AXIS
+from dss_jax.models.config import T5Config
+
+
+@dataclasses.dataclass(frozen=True)
+class PlacedParam:
+  """A parameter on the mesh.
+
+  Attributes:
+    path: "decoder/layers_0/mlp/wi_0/kernel".
+    bytes: on one device, were it whole over `data`.
+    fetched: whether it is split over `data`.
+    trained: whether it has a gradient.
+  """
+
+  path: str
+  bytes: int
+  fetched: bool
+  trained: bool
+
+  @property
+  def in_layer(self) -> bool:
+    """Whether it belongs to one of the layers of a stack."""
+    stack = self.path.split("/")[1:2]
+    return stack != [] and (
+      stack[0] in ("encoder", "decoder") or stack[0].startswith("layers_")
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpectedTraffic:
+  """Bytes of arrays on one device over a step.
+
+  Attributes:
+    gradients: all-reduced over `data`.
+    activations: all-reduced over `model`.
+    parameters: all-gathered over `data`.
+  """
+
+  gradients: int
+  activations: int
+  parameters: int
+
+
+def expected_traffic(
+  config: T5Config,
+  params: Sequence[PlacedParam],
+  shape: BatchShape,
+  mesh_shape: Mapping[str, int],
+  num_microbatches: int = 1,
+  *,
+  activation_bytes: int = 4,
+) -> ExpectedTraffic | None:
+  """The formula; None where heads do not divide into the `model` axis.
+
+  Activations then travel in ways that it does not follow.
+
+  Args:
+    config: the student's sizes.
+    params: all its parameters, adapters included.
+    shape: of the global batch.
+    mesh_shape: devices along each mesh axis.
+    num_microbatches: parts that a batch is computed in, each of which sums its
+      gradients over the devices.
+    activation_bytes: of one number; the CPU's compiler has four for bfloat16.
+  """
+  if config.num_heads % mesh_shape[MODEL_AXIS]:
+    return None
+  return ExpectedTraffic(
+    gradients=num_microbatches * _gradients(config, params, shape, mesh_shape),
+    activations=activation_bytes * _activations(config, shape, mesh_shape),
+    parameters=_fetched(config, params, num_microbatches),
+  )
+
+
+def _gradients(
+  config: T5Config,
+  params: Sequence[PlacedParam],
+  shape: BatchShape,
+  mesh_shape: Mapping[str, int],
+) -> int:
+  """Bytes of one micro-batch's gradients.
+
+  An array like each parameter; the embedding table's once more where it makes
+  logits; and the position biases' as they are added to the attention scores,
+  before they are summed into their tables.
+  """
+  if mesh_shape[DATA_AXIS] == 1:
+    return 0
+  heads = _part(config.num_heads, mesh_shape)
+  total = 0
+  for param in params:
+    if not param.trained:
+      continue
+    *_, module, name = param.path.split("/")
+    if name == "rel_embedding":
+      encoder = param.path.startswith("encoder/")
+      length = shape.encoder_length if encoder else shape.decoder_length
+      layers = 1
+      if config.relpos_bias_per_layer and config.scan_layers:
+        layers = (
+          config.num_encoder_layers if encoder else config.num_decoder_layers
+        )
+      total += 4 * layers * heads * length**2
+    elif module == "token_embedder":
+      total += (1 + config.logits_via_embedding) * param.bytes
+    else:
+      total += param.bytes
+  return total
+
+
+def _activations(
+  config: T5Config, shape: BatchShape, mesh_shape: Mapping[str, int]
+) -> int:
+  """Numbers in activations that devices of a `model` group sum.
+
+  Forward, what each projection out of split heads or a split feed-forward layer
+  gives, and embedded tokens. Backward, the gradient of what goes into each of
+  the projections; queries, keys and values are three. Where whole layers are
+  computed again, all of the forward but a layer's last product.
+  """
+  if mesh_shape[MODEL_AXIS] == 1:
+    return 0
+  rows = shape.rows // mesh_shape[DATA_AXIS]
+  size = rows * config.emb_dim
+  encoder, decoder = shape.encoder_length * size, shape.decoder_length * size
+  mlp = config.mlp_dim % mesh_shape[MODEL_AXIS] == 0
+  vocab = config.vocab_size % mesh_shape[MODEL_AXIS] == 0
+  mlp_inputs = mlp * len(config.mlp_activations)
+  forward = (
+    config.num_encoder_layers * (1 + mlp) * encoder
+    + config.num_decoder_layers * (2 + mlp) * decoder
+    + vocab * (encoder + decoder)
+  )
+  backward = (
+    config.num_encoder_layers * (3 + mlp_inputs) * encoder
+    + config.num_decoder_layers * ((4 + mlp_inputs) * decoder + 2 * encoder)
+    + vocab * decoder
+  )
+  again = 0
+  if config.remat_policy == "full":
+    again = mlp * (
+      config.num_encoder_layers * encoder
+      + config.num_decoder_layers * 2 * decoder
+    )
+  return forward + again + backward
+
+
+def _fetched(
+  config: T5Config, params: Sequence[PlacedParam], num_microbatches: int
+) -> int:
+  """Bytes of parameters that are put together from all devices' parts.
+
+  Once for a step, as long as no scan takes a layer at a time: then the layers'
+  for each micro-batch. And once more for each micro-batch's backward pass, where
+  rematerialisation does not keep them.
+  """
+  layers = sum(p.bytes for p in params if p.fetched and p.in_layer)
+  others = sum(p.bytes for p in params if p.fetched and not p.in_layer)
+  forward = num_microbatches if config.scan_layers else 1
+  backward = 0 if config.remat_policy == "none" else num_microbatches
+  return others + (forward + backward) * layers
+
+
+def _part(size: int, mesh_shape: Mapping[str, int]) -> int:
+  """What a device has of a dimension that the rules split over `model`."""
+  shards = mesh_shape[MODEL_AXIS]
+  return size // shards if size % shards == 0 else size

@@ -1,0 +1,210 @@
+"""Bytes on a device: against real arrays, and against the compiler."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from dss_jax import optimizers, train_state
+from dss_jax.errors import UserError
+from dss_jax.partitioning import Partitioner
+from dss_jax.planning import memory, sizes
+
+ONE = Partitioner(devices=tuple(jax.devices()[:1]))
+MiB = 2**20
+
+
+class TestExact:
+  @pytest.mark.parametrize(
+    ("settings", "optimizer"),
+    [
+      ({"num_partitions": 2}, optimizers.AdamW()),
+      (
+        {
+          "num_partitions": 2,
+          "fully_sharded": True,
+          "fully_sharded_min_size": 64,
+        },
+        optimizers.Adafactor(min_dim_size_to_factor=8),
+      ),
+    ],
+  )
+  def test_a_real_state_takes_what_was_planned(self, run, settings, optimizer):
+    """Counted on every device's own buffers."""
+    partitioner = Partitioner(**settings)
+    planned = run("tiny", partitioner=partitioner, optimizer=optimizer)
+    # Its values do not matter here; drawing them would take compiling.
+    state = jax.tree.map(
+      lambda leaf: jax.device_put(
+        np.zeros(leaf.shape, leaf.dtype), leaf.sharding
+      ),
+      planned.state,
+    )
+    for part in ("params", "opt_state"):
+      on_device = dict.fromkeys(jax.devices(), 0)
+      for leaf in jax.tree.leaves(getattr(state, part)):
+        for shard in leaf.addressable_shards:
+          on_device[shard.device] += shard.data.nbytes
+      want = memory.bytes_per_device(getattr(planned.state, part))
+      assert set(on_device.values()) == {want}
+    whole = memory.whole_bytes(planned.state.params)
+    stored = memory.bytes_per_device(planned.state.params)
+    assert whole / stored > (7 if partitioner.fully_sharded else 1.9)
+
+  def test_a_batch(self, run):
+    planned = run("tiny", (32, 24, 16), partitioner=Partitioner(2))
+    placed = planned.config.partitioner.put_batch(
+      {name: np.zeros(s.shape, s.dtype) for name, s in planned.batch().items()}
+    )
+    first = jax.devices()[0]
+    want = sum(
+      shard.data.nbytes
+      for value in placed.values()
+      for shard in value.addressable_shards
+      if shard.device == first
+    )
+    assert memory.bytes_per_device(planned.batch()) == want
+    assert want == 32 // 4 * 4 * (3 * 24 + 8 * 16)
+    assert memory.bytes_per_device(planned.batch(64)) == 2 * want
+
+  @pytest.mark.slow
+  def test_the_state_that_training_makes(self, run):
+    """As above, made as training makes it."""
+    planned = run(
+      "tiny", partitioner=Partitioner(fully_sharded=True), scan_layers=True
+    )
+    config = planned.config
+    state, _ = train_state.init_state(
+      config.model, planned.tx, config.partitioner, jax.random.key(0)
+    )
+    same = jax.tree.map(
+      lambda real, plan: (
+        (real.shape, real.dtype, real.sharding)
+        == (plan.shape, plan.dtype, plan.sharding)
+      ),
+      state,
+      planned.state,
+    )
+    assert all(jax.tree.leaves(same))
+
+
+class TestFormula:
+  def test_terms(self, run):
+    """Worked by hand where that can be done; doubled with the rows."""
+    formula = run("tiny", partitioner=ONE).formula()
+    few, many = formula.parts(4), formula.parts(8)
+    constant = formula.saved.constant
+    assert many["saved"] - constant == 2 * (few["saved"] - constant)
+    assert many["gradients"] == few["gradients"] == formula.gradients
+    assert few["parameters"] == 0  # as they are stored
+    # Scores and probabilities of 8 attentions at the least.
+    scores = 4 * 4 * (2 * 24**2 + 3 * 16**2 + 3 * 16 * 24)
+    assert formula.saved.per_row > 2 * scores
+
+  def test_rematerialisation_saves_less(self, run):
+    per_row = {
+      policy: run(
+        "tiny", partitioner=ONE, remat_policy=policy, scan_layers=True
+      )
+      .formula()
+      .saved.per_row
+      for policy in ("none", "minimal", "full")
+    }
+    assert per_row["full"] < per_row["minimal"] < per_row["none"] / 2
+
+  @pytest.mark.slow
+  def test_a_mesh_splits_layers_and_fetches_parameters(self, run):
+    whole = run("tiny", partitioner=ONE).formula()
+    split = run("tiny", partitioner=Partitioner(4)).formula()
+    assert split.config.num_heads == 1
+    assert split.config.mlp_dim == 24
+    assert split.saved.per_row < 0.7 * whole.saved.per_row
+    fetched = (
+      run("tiny", partitioner=Partitioner(fully_sharded=True))
+      .formula()
+      .parts(4)
+    )
+    params = memory.whole_bytes(run("tiny", partitioner=ONE).state.params)
+    # All of them, and the gradients of the two tables.
+    assert fetched["parameters"] == pytest.approx(
+      params + 2 * 224 * 32 * 4, rel=0.02
+    )
+
+
+# (size, (rows, encoder, decoder), settings)
+CASES = [
+  ("taxonli", (16, 128, 128), {}),
+  ("taxonli", (16, 128, 128), {"num_microbatches": 4}),
+  ("taxonli", (16, 128, 128), {"scan_layers": True, "remat_policy": "minimal"}),
+  ("taxonli", (16, 128, 128), {"scan_layers": True, "remat_policy": "full"}),
+  ("bench", (32, 128, 64), {}),
+  ("bench", (32, 128, 64), {"num_microbatches": 4}),
+  ("bench", (32, 128, 64), {"scan_layers": True, "remat_policy": "minimal"}),
+  ("bench", (32, 128, 64), {"scan_layers": True, "remat_policy": "full"}),
+  ("small", (16, 256, 96), {"scan_layers": True}),
+  (
+    "small",
+    (16, 256, 96),
+    {"scan_layers": True, "remat_policy": "full", "num_microbatches": 4},
+  ),
+]
+
+
+def _name(case):
+  size, shape, settings = case
+  values = (f"{value}" for value in settings.values())
+  return "-".join([size, "x".join(map(str, shape)), *values])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=_name)
+def test_the_formula_is_within_30_percent_of_the_compiler(
+  case, run, temporaries
+):
+  size, shape, settings = case
+  compiled = temporaries(size, shape, partitioner=ONE, **settings)
+  formula = run(size, shape, partitioner=ONE, **settings).formula()
+  rows = shape[0] // settings.get("num_microbatches", 1)
+  assert 0.7 < formula.bytes(rows) / compiled < 1.3
+
+
+@pytest.mark.slow
+def test_micro_batches_and_rematerialisation_trade_memory(temporaries):
+  """As docs/mesh.md says: both take less, most of all together."""
+  of = functools.partial(temporaries, "bench", (32, 128, 64), partitioner=ONE)
+  plain = of()
+  assert of(num_microbatches=4) < 0.4 * plain
+  minimal = of(scan_layers=True, remat_policy="minimal")
+  full = of(scan_layers=True, remat_policy="full")
+  assert full < 0.9 * minimal
+  assert minimal < 0.75 * plain
+  both = of(scan_layers=True, remat_policy="full", num_microbatches=4)
+  assert both < 0.3 * plain
+
+
+class TestSizes:
+  @pytest.mark.parametrize(
+    ("text", "size"),
+    [
+      ("80GiB", 80 * 2**30),
+      ("80 gb", 80 * 10**9),
+      ("1.5G", 3 * 2**29),
+      ("4096", 4096),
+      ("512MiB", 512 * MiB),
+      ("7b", 7),
+    ],
+  )
+  def test_units(self, text, size):
+    assert sizes.parse(text, "--plan_memory") == size
+
+  @pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "1XB", "0", "1e40TB"])
+  def test_others_are_refused(self, text):
+    with pytest.raises(UserError, match=r"--plan_memory is .*such as 80GiB"):
+      sizes.parse(text, "--plan_memory")
+
+  def test_shown(self):
+    assert sizes.shown(1023) == "1023 B"
+    assert sizes.shown(1536) == "1.5 KiB"
+    assert sizes.shown(80 * 2**30) == "80.0 GiB"
+    assert sizes.shown(3 * 2**50) == "3,072.0 TiB"
