@@ -15,7 +15,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -132,36 +132,37 @@ def _project(
   """[..., in] x [in, out] -> [..., out]."""
   # As matrices of all positions: contracting over two dimensions, the gradient
   # of the kernel would be preceded by slow transpositions on CPU.
-  outputs: Array = _dot(
-    inputs.astype(dtype).reshape(-1, inputs.shape[-1]),
-    kernel.astype(dtype),
-    output_dtype,
-  )
+  rows = inputs.astype(dtype).reshape(-1, inputs.shape[-1])
+  kernel = kernel.astype(dtype)
+  if output_dtype == dtype:
+    outputs = jnp.dot(rows, kernel)
+  else:
+    outputs = _wide_dot(rows, kernel, output_dtype)
   return outputs.reshape(*inputs.shape[:-1], kernel.shape[1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _dot(inputs: Array, kernel: Array, output_dtype: str) -> Array:
-  """[n, in] x [in, out] -> [n, out]; gradients are products of their dtype.
+def _wide_dot(inputs: Array, kernel: Array, output_dtype: str) -> Array:
+  """[n, in] x [in, out] -> [n, out] in a wider type: float32 from bfloat16.
 
-  Left to JAX, a wider product (float32 logits of bfloat16) has a gradient whose
-  products are wide too, many times slower on accelerators.
+  Left to JAX, its gradients would be wide products, too, many times slower on
+  accelerators. These are products of the inputs' type.
   """
   return jnp.dot(inputs, kernel, preferred_element_type=output_dtype)
 
 
-def _dot_fwd(inputs, kernel, output_dtype):
-  return _dot(inputs, kernel, output_dtype), (inputs, kernel)
+def _wide_dot_fwd(inputs, kernel, output_dtype):
+  return _wide_dot(inputs, kernel, output_dtype), (inputs, kernel)
 
 
-def _dot_bwd(output_dtype, residuals, cotangent):
+def _wide_dot_bwd(output_dtype, residuals, cotangent):
   del output_dtype
   inputs, kernel = residuals
   cotangent = cotangent.astype(inputs.dtype)
   return jnp.dot(cotangent, kernel.T), jnp.dot(inputs.T, cotangent)
 
 
-_dot.defvjp(_dot_fwd, _dot_bwd)
+_wide_dot.defvjp(_wide_dot_fwd, _wide_dot_bwd)
 
 
 class Embed(nn.Module):
@@ -204,12 +205,18 @@ class LayerNorm(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """[..., emb] -> [..., emb]; the statistics are float32."""
-    x = x.astype(jnp.float32)
-    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    normed = x * jax.lax.rsqrt(mean_square + self.epsilon)
     shape = (x.shape[-1],)
     scale = _parameter(self, "scale", nn.initializers.ones, shape, ("embed",))
-    return normed.astype(self.dtype) * scale.astype(self.dtype)
+
+    # The backward pass makes the normed values again from what came in.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def norm(x, scale):
+      x = x.astype(jnp.float32)
+      mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+      normed = x * jax.lax.rsqrt(mean_square + self.epsilon)
+      return normed.astype(self.dtype) * scale.astype(self.dtype)
+
+    return norm(x, scale)
 
 
 class Dropout(nn.Module):
@@ -256,18 +263,29 @@ def dot_product_attention(
   Returns:
     [batch, heads, q, head_dim].
   """
-  product_dtype = "float32" if float32_logits else dtype
-  return _attend(query, key, value, bias, keep, dtype, product_dtype)
+  types = _Types(
+    dtype, "float32" if float32_logits else dtype, bias.shape, bias.dtype.name
+  )
+  return _attend(types, query, key, value, bias, keep)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attend(query, key, value, bias, keep, dtype, product_dtype):
-  return _attend_fwd(query, key, value, bias, keep, dtype, product_dtype)[0]
+class _Types(NamedTuple):
+  """What is known of attention before its arrays are."""
+
+  dtype: str
+  product_dtype: str
+  bias_shape: tuple[int, ...]
+  bias_dtype: str
 
 
-def _attend_fwd(query, key, value, bias, keep, dtype, product_dtype):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(types, query, key, value, bias, keep):
+  return _attend_fwd(types, query, key, value, bias, keep)[0]
+
+
+def _attend_fwd(types, query, key, value, bias, keep):
   logits = jnp.einsum(
-    "bhqd,bhkd->bhqk", query, key, preferred_element_type=product_dtype
+    "bhqd,bhkd->bhqk", query, key, preferred_element_type=types.product_dtype
   )
   logits = logits.astype(jnp.float32) + bias.astype(jnp.float32)
   highest = jnp.max(logits, axis=-1, keepdims=True)
@@ -275,34 +293,39 @@ def _attend_fwd(query, key, value, bias, keep, dtype, product_dtype):
   # where they are few numbers: after they have weighed the values.
   exponentials = jnp.exp(logits - highest)
   normalizer = jnp.sum(exponentials, axis=-1)
-  exponentials = exponentials.astype(dtype)
+  exponentials = exponentials.astype(types.dtype)
   outputs = jnp.einsum("bhqk,bhkd->bhqd", _times(exponentials, keep), value)
-  outputs = outputs / normalizer[..., None].astype(dtype)
-  kept = query, key, value, bias, keep, exponentials, normalizer, outputs
+  outputs = outputs / normalizer[..., None].astype(types.dtype)
+  kept = query, key, value, keep, exponentials, normalizer, outputs
   return outputs, kept
 
 
-def _attend_bwd(dtype, product_dtype, residuals, cotangent):
-  query, key, value, bias, keep, exponentials, normalizer, outputs = residuals
+def _attend_bwd(types, kept, cotangent):
+  query, key, value, keep, exponentials, normalizer, outputs = kept
   # Of each query, the sum of its probabilities times their gradients.
   mean = jnp.sum(
     cotangent.astype(jnp.float32) * outputs.astype(jnp.float32),
     axis=-1,
     keepdims=True,
   )
-  scaled = cotangent / normalizer[..., None].astype(dtype)
+  scaled = cotangent / normalizer[..., None].astype(types.dtype)
   gradient = jnp.einsum(
-    "bhqd,bhkd->bhqk", scaled, value, preferred_element_type=product_dtype
+    "bhqd,bhkd->bhqk", scaled, value, preferred_element_type=types.product_dtype
   )
   gradient = _times(gradient, keep)
   gradient = exponentials * (gradient - mean / normalizer[..., None])
-  of_bias = _sum_to(gradient, bias)
-  gradient = gradient.astype(dtype)
+  broadcast = [
+    axis
+    for axis, size in enumerate(types.bias_shape)
+    if size != gradient.shape[axis]
+  ]
+  of_bias = jnp.sum(gradient, axis=broadcast, keepdims=True)
+  gradient = gradient.astype(types.dtype)
   return (
     jnp.einsum("bhqk,bhkd->bhqd", gradient, key),
     jnp.einsum("bhqk,bhqd->bhkd", gradient, query),
     jnp.einsum("bhqk,bhqd->bhkd", _times(exponentials, keep), scaled),
-    of_bias,
+    of_bias.astype(types.bias_dtype),
     None,
   )
 
@@ -312,12 +335,6 @@ _attend.defvjp(_attend_fwd, _attend_bwd)
 
 def _times(x: Array, factors: Array | None) -> Array:
   return x if factors is None else x * factors
-
-
-def _sum_to(x: Array, like: Array) -> Array:
-  """`x` summed over the dimensions along which `like` was broadcast to it."""
-  axes = [i for i, size in enumerate(like.shape) if size != x.shape[i]]
-  return jnp.sum(x, axis=axes, keepdims=True).astype(like.dtype)
 
 
 class MultiHeadDotProductAttention(nn.Module):
@@ -418,13 +435,22 @@ class MlpBlock(nn.Module):
   def __call__(self, inputs: Array) -> Array:
     """[batch, length, emb] -> [batch, length, emb]."""
     cfg = self.config
-    activations = []
-    for i, activation in enumerate(cfg.mlp_activations):
+    # [batch, length, emb] -> [batch, length, mlp]
+    hidden = []
+    for i in range(len(cfg.mlp_activations)):
       name = "wi" if len(cfg.mlp_activations) == 1 else f"wi_{i}"
-      # [batch, length, emb] -> [batch, length, mlp]
-      x = Dense(cfg.mlp_dim, ("embed", "mlp"), cfg.dtype, name=name)(inputs)
-      activations.append(_ACTIVATION_FNS[activation](x))
-    x = functools.reduce(operator.mul, activations)
+      dense = Dense(cfg.mlp_dim, ("embed", "mlp"), cfg.dtype, name=name)
+      hidden.append(dense(inputs))
+
+    # The backward pass makes the activations again from what went into them.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def activate(*hidden):
+      functions = (_ACTIVATION_FNS[name] for name in cfg.mlp_activations)
+      return functools.reduce(
+        operator.mul, (fn(x) for fn, x in zip(functions, hidden, strict=True))
+      )
+
+    x = activate(*hidden)
     x = Dropout(cfg, self.deterministic)(x)
     x = constrain(x, "batch", "length", "mlp")
     # [batch, length, mlp] -> [batch, length, emb]

