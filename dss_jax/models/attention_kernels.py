@@ -36,6 +36,7 @@ PROOF_VARIABLE = "DSS_ATTENTION_PROOF"
 # What "auto" tries on a platform, in this order.
 _AUTO = {"gpu": ("cudnn",), "tpu": ("flash",)}
 _PLATFORMS = {"cudnn": "gpu", "triton": "gpu", "flash": "tpu"}
+_LOG_LEVEL = logging.INFO
 _INTERPRETED = ("triton", "flash")  # on CPU, when asked for by name
 
 
@@ -176,7 +177,7 @@ def _disproof(name: str, *case) -> str | None:
 
 @functools.cache
 def _log_once(message: str):
-  logging.getLogger(__name__).info("%s", message)
+  logging.getLogger(__name__).log(_LOG_LEVEL, "%s", message)
 
 
 def attention(
