@@ -55,10 +55,13 @@ def attention(
   Right for any segment ids; blocks are skipped where ids grow along a row.
   `interpret` is by default whether the platform is a CPU.
   """
-  if interpret is None:
-    interpret = jax.default_backend() == "cpu"
+  interpret = jax.default_backend() == "cpu" if interpret is None else interpret
   segments = (query_segments, key_segments)
-  return _attention(query, key, value, position, segments, causal, interpret)
+  # Heads last but one, as the projections write and read them: these
+  # transpositions cancel those of whoever split the heads.
+  split = [x.swapaxes(1, 2) for x in (query, key, value)]
+  x: Array = _attention(*split, position, segments, causal, interpret)
+  return x.swapaxes(1, 2)
 
 
 def block_size(length: int) -> int:
@@ -107,7 +110,9 @@ def _spans(connected: Array) -> Array:
 
 
 # --------------------------------------------------------------------- kernels
-# References of one program, for one row and head: q_ref [block or q, head_dim],
+# Arrays are [batch, length, heads, head_dim], [batch, heads, length] for numbers
+# of a query, and as in `attention`. References of one program are those of one
+# row and head: q_ref [block or q, head_dim],
 # position_ref [block or q, block or k], ids [block or q or k], span_ref [2].
 
 
@@ -132,9 +137,7 @@ def _product(a, b, a_axis: int, b_axis: int):
   )
 
 
-def _probabilities_and_gradient(
-  q, k, v, do, lse, delta, scores_and_visible
-) -> tuple[Any, Any]:
+def _probabilities_and_gradient(v, do, lse, delta, scores_and_visible):
   """Probabilities [q, k] and the gradient of their scores, both float32."""
   scores, visible = scores_and_visible
   p = jnp.where(visible, jnp.exp(scores - lse[:, None]), 0.0)
@@ -191,9 +194,7 @@ def _query_kernel(
     scores = _scores(
       q, k, position, q_ids, k_ids_ref[at], q_start, j * block_k, causal
     )
-    _, ds = _probabilities_and_gradient(
-      q, k, v_ref[at, :], do, lse, delta, scores
-    )
+    _, ds = _probabilities_and_gradient(v_ref[at, :], do, lse, delta, scores)
     return dq + _product(ds.astype(k.dtype), k, 1, 0)
 
   dq = jnp.zeros(q_ref.shape, jnp.float32)
@@ -218,7 +219,7 @@ def _key_value_kernel(
       q, k, position, q_ids_ref[at], k_ids, i * block_q, k_start, causal
     )
     p, ds = _probabilities_and_gradient(
-      q, k, v, do, lse_ref[at], delta_ref[at], scores
+      v, do, lse_ref[at], delta_ref[at], scores
     )
     dk += _product(ds.astype(q.dtype), q, 0, 0)
     return dk, dv + _product(p.astype(do.dtype), do, 0, 0)
@@ -244,7 +245,7 @@ def _position_kernel(
       q, k, position, q_ids_ref[row], k_ids_ref[row], q_start, k_start, causal
     )
     _, ds = _probabilities_and_gradient(
-      q, k, v_ref[row], do_ref[row], lse_ref[row], delta_ref[row], scores
+      v_ref[row], do_ref[row], lse_ref[row], delta_ref[row], scores
     )
     return total + ds
 
@@ -258,9 +259,6 @@ def _position_kernel(
   dposition_ref[...] = total.astype(dposition_ref.dtype)
 
 
-# ----------------------------------------------------------------------- calls
-
-
 def _row_specs(query, key, position, *, by: str) -> tuple[list, Any, Any]:
   """Block specs for a grid of (row, head, block), blocks by "query" or "key".
 
@@ -268,7 +266,7 @@ def _row_specs(query, key, position, *, by: str) -> tuple[list, Any, Any]:
     Those of (q, k, v, position, ids, ids, span); that of an array like q; that
     of an array like q without head_dim.
   """
-  (q_length, dim), k_length = query.shape[2:], key.shape[2]
+  q_length, k_length, dim = query.shape[1], key.shape[1], query.shape[3]
   rows, columns = q_length, k_length
   if by == "query":
     rows = block_size(q_length)
@@ -276,9 +274,9 @@ def _row_specs(query, key, position, *, by: str) -> tuple[list, Any, Any]:
   else:
     columns = block_size(k_length)
     q_at, k_at = (lambda i: 0), (lambda i: i)
-  q = pl.BlockSpec((None, None, rows, dim), lambda b, h, i: (b, h, q_at(i), 0))
+  q = pl.BlockSpec((None, rows, None, dim), lambda b, h, i: (b, q_at(i), h, 0))
   k = pl.BlockSpec(
-    (None, None, columns, dim), lambda b, h, i: (b, h, k_at(i), 0)
+    (None, columns, None, dim), lambda b, h, i: (b, k_at(i), h, 0)
   )
   bias = pl.BlockSpec(
     (None, None, rows, columns), lambda b, h, i: (0, h, q_at(i), k_at(i))
@@ -302,18 +300,19 @@ def _call(kernel, *, interpret: bool, **kwargs):
 
 def _forward(query, key, value, position, segments, causal, interpret):
   """Attention, and the logarithm of the sums of its exponentials."""
+  batch, length, heads, _ = query.shape
   connected = connected_blocks(*segments, causal=causal)
   specs, like_q, per_query = _row_specs(query, key, position, by="query")
   return _call(
     functools.partial(
-      _forward_kernel, causal=causal, block_k=block_size(key.shape[2])
+      _forward_kernel, causal=causal, block_k=block_size(key.shape[1])
     ),
-    grid=(*query.shape[:2], connected.shape[1]),
+    grid=(batch, heads, connected.shape[1]),
     in_specs=specs,
     out_specs=[like_q, per_query],
     out_shape=[
       jax.ShapeDtypeStruct(query.shape, query.dtype),
-      jax.ShapeDtypeStruct(query.shape[:3], jnp.float32),
+      jax.ShapeDtypeStruct((batch, heads, length), jnp.float32),
     ],
     interpret=interpret,
     name="segment_attention",
@@ -327,29 +326,31 @@ def _attention(query, key, value, position, segments, causal, interpret):
 
 def _attention_fwd(query, key, value, position, segments, causal, interpret):
   inputs = (query, key, value, position, segments)
-  output, lse = _forward(*inputs, causal, interpret)
-  return output, (*inputs, output, lse)
+  results = _forward(*inputs, causal, interpret)
+  return results[0], (*inputs, *results)
 
 
 def _attention_bwd(causal, interpret, residuals, cotangent):
   query, key, value, position, segments, output, lse = residuals
-  cotangent = cotangent.astype(query.dtype)
+  batch, _, heads, _ = query.shape
+  # [batch, heads, q], as `lse`
   delta = jnp.sum(
     output.astype(jnp.float32) * cotangent.astype(jnp.float32), axis=-1
-  )
+  ).swapaxes(1, 2)
   connected = connected_blocks(*segments, causal=causal)
   inputs = (query, key, value, position, *segments)
   outer = (cotangent, lse, delta)
   call = functools.partial(_call, interpret=interpret)
-  like = functools.partial(jax.tree.map, lambda x: jax.ShapeDtypeStruct(
-    x.shape, x.dtype
-  ))  # fmt: skip
+
+  def like(x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
   specs, like_q, per_query = _row_specs(query, key, position, by="query")
   dq = call(
     functools.partial(
-      _query_kernel, causal=causal, block_k=block_size(key.shape[2])
+      _query_kernel, causal=causal, block_k=block_size(key.shape[1])
     ),
-    grid=(*query.shape[:2], connected.shape[1]),
+    grid=(batch, heads, connected.shape[1]),
     in_specs=[*specs, like_q, per_query, per_query],
     out_specs=like_q,
     out_shape=like(query),
@@ -358,9 +359,9 @@ def _attention_bwd(causal, interpret, residuals, cotangent):
   specs, like_q, per_query = _row_specs(query, key, position, by="key")
   dk, dv = call(
     functools.partial(
-      _key_value_kernel, causal=causal, block_q=block_size(query.shape[2])
+      _key_value_kernel, causal=causal, block_q=block_size(query.shape[1])
     ),
-    grid=(*query.shape[:2], connected.shape[2]),
+    grid=(batch, heads, connected.shape[2]),
     in_specs=[*specs, like_q, per_query, per_query],
     out_specs=[specs[1], specs[2]],
     out_shape=[like(key), like(value)],
@@ -374,10 +375,10 @@ def _attention_bwd(causal, interpret, residuals, cotangent):
 
 def _position_gradient(inputs, connected, outer, causal, call) -> Array:
   query, key, _, position, *_ = inputs
-  batch, heads, q_length, dim = query.shape
-  block_q, block_k = block_size(q_length), block_size(key.shape[2])
-  q = pl.BlockSpec((batch, None, block_q, dim), lambda h, i, j: (0, h, i, 0))
-  k = pl.BlockSpec((batch, None, block_k, dim), lambda h, i, j: (0, h, j, 0))
+  batch, q_length, heads, dim = query.shape
+  block_q, block_k = block_size(q_length), block_size(key.shape[1])
+  q = pl.BlockSpec((batch, block_q, None, dim), lambda h, i, j: (0, i, h, 0))
+  k = pl.BlockSpec((batch, block_k, None, dim), lambda h, i, j: (0, j, h, 0))
   block = pl.BlockSpec(
     (None, None, block_q, block_k), lambda h, i, j: (0, h, i, j)
   )

@@ -298,13 +298,14 @@ def test_what_was_asked_for_by_name_is_not_replaced(fields, lengths, message):
 
 
 def _broken(*args, causal):
-  position = jax.lax.stop_gradient(args[3])
+  query, key, value, position, *segments = args
+  position = jax.lax.stop_gradient(position)
   return attention_proof.plain_attention(
-    *args[:3], position, *args[4:], causal=causal
+    query, key, value, position, segments[0], segments[1], causal=causal
   )
 
 
-def _failing(*args, causal):
+def _failing(*_, causal):
   raise RuntimeError("no such\nsymbol")
 
 
@@ -416,7 +417,7 @@ def test_on_a_mesh_values_and_gradients_are_the_same(name, heads):
   )
   position = jnp.asarray(rng.normal(size=(1, heads, length, length)), "float32")
   (segments,) = attention_proof.packed_segments(rng, length)
-  segments = np.concatenate([segments, segments[:1]])
+  segments = jnp.concatenate([segments, segments[:1]])
 
   def loss(query, key, value, position, implementation):
     if implementation is None:

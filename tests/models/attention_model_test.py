@@ -79,10 +79,12 @@ def _loss_and_gradients(config, batch):
     *(
       pytest.param(*case, marks=pytest.mark.slow)
       for case in (
-        ("triton", (32, 16), {"scan_layers": True}),
         ("triton", (32, 16), {"scan_layers": True, "remat_policy": "minimal"}),
-        ("triton", (32, 16), {"remat_policy": "full"}),
-        ("triton", (32, 16), {"relpos_bias_per_layer": True}),
+        (
+          "triton",
+          (32, 16),
+          {"remat_policy": "full", "relpos_bias_per_layer": True},
+        ),
         (
           "triton",
           (32, 16),
