@@ -119,6 +119,25 @@ def test_loss_and_all_gradients_are_those_of_plain_attention(
   jax.tree_util.tree_map_with_path(check, actual[1], expected[1])
 
 
+@pytest.mark.parametrize(
+  ("implementation", "forms_scores"), [("xla", True), ("triton", False)]
+)
+def test_kernels_leave_no_array_of_the_size_of_the_scores(
+  implementation, forms_scores
+):
+  config = dataclasses.replace(CONFIG, attention_implementation=implementation)
+  batch = _batch(128, 64)
+  model = EncoderDecoderModel(config)
+
+  def loss(params, key):
+    return model.apply(params, batch, dropout_key=key).sum()
+
+  trace = jax.make_jaxpr(jax.grad(loss))
+  text = str(trace(_params(config), jax.random.key(0)))
+  scores = ("3,2,128,128]", "3,2,64,64]", "3,2,64,128]")
+  assert [shape in text for shape in scores] == [forms_scores] * 3
+
+
 def test_initialisation_and_decoding_do_without_the_kernel():
   config = dataclasses.replace(CONFIG, attention_implementation="triton")
   plain, model = EncoderDecoderModel(CONFIG), EncoderDecoderModel(config)
