@@ -15,14 +15,16 @@ import functools
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dss_jax.models import attention, attention_kernels
 from dss_jax.models import config as config_lib
+from dss_jax.models.sharding import constrain
 
 Array = jax.Array
 Initializer = Callable[..., Array]
@@ -44,41 +46,6 @@ _ACTIVATION_FNS: dict[str, Callable[[Array], Array]] = {
   "silu": nn.silu,
   "swish": nn.silu,
 }
-
-
-def constrain(x: Array, *logical_axes: str | None) -> Array:
-  """Constrains the sharding of `x` by the logical names of its axes.
-
-  Does nothing without logical axis rules or without a mesh set by
-  `jax.set_mesh`. A mesh axis that does not divide a dimension is left out for
-  that dimension (3 heads over 2 devices stay whole) instead of failing, and so
-  is one that `jax.shard_map` has split already.
-  """
-  rules = nn.get_logical_axis_rules()
-  mesh = jax.sharding.get_abstract_mesh()
-  if not rules or mesh.empty:
-    return x
-  spec = nn.logical_to_mesh_axes(logical_axes, rules)
-  assert spec is not None
-  entries = [
-    None
-    if entry is None
-    or size % _num_shards(mesh, entry)
-    or (mesh.manual_axes and set(_names(entry)) & set(mesh.manual_axes))
-    else entry
-    for size, entry in zip(x.shape, spec, strict=True)
-  ]
-  return jax.lax.with_sharding_constraint(
-    x, jax.sharding.PartitionSpec(*entries)
-  )
-
-
-def _names(entry) -> tuple[str, ...]:
-  return entry if isinstance(entry, tuple) else (entry,)
-
-
-def _num_shards(mesh: jax.sharding.AbstractMesh, entry) -> int:
-  return math.prod(mesh.shape[name] for name in _names(entry))
 
 
 def _parameter(
@@ -134,6 +101,7 @@ def _project(
   # of the kernel would be preceded by slow transpositions on CPU.
   rows = inputs.astype(dtype).reshape(-1, inputs.shape[-1])
   kernel = kernel.astype(dtype)
+  outputs: Array
   if output_dtype == dtype:
     outputs = jnp.dot(rows, kernel)
   else:
@@ -237,106 +205,6 @@ class Dropout(nn.Module):
     )(x)
 
 
-def dot_product_attention(
-  query: Array,
-  key: Array,
-  value: Array,
-  bias: Array,
-  *,
-  dtype: str,
-  float32_logits: bool = False,
-  keep: Array | None = None,
-) -> Array:
-  """Softmax attention with an additive bias and no 1/sqrt(head_dim).
-
-  T5 folds that scale into the initializer of the query projection.
-
-  Args:
-    query: [batch, heads, q, head_dim].
-    key: [batch, heads, k, head_dim].
-    value: [batch, heads, k, head_dim].
-    bias: broadcastable to [batch, heads, q, k]; holds the mask too.
-    dtype: of the probabilities and of the result.
-    float32_logits: form the query-key products in float32.
-    keep: factors of the probabilities, [batch, heads, q, k] (dropout).
-
-  Returns:
-    [batch, heads, q, head_dim].
-  """
-  types = _Types(
-    dtype, "float32" if float32_logits else dtype, bias.shape, bias.dtype.name
-  )
-  return _attend(types, query, key, value, bias, keep)
-
-
-class _Types(NamedTuple):
-  """What is known of attention before its arrays are."""
-
-  dtype: str
-  product_dtype: str
-  bias_shape: tuple[int, ...]
-  bias_dtype: str
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(types, query, key, value, bias, keep):
-  return _attend_fwd(types, query, key, value, bias, keep)[0]
-
-
-def _attend_fwd(types, query, key, value, bias, keep):
-  logits = jnp.einsum(
-    "bhqd,bhkd->bhqk", query, key, preferred_element_type=types.product_dtype
-  )
-  logits = logits.astype(jnp.float32) + bias.astype(jnp.float32)
-  highest = jnp.max(logits, axis=-1, keepdims=True)
-  # Of the scores' size only their exponentials are kept. They are normalised
-  # where they are few numbers: after they have weighed the values.
-  exponentials = jnp.exp(logits - highest)
-  normalizer = jnp.sum(exponentials, axis=-1)
-  exponentials = exponentials.astype(types.dtype)
-  outputs = jnp.einsum("bhqk,bhkd->bhqd", _times(exponentials, keep), value)
-  outputs = outputs / normalizer[..., None].astype(types.dtype)
-  kept = query, key, value, keep, exponentials, normalizer, outputs
-  return outputs, kept
-
-
-def _attend_bwd(types, kept, cotangent):
-  query, key, value, keep, exponentials, normalizer, outputs = kept
-  # Of each query, the sum of its probabilities times their gradients.
-  mean = jnp.sum(
-    cotangent.astype(jnp.float32) * outputs.astype(jnp.float32),
-    axis=-1,
-    keepdims=True,
-  )
-  scaled = cotangent / normalizer[..., None].astype(types.dtype)
-  gradient = jnp.einsum(
-    "bhqd,bhkd->bhqk", scaled, value, preferred_element_type=types.product_dtype
-  )
-  gradient = _times(gradient, keep)
-  gradient = exponentials * (gradient - mean / normalizer[..., None])
-  broadcast = [
-    axis
-    for axis, size in enumerate(types.bias_shape)
-    if size != gradient.shape[axis]
-  ]
-  of_bias = jnp.sum(gradient, axis=broadcast, keepdims=True)
-  gradient = gradient.astype(types.dtype)
-  return (
-    jnp.einsum("bhqk,bhkd->bhqd", gradient, key),
-    jnp.einsum("bhqk,bhqd->bhkd", gradient, query),
-    jnp.einsum("bhqk,bhqd->bhkd", _times(exponentials, keep), scaled),
-    of_bias.astype(types.bias_dtype),
-    None,
-  )
-
-
-_attend.defvjp(_attend_fwd, _attend_bwd)
-
-
-def _times(x: Array, factors: Array | None) -> Array:
-  return x if factors is None else x * factors
-
-
 class MultiHeadDotProductAttention(nn.Module):
   """Multi-head attention; keys and values may be computed beforehand."""
 
@@ -374,25 +242,34 @@ class MultiHeadDotProductAttention(nn.Module):
     return key, value
 
   def attend(
-    self, inputs: Array, key: Array, value: Array, bias: Array
+    self,
+    inputs: Array,
+    key: Array,
+    value: Array,
+    bias: Array | attention_kernels.SegmentBias,
   ) -> Array:
     """Attends from inputs [batch, q, emb] to given keys and values."""
     cfg = self.config
     # [batch, q, emb] -> [batch, heads, q, head_dim]
     query = self._split_heads(self.query(inputs))
     keep = None
-    if cfg.dropout_rate > 0.0 and not self.deterministic:
+    rate = cfg.dropout_rate if cfg.attention_dropout else 0.0
+    if rate > 0.0 and not self.deterministic:
       value, keep = self._drop(value, query.shape[2])
     # [batch, heads, q, head_dim]
-    x = dot_product_attention(
-      query,
-      key,
-      value,
-      bias,
-      dtype=cfg.dtype,
-      float32_logits=cfg.float32_attention_logits,
-      keep=keep,
-    )
+    if isinstance(bias, attention_kernels.SegmentBias):
+      assert keep is None
+      x = attention_kernels.attention(query, key, value, bias)
+    else:
+      x = attention.dot_product_attention(
+        query,
+        key,
+        value,
+        bias,
+        dtype=cfg.dtype,
+        float32_logits=cfg.float32_attention_logits,
+        keep=keep,
+      )
     # [batch, heads, q, head_dim] -> [batch, q, heads * head_dim]
     x = x.swapaxes(1, 2).reshape(*inputs.shape[:2], cfg.joined_kv_dim)
     # [batch, q, heads * head_dim] -> [batch, q, emb]
@@ -419,7 +296,12 @@ class MultiHeadDotProductAttention(nn.Module):
       return value * factors.swapaxes(2, 3), None
     return value, factors
 
-  def __call__(self, inputs_q: Array, inputs_kv: Array, bias: Array) -> Array:
+  def __call__(
+    self,
+    inputs_q: Array,
+    inputs_kv: Array,
+    bias: Array | attention_kernels.SegmentBias,
+  ) -> Array:
     """[batch, q, emb], [batch, k, emb] -> [batch, q, emb]."""
     key, value = self.keys_and_values(inputs_kv)
     return self.attend(inputs_q, key, value, bias)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax.models import layers
+from dss_jax.models import attention, layers
 from dss_jax.models.config import T5Config
 
 DISTANCES = np.arange(0, 400)
@@ -74,7 +74,7 @@ def test_attention(dtype):
   bias = rng.normal(size=(1, 3, 4, 4))
   bias[..., 2] = layers.MASKED
   bias[:, :, 3] = layers.MASKED  # a query that may see nothing
-  out = layers.dot_product_attention(
+  out = attention.dot_product_attention(
     jnp.asarray(query, dtype),
     jnp.asarray(key, dtype),
     jnp.asarray(value, dtype),
@@ -133,7 +133,7 @@ def test_gradients_of_attention(dtype, bias_rows, dropping):
     _attention_gradients(
       tuple(arrays), keep, cotangent, dtype=dtype, attend=attend
     )
-    for attend in (layers.dot_product_attention, _attention_by_definition)
+    for attend in (attention.dot_product_attention, _attention_by_definition)
   )
   for a, b in zip(got, want, strict=True):
     assert a.dtype == dtype

@@ -1,0 +1,51 @@
+"""Logical axes of activations and parameters on the mesh that is set."""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+
+Array = jax.Array
+
+
+def constrain(x: Array, *logical_axes: str | None) -> Array:
+  """Constrains the sharding of `x` by the logical names of its axes.
+
+  Does nothing without logical axis rules or without a mesh set by
+  `jax.set_mesh`. A mesh axis that does not divide a dimension is left out for
+  that dimension (3 heads over 2 devices stay whole) instead of failing, and so
+  is one that `jax.shard_map` has split already.
+  """
+  spec = partition_spec(x.shape, *logical_axes)
+  if spec is None:
+    return x
+  return jax.lax.with_sharding_constraint(x, spec)
+
+
+def partition_spec(
+  shape: tuple[int, ...], *logical_axes: str | None
+) -> jax.sharding.PartitionSpec | None:
+  """Where `constrain` puts an array of this shape; None if it does nothing."""
+  rules = nn.get_logical_axis_rules()
+  mesh = jax.sharding.get_abstract_mesh()
+  if not rules or mesh.empty:
+    return None
+  spec = nn.logical_to_mesh_axes(logical_axes, rules)
+  assert spec is not None
+
+  def usable(entry, size: int) -> bool:
+    names = entry if isinstance(entry, tuple) else (entry,)
+    split_already = set(names) & set(mesh.manual_axes)
+    return (
+      not split_already
+      and size % math.prod(mesh.shape[name] for name in names) == 0
+    )
+
+  return jax.sharding.PartitionSpec(
+    *(
+      entry if entry is not None and usable(entry, size) else None
+      for size, entry in zip(shape, spec, strict=True)
+    )
+  )
