@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dss_jax import vocabulary_loss
 from dss_jax.constraints import Trie
 from dss_jax.data.vocabularies import EOS_ID, PAD_ID
 from dss_jax.models import encoder_decoder
 
 Array = jax.Array
+
+# Of the logits that exist at once; two or three such arrays are alive.
+_MAX_LOGITS_BYTES = 256 * 2**20
 
 
 def score_sequences(
@@ -145,7 +147,7 @@ def _log_probs(model, params, hidden: Array, tokens: Array) -> Array:
     [batch, length, n] float32.
   """
   batch, length, _ = hidden.shape
-  slices = vocabulary_loss.num_slices(batch, length, model.config.vocab_size)
+  slices = _num_slices(batch, length, model.config.vocab_size)
 
   def of_slice(arrays):
     hidden, tokens = arrays
@@ -161,3 +163,12 @@ def _log_probs(model, params, hidden: Array, tokens: Array) -> Array:
     return of_slice((hidden, tokens))
   parts = jax.lax.map(of_slice, (cut(hidden), cut(tokens)))
   return jnp.moveaxis(parts, 0, 1).reshape(tokens.shape)
+
+
+def _num_slices(rows: int, length: int, vocab_size: int) -> int:
+  """The fewest equal slices of the length whose float32 logits fit."""
+  for slices in range(1, length + 1):
+    bytes_of_slice = 4 * rows * (length // slices) * vocab_size
+    if length % slices == 0 and bytes_of_slice <= _MAX_LOGITS_BYTES:
+      return slices
+  return length

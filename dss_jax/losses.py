@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ NORMALIZERS = (
 Batch = Mapping[str, Any]  # name -> [batch, length] array
 
 
-def _smoothing_constants(
+def smoothing_constants(
   vocab_size: int, label_smoothing: float
 ) -> tuple[float, float, float]:
   """The probability of the target, of any other token, and their entropy.
@@ -64,7 +64,7 @@ def _token_nll(logits, targets, z_loss, label_smoothing):
 
 def _token_nll_fwd(logits, targets, z_loss, label_smoothing):
   vocab_size = logits.shape[-1]
-  confidence, low, entropy = _smoothing_constants(vocab_size, label_smoothing)
+  confidence, low, entropy = smoothing_constants(vocab_size, label_smoothing)
   log_z = jax.nn.logsumexp(logits, axis=-1)
   # A masked sum instead of a gather: it stays local to each device when the
   # vocabulary is sharded.
@@ -85,7 +85,7 @@ def _token_nll_bwd(z_loss, label_smoothing, residuals, cotangents):
   # one-hot subtraction takes a third [batch, length, vocab] float32 array.
   logits, targets, log_z = residuals
   nll_bar, z_bar = cotangents
-  confidence, low, _ = _smoothing_constants(logits.shape[-1], label_smoothing)
+  confidence, low, _ = smoothing_constants(logits.shape[-1], label_smoothing)
   scale = nll_bar + 2.0 * z_loss * log_z * z_bar
   gradient = scale[..., None] * jnp.exp(logits - log_z[..., None])
   if label_smoothing:
@@ -365,15 +365,28 @@ class Objective:
     return Weighting(weights, self.normalizer)
 
 
+class TokenLosses(NamedTuple):
+  """What the logits say of each target, [rows, length]; 0 where not counted.
+
+  Attributes:
+    nll: float32, cross-entropy in nats.
+    z: float32, z-loss.
+    correct: bool, whether the target is the most probable token.
+  """
+
+  nll: jax.Array
+  z: jax.Array
+  correct: jax.Array
+
+
 def subtask_sums(
-  nll: jax.Array, predictions: jax.Array, batch: Batch, num_subtasks: int
+  tokens: TokenLosses, batch: Batch, num_subtasks: int
 ) -> dict[str, jax.Array]:
   """Per-sub-task sums that add up over micro-batches, steps and hosts.
 
   Args:
-    nll: [batch, length] float32 token losses, in nats.
-    predictions: [batch, length] int32, the most probable tokens.
-    batch: the features `nll` belongs to.
+    tokens: the losses of each target.
+    batch: the features they belong to.
     num_subtasks: how many sub-tasks the run has.
 
   Returns:
@@ -384,16 +397,17 @@ def subtask_sums(
   """
   ids = subtask_ids(batch)
   counted = loss_mask(batch) > 0
-  correct = predictions == batch["decoder_target_tokens"]
   of_subtask = ids == jnp.arange(1, num_subtasks + 1)[:, None, None]
 
   def count(mask):
     return jnp.sum(of_subtask & mask, axis=(1, 2), dtype=jnp.int32)
 
   sums = {
-    "nll": jnp.sum(jnp.where(of_subtask & counted, nll, 0.0), axis=(1, 2)),
+    "nll": jnp.sum(
+      jnp.where(of_subtask & counted, tokens.nll, 0.0), axis=(1, 2)
+    ),
     "tokens": count(counted),
-    "correct": count(counted & correct),
+    "correct": count(counted & tokens.correct),
     "examples": count(example_starts(batch)),
   }
   for side, tokens in (("encoder", "input"), ("decoder", "target")):

@@ -31,7 +31,6 @@ from dss_jax import (
   train_config,
   train_state,
   train_step,
-  vocabulary_loss,
 )
 from dss_jax.data import packing, training_data
 from dss_jax.errors import UserError, damaged_file
@@ -294,7 +293,6 @@ class _Run:
 
   def _jit_step(self) -> train_step.JittedStep:
     config = self.config
-    data_parts = config.partitioner.data_size * config.num_microbatches
     return train_step.jit_train_step(
       model=config.model,
       adapted=(self.base.adapters.on, self.base.params) if self.base else None,
@@ -306,11 +304,7 @@ class _Run:
       num_microbatches=config.num_microbatches,
       z_loss=config.objective.z_loss,
       label_smoothing=config.objective.label_smoothing,
-      logit_slices=vocabulary_loss.num_slices(
-        self.data.shape.rows // data_parts,
-        self.data.shape.decoder_length,
-        config.model.config.vocab_size,
-      ),
+      logits_at_once=config.logits_at_once(),
       learning_rate_fn=config.learning_rate_fn,
     )
 

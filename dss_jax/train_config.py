@@ -14,6 +14,7 @@ from dss_jax import (
   optimizers,
   partitioning,
   schedules,
+  vocabulary_loss,
 )
 from dss_jax import lora as lora_lib
 from dss_jax.data import pipeline, vocabularies
@@ -27,6 +28,7 @@ _OBJECTS = {
   "optimizer": ("transform", "optimizers.AdamW"),
   "partitioner": ("put_batch", "partitioning.PjitPartitioner"),
 }
+VOCABULARY_LOSSES = ("fused", "plain")
 # Fields of a run that count something, and the macros that set them.
 _PATIENCE = "early_stopping_patience"
 _AT_LEAST_ONE = {
@@ -69,6 +71,8 @@ class TrainConfig:
       ends; None trains all steps.
     max_nonfinite_steps: updates in a row that may be skipped for a loss or
       gradient that is not finite before the run is stopped.
+    vocabulary_loss: how the losses of the vocabulary projection are computed:
+      "fused", or "plain" from all logits at once, the slow reference.
     config_text_fn: returns the configuration as text, for `config.gin`.
   """
 
@@ -100,9 +104,24 @@ class TrainConfig:
   stats_period: int = 10
   early_stopping_patience: int | None = None
   max_nonfinite_steps: int = 10
+  vocabulary_loss: str = "fused"
   config_text_fn: Callable[[], str] | None = None
 
+  def logits_at_once(self) -> int | None:
+    """Positions of a device whose logits exist at once; None for all."""
+    if self.vocabulary_loss == "plain":
+      return None
+    device = self.partitioner.mesh.devices.flat[0]
+    return vocabulary_loss.positions_at_once(
+      self.model.config.vocab_size, device.platform
+    )
+
   def __post_init__(self):
+    if self.vocabulary_loss not in VOCABULARY_LOSSES:
+      raise UserError(
+        f"train.train.vocabulary_loss is {self.vocabulary_loss!r}; allowed are"
+        f" {', '.join(map(repr, VOCABULARY_LOSSES))}"
+      )
     if not self.model_dir or "\0" in self.model_dir:
       raise UserError(
         f"MODEL_DIR is {self.model_dir!r}; it must be the path of a folder"

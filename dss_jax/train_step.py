@@ -116,7 +116,8 @@ def train_step(
   num_microbatches: int = 1,
   z_loss: float = 0.0,
   label_smoothing: float = 0.0,
-  logit_slices: int = 1,
+  logits_at_once: int | None = None,
+  data_shards: int = 1,
   learning_rate_fn: LearningRateFn | None = None,
   grad_shardings: Any = None,
 ) -> tuple[TrainState, Sums]:
@@ -135,7 +136,9 @@ def train_step(
     num_microbatches: parts the batch is computed in, one after another.
     z_loss: see `losses.token_nll`.
     label_smoothing: see `losses.token_nll`.
-    logit_slices: parts in which logits are computed; see `vocabulary_loss`.
+    logits_at_once: positions (of a device) whose logits exist at once; None
+      computes all of them, the plain way. See `vocabulary_loss`.
+    data_shards: groups of adjacent rows on different devices.
     learning_rate_fn: only to report `learning_rate`; `tx` has its own.
     grad_shardings: see `accumulate`.
 
@@ -150,18 +153,20 @@ def train_step(
 
   def loss_fn(params, micro, key):
     """A weighted sum over tokens, so that micro-batches add up."""
-    hidden = model.hidden_states(params, micro, dropout_key=key)
-    nll, z, predictions = vocabulary_loss.target_losses(
+    loss, tokens = vocabulary_loss.weighted_loss(
       functools.partial(model.logits, params),
-      hidden,
+      model.hidden_states(params, micro, dropout_key=key),
       micro["decoder_target_tokens"],  # [rows, length]
+      micro["token_weights"],
+      losses.loss_mask(micro) > 0,
       z_loss=z_loss,
       label_smoothing=label_smoothing,
-      slices=logit_slices,
+      chunk=logits_at_once,
+      shards=data_shards,
     )
-    sums = losses.subtask_sums(nll, predictions, micro, weighting.num_subtasks)
-    sums["z_loss"] = jnp.sum(z * micro["token_weights"])
-    return jnp.sum(nll * micro["token_weights"]) + sums["z_loss"], sums
+    sums = losses.subtask_sums(tokens, micro, weighting.num_subtasks)
+    sums["z_loss"] = jnp.sum(tokens.z * micro["token_weights"])
+    return loss, sums
 
   batch = {**batch, "token_weights": weights}
   (loss, sums), grads = accumulate(
@@ -200,21 +205,26 @@ def eval_step(
   model: Model,
   num_subtasks: int = 1,
   label_smoothing: float = 0.0,
-  logit_slices: int = 1,
+  logits_at_once: int | None = None,
+  data_shards: int = 1,
 ) -> Sums:
   """Teacher-forced sums of a batch, without dropout.
 
   Returns:
     `losses.subtask_sums` of the batch.
   """
-  nll, _, predictions = vocabulary_loss.target_losses(
+  counted = losses.loss_mask(batch) > 0
+  _, tokens = vocabulary_loss.weighted_loss(
     functools.partial(model.logits, params),
     model.hidden_states(params, batch),
     batch["decoder_target_tokens"],
+    counted.astype(jnp.float32),
+    counted,
     label_smoothing=label_smoothing,
-    slices=logit_slices,
+    chunk=logits_at_once,
+    shards=data_shards,
   )
-  return losses.subtask_sums(nll, predictions, batch, num_subtasks)
+  return losses.subtask_sums(tokens, batch, num_subtasks)
 
 
 class JittedStep:
@@ -259,7 +269,7 @@ def jit_train_step(
   num_microbatches: int = 1,
   z_loss: float = 0.0,
   label_smoothing: float = 0.0,
-  logit_slices: int = 1,
+  logits_at_once: int | None = None,
   learning_rate_fn: LearningRateFn | None = None,
   adapted: tuple[Callable[[Any], Model], Any] | None = None,
 ) -> JittedStep:
@@ -280,7 +290,8 @@ def jit_train_step(
     num_microbatches=num_microbatches,
     z_loss=z_loss,
     label_smoothing=label_smoothing,
-    logit_slices=logit_slices,
+    logits_at_once=logits_at_once,
+    data_shards=partitioner.data_size,
     learning_rate_fn=learning_rate_fn,
     grad_shardings=state_shardings.params,
   )
@@ -321,7 +332,7 @@ def jit_eval_step(
   param_shardings: Any,
   num_subtasks: int = 1,
   label_smoothing: float = 0.0,
-  logit_slices: int = 1,
+  logits_at_once: int | None = None,
 ) -> JittedStep:
   """`eval_step` compiled: `(params, batch) -> sums`."""
   step = functools.partial(
@@ -329,7 +340,8 @@ def jit_eval_step(
     model=model,
     num_subtasks=num_subtasks,
     label_smoothing=label_smoothing,
-    logit_slices=logit_slices,
+    logits_at_once=logits_at_once,
+    data_shards=partitioner.data_size,
   )
   jitted = jax.jit(
     step,

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dss_jax import train_step, vocabulary_loss
+from dss_jax import train_step
 from dss_jax.data import evaluation_batches, packing, pipeline
 from dss_jax.train_config import TrainConfig
 
@@ -72,11 +72,7 @@ class ValidationLoss:
       partitioner=partitioner,
       param_shardings=param_shardings,
       num_subtasks=len(self._names),
-      logit_slices=vocabulary_loss.num_slices(
-        shape.rows // partitioner.data_size,
-        shape.decoder_length,
-        config.model.config.vocab_size,
-      ),
+      logits_at_once=config.logits_at_once(),
     )
 
   def run(self, params: PyTree) -> dict[str, float]:

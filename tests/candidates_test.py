@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax import candidates, decoding, vocabulary_loss
+from dss_jax import candidates, decoding
 from dss_jax.constraints import Trie
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
@@ -89,7 +89,7 @@ def test_labels_of_each_example():
 @pytest.mark.slow
 def test_slices_of_the_row_change_nothing(monkeypatch):
   model, params, inputs = _student()
-  monkeypatch.setattr(vocabulary_loss, "num_slices", lambda *args: 3)
+  monkeypatch.setattr(candidates, "_num_slices", lambda *args: 3)
   scores = candidates.score_sequences(model, params, inputs, LABELS)
   np.testing.assert_allclose(scores, _expected(), atol=1e-4)
 

@@ -258,12 +258,12 @@ class TestObjective:
 
 
 def test_subtask_sums_by_hand():
-  targets = PACKED["decoder_target_tokens"]
-  predictions = np.full((2, 6), -1, np.int32)
+  correct = np.zeros((2, 6), bool)
   for row, position in [(0, 0), (0, 2), (1, 3), (1, 5)]:  # the last is padding
-    predictions[row, position] = targets[row, position]
+    correct[row, position] = True
   nll = jnp.arange(12, dtype=jnp.float32).reshape(2, 6)
-  sums = losses.subtask_sums(nll, jnp.asarray(predictions), PACKED, 2)
+  tokens = losses.TokenLosses(nll, jnp.zeros((2, 6)), jnp.asarray(correct))
+  sums = losses.subtask_sums(tokens, PACKED, 2)
   np.testing.assert_array_equal(sums["nll"], [0 + 1, 2 + 3 + 4 + 6 + 7 + 8 + 9])
   np.testing.assert_array_equal(sums["tokens"], [2, 7])
   np.testing.assert_array_equal(sums["correct"], [1, 2])
@@ -277,8 +277,9 @@ def test_padding_of_plain_rows_is_no_token():
     "encoder_input_tokens": jnp.array([[3, 3, 1, 0], [3, 1, 0, 0]]),
     "decoder_target_tokens": jnp.array([[4, 5, 1, 0], [6, 1, 0, 0]]),
   }
-  targets = batch["decoder_target_tokens"]
-  sums = losses.subtask_sums(jnp.ones((2, 4)), targets, batch, 1)
+  ones = jnp.ones((2, 4))
+  tokens = losses.TokenLosses(ones, jnp.zeros((2, 4)), ones > 0)
+  sums = losses.subtask_sums(tokens, batch, 1)
   assert {name: np.asarray(value).tolist() for name, value in sums.items()} == {
     "nll": [5.0],
     "tokens": [5],

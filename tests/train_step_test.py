@@ -25,6 +25,7 @@ from dss_jax.errors import UserError
 from dss_jax.partitioning import Partitioner, standard_logical_axis_rules
 
 ROWS, INPUTS, TARGETS, VOCAB = 16, 10, 12, 24
+LOGITS_AT_ONCE = 16  # positions: several chunks, the last one not full
 
 
 def packed_rows(lists, rows, length) -> dict[str, Any]:
@@ -156,6 +157,7 @@ SETTINGS = {"num_microbatches": 2, "z_loss": 1e-3, "label_smoothing": 0.05}
 
 def start(model, optimizer, partitioner, *, weighting=WEIGHTING, **settings):
   """A fresh state, the jitted step, and the placed test batch's function."""
+  settings = {"logits_at_once": LOGITS_AT_ONCE} | settings
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   tx = optimizer.transform(learning_rate, shapes, model.param_axes())
   state, shardings = train_state.init_state(
@@ -183,6 +185,7 @@ def run(
   steps=3,
   z_loss=1e-3,
   label_smoothing=0.05,
+  logits_at_once=LOGITS_AT_ONCE,
 ):
   """Final state and the metric sums of every step."""
   state, step = start(
@@ -192,6 +195,7 @@ def run(
     num_microbatches=num_microbatches,
     z_loss=z_loss,
     label_smoothing=label_smoothing,
+    logits_at_once=logits_at_once,
   )
   sums = []
   for seed in range(steps):
@@ -215,6 +219,7 @@ def lowered_step(partitioner, model, *, num_microbatches=1, seed=0):
     state_shardings=partitioner.state_shardings(state, axes),
     base_key=jax.random.key(seed),
     num_microbatches=num_microbatches,
+    logits_at_once=LOGITS_AT_ONCE,
   )
   return step.lower(state, random_batch()), shapes
 
@@ -243,8 +248,8 @@ def assert_close(got, want, rel=1e-6):
 
 @functools.cache
 def reference(name):
-  """Three steps on one device, the batch in one piece."""
-  return run(ONE(), OPTIMIZERS[name])
+  """Three steps on one device, batch and logits in one piece."""
+  return run(ONE(), OPTIMIZERS[name], logits_at_once=None)
 
 
 class TestSameEverywhere:
