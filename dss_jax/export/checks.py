@@ -181,7 +181,9 @@ def student_answers(
   """
   config = student.model.config
   if not own_dtype:
-    config = dataclasses.replace(config, dtype="float32")
+    config = dataclasses.replace(
+      config, dtype="float32", attention_implementation="xla"
+    )
   generator = generation.Generator(
     encoder_decoder.EncoderDecoderModel(config),
     student.partitioner,

@@ -8,6 +8,7 @@ arguments of the program: other checkpoints of the same student fit it too.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from dss_jax.export import (
   tokenizer_files,
 )
 from dss_jax.inference.student import Student
+from dss_jax.models import encoder_decoder
 
 PACKAGES = ("safetensors",)
 CHECK_PACKAGES = ()
@@ -81,7 +83,11 @@ def program(
   decode = checks.decode_options(options.num_beams)
   structure = jax.tree.structure(student.params)
   longest = checks.output_tokens(student)
-  model = student.model
+  # Kernels run on one kind of device and take rows of their own lengths.
+  config = dataclasses.replace(
+    student.model.config, attention_implementation="xla"
+  )
+  model = encoder_decoder.EncoderDecoderModel(config)
 
   def answer(named: dict[str, jax.Array], inputs: jax.Array):
     tree = jax.tree.unflatten(structure, [named[name] for name in params])

@@ -14,6 +14,7 @@ DTYPES = ("float32", "bfloat16")
 ACTIVATIONS = ("linear", "relu", "gelu", "silu", "swish")
 REMAT_POLICIES = ("none", "minimal", "full")
 DROPOUT_BROADCASTS = ("length", "full")
+ATTENTION_IMPLEMENTATIONS = ("auto", "xla", "cudnn", "triton", "flash")
 
 # Not configurable in T5X either; every published T5 uses these two.
 NUM_RELPOS_BUCKETS = 32
@@ -51,6 +52,13 @@ class T5Config:
       everything inside a layer.
     dropout_broadcast: "length": one mask for all positions of a row, as T5X;
       "full": an own mask for each position, as Hugging Face.
+    attention_dropout: drop attention probabilities too, as T5X does. With
+      dropout_broadcast "full" it needs the probabilities themselves, which only
+      the "xla" attention forms.
+    attention_implementation: how whole rows attend. "xla": plainly; "cudnn":
+      by cuDNN on GPU; "triton": by dss_jax's own kernel on GPU; "flash": by
+      Pallas' kernel on TPU; "auto": by what is fast and proves itself right on
+      the device, else plainly. See docs/attention.md.
     relpos_bias_per_layer: learn a relative position bias in each layer, as
       UMT5 and all of T5X's `scalable_t5`; else one that a stack's layers share.
   """
@@ -70,6 +78,8 @@ class T5Config:
   scan_layers: bool = False
   remat_policy: str = "none"
   dropout_broadcast: str = "length"
+  attention_dropout: bool = True
+  attention_implementation: str = "auto"
   relpos_bias_per_layer: bool = False
 
   def __post_init__(self):
@@ -118,6 +128,7 @@ _POSITIVE_INTEGERS = (
   "mlp_dim",
 )
 _SWITCHES = (
+  "attention_dropout",
   "logits_via_embedding",
   "float32_attention_logits",
   "scan_layers",
@@ -127,6 +138,7 @@ _CHOICES = {
   "dtype": DTYPES,
   "remat_policy": REMAT_POLICIES,
   "dropout_broadcast": DROPOUT_BROADCASTS,
+  "attention_implementation": ATTENTION_IMPLEMENTATIONS,
 }
 
 

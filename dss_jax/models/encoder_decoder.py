@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dss_jax.models import layer_stacking, network
+from dss_jax.models import attention_bias, layer_stacking, network
 from dss_jax.models.config import T5Config
 from dss_jax.models.decode_cache import DecodeCache
 
@@ -230,7 +230,7 @@ class EncoderDecoderModel:
       tuple(jnp.zeros(shape, cfg.dtype) for _ in range(2))
       for _ in range(cfg.num_decoder_layers)
     ]
-    mask_bias = network.padding_bias(encoder_input_tokens, cfg.dtype)
+    mask_bias = attention_bias.padding_bias(encoder_input_tokens, cfg.dtype)
     return DecodeCache(
       index=jnp.zeros((), jnp.int32),
       per_sequence=own,
@@ -282,6 +282,8 @@ class EncoderDecoderModel:
 def _init(config: T5Config, key: Array) -> Any:
   """Parameters boxed with the names of their axes."""
   tokens = jnp.ones((1, 1), jnp.int32)
+  # Kernels want rows longer than these, and have no parameters.
+  config = dataclasses.replace(config, attention_implementation="xla")
   # Without rules: whoever jits this chooses the sharding of its outputs.
   with nn.logical_axis_rules(()):
     transformer = network.Transformer(config)

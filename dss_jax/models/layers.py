@@ -22,7 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dss_jax.models import attention_kernels
 from dss_jax.models import config as config_lib
+from dss_jax.models.sharding import constrain
 
 Array = jax.Array
 Initializer = Callable[..., Array]
@@ -44,33 +46,6 @@ _ACTIVATION_FNS: dict[str, Callable[[Array], Array]] = {
   "silu": nn.silu,
   "swish": nn.silu,
 }
-
-
-def constrain(x: Array, *logical_axes: str | None) -> Array:
-  """Constrains the sharding of `x` by the logical names of its axes.
-
-  Does nothing without logical axis rules or without a mesh set by
-  `jax.set_mesh`. A mesh axis that does not divide a dimension is left out for
-  that dimension (3 heads over 2 devices stay whole) instead of failing.
-  """
-  rules = nn.get_logical_axis_rules()
-  mesh = jax.sharding.get_abstract_mesh()
-  if not rules or mesh.empty:
-    return x
-  spec = nn.logical_to_mesh_axes(logical_axes, rules)
-  assert spec is not None
-  entries = [
-    None if entry is None or size % _num_shards(mesh, entry) else entry
-    for size, entry in zip(x.shape, spec, strict=True)
-  ]
-  return jax.lax.with_sharding_constraint(
-    x, jax.sharding.PartitionSpec(*entries)
-  )
-
-
-def _num_shards(mesh: jax.sharding.AbstractMesh, entry) -> int:
-  names = entry if isinstance(entry, tuple) else (entry,)
-  return math.prod(mesh.shape[name] for name in names)
 
 
 def _parameter(
@@ -299,29 +274,47 @@ class MultiHeadDotProductAttention(nn.Module):
     return key, value
 
   def attend(
-    self, inputs: Array, key: Array, value: Array, bias: Array
+    self,
+    inputs: Array,
+    key: Array,
+    value: Array,
+    bias: Array | attention_kernels.SegmentBias,
   ) -> Array:
     """Attends from inputs [batch, q, emb] to given keys and values."""
     cfg = self.config
     # [batch, q, emb] -> [batch, heads, q, head_dim]
     query = self._split_heads(self.query(inputs))
-    dropping = cfg.dropout_rate > 0.0 and not self.deterministic
-    # [batch, heads, q, head_dim]
-    x = dot_product_attention(
-      query,
-      key,
-      value,
-      bias,
-      dtype=cfg.dtype,
-      float32_logits=cfg.float32_attention_logits,
-      dropout_fn=self._drop_probabilities if dropping else None,
+    dropping = (
+      cfg.dropout_rate > 0.0
+      and cfg.attention_dropout
+      and not self.deterministic
     )
+    if dropping and cfg.dropout_broadcast == "length":
+      # The probabilities of a key are dropped for all queries or for none: that
+      # is to drop the key's values, which are far fewer than probabilities.
+      value = self._drop_probabilities(value.swapaxes(2, 3)).swapaxes(2, 3)
+      dropping = False
+    # [batch, heads, q, head_dim]
+    if isinstance(bias, attention_kernels.SegmentBias):
+      assert not dropping
+      x = attention_kernels.attention(query, key, value, bias)
+    else:
+      x = dot_product_attention(
+        query,
+        key,
+        value,
+        bias,
+        dtype=cfg.dtype,
+        float32_logits=cfg.float32_attention_logits,
+        dropout_fn=self._drop_probabilities if dropping else None,
+      )
     # [batch, heads, q, head_dim] -> [batch, q, heads * head_dim]
     x = x.swapaxes(1, 2).reshape(*inputs.shape[:2], cfg.joined_kv_dim)
     # [batch, q, heads * head_dim] -> [batch, q, emb]
     return self.out(x)
 
   def _drop_probabilities(self, probabilities: Array) -> Array:
+    """Drops from [batch, heads, q, k], by key alone with "length"."""
     cfg = self.config
     batch, heads, q, k = probabilities.shape
     if cfg.dropout_broadcast == "length":
@@ -332,7 +325,12 @@ class MultiHeadDotProductAttention(nn.Module):
     )
     return probabilities * (keep.astype(probabilities.dtype) / keep_rate)
 
-  def __call__(self, inputs_q: Array, inputs_kv: Array, bias: Array) -> Array:
+  def __call__(
+    self,
+    inputs_q: Array,
+    inputs_kv: Array,
+    bias: Array | attention_kernels.SegmentBias,
+  ) -> Array:
     """[batch, q, emb], [batch, k, emb] -> [batch, q, emb]."""
     key, value = self.keys_and_values(inputs_kv)
     return self.attend(inputs_q, key, value, bias)

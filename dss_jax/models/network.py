@@ -21,10 +21,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dss_jax.models import (
+  attention_bias,
+  attention_kernels,
+  layer_stacking,
+  layers,
+)
 from dss_jax.models import config as config_lib
-from dss_jax.models import layer_stacking, layers
 
 Array = jax.Array
+Bias = attention_bias.Bias
 
 
 class EncoderLayer(nn.Module):
@@ -46,7 +52,7 @@ class EncoderLayer(nn.Module):
     self.dropout = layers.Dropout(cfg, self.deterministic)
 
   def __call__(
-    self, x: Array, bias: Array, buckets: Array | None = None
+    self, x: Array, bias: Bias, buckets: Array | None = None
   ) -> Array:
     """[batch, length, emb] -> [batch, length, emb].
 
@@ -54,7 +60,9 @@ class EncoderLayer(nn.Module):
     """
     if buckets is not None:
       # [batch, 1, length, length] -> [batch, heads, length, length]
-      bias = bias + self.relpos_bias.of_buckets(buckets)
+      bias = attention_kernels.add_position(
+        bias, self.relpos_bias.of_buckets(buckets)
+      )
     x = layers.constrain(x, "batch", "length", "embed")
     y = self.pre_attention_layer_norm(x)
     x = x + self.dropout(self.attention(y, y, bias))
@@ -89,8 +97,8 @@ class DecoderLayer(nn.Module):
     self,
     x: Array,
     encoded: Array,
-    self_bias: Array,
-    cross_bias: Array,
+    self_bias: Bias,
+    cross_bias: Bias,
     buckets: Array | None = None,
   ) -> Array:
     """[batch, length, emb], [batch, inputs, emb] -> [batch, length, emb].
@@ -99,7 +107,9 @@ class DecoderLayer(nn.Module):
     """
     if buckets is not None:
       # [batch, 1, length, length] -> [batch, heads, length, length]
-      self_bias = self_bias + self.relpos_bias.of_buckets(buckets)
+      self_bias = attention_kernels.add_position(
+        self_bias, self.relpos_bias.of_buckets(buckets)
+      )
     x = layers.constrain(x, "batch", "length", "embed")
     y = self.pre_self_attention_layer_norm(x)
     x = x + self.dropout(self.self_attention(y, y, self_bias))
@@ -234,17 +244,13 @@ class Encoder(nn.Module):
     Returns:
       [batch, length, emb].
     """
-    # [batch, 1, length, length] and [1, heads, length, length]
-    mask = _same_segment(segments, segments)
-    relative = _relative_positions(x.shape[1])
-    dtype = self.config.dtype
-    buckets = ()
-    if self.config.relpos_bias_per_layer:
-      buckets = (_buckets(relative, bidirectional=True),)
-      bias = _mask_bias(mask, dtype)
-    else:
-      bias = self.relpos_bias(relative) + _mask_bias(mask, dtype)
-    bias = layers.constrain(bias, "batch", "heads", "length", None)
+    relative = attention_bias.relative_positions(x.shape[1])
+    buckets, position = attention_bias.positions(
+      self, relative, bidirectional=True
+    )
+    bias = attention_bias.of_segments(
+      self, segments, segments, position, has_positions=True, causal=False
+    )
     x = self.input_dropout(x)
     if self.config.scan_layers:
       x, _ = self.encoder(x, bias, *buckets)
@@ -301,11 +307,17 @@ class Decoder(nn.Module):
     Returns:
       [batch, length, emb].
     """
-    relative = _relative_positions(x.shape[1])
-    # [batch, 1, length, length] and [batch, 1, length, inputs]
-    mask = _same_segment(segments, segments) & (relative <= 0)
-    cross_mask = _same_segment(segments, input_segments)
-    return self.attend(x, encoded, relative, mask, cross_mask)
+    relative = attention_bias.relative_positions(x.shape[1])
+    buckets, position = attention_bias.positions(
+      self, relative, bidirectional=False
+    )
+    self_bias = attention_bias.of_segments(
+      self, segments, segments, position, has_positions=True, causal=True
+    )
+    cross_bias = attention_bias.of_segments(
+      self, segments, input_segments, None, has_positions=False, causal=False
+    )
+    return self._run_layers(x, encoded, self_bias, cross_bias, *buckets)
 
   def attend(
     self,
@@ -327,23 +339,20 @@ class Decoder(nn.Module):
     Returns:
       [batch, length, emb].
     """
-    dtype = self.config.dtype
-    # The mask's and [1, heads, length, length]
-    buckets = ()
-    if self.config.relpos_bias_per_layer:
-      buckets = (_buckets(relative, bidirectional=False),)
-      self_bias = _mask_bias(mask, dtype)
-    else:
-      self_bias = self.relpos_bias(relative) + _mask_bias(mask, dtype)
-    self_bias = layers.constrain(self_bias, "batch", "heads", "length", None)
-    cross_bias = _mask_bias(cross_mask, dtype)
-    cross_bias = layers.constrain(cross_bias, "batch", None, "length", None)
+    buckets, position = attention_bias.positions(
+      self, relative, bidirectional=False
+    )
+    self_bias = attention_bias.dense(self.config, mask, position)
+    cross_bias = attention_bias.dense(self.config, cross_mask, None)
+    return self._run_layers(x, encoded, self_bias, cross_bias, *buckets)
+
+  def _run_layers(self, x: Array, encoded: Array, *biases: Any) -> Array:
     x = self.input_dropout(x)
     if self.config.scan_layers:
-      x, _ = self.decoder(x, encoded, self_bias, cross_bias, *buckets)
+      x, _ = self.decoder(x, encoded, *biases)
     else:
       for layer in self.layers:
-        x = layer(x, encoded, self_bias, cross_bias, *buckets)
+        x = layer(x, encoded, *biases)
     return self.output_dropout(self.decoder_norm(x))
 
   def cross_keys_and_values(self, encoded: Array) -> list:
@@ -359,7 +368,7 @@ class Decoder(nn.Module):
     are the max_length columns from max_length - 1 - t on.
     """
     relative = np.arange(1 - max_length, max_length)
-    mask_bias = _mask_bias(relative <= 0, self.config.dtype)
+    mask_bias = attention_bias.of_mask(relative <= 0, self.config.dtype)
     if self.config.relpos_bias_per_layer:
       biases = [layer.relpos_bias(relative) for layer in self.layers]
       return jnp.stack(biases) + mask_bias
@@ -457,33 +466,3 @@ class Transformer(nn.Module):
     x = self._embed(tokens[:, None])
     hidden, caches = self.decoder.step(x, *caches_and_biases)
     return self.logits(hidden)[:, 0], caches
-
-
-def _buckets(relative: np.ndarray, *, bidirectional: bool) -> Array:
-  """Buckets of positions, for layers with a position bias of their own."""
-  return jnp.asarray(
-    layers.relative_position_buckets(relative, bidirectional=bidirectional)
-  )
-
-
-def _relative_positions(length: int) -> np.ndarray:
-  """[query, key] -> key position - query position, in tokens."""
-  positions = np.arange(length)
-  return positions[None, :] - positions[:, None]
-
-
-def _same_segment(query_segments: Array, key_segments: Array) -> Array:
-  """[batch, q], [batch, k] -> bool [batch, 1, q, k]; padding is never seen."""
-  query_segments = query_segments[:, None, :, None]
-  key_segments = key_segments[:, None, None, :]
-  return (query_segments == key_segments) & (key_segments > 0)
-
-
-def padding_bias(input_tokens: Array | np.ndarray, dtype: str) -> Array:
-  """[examples, inputs] int32 -> [examples, 1, 1, inputs] for decoding."""
-  return _mask_bias(input_tokens > 0, dtype)[:, None, None, :]
-
-
-def _mask_bias(mask: Array | np.ndarray, dtype: str) -> Array:
-  """True -> 0, False -> MASKED."""
-  return jnp.where(mask, 0.0, layers.MASKED).astype(dtype)
