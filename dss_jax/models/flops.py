@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from dss_jax.models.config import T5Config
 
@@ -34,7 +35,7 @@ class AttentionPairs(NamedTuple):
 
   @classmethod
   def of_lengths(
-    cls, inputs: np.ndarray, targets: np.ndarray
+    cls, inputs: npt.ArrayLike, targets: npt.ArrayLike
   ) -> AttentionPairs:
     """Of the examples' lengths in tokens, both [examples]."""
     inputs, targets = (np.asarray(n, np.int64) for n in (inputs, targets))
@@ -43,7 +44,7 @@ class AttentionPairs(NamedTuple):
     )
 
   @classmethod
-  def of_batch(cls, batch: Mapping[str, np.ndarray]) -> AttentionPairs:
+  def of_batch(cls, batch: Mapping[str, npt.ArrayLike]) -> AttentionPairs:
     """Of a packed batch, by its segment ids [rows, length]."""
     inputs, targets = (
       np.asarray(batch[f"{side}_segment_ids"])

@@ -56,9 +56,10 @@ def params():
   return jax.eval_shape(EncoderDecoderModel(CONFIG).init, jax.random.key(0))
 
 
-def _sizes():
-  lengths = ([ENCODER_LENGTH] * ROWS, [DECODER_LENGTH] * ROWS)
-  return (*map(sum, lengths), flops.AttentionPairs.of_lengths(*lengths))
+def _sizes() -> tuple[int, int, flops.AttentionPairs]:
+  inputs, targets = [ENCODER_LENGTH] * ROWS, [DECODER_LENGTH] * ROWS
+  pairs = flops.AttentionPairs.of_lengths(inputs, targets)
+  return sum(inputs), sum(targets), pairs
 
 
 def test_forward_is_every_product_of_the_model(params):
