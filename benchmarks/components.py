@@ -203,16 +203,18 @@ def measure(
   }
 
 
-def row(name: str, found: dict[str, Any], peak: float) -> list[str]:
+def row(name: str, found: dict[str, Any], peak: dict[str, Any]) -> list[str]:
   """A line of the table."""
-  wall = statistics.median(found["wall_s"])
-  rate = found["flops"] / wall
+  wall, cpu = (statistics.median(found[name]) for name in ("wall_s", "cpu_s"))
+  flops = found["flops"]
   return [
     name,
     measuring.spread([1e3 * s for s in found["wall_s"]]),
-    f"{1e3 * statistics.median(found['cpu_s']):,.1f}",
-    f"{rate / 1e9:,.0f}" if rate else "",
-    f"{rate / peak:.0%}" if rate else "",
+    f"{1e3 * cpu:,.1f}",
+    f"{flops / wall / 1e9:,.0f}" if flops else "",
+    f"{measuring.share_of_products(peak, flops, wall, cpu):.0%}"
+    if flops
+    else "",
   ]
 
 
@@ -252,16 +254,14 @@ def main(arguments: list[str] | None = None) -> None:
   for part in args.parts:
     measured = measure(config, batch, part, args.repeats)
     found.update(measured)
-    rows += [
-      row(name, way, peak["flops_per_s"]) for name, way in measured.items()
-    ]
+    rows += [row(name, way, peak) for name, way in measured.items()]
   print(f"{args.student} student, batches of {pathlib.Path(args.batches).name}")
   header = ("part", "ms", "CPU ms", "GFLOP/s", "of products")
   print(measuring.table(header, rows))
   print(
     f"products of {peak['size']}^3, {peak['dtype']}:"
-    f" {peak['flops_per_s'] / 1e9:,.0f} GFLOP/s;"
-    f" load average {os.getloadavg()[0]:.1f} on {measuring.cores()} cores"
+    f" {peak['flops_per_s'] / 1e9:,.0f} GFLOP/s,"
+    f" {peak['flops_per_cpu_s'] / 1e9:,.0f} a CPU second; load average {os.getloadavg()[0]:.1f} on {measuring.cores()} cores"
   )
   measuring.write_json(
     args.json, {**description, "matmul": peak, "components": found}

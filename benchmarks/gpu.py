@@ -27,7 +27,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import matmul
 import measuring
 import prepare
 import sides
@@ -358,7 +357,7 @@ def print_ratios(cases: Sequence[dict[str, Any]]) -> None:
 def print_table(cases: Sequence[dict[str, Any]], peak: dict[str, Any]) -> None:
   """Every case that came to an end."""
   rate = peak.get("flops_per_s")
-  sheet = matmul.datasheet_flops_per_s(peak.get("device", ""))
+  sheet = measuring.datasheet_flops_per_s(peak.get("device", ""))
   rows = []
   for case in cases:
     useful = case["summary"]["flops_per_s"]

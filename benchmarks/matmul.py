@@ -3,50 +3,38 @@
 from __future__ import annotations
 
 import statistics
-import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import measuring
 
-# Dense bfloat16 FLOP/s by the datasheets, without sparsity.
-_DATASHEET = {
-  "H100 NVL": 835e12,
-  "H100 PCIe": 756e12,
-  "H100": 989.4e12,
-  "H200": 989.4e12,
-  "A100": 312e12,
-}
-
-
-def datasheet_flops_per_s(device_kind: str) -> float | None:
-  """Of a device that is known by name."""
-  for name, rate in _DATASHEET.items():
-    if name in device_kind:
-      return rate
-  return None
+_CHAIN = 8  # products in a row
 
 
 def rate(size: int, dtype: str, repeats: int = 10) -> dict[str, Any]:
   """FLOP/s of [size, size] products of random numbers, each repetition."""
   keys = jax.random.split(jax.random.key(0))
-  a, b = (jax.random.normal(key, (size, size), dtype) for key in keys)
+  x, b = (jax.random.normal(key, (size, size), dtype) for key in keys)
+  b = b / size**0.5  # products keep their scale
   product = jax.jit(jnp.matmul)
-  product(a, b).block_until_ready()
-  seconds = []
+  product(x, b).block_until_ready()
+  record = measuring.empty_record()
   for _ in range(repeats):
-    start = time.perf_counter()
-    # One after another, so that starting them is not measured.
-    results = [product(a, b) for _ in range(4)]
-    jax.block_until_ready(results)
-    seconds.append((time.perf_counter() - start) / 4)
-  flops = 2.0 * size**3
+    with measuring.clock(record):
+      # Each waits for the one before, but the host for the last one only.
+      for _ in range(_CHAIN):
+        x = product(x, b)
+      x.block_until_ready()
+  flops = 2.0 * size**3 * _CHAIN
   return {
     "size": size,
     "dtype": dtype,
-    "flops_per_s": flops / statistics.median(seconds),
-    "seconds": seconds,
+    "flops_per_s": flops / statistics.median(record["wall_s"]),
+    "flops_per_cpu_s": flops / statistics.median(record["cpu_s"]),
     "device": jax.devices()[0].device_kind,
+    "platform": jax.default_backend(),
+    **record,
   }
 
 

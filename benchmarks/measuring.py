@@ -17,6 +17,15 @@ from typing import Any
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers")
 
+# Dense bfloat16 FLOP/s by the datasheets, without sparsity.
+_DATASHEET = {
+  "H100 NVL": 835e12,
+  "H100 PCIe": 756e12,
+  "H100": 989.4e12,
+  "H200": 989.4e12,
+  "A100": 312e12,
+}
+
 Record = dict[str, list[float]]
 
 
@@ -119,6 +128,27 @@ def memory_of_program(compiled: Any) -> dict[str, int]:
   # What is donated is counted on both sides.
   total = sizes["argument"] + sizes["output"] + sizes["temp"] - sizes["alias"]
   return {**sizes, "total": total}
+
+
+def datasheet_flops_per_s(device_kind: str) -> float | None:
+  """Of a device that is known by name."""
+  for name, rate in _DATASHEET.items():
+    if name in device_kind:
+      return rate
+  return None
+
+
+def share_of_products(
+  peak: Mapping[str, Any], flops: float, wall_s: float, cpu_s: float
+) -> float:
+  """What part of the products' rate (`matmul.rate`) some work reached.
+
+  On a CPU by the CPU seconds of both: other processes' share of the cores
+  changes from one moment to the next.
+  """
+  if peak["platform"] == "cpu":
+    return flops / cpu_s / peak["flops_per_cpu_s"]
+  return flops / wall_s / peak["flops_per_s"]
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:

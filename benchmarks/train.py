@@ -152,7 +152,9 @@ def report_on(args, measured: dict[str, Any]) -> None:
   print(measuring.table(sides.HEADER, rows))
   print("\n".join(ratios(found)))
   for name, side in found.items():
-    share = side["summary"]["flops_per_s"] / peak["flops_per_s"]
+    turns = side["turns"]
+    totals = (sum(turns[key]) for key in ("flops", "wall_s", "cpu_s"))
+    share = measuring.share_of_products(peak, *totals)
     print(f"{name}: {share:.0%} of the products' rate, by useful FLOPs")
   for name, side in found.items():
     if program := side.get("program_memory"):
@@ -162,7 +164,8 @@ def report_on(args, measured: dict[str, Any]) -> None:
       )
   print(
     f"products of {peak['size']}^3, {peak['dtype']}:"
-    f" {peak['flops_per_s'] / 1e9:,.0f} GFLOP/s; load average"
+    f" {peak['flops_per_s'] / 1e9:,.0f} GFLOP/s,"
+    f" {peak['flops_per_cpu_s'] / 1e9:,.0f} a CPU second; load average"
     f" {os.getloadavg()[0]:.1f} on {measuring.cores()} cores"
   )
 

@@ -171,6 +171,31 @@ def test_both_libraries_compute_the_same_losses(benchmark, tmp_path, capsys):
 
 @pytest.mark.hf
 @pytest.mark.slow
+def test_the_recipe_at_its_best_has_the_same_losses(prepared, benchmark):
+  pytest.importorskip("torch")
+  pytest.importorskip("transformers", minversion="5.0")
+  _, _, folder = prepared
+  recipe = benchmark("recipe_training")
+
+  def losses(**options):
+    side = recipe.Side(
+      "toy", str(folder), model={"dropout_rate": 0.0}, **options
+    )
+    return side.losses(2)["losses"]
+
+  official = losses()
+  assert len(set(official)) == 2
+  for options in (
+    {"one_forward": True},
+    {"num_microbatches": 2, "pad_to": 32},
+  ):
+    np.testing.assert_allclose(losses(**options), official, rtol=1e-5)
+  bf16 = losses(dtype="bfloat16", one_forward=True, num_microbatches=3)
+  np.testing.assert_allclose(bf16, official, rtol=2e-2)
+
+
+@pytest.mark.hf
+@pytest.mark.slow
 def test_the_gpu_suite_runs_in_small_without_tensorflow(repository, tmp_path):
   pytest.importorskip("torch")
   pytest.importorskip("transformers", minversion="5.0")
