@@ -56,7 +56,9 @@ def repository() -> pathlib.Path:
 
 
 @pytest.fixture
-def benchmark(repository, monkeypatch) -> Callable[[str], types.ModuleType]:
+def load_benchmark(
+  repository, monkeypatch
+) -> Callable[[str], types.ModuleType]:
   """Loads a script of `benchmarks/`, which finds its neighbours beside it."""
   folder = repository / "benchmarks"
   monkeypatch.syspath_prepend(folder)

@@ -9,11 +9,11 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_both_sides_write_the_same(benchmark, tmp_path, monkeypatch):
+def test_both_sides_write_the_same(load_benchmark, tmp_path, monkeypatch):
   pytest.importorskip("torch")
   pytest.importorskip("transformers", minversion="5.0")
   monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-  module = benchmark("decode")
+  module = load_benchmark("decode")
   file = tmp_path / "decode.json"
   arguments = (
     "--smoke --kinds labels --ways batches --batch_sizes 4 --repeats 1"

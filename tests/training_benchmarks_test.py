@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -29,9 +30,9 @@ class Side:
 
 
 @pytest.fixture
-def prepared(benchmark, tmp_path):
+def prepared(load_benchmark, tmp_path):
   """Batch files of random records, few enough that some come twice."""
-  prepare = benchmark("prepare")
+  prepare = load_benchmark("prepare")
   examples = prepare.example_set(None, "", **prepare.SMOKE_EXAMPLES)
   folder = prepare.write(tmp_path, examples, steps=3, **prepare.SMOKE_BATCHES)
   return prepare, examples, folder
@@ -63,15 +64,15 @@ def test_their_batches_hold_our_records_in_equal_numbers(prepared):
   assert len(stream) - len(found) < 6
 
 
-def test_padded_rows(benchmark):
-  padded = benchmark("prepare").padded
+def test_padded_rows(load_benchmark):
+  padded = load_benchmark("prepare").padded
   rows = [[5, 1], [7, 8, 1]]
   assert padded(rows, 0).tolist() == [[5, 1, 0], [7, 8, 1]]
   assert padded(rows, -100, 2).tolist() == [[5, 1, -100, -100], [7, 8, 1, -100]]
 
 
-def test_a_worker_answers_fails_and_is_not_waited_for(benchmark, tmp_path):
-  workers = benchmark("workers")
+def test_a_worker_answers_fails_and_is_not_waited_for(load_benchmark, tmp_path):
+  workers = load_benchmark("workers")
   (tmp_path / "side_of_test.py").write_text(SIDE, encoding="utf-8")
   path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
 
@@ -97,9 +98,9 @@ def test_a_worker_answers_fails_and_is_not_waited_for(benchmark, tmp_path):
 
 
 def test_a_part_keeps_what_failed_and_leaves_out_what_has_no_time(
-  benchmark, tmp_path
+  load_benchmark, tmp_path
 ):
-  gpu = benchmark("gpu")
+  gpu = load_benchmark("gpu")
   error = sys.modules["workers"].WorkerError
 
   def out_of_memory():
@@ -122,8 +123,8 @@ def test_a_part_keeps_what_failed_and_leaves_out_what_has_no_time(
   assert report["versions"]["jax"]
 
 
-def test_turns_and_tables(benchmark):
-  measuring = benchmark("measuring")
+def test_turns_and_tables(load_benchmark):
+  measuring = load_benchmark("measuring")
   assert "".join(measuring.turns("ab", 3)) == "abbaab"
   lines = measuring.table(("a", "b"), [("long", 1), ("x", 22)]).split("\n")
   assert lines == ["a      b", "long   1", "x     22"]
@@ -132,8 +133,8 @@ def test_turns_and_tables(benchmark):
   assert len(records["a"]["wall_s"]) == len(records["a"]["cpu_s"]) == 2
 
 
-def test_a_summary_is_of_medians(benchmark):
-  sides = benchmark("sides")
+def test_a_summary_is_of_medians(load_benchmark):
+  sides = load_benchmark("sides")
   turns = {}
   for wall in (1.0, 2.0, 4.0):
     answer = {"wall_s": [wall], "cpu_s": [2 * wall], "records": 8}
@@ -147,13 +148,33 @@ def test_a_summary_is_of_medians(benchmark):
   assert summary["padding"] == 0.25
 
 
+@pytest.mark.parametrize(
+  ("name", "file"),
+  [("bench", "bench")]
+  + [(size, f"t5_1_1/{size}") for size in ("small", "base", "large", "xl")],
+)
+def test_students_have_the_sizes_of_the_model_files(
+  load_benchmark, repository, name, file
+):
+  text = (repository / "gin" / "models" / f"{file}.gin").read_text("utf-8")
+  network = text.partition("\nnetwork.T5Config:\n")[2]
+  sizes = re.findall(r"^  (\w+) = (\d+)\b", network, re.MULTILINE)
+  assert "num_heads" in dict(sizes)
+  assert "mlp_dim" in dict(sizes)
+  config = load_benchmark("students").STUDENTS[name]
+  for setting, value in sizes:
+    assert getattr(config, setting) == int(value), setting
+
+
 @pytest.mark.hf
 @pytest.mark.slow
-def test_both_libraries_compute_the_same_losses(benchmark, tmp_path, capsys):
+def test_both_libraries_compute_the_same_losses(
+  load_benchmark, tmp_path, capsys
+):
   pytest.importorskip("torch")
   pytest.importorskip("transformers", minversion="5.0")
   file = tmp_path / "train.json"
-  benchmark("train").main(["--smoke", "--json", str(file)])
+  load_benchmark("train").main(["--smoke", "--json", str(file)])
   assert "ours / official" in capsys.readouterr().out
   found = json.loads(file.read_text(encoding="utf-8"))
   losses = found["losses"]
@@ -171,11 +192,11 @@ def test_both_libraries_compute_the_same_losses(benchmark, tmp_path, capsys):
 
 @pytest.mark.hf
 @pytest.mark.slow
-def test_the_recipe_at_its_best_has_the_same_losses(prepared, benchmark):
+def test_the_recipe_at_its_best_has_the_same_losses(prepared, load_benchmark):
   pytest.importorskip("torch")
   pytest.importorskip("transformers", minversion="5.0")
   _, _, folder = prepared
-  recipe = benchmark("recipe_training")
+  recipe = load_benchmark("recipe_training")
 
   def losses(**options):
     side = recipe.Side(
