@@ -3,7 +3,7 @@
     python benchmarks/decode.py                                # synthetic inputs
     python benchmarks/decode.py --data_dir DIR --vocabulary SPM_MODEL --json FILE
 
-One model (`models/bench.gin`, random weights) in two libraries of one process:
+One model (`--student`, random weights, float32) in two libraries of one process:
 ours and `T5ForConditionalGeneration` with the very same numbers, on the same
 token ids of CQA. Turns are interleaved (ours, theirs, ours, ...); outputs are
 compared token by token. Three kinds of output:
@@ -22,47 +22,30 @@ theirs sorted by length. Theirs gets inference mode, its default attention
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import functools
-import importlib.metadata
-import json
 import os
-import pathlib
-import platform
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import hugging_face
 import jax
 import jax.numpy as jnp
+import measuring
 import numpy as np
-from jax import monitoring
+import prepare
+from students import STUDENTS
 
 from dss_jax import decoding, generation, partitioning
 from dss_jax.data import evaluation_batches
-from dss_jax.data.vocabularies import EOS_ID
+from dss_jax.data.vocabularies import EOS_ID, PAD_ID
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import huggingface
 
-# gin/models/bench.gin
-BENCH = T5Config(
-  vocab_size=32128,
-  dtype="float32",
-  emb_dim=256,
-  num_heads=4,
-  num_encoder_layers=4,
-  num_decoder_layers=4,
-  head_dim=64,
-  mlp_dim=512,
-)
-TINY = dataclasses.replace(
-  BENCH, vocab_size=512, emb_dim=32, num_heads=2, head_dim=16, mlp_dim=64
-)
 FORCED_LENGTH = 32
 NUM_BEAMS = 4
 # An input's first id tells both sides the length of its label: it is
@@ -117,12 +100,6 @@ def token_lists(
   ]
 
 
-def padded(inputs: Sequence[Sequence[int]], multiple: int) -> np.ndarray:
-  """[batch, longest, rounded up] int32."""
-  longest = -(-max(map(len, inputs)) // multiple) * multiple
-  return np.array([[*i, *[0] * (longest - len(i))] for i in inputs], np.int32)
-
-
 # ------------------------------------------------------------------------- ours
 
 
@@ -171,7 +148,8 @@ def ours(params, config: T5Config, kind: str) -> Callable:
     )[0]
 
   def run(inputs):
-    return np.asarray(decode(params, padded(inputs, 8)))
+    tokens = prepare.padded(inputs, PAD_ID, 8).astype(np.int32)
+    return np.asarray(decode(params, tokens))
 
   return run
 
@@ -208,45 +186,6 @@ def our_dataset(
 # ----------------------------------------------------------------------- theirs
 
 
-def their_model(params, config: T5Config) -> Any:
-  """`T5ForConditionalGeneration` with the same weights."""
-  import torch
-  import transformers
-
-  settings: dict[str, Any] = dict(
-    vocab_size=config.vocab_size,
-    d_model=config.emb_dim,
-    d_kv=config.head_dim,
-    d_ff=config.mlp_dim,
-    num_layers=config.num_encoder_layers,
-    num_decoder_layers=config.num_decoder_layers,
-    num_heads=config.num_heads,
-    feed_forward_proj="gated-gelu",
-    tie_word_embeddings=False,
-    decoder_start_token_id=0,
-    pad_token_id=0,
-    eos_token_id=EOS_ID,
-    dropout_rate=0.0,
-  )
-  model: Any = transformers.T5ForConditionalGeneration(
-    transformers.T5Config(**settings)
-  )
-  # The library ties the two whatever its configuration says.
-  model.lm_head.weight = torch.nn.Parameter(
-    torch.empty_like(model.lm_head.weight)
-  )
-  weights = huggingface.to_huggingface(params, config)
-  missing, extra = model.load_state_dict(
-    {name: torch.tensor(array) for name, array in weights.items()},
-    strict=False,
-  )
-  aliases = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
-  if extra or not set(missing) <= aliases:
-    raise RuntimeError(f"weights differ: missing {missing}, extra {extra}")
-  model.config.tie_word_embeddings = False
-  return model.eval()
-
-
 def theirs(model: Any, kind: str) -> Callable:
   """Lists of ids -> [batch, length] int64, without the start token."""
   import torch
@@ -277,7 +216,7 @@ def theirs(model: Any, kind: str) -> Callable:
   )
 
   def run(inputs):
-    tokens = torch.tensor(padded(inputs, 1), dtype=torch.long)
+    tokens = torch.as_tensor(prepare.padded(inputs, PAD_ID)).to(model.device)
     lengths = (tokens[:, 0] - FIRST_LENGTH_ID).repeat_interleave(beams)
     model.generation_config.eos_token_id = None if forced else EOS_ID
     with torch.inference_mode():
@@ -289,7 +228,7 @@ def theirs(model: Any, kind: str) -> Callable:
           [] if forced else [Schedule(lengths)]
         ),
       )
-    return outputs[:, 1:].numpy()
+    return outputs[:, 1:].cpu().numpy()
 
   return run
 
@@ -313,29 +252,6 @@ def their_dataset(model: Any, kind: str, batch_size: int) -> Callable:
 # ------------------------------------------------------------------------ timing
 
 
-class CompileTime:
-  """Seconds spent tracing and compiling."""
-
-  def __init__(self):
-    self.seconds = 0.0
-    monitoring.register_event_duration_secs_listener(self._listen)
-
-  def _listen(self, event: str, duration_secs: float, **kwargs) -> None:
-    del kwargs
-    if event.startswith("/jax/core/compile/"):
-      self.seconds += duration_secs
-
-
-@contextlib.contextmanager
-def clock(record: dict[str, list[float]]):
-  """Appends wall and CPU seconds and the load average."""
-  start, cpu = time.perf_counter(), time.process_time()
-  yield
-  record["wall_s"].append(time.perf_counter() - start)
-  record["cpu_s"].append(time.process_time() - cpu)
-  record["load"].append(os.getloadavg()[0])
-
-
 def compare(
   sides: dict[str, Callable], work: Sequence, repeats: int, ends: bool
 ) -> dict[str, Any]:
@@ -353,12 +269,11 @@ def compare(
     start = time.perf_counter()
     outputs[name] = [run(each) for each in work]
     found[name] = {"first_s": time.perf_counter() - start}
-    found[name].update({"wall_s": [], "cpu_s": [], "load": []})
-  for repeat in range(repeats):
-    for name in sides if repeat % 2 == 0 else reversed(sides):
-      with clock(found[name]):
-        for each in work:
-          sides[name](each)
+    found[name].update(measuring.empty_record())
+  for name in measuring.turns(tuple(sides), repeats):
+    with measuring.clock(found[name]):
+      for each in work:
+        sides[name](each)
   for measure in ("wall_s", "cpu_s"):
     a, b = found["ours"][measure], found["theirs"][measure]
     found[f"{measure}_ratio"] = statistics.median(b) / statistics.median(a)
@@ -387,7 +302,8 @@ def _until_end(row: Sequence[int], ends: bool) -> list[int]:
 
 def measure(args) -> list[dict[str, Any]]:
   """One row for each kind of output, way of batching and batch size."""
-  config = TINY if args.smoke else BENCH
+  config = STUDENTS["toy" if args.smoke else args.student]
+  config = dataclasses.replace(config, dtype="float32")
   if args.data_dir:
     lengths = released(args.data_dir, args.vocabulary)
   else:
@@ -396,8 +312,12 @@ def measure(args) -> list[dict[str, Any]]:
   params = jax.jit(EncoderDecoderModel(config).init)(jax.random.key(0))
   # Larger than at the start of training, lest all outputs be one token.
   params["token_embedder"]["embedding"] *= 4
-  model = their_model(jax.device_get(params), config)
-  compiling = CompileTime()
+  weights = huggingface.to_huggingface(jax.device_get(params), config)
+  gpu = jax.default_backend() == "gpu"
+  model = hugging_face.model_of(
+    config, weights, device="cuda" if gpu else "cpu"
+  ).eval()
+  compiling = measuring.CompileTime()
   rng = np.random.default_rng(0)
   rows = []
   for way in args.ways:
@@ -450,6 +370,9 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument(
     "--vocabulary", default="bytes", help="with --data_dir: a name or a model"
   )
+  parser.add_argument(
+    "--student", choices=STUDENTS, default="bench", help="in float32"
+  )
   ways, kinds = ("batches", "dataset"), ("forced", "labels", "beam")
   parser.add_argument("--ways", nargs="+", choices=ways, default=ways)
   parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds)
@@ -470,28 +393,14 @@ def main(arguments: list[str] | None = None) -> None:
   os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
   import torch
 
-  threads = len(os.sched_getaffinity(0))
+  threads = measuring.cores()
   torch.set_num_threads(threads)
   warnings.filterwarnings("ignore", category=UserWarning)
   print("ms an example, median (lowest-highest), CPU ms: ours | theirs | ratio")
   rows = measure(args)
-  report = {
-    "command": " ".join(["python", "benchmarks/decode.py", *sys.argv[1:]]),
-    "device": str(jax.devices()[0]),
-    "processor": platform.processor() or platform.machine(),
-    "cores": threads,
-    "load": os.getloadavg(),
-    "python": platform.python_version(),
-    "versions": {
-      name: importlib.metadata.version(name)
-      for name in ("jax", "jaxlib", "flax", "torch", "transformers", "numpy")
-    },
-    "rows": rows,
-  }
+  report = {**measuring.description(str(jax.devices()[0])), "rows": rows}
   print(f"load average {report['load'][0]:.1f} on {threads} cores")
-  if args.json:
-    text = json.dumps(report, indent=1) + "\n"
-    pathlib.Path(args.json).write_text(text, encoding="utf-8")
+  measuring.write_json(args.json, report)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 
+import measuring
 import numpy as np
 
 from dss_jax.data.batch_shapes import choose_batch_shape
@@ -30,14 +29,20 @@ from dss_jax.data.token_arrays import ExampleSet, TokenArrays
 _NUM_RECORDS = 8766
 
 
-def synthetic_example_set(seed: int = 0) -> ExampleSet:
+def synthetic_example_set(
+  seed: int = 0,
+  *,
+  num_records: int = _NUM_RECORDS,
+  vocab_size: int = 8000,
+  paired: bool = False,
+) -> ExampleSet:
   """Random tokens in examples of about CQA's lengths."""
   rng = np.random.default_rng(seed)
 
   def lists(mean, deviation, least, most):
-    lengths = rng.normal(mean, deviation, _NUM_RECORDS).round().astype(int)
+    lengths = rng.normal(mean, deviation, num_records).round().astype(int)
     return [
-      [*rng.integers(2, 8000, n - 1).tolist(), 1]
+      [*rng.integers(2, vocab_size, n - 1).tolist(), 1]
       for n in np.clip(lengths, least, most)
     ]
 
@@ -48,9 +53,9 @@ def synthetic_example_set(seed: int = 0) -> ExampleSet:
       TokenArrays.from_lists("rationale", questions, lists(30.4, 6, 5, 77)),
     ),
     rates=(1.0, 1.0),
-    paired=False,
-    num_records=_NUM_RECORDS,
-    fingerprint=f"synthetic-{seed}",
+    paired=paired,
+    num_records=num_records,
+    fingerprint=f"synthetic-{seed}-{num_records}-{vocab_size}",
     vocabulary="none",
     task_name="synthetic_dss",
     split="train",
@@ -173,11 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
     "records": example_set.num_records,
     "lengths": example_set.statistics(),
     "repeats": args.repeats,
-    "cores": os.cpu_count(),
-    "load_average": os.getloadavg()[0],
-    "machine": platform.machine(),
-    "python": platform.python_version(),
-    "numpy": np.__version__,
+    **measuring.description(packages=("numpy",)),
     "results": results,
   }
   if args.json:
@@ -186,8 +187,8 @@ def main(arguments: list[str] | None = None) -> None:
     return
   print(
     f"{report['task']}: {report['records']} records, {report['repeats']} repeats;"
-    f" numpy {report['numpy']}, {report['cores']} cores, load"
-    f" {report['load_average']:.1f}"
+    f" numpy {report['versions']['numpy']}, {report['cores']} cores, load"
+    f" {report['load'][0]:.1f}"
   )
   for result in results:
     print(

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # Before JAX is imported anywhere: meshes are tested on simulated CPU devices.
@@ -53,6 +53,28 @@ def _own_datasets(monkeypatch):
 def repository() -> pathlib.Path:
   """The root of the checkout."""
   return REPOSITORY
+
+
+@pytest.fixture
+def load_benchmark(
+  repository, monkeypatch
+) -> Callable[[str], types.ModuleType]:
+  """Loads a script of `benchmarks/`, which finds its neighbours beside it."""
+  folder = repository / "benchmarks"
+  monkeypatch.syspath_prepend(folder)
+
+  def load(name: str) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(
+      f"{name}_benchmark", folder / f"{name}.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look it up there
+    spec.loader.exec_module(module)
+    return module
+
+  return load
 
 
 @pytest.fixture(scope="session")

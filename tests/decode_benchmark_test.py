@@ -1,6 +1,5 @@
 """The decode benchmark's two sides say the same."""
 
-import importlib.util
 import json
 
 import pytest
@@ -10,16 +9,11 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_both_sides_write_the_same(repository, tmp_path, monkeypatch):
+def test_both_sides_write_the_same(load_benchmark, tmp_path, monkeypatch):
   pytest.importorskip("torch")
   pytest.importorskip("transformers", minversion="5.0")
   monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-  path = repository / "benchmarks" / "decode.py"
-  spec = importlib.util.spec_from_file_location("decode_benchmark", path)
-  assert spec is not None
-  assert spec.loader is not None
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  module = load_benchmark("decode")
   file = tmp_path / "decode.json"
   arguments = (
     "--smoke --kinds labels --ways batches --batch_sizes 4 --repeats 1"
