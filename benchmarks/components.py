@@ -67,7 +67,8 @@ def vocabulary(config: T5Config, batch: dict[str, np.ndarray]) -> Ways:
   def run(chunk, params, hidden, targets, weights, counted):
     def loss(params, hidden):
       return vocabulary_loss.weighted_loss(
-        functools.partial(model.logits, params),
+        model.logits,
+        params,
         hidden,
         targets,
         weights,
