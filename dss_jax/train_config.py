@@ -134,11 +134,6 @@ class TrainConfig:
       raise UserError(
         f"MODEL_DIR is {self.model_dir!r}; it must be the path of a folder"
       )
-    if not 0 <= self.random_seed < 2**32:
-      raise UserError(
-        f"RANDOM_SEED is {self.random_seed}; it must be a whole number from 0"
-        f" to {2**32 - 1}"
-      )
     folder = os.path.expanduser(self.model_dir)
     object.__setattr__(self, "model_dir", folder)
     vocabulary = vocabularies.from_name(self.vocabulary)
