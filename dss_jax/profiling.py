@@ -91,12 +91,14 @@ class ProfilerWindow:
           f"--profile_steps: the profiler cannot start ({error})"
         ) from error
       self._recording = True
-      self._begun = step
+      self._begun, self._ended = step, step - 1
 
   def after(self, step: int, state: Any) -> None:
     """Called after each step, with what it changed."""
+    if not self._recording:
+      return
     self._ended = step
-    if step == self._last and self._recording:
+    if step == self._last:
       jax.block_until_ready(state)
       self.close()
 
@@ -106,6 +108,8 @@ class ProfilerWindow:
       return
     self._recording = False
     jax.profiler.stop_trace()
+    if self._ended < self._begun:  # the first of them has failed
+      return
     traces = (self._folder / _PLUGIN_FOLDER).iterdir()
     newest = max(traces, key=lambda path: path.stat().st_mtime)
     steps = range(self._begun, self._ended + 1)

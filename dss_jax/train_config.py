@@ -115,13 +115,17 @@ class TrainConfig:
   debug_nans: bool = False
   config_text_fn: Callable[[], str] | None = None
 
-  def logits_at_once(self) -> int | None:
-    """Positions of a device whose logits exist at once; None for all."""
+  def logits_at_once(self, platform: str | None = None) -> int | None:
+    """Positions of a device whose logits exist at once; None for all.
+
+    Args:
+      platform: of the devices, as JAX names it; None asks the mesh.
+    """
     if self.vocabulary_loss == "plain":
       return None
-    device = self.partitioner.mesh.devices.flat[0]
     return vocabulary_loss.positions_at_once(
-      self.model.config.vocab_size, device.platform
+      self.model.config.vocab_size,
+      platform or self.partitioner.mesh.devices.flat[0].platform,
     )
 
   def __post_init__(self):
@@ -133,11 +137,6 @@ class TrainConfig:
     if not self.model_dir or "\0" in self.model_dir:
       raise UserError(
         f"MODEL_DIR is {self.model_dir!r}; it must be the path of a folder"
-      )
-    if not 0 <= self.random_seed < 2**32:
-      raise UserError(
-        f"RANDOM_SEED is {self.random_seed}; it must be a whole number from 0"
-        f" to {2**32 - 1}"
       )
     folder = os.path.expanduser(self.model_dir)
     object.__setattr__(self, "model_dir", folder)

@@ -43,3 +43,13 @@ def test_what_a_resumed_run_says(tmp_path, first_step, said):
   assert len(lines) == (said is not None)
   assert said is None or said in lines[0]
   assert not list(tmp_path.iterdir())
+
+
+def test_a_first_step_that_fails_is_not_hidden(tmp_path):
+  lines = []
+  window = profiling.ProfilerWindow(
+    range(3, 7), tmp_path, first_step=2, say=lines.append
+  )
+  window.before(3, None)  # the step's own error is on its way
+  window.close()
+  assert not lines

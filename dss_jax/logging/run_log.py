@@ -81,6 +81,8 @@ class RunLog:
     import jax
 
     due = self._pending[: len(self._pending) - leaving]
+    if not due:
+      return []  # the time until now is that of the steps to come
     self._pending = self._pending[len(due) :]
     steps = [step for step, _ in due]
     fetched = jax.device_get([sums for _, sums in due])

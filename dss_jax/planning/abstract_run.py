@@ -87,6 +87,7 @@ class AbstractRun:
   def formula(self, backend: str | None = None) -> memory.ActivationFormula:
     """The formula for its temporary arrays, here or on another backend."""
     partitioner = self.config.partitioner
+    backend = backend or self.backend
     return memory.activation_formula(
       self.config.model.config,
       encoder_length=self.shape.encoder_length,
@@ -97,7 +98,8 @@ class AbstractRun:
       mesh_shape=partitioner.mesh.shape,
       rules=partitioner.rules,
       fully_sharded=partitioner.fully_sharded and partitioner.data_size > 1,
-      backend=backend or self.backend,
+      logits_at_once=self.config.logits_at_once(backend),
+      backend=backend,
       adapters=self.config.lora,
     )
 

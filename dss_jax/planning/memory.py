@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dss_jax import lora, train_state, vocabulary_loss
+from dss_jax import lora, train_state
 from dss_jax.data import packed_features
 from dss_jax.logical_axes import MODEL_AXIS, Rules, mesh_axes_of
 from dss_jax.models.config import T5Config
@@ -105,7 +105,7 @@ class ActivationFormula:
     outside: bytes of the other parameters.
     config: sizes of one device's part of the student.
     decoder_length: tokens of a row.
-    logits_at_once: positions; see `vocabulary_loss`.
+    logits_at_once: positions; None for all of them. See `vocabulary_loss`.
     gradients: bytes on one device.
     optimizer: bytes of its state on one device.
     num_microbatches: parts that a batch is computed in.
@@ -118,7 +118,7 @@ class ActivationFormula:
   outside: int
   config: T5Config
   decoder_length: int
-  logits_at_once: int
+  logits_at_once: int | None
   gradients: int
   optimizer: int
   num_microbatches: int
@@ -127,7 +127,9 @@ class ActivationFormula:
   def parts(self, rows: int) -> dict[str, int]:
     """The terms of the sum, by name."""
     config = self.config
-    positions = min(rows * self.decoder_length, self.logits_at_once)
+    positions = rows * self.decoder_length
+    if self.logits_at_once is not None:
+      positions = min(positions, self.logits_at_once)
     logits = 4 * positions * config.vocab_size
     saved = rows * self.saved.per_row + self.saved.constant
     layers_at_work = 2 if config.scan_layers else 1
@@ -162,6 +164,7 @@ def activation_formula(
   decoder_length: int,
   gradients: int,
   optimizer: int,
+  logits_at_once: int | None,
   num_microbatches: int = 1,
   mesh_shape: Mapping[str, int],
   rules: Rules,
@@ -177,6 +180,8 @@ def activation_formula(
     decoder_length: tokens of a row.
     gradients: bytes of the gradients on one device.
     optimizer: bytes of the optimizer's state on one device.
+    logits_at_once: positions of a device whose logits exist at once; None for
+      all.
     num_microbatches: parts that a batch is computed in.
     mesh_shape: devices along each mesh axis.
     rules: logical axis rules.
@@ -185,7 +190,6 @@ def activation_formula(
       declared bfloat16, and undoes rematerialisation outside of scans.
     adapters: for a run that trains these only.
   """
-  logits_at_once = vocabulary_loss.positions_at_once(config.vocab_size, backend)
   config = _part_of(config, mesh_shape, rules)
   if backend == "cpu":
     policy = config.remat_policy if config.scan_layers else "none"

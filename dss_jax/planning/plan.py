@@ -238,9 +238,9 @@ class _Planner:
     shape = self._run.shape
     per_row = memory.bytes_per_device(self._run.batch()) / shape.rows
     beside = (1 + WAITING_BATCHES) * per_row
-    rows, proved = shape.rows, 0
+    rows, factor = shape.rows, 1.0
 
-    def taken(rows: int, factor: float) -> int:
+    def taken(rows: int) -> int:
       temporaries = factor * self._formula.bytes(rows // self._parts)
       temporaries = self._compiled.get(rows, temporaries)
       return round(state + rows * beside + temporaries)
@@ -248,17 +248,19 @@ class _Planner:
     for _ in range(_ATTEMPTS if self._compiling else 1):
       found = self.temporaries(rows)
       factor = found.best / found.formula
-      rows = self._most(lambda rows, f=factor: taken(rows, f) <= device_memory)
-      if not rows:
+      rows = self._most(lambda rows: taken(rows) <= device_memory)
+      if not rows or self._compile(rows) is None:
         break
-      self._compile(rows)
-      if rows in self._compiled and taken(rows, factor) <= device_memory:
-        proved = max(proved, rows)
-        if taken(rows, factor) > _FULL * device_memory:
-          break
-    rows = proved or rows
+      if _FULL * device_memory < taken(rows) <= device_memory:
+        break
+    # Of all that were compiled; the run's own batch is one of them.
+    proved = [each for each in self._compiled if taken(each) <= device_memory]
+    if proved:
+      rows = max(proved)
+    elif taken(rows) > device_memory:
+      rows = 0
     records = round(rows * shape.records_per_batch / shape.rows)
-    return LargestBatch(rows, records, taken(rows, factor), proved > 0)
+    return LargestBatch(rows, records, taken(rows), bool(proved))
 
   def _most(self, fits: Any) -> int:
     """The most rows that fit, a multiple of what the mesh needs."""

@@ -1,5 +1,6 @@
 """Bytes on a device: against real arrays, and against the compiler."""
 
+import dataclasses
 import functools
 
 import jax
@@ -112,6 +113,23 @@ class TestFormula:
       for policy in ("none", "minimal", "full")
     }
     assert per_row["full"] < per_row["minimal"] < 0.6 * per_row["none"]
+
+  def test_the_plain_losses_have_all_logits_at_once(self, run):
+    """Many more than the fused ones, of which the vocabulary decides."""
+    fused = run(
+      "bench",
+      (32, 8, 64),
+      partitioner=ONE,
+      num_encoder_layers=1,
+      num_decoder_layers=1,
+    )
+    plain = dataclasses.replace(
+      fused,
+      config=dataclasses.replace(fused.config, vocabulary_loss="plain"),
+    )
+    logits = 4 * 32 * 64 * 32128
+    assert plain.formula().parts(32)["working"] == 2 * logits
+    assert fused.formula().parts(32)["working"] < logits / 2
 
   @pytest.mark.slow
   def test_a_mesh_splits_layers_and_fetches_parameters(self, run):

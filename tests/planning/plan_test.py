@@ -66,6 +66,26 @@ class TestWithoutCompiling:
     assert "frozen parameters" in report.as_text(found)
 
 
+@pytest.mark.parametrize("mebibytes", [16, 32, 64, 128])
+def test_a_batch_that_is_known_to_fit_is_never_lost(
+  run, monkeypatch, mebibytes
+):
+  """Though the compiler's figures grow as no formula foretells."""
+  planned = run("tiny", (32, 24, 16), partitioner=ONE)
+  formula = planned.formula()
+
+  def compile_for(planner, rows):
+    size = round(formula.bytes(rows) * (1 + (rows / 60) ** 6))
+    return planner._compiled.setdefault(rows, size)
+
+  monkeypatch.setattr(plan._Planner, "_compile", compile_for)
+  planner = plan._Planner(planned, compiling=True)
+  largest = planner.largest(mebibytes * 2**20, state=2**20)
+  assert largest.compiled
+  assert largest.rows >= (24 if mebibytes == 16 else 32)
+  assert largest.bytes <= mebibytes * 2**20
+
+
 @pytest.mark.slow
 def test_compiled_plan_of_eight_devices(run):
   planned = run(
