@@ -13,7 +13,6 @@ pairs of the same records, is read from the same files.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -175,8 +174,11 @@ def main(arguments: list[str] | None = None) -> None:
         rows_multiple_of=args.rows_multiple_of,
       )
       size = sum(path.stat().st_size for path in folder.iterdir())
-      shape = dataclasses.asdict(BatchFiles(folder).shape)
-      print(f"{folder}: {size / 2**20:.1f} MiB, {shape}")
+      shape = BatchFiles(folder).shape
+      print(
+        f"{folder}: {shape.rows} rows of {shape.encoder_length} +"
+        f" {shape.decoder_length} tokens, {size / 2**20:.1f} MiB"
+      )
 
 
 if __name__ == "__main__":

@@ -167,8 +167,8 @@ def benchmark(arguments: list[str] | None = None) -> None:
   for name, value in found["whole"]["seconds"].items():
     print(f"{name:<14}{value:>10.2f}{found['shares'][name]:>9.2%}")
   print(
-    f"\n{found['evaluations']} evaluations, {found['recompilations']} programs"
-    " compiled after the first step and evaluation"
+    f"\nevaluations: {found['evaluations']}; programs compiled after the first"
+    f" step and evaluation: {found['recompilations']}"
   )
   medians = {name: statistics.median(each) for name, each in seconds.items()}
   for name, each in seconds.items():

@@ -10,7 +10,7 @@ import sys
 import threading
 from typing import NoReturn
 
-from dss_jax.errors import UserError
+from dss_jax.errors import UserError, one_line
 
 _SECONDS_TO_END = 5.0
 
@@ -39,13 +39,20 @@ def set_up(args: argparse.Namespace) -> None:
     getattr(args, name, None) is not None for name in several
   ):
     _check_process_flags(args)
-    jax.distributed.initialize(
-      args.coordinator_address, args.process_count, args.process_index
-    )
+    try:
+      jax.distributed.initialize(
+        args.coordinator_address, args.process_count, args.process_index
+      )
+    except ValueError as error:  # nothing around that JAX could ask
+      raise UserError(
+        f"--multiprocess: JAX does not find the other processes here"
+        f" ({one_line(error)}); name them with --coordinator_address,"
+        " --process_count and --process_index"
+      ) from error
 
 
 def _check_process_flags(args: argparse.Namespace) -> None:
-  """Raises UserError where the coordinator or a number is left out."""
+  """Raises UserError where one is left out, or cannot be."""
   values = {
     "--coordinator_address": args.coordinator_address,
     "--process_count": args.process_count,
@@ -57,6 +64,26 @@ def _check_process_flags(args: argparse.Namespace) -> None:
       f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not"
       f" given; {', '.join(values)} belong together, or --multiprocess alone"
       " finds them"
+    )
+  if missing:
+    return
+  _, _, port = args.coordinator_address.rpartition(":")
+  if ":" not in args.coordinator_address or not (
+    port.isdecimal() and 1 <= int(port) <= 65535
+  ):
+    raise UserError(
+      f"--coordinator_address is {args.coordinator_address!r}; it must be"
+      " HOST:PORT, such as 10.0.0.1:1234"
+    )
+  if args.process_count < 1:
+    raise UserError(
+      f"--process_count is {args.process_count}; it must be at least 1"
+    )
+  if not 0 <= args.process_index < args.process_count:
+    raise UserError(
+      f"--process_index is {args.process_index}; of --process_count="
+      f"{args.process_count} it must be a number from 0 to"
+      f" {args.process_count - 1}"
     )
 
 

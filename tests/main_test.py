@@ -118,6 +118,15 @@ def test_unknown_arguments_end_with_2_and_one_line(argv, prog, said, capsys):
 def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
   """Wrong command lines, and what the one line about each must say."""
   train = _train_flags(folder)
+
+  def processes(address: str, *, count: int, index: int) -> list[str]:
+    return [
+      *train,
+      f"--coordinator_address={address}",
+      f"--process_count={count}",
+      f"--process_index={index}",
+    ]
+
   return {
     "unknown dataset": ([*train, "--gin.DATASET=taxonly"], "taxonli"),
     "unknown method": ([*train, "--gin.METHOD=ds"], "standard"),
@@ -173,6 +182,18 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
     "half of the coordinator": (
       [*train, "--process_count=2"],
       "--coordinator_address and --process_index are not given",
+    ),
+    "coordinator without a port": (
+      processes("10.0.0.1", count=2, index=0),
+      "--coordinator_address is '10.0.0.1'",
+    ),
+    "no processes": (
+      processes("10.0.0.1:1234", count=0, index=0),
+      "--process_count is 0",
+    ),
+    "a process too many": (
+      processes("10.0.0.1:1234", count=2, index=2),
+      "--process_index is 2",
     ),
     "batch and devices": (
       [*train, "--gin.BATCH_SIZE=12", "--gin.RECORDS_PER_BATCH=None"],
@@ -249,6 +270,16 @@ def test_mistakes_are_told_in_one_line(name, trained, tmp_path, capsys):
   assert len(lines) == 1
   assert expected in lines[0]
   assert "Traceback" not in error
+
+
+def test_no_cluster_is_told_in_one_line(tmp_path, capsys, monkeypatch):
+  def initialize(*_):
+    raise ValueError("coordinator_address should be defined.")
+
+  monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  assert main.main([*_train_flags(tmp_path / "run"), "--multiprocess"]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("dss-jax train: --multiprocess: JAX does not find")
 
 
 @pytest.mark.slow

@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     "--plan_memory",
     metavar="SIZE",
-    help="memory of a device, such as 80GiB; default: what the device says",
+    help="memory of a device, such as 80GiB; default: what the device says,"
+    " or on CPUs this machine's",
   )
   group.add_argument(
     "--plan_uncompiled",

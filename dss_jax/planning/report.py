@@ -152,8 +152,8 @@ def _traffic(plan: Plan) -> list[str]:
     lines.append(f"  {'sent, by rings':<19}{shown(sent):>12}")
     if plan.traffic.uncounted_loops:
       lines.append(
-        f"  at least: {plan.traffic.uncounted_loops} loops do not say how often"
-        " they turn"
+        "  at least: loops that do not say how often they turn, read as if"
+        f" once: {plan.traffic.uncounted_loops}"
       )
   if plan.expected is None:
     return lines
