@@ -152,7 +152,8 @@ class TimeBreakdown:
       self._seen.acquire()
     self._waiting_for -= num_steps
     self.switch(self._phase)
-    busy, self._busy = self._busy[:num_steps], self._busy[num_steps:]
+    busy = self._busy[:num_steps]
+    del self._busy[:num_steps]
     until = self._since
     if self._waiting_for:
       until = busy[-1][1] if busy else self._segments[0][0]

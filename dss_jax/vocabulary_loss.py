@@ -40,7 +40,7 @@ _MULTIPLE = 64  # of positions: whole tiles of matrix units
 
 
 def positions_at_once(vocab_size: int, platform: str) -> int:
-  """Positions in a chunk, for a vocabulary (of one device) and a platform."""
+  """Positions in a chunk, for a whole vocabulary and a platform."""
   max_bytes = _MAX_LOGITS_BYTES.get(platform, _DEFAULT_MAX_LOGITS_BYTES)
   positions = max_bytes // (4 * vocab_size)
   return max(positions // _MULTIPLE, 1) * _MULTIPLE
