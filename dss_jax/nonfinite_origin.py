@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import sys
@@ -222,7 +223,12 @@ def _bind(eqn: Any, inputs: list[Any]) -> Sequence[Any]:
   if isinstance(params, tuple):  # before jax 0.10
     functions, params = params
   with getattr(eqn.ctx, "manager", contextlib.nullcontext()):
-    outputs = eqn.primitive.bind(*functions, *inputs, **params)
+    bind = functools.partial(eqn.primitive.bind, *functions, **params)
+    if eqn.primitive.name == "shard_map":
+      # By itself it wants all axes of the mesh to be its own.
+      outputs = jax.jit(lambda *inputs: list(bind(*inputs)))(*inputs)
+    else:
+      outputs = bind(*inputs)
   return outputs if eqn.primitive.multiple_results else [outputs]
 
 

@@ -88,15 +88,9 @@ def _loss_and_gradients(config, batch):
         (
           "triton",
           (32, 16),
-          {"remat_policy": "full", "relpos_bias_per_layer": True},
-        ),
-        (
-          "triton",
-          (32, 16),
           {"dropout_broadcast": "full", "attention_dropout": False},
         ),
         ("cudnn", (32, 16), {}),
-        ("cudnn", (32, 16), {"scan_layers": True}),
         ("flash", (256, 128), {}),
         (
           "flash",
