@@ -157,28 +157,39 @@ class _Finder:
       branch = eqn.params["branches"][int(inputs[0])]
       return self.run(branch.jaxpr, branch.consts, inputs[1:], part)
     if name == "scan" and eqn.params["length"] <= _MOST_ROUNDS:
-      return self._scan(eqn.params, inputs, part)
+      return self._scan(eqn, inputs, part)
     outputs = _bind(eqn, inputs)
     self._look(eqn, inputs, outputs, part)
     return outputs
 
-  def _scan(self, params: Any, inputs: list[Any], part: str) -> Sequence[Any]:
-    body, num_carry = params["jaxpr"], params["num_carry"]
-    first = params["num_consts"]
+  def _scan(self, eqn: Any, inputs: list[Any], part: str) -> Sequence[Any]:
+    program, reverse = eqn.params["jaxpr"], eqn.params["reverse"]
+    body = getattr(program, "jaxpr", program)
+    # What is sliced or stacked has a dimension more outside. How many of each
+    # there are is written differently by different versions of JAX.
+    num_sliced, num_stacked = (
+      sum(x.aval.ndim > y.aval.ndim for x, y in zip(outside, inside))
+      for outside, inside in (
+        (eqn.invars, body.invars),
+        (eqn.outvars, body.outvars),
+      )
+    )
+    num_carry = len(body.outvars) - num_stacked
+    first = len(body.invars) - num_sliced - num_carry
     consts, carry = inputs[:first], inputs[first : first + num_carry]
     sliced = inputs[first + num_carry :]
-    rounds = range(params["length"])
+    rounds = range(eqn.params["length"])
     collected = []
-    for i in reversed(rounds) if params["reverse"] else rounds:
+    for i in reversed(rounds) if reverse else rounds:
       outputs = self.run(
-        body.jaxpr,
-        body.consts,
+        body,
+        getattr(program, "consts", ()),
         [*consts, *carry, *(x[i] for x in sliced)],
         part,
       )
       carry = outputs[:num_carry]
       collected.append(outputs[num_carry:])
-    if params["reverse"]:
+    if reverse:
       collected.reverse()
     return [*carry, *(jnp.stack(each) for each in zip(*collected))]
 

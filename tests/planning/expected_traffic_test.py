@@ -81,7 +81,6 @@ def test_fully_sharded_fetches_one_layer_at_a_time(run):
     (FULLY, {"num_microbatches": 2}),
     (FULLY, {"num_microbatches": 2, **SCAN}),
     (FULLY, {"remat_policy": "full", **SCAN}),
-    (FULLY, {"remat_policy": "full", "num_microbatches": 2}),
     ({"num_partitions": 4}, {"num_microbatches": 2, **SCAN}),
     ({"num_partitions": 2}, {"remat_policy": "full", **SCAN}),
     ({"num_partitions": 2, **FULLY}, {"num_microbatches": 2, **SCAN}),
