@@ -25,8 +25,8 @@ $(VENV)/.installed-%: setup.py pyproject.toml
 quickstart: $(VENV)/.installed-report ## install, train and compare on the built-in dataset
 	$(BIN)/dss-jax quickstart $(ARGS)
 
-test: $(VENV)/.installed-dev ## all tests that this machine can run
-	$(PYTEST) -n 2 --dist loadfile $(ARGS)
+test: $(VENV)/.installed-dev ## the tests that this machine can run, but thorough ones
+	$(PYTEST) -n 2 --dist loadfile -m 'not thorough' $(ARGS)
 
 # Importing TensorFlow, in each process, takes longer than most tests.
 CHECK_LEAVES_OUT = --ignore=tests/data/tasks_test.py \
@@ -36,7 +36,7 @@ check: $(VENV)/.installed-dev ## format, lint, types and the fast tests, in abou
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(PYTEST) -n 2 --dist loadfile -q -m 'not (slow or shared or hf)' $(CHECK_LEAVES_OUT) $(ARGS)
+	$(PYTEST) -n 2 --dist loadfile -q -m 'not (slow or thorough or shared or hf)' $(CHECK_LEAVES_OUT) $(ARGS)
 
 format: $(VENV)/.installed-dev ## rewrite the sources in the project's format
 	$(BIN)/ruff format .

@@ -82,7 +82,7 @@ def _loss_and_gradients(config, batch):
   [
     ("triton", (32, 16), {}),
     *(
-      pytest.param(*case, marks=pytest.mark.slow)
+      pytest.param(*case, marks=pytest.mark.thorough)
       for case in (
         ("triton", (32, 16), {"scan_layers": True, "remat_policy": "minimal"}),
         (

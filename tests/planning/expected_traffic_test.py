@@ -71,7 +71,7 @@ def test_fully_sharded_fetches_one_layer_at_a_time(run):
       assert each.bytes <= 224 * 32 * 4  # a table outside the layers
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
   ("settings", "changes"),
   [

@@ -154,14 +154,23 @@ class TestFormula:
 CASES = [
   ("taxonli", (16, 128, 128), {}),
   ("taxonli", (16, 128, 128), {"scan_layers": True, "remat_policy": "minimal"}),
-  ("bench", (32, 128, 64), {}),
-  ("bench", (32, 128, 64), {"num_microbatches": 4}),
-  ("bench", (32, 128, 64), {"scan_layers": True, "remat_policy": "minimal"}),
-  ("bench", (32, 128, 64), {"scan_layers": True, "remat_policy": "full"}),
-  (
-    "small",
-    (16, 256, 96),
-    {"scan_layers": True, "remat_policy": "full", "num_microbatches": 4},
+  *(
+    pytest.param(case, marks=pytest.mark.thorough)
+    for case in (
+      ("bench", (32, 128, 64), {}),
+      ("bench", (32, 128, 64), {"num_microbatches": 4}),
+      (
+        "bench",
+        (32, 128, 64),
+        {"scan_layers": True, "remat_policy": "minimal"},
+      ),
+      ("bench", (32, 128, 64), {"scan_layers": True, "remat_policy": "full"}),
+      (
+        "small",
+        (16, 256, 96),
+        {"scan_layers": True, "remat_policy": "full", "num_microbatches": 4},
+      ),
+    )
   ),
 ]
 
@@ -184,7 +193,7 @@ def test_the_formula_is_within_30_percent_of_the_compiler(
   assert 0.7 < formula.bytes(rows) / compiled < 1.3
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_micro_batches_and_rematerialisation_trade_memory(temporaries):
   """As docs/mesh.md says: both take less, most of all together."""
   of = functools.partial(temporaries, "bench", (32, 128, 64), partitioner=ONE)

@@ -86,7 +86,7 @@ def test_a_batch_that_is_known_to_fit_is_never_lost(
   assert largest.bytes <= mebibytes * 2**20
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_compiled_plan_of_eight_devices(run):
   planned = run(
     "tiny",
@@ -159,7 +159,7 @@ class TestCommand:
     assert "largest batch: " in text
     assert not list(tmp_path.iterdir())
 
-  @pytest.mark.slow
+  @pytest.mark.thorough
   def test_devices_that_are_not_there(self, tmp_path):
     """In a process of its own, with TensorFlow and SeqIO blocked."""
     flags = [
