@@ -17,19 +17,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import importlib.metadata
-import json
 import os
 import pathlib
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import measuring
 import numpy as np
 from jax.extend import backend
 
@@ -267,15 +264,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
   options = _options(argv)
   device = jax.devices()[0]
   results: dict[str, Any] = {
-    "command": sys.argv if argv is None else list(argv),
-    "device": f"{len(jax.devices())} x {device.device_kind}",
+    **measuring.description(f"{len(jax.devices())} x {device.device_kind}"),
     "platform": device.platform,
-    "python": platform.python_version(),
-    "versions": {
-      name: importlib.metadata.version(name) for name in ("jax", "jaxlib")
-    },
     "platform_version": backend.get_backend().platform_version,
-    "load_before": os.getloadavg(),
     "layers": options.layers,
     "dtype": options.dtype,
     "rows": [],
@@ -290,9 +281,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         results["rows"].append(row)
         _print_row(row)
   results["load_after"] = os.getloadavg()
-  if options.json:
-    text = json.dumps(results, indent=1)
-    options.json.write_text(text + "\n", encoding="utf-8")
+  measuring.write_json(options.json, results)
   return results
 
 

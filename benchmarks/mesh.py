@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.metadata
-import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import measuring
+import students
 
 from dss_jax import optimizers, train_config
 from dss_jax.data import packing, pipeline, vocabularies
@@ -30,17 +29,8 @@ from dss_jax.partitioning import Partitioner
 from dss_jax.planning import abstract_run, plan, report
 from dss_jax.planning.sizes import shown
 
-# gin/models/bench.gin
-BENCH = T5Config(
-  vocab_size=32128,
-  emb_dim=256,
-  num_heads=4,
-  num_encoder_layers=4,
-  num_decoder_layers=4,
-  head_dim=64,
-  mlp_dim=512,
-  dropout_rate=0.1,
-)
+# Dropout draws masks, which are kept for the backward pass.
+BENCH = dataclasses.replace(students.BENCH, dropout_rate=0.1)
 TOY = dataclasses.replace(
   BENCH, vocab_size=64, emb_dim=16, num_encoder_layers=1, num_decoder_layers=1
 )
@@ -174,17 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
   student = TOY if args.smoke else BENCH
   policies = POLICIES[:1] if args.smoke else POLICIES
   meshes = MESHES[:1] if args.smoke else MESHES
-  found = {
-    "versions": {
-      name: importlib.metadata.version(name) for name in ("jax", "jaxlib")
-    },
-    "by_policy": by_policy(student, policies),
-  }
+  found = measuring.description(str(jax.devices()[0]))
+  found["by_policy"] = by_policy(student, policies)
   print()
   found["by_mesh"] = by_mesh(student, meshes)
-  if args.json:
-    text = json.dumps(found, indent=1) + "\n"
-    pathlib.Path(args.json).write_text(text, encoding="utf-8")
+  measuring.write_json(args.json, found)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,14 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
+
+import measuring
 
 RUN = (
   "--gin_file=models/taxonli.gin",
@@ -173,11 +173,6 @@ def measure_help() -> float:
   return time.perf_counter() - started
 
 
-def _row(name: str, values: list[float]) -> str:
-  spread = f"({min(values):.2f} to {max(values):.2f})"
-  return f"{name:<18}{statistics.median(values):>8.2f}  {spread}"
-
-
 def main(arguments: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -194,20 +189,9 @@ def main(arguments: list[str] | None = None) -> None:
   args = parser.parse_args(arguments)
   if args.launched:
     launched(args.launched, args.flags)
-  report = {
-    "command": " ".join(["python", "benchmarks/startup.py", *sys.argv[1:]]),
-    "processor": platform.processor() or platform.machine(),
-    "cores": len(os.sched_getaffinity(0)),
-    "load_before": os.getloadavg(),
-    "python": platform.python_version(),
-    "versions": {
-      name: importlib.metadata.version(name)
-      for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-    },
-    "help_s": [measure_help() for _ in range(args.repeats)],
-  }
-  print("seconds, median (lowest to highest)")
-  print(_row("dss-jax --help", report["help_s"]))
+  report = measuring.description()
+  report["help_s"] = [measure_help() for _ in range(args.repeats)]
+  rows = [("dss-jax --help", report["help_s"])]
   for kind in args.caches:
     with tempfile.TemporaryDirectory() as cache:
       if kind == "warm":
@@ -217,15 +201,15 @@ def main(arguments: list[str] | None = None) -> None:
         folder = f"{cache}/{number}" if kind == "cold" else cache
         runs.append(measure(folder, args.flags))
     report[kind] = runs
-    print(f"\n{kind} compilation cache")
     for phase in PHASES:
-      print(_row(phase, [run[phase] for run in runs]))
-    print(_row("first step done", [sum(run.values()) for run in runs]))
+      rows.append((f"{kind} cache: {phase}", [run[phase] for run in runs]))
+    totals = [sum(run.values(), 0.0) for run in runs]
+    rows.append((f"{kind} cache: first step done", totals))
+  cells = [(name, measuring.spread(values)) for name, values in rows]
+  print(measuring.table(("seconds", "median (lowest to highest)"), cells))
   report["load_after"] = os.getloadavg()
-  print(f"\nload average {os.getloadavg()[0]:.1f} on {report['cores']} cores")
-  if args.json:
-    text = json.dumps(report, indent=1) + "\n"
-    pathlib.Path(args.json).write_text(text, encoding="utf-8")
+  print(f"load average {os.getloadavg()[0]:.1f} on {report['cores']} cores")
+  measuring.write_json(args.json, report)
 
 
 if __name__ == "__main__":

@@ -17,21 +17,19 @@ loop      the loop as it is, with batches made and moved in its thread, which
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import io
 import itertools
 import json
 import os
 import pathlib
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import measuring
 
 from dss_jax import (
   checkpoints,
@@ -152,7 +150,7 @@ def benchmark(arguments: list[str] | None = None) -> None:
   parser.add_argument("flags", nargs="*", help="of the run, after --")
   args = parser.parse_args(arguments)
   flags: Sequence[str] = args.flags or RUN
-  load = os.getloadavg()
+  description = measuring.description(str(jax.devices()[0]))
   with tempfile.TemporaryDirectory() as folder:
     config = configuration(flags, f"{folder}/turns", args.steps)
     seconds = turns(config, args.turn_steps, args.turns)
@@ -179,26 +177,15 @@ def benchmark(arguments: list[str] | None = None) -> None:
   for name in ("resident", "loop"):
     print(f"{name} adds {medians[name] / medians['bare'] - 1:+.2%}")
   report = {
-    "command": " ".join(
-      ["python", "benchmarks/step_breakdown.py", *sys.argv[1:]]
-    ),
-    "device": str(jax.devices()[0]),
-    "processor": platform.processor() or platform.machine(),
-    "cores": len(os.sched_getaffinity(0)),
-    "load_before": load,
+    **description,
     "load_after": os.getloadavg(),
-    "python": platform.python_version(),
-    "versions": {
-      name: importlib.metadata.version(name)
-      for name in ("jax", "jaxlib", "flax", "numpy")
-    },
     "seconds_a_step": seconds,
     **found,
   }
-  print(f"load average {load[0]:.1f}, then {report['load_after'][0]:.1f}")
-  if args.json:
-    text = json.dumps(report, indent=1) + "\n"
-    pathlib.Path(args.json).write_text(text, encoding="utf-8")
+  print(
+    f"load average {report['load'][0]:.1f}, then {report['load_after'][0]:.1f}"
+  )
+  measuring.write_json(args.json, report)
 
 
 if __name__ == "__main__":
