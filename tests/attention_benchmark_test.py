@@ -1,18 +1,10 @@
 """The attention benchmark runs, agrees with itself and writes what it says."""
 
-import importlib.util
 import json
-import sys
 
 
-def test_smoke(repository, tmp_path, monkeypatch):
-  path = repository / "benchmarks" / "attention.py"
-  spec = importlib.util.spec_from_file_location("attention_benchmark", path)
-  assert spec is not None
-  assert spec.loader is not None
-  module = importlib.util.module_from_spec(spec)
-  monkeypatch.setitem(sys.modules, spec.name, module)  # for its dataclasses
-  spec.loader.exec_module(module)
+def test_smoke(load_benchmark, tmp_path):
+  module = load_benchmark("attention")
   file = tmp_path / "attention.json"
   module.main(["--smoke", "--json", str(file)])
   results = json.loads(file.read_text(encoding="utf-8"))

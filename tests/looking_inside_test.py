@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_runs
 
 from dss_jax import (
   checkpoints,
@@ -19,91 +20,21 @@ from dss_jax import (
   optimizers,
   partitioning,
   run_directory,
-  schedules,
   time_breakdown,
   train,
 )
-from dss_jax.data import batches, pipeline, vocabularies
-from dss_jax.datasets import DataOptions
-from dss_jax.models import config as model_config
-from dss_jax.models import decode_cache, encoder_decoder
+from dss_jax.data import batches
+from dss_jax.models import encoder_decoder
 from dss_jax.train_config import TrainConfig
-
-VOCABULARY = vocabularies.from_name("taxonli")
-SIZES = model_config.T5Config(
-  vocab_size=VOCABULARY.vocab_size,
-  emb_dim=8,
-  num_heads=2,
-  head_dim=4,
-  mlp_dim=16,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-)
-
-
-class LastToken:
-  """A student that looks at the last token; it compiles in a moment."""
-
-  def __init__(self, config: model_config.T5Config):
-    self.config = config
-
-  def init(self, key):
-    shape = (self.config.vocab_size, self.config.mlp_dim)
-    keys = jax.random.split(key)
-    return {
-      "embedding": jax.random.normal(keys[0], shape),
-      "projection": 0.1 * jax.random.normal(keys[1], shape[::-1]),
-    }
-
-  def param_axes(self):
-    return {"embedding": ("vocab", "embed"), "projection": ("embed", "vocab")}
-
-  def hidden_states(self, params, batch, *, dropout_key=None):
-    return params["embedding"][batch["decoder_input_tokens"]]
-
-  def logits(self, params, hidden):
-    return hidden @ params["projection"]
-
-  def encode(self, params, tokens):
-    return params["embedding"][tokens[:, 0]]
-
-  def init_cache(self, params, encoded, tokens, length):
-    return decode_cache.DecodeCache(
-      index=jnp.zeros((), jnp.int32),
-      per_sequence=[encoded],
-      per_example=(),
-      step_biases=jnp.zeros((1, 2 * length - 1)),
-    )
-
-  def decode_step(self, params, cache, tokens):
-    return self.logits(params, params["embedding"][tokens]), cache
 
 
 def _config(folder: pathlib.Path, **changes) -> TrainConfig:
   settings = {
-    "model": LastToken(SIZES),
-    "model_dir": str(folder),
-    "vocabulary": VOCABULARY,
-    "optimizer": optimizers.AdamW(),
-    "learning_rate_fn": schedules.create_learning_rate_scheduler(
-      "constant", base_learning_rate=0.05
-    ),
-    "train_dataset_cfg": pipeline.DatasetConfig(
-      "taxonli_dss",
-      {"inputs": 48, "targets": 64},
-      records_per_batch=8,
-      data=DataOptions(
-        taxonli_num_train=64, taxonli_num_validation=16, taxonli_num_test=24
-      ),
-    ),
-    "evaluation_cfg": evaluation.EvaluationConfig(batch_size=16),
-    "partitioner": partitioning.Partitioner(devices=jax.devices()[:1]),
     "save_cfg": checkpoints.SaveOptions(period=100),
-    "total_steps": 8,
     "eval_period": 2,
     "stats_period": 1,
   }
-  return TrainConfig(**(settings | changes))
+  return small_runs.config(folder, **(settings | changes))
 
 
 def _train(config: TrainConfig) -> str:
@@ -224,7 +155,7 @@ def test_a_resumed_run_traces_what_is_left_of_the_window(tmp_path):
 # ------------------------------------------------------------- what is not finite
 
 
-class Poisonable(LastToken):
+class Poisonable(small_runs.LastToken):
   """It takes logarithms of two parameters; training makes one of them negative."""
 
   def init(self, key):
@@ -245,7 +176,7 @@ def _debug(folder, **changes) -> TrainConfig:
 
 
 def test_a_step_that_is_not_finite_is_explained(tmp_path):
-  config = _debug(tmp_path, model=Poisonable(SIZES))
+  config = _debug(tmp_path, model=Poisonable(small_runs.SIZES))
   stream = io.StringIO()
   with pytest.raises(FloatingPointError) as error:
     train.train(config, stream=stream)
@@ -263,7 +194,9 @@ def test_a_step_that_is_not_finite_is_explained(tmp_path):
 def test_without_the_flag_such_steps_are_skipped_and_the_flag_is_named(
   tmp_path,
 ):
-  config = _debug(tmp_path, model=Poisonable(SIZES), debug_nans=False)
+  config = _debug(
+    tmp_path, model=Poisonable(small_runs.SIZES), debug_nans=False
+  )
   config = dataclasses.replace(config, max_nonfinite_steps=2)
   with pytest.raises(
     FloatingPointError, match=r"\d steps in a row.*debug_nans"
@@ -285,13 +218,16 @@ def test_an_absurd_learning_rate_is_told(tmp_path):
 
 
 def test_a_poisoned_parameter_is_named_before_the_first_step(tmp_path):
-  class Poisoned(LastToken):
+  class Poisoned(small_runs.LastToken):
     def init(self, key):
       params = super().init(key)
-      return params | {"projection": params["projection"].at[3, 5].set(jnp.nan)}
+      kernel = params["output"]["kernel"].at[3, 5].set(jnp.nan)
+      return params | {"output": {"kernel": kernel}}
 
-  with pytest.raises(FloatingPointError, match=r"parameters .* in projection:"):
-    _train(_debug(tmp_path, model=Poisoned(SIZES)))
+  with pytest.raises(
+    FloatingPointError, match=r"parameters .* in output/kernel:"
+  ):
+    _train(_debug(tmp_path, model=Poisoned(small_runs.SIZES)))
 
 
 @pytest.mark.slow
@@ -308,7 +244,9 @@ def test_a_sound_run_is_the_same_with_the_flag(tmp_path):
 @pytest.mark.slow
 def test_a_transformer_on_a_mesh_with_microbatches_and_scanned_layers(tmp_path):
   """The operation is found in the layer of the poisoned kernel."""
-  sizes = dataclasses.replace(SIZES, scan_layers=True, remat_policy="minimal")
+  sizes = dataclasses.replace(
+    small_runs.SIZES, scan_layers=True, remat_policy="minimal"
+  )
   model = encoder_decoder.EncoderDecoderModel(sizes)
   config = _debug(
     tmp_path,

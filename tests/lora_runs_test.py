@@ -8,117 +8,34 @@ import re
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_runs
 
 from dss_jax import (
   checkpoints,
-  evaluation,
   gin_utils,
   lora,
   optimizers,
-  partitioning,
-  schedules,
   scoring,
   train,
 )
-from dss_jax.data import pipeline, vocabularies
-from dss_jax.datasets import DataOptions
 from dss_jax.errors import UserError
 from dss_jax.inference import student
 from dss_jax.lora import LoraOptions
-from dss_jax.models import decode_cache
-from dss_jax.models.config import T5Config
 from dss_jax.pretrained import initial, opening
 from dss_jax.train_config import TrainConfig
 
-VOCABULARY = vocabularies.from_name("taxonli")
-SIZES = T5Config(
-  vocab_size=VOCABULARY.vocab_size,
-  emb_dim=8,
-  num_heads=2,
-  head_dim=4,
-  mlp_dim=16,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-)
 OPTIONS = LoraOptions(rank=2, alpha=8.0, targets="output")
-
-
-class LastToken:
-  """A student of an embedding and a kernel; it compiles in a moment.
-
-  It sees the last token only, and adds adapters to its kernel.
-  """
-
-  def __init__(self, config: T5Config):
-    self.config = config
-
-  def init(self, key):
-    shape = (self.config.vocab_size, self.config.mlp_dim)
-    keys = jax.random.split(key)
-    kernel = 0.1 * jax.random.normal(keys[1], shape[::-1])
-    return {
-      "embedding": jax.random.normal(keys[0], shape),
-      "output": {"kernel": kernel},
-    }
-
-  def param_axes(self):
-    kernel = ("embed", "vocab")
-    return {"embedding": kernel[::-1], "output": {"kernel": kernel}}
-
-  def hidden_states(self, params, batch, *, dropout_key=None):
-    del dropout_key
-    return params["embedding"][batch["decoder_input_tokens"]]
-
-  def logits(self, params, hidden):
-    output = params["output"]
-    logits = hidden @ output["kernel"]
-    if "lora_a" in output:
-      logits += hidden @ output["lora_a"] @ output["lora_b"]
-    return logits
-
-  def encode(self, params, tokens):
-    return params["embedding"][tokens[:, :1]]
-
-  def init_cache(self, params, encoded, tokens, length):
-    del params, tokens
-    return decode_cache.DecodeCache(
-      index=jnp.zeros((), jnp.int32),
-      per_sequence=[encoded],
-      per_example=(),
-      step_biases=jnp.zeros((1, 2 * length - 1)),
-    )
-
-  def decode_step(self, params, cache, tokens):
-    return self.logits(params, params["embedding"][tokens]), cache
 
 
 def _config(folder: pathlib.Path, **changes) -> TrainConfig:
   settings = {
-    "model": LastToken(SIZES),
-    "model_dir": str(folder),
-    "vocabulary": VOCABULARY,
-    "optimizer": optimizers.AdamW(),
-    "learning_rate_fn": schedules.create_learning_rate_scheduler(
-      "constant", base_learning_rate=0.05
-    ),
-    "train_dataset_cfg": pipeline.DatasetConfig(
-      "taxonli_dss",
-      {"inputs": 48, "targets": 64},
-      records_per_batch=8,
-      data=DataOptions(
-        taxonli_num_train=64, taxonli_num_validation=16, taxonli_num_test=24
-      ),
-    ),
-    "evaluation_cfg": evaluation.EvaluationConfig(batch_size=16),
-    "partitioner": partitioning.Partitioner(devices=jax.devices()[:1]),
     "save_cfg": checkpoints.SaveOptions(period=3, keep=None),
     "total_steps": 3,
     "eval_period": 4,
   }
-  return TrainConfig(**(settings | changes))
+  return small_runs.config(folder, **(settings | changes))
 
 
 def _train(config: TrainConfig, stream=None) -> train.TrainResult:
@@ -165,7 +82,7 @@ def _saved(folder: pathlib.Path):
 @pytest.mark.slow
 def test_only_adapters_are_trained_and_saved(base, finished):
   tree, note = _saved(finished)
-  width, size = SIZES.mlp_dim, SIZES.vocab_size
+  width, size = small_runs.SIZES.mlp_dim, small_runs.SIZES.vocab_size
   assert checkpoints.shapes(tree["params"]) == {
     "output/lora_a": (width, 2),
     "output/lora_b": (2, size),
@@ -195,7 +112,7 @@ def test_progress_says_how_much_is_trained(base, tmp_path):
   stream = io.StringIO()
   config = _adapter_config(tmp_path, base, total_steps=1)
   _train(config, stream)
-  values = 2 * (SIZES.vocab_size + SIZES.mlp_dim)
+  values = 2 * (small_runs.SIZES.vocab_size + small_runs.SIZES.mlp_dim)
   assert f"LoRA: {values} parameters are trained beside" in stream.getvalue()
 
 

@@ -1,8 +1,6 @@
 """The benchmarks of whole runs: start-up, and where steps' time goes."""
 
-import importlib.util
 import json
-import types
 
 import jax
 import pytest
@@ -19,24 +17,15 @@ SMALL = (
 )
 
 
-@pytest.fixture
-def load(repository):
-  def load(name: str) -> types.ModuleType:
-    path = repository / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-  yield load
+@pytest.fixture(autouse=True)
+def no_bindings_left():
+  yield
   gin_utils.clear()
 
 
 @pytest.mark.slow
-def test_the_phases_of_a_start_are_told(load, tmp_path):
-  module = load("startup")
+def test_the_phases_of_a_start_are_told(load_benchmark, tmp_path):
+  module = load_benchmark("startup")
   file = tmp_path / "startup.json"
   module.main(
     ["--repeats=1", "--caches", "cold", "--json", str(file), "--", *SMALL]
@@ -50,10 +39,10 @@ def test_the_phases_of_a_start_are_told(load, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_time_of_steps_is_told(load, tmp_path, monkeypatch):
+def test_the_time_of_steps_is_told(load_benchmark, tmp_path, monkeypatch):
   one = jax.devices()[:1]  # whose programs compile in half the time
   monkeypatch.setattr(jax, "devices", lambda *_: one)
-  module = load("step_breakdown")
+  module = load_benchmark("step_breakdown")
   file = tmp_path / "steps.json"
   flags = [*module.RUN, *SMALL, "--gin.EVAL_PERIOD=12", "--gin.STATS_PERIOD=4"]
   sizes = ["--steps=24", "--turns=1", "--turn_steps=4"]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_runs
 
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import (
@@ -27,9 +28,7 @@ from dss_jax import (
 from dss_jax.checkpoints import SaveOptions, tree_hash
 from dss_jax.data import (
   batch_files,
-  pipeline,
   training_data,
-  vocabularies,
 )
 from dss_jax.datasets import DataOptions
 from dss_jax.errors import UserError
@@ -37,17 +36,7 @@ from dss_jax.models import config as model_config
 from dss_jax.models import decode_cache, encoder_decoder
 from dss_jax.train_config import TrainConfig
 
-VOCABULARY = vocabularies.from_name("taxonli")
-SIZES = model_config.T5Config(
-  vocab_size=VOCABULARY.vocab_size,
-  emb_dim=8,
-  num_heads=2,
-  head_dim=4,
-  mlp_dim=16,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-  dropout_rate=0.1,
-)
+SIZES = dataclasses.replace(small_runs.SIZES, dropout_rate=0.1)
 # Without teacher-forced validation losses: one program less to compile.
 NO_LOSSES = evaluation.EvaluationConfig(batch_size=16, loss_batches=0)
 
@@ -112,28 +101,15 @@ def _config(folder: pathlib.Path, **changes) -> TrainConfig:
   """A student of a few thousand parameters on the built-in data."""
   settings = {
     "model": BagOfWords(SIZES),
-    "model_dir": str(folder),
-    "vocabulary": VOCABULARY,
     "optimizer": optimizers.ParameterScaledAdam(),
     "learning_rate_fn": schedules.create_learning_rate_scheduler(
       "constant * linear_warmup", base_learning_rate=0.05, warmup_steps=4
     ),
-    "train_dataset_cfg": pipeline.DatasetConfig(
-      "taxonli_dss",
-      {"inputs": 48, "targets": 64},
-      records_per_batch=8,
-      data=DataOptions(
-        taxonli_num_train=64, taxonli_num_validation=16, taxonli_num_test=24
-      ),
-    ),
-    "evaluation_cfg": evaluation.EvaluationConfig(batch_size=16),
-    "partitioner": partitioning.Partitioner(devices=jax.devices()[:1]),
     "save_cfg": SaveOptions(period=3),
-    "total_steps": 8,
     "eval_period": 4,
     "stats_period": 3,
   }
-  return TrainConfig(**(settings | changes))
+  return small_runs.config(folder, **(settings | changes))
 
 
 def _train(config: TrainConfig) -> train.TrainResult:
@@ -256,7 +232,7 @@ def test_batch_files_train_as_the_records_do(finished, tmp_path, monkeypatch):
   """To the bit, and through an interruption."""
   config = _config(tmp_path / "run")
   packed = training_data.load_packed(
-    config.train_dataset_cfg, VOCABULARY, seed=config.random_seed
+    config.train_dataset_cfg, small_runs.VOCABULARY, seed=config.random_seed
   )
   batch_files.write_batches(tmp_path / "files", packed, range(8))
   dataset = dataclasses.replace(
