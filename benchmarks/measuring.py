@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from dss_jax.errors import UserError
+
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers")
 
 # Dense bfloat16 FLOP/s by the datasheets, without sparsity.
@@ -42,6 +44,14 @@ def description(
     "python": platform.python_version(),
     "versions": {name: _version(name) for name in packages},
   }
+
+
+def run(main: Callable[[], Any]) -> None:
+  """Runs a benchmark; what its user is to mend is told in a line."""
+  try:
+    main()
+  except (UserError, FileNotFoundError) as error:
+    sys.exit(f"{sys.argv[0]}: {error}")
 
 
 def cores() -> int:

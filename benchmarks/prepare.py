@@ -18,6 +18,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import measuring
 import numpy as np
 from input_pipeline import released_example_set, synthetic_example_set
 
@@ -182,4 +183,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  measuring.run(main)

@@ -213,4 +213,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  measuring.run(main)

@@ -189,4 +189,4 @@ def benchmark(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-  benchmark()
+  measuring.run(benchmark)

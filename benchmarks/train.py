@@ -23,7 +23,6 @@ import argparse
 import json
 import os
 import pathlib
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -258,4 +257,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  measuring.run(main)

@@ -53,3 +53,10 @@ def test_the_time_of_steps_is_told(load_benchmark, tmp_path, monkeypatch):
   assert found["ms_per_step"]["step"] > 0
   assert sum(found["shares"].values()) == pytest.approx(1)
   assert {len(each) for each in found["seconds_a_step"].values()} == {1}
+
+
+def test_a_mistake_is_told_in_a_line(load_benchmark, tmp_path):
+  prepare, measuring = load_benchmark("prepare"), load_benchmark("measuring")
+  missing = str(tmp_path / "missing")
+  with pytest.raises(SystemExit, match=f"{missing}[^\\n]*$"):
+    measuring.run(lambda: prepare.main(["--data_dir", missing]))
