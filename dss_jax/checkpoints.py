@@ -18,6 +18,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,10 +29,17 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from dss_jax import value_types
-from dss_jax.errors import StorageError, UserError, damaged_file, one_line
+from dss_jax.errors import (
+  StorageError,
+  UserError,
+  damaged_file,
+  lost_process,
+  one_line,
+)
 
 PyTree = Any
 FOLDER = "checkpoints"
+_SECONDS_WITHOUT_OTHERS = 5.0
 # What is noted of the parameters that adapters add to.
 _BASE: dict[str, Any] = {
   "path": str,
@@ -275,8 +283,20 @@ class Checkpoints:
   def __enter__(self) -> Checkpoints:
     return self
 
-  def __exit__(self, *_: object) -> None:
-    self.close()
+  def __exit__(
+    self, _: object, error: BaseException | None, *more: object
+  ) -> None:
+    if not lost_process(error):
+      self.close()
+      return
+    # What is being saved would wait for the others until JAX gives them up.
+    closing = threading.Thread(target=self._try_to_close, daemon=True)
+    closing.start()
+    closing.join(_SECONDS_WITHOUT_OTHERS)
+
+  def _try_to_close(self) -> None:
+    with contextlib.suppress(StorageError):
+      self.close()
 
   # ---------------------------------------------------------------- restoring
 

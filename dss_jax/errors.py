@@ -1,7 +1,15 @@
 """Exceptions that mean "not the program": wrong input, and a failing disk."""
 
 import contextlib
+import re
 from collections.abc import Iterator
+
+# What JAX says where another process of the run is gone, or never came.
+_LOST_PROCESS = re.compile(
+  r"Gloo|NCCL|coordination.?service|heartbeat|Connection (closed|reset) by peer"
+  r"|DEADLINE_EXCEEDED|Barrier (failed|timed out)",
+  re.IGNORECASE,
+)
 
 
 class UserError(ValueError):
@@ -22,6 +30,13 @@ class UserError(ValueError):
 
 class StorageError(OSError):
   """The disk let the program down (full, gone, read-only), told in one line."""
+
+
+def lost_process(error: BaseException | None) -> bool:
+  """Whether JAX failed for want of another process of the run."""
+  return isinstance(error, RuntimeError) and bool(
+    _LOST_PROCESS.search(str(error))
+  )
 
 
 def one_line(text: object, *, longest: int = 200) -> str:

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import sys
 from collections.abc import Callable
 
-from dss_jax.errors import UserError, one_line
+from dss_jax.errors import UserError, lost_process, one_line
 
 # What to ask less of, where a device is full; else, of training.
 _FEWER = {"infer": "lower --batch_size", "serve": "lower --max_batch"}
-
-# What JAX says where another process of the run is gone, or never came.
-_LOST_PROCESS = re.compile(
-  r"Gloo|NCCL|coordination.?service|heartbeat|Connection (closed|reset) by peer"
-  r"|DEADLINE_EXCEEDED|Barrier (failed|timed out)",
-  re.IGNORECASE,
-)
 
 # Paths that are wrong; other failures of files are not the user's mistake.
 _USERS_TO_MEND = (
@@ -91,7 +83,7 @@ def _told(error: Exception, command: str) -> tuple[str, int] | None:
       command, "lower RECORDS_PER_BATCH, or raise NUM_MICROBATCHES"
     )
     return f"the device is out of memory ({one_line(error)}): {remedy}", 1
-  if _LOST_PROCESS.search(str(error)):
+  if lost_process(error):
     return (
       f"lost another process of this run ({one_line(error)}): see what it said"
       " last, and start all of them again; training goes on from its last"

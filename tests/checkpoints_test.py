@@ -180,6 +180,23 @@ def _saved(folder: pathlib.Path) -> TrainState:
   return state
 
 
+def test_a_lost_process_is_not_waited_for(folder, monkeypatch):
+  monkeypatch.setattr(checkpoints_lib, "_SECONDS_WITHOUT_OTHERS", 0.1)
+  closing, returns = threading.Event(), threading.Event()
+
+  def close_forever():
+    closing.set()
+    returns.wait()
+
+  checkpoints = Checkpoints(folder)
+  monkeypatch.setattr(checkpoints._manager, "close", close_forever)
+  lost = RuntimeError("Gloo all-reduce failed: Connection closed by peer")
+  with pytest.raises(RuntimeError, match="Gloo"), checkpoints:
+    raise lost
+  assert closing.is_set()
+  returns.set()
+
+
 @pytest.mark.parametrize("damaged", ["state/_METADATA", "loop/metadata"])
 @pytest.mark.parametrize("content", [None, b"", b"\xff{"])
 def test_a_damaged_checkpoint_is_told_in_one_line(folder, damaged, content):
