@@ -6,6 +6,8 @@ PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(if $(shell \
 VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest
+# Reordered, files of one long test would be left for the end.
+TWO_WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL = help
 .PHONY: help quickstart test check format fixtures clean
@@ -26,7 +28,7 @@ quickstart: $(VENV)/.installed-report ## install, train and compare on the built
 	$(BIN)/dss-jax quickstart $(ARGS)
 
 test: $(VENV)/.installed-dev ## the tests that this machine can run, but thorough ones
-	$(PYTEST) -n 2 --dist loadfile -m 'not thorough' $(ARGS)
+	$(PYTEST) $(TWO_WORKERS) -m 'not thorough' $(ARGS)
 
 # Importing TensorFlow, in each process, takes longer than most tests.
 CHECK_LEAVES_OUT = --ignore=tests/data/tasks_test.py \
@@ -36,7 +38,7 @@ check: $(VENV)/.installed-dev ## format, lint, types and the fast tests, in abou
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(PYTEST) -n 2 --dist loadfile -q -m 'not (slow or thorough or shared or hf)' $(CHECK_LEAVES_OUT) $(ARGS)
+	$(PYTEST) $(TWO_WORKERS) -q -m 'not (slow or thorough or shared or hf)' $(CHECK_LEAVES_OUT) $(ARGS)
 
 format: $(VENV)/.installed-dev ## rewrite the sources in the project's format
 	$(BIN)/ruff format .

@@ -611,6 +611,7 @@ def test_killed_once_in_200_requests(tmp_path, repository):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_killed_five_times_in_2000_requests(tmp_path, repository):
   numbers = {"number": 2000, "concurrency": 16, "kills": 5}
   tables = run_with_kills(tmp_path, **numbers, seed=7, repository=repository)
