@@ -80,13 +80,17 @@ class EncoderDecoderModel:
 
   def param_axes(self) -> dict[str, Any]:
     """The tree of `init` with a tuple of logical axis names for each array."""
-    boxed = jax.eval_shape(
-      functools.partial(_init, self.config), jax.random.key(0)
-    )
     return jax.tree.map(
       lambda box: tuple(box.names),
-      boxed,
+      self._boxed_shapes,
       is_leaf=lambda leaf: isinstance(leaf, nn.meta.AxisMetadata),
+    )
+
+  @functools.cached_property
+  def _boxed_shapes(self) -> Any:
+    # Tracing a deep student takes seconds, and a run asks half a dozen times.
+    return jax.eval_shape(
+      functools.partial(_init, self.config), jax.random.key(0)
     )
 
   def apply(
