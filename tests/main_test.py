@@ -395,7 +395,11 @@ def test_a_module_of_another_project_registers_its_tasks(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_ends_the_same(tmp_path):
+@pytest.mark.parametrize(
+  "moments",  # lines of metrics.jsonl; saving begins there
+  [(2, 5, 9), pytest.param((2, 5, 7, 9, 11), marks=pytest.mark.thorough)],
+)
+def test_killed_at_any_moment_it_ends_the_same(tmp_path, moments):
   """SIGKILL at moments spread over the run, saves in progress among them."""
   steps = 12
   flags = [
@@ -426,7 +430,7 @@ def test_killed_at_any_moment_it_ends_the_same(tmp_path):
   subprocess.run(command("whole"), check=True, env=environment, timeout=600)
   killed = 0
   metrics = tmp_path / "cut" / "metrics.jsonl"
-  for at in (2, 5, 7, 9, 11):  # lines of metrics.jsonl; saving begins there
+  for at in moments:
     process = subprocess.Popen(command("cut"), env=environment)
     while process.poll() is None:
       if metrics.exists() and metrics.read_bytes().count(b"\n") >= at:
@@ -435,6 +439,6 @@ def test_killed_at_any_moment_it_ends_the_same(tmp_path):
         break
     process.wait(timeout=600)
   subprocess.run(command("cut"), check=True, env=environment, timeout=600)
-  assert killed == 5
+  assert killed == len(moments)
   assert hashes("cut") == hashes("whole")
   assert len(hashes("whole").splitlines()) == 4

@@ -194,7 +194,8 @@ print(json.dumps([[outputs, scores.tolist()] for outputs, scores in found]))
 
 
 @pytest.mark.parametrize(
-  ("family", "num_beams"), [("t5_1_0", 1), ("t5_1_1", 2)]
+  ("family", "num_beams"),
+  [("t5_1_1", 2), pytest.param("t5_1_0", 1, marks=pytest.mark.thorough)],
 )
 def test_a_program_runs_in_a_process_without_us(
   student_of, tmp_path, family, num_beams

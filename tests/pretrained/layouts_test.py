@@ -184,8 +184,15 @@ def _transformation(model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fully_sharded", [False, True])
-@pytest.mark.parametrize("scan", [False, True], ids=["apart", "scanned"])
+@pytest.mark.parametrize(
+  ("scan", "fully_sharded"),
+  [
+    (False, False),
+    (True, True),
+    pytest.param(False, True, marks=pytest.mark.thorough),
+    pytest.param(True, False, marks=pytest.mark.thorough),
+  ],
+)
 def test_the_optimizer_state_goes_on(tmp_path, scan, fully_sharded):
   params, state = _trained(CONFIG)
   # Some slots are factored and some are not, square ones among them.
