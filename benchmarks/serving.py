@@ -243,10 +243,10 @@ def _predict_alone(args) -> dict[str, Any]:
   from dss_jax.inference.answers import PredictOptions
   from dss_jax.serving import backends
 
-  parser = main._parser()
+  parser = main.make_parser()
   flags = parser.parse_args(["serve", f"--model_dir={args.model_dir}"])
   flags.gin_flags = []
-  student = main._open_student(flags)
+  student = main.open_student(flags)
   outputs = tuple(args.outputs.split(","))
   backend = backends.StudentBackend(
     student,

@@ -57,8 +57,8 @@ def configuration(
   """The run of these flags, in that folder."""
   bound = {"MODEL_DIR": folder, "TRAIN_STEPS": steps, **bindings}
   argv = [*flags, *(f"--gin.{name}={value}" for name, value in bound.items())]
-  args, args.gin_flags = main._parser().parse_known_args(["train", *argv])
-  main._parse_gin(args)
+  args, args.gin_flags = main.make_parser().parse_known_args(["train", *argv])
+  main.parse_gin(args)
   return gin_utils.instance("train.train")
 
 

@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from dss_jax import value_types
+from dss_jax import named_trees, value_types
 from dss_jax.errors import (
   StorageError,
   UserError,
@@ -320,7 +320,7 @@ class Checkpoints:
     path = epath.Path(self.folder) / str(step) / "state"
     with self._reading(step):
       tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
-      return shapes(tree["params"])
+      return named_trees.shapes(tree["params"])
 
   def restore_params(self, step: int, like: PyTree) -> PyTree:
     """Only the parameters saved at `step`; `like` as in `restore`."""
@@ -362,10 +362,12 @@ class Checkpoints:
     """Compares names and shapes before anything is read."""
     path = epath.Path(self.folder) / str(step) / "state"
     with self._reading(step):
-      saved = shapes(ocp.PyTreeCheckpointHandler().metadata(path).tree)
+      saved = named_trees.shapes(
+        ocp.PyTreeCheckpointHandler().metadata(path).tree
+      )
     if only:
       saved = {k: v for k, v in saved.items() if k.startswith(f"{only}/")}
-    problems = describe_mismatch(saved, shapes(wanted))
+    problems = named_trees.describe_mismatch(saved, named_trees.shapes(wanted))
     if problems:
       raise UserError(
         f"the checkpoint of step {step} in {self.folder} is not of this model"
@@ -385,64 +387,6 @@ def _as_tree(state: PyTree) -> PyTree:
       for field in dataclasses.fields(state)
     }
   return state
-
-
-def _path_name(path: Sequence[Any]) -> str:
-  """`params/encoder/layers_0/...`, the same for every kind of container."""
-  return "/".join(
-    str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
-    for key in path
-  )
-
-
-def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-  """The shape of each array, by its path: `params/encoder/...`."""
-  leaves = jax.tree_util.tree_leaves_with_path(
-    tree, is_leaf=lambda leaf: hasattr(leaf, "shape")
-  )
-  return {
-    _path_name(path): tuple(leaf.shape)
-    for path, leaf in leaves
-    if hasattr(leaf, "shape")
-  }
-
-
-def describe_mismatch(
-  saved: Mapping[str, tuple[int, ...]],
-  wanted: Mapping[str, tuple[int, ...]],
-  *,
-  shown: int = 2,
-) -> str:
-  """One line on how two trees of shapes differ; empty where they agree."""
-  missing = sorted(set(wanted) - set(saved))
-  extra = sorted(set(saved) - set(wanted))
-  differing = sorted(
-    name for name in set(saved) & set(wanted) if saved[name] != wanted[name]
-  )
-  parts = []
-  for names, verb in ((missing, "lacks"), (extra, "has besides")):
-    if names:
-      more = f" and {len(names) - shown} more" if len(names) > shown else ""
-      parts.append(f"it {verb} {', '.join(names[:shown])}{more}")
-  if differing:
-    name = differing[0]
-    more = f" ({len(differing) - 1} more differ)" if len(differing) > 1 else ""
-    parts.append(f"{name} is {saved[name]} there and {wanted[name]} here{more}")
-  return "; ".join(parts)
-
-
-def tree_hash(tree: PyTree) -> str:
-  """SHA-256 over the names, types, shapes and bytes of all leaves."""
-  digest = hashlib.sha256()
-  leaves = {
-    _path_name(path): leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
-  for name in sorted(leaves):  # one at a time: they may be large
-    array = np.asarray(leaves[name])
-    digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-    digest.update(np.ascontiguousarray(array).tobytes())
-  return digest.hexdigest()
 
 
 def print_summary(model_dir: str, *, hashes: bool = False) -> None:
@@ -469,8 +413,8 @@ def print_summary(model_dir: str, *, hashes: bool = False) -> None:
     tree = checkpoints.restore_numpy(latest)
     loop = checkpoints.loop_state(latest)
   loop.pop("wall_s", None)
-  print(f"params     {tree_hash(tree['params'])}")
-  print(f"opt_state  {tree_hash(tree['opt_state'])}")
+  print(f"params     {named_trees.tree_hash(tree['params'])}")
+  print(f"opt_state  {named_trees.tree_hash(tree['opt_state'])}")
   text = json.dumps(loop, sort_keys=True)
   print(f"loop       {hashlib.sha256(text.encode()).hexdigest()}")
   print(f"metrics    {logging_lib.metrics_hash(pathlib.Path(model_dir))}")

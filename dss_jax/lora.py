@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dss_jax import checkpoints, logical_axes, train_state
+from dss_jax import logical_axes, named_trees, train_state
 from dss_jax.errors import UserError
 from dss_jax.models import encoder_decoder, layer_stacking, layers
 from dss_jax.placement import to_host
@@ -290,7 +290,7 @@ def weights_hash(params: PyTree) -> str:
   for path, leaf in _leaves(params):
     array = leaf if isinstance(leaf, np.ndarray) else to_host(leaf)
     for name, part in layer_stacking.one_by_one(path, array):
-      found[name] = checkpoints.tree_hash(part)
+      found[name] = named_trees.tree_hash(part)
   lines = [f"{name} {found[name]}\n" for name in sorted(found)]
   return hashlib.sha256("".join(lines).encode()).hexdigest()
 

@@ -16,7 +16,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from dss_jax import __version__, failures, process
+from dss_jax import __version__, failures, process, run_flags
 from dss_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> int:
   """Runs one mode; returns the exit status (2 for wrong input)."""
-  parser = _parser()
+  parser = make_parser()
   args, rest = parser.parse_known_args(argv)
   unknown = [flag for flag in rest if not flag.startswith("--gin.")]
   takes_gin = hasattr(args, "gin_file")
@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
   return failures.exit_status(run_mode, args.mode, debug=args.debug)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
   parser = _Parser(
     prog="dss-jax",
     description=_DESCRIPTION,
@@ -142,17 +142,17 @@ def _parser() -> argparse.ArgumentParser:
   train = mode(
     "train", _train, "train a student, or go on training", epilog=_TRAIN_EPILOG
   )
-  _add_gin_flags(train)
-  _add_data_flags(train)
-  _add_inside_flags(train)
-  _add_process_flags(train)
+  run_flags.add_gin_flags(train)
+  run_flags.add_data_flags(train)
+  run_flags.add_inside_flags(train)
+  run_flags.add_process_flags(train)
   plan_command.add_arguments(train)
   evaluate = mode(
     "eval", _evaluate, "score a checkpoint on a task", epilog=_EVAL_EPILOG
   )
-  _add_eval_flags(evaluate)
-  _add_gin_flags(evaluate)
-  _add_data_flags(evaluate)
+  run_flags.add_eval_flags(evaluate)
+  run_flags.add_gin_flags(evaluate)
+  run_flags.add_data_flags(evaluate)
   export = mode(
     "export",
     functools.partial(export_command.run, read_run=_read_run),
@@ -160,23 +160,23 @@ def _parser() -> argparse.ArgumentParser:
     epilog=export_command.EPILOG,
   )
   export_command.add_arguments(export)
-  _add_gin_flags(export)
-  _add_data_flags(export)
+  run_flags.add_gin_flags(export)
+  run_flags.add_data_flags(export)
   infer = mode(
     "infer",
-    functools.partial(infer_command.run, open_student=_open_student),
+    functools.partial(infer_command.run, open_student=open_student),
     "let a student answer the rows of a file or a pipe",
   )
   infer_command.add_arguments(infer)
-  _add_run_flags(infer)
+  run_flags.add_run_flags(infer)
   serve = mode(
     "serve",
-    functools.partial(serve_command.run, open_student=_open_student),
+    functools.partial(serve_command.run, open_student=open_student),
     "answer requests for labels and rationales over HTTP",
     epilog=serve_command.EPILOG,
   )
   serve_command.add_arguments(serve)
-  _add_run_flags(serve)
+  run_flags.add_run_flags(serve)
   checkpoints = mode(
     "checkpoints",
     _checkpoints,
@@ -198,132 +198,10 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-# --------------------------------------------------------------------- flags
-
-
-def _add_gin_flags(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group("configuration, in T5X's dialect")
-  group.add_argument(
-    "--gin_file",
-    action="append",
-    default=[],
-    metavar="FILE",
-    help="a gin file, here or packaged (runs/train.gin); repeat it, later"
-    " ones win",
-  )
-  group.add_argument(
-    "--gin.NAME=VALUE",
-    dest="_gin_flag_shown",
-    action="store_true",  # shown only: `main` takes these flags itself
-    help="bind a macro or parameter; plain strings need no quotes; wins over"
-    " the files",
-  )
-  group.add_argument(
-    "--gin_bindings",
-    action="append",
-    default=[],
-    metavar="BINDING",
-    help='a binding in gin\'s own syntax: "train.train.eval_period = 50"',
-  )
-  group.add_argument(
-    "--gin_search_paths",
-    default="",
-    metavar="FOLDERS",
-    help="folders to look for gin files in, separated by commas",
-  )
-
-
-def _add_data_flags(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group("data")
-  group.add_argument(
-    "--data_dir",
-    help="folder of the released datasets (also: DATA_DIR in gin, or the"
-    " environment variable DSS_DATA_DIR)",
-  )
-  _add_module_flag(group)
-  group.add_argument(
-    "--seqio_additional_cache_dirs",
-    default="",
-    metavar="FOLDERS",
-    help="folders of SeqIO task caches, separated by commas",
-  )
-
-
-def _add_module_flag(group: argparse._ArgumentGroup) -> None:
-  group.add_argument(
-    "--module",
-    action="append",
-    default=[],
-    metavar="MODULE",
-    help="a Python module to import first, which registers further tasks",
-  )
-
-
-def _add_run_flags(parser: argparse.ArgumentParser) -> None:
-  """How the configuration of a finished run is read, without its data."""
-  _add_gin_flags(parser)
-  _add_module_flag(parser.add_argument_group("tasks"))
-  parser.set_defaults(data_dir=None, seqio_additional_cache_dirs="")
-
-
-def _add_inside_flags(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group("looking inside")
-  group.add_argument(
-    "--profile_steps",
-    metavar="A:B",
-    help="record the steps A to B - 1 with JAX's profiler, for TensorBoard",
-  )
-  group.add_argument(
-    "--debug_nans",
-    action="store_true",
-    default=None,
-    help="end at the first loss or gradient that is not finite, and say where"
-    " it came from; without, such steps are skipped and counted",
-  )
-
-
-def _add_process_flags(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group("several processes (else: none needed)")
-  group.add_argument(
-    "--multiprocess",
-    action="store_true",
-    help="start jax.distributed; on TPU pods it finds the other hosts itself",
-  )
-  group.add_argument("--coordinator_address", metavar="HOST:PORT")
-  group.add_argument("--process_count", type=int)
-  group.add_argument("--process_index", type=int)
-
-
-def _add_eval_flags(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-    "--model_dir", required=True, help="folder of a training run"
-  )
-  parser.add_argument(
-    "--checkpoint",
-    default="best",
-    metavar="STEP",
-    help="best (by validation), latest, or a step; default: %(default)s",
-  )
-  parser.add_argument(
-    "--task",
-    action="append",
-    default=[],
-    help="task to score, such as svamp_label; default: those the run evaluates",
-  )
-  parser.add_argument("--split", default="test", help="default: %(default)s")
-  parser.add_argument(
-    "--output_dir",
-    help="predictions go to its eval/ folder; default: MODEL_DIR",
-  )
-  parser.add_argument(
-    "--json", action="store_true", help="print the scores as JSON"
-  )
-
-
 # --------------------------------------------------------------------- modes
 
 
-def _parse_gin(
+def parse_gin(
   args: argparse.Namespace, first_files: Sequence[str] = ()
 ) -> list[str]:
   """Sets up JAX and SeqIO's flags, then parses the configuration.
@@ -371,7 +249,7 @@ def _train(args: argparse.Namespace) -> int:
   from dss_jax.planning import command as plan_command
 
   plan_command.prepare(args)
-  modules = _parse_gin(args)
+  modules = parse_gin(args)
   inside = {name: getattr(args, name) for name in _INSIDE}
   config = gin_utils.instance(
     "train.train",
@@ -398,11 +276,11 @@ def _read_run(args: argparse.Namespace) -> TrainConfig:
       f"--model_dir: there is no config.gin in {args.model_dir!r}; give the"
       " MODEL_DIR of a training run"
     )
-  _parse_gin(args, [str(config_file)])
+  parse_gin(args, [str(config_file)])
   return gin_utils.instance("train.train", model_dir=args.model_dir)
 
 
-def _open_student(args: argparse.Namespace) -> Student:
+def open_student(args: argparse.Namespace) -> Student:
   """The student that --model_dir names; handed to the modes that ask one."""
   from dss_jax.inference import loading
 

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dss_jax import checkpoints as checkpoints_lib
-from dss_jax.checkpoints import Checkpoints, SaveOptions, tree_hash
+from dss_jax.checkpoints import Checkpoints, SaveOptions
 from dss_jax.errors import UserError
 from dss_jax.train_state import TrainState
 
@@ -138,24 +138,6 @@ def test_missing_checkpoints_are_told(folder):
 def test_options_are_checked(options):
   with pytest.raises(UserError, match=r"utils\.SaveCheckpointConfig"):
     SaveOptions(**options)
-
-
-def test_hash_sees_names_values_and_types_but_not_containers():
-  tree = {"a": np.arange(3, dtype=np.int32), "b": {"c": np.float32(1)}}
-  same = {"b": {"c": jnp.float32(1)}, "a": jnp.arange(3, dtype=jnp.int32)}
-  assert tree_hash(tree) == tree_hash(same)
-  for other in (
-    {"a": tree["a"], "d": {"c": np.float32(1)}},
-    {"a": tree["a"] + 1, "b": tree["b"]},
-    {"a": tree["a"].astype(np.int64), "b": tree["b"]},
-    {"a": tree["a"][None], "b": tree["b"]},
-  ):
-    assert tree_hash(other) != tree_hash(tree)
-
-
-def test_mismatch_is_empty_for_equal_trees():
-  shapes = {"a": (1, 2)}
-  assert checkpoints_lib.describe_mismatch(shapes, dict(shapes)) == ""
 
 
 def test_closing_waits_for_orbax_to_tidy_up(folder):

@@ -167,7 +167,7 @@ def test_help_of_every_mode_imports_next_to_nothing():
   """What it imports is what it takes: counted, since times vary."""
   program = (
     "import sys; from dss_jax import main\n"
-    "modes = main._parser()._subparsers._group_actions[0].choices\n"
+    "modes = main.make_parser()._subparsers._group_actions[0].choices\n"
     "assert len(modes) > 8, modes\n"
     "for mode in [[], *([name] for name in modes)]:\n"
     "  try: main.main([*mode, '--help'])\n"

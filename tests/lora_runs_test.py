@@ -16,6 +16,7 @@ from dss_jax import (
   checkpoints,
   gin_utils,
   lora,
+  named_trees,
   optimizers,
   scoring,
   train,
@@ -83,7 +84,7 @@ def _saved(folder: pathlib.Path):
 def test_only_adapters_are_trained_and_saved(base, finished):
   tree, note = _saved(finished)
   width, size = small_runs.SIZES.mlp_dim, small_runs.SIZES.vocab_size
-  assert checkpoints.shapes(tree["params"]) == {
+  assert named_trees.shapes(tree["params"]) == {
     "output/lora_a": (width, 2),
     "output/lora_b": (2, size),
   }

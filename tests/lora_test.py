@@ -12,10 +12,10 @@ import pytest
 
 from dss_jax import (
   adafactor,
-  checkpoints,
   logical_axes,
   lora,
   losses,
+  named_trees,
   optimizers,
   partitioning,
   train_state,
@@ -89,7 +89,7 @@ def _batch(rows=8, length=6):
 
 
 def _paths(tree) -> dict[str, tuple[int, ...]]:
-  return checkpoints.shapes(tree)
+  return named_trees.shapes(tree)
 
 
 # ------------------------------------------------------------ which parameters
@@ -367,8 +367,10 @@ def _train(model, **mesh):
   ("model", "mesh"),
   [
     (DEEPER, {}),
-    (DEEPER_SCANNED, {"num_partitions": 2}),
     (DEEPER_SCANNED, {"num_partitions": 2, "fully_sharded": True}),
+    pytest.param(
+      DEEPER_SCANNED, {"num_partitions": 2}, marks=pytest.mark.thorough
+    ),
   ],
 )
 def test_neither_a_mesh_nor_scanning_changes_anything(model, mesh):

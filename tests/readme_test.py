@@ -49,7 +49,7 @@ def test_every_command_is_understood(readme, monkeypatch):
   # a vocabulary.
   monkeypatch.setattr(gin_utils, "_bind_checkpoint_sizes", lambda: None)
   for argv in commands:
-    args, rest = main._parser().parse_known_args(argv)
+    args, rest = main.make_parser().parse_known_args(argv)
     assert all(flag.startswith("--gin.") for flag in rest), argv
     if args.mode != "train":
       assert not rest, argv

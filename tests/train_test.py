@@ -17,6 +17,7 @@ from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import (
   evaluation,
   logging,
+  named_trees,
   optimizers,
   partitioning,
   run_directory,
@@ -25,7 +26,7 @@ from dss_jax import (
   train,
   train_step,
 )
-from dss_jax.checkpoints import SaveOptions, tree_hash
+from dss_jax.checkpoints import SaveOptions
 from dss_jax.data import (
   batch_files,
   training_data,
@@ -124,8 +125,8 @@ def _fingerprint(folder: pathlib.Path) -> tuple[str, ...]:
   loop.pop("wall_s")
   return (
     str(step),
-    tree_hash(tree["params"]),
-    tree_hash(tree["opt_state"]),
+    named_trees.tree_hash(tree["params"]),
+    named_trees.tree_hash(tree["opt_state"]),
     json.dumps(loop, sort_keys=True),
     logging.metrics_hash(folder),
   )

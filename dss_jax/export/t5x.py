@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dss_jax import adafactor, partitioning, train_state
+from dss_jax import adafactor, named_trees, partitioning, train_state
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax.errors import StorageError, UserError, one_line
 from dss_jax.export import checks, formats, tokenizer_files
@@ -198,8 +198,8 @@ def answers(
   (path,) = folder.glob("checkpoint_*")
   params, _, _ = t5x.load_t5x(path)
   wanted = train_state.param_shapes(student.model)
-  problems = checkpoints_lib.describe_mismatch(
-    checkpoints_lib.shapes(params), checkpoints_lib.shapes(wanted)
+  problems = named_trees.describe_mismatch(
+    named_trees.shapes(params), named_trees.shapes(wanted)
   )
   same = not problems and jax.tree.all(
     jax.tree.map(

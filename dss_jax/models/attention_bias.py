@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dss_jax.models import attention_kernels, layers
+from dss_jax.models import attention_kernels, layers, relative_positions
 from dss_jax.models import config as config_lib
 
 Array = jax.Array
@@ -24,7 +24,8 @@ class Stack(Protocol):
 
   config: config_lib.T5Config
   deterministic: bool
-  relpos_bias: layers.RelativePositionBiases  # unless each layer has its own
+  # Unless each layer has its own.
+  relpos_bias: relative_positions.RelativePositionBiases
 
 
 def positions(
@@ -36,7 +37,7 @@ def positions(
     ([length, length] int32,) and None, or () and [heads, length, length].
   """
   if stack.config.relpos_bias_per_layer:
-    buckets = layers.relative_position_buckets(
+    buckets = relative_positions.to_buckets(
       relative, bidirectional=bidirectional
     )
     return (jnp.asarray(buckets),), None
@@ -73,7 +74,7 @@ def of_segments(
   if implementation == "xla":
     mask = _same_segment(query_segments, key_segments)
     if causal:
-      mask &= relative_positions(query_segments.shape[1]) <= 0
+      mask &= relative_positions.within(query_segments.shape[1]) <= 0
     return dense(stack.config, mask, position)
   if position is not None:
     position = layers.constrain(position[None], None, "heads", "length", None)
@@ -92,12 +93,6 @@ def dense(
   if position is None:
     return layers.constrain(bias, "batch", None, "length", None)
   return layers.constrain(position + bias, "batch", "heads", "length", None)
-
-
-def relative_positions(length: int) -> np.ndarray:
-  """[query, key] -> key position - query position, in tokens."""
-  positions = np.arange(length)
-  return positions[None, :] - positions[:, None]
 
 
 def _same_segment(query_segments: Array, key_segments: Array) -> Array:

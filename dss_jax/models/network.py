@@ -23,187 +23,14 @@ import numpy as np
 
 from dss_jax.models import (
   attention_bias,
-  attention_kernels,
-  layer_stacking,
   layers,
+  relative_positions,
+  transformer_layers,
 )
 from dss_jax.models import config as config_lib
 
 Array = jax.Array
 Bias = attention_bias.Bias
-
-
-class EncoderLayer(nn.Module):
-  """Self-attention and feed-forward, each normed before and added after."""
-
-  config: config_lib.T5Config
-  deterministic: bool
-
-  def setup(self):
-    cfg = self.config
-    if cfg.relpos_bias_per_layer:
-      self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=True)
-    self.pre_attention_layer_norm = layers.LayerNorm(cfg.dtype)
-    self.attention = layers.MultiHeadDotProductAttention(
-      cfg, self.deterministic
-    )
-    self.pre_mlp_layer_norm = layers.LayerNorm(cfg.dtype)
-    self.mlp = layers.MlpBlock(cfg, self.deterministic)
-    self.dropout = layers.Dropout(cfg, self.deterministic)
-
-  def __call__(
-    self, x: Array, bias: Bias, buckets: Array | None = None
-  ) -> Array:
-    """[batch, length, emb] -> [batch, length, emb].
-
-    `buckets` [length, length] are for a layer with a position bias of its own.
-    """
-    if buckets is not None:
-      # [batch, 1, length, length] -> [batch, heads, length, length]
-      bias = attention_kernels.add_position(
-        bias, self.relpos_bias.of_buckets(buckets)
-      )
-    x = layers.constrain(x, "batch", "length", "embed")
-    y = self.pre_attention_layer_norm(x)
-    x = x + self.dropout(self.attention(y, y, bias))
-    x = layers.constrain(x, "batch", "length", "embed")
-    x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
-    return layers.constrain(x, "batch", "length", "embed")
-
-
-class DecoderLayer(nn.Module):
-  """Causal self-attention, attention to the encoder, feed-forward."""
-
-  config: config_lib.T5Config
-  deterministic: bool
-
-  def setup(self):
-    cfg = self.config
-    if cfg.relpos_bias_per_layer:
-      self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=False)
-    self.pre_self_attention_layer_norm = layers.LayerNorm(cfg.dtype)
-    self.self_attention = layers.MultiHeadDotProductAttention(
-      cfg, self.deterministic
-    )
-    self.pre_cross_attention_layer_norm = layers.LayerNorm(cfg.dtype)
-    self.encoder_decoder_attention = layers.MultiHeadDotProductAttention(
-      cfg, self.deterministic
-    )
-    self.pre_mlp_layer_norm = layers.LayerNorm(cfg.dtype)
-    self.mlp = layers.MlpBlock(cfg, self.deterministic)
-    self.dropout = layers.Dropout(cfg, self.deterministic)
-
-  def __call__(
-    self,
-    x: Array,
-    encoded: Array,
-    self_bias: Bias,
-    cross_bias: Bias,
-    buckets: Array | None = None,
-  ) -> Array:
-    """[batch, length, emb], [batch, inputs, emb] -> [batch, length, emb].
-
-    `buckets` [length, length] are for a layer with a position bias of its own.
-    """
-    if buckets is not None:
-      # [batch, 1, length, length] -> [batch, heads, length, length]
-      self_bias = attention_kernels.add_position(
-        self_bias, self.relpos_bias.of_buckets(buckets)
-      )
-    x = layers.constrain(x, "batch", "length", "embed")
-    y = self.pre_self_attention_layer_norm(x)
-    x = x + self.dropout(self.self_attention(y, y, self_bias))
-    x = layers.constrain(x, "batch", "length", "embed")
-    y = self.pre_cross_attention_layer_norm(x)
-    x = x + self.dropout(self.encoder_decoder_attention(y, encoded, cross_bias))
-    x = layers.constrain(x, "batch", "length", "embed")
-    x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
-    return layers.constrain(x, "batch", "length", "embed")
-
-  def cross_keys_and_values(self, encoded: Array) -> tuple[Array, Array]:
-    """[batch, inputs, emb] -> two of [batch, heads, inputs, head_dim]."""
-    return self.encoder_decoder_attention.keys_and_values(encoded)
-
-  def step(
-    self,
-    x: Array,
-    self_cache: tuple[Array, Array],
-    cross_cache: tuple[Array, Array],
-    self_bias: Array,
-    cross_bias: Array,
-    index: Array,
-  ) -> tuple[Array, tuple[Array, Array]]:
-    """One position of many sequences, several of which may share an example.
-
-    Args:
-      x: [sequences, 1, emb].
-      self_cache: keys and values [sequences, heads, max_length, head_dim].
-      cross_cache: keys and values [examples, heads, inputs, head_dim];
-        sequences = examples * n, those of one example adjacent.
-      self_bias: [1, heads, 1, max_length], causal mask included.
-      cross_bias: [examples, 1, 1, inputs].
-      index: position, scalar int32.
-
-    Returns:
-      [sequences, 1, emb] and the extended `self_cache`.
-    """
-    y = self.pre_self_attention_layer_norm(x)
-    new = self.self_attention.keys_and_values(y)
-    self_cache = jax.tree.map(
-      lambda old, one: jax.lax.dynamic_update_slice_in_dim(
-        old, one, index, axis=2
-      ),
-      self_cache,
-      new,
-    )
-    x = x + self.self_attention.attend(y, *self_cache, self_bias)
-    # The sequences of an example are so many queries to the same keys: their
-    # keys and values are neither repeated nor reordered with the beams.
-    y = self.pre_cross_attention_layer_norm(x)
-    y = y.reshape(cross_cache[0].shape[0], -1, y.shape[-1])
-    y = self.encoder_decoder_attention.attend(y, *cross_cache, cross_bias)
-    x = x + y.reshape(x.shape)
-    return x + self.mlp(self.pre_mlp_layer_norm(x)), self_cache
-
-
-class _ScannedEncoderLayer(EncoderLayer):
-  """An encoder layer as the body of a scan: (carry, nothing to stack)."""
-
-  def __call__(self, x, *biases):
-    return super().__call__(x, *biases), None
-
-
-class _ScannedDecoderLayer(DecoderLayer):
-  def __call__(self, x, encoded, *biases):
-    return super().__call__(x, encoded, *biases), None
-
-
-def _with_remat(layer_class, cfg: config_lib.T5Config):
-  """The layer class under the configuration's rematerialisation policy."""
-  if cfg.remat_policy == "none":
-    return layer_class
-  policy = None  # "full": save a layer's inputs only
-  if cfg.remat_policy == "minimal":
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-  # Inside a scan nothing can be shared between forward and backward pass, so
-  # the barriers against it would only cost time.
-  return nn.remat(layer_class, policy=policy, prevent_cse=not cfg.scan_layers)
-
-
-def _scanned(
-  layer_class, cfg: config_lib.T5Config, length: int, num_broadcast: int
-):
-  """The layer class looped over parameters stacked on axis 1."""
-  num_broadcast += cfg.relpos_bias_per_layer  # the buckets
-  in_axes: Any = (nn.broadcast,) * num_broadcast
-  return nn.scan(
-    layer_class,
-    variable_axes={"params": layer_stacking.LAYERS_AXIS},
-    split_rngs={"params": True, "dropout": True},
-    in_axes=in_axes,
-    length=length,
-    metadata_params={nn.PARTITION_NAME: "layers"},
-  )
 
 
 class Encoder(nn.Module):
@@ -215,14 +42,21 @@ class Encoder(nn.Module):
   def setup(self):
     cfg = self.config
     if not cfg.relpos_bias_per_layer:
-      self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=True)
+      self.relpos_bias = relative_positions.RelativePositionBiases(
+        cfg, bidirectional=True
+      )
     if cfg.scan_layers:
-      layer_class = _scanned(
-        _with_remat(_ScannedEncoderLayer, cfg), cfg, cfg.num_encoder_layers, 1
+      layer_class = transformer_layers.scanned(
+        transformer_layers.ScannedEncoderLayer,
+        cfg,
+        cfg.num_encoder_layers,
+        1,
       )
       self.encoder = layer_class(cfg, self.deterministic)
     else:
-      layer_class = _with_remat(EncoderLayer, cfg)
+      layer_class = transformer_layers.with_remat(
+        transformer_layers.EncoderLayer, cfg
+      )
       self.layers = [
         layer_class(cfg, self.deterministic)
         for _ in range(cfg.num_encoder_layers)
@@ -244,7 +78,7 @@ class Encoder(nn.Module):
     Returns:
       [batch, length, emb].
     """
-    relative = attention_bias.relative_positions(x.shape[1])
+    relative = relative_positions.within(x.shape[1])
     buckets, position = attention_bias.positions(
       self, relative, bidirectional=True
     )
@@ -269,14 +103,21 @@ class Decoder(nn.Module):
   def setup(self):
     cfg = self.config
     if not cfg.relpos_bias_per_layer:
-      self.relpos_bias = layers.RelativePositionBiases(cfg, bidirectional=False)
+      self.relpos_bias = relative_positions.RelativePositionBiases(
+        cfg, bidirectional=False
+      )
     if cfg.scan_layers:
-      layer_class = _scanned(
-        _with_remat(_ScannedDecoderLayer, cfg), cfg, cfg.num_decoder_layers, 3
+      layer_class = transformer_layers.scanned(
+        transformer_layers.ScannedDecoderLayer,
+        cfg,
+        cfg.num_decoder_layers,
+        3,
       )
       self.decoder = layer_class(cfg, self.deterministic)
     else:
-      layer_class = _with_remat(DecoderLayer, cfg)
+      layer_class = transformer_layers.with_remat(
+        transformer_layers.DecoderLayer, cfg
+      )
       self.layers = [
         layer_class(cfg, self.deterministic)
         for _ in range(cfg.num_decoder_layers)
@@ -307,7 +148,7 @@ class Decoder(nn.Module):
     Returns:
       [batch, length, emb].
     """
-    relative = attention_bias.relative_positions(x.shape[1])
+    relative = relative_positions.within(x.shape[1])
     buckets, position = attention_bias.positions(
       self, relative, bidirectional=False
     )
@@ -377,7 +218,7 @@ class Decoder(nn.Module):
   def step(
     self, x: Array, self_caches, cross_caches, self_bias, cross_bias, index
   ):
-    """One position, [sequences, 1, emb]: see DecoderLayer.step."""
+    """One position, [sequences, 1, emb]: see transformer_layers.DecoderLayer.step."""
     new_caches = []
     for i, (layer, self_cache, cross_cache) in enumerate(
       zip(self.layers, self_caches, cross_caches, strict=True)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from dss_jax import checkpoints as checkpoints_lib
-from dss_jax import lora, train_state
+from dss_jax import lora, named_trees, train_state
 from dss_jax.data.vocabularies import Vocabulary
 from dss_jax.errors import UserError
 from dss_jax.models import encoder_decoder, layer_stacking
@@ -181,7 +181,7 @@ def _open_run(
     if scanned is None:
       scanned = model.config.scan_layers
     return EarlierAdapters(folder, step, base, scanned)
-  wanted = checkpoints_lib.shapes(train_state.param_shapes(model))
+  wanted = named_trees.shapes(train_state.param_shapes(model))
   if found != wanted and _TABLE in found and _TABLE in wanted:
     return None
   mismatch.check(

@@ -1,0 +1,70 @@
+"""Trees of arrays by their leaves' names: shapes, differences, hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+PyTree = Any
+
+
+def path_name(path: Sequence[Any]) -> str:
+  """`params/encoder/layers_0/...`, the same for every kind of container."""
+  return "/".join(
+    str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+    for key in path
+  )
+
+
+def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+  """The shape of each array, by its path: `params/encoder/...`."""
+  leaves = jax.tree_util.tree_leaves_with_path(
+    tree, is_leaf=lambda leaf: hasattr(leaf, "shape")
+  )
+  return {
+    path_name(path): tuple(leaf.shape)
+    for path, leaf in leaves
+    if hasattr(leaf, "shape")
+  }
+
+
+def describe_mismatch(
+  saved: Mapping[str, tuple[int, ...]],
+  wanted: Mapping[str, tuple[int, ...]],
+  *,
+  shown: int = 2,
+) -> str:
+  """One line on how two trees of shapes differ; empty where they agree."""
+  missing = sorted(set(wanted) - set(saved))
+  extra = sorted(set(saved) - set(wanted))
+  differing = sorted(
+    name for name in set(saved) & set(wanted) if saved[name] != wanted[name]
+  )
+  parts = []
+  for names, verb in ((missing, "lacks"), (extra, "has besides")):
+    if names:
+      more = f" and {len(names) - shown} more" if len(names) > shown else ""
+      parts.append(f"it {verb} {', '.join(names[:shown])}{more}")
+  if differing:
+    name = differing[0]
+    more = f" ({len(differing) - 1} more differ)" if len(differing) > 1 else ""
+    parts.append(f"{name} is {saved[name]} there and {wanted[name]} here{more}")
+  return "; ".join(parts)
+
+
+def tree_hash(tree: PyTree) -> str:
+  """SHA-256 over the names, types, shapes and bytes of all leaves."""
+  digest = hashlib.sha256()
+  leaves = {
+    path_name(path): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+  for name in sorted(leaves):  # one at a time: they may be large
+    array = np.asarray(leaves[name])
+    digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+  return digest.hexdigest()
