@@ -96,7 +96,7 @@ def launched(report: str, flags: list[str]) -> None:
   from dss_jax import run_setup, train_config, train_step, validation_loss
 
   watch.switch("other")
-  watch.wrap(main, "_parse_gin", "configuration")
+  watch.wrap(main, "parse_gin", "configuration")
   watch.wrap(gin_utils, "instance", "configuration")
   watch.wrap(run_setup.training_data, "load", "data")
   watch.wrap(train_config, "make_evaluator", "evaluation data")
