@@ -13,6 +13,7 @@ import prepare
 import students
 
 from dss_jax import (
+  cpu_memory,
   losses,
   optimizers,
   partitioning,
@@ -57,6 +58,7 @@ class Side:
       plain: compute everything by its definition, fast ways switched off.
       num_microbatches: parts the batch is computed in.
     """
+    cpu_memory.keep()  # as `dss-jax train` does
     self._compiling = measuring.CompileTime()
     self._plain = plain
     settings = {

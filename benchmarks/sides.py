@@ -18,6 +18,7 @@ SIDES: dict[str, tuple[str, dict[str, Any]]] = {
   "ours": ("our_training", {}),
   "plain": ("our_training", {"plain": True}),
   "official": ("recipe_training", {}),
+  "kept_memory": ("recipe_training", {}),
   "one_forward": ("recipe_training", {"one_forward": True}),
   "bf16": ("recipe_training", {"dtype": "bfloat16"}),
   "compiled": (
@@ -37,6 +38,13 @@ ENVIRONMENT = {
   "OMP_WAIT_POLICY": "PASSIVE",
   "HF_HUB_OFFLINE": "1",
   "TOKENIZERS_PARALLELISM": "false",
+}
+# Of one side: what `dss_jax.cpu_memory` tells the C library for us.
+OWN_ENVIRONMENT = {
+  "kept_memory": {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+  }
 }
 # Of tests: one device, and little time for optimising.
 SMOKE_ENVIRONMENT = {
@@ -60,7 +68,11 @@ def start(
     module,
     {**own, "student": student, "batches": str(batches), **options},
     name=name,
-    environment={**ENVIRONMENT, **environment},
+    environment={
+      **ENVIRONMENT,
+      **OWN_ENVIRONMENT.get(name, {}),
+      **environment,
+    },
     seconds=seconds,
   )
 

@@ -7,6 +7,7 @@
 ours          the step of `dss-jax train`: packed rows, AdamW, clip norm 1
 plain         the same step with every fast way of computing switched off
 official      two padded forward passes a step, float32 (`recipe_training.py`)
+kept_memory   official, freed memory kept for the next step as in ours
 one_forward   the same losses from one pass over both halves
 bf16          official, under autocast
 compiled      official, under autocast, by torch.compile, lengths in steps of 32

@@ -34,8 +34,11 @@ class StorageError(OSError):
 
 def lost_process(error: BaseException | None) -> bool:
   """Whether JAX failed for want of another process of the run."""
-  return isinstance(error, RuntimeError) and bool(
-    _LOST_PROCESS.search(str(error))
+  # A ValueError where the step was made in the thread that called it.
+  return (
+    isinstance(error, (RuntimeError, ValueError))
+    and not isinstance(error, UserError)
+    and bool(_LOST_PROCESS.search(str(error)))
   )
 
 

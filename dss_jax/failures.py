@@ -51,7 +51,7 @@ def exit_status(
   except FloatingPointError as error:  # the run diverged
     print(f"dss-jax {command}: {error}", file=sys.stderr)
     return 1
-  except (UserError, RuntimeError, MemoryError, OSError) as error:
+  except (ValueError, RuntimeError, MemoryError, OSError) as error:
     if debug or (told := _told(error, command)) is None:
       raise
     message, status = told

@@ -260,8 +260,9 @@ def _train(args: argparse.Namespace) -> int:
   if args.plan:
     return plan_command.run(args, config)
 
-  from dss_jax import train
+  from dss_jax import cpu_memory, train
 
+  cpu_memory.keep()
   train.train(config)
   return 0
 

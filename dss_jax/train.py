@@ -24,6 +24,7 @@ import optax
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import (
   compilations,
+  cpu_memory,
   final_scores,
   nonfinite,
   profiling,
@@ -270,7 +271,7 @@ class _Run:
     stop = False
     if evaluate:
       before = compilations.count()
-      with self.breakdown.phase("evaluation"):
+      with self.breakdown.phase("evaluation"), cpu_memory.given_back():
         save |= self._evaluate(step)
       self.evaluation_compilations += compilations.count() - before
       self.recompilations.note(
@@ -354,7 +355,7 @@ class _Run:
     with self.breakdown.phase("checkpoint"):
       self.checkpoints.wait()
     self._write_description()
-    with self.breakdown.phase("evaluation"):
+    with self.breakdown.phase("evaluation"), cpu_memory.given_back():
       best, rows = final_scores.score_selected(
         self.config,
         self.folder,

@@ -13,7 +13,7 @@ import pytest
 from dss_jax import checkpoints
 from dss_jax.logical_axes import named_params
 
-STEPS = 24
+STEPS = 48
 DEADLINE = 180.0  # seconds for anything, on a busy machine
 FLAGS = (
   *(
@@ -27,7 +27,7 @@ FLAGS = (
   ),
   f"--gin.TRAIN_STEPS={STEPS}",
   "--gin.RECORDS_PER_BATCH=8",
-  "--gin.CHECKPOINT_PERIOD=6",
+  "--gin.CHECKPOINT_PERIOD=16",
   "--gin.EVAL_PERIOD=1000",
   "--gin.EVAL_MAX_EXAMPLES=2",
   "--gin.EVAL_STEPS=0",
@@ -63,6 +63,7 @@ class Run:
       "XLA_FLAGS": "--xla_backend_optimization_level=0"
       f" --xla_force_host_platform_device_count={2 // self.processes}",
     }
+    environment.pop("MALLOC_MMAP_MAX_", None)  # as users start them
     self.logs, self.started = [], []
     for index in range(self.processes):
       others = ()
@@ -137,7 +138,7 @@ def test_two_processes_killed_and_continued_train_as_one(runs):
 
   # Both are killed at once, as by a reboot.
   two.start()
-  two.wait_for_checkpoint(6)
+  two.wait_for_checkpoint(16)
   two.kill()
   killed_at = two.saved()
   assert killed_at is not None
@@ -145,7 +146,7 @@ def test_two_processes_killed_and_continued_train_as_one(runs):
 
   # One dies: the other must say so and end, and soon.
   two.start()
-  two.wait_for_checkpoint(killed_at + 6)
+  two.wait_for_checkpoint(killed_at + 16)
   two.started[1].kill()
   died = time.monotonic()
   status, _ = two.end()

@@ -1,0 +1,77 @@
+"""What is told to the C library, in processes of their own."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource
+
+import jax
+import jax.numpy as jnp
+
+from dss_jax import cpu_memory
+
+kept = cpu_memory.keep()
+
+
+@jax.jit
+def step(x):  # with two temporaries of 64 MiB
+  for _ in range(2):
+    x = jnp.sort(jnp.sort(x) @ x, axis=0)
+  return x.sum()
+
+
+x = jnp.ones((2048, 2048)) * jnp.arange(2048)
+
+
+def fresh_pages():
+  def count():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+  before = count()
+  step(x).block_until_ready()
+  return count() - before
+
+
+step(x).block_until_ready()
+after_steps = fresh_pages()
+with cpu_memory.given_back():
+  pass
+print(kept, after_steps, fresh_pages())
+"""
+
+
+def _run(**environment: str) -> tuple[bool, int, int]:
+  """Whether memory is kept; pages that a second and a later step take."""
+  ours = os.environ.copy()
+  ours.pop("MALLOC_MMAP_MAX_", None)
+  output = subprocess.run(
+    [sys.executable, "-c", SCRIPT],
+    env={**ours, "XLA_FLAGS": "", **environment},
+    check=True,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  ).stdout
+  kept, after_steps, given_back = output.split()
+  return kept == "True", int(after_steps), int(given_back)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  platform.libc_ver()[0] != "glibc", reason="needs the GNU C library"
+)
+def test_steps_use_the_memory_of_those_before():
+  kept, after_steps, given_back = _run()
+  assert kept
+  size = os.sysconf("SC_PAGE_SIZE")
+  assert after_steps * size < 2**20
+  assert given_back * size > 2**24
+  # Who says what to keep is heeded.
+  kept, after_steps, _ = _run(MALLOC_MMAP_MAX_="65536")
+  assert not kept
+  assert after_steps * size > 2**24
