@@ -6,31 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_runs
 
 from dss_jax import evaluation, losses, optimizers, partitioning, train_state
-from dss_jax.data import packing, pipeline, vocabularies
+from dss_jax.data import packing, pipeline
 from dss_jax.datasets import DataOptions
-from dss_jax.models import config as model_config
 from dss_jax.models import encoder_decoder
 from dss_jax.train_config import TrainConfig
 from dss_jax.validation_loss import ValidationLoss
 
-VOCABULARY = vocabularies.from_name("taxonli")
+VOCABULARY = small_runs.VOCABULARY
 
 
 @pytest.fixture(scope="module")
 def config() -> TrainConfig:
   model = encoder_decoder.EncoderDecoderModel(
-    model_config.T5Config(
-      vocab_size=VOCABULARY.vocab_size,
-      emb_dim=8,
-      num_heads=2,
-      head_dim=4,
-      mlp_dim=16,
-      num_encoder_layers=1,
-      num_decoder_layers=1,
-      dropout_rate=0.5,
-    )
+    dataclasses.replace(small_runs.SIZES, dropout_rate=0.5)
   )
   return TrainConfig(
     model=model,

@@ -12,12 +12,14 @@ import pytest
 httpx2 = pytest.importorskip("httpx2")
 pytest.importorskip("fastapi")
 
+import small_runs  # noqa: E402
+
 from dss_jax.data import subtasks, vocabularies  # noqa: E402
 from dss_jax.errors import UserError  # noqa: E402
 from dss_jax.inference.answers import PredictInput, PredictOptions  # noqa: E402
 from dss_jax.inference.predictor import Predictor  # noqa: E402
 from dss_jax.inference.student import Student  # noqa: E402
-from dss_jax.models import config, encoder_decoder  # noqa: E402
+from dss_jax.models import encoder_decoder  # noqa: E402
 from dss_jax.serving import app, backends, command, server  # noqa: E402
 from dss_jax.serving.service import Service  # noqa: E402
 from dss_jax.serving.settings import ServeSettings  # noqa: E402
@@ -26,18 +28,8 @@ LABELS = ("entailment", "neutral", "contradiction")
 
 
 def _student(method: str) -> Student:
-  vocabulary = vocabularies.from_name("taxonli")
-  model = encoder_decoder.EncoderDecoderModel(
-    config.T5Config(
-      vocab_size=vocabulary.vocab_size,
-      emb_dim=8,
-      num_heads=2,
-      head_dim=4,
-      mlp_dim=16,
-      num_encoder_layers=1,
-      num_decoder_layers=1,
-    )
-  )
+  vocabulary = small_runs.VOCABULARY
+  model = encoder_decoder.EncoderDecoderModel(small_runs.SIZES)
   return Student(
     model=model,
     params=model.init(jax.random.key(0)),
