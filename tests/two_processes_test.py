@@ -91,10 +91,17 @@ class Run:
   def wait_for_checkpoint(self, step: int) -> None:
     """Until there is a checkpoint of `step` or later, and steps after it."""
     end = time.monotonic() + DEADLINE
-    while (self.saved() or -1) < step:
+    steps = None
+    while steps is None or self.lines() <= steps:
+      if steps is None and (self.saved() or -1) >= step:
+        steps = self.lines()
       assert time.monotonic() < end, self.text()
       assert all(each.poll() is None for each in self.started), self.text()
       time.sleep(0.02)
+
+  def lines(self) -> int:
+    metrics = self.folder / "metrics.jsonl"
+    return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
 
   def saved(self) -> int | None:
     folder = self.folder / "checkpoints"
