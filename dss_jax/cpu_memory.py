@@ -43,11 +43,14 @@ def keep() -> bool:
     GNU's, nor where the environment tells that library what to keep.
   """
   global _keeper
-  if any(name in os.environ for name in _SETTINGS):
-    return False
-  jax.config.update("jax_cpu_enable_async_dispatch", False)
   library = ctypes.CDLL(None)
-  if jax.default_backend() != "cpu" or not hasattr(library, "mallopt"):
+  if not hasattr(library, "mallopt") or any(
+    name in os.environ for name in _SETTINGS
+  ):
+    return False
+  # JAX asks for this when it makes its CPU device, beside others too.
+  jax.config.update("jax_cpu_enable_async_dispatch", False)
+  if jax.default_backend() != "cpu":
     return False
   # No blocks apart from the heap, and no part of the heap given back.
   if library.mallopt(_MMAP_MAX, 0) and library.mallopt(_TRIM_THRESHOLD, -1):
