@@ -88,9 +88,9 @@ class Stopwatch:
 def launched(report: str, flags: list[str]) -> None:
   """In a process of its own: trains one step, tells the times and ends."""
   watch = Stopwatch(float(os.environ["DSS_LAUNCHED"]))
-  from dss_jax import gin_utils, main
+  from dss_jax import gin_registry, gin_utils, main
 
-  gin_utils.register()
+  gin_registry.register()
 
   importlib.import_module("dss_jax.train")
   from dss_jax import run_setup, train_config, train_step, validation_loss

@@ -1,92 +1,27 @@
 """The edge where gin meets the library.
 
-The library itself knows nothing of gin: this module registers its classes and
-functions under T5X's names, finds the packaged `gin/` folder from anywhere,
-parses files and `--gin.NAME=VALUE` flags, and says what is wrong in one line.
+The library itself knows nothing of gin: this module finds the packaged `gin/`
+folder from anywhere, parses files and `--gin.NAME=VALUE` flags, and builds
+what they configure.
 """
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import copy
 import difflib
-
-# gin-config 0.5.0 uses importlib.util without importing it.
-import importlib.util  # noqa: F401
-import inspect
 import os
 import pathlib
 import re
-import tokenize
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gin
 import gin.config
 
-from dss_jax import value_types
-from dss_jax.errors import UserError, one_line
-
-PACKAGED_FOLDER = pathlib.Path(__file__).resolve().parent / "gin"
-
-# Name in gin -> what it configures, filled by `register`.
-_configurables: dict[str, Any] = {}
-
-
-def register() -> None:
-  """Registers the library's configurables, once, under T5X's names."""
-  if _configurables:
-    return
-
-  # Imported here: `dss-jax --help` must not pay for JAX.
-  from dss_jax import (
-    checkpoints,
-    datasets,
-    evaluation,
-    generation,
-    lora,
-    losses,
-    optimizers,
-    partitioning,
-    schedules,
-    train_config,
-  )
-  from dss_jax.data import pipeline, subtasks
-  from dss_jax.models import config, encoder_decoder
-
-  def configurable(target: Any, name: str) -> None:
-    module, _, short = name.rpartition(".")
-    gin.external_configurable(target, name=short, module=module)
-    _configurables[name] = target
-
-  configurable(config.T5Config, "network.T5Config")
-  configurable(
-    encoder_decoder.EncoderDecoderModel, "models.EncoderDecoderModel"
-  )
-  configurable(optimizers.Adafactor, "adafactor.Adafactor")
-  configurable(optimizers.AdamW, "optimizers.AdamW")
-  configurable(optimizers.ParameterScaledAdam, "optimizers.ParameterScaledAdam")
-  configurable(
-    schedules.create_learning_rate_scheduler,
-    "utils.create_learning_rate_scheduler",
-  )
-  configurable(losses.Objective, "losses.Objective")
-  configurable(lora.LoraOptions, "lora.LoraOptions")
-  configurable(partitioning.Partitioner, "partitioning.PjitPartitioner")
-  configurable(
-    partitioning.standard_logical_axis_rules,
-    "partitioning.standard_logical_axis_rules",
-  )
-  configurable(datasets.DataOptions, "data.DataOptions")
-  configurable(subtasks.MethodOptions, "data.MethodOptions")
-  configurable(pipeline.DatasetConfig, "utils.DatasetConfig")
-  configurable(pipeline.task_name, "data.task_name")
-  configurable(generation.DecodeOptions, "decoding.DecodeOptions")
-  configurable(evaluation.EvaluationConfig, "evaluation.EvaluationConfig")
-  configurable(checkpoints.SaveOptions, "utils.SaveCheckpointConfig")
-  configurable(train_config.TrainConfig, "train.train")
-
+from dss_jax import gin_checks, gin_errors, gin_registry
+from dss_jax.errors import UserError
+from dss_jax.gin_registry import MACRO, PACKAGED_FOLDER
 
 # ------------------------------------------------------------------- parsing
 
@@ -107,7 +42,7 @@ def parse(
   Raises:
     UserError: for a missing file, a syntax error or an unknown name.
   """
-  register()
+  gin_registry.register()
   clear()
   folders = [*search_paths, "", str(PACKAGED_FOLDER)]
   for folder in search_paths:
@@ -124,13 +59,13 @@ def parse(
   ]
   for path in gin_files:
     _check_file(path, folders)
-    with _gin_errors(where=f"{path}: "):
+    with gin_errors.told_in_a_line(where=f"{path}: "):
       gin.parse_config_file(path)
   # Each binding alone, so that an error names the one at fault.
   for binding in bindings:
-    with _gin_errors(binding):
+    with gin_errors.told_in_a_line(binding):
       gin.parse_config(binding)
-  _check_macros_are_read(bindings)
+  gin_checks.check_macros_are_read(bindings, _READ_DIRECTLY)
   _bind_checkpoint_sizes()
 
 
@@ -145,7 +80,7 @@ def _bind_checkpoint_sizes() -> None:
   Here and not by a configurable, so that the operative configuration has the
   sizes themselves: a run must not need the checkpoint that it began with.
   """
-  if (_SIZES_FROM, _MACRO) not in gin.config._CONFIG:
+  if (_SIZES_FROM, MACRO) not in gin.config._CONFIG:
     return
   path = macro("INITIAL_CHECKPOINT_PATH")
   if path is None:
@@ -160,39 +95,7 @@ def _bind_checkpoint_sizes() -> None:
   for name, value in opening.bindings(opened).items():
     gin.bind_parameter(f"network.T5Config.{name}", value)
   if macro("VOCABULARY") is None and opened.vocabulary is not None:
-    gin.bind_parameter(f"VOCABULARY/{_MACRO}.value", opened.vocabulary)
-
-
-def _check_macros_are_read(bindings: Sequence[str]) -> None:
-  """Raises UserError for a macro in `bindings` that nothing refers to.
-
-  gin takes any name for a macro, so a misspelt one would pass unnoticed.
-  """
-  read = {*_READ_DIRECTLY, *_referenced_macros()}
-  for binding in bindings:
-    name = re.match(r"\s*(\w+)\s*=", binding)
-    if name and name.group(1) not in read:
-      close = difflib.get_close_matches(name.group(1), read, n=3)
-      hint = (
-        f"did you mean {' or '.join(close)}?"
-        if close
-        else (f"there are {', '.join(sorted(read))}")
-      )
-      raise UserError(f"gin macro {name.group(1)} is used nowhere; {hint}")
-
-
-def _referenced_macros() -> set[str]:
-  found = set()
-  waiting: list[Any] = list(gin.config._CONFIG.values())
-  while waiting:
-    value = waiting.pop()
-    if isinstance(value, dict):
-      waiting += value.values()
-    elif isinstance(value, list | tuple):
-      waiting += value
-    elif _is_reference_to(value, _MACRO):
-      found.add("/".join(value.scopes))
-  return found
+    gin.bind_parameter(f"VOCABULARY/{MACRO}.value", opened.vocabulary)
 
 
 def clear() -> None:
@@ -247,147 +150,21 @@ def instance(name: str, **kwargs: Any) -> Any:
   Raises:
     UserError: where the configuration is wrong, or leaves out what is needed.
   """
-  register()
-  _check_complete(name)
-  _check_types()
-  with _gin_errors():
+  gin_registry.register()
+  gin_checks.check_complete(name)
+  gin_checks.check_types()
+  with gin_errors.told_in_a_line():
     return gin.get_configurable(name)(**kwargs)
 
 
 def macro(name: str, default: Any = None) -> Any:
   """The value of a macro, or `default` where it is unset or required."""
-  value = gin.config._CONFIG.get((name, _MACRO), {}).get("value", default)
-  if _is_reference_to(value, _CONSTANT):
+  value = gin.config._CONFIG.get((name, MACRO), {}).get("value", default)
+  if gin_registry.is_reference_to(value, gin_registry.CONSTANT):
     return default
-  with _gin_errors():
+  with gin_errors.told_in_a_line():
     # gin evaluates references when they are copied.
     return copy.deepcopy(value)
-
-
-_MACRO = "gin.macro"
-_CONSTANT = "gin.constant"  # of which gin.REQUIRED is the only one in use
-
-
-def _is_reference_to(value: Any, selector: str) -> bool:
-  return (
-    isinstance(value, gin.config.ConfigurableReference)
-    and value.selector == selector
-  )
-
-
-def _check_types() -> None:
-  """Raises UserError where a plain value is not of its parameter's type."""
-  for (_, selector), bindings in gin.config._CONFIG.items():
-    target = _configurables.get(selector)
-    hints = value_types.parameter_types(target) if target else {}
-    for parameter, bound in bindings.items():
-      value, name = _follow_macros(bound)
-      hint = hints.get(parameter, Any)
-      if value_types.matches(value, hint, _is_reference):
-        continue
-      binding = f"{selector}.{parameter}"
-      allowed = value_types.describe(hint)
-      shown = one_line(repr(value))
-      raise UserError(
-        f"{name} is {shown}; {binding} must be {allowed}"
-        if name
-        else f"{binding} is {shown}; it must be {allowed}"
-      )
-
-
-def _follow_macros(value: Any) -> tuple[Any, str | None]:
-  """What a binding ends at, and the last macro on the way there.
-
-  Raises:
-    UserError: where macros stand for each other in a circle.
-  """
-  names: list[str] = []
-  while _is_reference_to(value, _MACRO):
-    name = "/".join(value.scopes)
-    if name in names:
-      raise UserError(
-        f"gin macro {name} stands for itself"
-        f" ({' -> '.join([*names, name])}): give it a value"
-      )
-    names.append(name)
-    bindings = gin.config._CONFIG.get((name, _MACRO), {})
-    if "value" not in bindings:
-      break
-    value = bindings["value"]
-  return value, names[-1] if names else None
-
-
-def _is_reference(value: Any) -> bool:
-  return isinstance(value, gin.config.ConfigurableReference)
-
-
-def _check_complete(name: str) -> None:
-  """Raises UserError naming every macro that `name` needs and nobody set."""
-  config = gin.config._CONFIG
-  if not any(selector == name for _, selector in config):
-    raise UserError(
-      f"nothing configures {name}: add --gin_file=runs/train.gin, or another"
-      " run"
-    )
-  missing: dict[str, None] = {}  # in order of appearance
-  seen = set()
-  waiting: list[Any] = [
-    bindings for (_, selector), bindings in config.items() if selector == name
-  ]
-  while waiting:
-    value = waiting.pop(0)
-    if isinstance(value, dict):
-      waiting += value.values()
-    elif isinstance(value, list | tuple):
-      waiting += value
-    elif isinstance(value, gin.config.ConfigurableReference):
-      key = ("/".join(value.scopes), value.selector)
-      if key in seen:
-        continue
-      seen.add(key)
-      if value.selector == _MACRO:
-        bound = config.get(key, {}).get("value", gin.REQUIRED)
-        if bound is gin.REQUIRED or _is_reference_to(bound, _CONSTANT):
-          missing[key[0]] = None
-        else:
-          waiting.append(bound)
-      else:
-        waiting += [
-          bindings
-          for (scope, selector), bindings in config.items()
-          if selector == value.selector and scope in ("", key[0])
-        ]
-  if missing:
-    are = "is" if len(missing) == 1 else "are"
-    raise UserError(
-      f"{', '.join(missing)} {are} not set: add {_how_to_set(missing)}"
-    )
-
-
-def _how_to_set(macros: Iterable[str]) -> str:
-  """The flags that set macros: packaged files where there are such."""
-  flags: dict[str, list[str]] = {}
-  for name in macros:
-    setting = re.compile(rf"^{name} = (?!%gin\.REQUIRED)", re.MULTILINE)
-    folders = {
-      path.parent.name
-      for path in PACKAGED_FOLDER.rglob("*.gin")
-      if path.parent.name != "runs"
-      and setting.search(path.read_text(encoding="utf-8"))
-    }
-    folder = "models" if "t5_1_1" in folders else min(folders, default=None)
-    flag = f"--gin_file={folder}/..." if folder else f"--gin.{name}=..."
-    flags.setdefault(flag, []).append(name)
-  parts = []
-  for flag, names in flags.items():
-    if not flag.startswith("--gin_file"):
-      parts.append(flag)
-    elif "=models/" in flag:
-      parts.append(f"{flag} (for {', '.join(names)})")
-    else:
-      alone = " ".join(f"--gin.{name}=..." for name in names)
-      parts.append(f"{flag} (or {alone})")
-  return " ".join(parts)
 
 
 def operative_config(modules: Sequence[str] = ()) -> str:
@@ -404,82 +181,3 @@ def operative_config(modules: Sequence[str] = ()) -> str:
   if modules:
     text = f"MIXTURE_OR_TASK_MODULE = {list(modules)!r}\n\n{text}"
   return text
-
-
-@contextlib.contextmanager
-def _gin_errors(binding: str = "", where: str = "") -> Iterator[None]:
-  """Turns gin's errors about the user's configuration into one line each.
-
-  Args:
-    binding: what is parsed, where it is not a file.
-    where: precedes the message, such as a file's name.
-  """
-  try:
-    yield
-  except UserError as error:
-    # gin appends its own trace of scopes to the message: keep the first line.
-    raise UserError(str(error).split("\n")[0]) from error
-  except (
-    ValueError,
-    RuntimeError,
-    TypeError,
-    SyntaxError,
-    OSError,
-    tokenize.TokenError,
-  ) as error:
-    message = _one_line(error, binding)
-    if message is None:
-      raise
-    raise UserError(f"{where}{message}") from error
-
-
-def _one_line(error: Exception, binding: str) -> str | None:
-  """What gin says of the configuration, shortened; None if it is not gin's."""
-  text = str(error)
-  unknown = re.search(
-    r"No configurable matching (?:reference )?'@?([^'()]+)", text
-  )
-  if unknown:
-    return _unknown_name(unknown.group(1))
-  if isinstance(error, tokenize.TokenError):
-    what = repr(binding) if binding else "a binding"
-    return f"gin cannot read {what}: {error.args[0]}; write NAME = VALUE"
-  if isinstance(error, SyntaxError) and binding:
-    return f"gin cannot read {binding!r}: {error.msg} Write NAME = VALUE"
-  if isinstance(error, SyntaxError):
-    where = f" (line {error.lineno})" if error.lineno else ""
-    reason = one_line(error.msg.split("\n")[0])
-    if "malformed node" in reason:  # Python's words, with an address in them
-      reason = "write numbers, quoted strings, lists, @references, %MACROS"
-    return f"gin cannot read {one_line(repr(error.text))}{where}: {reason}"
-  no_parameter = re.search(
-    r"(?:Configurable|Class|Function) '?([\w./]+)'? doesn't have a parameter"
-    r" named '([^']+)'",
-    text,
-  )
-  if no_parameter:
-    return _unknown_parameter(*no_parameter.groups())
-  if "gin" in text.lower() or "configurable" in text.lower():
-    return " ".join(text.split("\n")[0].split())
-  return None
-
-
-def _unknown_name(name: str) -> str:
-  known = sorted(_configurables)
-  close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-  allowed = " or ".join(close) or ", ".join(known)
-  return f"gin binding: nothing is called {name!r}; there is {allowed}"
-
-
-def _unknown_parameter(name: str, parameter: str) -> str:
-  matches = [
-    target
-    for known, target in _configurables.items()
-    if f".{known}".endswith(f".{name}")
-  ]
-  known = list(inspect.signature(matches[0]).parameters) if matches else []
-  close = difflib.get_close_matches(parameter, known, n=3, cutoff=0.5)
-  allowed = " or ".join(close) or ", ".join(known)
-  return (
-    f"gin binding: {name} has no parameter {parameter!r}; there is {allowed}"
-  )

@@ -6,7 +6,7 @@ import re
 import gin
 import pytest
 
-from dss_jax import gin_utils
+from dss_jax import gin_registry, gin_utils
 from dss_jax.errors import UserError
 
 
@@ -240,10 +240,10 @@ def _texts(path: pathlib.Path):
 
 
 def test_bindings_named_in_messages_and_docstrings_exist(repository):
-  gin_utils.register()
+  gin_registry.register()
   known = {
     name: set(inspect.signature(target).parameters)
-    for name, target in gin_utils._configurables.items()
+    for name, target in gin_registry.configurables.items()
   }
   modules = "|".join({name.partition(".")[0] for name in known})
   binding = re.compile(rf"\b((?:{modules})\.[A-Z]\w+)\.([a-z]\w*)")

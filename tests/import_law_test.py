@@ -15,7 +15,7 @@ HEAVY = {
   "t5x",
 }
 MAY_IMPORT_SEQIO = ("data/tasks/", "data/materialize/", "datasets/external.py")
-MAY_IMPORT_GIN = {"gin_utils.py", "main.py"}
+MAY_IMPORT_GIN = {"gin_checks.py", "gin_registry.py", "gin_utils.py"}
 
 
 def _imports(path: pathlib.Path) -> set[str]:

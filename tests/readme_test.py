@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from dss_jax import gin_utils, main
+from dss_jax import gin_checks, gin_utils, main
 
 STEPS = "total_steps=1200"
 
@@ -58,7 +58,7 @@ def test_every_command_is_understood(readme, monkeypatch):
     if "models/from_checkpoint.gin" in args.gin_file:
       bindings.append("VOCABULARY = 'bytes'")
     gin_utils.parse(args.gin_file, bindings)
-    gin_utils._check_complete("train.train")
+    gin_checks.check_complete("train.train")
   gin_utils.clear()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dss_jax import gin_utils, value_types
+from dss_jax import gin_registry, value_types
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,6 @@ def test_describe():
 
 
 def test_every_configurable_declares_all_its_parameters():
-  gin_utils.register()
-  for name, target in gin_utils._configurables.items():
+  gin_registry.register()
+  for name, target in gin_registry.configurables.items():
     assert value_types.parameter_types(target), name
