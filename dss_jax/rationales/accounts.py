@@ -13,6 +13,7 @@ from typing import Any
 
 from dss_jax.datasets.report import UNUSABLE_LABEL
 from dss_jax.rationales import choosing
+from dss_jax.rationales.answers import NO_COMPLETION, SameAnswer, Vote
 from dss_jax.records import Record
 
 # What is counted of a teacher; see `quality`.
@@ -31,7 +32,7 @@ class Account:
     teachers: name -> counts as `choosing` writes them.
   """
 
-  votes: tuple[choosing.Vote, ...]
+  votes: tuple[Vote, ...]
   num_votes: int
   agrees: bool | None
   left_out: Mapping[str, int]
@@ -47,7 +48,7 @@ class Account:
     return min(max(first - second, 0.0), 1.0)
 
 
-def account_of(record: Record, same_answer: choosing.SameAnswer) -> Account:
+def account_of(record: Record, same_answer: SameAnswer) -> Account:
   """From the record's meta or, if nothing usable is there, its rationales."""
   found = record.meta.get(choosing.ACCOUNT)
   if isinstance(found, Mapping) and isinstance(found.get("teachers"), Mapping):
@@ -63,7 +64,7 @@ def _from_meta(found: Mapping[str, Any]) -> Account:
     if isinstance(item, list | tuple) and len(item) == 2:
       label, share = item
       if isinstance(label, str) and isinstance(share, int | float):
-        votes.append(choosing.Vote(label, min(max(float(share), 0.0), 1.0)))
+        votes.append(Vote(label, min(max(float(share), 0.0), 1.0)))
   votes.sort(key=lambda vote: -vote.share)
   teachers = {
     str(name): counts
@@ -80,9 +81,7 @@ def _from_meta(found: Mapping[str, Any]) -> Account:
   )
 
 
-def _from_rationales(
-  record: Record, same_answer: choosing.SameAnswer
-) -> Account:
+def _from_rationales(record: Record, same_answer: SameAnswer) -> Account:
   """Each rationale as one answer; the weights of equal labels are their votes."""
   teachers: dict[str, dict[str, Any]] = {}
   groups: list[list[Any]] = []
@@ -93,7 +92,7 @@ def _from_rationales(
       dict.fromkeys(COUNTS, 0) | {"statuses": {}},
     )
     counts["answers"] += 1
-    counts["completions"] += rationale.status not in choosing.NO_COMPLETION
+    counts["completions"] += rationale.status not in NO_COMPLETION
     counts["parsed"] += rationale.label is not None
     statuses = counts["statuses"]
     statuses[rationale.status] = statuses.get(rationale.status, 0) + 1
@@ -119,7 +118,7 @@ def _from_rationales(
       group[1] += rationale.weight
   total = sum(weight for _, weight in groups)
   votes = sorted(
-    (choosing.Vote(label, weight / total) for label, weight in groups),
+    (Vote(label, weight / total) for label, weight in groups),
     key=lambda vote: -vote.share,
   )
   agrees = None

@@ -1,16 +1,11 @@
 """From what teachers answered to a record's rationales: votes, gold, weights.
 
-Several samples of a teacher, and several teachers, vote on a record's answer
-(self-consistency, Wang et al. 2023, arXiv 2203.11171). Each answer's vote
-counts with its teacher's weight, so
+With the shares of the votes on the record (see `answers.py`),
 
-    share(label) = sum of weights of the answers with that label
-                   / sum of weights of all answers with a label
     weight of a rationale = weight of its teacher x share of its label
 
-and the shares of a record add up to 1. Rationales written for a given label
-have no vote. What is left out is counted in the record's meta, so that a file
-of records tells by itself how good its teachers were (see `quality.py`).
+What is left out is counted in the record's meta, so that a file of records
+tells by itself how good its teachers were (see `quality.py`).
 
 Nothing here invents text: a rationale's text and label are those of an answer,
 and a record without anything usable comes out with the reasons.
@@ -20,26 +15,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dss_jax.datasets.completions import Parsed
-from dss_jax.datasets.report import UNUSABLE_LABEL
 from dss_jax.errors import UserError
-from dss_jax.rationales.outcomes import GAVE_UP, REJECTED
-from dss_jax.rationales.requests import Completion, Sampling
+from dss_jax.rationales.answers import Answer, SameAnswer, Vote, count_votes
 from dss_jax.records import MAX_RATIONALES, Rationale, Record
-from dss_jax.records.record import MAX_WEIGHT
-
-# Whether two labels are the same answer.
-SameAnswer = Callable[[str, str], bool]
-
-# Statuses of answers that never came.
-UNASKED = "unasked"  # the record does not fit the prompt
-UNANSWERED = "unanswered"  # not asked yet
-UNKNOWN = "unknown"  # a teacher that knows records does not know this one
-NO_COMPLETION = (UNASKED, UNANSWERED, UNKNOWN, REJECTED, GAVE_UP)
 
 # Statuses that are given here, to answers that the parser was content with.
 DISAGREES = "disagrees_with_gold"
@@ -59,64 +41,6 @@ _CHOICES = {
   "keep_completions": ("unparsed", "all", "none"),
   "earlier": ("drop", "keep"),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-  """What came of one request.
-
-  Attributes:
-    request_key: `Request.key`.
-    teacher: who was asked; the `source` of the rationale.
-    model: as it was asked for.
-    sample: which of several draws, from 0.
-    parsed: what the completion says. Where there is none, a status that says
-      why not, such as "rejected".
-    completion: as it came; None if the teacher never answered.
-    prompt_sha256: of the prompt's file.
-    rationalised: whether the prompt gave the gold label away.
-    weight: of the teacher, finite and at least 0.
-    sampling: how the answer was drawn.
-    seconds: from request to answer.
-    unix: when the answer came, in seconds since 1970.
-    reason: why there is no completion, in one line.
-  """
-
-  request_key: str
-  teacher: str
-  model: str
-  sample: int
-  parsed: Parsed
-  completion: Completion | None = None
-  prompt_sha256: str = ""
-  rationalised: bool = False
-  weight: float = 1.0
-  sampling: Sampling | None = None
-  seconds: float | None = None
-  unix: float | None = None
-  reason: str = ""
-
-  def __post_init__(self):
-    if not 0 <= self.weight <= MAX_WEIGHT:
-      raise UserError(
-        f"teacher {self.teacher!r} has weight {self.weight!r}; allowed: finite"
-        " numbers from 0"
-      )
-
-  @property
-  def has_vote(self) -> bool:
-    """Whether it names an answer of its own that can be one."""
-    parsed = self.parsed
-    return (
-      not self.rationalised
-      and bool((parsed.label or "").strip())
-      and parsed.status not in UNUSABLE_LABEL
-    )
-
-  @property
-  def is_usable(self) -> bool:
-    """Whether it names an answer and argues for it."""
-    return self.has_vote and bool(self.parsed.rationale.strip())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,46 +74,6 @@ class ChooseOptions:
           f"{name} = {getattr(self, name)!r}; allowed: {', '.join(allowed)}"
           f" (rationales.ChooseOptions.{name}, --{name})"
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Vote:
-  """A label and the share of the votes for it, in [0, 1]."""
-
-  label: str
-  share: float
-
-
-def count_votes(
-  answers: Iterable[Answer], same_answer: SameAnswer
-) -> list[Vote]:
-  """The labels that answers name, the winner first.
-
-  Args:
-    answers: of one record; those without a vote are passed over.
-    same_answer: groups labels, which go by their first spelling.
-
-  Returns:
-    Shares that add up to 1, the largest first. Of equal shares the one seen
-    first comes first.
-  """
-  groups: list[tuple[str, list[float]]] = []
-  for answer in answers:
-    if not answer.has_vote:
-      continue
-    label = answer.parsed.label or ""
-    for known, weights in groups:
-      if same_answer(known, label):
-        weights.append(answer.weight)
-        break
-    else:
-      groups.append((label, [answer.weight]))
-  if not any(weight for _, weights in groups for weight in weights):
-    groups = [(label, [1.0] * len(weights)) for label, weights in groups]
-  # Exact sums: the order of the answers must not decide.
-  total = math.fsum(weight for _, weights in groups for weight in weights)
-  votes = [Vote(label, math.fsum(w) / total) for label, w in groups]
-  return sorted(votes, key=lambda vote: -vote.share)
 
 
 def needs_rationalising(

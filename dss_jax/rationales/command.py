@@ -289,13 +289,13 @@ def _told(summary: Summary) -> str:
 
 
 def _print_result(result: Result) -> None:
-  from dss_jax.rationales import quality
+  from dss_jax.rationales import quality_tables
 
   for name, rounds in result.summaries.items():
     for round_name, summary in rounds.items():
       title = name if round_name == "first" else f"{name}, {round_name}"
       print(f"{title}: {_told(summary)}")
   if result.report is not None:
-    quality.print_report(result.report)
+    quality_tables.print_report(result.report)
   for path in result.files:
     print(path)

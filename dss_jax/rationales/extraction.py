@@ -31,10 +31,12 @@ import dss_jax
 from dss_jax.errors import UserError
 from dss_jax.logging.progress import Progress
 from dss_jax.rationales import asking, choosing, parsing, quality
+from dss_jax.rationales.answers import UNANSWERED, Answer
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.outputs import check_outputs, open_outputs
 from dss_jax.rationales.plan import Plan, TeacherPlan
 from dss_jax.rationales.prices import Prices
+from dss_jax.rationales.quality_report import QualityReport
 from dss_jax.rationales.questions import Questions
 from dss_jax.rationales.report_page import PageSample, write_page
 from dss_jax.rationales.requests import Request
@@ -74,7 +76,7 @@ class Result:
     stopped: why it ended before everything was asked; "" if it did not.
   """
 
-  report: quality.QualityReport | None
+  report: QualityReport | None
   files: tuple[pathlib.Path, ...]
   summaries: dict[str, dict[str, asking.Summary]]
   stopped: str = ""
@@ -292,7 +294,7 @@ def chosen_records(
 
 def _answered(
   source: Source, plan: Plan, ledger: Ledger
-) -> Iterator[tuple[Record, list[choosing.Answer]]]:
+) -> Iterator[tuple[Record, list[Answer]]]:
   """The records with the answers of all teachers."""
   of_teachers = [
     Questions(plan, own, ledger).answers(source.read()) for own in plan.teachers
@@ -305,7 +307,7 @@ def _answered(
 def _check_answered(source: Source, plan: Plan, ledger: Ledger) -> None:
   """Raises UserError if there is nothing to write but questions."""
   for _, answers in _answered(source, plan, ledger):
-    if any(answer.parsed.status != choosing.UNANSWERED for answer in answers):
+    if any(answer.parsed.status != UNANSWERED for answer in answers):
       return
   raise UserError(
     f"{str(ledger.path)!r} holds no answer to these requests; the flags must be"
@@ -320,7 +322,7 @@ def _write(
   ledger: Ledger,
   paths: Sequence[pathlib.Path],
   prices: Prices,
-) -> tuple[quality.QualityReport, PageSample]:
+) -> tuple[QualityReport, PageSample]:
   same_answer = functools.partial(parsing.same_answer, plan.prompt)
   counted = quality.Quality(same_answer=same_answer, cost=prices.cost)
   sample = PageSample(same_answer=same_answer)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from dss_jax.errors import printable
 from dss_jax.rationales.lengths import Lengths
-from dss_jax.rationales.quality import QualityReport, Share
+from dss_jax.rationales.quality_report import QualityReport, Share
 
 _BAR = 24
 # Examples of failures printed per status, and characters of each.

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dss_jax.datasets.completions import Parsed
 from dss_jax.errors import UserError
 from dss_jax.rationales import choosing, parsing
-from dss_jax.rationales.choosing import UNANSWERED, UNASKED, UNKNOWN, Answer
+from dss_jax.rationales.answers import UNANSWERED, UNASKED, UNKNOWN, Answer
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.outcomes import Outcome
 from dss_jax.rationales.plan import Plan, TeacherPlan

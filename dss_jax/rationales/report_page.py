@@ -27,6 +27,8 @@ from typing import Any
 
 from dss_jax.rationales import choosing, quality
 from dss_jax.rationales.accounts import account_of
+from dss_jax.rationales.answers import SameAnswer
+from dss_jax.rationales.quality_report import QualityReport
 from dss_jax.records import Rationale, Record, atomic_file
 
 _FOLDER = pathlib.Path(__file__).parent / "page"
@@ -69,7 +71,7 @@ class PageSample:
     *,
     max_records: int = 500,
     max_bytes: int = 8 << 20,
-    same_answer: choosing.SameAnswer = quality.same_words,
+    same_answer: SameAnswer = quality.same_words,
   ):
     """Starts with none.
 
@@ -134,7 +136,7 @@ class PageSample:
 
 def write_page(
   path: str | os.PathLike[str],
-  report: quality.QualityReport,
+  report: QualityReport,
   sample: PageSample,
   *,
   title: str = "Rationales",
@@ -158,7 +160,7 @@ def write_page(
 
 
 def render(
-  report: quality.QualityReport,
+  report: QualityReport,
   sample: PageSample,
   *,
   title: str = "Rationales",
@@ -231,7 +233,7 @@ def _kind(record: Record, agrees: bool | None) -> str:
 
 
 def _shown(
-  record: Record, kind: str, same_answer: choosing.SameAnswer
+  record: Record, kind: str, same_answer: SameAnswer
 ) -> dict[str, Any]:
   meta = {k: v for k, v in record.meta.items() if k != choosing.ACCOUNT}
   rationales: list[dict[str, Any]] = []
@@ -253,7 +255,7 @@ def _shown(
 
 
 def _shown_rationale(
-  rationale: Rationale, gold: str | None, same_answer: choosing.SameAnswer
+  rationale: Rationale, gold: str | None, same_answer: SameAnswer
 ) -> dict[str, Any]:
   extra = dict(rationale.extra)
   completion = extra.pop("completion", None)

@@ -12,11 +12,10 @@ from dss_jax import arithmetic
 from dss_jax.data import rows
 from dss_jax.datasets.completions import STATUSES, Parsed
 from dss_jax.errors import UserError
+from dss_jax.rationales.answers import Answer, count_votes
 from dss_jax.rationales.choosing import (
-  Answer,
   ChooseOptions,
   choose,
-  count_votes,
   needs_rationalising,
 )
 from dss_jax.rationales.requests import Completion, Sampling

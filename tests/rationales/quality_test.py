@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from dss_jax import datasets
 from dss_jax.datasets.completions import Parsed
-from dss_jax.rationales import choosing, quality
+from dss_jax.rationales import choosing, quality_tables
+from dss_jax.rationales.answers import Answer
 from dss_jax.rationales.lengths import lengths_of
 from dss_jax.rationales.quality import of_records, same_words
+from dss_jax.rationales.quality_report import Share
 from dss_jax.rationales.requests import Completion
 from dss_jax.records import (
   Problem,
@@ -26,7 +28,7 @@ def _chosen(number: int, label: str | None, *answers, **options) -> Record:
   """A record whose answers are (teacher, label, status)."""
   record = Record(f"r{number}", f"what is number {number}", label)
   made = [
-    choosing.Answer(
+    Answer(
       f"key-{number}-{i}",
       teacher,
       "model-1",
@@ -58,13 +60,13 @@ def test_every_number_by_hand():
   assert (report.rationales, report.usable_rationales) == (8, 5)
   # Answers with a label: 3 + 1 + 2 + 0 + 1 of 9; one of them is two answers.
   assert report.answers == 9
-  assert report.parse_rate == quality.Share(7, 9)
-  assert report.usable == quality.Share(6, 9)
-  assert report.agreement == quality.Share(2, 4)
-  assert report.voted_agreement == quality.Share(1, 2)
+  assert report.parse_rate == Share(7, 9)
+  assert report.usable == Share(6, 9)
+  assert report.agreement == Share(2, 4)
+  assert report.voted_agreement == Share(1, 2)
   # Margins: 2/3 - 1/3; 1; 1/2 - 1/2.
   assert report.margins == (1, 0, 0, 1, 0, 0, 0, 0, 0, 1)
-  assert report.unanimous == quality.Share(0, 2)
+  assert report.unanimous == Share(0, 2)
   assert report.statuses == {
     "ok": 6,
     "multiple_answers": 1,
@@ -81,10 +83,10 @@ def test_every_number_by_hand():
   assert report.labels == {"zoo": 3, "a b": 1}
   big, small = report.teachers
   assert (big.name, big.models, big.answers) == ("big", ("model-1",), 5)
-  assert big.parsed == big.usable == quality.Share(4, 5)
-  assert small.parsed == quality.Share(3, 4)
-  assert small.usable == quality.Share(2, 4)
-  assert big.agreement == quality.Share(2, 3)
+  assert big.parsed == big.usable == Share(4, 5)
+  assert small.parsed == Share(3, 4)
+  assert small.usable == Share(2, 4)
+  assert big.agreement == Share(2, 3)
   assert small.statuses == {"ok": 2, "multiple_answers": 1, "no_marker": 1}
   assert set(report.examples) == {"no_marker", "rejected", "multiple_answers"}
   assert report.examples["no_marker"][0] == {
@@ -135,9 +137,9 @@ def test_records_of_any_file():
   assert (report.records, report.problems) == (3, 1)
   assert report.duplicate_inputs == 1
   assert report.duplicate_rationales == 1
-  assert report.parse_rate == report.usable == quality.Share(3, 4)
-  assert report.agreement == quality.Share(1, 2)
-  assert report.voted_agreement == quality.Share(0, 1)  # 3 against 1
+  assert report.parse_rate == report.usable == Share(3, 4)
+  assert report.agreement == Share(1, 2)
+  assert report.voted_agreement == Share(0, 1)  # 3 against 1
   assert report.margins[5] == 1
   assert report.prompt_tokens == 7
   assert of_records([]).to_dict()["parse_rate"]["percent"] is None
@@ -164,7 +166,7 @@ def test_whatever_a_file_holds_as_the_account(account):
   report = of_records([record, record])
   json.dumps(report.to_dict())
   assert sum(report.margins) % 2 == 0
-  quality.print_report(report, _console(io.StringIO()))
+  quality_tables.print_report(report, _console(io.StringIO()))
 
 
 def test_names_are_bounded():
@@ -208,7 +210,7 @@ def test_what_is_printed():
   report = of_records(
     [*CHOSEN, Record("m", "i", rationales=(Rationale("", None, "[red]x", 1.0, "[bold]odd"),))]
   )  # fmt: skip
-  quality.print_report(report, _console(file))
+  quality_tables.print_report(report, _console(file))
   text = file.getvalue()
   rows = {" ".join(line.split()) for line in text.split("\n")}
   assert "label could be read (parse rate) 7 of 10 70.00 %" in rows

@@ -8,6 +8,7 @@ import pytest
 
 from dss_jax.errors import UserError
 from dss_jax.rationales import choosing, quality, report_page
+from dss_jax.rationales.answers import Answer
 from dss_jax.records import Rationale, Record
 
 HOSTILE = (
@@ -322,7 +323,7 @@ def test_hostile_texts_do_nothing_in_a_browser(page, tmp_path):
 def test_choices_made_by_choosing_are_shown():
   record = Record("a", "i", "zoo", meta={"page": 3})
   answers = [
-    choosing.Answer(f"k{i}", "big", "m", i, choosing.Parsed("so", label))
+    Answer(f"k{i}", "big", "m", i, choosing.Parsed("so", label))
     for i, label in enumerate(["zoo", "pond", "zoo"])
   ]
   record = choosing.choose(
