@@ -241,7 +241,7 @@ def test_a_sound_run_is_the_same_with_the_flag(tmp_path):
   assert losses[0] == losses[1]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_transformer_on_a_mesh_with_microbatches_and_scanned_layers(tmp_path):
   """The operation is found in the layer of the poisoned kernel."""
   sizes = dataclasses.replace(

@@ -187,8 +187,8 @@ def _transformation(model):
 @pytest.mark.parametrize(
   ("scan", "fully_sharded"),
   [
-    (False, False),
     (True, True),
+    pytest.param(False, False, marks=pytest.mark.thorough),
     pytest.param(False, True, marks=pytest.mark.thorough),
     pytest.param(True, False, marks=pytest.mark.thorough),
   ],
