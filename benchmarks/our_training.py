@@ -58,7 +58,6 @@ class Side:
       plain: compute everything by its definition, fast ways switched off.
       num_microbatches: parts the batch is computed in.
     """
-    cpu_memory.keep()  # as `dss-jax train` does
     self._compiling = measuring.CompileTime()
     self._plain = plain
     settings = {
@@ -68,6 +67,7 @@ class Side:
     }
     self._config = dataclasses.replace(students.STUDENTS[student], **settings)
     self._num_microbatches = num_microbatches
+    cpu_memory.keep(self._config)  # as `dss-jax train` does
     # One device, as theirs.
     self._partitioner = partitioning.Partitioner(devices=jax.devices()[:1])
     self._optimizer = OPTIMIZERS[optimizer]

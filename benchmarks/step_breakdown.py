@@ -33,6 +33,7 @@ import measuring
 
 from dss_jax import (
   checkpoints,
+  cpu_memory,
   gin_utils,
   main,
   run_directory,
@@ -150,9 +151,10 @@ def benchmark(arguments: list[str] | None = None) -> None:
   parser.add_argument("flags", nargs="*", help="of the run, after --")
   args = parser.parse_args(arguments)
   flags: Sequence[str] = args.flags or RUN
-  description = measuring.description(str(jax.devices()[0]))
   with tempfile.TemporaryDirectory() as folder:
     config = configuration(flags, f"{folder}/turns", args.steps)
+    cpu_memory.keep(config.model.config)  # as `dss-jax train` does
+    description = measuring.description(str(jax.devices()[0]))
     seconds = turns(config, args.turn_steps, args.turns)
     config = configuration(flags, f"{folder}/run", args.steps)
     train.train(config)

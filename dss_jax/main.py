@@ -262,7 +262,7 @@ def _train(args: argparse.Namespace) -> int:
 
   from dss_jax import cpu_memory, train
 
-  cpu_memory.keep()
+  cpu_memory.keep(config.model.config)
   train.train(config)
   return 0
 

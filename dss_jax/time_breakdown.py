@@ -101,6 +101,7 @@ class TimeBreakdown:
         except StopIteration:
           return
       yield item
+      del item  # which is not kept while the next one is made
 
   # ------------------------------------------------------ what the devices do
 

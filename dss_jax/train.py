@@ -239,6 +239,9 @@ class _Run:
         sums = self._step(position + 1, batch)
         if debugger:
           debugger.check(position + 1, self.state, batch, sums)
+        # Freeing arrays lets other threads run. Freed after the next batch is
+        # taken, they would let its maker run first, and the step wait for it.
+        del batch, sums
         if self._after_step(position + 1):
           break
 

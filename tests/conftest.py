@@ -25,9 +25,6 @@ if "xla_force_host_platform_device_count" not in _FLAGS:
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-# The C library's default, said aloud: processes of tests do not end with the
-# training that is tested, and would keep its memory (`cpu_memory`).
-os.environ.setdefault("MALLOC_MMAP_MAX_", "65536")
 
 # Programs that several tests, workers or sessions compile are compiled once.
 _CACHE = pathlib.Path(__file__).resolve().parent.parent / ".pytest_cache"

@@ -411,7 +411,6 @@ def test_killed_at_any_moment_it_ends_the_same(tmp_path, moments):
     f"--gin.TRAIN_STEPS={steps}",
   ]
   environment = {**os.environ, "XLA_FLAGS": ""}
-  environment.pop("MALLOC_MMAP_MAX_", None)  # as users start it
 
   def command(name: str) -> list[str]:
     argv = _train_flags(tmp_path / name, *flags)

@@ -94,6 +94,11 @@ def forward_flops(
   return linear + _score_flops(config, pairs)
 
 
+def num_kernel_parameters(config: T5Config) -> int:
+  """Elements of what tokens are multiplied by; a tied embedding is one."""
+  return int(_linear_flops(config, 1, 1)) // 2
+
+
 def _linear_flops(
   config: T5Config, encoder_tokens: int, decoder_tokens: int
 ) -> float:

@@ -1,5 +1,6 @@
 """The analytic FLOPs against every matrix product of the model, counted."""
 
+import dataclasses
 import math
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dss_jax import train_state
 from dss_jax.models import flops
 from dss_jax.models.config import NUM_RELPOS_BUCKETS, T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
@@ -66,6 +68,19 @@ def test_forward_is_every_product_of_the_model(params):
   apply = EncoderDecoderModel(CONFIG).apply
   counted = _product_flops(jax.make_jaxpr(apply)(params, _batch()).jaxpr)
   assert flops.forward_flops(CONFIG, *_sizes()) == counted
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_kernels_are_the_parameters_that_tokens_are_multiplied_by(tied):
+  config = dataclasses.replace(CONFIG, logits_via_embedding=tied)
+  shapes = train_state.param_shapes(EncoderDecoderModel(config))
+  kernels = sum(
+    math.prod(leaf.shape)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+    if "kernel" in jax.tree_util.keystr(path)
+    or (tied and "token_embedder" in jax.tree_util.keystr(path))
+  )
+  assert flops.num_kernel_parameters(config) == kernels
 
 
 def test_training_is_every_product_of_the_gradient(params):
