@@ -10,10 +10,10 @@ synthetic tokens with CQA's lengths. Needs numpy only: no JAX, no device.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import measuring
 import numpy as np
@@ -122,13 +122,30 @@ def measure(
     "steps_per_epoch": epoch,
     "steps_timed": steps,
     "padding": statistics.mean(padding),
-    "records_per_second": records / statistics.median(wall),
-    "records_per_second_lowest": records / max(wall),
-    "records_per_second_highest": records / min(wall),
-    "records_per_cpu_second": records / statistics.median(cpu),
-    "records_per_second_prefetched": records / statistics.median(prefetched),
-    "first_batch_ms": 1000 * statistics.median(cold),
+    "records_timed": records,
+    "wall_s": wall,
+    "cpu_s": cpu,
+    "prefetched_s": prefetched,
+    "first_batch_s": cold,
   }
+
+
+def describe(result: Mapping[str, Any]) -> str:
+  """One line: medians, lowest and highest of the repetitions."""
+  rate = [result["records_timed"] / seconds for seconds in result["wall_s"]]
+
+  def median_rate(name: str) -> float:
+    return result["records_timed"] / statistics.median(result[name])
+
+  return (
+    f"{result['records_per_batch']:5d} records = {result['rows']} rows of"
+    f" {result['encoder_length']}/{result['decoder_length']}: padding"
+    f" {result['padding']:.1%}; {measuring.spread(rate, 0)} records/s,"
+    f" {median_rate('prefetched_s'):,.0f} prefetched,"
+    f" {median_rate('cpu_s'):,.0f} per CPU second; first batch"
+    f" {1e3 * statistics.median(result['first_batch_s']):.0f} ms; shape chosen"
+    f" in {result['choosing_shape_s']:.1f} s"
+  )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -149,7 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument("--rows_multiple_of", type=int, default=1)
   parser.add_argument("--no_packing", action="store_true")
   parser.add_argument("--repeats", type=int, default=5, help="timed runs")
-  parser.add_argument("--json", action="store_true", help="print JSON only")
+  parser.add_argument("--json", help="file to write")
   args = parser.parse_args(arguments)
 
   if args.data_dir:
@@ -181,27 +198,14 @@ def main(arguments: list[str] | None = None) -> None:
     **measuring.description(packages=("numpy",)),
     "results": results,
   }
-  if args.json:
-    json.dump(report, sys.stdout, indent=1)
-    print()
-    return
   print(
     f"{report['task']}: {report['records']} records, {report['repeats']} repeats;"
     f" numpy {report['versions']['numpy']}, {report['cores']} cores, load"
     f" {report['load'][0]:.1f}"
   )
   for result in results:
-    print(
-      "{records_per_batch:5d} records = {rows} rows of"
-      " {encoder_length}/{decoder_length}: padding {padding:.1%};"
-      " {records_per_second:,.0f} records/s"
-      " ({records_per_second_lowest:,.0f} to"
-      " {records_per_second_highest:,.0f};"
-      " {records_per_second_prefetched:,.0f} prefetched;"
-      " {records_per_cpu_second:,.0f} per CPU second); first batch"
-      " {first_batch_ms:.0f} ms; shape chosen in"
-      " {choosing_shape_s:.1f} s".format(**result)
-    )
+    print(describe(result))
+  measuring.write_json(args.json, report)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ import itertools
 import json
 import os
 import pathlib
-import platform
 import random
 import subprocess
 import sys
@@ -31,6 +30,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+import measuring
+
+PACKAGES = ("jax", "starlette", "uvicorn", "httptools")
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -371,7 +374,7 @@ def _print(report: dict[str, Any]) -> None:
       f" {run['inputs_a_batch']:.1f} inputs a batch of {run['batch_ms']:.1f} ms;"
       f" server CPU {run['server_cpu_ms']:.2f} ms a request"
     )
-  print(f"load average {report['load']:.1f} on {report['cores']} cores")
+  print(f"load average {report['load'][0]:.1f} on {report['cores']} cores")
 
 
 def main() -> None:
@@ -388,7 +391,7 @@ def main() -> None:
   parser.add_argument("--max_batch", type=int, default=32)
   parser.add_argument("--max_queue", type=int, default=128)
   parser.add_argument("--repeats", type=int, default=5, help="predictor alone")
-  parser.add_argument("--json", action="store_true")
+  parser.add_argument("--json", help="file to write")
   parser.add_argument("--load", help=argparse.SUPPRESS)
   parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
   args = parser.parse_args()
@@ -401,17 +404,10 @@ def main() -> None:
   if args.alone:
     print(json.dumps(_predict_alone(args)))
     return
-  report = {
-    "python": platform.python_version(),
-    "cores": os.cpu_count(),
-    "load": os.getloadavg()[0],
-    **_measure(args),
-  }
-  if args.json:
-    print(json.dumps(report))
-  else:
-    _print(report)
+  report = {**measuring.description(packages=PACKAGES), **_measure(args)}
+  _print(report)
+  measuring.write_json(args.json, report)
 
 
 if __name__ == "__main__":
-  main()
+  measuring.run(main)

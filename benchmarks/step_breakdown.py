@@ -90,6 +90,7 @@ def turns(config: TrainConfig, steps: int, repeats: int) -> dict[str, Any]:
       run.state = state
       for position, batch in run.breakdown.waiting("data", batches):
         run._step(position + 1, batch)
+        del batch
         if (position + 1) % config.stats_period == 0:
           run._flush(leaving=1)
       run._flush()

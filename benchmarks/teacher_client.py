@@ -21,13 +21,14 @@ import asyncio
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+
+import measuring
 
 from dss_jax.rationales import asking
 from dss_jax.rationales.ledger import Ledger
@@ -167,8 +168,9 @@ async def _throughput(url: str, args, folder: str) -> dict:
       "requests": count,
       "ideal_per_s": ideal,
       "per_s": median,
-      "range_per_s": {n: [min(r), max(r)] for n, r in rates.items()},
+      "all_per_s": rates,
       "cpu_ms": {n: statistics.median(c) for n, c in cpu.items()},
+      "all_cpu_ms": cpu,
       "ask_of_ideal": median["ask"] / ideal,
       "ask_of_bare": median["ask"] / median["bare"],
       "ask_of_post": median["ask"] / median["post"],
@@ -225,7 +227,7 @@ def main() -> None:
   parser.add_argument("--most_requests", type=int, default=2000)
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--memory_rows", type=int, default=0)
-  parser.add_argument("--json", action="store_true")
+  parser.add_argument("--json", help="file to write")
   parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.serve:
@@ -248,14 +250,10 @@ def main() -> None:
     finally:
       server.kill()
   report = {
-    "python": platform.python_version(),
-    "cores": os.cpu_count(),
-    "load": os.getloadavg()[0],
+    **measuring.description(packages=("openai",)),
     "memory" if args.memory_rows else "throughput": found,
   }
-  if args.json:
-    print(json.dumps(report))
-    return
+  measuring.write_json(args.json, report)
   if args.memory_rows:
     for rows, size in found["resident_mb"].items():
       print(f"{rows:>9,} rows  {size:7.1f} MB")
@@ -266,18 +264,17 @@ def main() -> None:
     return
   for concurrency, row in found.items():
     print(f"{concurrency}-way, ideal {row['ideal_per_s']:.0f}/s")
-    for name, rate in row["per_s"].items():
-      low, high = row["range_per_s"][name]
+    for name, rates in row["all_per_s"].items():
       print(
-        f"  {name:5} {rate:7.1f}/s ({low:.1f} to {high:.1f})"
+        f"  {name:5} {measuring.spread(rates, 1)}/s"
         f"  {row['cpu_ms'][name]:.2f} CPU ms"
       )
     print(
       f"  ask: {row['ask_of_ideal']:.1%} of ideal,"
       f" {row['ask_of_bare']:.1%} of bare, {row['ask_of_post']:.1%} of post"
     )
-  print(f"load average {report['load']:.1f} on {report['cores']} cores")
+  print(f"load average {report['load'][0]:.1f} on {report['cores']} cores")
 
 
 if __name__ == "__main__":
-  main()
+  measuring.run(main)

@@ -239,16 +239,17 @@ class _Run:
         sums = self._step(position + 1, batch)
         if debugger:
           debugger.check(position + 1, self.state, batch, sums)
-        # Freeing arrays lets other threads run. Freed after the next batch is
-        # taken, they would let its maker run first, and the step wait for it.
-        del batch, sums
+        # So that it is freed before the next one is taken, as `waiting` does:
+        # freeing arrays lets other threads run, and the maker of batches would
+        # go before the step.
+        del batch
         if self._after_step(position + 1):
           break
 
   def _step(
     self, step: int, batch: Mapping[str, jax.Array]
   ) -> Mapping[str, jax.Array]:
-    """Hands a step to the devices; waits neither for it nor for its sums."""
+    """Hands a step to the devices; looks at nothing of it."""
     self.profiler.before(step, self.state)
     called = time.monotonic()
     with jax.profiler.StepTraceAnnotation("train", step_num=step):

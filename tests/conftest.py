@@ -25,6 +25,9 @@ if "xla_force_host_platform_device_count" not in _FLAGS:
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Processes of tests do not end with the training that is tested, and would keep
+# its memory (`cpu_memory`).
+os.environ.setdefault("GLIBC_TUNABLES", "")
 
 # Programs that several tests, workers or sessions compile are compiled once.
 _CACHE = pathlib.Path(__file__).resolve().parent.parent / ".pytest_cache"

@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
+from dss_jax import cpu_memory
+from dss_jax.models.config import T5Config
+
 SCRIPT = """
 import resource
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ import jax.numpy as jnp
 from dss_jax import cpu_memory
 from dss_jax.models.config import T5Config
 
-kept = cpu_memory.keep(T5Config(64, emb_dim=int(sys.argv[1])))
+kept = cpu_memory.keep(T5Config(64))
 
 
 @jax.jit
@@ -46,11 +48,12 @@ print(kept, after_steps, fresh_pages())
 """
 
 
-def _run(emb_dim: int = 512, **environment: str) -> tuple[bool, int, int]:
-  """Whether memory is kept; pages that a second and a later step take."""
+def _run(**environment: str) -> tuple[bool, int, int]:
+  """Whether memory is kept; pages of a step, and of one after giving back."""
+  ours = {k: v for k, v in os.environ.items() if k not in cpu_memory._SETTINGS}
   output = subprocess.run(
-    [sys.executable, "-c", SCRIPT, str(emb_dim)],
-    env={**os.environ, "XLA_FLAGS": "", **environment},
+    [sys.executable, "-c", SCRIPT],
+    env={**ours, "XLA_FLAGS": "", **environment},
     check=True,
     capture_output=True,
     text=True,
@@ -70,10 +73,21 @@ def test_steps_use_the_memory_of_those_before():
   assert after_steps < given_back / 10
   size = os.sysconf("SC_PAGE_SIZE")
   assert given_back * size > 2**24
-  # Who says what to keep is heeded.
   kept, after_steps, _ = _run(GLIBC_TUNABLES="")
   assert not kept
   assert after_steps * size > 2**24
-  kept, after_steps, _ = _run(emb_dim=1)
-  assert not kept
   assert after_steps * size > 2**24
+
+
+@pytest.mark.parametrize("name", cpu_memory._SETTINGS)
+def test_who_says_what_to_keep_is_heeded(name, monkeypatch):
+  for each in cpu_memory._SETTINGS:
+    monkeypatch.delenv(each, raising=False)
+  monkeypatch.setenv(name, "")
+  assert not cpu_memory.keep(T5Config(64))
+
+
+def test_the_smallest_students_are_left_alone(monkeypatch):
+  for each in cpu_memory._SETTINGS:
+    monkeypatch.delenv(each, raising=False)
+  assert not cpu_memory.keep(T5Config(64, emb_dim=1))

@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-from dss_jax import failures, gin_utils, main
+from dss_jax import cpu_memory, failures, gin_utils, main, train
 
 RUN = [
   "--gin_file=models/taxonli.gin",
@@ -315,6 +315,16 @@ def test_a_full_device_is_told_in_one_line(tmp_path, capsys, monkeypatch):
   for mode, flag in (("infer", "--batch_size"), ("serve", "--max_batch")):
     assert failures.exit_status(full, mode, debug=False) == 1
     assert flag in capsys.readouterr().err
+
+
+def test_training_keeps_freed_memory(tmp_path, monkeypatch):
+  """Told before the run looks for devices, and of its student."""
+  calls = []
+  monkeypatch.setattr(cpu_memory, "keep", lambda student: calls.append(student))
+  monkeypatch.setattr(train, "train", calls.append)
+  assert main.main(_train_flags(tmp_path / "run")) == 0
+  student, config = calls
+  assert student is config.model.config
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -1,6 +1,7 @@
 """The phases of a run's time, by hand and under the real clock."""
 
 import time
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,25 @@ def breakdown():
   made = time_breakdown.TimeBreakdown()
   yield made
   made.close()
+
+
+def test_what_was_waited_for_is_not_kept(breakdown):
+  class Item:
+    pass
+
+  def items():
+    for _ in range(3):
+      assert not alive()
+      yield Item()
+
+  def alive() -> bool:
+    return bool(made) and made[-1]() is not None
+
+  made: list[weakref.ref[Item]] = []
+  for item in breakdown.waiting("data", items()):
+    made.append(weakref.ref(item))
+    del item
+  assert len(made) == 3
 
 
 def test_waiting_and_nested_phases_add_up(breakdown):

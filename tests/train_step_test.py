@@ -712,8 +712,10 @@ jax.distributed.shutdown()
 """
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("num_partitions", [2, 4])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "num_partitions", [pytest.param(2, marks=pytest.mark.thorough), 4]
+)
 def test_two_hosts_train_as_one(num_partitions, tmp_path):
   """Two processes of two devices each, over gloo, against one device.
 

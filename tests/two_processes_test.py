@@ -66,6 +66,7 @@ class Run:
       "XLA_FLAGS": "--xla_backend_optimization_level=0"
       f" --xla_force_host_platform_device_count={2 // self.processes}",
     }
+    environment.pop("GLIBC_TUNABLES", None)  # as users start them
     self.logs, self.started = [], []
     for index in range(self.processes):
       others = ()

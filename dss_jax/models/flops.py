@@ -95,7 +95,10 @@ def forward_flops(
 
 
 def num_kernel_parameters(config: T5Config) -> int:
-  """Elements of what tokens are multiplied by; a tied embedding is one."""
+  """Elements of kernels: what hidden states are multiplied by.
+
+  The vocabulary's counts once: the projection, or the embedding tied to it.
+  """
   return int(_linear_flops(config, 1, 1)) // 2
 
 

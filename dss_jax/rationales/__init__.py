@@ -8,7 +8,9 @@ Data flow down the page:
   asking       many requests at once, within limits, through faults
   ledger       what was asked and answered, on disk, whatever happens
   parsing      a completion -> rationale and answer, or why not
+  answers      what was answered to a record, and the votes among it
   choosing     votes, agreement with gold labels, weights -> records
+  quality      how good records are, counted -> quality_report
   questions    which requests a run makes, round by round
   extraction   the run that joins them; `dss-jax extract`
 

@@ -16,7 +16,7 @@ from dss_jax.rationales import choosing
 from dss_jax.rationales.answers import NO_COMPLETION, SameAnswer, Vote
 from dss_jax.records import Record
 
-# What is counted of a teacher; see `quality`.
+# What is counted of a teacher; see `quality_report`.
 COUNTS = ("answers", "completions", "parsed", "usable", "compared", "agree")
 
 

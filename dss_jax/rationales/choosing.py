@@ -331,7 +331,7 @@ def _majority(
 
 
 def _teachers(entries: Sequence[_Entry]) -> dict[str, Any]:
-  """What each teacher answered, whether or not it is kept; see `quality.py`."""
+  """What each teacher answered, whether or not it is kept; see `quality_report`."""
   teachers: dict[str, dict[str, Any]] = {}
   for entry in entries:
     answer, completion = entry.answer, entry.answer.completion

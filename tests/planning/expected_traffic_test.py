@@ -71,19 +71,24 @@ def test_fully_sharded_fetches_one_layer_at_a_time(run):
       assert each.bytes <= 224 * 32 * 4  # a table outside the layers
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("settings", "changes"),
   [
-    ({}, {"logits_via_embedding": True}),
-    ({}, {"relpos_bias_per_layer": True, **SCAN}),
-    ({}, {"dtype": "bfloat16"}),
-    (FULLY, {"num_microbatches": 2}),
-    (FULLY, {"num_microbatches": 2, **SCAN}),
-    (FULLY, {"remat_policy": "full", **SCAN}),
-    ({"num_partitions": 4}, {"num_microbatches": 2, **SCAN}),
-    ({"num_partitions": 2}, {"remat_policy": "full", **SCAN}),
     ({"num_partitions": 2, **FULLY}, {"num_microbatches": 2, **SCAN}),
+    *(
+      pytest.param(*case, marks=pytest.mark.thorough)
+      for case in (
+        ({}, {"logits_via_embedding": True}),
+        ({}, {"relpos_bias_per_layer": True, **SCAN}),
+        ({}, {"dtype": "bfloat16"}),
+        (FULLY, {"num_microbatches": 2}),
+        (FULLY, {"num_microbatches": 2, **SCAN}),
+        (FULLY, {"remat_policy": "full", **SCAN}),
+        ({"num_partitions": 4}, {"num_microbatches": 2, **SCAN}),
+        ({"num_partitions": 2}, {"remat_policy": "full", **SCAN}),
+      )
+    ),
   ],
   ids=str,
 )

@@ -159,7 +159,7 @@ class TestCommand:
     assert "largest batch: " in text
     assert not list(tmp_path.iterdir())
 
-  @pytest.mark.thorough
+  @pytest.mark.slow
   def test_devices_that_are_not_there(self, tmp_path):
     """In a process of its own, with TensorFlow and SeqIO blocked."""
     flags = [
