@@ -40,37 +40,34 @@ def register() -> None:
   from dss_jax.data import pipeline, subtasks
   from dss_jax.models import config, encoder_decoder
 
-  def configurable(target: Any, name: str) -> None:
+  targets = {
+    "network.T5Config": config.T5Config,
+    "models.EncoderDecoderModel": encoder_decoder.EncoderDecoderModel,
+    "adafactor.Adafactor": optimizers.Adafactor,
+    "optimizers.AdamW": optimizers.AdamW,
+    "optimizers.ParameterScaledAdam": optimizers.ParameterScaledAdam,
+    "utils.create_learning_rate_scheduler": (
+      schedules.create_learning_rate_scheduler
+    ),
+    "losses.Objective": losses.Objective,
+    "lora.LoraOptions": lora.LoraOptions,
+    "partitioning.PjitPartitioner": partitioning.Partitioner,
+    "partitioning.standard_logical_axis_rules": (
+      partitioning.standard_logical_axis_rules
+    ),
+    "data.DataOptions": datasets.DataOptions,
+    "data.MethodOptions": subtasks.MethodOptions,
+    "utils.DatasetConfig": pipeline.DatasetConfig,
+    "data.task_name": pipeline.task_name,
+    "decoding.DecodeOptions": generation.DecodeOptions,
+    "evaluation.EvaluationConfig": evaluation.EvaluationConfig,
+    "utils.SaveCheckpointConfig": checkpoints.SaveOptions,
+    "train.train": train_config.TrainConfig,
+  }
+  for name, target in targets.items():
     module, _, short = name.rpartition(".")
     gin.external_configurable(target, name=short, module=module)
     configurables[name] = target
-
-  configurable(config.T5Config, "network.T5Config")
-  configurable(
-    encoder_decoder.EncoderDecoderModel, "models.EncoderDecoderModel"
-  )
-  configurable(optimizers.Adafactor, "adafactor.Adafactor")
-  configurable(optimizers.AdamW, "optimizers.AdamW")
-  configurable(optimizers.ParameterScaledAdam, "optimizers.ParameterScaledAdam")
-  configurable(
-    schedules.create_learning_rate_scheduler,
-    "utils.create_learning_rate_scheduler",
-  )
-  configurable(losses.Objective, "losses.Objective")
-  configurable(lora.LoraOptions, "lora.LoraOptions")
-  configurable(partitioning.Partitioner, "partitioning.PjitPartitioner")
-  configurable(
-    partitioning.standard_logical_axis_rules,
-    "partitioning.standard_logical_axis_rules",
-  )
-  configurable(datasets.DataOptions, "data.DataOptions")
-  configurable(subtasks.MethodOptions, "data.MethodOptions")
-  configurable(pipeline.DatasetConfig, "utils.DatasetConfig")
-  configurable(pipeline.task_name, "data.task_name")
-  configurable(generation.DecodeOptions, "decoding.DecodeOptions")
-  configurable(evaluation.EvaluationConfig, "evaluation.EvaluationConfig")
-  configurable(checkpoints.SaveOptions, "utils.SaveCheckpointConfig")
-  configurable(train_config.TrainConfig, "train.train")
 
 
 def is_reference(value: Any) -> bool:

@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-from dss_jax import cpu_memory, failures, gin_utils, main, train
+from dss_jax import failures, gin_utils, main
 
 RUN = [
   "--gin_file=models/taxonli.gin",
@@ -317,14 +317,41 @@ def test_a_full_device_is_told_in_one_line(tmp_path, capsys, monkeypatch):
     assert flag in capsys.readouterr().err
 
 
-def test_training_keeps_freed_memory(tmp_path, monkeypatch):
-  """Told before the run looks for devices, and of its student."""
-  calls = []
-  monkeypatch.setattr(cpu_memory, "keep", lambda student: calls.append(student))
-  monkeypatch.setattr(train, "train", calls.append)
-  assert main.main(_train_flags(tmp_path / "run")) == 0
-  student, config = calls
-  assert student is config.model.config
+BEFORE_TRAINING = """
+import sys
+
+from jax._src import xla_bridge
+
+from dss_jax import cpu_memory, main, train
+
+student = []
+
+
+def keep(config):
+  assert not xla_bridge.backends_are_initialized()
+  student.append(config)
+
+
+def begin(config):
+  assert student == [config.model.config]
+  print("trains")
+
+
+cpu_memory.keep, train.train = keep, begin
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def test_freed_memory_is_kept_before_devices_are_looked_for(tmp_path):
+  argv = _train_flags(tmp_path / "run")
+  done = subprocess.run(
+    [sys.executable, "-c", BEFORE_TRAINING, *argv],
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
+  assert done.stdout == "trains\n", done.stderr
 
 
 def test_debug_shows_the_traceback(tmp_path):
