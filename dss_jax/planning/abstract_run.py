@@ -97,7 +97,7 @@ class AbstractRun:
       num_microbatches=self.config.num_microbatches,
       mesh_shape=partitioner.mesh.shape,
       rules=partitioner.rules,
-      fully_sharded=partitioner.fully_sharded and partitioner.data_size > 1,
+      fully_sharded=any(param.fetched for param in self.placed_params()),
       logits_at_once=self.config.logits_at_once(backend),
       backend=backend,
       adapters=self.config.lora,

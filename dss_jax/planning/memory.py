@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 
 from dss_jax import lora, train_state
 from dss_jax.data import packed_features
@@ -78,15 +79,15 @@ class ActivationFormula:
   * saved: what the forward pass leaves to the backward pass, `rows` times
     `Saved.per_row`, and what is constant. Under `remat_policy` it is that much
     less;
-  * working: the larger of what the backward pass and the losses work on, three
+  * working: the largest of what the backward pass and the losses work on, three
     quarters of the largest layer as it is without rematerialisation (twice
     that in a scan, which takes a layer's share out of the arrays of all
-    layers), or two arrays of the logits that exist at once;
-  * parameters in other forms than they are stored in: fetched from other
-    devices, or cast to bfloat16. All of them are alive at once, unless
-    rematerialisation makes them anew for each layer. Where devices fetch
-    them, those outside layers (embeddings) have whole gradients, too, until
-    these are summed and split;
+    layers); or two arrays of the logits that exist at once; or one of them
+    and the parameters outside layers (embeddings) in another form than they
+    are stored in: cast to bfloat16, or fetched from other devices, when they
+    have whole gradients, too, until these are summed and split;
+  * parameters of layers in such another form. All of them are alive at once,
+    unless rematerialisation makes them anew for each layer;
   * logits: another array of them where the embedding table makes them, whose
     scaling is a pass of its own;
   * gradients: an array like each trained parameter; of micro-batches a second
@@ -134,17 +135,17 @@ class ActivationFormula:
     saved = rows * self.saved.per_row + self.saved.constant
     layers_at_work = 2 if config.scan_layers else 1
     layer = int(0.75 * layers_at_work * rows * self.layer.per_row)
-    copies = 0
+    in_layers = outside = 0
     if self.fully_sharded or config.dtype != "float32":
       in_layers = self.layers
       if config.remat_policy != "none":
         in_layers = layers_at_work * self.layer.parameters
-      copies = in_layers + (2 if self.fully_sharded else 1) * self.outside
+      outside = (2 if self.fully_sharded else 1) * self.outside
     apart = self.num_microbatches > 1 and config.scan_layers
     return {
       "saved": saved,
-      "working": max(layer, 2 * logits),
-      "parameters": copies,
+      "working": max(layer, 2 * logits, outside + logits),
+      "parameters": in_layers,
       "logits": logits if config.logits_via_embedding else 0,
       "gradients": (2 if apart else 1) * self.gradients,
       "updates": self.optimizer // 2,
@@ -244,7 +245,7 @@ def _part_of(
     entry = next((axes for rule, axes in rules if rule == name), None)
     axes = mesh_axes_of(entry)
     shards = math.prod(mesh_shape[axis] for axis in axes if axis == MODEL_AXIS)
-    return size // shards if size % shards == 0 else size
+    return -(-size // shards)
 
   return dataclasses.replace(
     config,
@@ -271,7 +272,7 @@ def _saved(
     base = train_state.param_shapes(model)
   params = train_state.param_shapes(trained)
 
-  def vjp(params, base, batch, key):
+  def left_for_backward_pass(params, base, batch, key):
     student = model if adapters is None else trained.on(base)
 
     def hidden_states(params):
@@ -287,7 +288,8 @@ def _saved(
       ).items()
     }
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.tree.leaves(jax.eval_shape(vjp, params, base, batch, key))
+    traced = jax.make_jaxpr(left_for_backward_pass)(params, base, batch, key)
+    return _once(traced.jaxpr)
 
   known = {leaf.shape for leaf in jax.tree.leaves((params, base))}
   one, two = kept(1), kept(2)
@@ -296,3 +298,40 @@ def _saved(
   known |= {(shape[1], shape[0], *shape[2:]) for shape in known if shape[1:]}
   parameters = whole_bytes([leaf for leaf in one if leaf.shape in known])
   return Saved(per_row, whole_bytes(one) - per_row - parameters, parameters)
+
+
+def _once(jaxpr: core.Jaxpr) -> list[Any]:
+  """Shapes and types of a program's results, each array of a scan once.
+
+  Queries, keys and values each keep the same input, as rows of their own; of
+  arrays that a scan stacks, the compiler keeps one.
+  """
+  made_by = _made_by(jaxpr)
+  found = {}
+  for result in jaxpr.outvars:
+    name: Any = id(result)
+    eqn, index = made_by.get(name, (None, 0))
+    if eqn is not None and eqn.primitive.name == "scan":
+      body = eqn.params["jaxpr"].jaxpr
+      name = id(eqn), id(_before_reshapes(body.outvars[index], body))
+    found.setdefault(name, result.aval)
+  return list(found.values())
+
+
+def _before_reshapes(value: Any, jaxpr: core.Jaxpr) -> Any:
+  made_by = _made_by(jaxpr)
+  while id(value) in made_by:
+    eqn, _ = made_by[id(value)]
+    if eqn.primitive.name != "reshape":
+      break
+    value = eqn.invars[0]
+  return value
+
+
+def _made_by(jaxpr: core.Jaxpr) -> dict[int, tuple[core.JaxprEqn, int]]:
+  """By the id of a value, the equation that makes it, and as which result."""
+  return {
+    id(value): (eqn, index)
+    for eqn in jaxpr.eqns
+    for index, value in enumerate(eqn.outvars)
+  }

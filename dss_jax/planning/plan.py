@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from collections.abc import Callable
 
 from dss_jax.logical_axes import standard_logical_axis_rules
 from dss_jax.planning import collectives, expected_traffic, memory
@@ -16,6 +16,8 @@ WAITING_BATCHES = 3
 _ATTEMPTS = 3
 # A batch that fills a device so far is not worth another attempt.
 _FULL = 0.95
+# After one that was too large, the next is to leave so much more room.
+_ROOM = 0.005
 _MOST_ROWS = 1 << 20
 
 
@@ -238,7 +240,7 @@ class _Planner:
     shape = self._run.shape
     per_row = memory.bytes_per_device(self._run.batch()) / shape.rows
     beside = (1 + WAITING_BATCHES) * per_row
-    rows, factor = shape.rows, 1.0
+    rows, factor, aim = shape.rows, 1.0, device_memory
 
     def taken(rows: int) -> int:
       temporaries = factor * self._formula.bytes(rows // self._parts)
@@ -248,11 +250,13 @@ class _Planner:
     for _ in range(_ATTEMPTS if self._compiling else 1):
       found = self.temporaries(rows)
       factor = found.best / found.formula
-      rows = self._most(lambda rows: taken(rows) <= device_memory)
+      rows = self._most(taken, aim)
       if not rows or self._compile(rows) is None:
         break
       if _FULL * device_memory < taken(rows) <= device_memory:
         break
+      if taken(rows) > device_memory:
+        aim = round((1 - _ROOM) * aim)
     # Of all that were compiled; the run's own batch is one of them.
     proved = [each for each in self._compiled if taken(each) <= device_memory]
     if proved:
@@ -262,14 +266,14 @@ class _Planner:
     records = round(rows * shape.records_per_batch / shape.rows)
     return LargestBatch(rows, records, taken(rows), bool(proved))
 
-  def _most(self, fits: Any) -> int:
-    """The most rows that fit, a multiple of what the mesh needs."""
+  def _most(self, taken: Callable[[int], int], room: int) -> int:
+    """The most rows that take no more, a multiple of what the mesh needs."""
     low, high = 0, 1
-    while fits(high * self._parts) and high * self._parts < _MOST_ROWS:
+    while taken(high * self._parts) <= room and high * self._parts < _MOST_ROWS:
       low, high = high, 2 * high
     while high - low > 1:
       middle = (low + high) // 2
       low, high = (
-        (middle, high) if fits(middle * self._parts) else (low, middle)
+        (middle, high) if taken(middle * self._parts) <= room else (low, middle)
       )
     return low * self._parts

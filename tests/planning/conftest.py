@@ -1,4 +1,4 @@
-"""Runs as shapes, of students of three sizes."""
+"""Runs as shapes, of students of five sizes."""
 
 import functools
 from typing import Any
@@ -23,7 +23,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "head_dim": 16,
     "mlp_dim": 96,
   },
-  # models/taxonli.gin, bench.gin, t5_1_1/small.gin
+  # models/taxonli.gin, bench.gin, t5_1_1/small.gin, t5_1_1/base.gin
   "taxonli": {
     "vocab_size": 208,
     "emb_dim": 48,
@@ -52,6 +52,17 @@ SIZES: dict[str, dict[str, Any]] = {
     "num_decoder_layers": 8,
     "head_dim": 64,
     "mlp_dim": 1024,
+    "dtype": "bfloat16",
+    "dropout_rate": 0.1,
+  },
+  "base": {
+    "vocab_size": 32128,
+    "emb_dim": 768,
+    "num_heads": 12,
+    "num_encoder_layers": 12,
+    "num_decoder_layers": 12,
+    "head_dim": 64,
+    "mlp_dim": 2048,
     "dtype": "bfloat16",
     "dropout_rate": 0.1,
   },

@@ -114,6 +114,18 @@ class TestFormula:
     }
     assert per_row["full"] < per_row["minimal"] < 0.6 * per_row["none"]
 
+  def test_a_scan_keeps_once_what_several_projections_read(self, run):
+    """Inputs of queries, keys and values, and of a gated feed-forward layer."""
+    layers = {"num_encoder_layers": 1, "num_decoder_layers": 1}
+    by_one, in_scan = (
+      run("tiny", partitioner=ONE, scan_layers=scan, **layers)
+      .formula()
+      .saved.per_row
+      for scan in (False, True)
+    )
+    again = 3 * 24 * 32 * 4 + 3 * 16 * 32 * 4
+    assert by_one - in_scan == pytest.approx(again, rel=0.1)
+
   def test_the_plain_losses_have_all_logits_at_once(self, run):
     """Many more than the fused ones, of which the vocabulary decides."""
     fused = run(
@@ -133,64 +145,97 @@ class TestFormula:
 
   @pytest.mark.slow
   def test_a_mesh_splits_layers_and_fetches_parameters(self, run):
-    whole = run("tiny", partitioner=ONE).formula()
+    whole_run = run("tiny", partitioner=ONE)
+    whole = whole_run.formula()
     split = run("tiny", partitioner=Partitioner(4)).formula()
     assert split.config.num_heads == 1
     assert split.config.mlp_dim == 24
     assert split.saved.per_row < 0.7 * whole.saved.per_row
-    fetched = (
-      run("tiny", partitioner=Partitioner(fully_sharded=True))
-      .formula()
-      .parts(4)
+    # 3 heads on 2 devices: one computes 2 of them.
+    uneven = run("taxonli", partitioner=Partitioner(2)).formula()
+    assert uneven.config.num_heads == 2
+
+    params = memory.whole_bytes(whole_run.state.params)
+    tables = 2 * 224 * 32 * 4
+    fetching = Partitioner(fully_sharded=True, fully_sharded_min_size=0)
+    fetched = run("tiny", partitioner=fetching).formula()
+    assert fetched.outside == pytest.approx(tables, rel=0.02)
+    assert fetched.parts(1)["parameters"] == pytest.approx(
+      params - tables, rel=0.02
     )
-    params = memory.whole_bytes(run("tiny", partitioner=ONE).state.params)
-    # All of them, and the gradients of the two tables.
-    assert fetched["parameters"] == pytest.approx(
-      params + 2 * 224 * 32 * 4, rel=0.02
-    )
+    # Of one row, the tables and their gradients are more than a layer.
+    logits = 4 * 16 * 224
+    assert fetched.parts(1)["working"] == 2 * fetched.outside + logits
+    # All of its parameters are too small to be split.
+    unsplit = run("tiny", partitioner=Partitioner(fully_sharded=True))
+    assert unsplit.formula().parts(1)["parameters"] == 0
 
 
-# (size, (rows, encoder, decoder), settings)
-CASES = [
-  ("taxonli", (16, 128, 128), {}),
-  ("taxonli", (16, 128, 128), {"scan_layers": True, "remat_policy": "minimal"}),
-  *(
-    pytest.param(case, marks=pytest.mark.thorough)
-    for case in (
-      ("bench", (32, 128, 64), {}),
-      ("bench", (32, 128, 64), {"num_microbatches": 4}),
-      (
-        "bench",
-        (32, 128, 64),
-        {"scan_layers": True, "remat_policy": "minimal"},
-      ),
-      ("bench", (32, 128, 64), {"scan_layers": True, "remat_policy": "full"}),
-      (
-        "small",
-        (16, 256, 96),
-        {"scan_layers": True, "remat_policy": "full", "num_microbatches": 4},
-      ),
-    )
+SCAN = {"scan_layers": True}
+MINIMAL = {"scan_layers": True, "remat_policy": "minimal"}
+FULL = {"scan_layers": True, "remat_policy": "full"}
+MESHES = {
+  "one": ONE,
+  "data-8": Partitioner(),
+  "data-8-fully-sharded": Partitioner(fully_sharded=True),
+  "model-2": Partitioner(2),
+  "model-2-fully-sharded": Partitioner(2, fully_sharded=True),
+  "model-4": Partitioner(4),
+  "model-8": Partitioner(8),
+}
+
+# (size, (rows, encoder, decoder), mesh, settings)
+FEW_CASES = [
+  ("taxonli", (16, 128, 128), "one", {}),
+  ("taxonli", (16, 128, 128), "one", MINIMAL),
+]
+MORE_CASES = [
+  # Three heads on two devices.
+  ("taxonli", (64, 72, 32), "model-2", SCAN),
+  ("bench", (32, 128, 64), "one", {}),
+  ("bench", (32, 128, 64), "one", {"num_microbatches": 4}),
+  ("bench", (32, 128, 64), "one", MINIMAL),
+  ("bench", (32, 128, 64), "one", FULL),
+  ("bench", (64, 128, 64), "model-4", SCAN),
+  ("bench", (64, 128, 64), "model-8", SCAN),
+  (
+    "bench",
+    (64, 128, 64),
+    "model-2-fully-sharded",
+    FULL | {"num_microbatches": 2},
   ),
+  ("small", (16, 256, 96), "one", FULL | {"num_microbatches": 4}),
+  ("base", (256, 192, 120), "data-8", SCAN),
+  ("base", (256, 192, 120), "data-8-fully-sharded", FULL),
+  ("base", (64, 192, 120), "data-8-fully-sharded", SCAN),
+  ("base", (64, 192, 120), "model-2-fully-sharded", MINIMAL),
 ]
 
 
 def _name(case):
-  size, shape, settings = case
+  size, shape, mesh, settings = case
   values = (f"{value}" for value in settings.values())
-  return "-".join([size, "x".join(map(str, shape)), *values])
+  return "-".join([size, "x".join(map(str, shape)), mesh, *values])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids=_name)
+@pytest.mark.parametrize(
+  "case",
+  [
+    *FEW_CASES,
+    *(pytest.param(case, marks=pytest.mark.thorough) for case in MORE_CASES),
+  ],
+  ids=_name,
+)
 def test_the_formula_is_within_30_percent_of_the_compiler(
   case, run, temporaries
 ):
-  size, shape, settings = case
-  compiled = temporaries(size, shape, partitioner=ONE, **settings)
-  formula = run(size, shape, partitioner=ONE, **settings).formula()
-  rows = shape[0] // settings.get("num_microbatches", 1)
-  assert 0.7 < formula.bytes(rows) / compiled < 1.3
+  size, shape, mesh, settings = case
+  partitioner = MESHES[mesh]
+  compiled = temporaries(size, shape, partitioner=partitioner, **settings)
+  formula = run(size, shape, partitioner=partitioner, **settings).formula()
+  parts = partitioner.data_size * settings.get("num_microbatches", 1)
+  assert 0.7 < formula.bytes(shape[0] // parts) / compiled < 1.3
 
 
 @pytest.mark.thorough

@@ -86,6 +86,25 @@ def test_a_batch_that_is_known_to_fit_is_never_lost(
   assert largest.bytes <= mebibytes * 2**20
 
 
+def test_a_batch_that_is_a_hair_too_large_is_followed_by_one_that_fits(
+  run, monkeypatch
+):
+  """Large batches take a constant that the formula does not know of."""
+  planned = run("tiny", (32, 24, 16), partitioner=ONE)
+  formula = planned.formula()
+  limit = 2**30
+
+  def compile_for(planner, rows):
+    much = rows > planned.shape.rows
+    size = (0.9 if much else 0.7) * formula.bytes(rows) + 0.1 * limit * much
+    return planner._compiled.setdefault(rows, round(size))
+
+  monkeypatch.setattr(plan._Planner, "_compile", compile_for)
+  largest = plan._Planner(planned, compiling=True).largest(limit, state=2**20)
+  assert largest.compiled
+  assert 0.95 * limit < largest.bytes <= limit
+
+
 @pytest.mark.thorough
 def test_compiled_plan_of_eight_devices(run):
   planned = run(
