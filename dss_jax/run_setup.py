@@ -27,7 +27,7 @@ from dss_jax import (
   train_state,
   train_step,
 )
-from dss_jax.data import packing, training_data
+from dss_jax.data import packed_features, packing, training_data
 from dss_jax.errors import UserError, damaged_file
 from dss_jax.loop_state import LoopState
 from dss_jax.pretrained import initial
@@ -95,6 +95,7 @@ def set_up(
     earlier_shape=earlier.get("batch_shape"),
   )
   _check_same_data(config, data, earlier)
+  _check_attention(config, data.shape)
   evaluators = _evaluators(config)
   base = lora_runs.open_base(config, checkpoints, latest)
   model = base.adapters if base else config.model
@@ -197,6 +198,24 @@ def _check_same_data(
         f" {earlier[name]!r}, now it is {value!r}: give another MODEL_DIR, or"
         " the data, task and RANDOM_SEED it began with"
       )
+
+
+def _check_attention(config: TrainConfig, shape: packing.BatchShape) -> None:
+  """A kernel that was asked for by name takes these rows on these devices."""
+  if config.model.config.attention_implementation in ("auto", "xla"):
+    return
+  batch = {
+    name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
+    for name, spec in packed_features.feature_specs(
+      shape.rows, shape.encoder_length, shape.decoder_length
+    ).items()
+  }
+  jax.eval_shape(
+    config.model.hidden_states,
+    train_state.param_shapes(config.model),
+    batch,
+    dropout_key=jax.eval_shape(lambda: jax.random.key(0)),
+  )
 
 
 def _restore_or_init(

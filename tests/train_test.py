@@ -474,6 +474,18 @@ def test_a_vocabulary_too_large_for_the_student_is_told(tmp_path):
     _train(dataclasses.replace(config, model=BagOfWords(small)))
 
 
+def test_a_kernel_of_other_devices_is_told_before_a_file_is_written(tmp_path):
+  config = _config(tmp_path)
+  named = dataclasses.replace(
+    config.model.config, attention_implementation="cudnn"
+  )
+  student = encoder_decoder.EncoderDecoderModel(named)
+  with pytest.raises(UserError, match="it runs on gpu and the device is cpu"):
+    _train(dataclasses.replace(config, model=student))
+  assert not (tmp_path / "config.gin").exists()
+  assert not (tmp_path / "run.json").exists()
+
+
 def test_another_models_checkpoint_is_told(finished, tmp_path):
   config = _config(tmp_path)
   wide = dataclasses.replace(config.model.config, mlp_dim=24)
