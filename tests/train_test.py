@@ -475,7 +475,7 @@ def test_a_vocabulary_too_large_for_the_student_is_told(tmp_path):
 
 
 def test_a_kernel_of_other_devices_is_told_before_a_file_is_written(tmp_path):
-  config = _config(tmp_path)
+  config = _config(tmp_path, config_text_fn=lambda: "")
   named = dataclasses.replace(
     config.model.config, attention_implementation="cudnn"
   )

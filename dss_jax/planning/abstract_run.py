@@ -11,7 +11,7 @@ import optax
 from dss_jax import logical_axes, lora, run_setup, train_state
 from dss_jax.data import packed_features, packing, training_data
 from dss_jax.logical_axes import DATA_AXIS
-from dss_jax.planning import memory
+from dss_jax.planning import activations, memory
 from dss_jax.planning.expected_traffic import PlacedParam
 from dss_jax.train_config import TrainConfig, check_vocabulary
 
@@ -84,11 +84,13 @@ class AbstractRun:
     options = _ONLY_TO_READ if self.backend == "cpu" else None
     return step.lower(self.state, self.batch(rows)).compile(options)
 
-  def formula(self, backend: str | None = None) -> memory.ActivationFormula:
+  def formula(
+    self, backend: str | None = None
+  ) -> activations.ActivationFormula:
     """The formula for its temporary arrays, here or on another backend."""
     partitioner = self.config.partitioner
     backend = backend or self.backend
-    return memory.activation_formula(
+    return activations.activation_formula(
       self.config.model.config,
       encoder_length=self.shape.encoder_length,
       decoder_length=self.shape.decoder_length,
@@ -97,7 +99,7 @@ class AbstractRun:
       num_microbatches=self.config.num_microbatches,
       mesh_shape=partitioner.mesh.shape,
       rules=partitioner.rules,
-      fully_sharded=any(param.fetched for param in self.placed_params()),
+      fetching=any(param.fetched for param in self.placed_params()),
       logits_at_once=self.config.logits_at_once(backend),
       backend=backend,
       adapters=self.config.lora,

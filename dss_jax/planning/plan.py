@@ -27,7 +27,7 @@ class Temporaries:
 
   Attributes:
     compiled: by XLA; None where the step was not compiled.
-    formula: by `memory.ActivationFormula`.
+    formula: by `activations.ActivationFormula`.
     terms: of the formula, by name.
     accelerator: by the formula for GPUs and TPUs, where the devices are only
       simulated; else None.
@@ -261,8 +261,9 @@ class _Planner:
     proved = [each for each in self._compiled if taken(each) <= device_memory]
     if proved:
       rows = max(proved)
-    elif taken(rows) > device_memory:
-      rows = 0
+    elif rows in self._compiled:
+      factor = self._compiled[rows] / self._formula.bytes(rows // self._parts)
+      rows = self._most(taken, aim)
     records = round(rows * shape.records_per_batch / shape.rows)
     return LargestBatch(rows, records, taken(rows), bool(proved))
 

@@ -105,6 +105,22 @@ def test_a_batch_that_is_a_hair_too_large_is_followed_by_one_that_fits(
   assert 0.95 * limit < largest.bytes <= limit
 
 
+def test_where_no_batch_is_proved_to_fit_one_is_proposed(run, monkeypatch):
+  """The run's own is too large, and so is all that is compiled after it."""
+  planned = run("tiny", (4096, 24, 16), partitioner=ONE)
+  formula = planned.formula()
+  limit = 2**27
+
+  def compile_for(planner, rows):
+    size = formula.bytes(rows) + round(0.3 * limit)
+    return planner._compiled.setdefault(rows, size)
+
+  monkeypatch.setattr(plan._Planner, "_compile", compile_for)
+  largest = plan._Planner(planned, compiling=True).largest(limit, state=2**20)
+  assert not largest.compiled
+  assert 0 < formula.bytes(largest.rows) + 0.3 * limit < 1.1 * limit
+
+
 @pytest.mark.thorough
 def test_compiled_plan_of_eight_devices(run):
   planned = run(
