@@ -30,8 +30,8 @@ class ActivationFormula:
   The sum of
 
   * saved: what the forward pass leaves to the backward pass, `rows` times
-    `saved_arrays.Saved.per_row`, and what is constant. Under `remat_policy` it is that much
-    less;
+    `saved_arrays.Saved.per_row`, and what is constant. Under `remat_policy` it
+    is that much less;
   * working: the largest of what the backward pass and the losses work on: the
     largest layer as it is without rematerialisation, half as much again in a
     scan, which takes a layer's share out of the arrays of all layers; or two
