@@ -75,7 +75,7 @@ def trace(
     }
     key = jax.eval_shape(lambda: jax.random.key(0))
     traced = jax.make_jaxpr(left_for_backward_pass)(params, base, batch, key)
-    return _distinct(traced.jaxpr)
+    return _distinct(_opened(traced))
 
   known = {leaf.shape for leaf in jax.tree.leaves((params, base))}
   one, two = kept(1), kept(2)
@@ -101,12 +101,18 @@ def _distinct(jaxpr: core.Jaxpr) -> list[Any]:
     source: Any = id(origin)
     eqn, index = made_by.get(id(origin), (None, 0))
     if eqn is not None and eqn.primitive.name == "scan":
-      body = eqn.params["jaxpr"].jaxpr
-      carried = index < eqn.params["num_carry"]
-      stacked = _before_reshapes(body.outvars[index], _made_by(body))
-      source = id(eqn), carried, id(stacked)
+      body = _opened(eqn.params["jaxpr"])
+      part: Any = body.outvars[index]
+      # Else it is the last of them.
+      stacked = part.aval.ndim < origin.aval.ndim
+      source = id(eqn), stacked, id(_before_reshapes(part, _made_by(body)))
     found.setdefault(source, result.aval)
   return list(found.values())
+
+
+def _opened(jaxpr: Any) -> core.Jaxpr:
+  """Without its constants, where JAX still has it hold them apart."""
+  return getattr(jaxpr, "jaxpr", jaxpr)
 
 
 _MadeBy = dict[int, tuple[core.JaxprEqn, int]]

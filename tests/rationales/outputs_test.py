@@ -68,6 +68,8 @@ def test_what_cannot_be_opened(tmp_path, names, message):
 @pytest.mark.slow  # imports TensorFlow
 def test_tfrecords_round_trip_and_feed_seqio(tmp_path):
   seqio = pytest.importorskip("seqio")
+  import tensorflow as tf
+
   from dss_jax.data import tasks
   from dss_jax.datasets import external
 
@@ -89,7 +91,7 @@ def test_tfrecords_round_trip_and_feed_seqio(tmp_path):
       {"train": str(path)}, num_input_examples={"train": 4}
     ),
     preprocessors=[
-      lambda rows: rows.filter(lambda row: len(row["rationale_text"]) > 0),
+      lambda rows: rows.filter(lambda row: tf.size(row["rationale_text"]) > 0),
       to_texts,
       seqio.preprocessors.tokenize,
       seqio.preprocessors.append_eos,
