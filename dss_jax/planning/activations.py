@@ -34,14 +34,16 @@ class ActivationFormula:
     is that much less;
   * working: the largest of what the backward pass and the losses work on: the
     largest layer as it is without rematerialisation, half as much again in a
-    scan, which takes a layer's share out of the arrays of all layers; or two
+    scan, which takes a layer's share out of the arrays of all layers, half of
+    it less beside adapters, whose frozen kernels have no gradients; or two
     arrays of the logits that exist at once; or one of them and the parameters
     outside layers (embeddings) in another form than they are stored in: cast to
     bfloat16, or fetched from other devices, when they have whole gradients,
-    too, until these are summed and split;
+    too, until these are summed and split; an embedding table that also makes
+    the logits is fetched for them once more, if they are made by chunks;
   * parameters of layers in such another form. All of them are alive at once,
     unless rematerialisation makes them anew for each layer, of which a scan
-    has two;
+    has two. The CPU's compiler casts frozen ones before all layers;
   * logits: another array of them where the embedding table makes them, whose
     scaling is a pass of its own;
   * gradients: an array like each trained parameter; of micro-batches a second
@@ -56,9 +58,11 @@ class ActivationFormula:
   Attributes:
     saved: of the student as it is compiled.
     layer: bytes a row of its largest layer, without rematerialisation.
+    layers_at_work: such layers that the backward pass works on.
     parameters_in_layers: bytes of those in another form than they are stored
       in, and alive at once.
     parameters_outside: bytes of the others, and of their whole gradients.
+    table_for_chunks: bytes of these that logits made by chunks have anew.
     config: sizes of one device's part of the student.
     decoder_length: tokens of a row.
     logits_at_once: positions; None for all of them. See `vocabulary_loss`.
@@ -69,8 +73,10 @@ class ActivationFormula:
 
   saved: saved_arrays.Saved
   layer: int
+  layers_at_work: float
   parameters_in_layers: int
   parameters_outside: int
+  table_for_chunks: int
   config: T5Config
   decoder_length: int
   logits_at_once: int | None
@@ -81,16 +87,18 @@ class ActivationFormula:
   def parts(self, rows: int) -> dict[str, int]:
     """The terms of the sum, by name."""
     config = self.config
+    outside = self.parameters_outside
     positions = rows * self.decoder_length
-    if self.logits_at_once is not None:
-      positions = min(positions, self.logits_at_once)
+    if self.logits_at_once is not None and positions > self.logits_at_once:
+      positions = self.logits_at_once
+      outside += self.table_for_chunks
     logits = 4 * positions * config.vocab_size
     saved = rows * self.saved.per_row + self.saved.constant
-    layer = int((1.5 if config.scan_layers else 1) * rows * self.layer)
+    layer = int(self.layers_at_work * rows * self.layer)
     apart = self.num_microbatches > 1 and config.scan_layers
     return {
       "saved": saved,
-      "working": max(layer, 2 * logits, self.parameters_outside + logits),
+      "working": max(layer, 2 * logits, outside + logits),
       "parameters": self.parameters_in_layers,
       "logits": logits if config.logits_via_embedding else 0,
       "gradients": (2 if apart else 1) * self.gradients,
@@ -139,6 +147,13 @@ def activation_formula(
   """
   whole = config
   config = _part_of(whole, mesh_shape, rules)
+  # A loop that turns once is none.
+  if max(config.num_encoder_layers, config.num_decoder_layers) == 1:
+    config = dataclasses.replace(config, scan_layers=False)
+  # Frozen parameters are cast outside of loops.
+  cast_at_once = (
+    backend == "cpu" and config.dtype != "float32" and adapters is not None
+  )
   if backend == "cpu":
     policy = config.remat_policy if config.scan_layers else "none"
     config = dataclasses.replace(config, dtype="float32", remat_policy=policy)
@@ -154,18 +169,27 @@ def activation_formula(
   if config.scan_layers or heads % _shards("heads", mesh_shape, rules) == 0:
     heads = config.num_heads
   at_work = _layers(dataclasses.replace(config, num_heads=heads), trace)
-  in_layers = outside = 0
-  if fetching or config.dtype != "float32":
+  in_layers = outside = table_for_chunks = 0
+  if fetching or cast_at_once or config.dtype != "float32":
     layers = _layers(config, trace_all)
-    in_layers = _parameters_alive(config, layers)
+    in_layers = _parameters_alive(
+      config, layers, at_once=cast_at_once and not fetching
+    )
     outside = _parameters_outside(config, layers, trace_all)
+    if fetching and config.logits_via_embedding:
+      table_for_chunks = _table(config)
     if fetching and adapters is None:
-      outside *= 2  # their gradients
+      # Their gradients.
+      outside *= 2
+      table_for_chunks *= 2
   return ActivationFormula(
     saved=trace(config),
     layer=max(layer.per_row for layer in at_work),
+    layers_at_work=(1.5 if config.scan_layers else 1)
+    - (0.5 if adapters is not None else 0),
     parameters_in_layers=in_layers,
     parameters_outside=outside,
+    table_for_chunks=table_for_chunks,
     config=config,
     decoder_length=decoder_length,
     logits_at_once=logits_at_once,
@@ -197,10 +221,12 @@ def _layers(
   )
 
 
-def _parameters_alive(config: T5Config, layers: _Layers) -> int:
+def _parameters_alive(
+  config: T5Config, layers: _Layers, *, at_once: bool
+) -> int:
   """Bytes of layers' parameters that are alive at once, as they are used."""
   encoder, decoder = (layer.parameters for layer in layers)
-  if config.remat_policy != "none":
+  if config.remat_policy != "none" and not at_once:
     return (2 if config.scan_layers else 1) * max(encoder, decoder)
   return (
     config.num_encoder_layers * encoder + config.num_decoder_layers * decoder
@@ -216,12 +242,15 @@ def _parameters_outside(
   one = trace(_plain(config, 1, 1)).parameters
   # Of these tables the backward pass of the hidden states keeps nothing.
   tables = 1 if config.logits_via_embedding else 2
-  itemsize = jnp.dtype(config.dtype).itemsize
   return (
-    one
-    - sum(layer.parameters for layer in layers)
-    + tables * config.vocab_size * config.emb_dim * itemsize
+    one - sum(layer.parameters for layer in layers) + tables * _table(config)
   )
+
+
+def _table(config: T5Config) -> int:
+  """Bytes of a table of embeddings, as it is used."""
+  itemsize = jnp.dtype(config.dtype).itemsize
+  return config.vocab_size * config.emb_dim * itemsize
 
 
 def _part_of(

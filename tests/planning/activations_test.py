@@ -9,7 +9,7 @@ import pytest
 
 from dss_jax import lora
 from dss_jax.partitioning import Partitioner
-from dss_jax.planning import abstract_run, memory, saved_arrays
+from dss_jax.planning import memory, saved_arrays
 
 ONE = Partitioner(devices=tuple(jax.devices()[:1]))
 
@@ -98,6 +98,9 @@ class TestFormula:
     # Of one row, the tables and their gradients are more than a layer.
     logits = 4 * 16 * 224
     assert fetched.parts(1)["working"] == fetched.parameters_outside + logits
+    # Whose one table is fetched again for the logits, and has a gradient there.
+    tied = run("tiny", partitioner=fetching, logits_via_embedding=True)
+    assert tied.formula().table_for_chunks == tables
     # All of its parameters are too small to be split.
     unsplit = run("tiny", partitioner=Partitioner(fully_sharded=True))
     assert unsplit.formula().parts(1)["parameters"] == 0
@@ -112,23 +115,26 @@ class TestFormula:
   @pytest.mark.slow
   def test_adapters_have_no_gradients_of_the_tables(self, run):
     fetching = Partitioner(fully_sharded=True, fully_sharded_min_size=0)
-    planned = run("tiny", partitioner=fetching)
-    config = dataclasses.replace(
-      planned.config,
-      lora=lora.LoraOptions(rank=4),
-      initial_checkpoint_path="never read",
+    whole, adapted = (
+      run("tiny", partitioner=fetching, adapters=adapters).formula()
+      for adapters in (None, lora.LoraOptions())
     )
-    adapted = abstract_run.of_shape(
-      config, planned.shape, planned.subtask_names
-    ).formula()
-    assert (
-      2 * adapted.parameters_outside == planned.formula().parameters_outside
+    assert 2 * adapted.parameters_outside == whole.parameters_outside
+
+  def test_a_scan_of_one_layer_is_none(self, run):
+    layers = {"num_encoder_layers": 1, "num_decoder_layers": 1}
+    by_one, in_scan = (
+      run("tiny", partitioner=ONE, scan_layers=scan, **layers).formula()
+      for scan in (False, True)
     )
+    assert by_one.bytes(4) == in_scan.bytes(4)
 
 
 SCAN = {"scan_layers": True}
 MINIMAL = {"scan_layers": True, "remat_policy": "minimal"}
 FULL = {"scan_layers": True, "remat_policy": "full"}
+TIED = {"logits_via_embedding": True}
+ADAPTERS = {"adapters": lora.LoraOptions()}
 MESHES = {
   "one": ONE,
   "data-8": Partitioner(),
@@ -161,17 +167,24 @@ MORE_CASES = [
     "model-2-fully-sharded",
     FULL | {"num_microbatches": 2},
   ),
+  ("bench", (64, 128, 64), "one", ADAPTERS),
+  ("bench", (64, 128, 64), "model-2", FULL | ADAPTERS),
   ("small", (16, 256, 96), "one", FULL | {"num_microbatches": 4}),
   ("base", (256, 192, 120), "data-8", SCAN),
   ("base", (256, 192, 120), "data-8-fully-sharded", FULL),
+  ("base", (16, 192, 120), "data-8-fully-sharded", FULL | TIED),
   ("base", (64, 192, 120), "data-8-fully-sharded", SCAN),
   ("base", (64, 192, 120), "model-2-fully-sharded", MINIMAL),
+  ("base", (64, 192, 120), "one", FULL | ADAPTERS),
 ]
 
 
 def _name(case):
   size, shape, mesh, settings = case
-  values = (f"{value}" for value in settings.values())
+  values = (
+    "adapters" if name == "adapters" else f"{value}"
+    for name, value in settings.items()
+  )
   return "-".join([size, "x".join(map(str, shape)), mesh, *values])
 
 

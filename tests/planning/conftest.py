@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-from dss_jax import optimizers, train_config
+from dss_jax import lora, optimizers, train_config
 from dss_jax.data import packing, pipeline, vocabularies
 from dss_jax.models import config, encoder_decoder
 from dss_jax.partitioning import Partitioner
@@ -81,6 +81,7 @@ def _run(
   num_microbatches: int = 1,
   partitioner: Partitioner | None = None,
   optimizer: Any = None,
+  adapters: lora.LoraOptions | None = None,
   **changes: Any,
 ) -> abstract_run.AbstractRun:
   rows, encoder_length, decoder_length = shape
@@ -97,6 +98,8 @@ def _run(
       total_steps=1,
       partitioner=partitioner or Partitioner(),
       num_microbatches=num_microbatches,
+      lora=adapters,
+      initial_checkpoint_path="never read" if adapters else None,
     ),
     packing.BatchShape(rows, encoder_length, decoder_length, 2 * rows),
     ("label", "rationale"),

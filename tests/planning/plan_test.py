@@ -1,6 +1,5 @@
 """Plans: as values, as text, and from the command line."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import pytest
 
 from dss_jax import lora, main
 from dss_jax.partitioning import Partitioner
-from dss_jax.planning import abstract_run, memory, plan, report
+from dss_jax.planning import memory, plan, report
 
 ONE = Partitioner(devices=tuple(jax.devices()[:1]))
 FILES = ("models/taxonli", "runs/taxonli", "data/taxonli", "methods/dss")
@@ -52,15 +51,9 @@ class TestWithoutCompiling:
   def test_adapters(self, run):
     """A frozen base is whole; optimizer state and gradients are small."""
     planned = run("tiny", partitioner=ONE)
-    adapted = dataclasses.replace(
-      planned.config,
-      lora=lora.LoraOptions(rank=2),
-      initial_checkpoint_path="not opened",
-    )
-    found = plan.make_plan(
-      abstract_run.of_shape(adapted, planned.shape, planned.subtask_names),
-      compiling=False,
-    )
+    adapters = lora.LoraOptions(rank=2)
+    adapted = run("tiny", partitioner=ONE, adapters=adapters)
+    found = plan.make_plan(adapted, compiling=False)
     assert found.frozen == memory.bytes_per_device(planned.state.params)
     assert found.gradients == found.parameters < found.frozen / 10
     assert "frozen parameters" in report.as_text(found)
