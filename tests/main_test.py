@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
@@ -447,7 +448,8 @@ def test_killed_at_any_moment_it_ends_the_same(tmp_path, moments):
     "--gin.EARLY_STOPPING_PATIENCE=9",
     f"--gin.TRAIN_STEPS={steps}",
   ]
-  environment = {**os.environ, "XLA_FLAGS": ""}
+  flag = "--xla_force_host_platform_device_count=1"
+  environment = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flag}"}
 
   def command(name: str) -> list[str]:
     argv = _train_flags(tmp_path / name, *flags)
@@ -474,6 +476,7 @@ def test_killed_at_any_moment_it_ends_the_same(tmp_path, moments):
         process.kill()
         killed += 1
         break
+      time.sleep(0.002)
     process.wait(timeout=600)
   subprocess.run(command("cut"), check=True, env=environment, timeout=600)
   assert killed == len(moments)

@@ -728,7 +728,8 @@ def test_two_hosts_train_as_one(num_partitions, tmp_path):
     probe.bind(("127.0.0.1", 0))
     address = f"127.0.0.1:{probe.getsockname()[1]}"
   environment = os.environ | {
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    "XLA_FLAGS": os.environ["XLA_FLAGS"]
+    + " --xla_force_host_platform_device_count=2",
     "JAX_PLATFORMS": "cpu",
     "PYTHONPATH": os.pathsep.join(sys.path),
   }

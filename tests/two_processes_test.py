@@ -13,7 +13,7 @@ import pytest
 from dss_jax import checkpoints
 from dss_jax.logical_axes import named_params
 
-STEPS = 48
+STEPS = 32
 DEADLINE = 180.0  # seconds for anything, on a busy machine
 FLAGS = (
   *(
@@ -62,9 +62,9 @@ class Run:
       "JAX_COMPILATION_CACHE_DIR": str(self.folder.parent / "cache"),
       "OMP_NUM_THREADS": "1",
       "PYTHONPATH": os.pathsep.join(sys.path),
-      # Two devices in all.
-      "XLA_FLAGS": "--xla_backend_optimization_level=0"
-      f" --xla_force_host_platform_device_count={2 // self.processes}",
+      # Two devices in all: of two numbers, the second counts.
+      "XLA_FLAGS": os.environ["XLA_FLAGS"]
+      + f" --xla_force_host_platform_device_count={2 // self.processes}",
     }
     environment.pop("GLIBC_TUNABLES", None)  # as users start them
     self.logs, self.started = [], []
@@ -146,17 +146,9 @@ def test_two_processes_killed_and_continued_train_as_one(runs):
   one.start()
   assert one.end() == [0], one.text()
 
-  # Both are killed at once, as by a reboot.
-  two.start()
-  two.wait_for_checkpoint(16)
-  two.kill()
-  killed_at = two.saved()
-  assert killed_at is not None
-  assert killed_at < STEPS
-
   # One dies: the other must say so and end, and soon.
   two.start()
-  two.wait_for_checkpoint(killed_at + 16)
+  two.wait_for_checkpoint(16)
   two.started[1].kill()
   died = time.monotonic()
   status, _ = two.end()
@@ -165,7 +157,9 @@ def test_two_processes_killed_and_continued_train_as_one(runs):
   said = two.logs[0].read_text()
   assert "dss-jax train: lost another process of this run" in said
   assert "Traceback" not in said
-  assert two.saved() < STEPS
+  killed_at = two.saved()
+  assert killed_at is not None
+  assert killed_at < STEPS
 
   two.start()
   assert two.end() == [0, 0], two.text()

@@ -147,10 +147,10 @@ MESHES = {
 
 # (size, (rows, encoder, decoder), mesh, settings)
 FEW_CASES = [
-  ("taxonli", (16, 128, 128), "one", {}),
   ("taxonli", (16, 128, 128), "one", MINIMAL),
 ]
 MORE_CASES = [
+  ("taxonli", (16, 128, 128), "one", {}),
   # Three heads on two devices.
   ("taxonli", (64, 72, 32), "model-2", SCAN),
   ("bench", (32, 128, 64), "one", {}),

@@ -196,6 +196,8 @@ class TestCommand:
       "--gin.partitioning.PjitPartitioner.fully_sharded_min_size=0",
       "--gin.partitioning.PjitPartitioner.num_partitions=2",
       "--gin.NUM_MICROBATCHES=2",
+      "--gin.network.T5Config.num_encoder_layers=1",
+      "--gin.network.T5Config.num_decoder_layers=1",
       "--plan",
       "--plan_devices=4",
       "--plan_memory=1GiB",

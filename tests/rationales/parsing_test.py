@@ -319,7 +319,9 @@ PROMPTS_OF_ALL_KINDS = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("length", [50_000, 1_000_000])
+@pytest.mark.parametrize(
+  "length", [50_000, pytest.param(1_000_000, marks=pytest.mark.thorough)]
+)
 def test_time_grows_with_the_length_only(length):
   """A quadratic step would take a minute, or hours on the longer text."""
   for bulk in BULKS:

@@ -123,8 +123,8 @@ def test_other_tools_read_provenance_beside_the_text(tmp_path):
   "suffix",
   [
     ".jsonl",
-    pytest.param(".parquet", marks=pytest.mark.slow),
-    pytest.param(".array_record", marks=pytest.mark.slow),
+    pytest.param(".parquet", marks=pytest.mark.thorough),
+    pytest.param(".array_record", marks=pytest.mark.thorough),
   ],
 )
 @pytest.mark.slow
