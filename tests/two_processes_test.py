@@ -13,7 +13,7 @@ import pytest
 from dss_jax import checkpoints
 from dss_jax.logical_axes import named_params
 
-STEPS = 32
+STEPS = 48
 DEADLINE = 180.0  # seconds for anything, on a busy machine
 FLAGS = (
   *(
@@ -141,14 +141,26 @@ def runs(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_killed_and_continued_train_as_one(runs):
+@pytest.mark.parametrize(
+  "rebooted", [False, pytest.param(True, marks=pytest.mark.thorough)]
+)
+def test_two_processes_killed_and_continued_train_as_one(runs, rebooted):
   one, two = runs["one"], runs["two"]
   one.start()
   assert one.end() == [0], one.text()
 
+  killed_at = 0
+  if rebooted:  # Both are killed at once.
+    two.start()
+    two.wait_for_checkpoint(16)
+    two.kill()
+    killed_at = two.saved()
+    assert killed_at is not None
+    assert killed_at < STEPS
+
   # One dies: the other must say so and end, and soon.
   two.start()
-  two.wait_for_checkpoint(16)
+  two.wait_for_checkpoint(killed_at + 16)
   two.started[1].kill()
   died = time.monotonic()
   status, _ = two.end()
@@ -157,9 +169,9 @@ def test_two_processes_killed_and_continued_train_as_one(runs):
   said = two.logs[0].read_text()
   assert "dss-jax train: lost another process of this run" in said
   assert "Traceback" not in said
-  killed_at = two.saved()
-  assert killed_at is not None
-  assert killed_at < STEPS
+  died_at = two.saved()
+  assert died_at is not None
+  assert died_at < STEPS
 
   two.start()
   assert two.end() == [0, 0], two.text()

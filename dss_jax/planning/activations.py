@@ -175,13 +175,11 @@ def activation_formula(
     in_layers = _parameters_alive(
       config, layers, at_once=cast_at_once and not fetching
     )
-    outside = _parameters_outside(config, layers, trace_all)
+    # Fetched ones that are trained have gradients beside them.
+    arrays = 2 if fetching and adapters is None else 1
+    outside = arrays * _parameters_outside(config, layers, trace_all)
     if fetching and config.logits_via_embedding:
-      table_for_chunks = _table(config)
-    if fetching and adapters is None:
-      # Their gradients.
-      outside *= 2
-      table_for_chunks *= 2
+      table_for_chunks = arrays * _table(config)
   return ActivationFormula(
     saved=trace(config),
     layer=max(layer.per_row for layer in at_work),
