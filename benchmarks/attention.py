@@ -30,7 +30,7 @@ import measuring
 import numpy as np
 from jax.extend import backend
 
-from dss_jax.errors import one_line
+from dss_jax.base.errors import one_line
 from dss_jax.models import (
   attention,
   attention_proof,

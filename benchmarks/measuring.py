@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers")
 

@@ -11,7 +11,7 @@ import optax
 
 from dss_jax import logical_axes
 from dss_jax import updates as updates_lib
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.schedules import LearningRateFn
 
 

@@ -28,8 +28,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from dss_jax import named_trees, value_types
-from dss_jax.errors import (
+from dss_jax.base import named_trees, value_types
+from dss_jax.base.errors import (
   StorageError,
   UserError,
   damaged_file,

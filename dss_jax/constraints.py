@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dss_jax.base.errors import UserError
 from dss_jax.data.vocabularies import EOS_ID, PAD_ID
-from dss_jax.errors import UserError
 
 Array = jax.Array
 

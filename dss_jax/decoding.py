@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 
 from dss_jax import constraints
+from dss_jax.base.errors import UserError
 from dss_jax.beam_search import beam_search as beam_search
 from dss_jax.constraints import Constraint
 from dss_jax.data.vocabularies import EOS_ID
-from dss_jax.errors import UserError
 from dss_jax.models.decode_cache import DecodeCache, DecodeStepFn
 
 Array = jax.Array

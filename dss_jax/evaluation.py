@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dss_jax import generation, run_directory
+from dss_jax.base.errors import UserError
 from dss_jax.data import pipeline, vocabularies
-from dss_jax.errors import UserError
 
 PyTree = Any
 

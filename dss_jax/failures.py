@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from dss_jax.errors import UserError, lost_process, one_line
+from dss_jax.base.errors import UserError, lost_process, one_line
 
 # What to ask less of, where a device is full; else, of training.
 _FEWER = {"infer": "lower --batch_size", "serve": "lower --max_batch"}

@@ -11,7 +11,7 @@ import jax
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import evaluation as evaluation_lib
 from dss_jax import results, run_directory, train_state
-from dss_jax.errors import damaged_file
+from dss_jax.base.errors import damaged_file
 from dss_jax.loop_state import LoopState
 from dss_jax.run_setup import Setup
 from dss_jax.train_config import TrainConfig

@@ -17,9 +17,9 @@ import jax
 import numpy as np
 
 from dss_jax import beam_search, decoding, partitioning
+from dss_jax.base.errors import UserError
 from dss_jax.constraints import Constraint, Trie
 from dss_jax.data import evaluation_batches, vocabularies
-from dss_jax.errors import UserError
 from dss_jax.models import encoder_decoder
 
 PyTree = Any

@@ -10,8 +10,9 @@ from typing import Any
 import gin
 import gin.config
 
-from dss_jax import gin_registry, value_types
-from dss_jax.errors import UserError, one_line
+from dss_jax import gin_registry
+from dss_jax.base import value_types
+from dss_jax.base.errors import UserError, one_line
 from dss_jax.gin_registry import (
   CONSTANT,
   MACRO,

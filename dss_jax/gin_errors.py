@@ -10,7 +10,7 @@ import tokenize
 from collections.abc import Iterator
 
 from dss_jax import gin_registry
-from dss_jax.errors import UserError, one_line
+from dss_jax.base.errors import UserError, one_line
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import gin
 import gin.config
 
 from dss_jax import gin_checks, gin_errors, gin_registry
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.gin_registry import MACRO, PACKAGED_FOLDER
 
 # ------------------------------------------------------------------- parsing

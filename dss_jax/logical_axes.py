@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 # Dimensions along which separate parameters are stacked (scanned layers, fused
 # projections). Norms and averages are never taken over them.

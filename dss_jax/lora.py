@@ -28,8 +28,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dss_jax import logical_axes, named_trees, train_state
-from dss_jax.errors import UserError
+from dss_jax import logical_axes, train_state
+from dss_jax.base import named_trees
+from dss_jax.base.errors import UserError
 from dss_jax.models import encoder_decoder, layer_stacking, layers
 from dss_jax.placement import to_host
 

@@ -16,7 +16,7 @@ import jax
 
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import lora, train_state
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.pretrained import initial
 from dss_jax.train_config import TrainConfig
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 # What a sub-task's summed loss is divided by. The names in capitals are T5X's
 # `SpecialLossNormalizingFactor`s.

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from dss_jax import __version__, failures, process, run_flags
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 if TYPE_CHECKING:
   from dss_jax.inference.student import Student

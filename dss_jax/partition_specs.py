@@ -14,7 +14,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from dss_jax import logical_axes
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.logical_axes import DATA_AXIS, MeshAxes, NamedParam, mesh_axes_of
 
 # What gin calls the partitioner.

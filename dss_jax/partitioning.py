@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dss_jax import logical_axes, partition_specs
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.logical_axes import (
   DATA_AXIS,
   MODEL_AXIS,

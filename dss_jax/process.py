@@ -10,7 +10,7 @@ import sys
 import threading
 from typing import NoReturn
 
-from dss_jax.errors import UserError, one_line
+from dss_jax.base.errors import UserError, one_line
 
 _SECONDS_TO_END = 5.0
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 # Where TensorBoard's profile plugin looks, in its log folder.
 _PLUGIN_FOLDER = pathlib.Path("plugins") / "profile"

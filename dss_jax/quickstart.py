@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 NUM_RECORDS = 500
 RECORDS_PER_BATCH = 32

@@ -21,8 +21,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from dss_jax import __version__, atomic_files
-from dss_jax.errors import UserError, damaged_file, writing
+from dss_jax import __version__
+from dss_jax.base import atomic_files
+from dss_jax.base.errors import UserError, damaged_file, writing
 
 _PACKAGES = (
   "jax",

@@ -27,8 +27,8 @@ from dss_jax import (
   train_state,
   train_step,
 )
+from dss_jax.base.errors import UserError, damaged_file
 from dss_jax.data import packed_features, packing, training_data
-from dss_jax.errors import UserError, damaged_file
 from dss_jax.loop_state import LoopState
 from dss_jax.pretrained import initial
 from dss_jax.train_config import TrainConfig

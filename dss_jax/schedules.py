@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 LearningRateFn = Callable[[jax.Array | int], jax.Array]
 

@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from dss_jax import compilations
+from dss_jax.base import compilations
 
 PHASES = (
   "step",

@@ -23,7 +23,6 @@ import optax
 
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import (
-  compilations,
   cpu_memory,
   final_scores,
   nonfinite,
@@ -35,6 +34,7 @@ from dss_jax import (
 )
 from dss_jax import evaluation as evaluation_lib
 from dss_jax import logging as logging_lib
+from dss_jax.base import compilations
 from dss_jax.loop_state import LoopState
 from dss_jax.train_config import TrainConfig
 from dss_jax.validation_loss import ValidationLoss

@@ -13,8 +13,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dss_jax import checkpoints as checkpoints_lib
+from dss_jax.base.errors import UserError
 from dss_jax.checkpoints import Checkpoints, SaveOptions
-from dss_jax.errors import UserError
 from dss_jax.train_state import TrainState
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dss_jax import beam_search, decoding
+from dss_jax.base.errors import UserError
 from dss_jax.constraints import NO_TOKEN, Trie
-from dss_jax.errors import UserError
 from dss_jax.models.decode_cache import DecodeCache
 
 _jit = functools.partial(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dss_jax import decoding
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.models.config import T5Config
 from dss_jax.models.decode_cache import DecodeCache
 from dss_jax.models.encoder_decoder import EncoderDecoderModel

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax import compilations, generation
+from dss_jax import generation
+from dss_jax.base import compilations
+from dss_jax.base.errors import UserError
 from dss_jax.constraints import Trie
-from dss_jax.errors import UserError
 from dss_jax.generation import DecodeOptions
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel

@@ -7,7 +7,7 @@ import gin
 import pytest
 
 from dss_jax import gin_registry, gin_utils
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 
 @pytest.fixture(autouse=True)

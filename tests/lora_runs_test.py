@@ -12,16 +12,9 @@ import numpy as np
 import pytest
 import small_runs
 
-from dss_jax import (
-  checkpoints,
-  gin_utils,
-  lora,
-  named_trees,
-  optimizers,
-  scoring,
-  train,
-)
-from dss_jax.errors import UserError
+from dss_jax import checkpoints, gin_utils, lora, optimizers, scoring, train
+from dss_jax.base import named_trees
+from dss_jax.base.errors import UserError
 from dss_jax.inference import student
 from dss_jax.lora import LoraOptions
 from dss_jax.pretrained import initial, opening

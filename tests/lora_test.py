@@ -15,13 +15,13 @@ from dss_jax import (
   logical_axes,
   lora,
   losses,
-  named_trees,
   optimizers,
   partitioning,
   train_state,
   train_step,
 )
-from dss_jax.errors import UserError
+from dss_jax.base import named_trees
+from dss_jax.base.errors import UserError
 from dss_jax.lora import LoraModel, LoraOptions
 from dss_jax.models import layer_stacking
 from dss_jax.models.config import T5Config

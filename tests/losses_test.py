@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dss_jax import losses
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 LN2, LN4 = math.log(2), math.log(4)
 

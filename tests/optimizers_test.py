@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from dss_jax import adafactor, optimizers, schedules
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 LR = 0.01
 

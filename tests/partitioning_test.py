@@ -10,7 +10,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from dss_jax import optimizers, train_state
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.logical_axes import NamedParam, named_params
 from dss_jax.partitioning import Partitioner, standard_logical_axis_rules
 

@@ -3,7 +3,7 @@
 import pytest
 
 from dss_jax import profiling
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 
 def test_a_window_ends_before_its_second_number():

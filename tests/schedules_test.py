@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from dss_jax import schedules
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 
 def rates(factors, steps, **settings):

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax import compilations, time_breakdown
+from dss_jax import time_breakdown
+from dss_jax.base import compilations
 
 
 def test_spans_take_their_time_from_the_segments_they_cover():

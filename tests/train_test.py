@@ -17,7 +17,6 @@ from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import (
   evaluation,
   logging,
-  named_trees,
   optimizers,
   partitioning,
   run_directory,
@@ -26,13 +25,14 @@ from dss_jax import (
   train,
   train_step,
 )
+from dss_jax.base import named_trees
+from dss_jax.base.errors import UserError
 from dss_jax.checkpoints import SaveOptions
 from dss_jax.data import (
   batch_files,
   training_data,
 )
 from dss_jax.datasets import DataOptions
-from dss_jax.errors import UserError
 from dss_jax.models import config as model_config
 from dss_jax.models import decode_cache, encoder_decoder
 from dss_jax.train_config import TrainConfig

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.errors import UserError, writing
+from dss_jax.base.errors import UserError, writing
 
 HEADER = "header.json"
 _MAX_HEADER_BYTES = 64 << 20

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dss_jax.base.errors import UserError
 from dss_jax.data import array_folders, packed_features
 from dss_jax.data.batches import PackedBatches, row_range
 from dss_jax.data.packed_features import FEATURES
 from dss_jax.data.packing import BatchShape
-from dss_jax.errors import UserError
 
 FORMAT = "dss_jax.batches"
 VERSION = 1

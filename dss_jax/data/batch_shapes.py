@@ -17,12 +17,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dss_jax.base.errors import UserError
 from dss_jax.data import packing
 from dss_jax.data.packing import DATASET_CONFIG, BatchShape
 from dss_jax.data.row_filling import Items, Window
 from dss_jax.data.sampler import Sampler, Units
 from dss_jax.data.token_arrays import ExampleSet
-from dss_jax.errors import UserError
 
 # Units that give the mean lengths; units on which a pair of row lengths is
 # first tried; windows on which a shape is verified.

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dss_jax.base.errors import UserError
 from dss_jax.data.command_flags import DATA_FLAGS, add_arguments
-from dss_jax.errors import UserError
 
 if TYPE_CHECKING:
   from dss_jax.data.pipeline import DatasetConfig

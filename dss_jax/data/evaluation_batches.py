@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dss_jax.base.errors import UserError
 from dss_jax.data import packed_features, packing
 from dss_jax.data.batches import row_range
 from dss_jax.data.packed_features import FeatureSpec, Layout
 from dss_jax.data.packing import BatchShape
 from dss_jax.data.row_filling import Items, Window
 from dss_jax.data.token_arrays import ExampleSet
-from dss_jax.errors import UserError
 
 # Examples packed at once; more would fill rows no better.
 _CHUNK = 8192

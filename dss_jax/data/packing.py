@@ -30,10 +30,10 @@ import dataclasses
 
 import numpy as np
 
+from dss_jax.base.errors import UserError
 from dss_jax.data.row_filling import TIGHT_CANDIDATES, Items, Window
 from dss_jax.data.sampler import Units
 from dss_jax.data.token_arrays import ExampleSet
-from dss_jax.errors import UserError
 
 # What gin calls the settings of row lengths.
 DATASET_CONFIG = "train/utils.DatasetConfig"

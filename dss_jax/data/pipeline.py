@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from dss_jax import datasets
+from dss_jax.base.errors import UserError
 from dss_jax.data import (
   evaluations,
   options,
@@ -24,7 +25,6 @@ from dss_jax.data import (
   vocabularies,
 )
 from dss_jax.data import examples as examples_lib
-from dss_jax.errors import UserError
 
 
 def task_name(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dss_jax import datasets
+from dss_jax.base.errors import UserError
 from dss_jax.data import (
   batches,
   packed_features,
@@ -14,7 +15,6 @@ from dss_jax.data import (
   training_data,
   vocabularies,
 )
-from dss_jax.errors import UserError
 
 # Shown where the end-of-sequence token stands, inside a text or at its end.
 END = "</s>"

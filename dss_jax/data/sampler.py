@@ -33,8 +33,8 @@ import functools
 
 import numpy as np
 
+from dss_jax.base.errors import UserError
 from dss_jax.data.token_arrays import ExampleSet, TokenArrays
-from dss_jax.errors import UserError
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15

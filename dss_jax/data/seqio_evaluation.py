@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

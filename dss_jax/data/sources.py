@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dss_jax import datasets
+from dss_jax.base.errors import UserError
 from dss_jax.data import subtasks, vocabularies
-from dss_jax.errors import UserError
 from dss_jax.records import Record
 
 # The data of one split: a file of records, the records, or what returns them.

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from dss_jax.base.errors import UserError
 from dss_jax.data import packed_features, packing
 from dss_jax.data.batches import row_range, statistics_of
 from dss_jax.data.packed_features import FeatureSpec, Layout
 from dss_jax.data.packing import BatchShape
 from dss_jax.data.token_arrays import ExampleSet, TokenArrays
-from dss_jax.errors import UserError
 
 # The loop reads a step, reporting the one before; two windows serve both.
 _CACHED_WINDOWS = 2

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from dss_jax import datasets
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 LABEL_SOURCES = ("gold", "teacher")
 RATIONALE_FILTERS = ("non_empty", "all", "agrees")

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from dss_jax.base.errors import UserError
 from dss_jax.data import array_folders
-from dss_jax.errors import UserError
 
 FORMAT = "dss_jax.token_arrays"
 VERSION = 1

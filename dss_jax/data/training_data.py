@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dss_jax.base.errors import UserError
 from dss_jax.data import (
   batch_files,
   batch_shapes,
@@ -26,7 +27,6 @@ from dss_jax.data import (
   token_arrays,
   vocabularies,
 )
-from dss_jax.errors import UserError
 
 # Examples of a stream that the shape of its batches is chosen by.
 _SAMPLE = 4096

@@ -21,7 +21,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 PAD_ID = 0
 EOS_ID = 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from dss_jax import arithmetic
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import catalogue, record_folder, splits
 from dss_jax.datasets.options import DATA_DIR_VARIABLE, DataOptions
 from dss_jax.datasets.registry import (
@@ -18,7 +19,6 @@ from dss_jax.datasets.registry import (
   names,
   register,
 )
-from dss_jax.errors import UserError
 from dss_jax.records import Record
 
 __all__ = [

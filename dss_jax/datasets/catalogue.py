@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import raw_examples, release, taxonli
 from dss_jax.datasets.options import DataOptions
 from dss_jax.datasets.registry import DatasetSpec, register
-from dss_jax.errors import UserError
 from dss_jax.records import Record
 
 _COMPLETIONS = (

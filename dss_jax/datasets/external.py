@@ -30,16 +30,11 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from dss_jax.base import strict_json
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import raw_examples
 from dss_jax.datasets.options import DataOptions
-from dss_jax.errors import UserError
-from dss_jax.records import (
-  RATIONALE_FIELDS,
-  FieldMapping,
-  Record,
-  json_lines,
-  strict_json,
-)
+from dss_jax.records import RATIONALE_FIELDS, FieldMapping, Record, json_lines
 
 
 @dataclasses.dataclass(frozen=True)

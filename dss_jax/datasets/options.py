@@ -6,7 +6,7 @@ import dataclasses
 import os
 import pathlib
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 DATA_DIR_VARIABLE = "DSS_DATA_DIR"
 

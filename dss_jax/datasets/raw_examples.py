@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.records import Rationale, Record
 
 NLI_LABELS = ("entailment", "neutral", "contradiction")

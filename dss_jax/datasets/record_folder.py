@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import pathlib
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets.options import DataOptions
-from dss_jax.errors import UserError
 from dss_jax.records import SUFFIXES, Record, read_records
 
 _SPLITS = ("train", "validation", "test")

@@ -7,8 +7,8 @@ import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets.options import DataOptions
-from dss_jax.errors import UserError
 from dss_jax.records import Record, read_records
 
 SPLITS = ("train", "validation", "test")

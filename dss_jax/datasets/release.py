@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from dss_jax.base import strict_json
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import completions, raw_examples
 from dss_jax.datasets.options import DataOptions
-from dss_jax.errors import UserError
-from dss_jax.records import Rationale, Record, iter_rows, strict_json
+from dss_jax.records import Rationale, Record, iter_rows
 
 # Bytes of one file of completions; the largest released one has 2.5 million.
 MAX_COMPLETIONS_BYTES = 1 << 28

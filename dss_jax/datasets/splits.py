@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 # Share of the training data that becomes validation data; the official code's
 # `train_test_split(test_size=0.1, seed=0)`.

@@ -44,8 +44,8 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets.options import DataOptions
-from dss_jax.errors import UserError
 from dss_jax.records import Rationale, Record
 
 LABELS = ("entailment", "neutral", "contradiction")

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dss_jax import generation
+from dss_jax.base.errors import UserError
 from dss_jax.data import evaluations, subtasks, vocabularies
 from dss_jax.data.examples import TaskSource
 from dss_jax.datasets import DataOptions
-from dss_jax.errors import UserError
 from dss_jax.inference.student import Student
 from dss_jax.models import encoder_decoder
 

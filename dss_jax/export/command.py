@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.export import formats
 from dss_jax.inference import loading
 

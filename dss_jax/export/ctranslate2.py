@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.export import (
   checks,
   formats,

@@ -14,7 +14,7 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
-from dss_jax.errors import UserError, writing
+from dss_jax.base.errors import UserError, writing
 from dss_jax.inference import student_card
 
 

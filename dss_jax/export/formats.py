@@ -8,7 +8,7 @@ import importlib.util
 import pathlib
 from typing import TYPE_CHECKING, Protocol
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 if TYPE_CHECKING:
   from dss_jax.export import checks

@@ -20,7 +20,7 @@ import numpy as np
 from jax import export as jax_export
 
 from dss_jax import partitioning
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.export import (
   checks,
   formats,

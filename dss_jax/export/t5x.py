@@ -18,9 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from dss_jax import adafactor, named_trees, partitioning, train_state
+from dss_jax import adafactor, partitioning, train_state
 from dss_jax import checkpoints as checkpoints_lib
-from dss_jax.errors import StorageError, UserError, one_line
+from dss_jax.base import named_trees
+from dss_jax.base.errors import StorageError, UserError, one_line
 from dss_jax.export import checks, formats, tokenizer_files
 from dss_jax.inference.student import Student
 from dss_jax.pretrained import t5x

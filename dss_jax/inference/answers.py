@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from dss_jax.base.errors import UserError
 from dss_jax.data import subtasks
 from dss_jax.data.subtasks import MethodOptions, Part, SubTask
-from dss_jax.errors import UserError
 from dss_jax.generation import DecodeOptions
 from dss_jax.records import Rationale, Record
 

@@ -7,7 +7,7 @@ import collections
 import pathlib
 from typing import TYPE_CHECKING
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.inference import loading
 
 if TYPE_CHECKING:

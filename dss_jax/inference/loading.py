@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 if TYPE_CHECKING:
   from dss_jax.inference.student import Student

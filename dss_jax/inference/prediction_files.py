@@ -22,7 +22,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-from dss_jax.errors import UserError, damaged_file, one_line, writing
+from dss_jax.base.errors import UserError, damaged_file, one_line, writing
 from dss_jax.inference import prediction_tables
 from dss_jax.run_directory import write_atomically
 

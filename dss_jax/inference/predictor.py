@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dss_jax import generation
+from dss_jax.base.errors import UserError
 from dss_jax.data import evaluation_batches, vocabularies
 from dss_jax.data.subtasks import SubTask
-from dss_jax.errors import UserError
 from dss_jax.inference import answers, programs
 from dss_jax.inference.answers import (
   Alternative,

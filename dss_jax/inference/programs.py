@@ -15,9 +15,9 @@ import jax
 import numpy as np
 
 from dss_jax import candidates, constraints, generation, partitioning
+from dss_jax.base.errors import UserError
 from dss_jax.data import evaluation_batches
 from dss_jax.data.vocabularies import EOS_ID
-from dss_jax.errors import UserError
 from dss_jax.generation import Decoded, DecodeOptions
 from dss_jax.inference.student import Student
 

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.inference.answers import PredictInput
 from dss_jax.records import (
   FLAT_FIELDS,

@@ -14,9 +14,9 @@ from dss_jax import (
   train_config,
   train_state,
 )
+from dss_jax.base.errors import UserError
 from dss_jax.data import subtasks, vocabularies
 from dss_jax.data.subtasks import MethodOptions, SubTask
-from dss_jax.errors import UserError
 from dss_jax.models import encoder_decoder
 
 PyTree = Any

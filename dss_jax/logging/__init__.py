@@ -1,12 +1,12 @@
 """What a run says while it goes on: metrics.jsonl, TensorBoard, progress."""
 
+from dss_jax.base.progress import Progress
 from dss_jax.logging.metrics_file import (
   METRICS_FILE,
   TIME,
   MetricsLog,
   metrics_hash,
 )
-from dss_jax.logging.progress import Progress
 from dss_jax.logging.run_log import RunLog, step_values, summary_line
 from dss_jax.logging.tensorboard_log import TensorBoardLog
 

@@ -7,7 +7,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from dss_jax.errors import damaged_file, writing
+from dss_jax.base.errors import damaged_file, writing
 
 METRICS_FILE = "metrics.jsonl"
 

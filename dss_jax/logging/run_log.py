@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from dss_jax.base.progress import Progress
 from dss_jax.logging.metrics_file import MetricsLog
-from dss_jax.logging.progress import Progress
 from dss_jax.logging.tensorboard_log import TensorBoardLog
 from dss_jax.time_breakdown import TimeBreakdown, shares
 

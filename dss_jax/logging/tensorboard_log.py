@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from dss_jax.errors import writing
+from dss_jax.base.errors import writing
 
 
 class TensorBoardLog:

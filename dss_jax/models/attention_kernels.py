@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dss_jax.errors import UserError, one_line
+from dss_jax.base.errors import UserError, one_line
 from dss_jax.models import attention_proof, cudnn_attention
 from dss_jax.models import flash_attention as flash
 from dss_jax.models import triton_attention as triton

@@ -8,7 +8,7 @@ written for T5X carry over.
 import dataclasses
 from typing import Any
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
 ACTIVATIONS = ("linear", "relu", "gelu", "silu", "swish")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.planning import sizes
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 _UNITS = (
   {"": 1}

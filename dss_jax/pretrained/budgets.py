@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.errors import UserError, one_line, printable
+from dss_jax.base.errors import UserError, one_line, printable
 from dss_jax.pretrained.flax_msgpack import DTYPES
 
 # A T5 of 11 B parameters in float32 with its Adafactor state is under 64 GiB.

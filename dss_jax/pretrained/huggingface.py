@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.models import layer_stacking
 from dss_jax.models.config import NUM_RELPOS_BUCKETS, T5Config
 

@@ -20,10 +20,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from dss_jax.errors import UserError, one_line
+from dss_jax.base import strict_json
+from dss_jax.base.errors import UserError, one_line
 from dss_jax.models import config as config_lib
 from dss_jax.models.config import T5Config
-from dss_jax.records import strict_json
 
 MAX_CONFIG_BYTES = 2**20
 MODEL_TYPES = ("t5", "mt5", "umt5")  # ByT5 and Flan call themselves t5 or mt5

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.errors import UserError, one_line, printable
+from dss_jax.base.errors import UserError, one_line, printable
 from dss_jax.models.config import T5Config
 from dss_jax.pretrained import (
   flax_msgpack,

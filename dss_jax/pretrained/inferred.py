@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.models.config import T5Config
 from dss_jax.pretrained import huggingface, mismatch
 

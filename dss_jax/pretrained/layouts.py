@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from dss_jax.errors import UserError, one_line, printable
+from dss_jax.base.errors import UserError, one_line, printable
 from dss_jax.models.config import T5Config
 from dss_jax.pretrained import huggingface, lazy_arrays
 from dss_jax.pretrained.lazy_arrays import LAYERS_AXIS, LazyArray

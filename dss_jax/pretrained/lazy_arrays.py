@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dss_jax.errors import UserError, one_line
+from dss_jax.base.errors import UserError, one_line
 
 Index = tuple[slice, ...]
 LAYERS_AXIS = 1

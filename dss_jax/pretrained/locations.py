@@ -16,7 +16,7 @@ import urllib.parse
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dss_jax.errors import UserError, one_line
+from dss_jax.base.errors import UserError, one_line
 
 _HUB_ID = re.compile(
   r"([A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95})(?:@([\w.\-/]{1,200}))?"

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from dss_jax.errors import UserError, one_line, printable
+from dss_jax.base.errors import UserError, one_line, printable
 
 Shape = tuple[int, ...]
 

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 
 from dss_jax import checkpoints as checkpoints_lib
+from dss_jax.base.errors import UserError, one_line
 from dss_jax.data import vocabularies
 from dss_jax.data.vocabularies import Vocabulary
-from dss_jax.errors import UserError, one_line
 from dss_jax.models import encoder_decoder
 from dss_jax.models.config import T5Config
 from dss_jax.pretrained import (

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from dss_jax import adafactor
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.models.config import T5Config
 from dss_jax.pretrained import lazy_arrays
 from dss_jax.pretrained.lazy_arrays import LAYERS_AXIS, LazyArray

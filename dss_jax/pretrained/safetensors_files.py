@@ -18,10 +18,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from dss_jax.errors import UserError, one_line
+from dss_jax.base import strict_json
+from dss_jax.base.errors import UserError, one_line
 from dss_jax.pretrained import lazy_arrays
 from dss_jax.pretrained.lazy_arrays import LazyArray
-from dss_jax.records import strict_json
 
 # The format's own limit.
 MAX_HEADER_BYTES = 100_000_000

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.errors import one_line
+from dss_jax.base.errors import one_line
 from dss_jax.pretrained.budgets import Budget, broken
 from dss_jax.pretrained.lazy_arrays import Index, LazyArray
 from dss_jax.pretrained.zarr_arrays import PLAIN_NAME

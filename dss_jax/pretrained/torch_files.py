@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from dss_jax.errors import UserError, one_line
+from dss_jax.base.errors import UserError, one_line
 from dss_jax.pretrained.lazy_arrays import Index, LazyArray
 
 _DTYPES = {

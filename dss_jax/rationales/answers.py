@@ -17,9 +17,9 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets.completions import Parsed
 from dss_jax.datasets.report import UNUSABLE_LABEL
-from dss_jax.errors import UserError
 from dss_jax.rationales.outcomes import GAVE_UP, REJECTED
 from dss_jax.rationales.requests import Completion, Sampling
 from dss_jax.records.record import MAX_WEIGHT

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Protocol
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 # Each is a connection; systems allow a process not many more.
 _MAX_CONCURRENCY = 4096

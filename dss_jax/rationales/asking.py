@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales import interrupts, outcomes, pacing
 from dss_jax.rationales.ask_options import AskOptions, Progress, Summary
 from dss_jax.rationales.attempt_ends import AttemptEnds

@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales import outcomes, pacing
 from dss_jax.rationales.ask_options import AskOptions, Summary
 from dss_jax.rationales.costs import Costs

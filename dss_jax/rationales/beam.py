@@ -34,7 +34,7 @@ except ImportError as error:
     sys.exit(f"dss_jax.rationales.beam needs Apache Beam: {_NEEDS}")
   raise ImportError(f"needs Apache Beam: {_NEEDS}") from None
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales.beam_transforms.asking import (
   INTERRUPTED,
   ExtractRationales,

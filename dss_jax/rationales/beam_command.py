@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales import command_flags, from_flags
 
 _PROGRAM = "python -m dss_jax.rationales.beam"

@@ -18,8 +18,8 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets.completions import Parsed
-from dss_jax.errors import UserError
 from dss_jax.rationales.answers import Answer, SameAnswer, Vote, count_votes
 from dss_jax.records import MAX_RATIONALES, Rationale, Record
 

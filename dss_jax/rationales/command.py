@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dss_jax.errors import UserError, printable
+from dss_jax.base.errors import UserError, printable
 from dss_jax.rationales import from_flags
 from dss_jax.rationales.command_flags import add_arguments
 

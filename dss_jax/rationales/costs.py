@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.prices import Prices
 from dss_jax.rationales.requests import Request

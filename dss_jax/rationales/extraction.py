@@ -28,8 +28,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 import dss_jax
-from dss_jax.errors import UserError
-from dss_jax.logging.progress import Progress
+from dss_jax.base.errors import UserError
+from dss_jax.base.progress import Progress
 from dss_jax.rationales import asking, choosing, parsing, quality
 from dss_jax.rationales.answers import UNANSWERED, Answer
 from dss_jax.rationales.ledger import Ledger

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 if TYPE_CHECKING:
   from dss_jax.datasets import DataOptions

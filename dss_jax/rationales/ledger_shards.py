@@ -35,7 +35,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from dss_jax.errors import UserError, one_line
+from dss_jax.base.errors import UserError, one_line
 from dss_jax.rationales.ledger import InUseError, Ledger
 from dss_jax.rationales.outcomes import ANSWERED, Outcome
 from dss_jax.rationales.requests import Completion

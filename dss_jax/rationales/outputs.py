@@ -18,7 +18,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from dss_jax import records
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.records import Record
 
 PathLike = str | os.PathLike[str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Protocol
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales.asking import AskOptions
 from dss_jax.rationales.choosing import ChooseOptions
 from dss_jax.rationales.parsing import check_parser

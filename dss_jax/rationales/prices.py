@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 _PACKAGED = pathlib.Path(__file__).with_name("prices.toml")
 _MAX_BYTES = 2**20

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dss_jax
+from dss_jax.base.errors import UserError
 from dss_jax.datasets.answers import ANSWER_KINDS
-from dss_jax.errors import UserError
 from dss_jax.rationales import parsing
 from dss_jax.rationales.prompts import Exemplar, Prompt, fields_of
 from dss_jax.rationales.requests import Completion

@@ -19,8 +19,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets.answers import AnswerForm
-from dss_jax.errors import UserError
 from dss_jax.rationales.requests import Message, Request, Sampling
 from dss_jax.records import Record
 

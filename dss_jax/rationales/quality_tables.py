@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dss_jax.errors import printable
+from dss_jax.base.errors import printable
 from dss_jax.rationales.lengths import Lengths
 from dss_jax.rationales.quality_report import QualityReport, Share
 

@@ -19,8 +19,8 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets.completions import Parsed
-from dss_jax.errors import UserError
 from dss_jax.rationales import choosing, parsing
 from dss_jax.rationales.answers import UNANSWERED, UNASKED, UNKNOWN, Answer
 from dss_jax.rationales.ledger import Ledger

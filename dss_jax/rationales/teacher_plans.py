@@ -23,8 +23,8 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions
-from dss_jax.errors import UserError
 from dss_jax.rationales.asking import AskOptions
 from dss_jax.rationales.plan import Endpoint, TeacherPlan
 from dss_jax.rationales.prompts import Prompt

@@ -8,8 +8,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from dss_jax.errors import UserError
-from dss_jax.records import json_lines, strict_json
+from dss_jax.base import strict_json
+from dss_jax.base.errors import UserError
+from dss_jax.records import json_lines
 from dss_jax.records.record import Record
 
 # Entries read at a time.

@@ -14,8 +14,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from dss_jax.errors import UserError
-from dss_jax.records import strict_json
+from dss_jax.base import strict_json
+from dss_jax.base.errors import UserError
 from dss_jax.records.record import (
   RECORD_FIELDS,
   Rationale,

@@ -18,8 +18,8 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from dss_jax import atomic_files
-from dss_jax.errors import UserError
+from dss_jax.base import atomic_files
+from dss_jax.base.errors import UserError
 from dss_jax.records import array_records, json_lines, parquet, tables
 from dss_jax.records.field_mapping import FieldMapping
 from dss_jax.records.record import Record

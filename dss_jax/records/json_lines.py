@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
-from dss_jax.errors import UserError
-from dss_jax.records import strict_json
+from dss_jax.base import strict_json
+from dss_jax.base.errors import UserError
 from dss_jax.records.record import Record
 
 # Bytes of one line. Well above any record the field bounds allow to be useful,

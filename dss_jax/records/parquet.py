@@ -11,8 +11,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from dss_jax.errors import UserError
-from dss_jax.records import strict_json
+from dss_jax.base import strict_json
+from dss_jax.base.errors import UserError
 from dss_jax.records.field_mapping import MAPPABLE_FIELDS, FieldMapping
 from dss_jax.records.json_lines import Row
 from dss_jax.records.record import RATIONALE_FIELDS, Record

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 # Bounds on untrusted input, in characters and items. The longest input of the
 # released datasets has under a thousand characters; these leave room for whole

@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from dss_jax.errors import UserError
-from dss_jax.records import strict_json
+from dss_jax.base import strict_json
+from dss_jax.base.errors import UserError
 from dss_jax.records.field_mapping import FLAT_FIELDS, FieldMapping
 from dss_jax.records.json_lines import MAX_LINE_BYTES, Row
 from dss_jax.records.record import Record

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.inference.answers import (
   PredictInput,
   Prediction,

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dss_jax.errors import UserError, one_line
+from dss_jax.base.errors import UserError, one_line
 from dss_jax.inference import loading
 from dss_jax.inference.command import read_labels
 from dss_jax.serving.settings import TOKEN_VARIABLE, ServeSettings

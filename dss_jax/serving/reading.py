@@ -8,7 +8,7 @@ from typing import Any
 
 import pydantic
 
-from dss_jax.errors import one_line, printable
+from dss_jax.base.errors import one_line, printable
 from dss_jax.serving.schema import PredictRequest
 from dss_jax.serving.settings import ServeSettings
 

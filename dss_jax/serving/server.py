@@ -15,7 +15,7 @@ from typing import Any
 
 import uvicorn
 
-from dss_jax.errors import UserError, one_line
+from dss_jax.base.errors import UserError, one_line
 from dss_jax.serving import app, batching, connections
 from dss_jax.serving.service import ModelCard, Service
 from dss_jax.serving.settings import ServeSettings

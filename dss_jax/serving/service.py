@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from dss_jax.errors import one_line
+from dss_jax.base.errors import one_line
 from dss_jax.serving import batching
 from dss_jax.serving.metrics import Metrics
 from dss_jax.serving.reading import Refused

@@ -6,7 +6,7 @@ import dataclasses
 import ipaddress
 import math
 
-from dss_jax.errors import UserError, one_line
+from dss_jax.base.errors import UserError, one_line
 
 TOKEN_VARIABLE = "DSS_SERVE_TOKEN"
 _SHORTEST_TOKEN = 16

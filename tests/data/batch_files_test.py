@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from dss_jax.base.errors import UserError
 from dss_jax.data.batch_files import BatchFiles, write_batches
 from dss_jax.data.batches import PackedBatches
 from dss_jax.data.packing import BatchShape
-from dss_jax.errors import UserError
 
 SHAPE = BatchShape(8, 56, 28, 13)
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from dss_jax import datasets
+from dss_jax.base.errors import UserError
 from dss_jax.data import examples, vocabularies
 from dss_jax.data.batch_shapes import choose_batch_shape
 from dss_jax.data.batches import PackedBatches
 from dss_jax.data.packing import BatchShape
 from dss_jax.data.token_arrays import ExampleSet, TokenArrays
-from dss_jax.errors import UserError
 
 
 def _padding(example_set, shape, *, steps):

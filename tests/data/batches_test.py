@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dss_jax.base.errors import UserError
 from dss_jax.data import packing
 from dss_jax.data.batches import PackedBatches
 from dss_jax.data.packed_features import unpack
 from dss_jax.data.packing import BatchShape, window_batches
 from dss_jax.data.sampler import Sampler
-from dss_jax.errors import UserError
 
 SHAPE = BatchShape(
   rows=8, encoder_length=56, decoder_length=28, records_per_batch=13

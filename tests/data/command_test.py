@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from dss_jax.base.errors import UserError
 from dss_jax.data import command
-from dss_jax.errors import UserError
 from dss_jax.records import Rationale, Record, read_records, write_records
 
 

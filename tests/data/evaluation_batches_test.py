@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dss_jax.base.errors import UserError
 from dss_jax.data.evaluation_batches import (
   EpochBatches,
   declared_lengths,
@@ -17,7 +18,6 @@ from dss_jax.data.evaluation_batches import (
 from dss_jax.data.packed_features import unpack
 from dss_jax.data.packing import BatchShape
 from dss_jax.data.token_arrays import ExampleSet, TokenArrays
-from dss_jax.errors import UserError
 
 
 def test_padded_batches_by_hand():

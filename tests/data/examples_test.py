@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from dss_jax import datasets
+from dss_jax.base.errors import UserError
 from dss_jax.data import evaluations, examples, sources, vocabularies
 from dss_jax.data.subtasks import METHODS, MethodOptions
 from dss_jax.data.token_arrays import ExampleSet
 from dss_jax.data.vocabularies import ByteVocabulary
-from dss_jax.errors import UserError
 from dss_jax.records import Rationale, Record
 
 BYTES = ByteVocabulary()

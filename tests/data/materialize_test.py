@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dss_jax import datasets
+from dss_jax.base.errors import UserError
 from dss_jax.data import (
   evaluations,
   examples,
@@ -21,7 +22,6 @@ from dss_jax.data.packed_features import unpack
 from dss_jax.data.packing import BatchShape
 from dss_jax.data.streaming import StreamingBatches, sample
 from dss_jax.data.subtasks import MethodOptions
-from dss_jax.errors import UserError
 
 seqio = pytest.importorskip("seqio")
 

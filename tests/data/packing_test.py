@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dss_jax.base.errors import UserError
 from dss_jax.data.packing import BatchShape, plan_window, window_batches
-from dss_jax.errors import UserError
 
 
 def _plan(unit, inputs, targets, shape, num_batches):

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
+from dss_jax.base.errors import UserError
 from dss_jax.data import batches, pipeline, sources, training_data
 from dss_jax.data.subtasks import MethodOptions
 from dss_jax.data.vocabularies import ByteVocabulary
-from dss_jax.errors import UserError
 from dss_jax.records import Record
 
 BYTES = ByteVocabulary()

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dss_jax.base.errors import UserError
 from dss_jax.data.sampler import Sampler, splitmix64
 from dss_jax.data.token_arrays import ExampleSet, TokenArrays
-from dss_jax.errors import UserError
 
 
 def _subtask(name: str, record_ids) -> TokenArrays:

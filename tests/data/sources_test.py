@@ -5,9 +5,9 @@ import json
 import pytest
 
 from dss_jax import datasets
+from dss_jax.base.errors import UserError
 from dss_jax.data import evaluations, examples, sources, vocabularies
 from dss_jax.data.vocabularies import ByteVocabulary
-from dss_jax.errors import UserError
 from dss_jax.records import Rationale, Record
 
 RECORDS = [

@@ -3,9 +3,9 @@
 import pytest
 
 from dss_jax import datasets
+from dss_jax.base.errors import UserError
 from dss_jax.data import subtasks
 from dss_jax.data.subtasks import METHODS, MethodOptions, SubTask
-from dss_jax.errors import UserError
 
 FIELDS = {"input": "in {x}", "label": "yes", "rationale": "because"}
 

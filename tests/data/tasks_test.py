@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dss_jax import datasets
+from dss_jax.base.errors import UserError
 from dss_jax.data import (
   examples,
   options,
@@ -23,7 +24,6 @@ from dss_jax.data import (
 )
 from dss_jax.data.options import TaskOptions
 from dss_jax.data.subtasks import METHODS, MethodOptions
-from dss_jax.errors import UserError
 from dss_jax.records import Rationale, Record
 
 seqio = pytest.importorskip("seqio")

@@ -6,8 +6,8 @@ import pathlib
 import numpy as np
 import pytest
 
+from dss_jax.base.errors import UserError
 from dss_jax.data.token_arrays import ExampleSet, TokenArrays
-from dss_jax.errors import UserError
 
 
 def _set(fingerprint="f1") -> ExampleSet:

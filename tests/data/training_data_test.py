@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dss_jax import main
+from dss_jax.base.errors import UserError
 from dss_jax.data import packing, pipeline, sources, training_data
 from dss_jax.datasets import DataOptions
-from dss_jax.errors import UserError
 from dss_jax.records import Rationale, Record
 
 FLAGS = [

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from dss_jax.base.errors import UserError
 from dss_jax.data import vocabularies, word_vocabulary
 from dss_jax.datasets import taxonli
-from dss_jax.errors import UserError
 
 BYTES = vocabularies.ByteVocabulary()
 MODEL = pathlib.Path(str(vocabularies.model_path("taxonli")))

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from dss_jax import datasets, metrics
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions, DatasetSpec, RecordFiles
-from dss_jax.errors import UserError
 from dss_jax.records import Rationale, Record, write_records
 
 

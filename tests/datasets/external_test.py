@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions, load_source_split, load_split
-from dss_jax.errors import UserError
 
 ESNLI = [
   {

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dss_jax import arithmetic, datasets
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions, load_source_split
-from dss_jax.errors import UserError
 
 RELEASED = ("anli1", "anli2", "anli3", "cqa", "esnli", "svamp")
 

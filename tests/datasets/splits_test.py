@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dss_jax import datasets
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions, load_split, splits
-from dss_jax.errors import UserError
 
 IDS = [f"train-{i}" for i in range(800)]
 FRACTIONS = (0.125, 0.25, 0.5, 0.75, 1.0)

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions, load_split, taxonli
-from dss_jax.errors import UserError
 
 TRAIN = taxonli.generate("train", 3000)
 TEST = taxonli.generate("test", 1000)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dss_jax.errors import StorageError, UserError
+from dss_jax.base.errors import StorageError, UserError
 from dss_jax.export import folders
 from dss_jax.inference import student_card
 

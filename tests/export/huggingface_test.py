@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy as safetensors_numpy
 
-from dss_jax.errors import StorageError, UserError
+from dss_jax.base.errors import StorageError, UserError
 from dss_jax.export import formats, huggingface
 from dss_jax.models import layer_stacking
 from dss_jax.models.config import T5Config

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.export import checks, command, formats, huggingface
 from dss_jax.models.config import T5Config
 from dss_jax.pretrained import huggingface as names

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.inference import bulk
 from dss_jax.inference.answers import Prediction, PredictOptions
 from dss_jax.records import FieldMapping

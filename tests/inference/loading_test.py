@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.inference import loading
 
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from dss_jax.errors import StorageError, UserError
+from dss_jax.base.errors import StorageError, UserError
 from dss_jax.inference import answers, prediction_files, prediction_rows
 from dss_jax.inference.answers import Alternative, PredictInput, Prediction
 from dss_jax.inference.prediction_files import FileOutput, check_path

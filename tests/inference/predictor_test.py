@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dss_jax import decoding
+from dss_jax.base.errors import UserError
 from dss_jax.data import subtasks
-from dss_jax.errors import UserError
 from dss_jax.generation import DecodeOptions
 from dss_jax.inference import answers, programs
 from dss_jax.inference.predictor import (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.inference import questions
 from dss_jax.inference.questions import Windows
 from dss_jax.records import FieldMapping

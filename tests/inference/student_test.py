@@ -3,8 +3,8 @@
 import pytest
 
 from dss_jax import datasets
+from dss_jax.base.errors import UserError
 from dss_jax.data import evaluations, examples, subtasks, vocabularies
-from dss_jax.errors import UserError
 from dss_jax.inference import student as student_lib
 from dss_jax.models import config, encoder_decoder
 

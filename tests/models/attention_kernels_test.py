@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.models import (
   attention_kernels,
   attention_proof,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dss_jax import optimizers, train_state
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.partitioning import Partitioner
 from dss_jax.planning import memory, sizes
 

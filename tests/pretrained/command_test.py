@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dss_jax import gin_utils, main
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 
 

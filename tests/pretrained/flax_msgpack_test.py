@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.pretrained import flax_msgpack, lazy_arrays, open_pretrained
 from dss_jax.pretrained.flax_msgpack import MalformedError
 

@@ -16,7 +16,7 @@ from dss_jax import (
   schedules,
   train_state,
 )
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.models import layer_stacking
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel

@@ -12,7 +12,7 @@ import urllib.parse
 
 import pytest
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.pretrained import locations, open_pretrained
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.pretrained.safetensors_files import open_safetensors
 
 ARRAYS = {

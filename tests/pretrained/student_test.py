@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import dss_jax.data
+from dss_jax.base.errors import UserError
 from dss_jax.data import subtasks, vocabularies
-from dss_jax.errors import UserError
 from dss_jax.inference import student_card
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import huggingface, open_pretrained

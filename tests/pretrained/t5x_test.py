@@ -9,7 +9,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.pretrained.t5x import load_t5x
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.pretrained import open_pretrained
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow]

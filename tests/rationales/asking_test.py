@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales import asking
 from dss_jax.rationales.asking import AskOptions
 from dss_jax.rationales.ledger import Ledger

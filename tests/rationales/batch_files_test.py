@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales.requests import Completion, Request, Sampling
 from dss_jax.rationales.teachers.batch_requests import (
   request_files,

@@ -28,8 +28,8 @@ from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.localfilesystem import LocalFileSystem
 
 from dss_jax import datasets
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions
-from dss_jax.errors import UserError
 from dss_jax.rationales import beam, beam_command, extraction
 from dss_jax.rationales.asking import AskOptions
 from dss_jax.rationales.choosing import ChooseOptions

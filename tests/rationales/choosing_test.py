@@ -9,9 +9,9 @@ import pytest
 from hypothesis import strategies as st
 
 from dss_jax import arithmetic
+from dss_jax.base.errors import UserError
 from dss_jax.data import rows
 from dss_jax.datasets.completions import STATUSES, Parsed
-from dss_jax.errors import UserError
 from dss_jax.rationales.answers import Answer, count_votes
 from dss_jax.rationales.choosing import (
   ChooseOptions,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales import extraction
 from dss_jax.rationales.choosing import ChooseOptions
 from dss_jax.rationales.estimates import estimate

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales import ledger_shards
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.ledger_shards import SegmentedLedger, open_shard

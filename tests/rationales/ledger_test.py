@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales import ledger as ledgers
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.outcomes import ModelTotals, Outcome

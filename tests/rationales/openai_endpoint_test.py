@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales import asking
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.requests import Request, Sampling

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales import outputs
 from dss_jax.records import Rationale, Record, read_records
 

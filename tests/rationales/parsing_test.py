@@ -7,8 +7,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import completions
-from dss_jax.errors import UserError
 from dss_jax.rationales import parsing
 from dss_jax.rationales.parsing import Parsed, answer_key, parse, same_answer
 from dss_jax.rationales.prompts import Prompt

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
-from dss_jax.errors import UserError
 from dss_jax.rationales import parsing, prompt_files
 from dss_jax.rationales.prompts import (
   STYLES,

@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales.choosing import ChooseOptions
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.outcomes import Outcome

@@ -5,8 +5,8 @@ import collections
 import pytest
 
 from dss_jax import datasets
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions, completions
-from dss_jax.errors import UserError
 from dss_jax.rationales.parsing import parse, same_answer
 from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.teachers.replay import Replay

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales import choosing, quality, report_page
 from dss_jax.rationales.answers import Answer
 from dss_jax.records import Rationale, Record

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
-from dss_jax.errors import UserError
 from dss_jax.rationales import parsing
 from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.teachers import rules

@@ -7,8 +7,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions
-from dss_jax.errors import UserError
 from dss_jax.rationales import command_flags
 from dss_jax.rationales.plan import Endpoint
 from dss_jax.rationales.prompts import Prompt

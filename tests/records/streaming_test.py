@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from dss_jax import records
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.records import (
   Problem,
   Rationale,

@@ -13,7 +13,7 @@ import functools
 import sys
 import time
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.serving.settings import ServeSettings
 
 

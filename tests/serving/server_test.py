@@ -21,7 +21,7 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.serving import server as server_lib
 from dss_jax.serving.settings import ServeSettings
 

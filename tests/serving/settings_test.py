@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.serving import command, settings
 from dss_jax.serving.settings import ServeSettings
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import tensorflow as tf
 
+from dss_jax.base.errors import UserError
 from dss_jax.data import examples, vocabularies
 from dss_jax.data.materialize.fingerprints import task_fingerprint
 from dss_jax.data.materialize.providers import (
@@ -17,7 +18,6 @@ from dss_jax.data.materialize.providers import (
 from dss_jax.data.materialize.reading import iter_examples, read_task
 from dss_jax.data.streaming import StreamExample
 from dss_jax.data.tasks import DssTask
-from dss_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 import seqio
 
+from dss_jax.base.errors import UserError
 from dss_jax.data import subtasks, vocabularies
 from dss_jax.data.tasks import DssTask, from_seqio
-from dss_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

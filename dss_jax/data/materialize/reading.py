@@ -9,8 +9,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from dss_jax.base.errors import UserError
 from dss_jax.data import examples
-from dss_jax.errors import UserError
 
 # The accelerator is JAX's; TensorFlow only reads data, and would take most of
 # its memory at the first operation. Too late if another project has used it.

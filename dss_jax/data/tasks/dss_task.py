@@ -8,6 +8,7 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import datasets, metrics
+from dss_jax.base.errors import UserError
 from dss_jax.data import evaluations, options, rows, subtasks, vocabularies
 from dss_jax.data.row_source import RowsOf
 from dss_jax.data.tasks.row_examples import (
@@ -17,7 +18,6 @@ from dss_jax.data.tasks.row_examples import (
   split_being_read,
 )
 from dss_jax.data.tasks.seqio_vocabularies import to_seqio
-from dss_jax.errors import UserError
 
 
 class RowSource(seqio.FunctionDataSource):

@@ -7,10 +7,10 @@ from typing import Any
 import seqio
 
 from dss_jax import datasets
+from dss_jax.base.errors import UserError
 from dss_jax.data import options, sources, subtasks
 from dss_jax.data.row_source import RowsOf
 from dss_jax.data.tasks.dss_task import DssTask
-from dss_jax.errors import UserError
 
 
 def _rate(task: seqio.Task, *, method: str, subtask: str) -> float:

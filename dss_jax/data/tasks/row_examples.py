@@ -10,10 +10,10 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import datasets
+from dss_jax.base.errors import UserError
 from dss_jax.data import options, rows, subtasks
 from dss_jax.data.row_source import SPLIT_CODES, RowsOf
 from dss_jax.data.tasks.seqio_vocabularies import encode_text
-from dss_jax.errors import UserError
 
 # Feature name -> seqio.Feature.
 OutputFeatures = Mapping[str, Any]

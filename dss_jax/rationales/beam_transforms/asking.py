@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import apache_beam as beam
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales import choosing, extraction, ledger_shards
 from dss_jax.rationales.beam_transforms import counters, elements, files
 from dss_jax.rationales.extraction import Source

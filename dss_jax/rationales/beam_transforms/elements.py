@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
-from dss_jax.errors import UserError
-from dss_jax.records import FieldMapping, Record, json_lines, strict_json
+from dss_jax.base import strict_json
+from dss_jax.base.errors import UserError
+from dss_jax.records import FieldMapping, Record, json_lines
 
 
 def as_record(element: Record | str | bytes) -> Record:

@@ -14,7 +14,7 @@ from typing import Any
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from dss_jax.errors import UserError, one_line
+from dss_jax.base.errors import UserError, one_line
 
 
 class BeamFiles:

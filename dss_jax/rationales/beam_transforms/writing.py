@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import apache_beam as beam
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales import ledger_shards, outputs
 from dss_jax.rationales.beam_transforms import counters, elements, files
 from dss_jax.records import Record, json_lines

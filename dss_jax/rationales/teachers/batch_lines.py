@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales.requests import Completion, Request
 from dss_jax.rationales.teachers import answer_bodies
 from dss_jax.records import MAX_FIELD_CHARS

@@ -20,7 +20,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales.grouping import in_groups
 from dss_jax.rationales.requests import Request
 from dss_jax.rationales.teachers.batch_answers import Answers

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 from dss_jax.rationales.grouping import in_groups
 from dss_jax.rationales.teachers.batch_answers import Answers
 from dss_jax.rationales.teachers.batch_lines import Result, read_result

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import release
 from dss_jax.datasets.options import DataOptions
-from dss_jax.errors import UserError
 from dss_jax.rationales.requests import Completion
 from dss_jax.records import Record
 

@@ -13,8 +13,8 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
-from dss_jax.errors import UserError
 from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.requests import Completion
 from dss_jax.records import Rationale, Record

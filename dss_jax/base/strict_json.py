@@ -12,7 +12,7 @@ import math
 import re
 from typing import Any
 
-from dss_jax.errors import UserError
+from dss_jax.base.errors import UserError
 
 # Nesting of a value, in brackets. Records need four.
 MAX_DEPTH = 64

@@ -8,7 +8,7 @@ import pathlib
 import uuid
 from collections.abc import Callable, Iterator
 
-from dss_jax import errors
+from dss_jax.base import errors
 
 
 @contextlib.contextmanager

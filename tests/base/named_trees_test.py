@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from dss_jax import named_trees
+from dss_jax.base import named_trees
 
 
 def test_hash_sees_names_values_and_types_but_not_containers():

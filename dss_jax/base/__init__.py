@@ -1,0 +1,1 @@
+"""What every part does alike: errors, checks, files, JSON, special ids."""
