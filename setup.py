@@ -131,7 +131,7 @@ setuptools.setup(
   package_dir={**TASKS, "dss_jax.gin": "gin"},
   package_data={
     "dss_jax": [
-      "data/*.model",
+      "datasets/*.model",
       "rationales/*.toml",
       "rationales/page/*",
       "serving/page/*",

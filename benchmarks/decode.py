@@ -41,10 +41,10 @@ from students import STUDENTS
 
 from dss_jax import decoding, generation, partitioning
 from dss_jax.data import evaluation_batches
-from dss_jax.data.vocabularies import EOS_ID, PAD_ID
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import huggingface
+from dss_jax.vocabularies import EOS_ID, PAD_ID
 
 FORCED_LENGTH = 32
 NUM_BEAMS = 4
@@ -67,8 +67,8 @@ def synthetic(num_examples: int, seed: int = 0) -> list[tuple[int, int]]:
 
 def released(data_dir: str, vocabulary: str) -> list[tuple[int, int]]:
   """Lengths of the inputs and labels of the released CQA's test split."""
-  from dss_jax import datasets
-  from dss_jax.data import examples, vocabularies
+  from dss_jax import datasets, vocabularies
+  from dss_jax.data import examples
 
   examples_ = examples.build_examples(
     "cqa_label",

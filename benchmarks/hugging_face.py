@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.data.vocabularies import EOS_ID, PAD_ID
 from dss_jax.models.config import T5Config
+from dss_jax.vocabularies import EOS_ID, PAD_ID
 
 
 def model_of(

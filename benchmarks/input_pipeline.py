@@ -66,8 +66,8 @@ def released_example_set(
   task_name: str, data_dir: str, vocabulary: str
 ) -> ExampleSet:
   """The training split of a task, tokenised now."""
-  from dss_jax import datasets
-  from dss_jax.data import examples, vocabularies
+  from dss_jax import datasets, vocabularies
+  from dss_jax.data import examples
 
   return examples.build_examples(
     task_name,

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import measuring
 import students
 
-from dss_jax import optimizers, train_config
-from dss_jax.data import packing, pipeline, vocabularies
+from dss_jax import optimizers, train_config, vocabularies
+from dss_jax.data import packing, pipeline
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.partitioning import Partitioner

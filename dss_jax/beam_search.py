@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from dss_jax import constraints
 from dss_jax.base.errors import UserError
 from dss_jax.constraints import Constraint
-from dss_jax.data.vocabularies import EOS_ID
 from dss_jax.models.decode_cache import DecodeCache, DecodeStepFn
+from dss_jax.vocabularies import EOS_ID
 
 Array = jax.Array
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dss_jax.constraints import Trie
-from dss_jax.data.vocabularies import EOS_ID, PAD_ID
 from dss_jax.models import encoder_decoder
+from dss_jax.vocabularies import EOS_ID, PAD_ID
 
 Array = jax.Array
 

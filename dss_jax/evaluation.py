@@ -7,9 +7,9 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dss_jax import generation, run_directory
+from dss_jax import generation, run_directory, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import pipeline, vocabularies
+from dss_jax.data import pipeline
 
 PyTree = Any
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dss_jax import beam_search, decoding, partitioning
+from dss_jax import beam_search, decoding, partitioning, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.constraints import Constraint, Trie
-from dss_jax.data import evaluation_batches, vocabularies
+from dss_jax.data import evaluation_batches
 from dss_jax.models import encoder_decoder
 
 PyTree = Any

@@ -15,11 +15,12 @@ from dss_jax import (
   partitioning,
   profiling,
   schedules,
+  vocabularies,
   vocabulary_loss,
 )
 from dss_jax import lora as lora_lib
 from dss_jax.base.errors import UserError
-from dss_jax.data import pipeline, vocabularies
+from dss_jax.data import pipeline
 from dss_jax.models import encoder_decoder
 
 # Fields of a run that are objects, a method that tells them from the function

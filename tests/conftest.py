@@ -51,7 +51,7 @@ SHARED = pathlib.Path(
 @pytest.fixture(autouse=True)
 def _own_datasets(monkeypatch):
   """Datasets that a test registers are forgotten after it."""
-  from dss_jax.data import vocabularies
+  from dss_jax import vocabularies
   from dss_jax.datasets import registry
 
   monkeypatch.setattr(registry, "_SPECS", dict(registry._SPECS))

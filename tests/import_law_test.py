@@ -101,7 +101,8 @@ def test_one_train_step_evaluation_and_decode_without_them(tmp_path):
     _BLOCK.format(blocked=sorted(HEAVY | {"gin"}))
     + f"""
 from dss_jax import evaluation, optimizers, schedules, train, train_config
-from dss_jax.data import pipeline, vocabularies
+from dss_jax import vocabularies
+from dss_jax.data import pipeline
 from dss_jax.datasets import DataOptions
 from dss_jax.models import config, encoder_decoder
 

@@ -97,7 +97,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel, repository):
     relative = path.relative_to(repository)
     if relative.parts[1] not in ("tasks", "gin"):
       assert relative.as_posix() in files
-  assert "dss_jax/data/taxonli.model" in files
+  assert "dss_jax/datasets/taxonli.model" in files
   assert "dss_jax/rationales/prices.toml" in files
   for name in ("index.html", "script.js", "style.css"):
     assert f"dss_jax/rationales/page/{name}" in files

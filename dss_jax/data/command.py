@@ -19,7 +19,7 @@ from dss_jax.data.command_flags import DATA_FLAGS, add_arguments
 if TYPE_CHECKING:
   from dss_jax.data.pipeline import DatasetConfig
   from dss_jax.datasets import DataOptions
-  from dss_jax.records import Problem, Record
+  from dss_jax.datasets.records import Problem, Record
 
 __all__ = ["add_arguments", "run"]
 
@@ -130,7 +130,7 @@ def check_source(args: argparse.Namespace) -> None:
 def _read_input(
   args: argparse.Namespace,
 ) -> tuple[list[Record], list[Problem]]:
-  from dss_jax.records import read_records
+  from dss_jax.datasets.records import read_records
 
   return read_records(args.input, field_mapping=field_mapping(args))
 
@@ -174,9 +174,8 @@ def _dataset_report(
   args: argparse.Namespace, options: DataOptions
 ) -> dict[str, Any]:
   """Everything `stats` says about a registered dataset."""
-  from dss_jax import datasets
-  from dss_jax.data import vocabularies
-  from dss_jax.datasets import report
+  from dss_jax import datasets, vocabularies
+  from dss_jax.datasets import statistics
 
   spec = datasets.get(args.dataset)
   vocabulary = vocabularies.from_name(
@@ -186,9 +185,9 @@ def _dataset_report(
   sizes: dict[str, int] = {}
   found_splits = datasets.source_splits(spec, options)
   for split in (args.split,) if args.split else found_splits:
-    found, records = report.report_split(spec.name, split, options)
+    found, records = statistics.report_split(spec.name, split, options)
     splits[split] = found.to_dict(options.parser)
-    splits[split]["tokens"] = report.token_lengths(
+    splits[split]["tokens"] = statistics.token_lengths(
       records[: args.limit], vocabulary.encode, prefix=args.prefix
     )
     sizes[split] = len(records)
@@ -225,12 +224,12 @@ def _file_report(
   args: argparse.Namespace,
 ) -> tuple[dict[str, Any], list[Problem]]:
   """Everything `stats` says about a file of records."""
-  from dss_jax.data import vocabularies
-  from dss_jax.datasets import report
+  from dss_jax import vocabularies
+  from dss_jax.datasets import statistics
 
   records, problems = _read_input(args)
   vocabulary = vocabularies.from_name(args.vocabulary or "bytes")
-  found = report.report_records(
+  found = statistics.report_records(
     records, arithmetic_labels=args.by_value
   ).to_dict()
   del found["by_parser"], found["labels"]
@@ -238,7 +237,7 @@ def _file_report(
   found["malformed_lines"] = [
     dataclasses.asdict(problem) for problem in problems[:_SHOWN_PROBLEMS]
   ]
-  found["tokens"] = report.token_lengths(
+  found["tokens"] = statistics.token_lengths(
     records[: args.limit], vocabulary.encode, prefix=args.prefix
   )
   return {
@@ -330,7 +329,7 @@ def _method_options(args: argparse.Namespace) -> Any:
 
 
 def _convert(args: argparse.Namespace) -> int:
-  from dss_jax.records import write_records
+  from dss_jax.datasets.records import write_records
 
   check_source(args)
   import_modules(args.module)

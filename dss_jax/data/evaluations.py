@@ -4,11 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from dss_jax import datasets, metrics
+from dss_jax import datasets
 from dss_jax.data import subtasks
 from dss_jax.data.examples import TaskSource
 from dss_jax.data.subtasks import MethodOptions, SubTask
-from dss_jax.data.vocabularies import Vocabulary
+from dss_jax.datasets import metrics
+from dss_jax.vocabularies import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,13 +16,14 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from dss_jax import datasets, metrics
+from dss_jax import datasets
 from dss_jax.base.errors import UserError
 from dss_jax.data import rows, subtasks
 from dss_jax.data.subtasks import MethodOptions, SubTask, TaskName
 from dss_jax.data.token_arrays import ExampleSet, TokenArrays
-from dss_jax.data.vocabularies import Vocabulary, with_eos
-from dss_jax.records import Record
+from dss_jax.datasets import metrics
+from dss_jax.datasets.records import Record
+from dss_jax.vocabularies import Vocabulary, with_eos
 
 # Changes when the same records and options would give other tokens.
 FORMAT_VERSION = 1

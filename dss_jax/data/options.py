@@ -12,8 +12,8 @@ import contextvars
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from dss_jax import datasets
-from dss_jax.data import subtasks, vocabularies
+from dss_jax import datasets, vocabularies
+from dss_jax.data import subtasks
 
 
 @dataclasses.dataclass(frozen=True)

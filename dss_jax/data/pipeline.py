@@ -15,15 +15,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from dss_jax import datasets
+from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import (
-  evaluations,
-  options,
-  subtasks,
-  token_arrays,
-  vocabularies,
-)
+from dss_jax.data import evaluations, options, subtasks, token_arrays
 from dss_jax.data import examples as examples_lib
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dss_jax import datasets
+from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data import (
   batches,
@@ -13,7 +13,6 @@ from dss_jax.data import (
   pipeline,
   subtasks,
   training_data,
-  vocabularies,
 )
 
 # Shown where the end-of-sequence token stands, inside a text or at its end.

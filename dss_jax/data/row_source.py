@@ -16,7 +16,7 @@ import numpy as np
 
 from dss_jax import datasets
 from dss_jax.data import examples, options, rows
-from dss_jax.records import Record
+from dss_jax.datasets.records import Record
 
 # Changes when rows of the same records would be others.
 ROW_VERSION = 1

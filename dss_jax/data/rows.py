@@ -25,8 +25,9 @@ import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
-from dss_jax.data import subtasks, vocabularies
-from dss_jax.records import Rationale, Record
+from dss_jax import vocabularies
+from dss_jax.data import subtasks
+from dss_jax.datasets.records import Rationale, Record
 
 TRAIN = "train"
 SPLITS = (TRAIN, "validation", "test")

@@ -12,10 +12,10 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from dss_jax import datasets
+from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import subtasks, vocabularies
-from dss_jax.records import Record
+from dss_jax.data import subtasks
+from dss_jax.datasets.records import Record
 
 # The data of one split: a file of records, the records, or what returns them.
 SplitSource = (
@@ -72,7 +72,7 @@ def _checked(records: Iterable[Record], split: str) -> list[Record]:
     if not isinstance(record, Record):
       raise UserError(
         f"item {position} of split {split!r} is a {type(record).__name__};"
-        " a source gives dss_jax.records.Record objects."
+        " a source gives dss_jax.datasets.records.Record objects."
       )
     if record.id in ids:
       raise UserError(
@@ -105,7 +105,7 @@ def register_dataset(
       a dataset that dss_jax knows.
     field_mapping: for files; record field -> key of the file.
     skip_malformed: for files; leave out malformed lines instead of stopping.
-    metrics: metrics of the label (see `dss_jax.metrics`); the first decides
+    metrics: metrics of the label (see `dss_jax.datasets.metrics`); the first decides
       what is correct.
     labels: all labels there are, if that is known.
     vocabulary: the vocabulary where a configuration names none.

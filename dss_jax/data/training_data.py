@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data import (
   batch_files,
@@ -25,7 +26,6 @@ from dss_jax.data import (
   streaming,
   subtasks,
   token_arrays,
-  vocabularies,
 )
 
 # Examples of a stream that the shape of its batches is chosen by.

@@ -19,7 +19,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dss_jax.data import subtasks, vocabularies
+from dss_jax import vocabularies
+from dss_jax.data import subtasks
 
 _SPACE = "▁"  # what SentencePiece writes for a space
 _WORD_SCORE = -1.0

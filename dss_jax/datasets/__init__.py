@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from dss_jax import arithmetic
 from dss_jax.base.errors import UserError
-from dss_jax.datasets import catalogue, record_folder, splits
+from dss_jax.datasets import arithmetic, catalogue, record_folder, splits
 from dss_jax.datasets.options import DATA_DIR_VARIABLE, DataOptions
+from dss_jax.datasets.records import Record
 from dss_jax.datasets.registry import (
   SPLITS,
   DatasetSpec,
@@ -19,7 +19,6 @@ from dss_jax.datasets.registry import (
   names,
   register,
 )
-from dss_jax.records import Record
 
 __all__ = [
   "DATA_DIR_VARIABLE",

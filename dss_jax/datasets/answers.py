@@ -13,7 +13,7 @@ import functools
 import re
 from collections.abc import Sequence
 
-from dss_jax import arithmetic
+from dss_jax.datasets import arithmetic
 
 ANSWER_KINDS = ("choice", "label", "expression", "number", "text")
 

@@ -7,8 +7,8 @@ import functools
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import raw_examples, release, taxonli
 from dss_jax.datasets.options import DataOptions
+from dss_jax.datasets.records import Record
 from dss_jax.datasets.registry import DatasetSpec, register
-from dss_jax.records import Record
 
 _COMPLETIONS = (
   "PaLM completions: Apache-2.0 (github.com/google-research/"

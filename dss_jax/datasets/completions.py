@@ -29,8 +29,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from dss_jax import arithmetic
-from dss_jax.datasets import answers
+from dss_jax.datasets import answers, arithmetic
 from dss_jax.datasets.answers import AnswerForm, Parsed
 from dss_jax.datasets.raw_examples import NLI_LABELS
 

@@ -34,7 +34,12 @@ from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import raw_examples
 from dss_jax.datasets.options import DataOptions
-from dss_jax.records import RATIONALE_FIELDS, FieldMapping, Record, json_lines
+from dss_jax.datasets.records import (
+  RATIONALE_FIELDS,
+  FieldMapping,
+  Record,
+  json_lines,
+)
 
 
 @dataclasses.dataclass(frozen=True)

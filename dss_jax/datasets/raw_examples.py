@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dss_jax.base.errors import UserError
-from dss_jax.records import Rationale, Record
+from dss_jax.datasets.records import Rationale, Record
 
 NLI_LABELS = ("entailment", "neutral", "contradiction")
 

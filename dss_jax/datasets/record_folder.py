@@ -10,7 +10,7 @@ reads
     FOLDER/validation.jsonl   optional: else it is cut from the training data
 
 and scores with the dataset's own metrics: so rationales that somebody has
-just extracted are trained on. Any format of `dss_jax.records` will do, and
+just extracted are trained on. Any format of `dss_jax.datasets.records` will do, and
 FOLDER may hold one such folder per dataset, named after it.
 """
 
@@ -20,7 +20,7 @@ import pathlib
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.options import DataOptions
-from dss_jax.records import SUFFIXES, Record, read_records
+from dss_jax.datasets.records import SUFFIXES, Record, read_records
 
 _SPLITS = ("train", "validation", "test")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.options import DataOptions
-from dss_jax.records import Record, read_records
+from dss_jax.datasets.records import Record, read_records
 
 SPLITS = ("train", "validation", "test")
 
@@ -22,7 +22,7 @@ class DatasetSpec:
     name: heads the names of its tasks ("svamp" in "svamp_dss").
     load: (source split, options) -> its records, in a fixed order, with
       unique ids.
-    metrics: names understood by `dss_jax.metrics` for the label; the first
+    metrics: names understood by `dss_jax.datasets.metrics` for the label; the first
       one decides whether a prediction is correct.
     labels: all labels there are, or None for free text.
     source_splits: the splits that the source itself has; validation data are
@@ -107,7 +107,7 @@ class RecordFiles:
 
   Attributes:
     paths: split -> file.
-    field_mapping: record field -> key of the files; see `dss_jax.records`.
+    field_mapping: record field -> key of the files; see `dss_jax.datasets.records`.
     skip_malformed: whether lines that cannot be used are left out, with their
       number logged, instead of being an error.
   """

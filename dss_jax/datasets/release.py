@@ -25,7 +25,7 @@ from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import completions, raw_examples
 from dss_jax.datasets.options import DataOptions
-from dss_jax.records import Rationale, Record, iter_rows
+from dss_jax.datasets.records import Rationale, Record, iter_rows
 
 # Bytes of one file of completions; the largest released one has 2.5 million.
 MAX_COMPLETIONS_BYTES = 1 << 28

@@ -46,7 +46,7 @@ from collections.abc import Mapping, Sequence
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.options import DataOptions
-from dss_jax.records import Rationale, Record
+from dss_jax.datasets.records import Rationale, Record
 
 LABELS = ("entailment", "neutral", "contradiction")
 

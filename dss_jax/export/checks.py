@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dss_jax import generation
+from dss_jax import generation, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import evaluations, subtasks, vocabularies
+from dss_jax.data import evaluations, subtasks
 from dss_jax.data.examples import TaskSource
 from dss_jax.datasets import DataOptions
 from dss_jax.inference.student import Student

@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dss_jax import vocabularies
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.data import vocabularies
 from dss_jax.inference import student_card
 from dss_jax.inference.student import Student
 

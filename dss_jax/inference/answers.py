@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dss_jax.base.errors import UserError
 from dss_jax.data import subtasks
 from dss_jax.data.subtasks import MethodOptions, Part, SubTask
+from dss_jax.datasets.records import Rationale, Record
 from dss_jax.generation import DecodeOptions
-from dss_jax.records import Rationale, Record
 
 OUTPUTS = ("label", "rationale")
 

@@ -13,15 +13,16 @@ from typing import Any
 
 import jax
 
-from dss_jax import __version__, datasets, metrics, partitioning
+from dss_jax import __version__, datasets, partitioning
 from dss_jax.base import progress as progress_lib
 from dss_jax.base.errors import UserError, one_line
+from dss_jax.datasets import metrics
+from dss_jax.datasets.records import FieldMapping, parquet
 from dss_jax.inference import prediction_files, prediction_rows, questions
 from dss_jax.inference.prediction_files import FileOutput, StreamOutput
 from dss_jax.inference.predictor import Prediction, Predictor
 from dss_jax.inference.questions import Windows
 from dss_jax.inference.student import Student
-from dss_jax.records import FieldMapping, parquet
 
 
 @dataclasses.dataclass(frozen=True)

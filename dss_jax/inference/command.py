@@ -176,8 +176,8 @@ def run(args: argparse.Namespace, open_student: loading.OpenStudent) -> int:
   _check(args)
 
   from dss_jax.data.command import field_mapping
+  from dss_jax.datasets.records import FieldMapping
   from dss_jax.inference import prediction_files, questions
-  from dss_jax.records import FieldMapping
 
   kind = questions.kind_of(args.input, args.input_format)
   mapping = FieldMapping.parse(field_mapping(args))

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dss_jax import metrics
+from dss_jax.datasets import metrics
 from dss_jax.inference.answers import Prediction
 from dss_jax.inference.questions import Question
 

@@ -13,8 +13,8 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
+from dss_jax.datasets.records import atomic_file
 from dss_jax.inference.prediction_rows import COLUMNS
-from dss_jax.records import atomic_file
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*_DELIMITERS, ".parquet")

@@ -15,9 +15,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from dss_jax import generation
+from dss_jax import generation, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import evaluation_batches, vocabularies
+from dss_jax.data import evaluation_batches
 from dss_jax.data.subtasks import SubTask
 from dss_jax.inference import answers, programs
 from dss_jax.inference.answers import (

@@ -17,9 +17,9 @@ import numpy as np
 from dss_jax import candidates, constraints, generation, partitioning
 from dss_jax.base.errors import UserError
 from dss_jax.data import evaluation_batches
-from dss_jax.data.vocabularies import EOS_ID
 from dss_jax.generation import Decoded, DecodeOptions
 from dss_jax.inference.student import Student
+from dss_jax.vocabularies import EOS_ID
 
 # Prefixes of all labels together that one pass of the decoder may hold. Larger
 # sets are searched.

@@ -17,8 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dss_jax.base.errors import UserError
-from dss_jax.inference.answers import PredictInput
-from dss_jax.records import (
+from dss_jax.datasets.records import (
   FLAT_FIELDS,
   SUFFIXES,
   FieldMapping,
@@ -27,7 +26,8 @@ from dss_jax.records import (
   json_lines,
   tables,
 )
-from dss_jax.records import record as record_lib
+from dss_jax.datasets.records import record as record_lib
+from dss_jax.inference.answers import PredictInput
 
 STDIN = "-"
 FORMATS = ("jsonl", "csv", "tsv", "parquet", "text")

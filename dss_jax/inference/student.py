@@ -13,9 +13,10 @@ from dss_jax import (
   partitioning,
   train_config,
   train_state,
+  vocabularies,
 )
 from dss_jax.base.errors import UserError
-from dss_jax.data import subtasks, vocabularies
+from dss_jax.data import subtasks
 from dss_jax.data.subtasks import MethodOptions, SubTask
 from dss_jax.models import encoder_decoder
 

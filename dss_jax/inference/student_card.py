@@ -16,10 +16,10 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dss_jax import vocabularies
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError, damaged_file
 from dss_jax.data import subtasks as subtasks_lib
-from dss_jax.data import vocabularies
 from dss_jax.data.subtasks import MethodOptions, SubTask
 from dss_jax.run_directory import write_atomically
 

@@ -16,10 +16,10 @@ from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import lora, train_state
 from dss_jax.base import named_trees
 from dss_jax.base.errors import UserError
-from dss_jax.data.vocabularies import Vocabulary
 from dss_jax.models import encoder_decoder, layer_stacking
 from dss_jax.partitioning import Partitioner, place
 from dss_jax.pretrained import mismatch, opening, optimizer_states
+from dss_jax.vocabularies import Vocabulary
 
 PyTree = Any
 

@@ -10,9 +10,8 @@ from typing import Any
 import jax
 
 from dss_jax import checkpoints as checkpoints_lib
+from dss_jax import vocabularies
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.data import vocabularies
-from dss_jax.data.vocabularies import Vocabulary
 from dss_jax.models import encoder_decoder
 from dss_jax.models.config import T5Config
 from dss_jax.pretrained import (
@@ -29,6 +28,7 @@ from dss_jax.pretrained import (
 )
 from dss_jax.pretrained.budgets import Budget, broken
 from dss_jax.pretrained.lazy_arrays import LazyArray
+from dss_jax.vocabularies import Vocabulary
 
 HUGGINGFACE, T5X, RUN = "huggingface", "t5x", "run"
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from dss_jax import partitioning, train_state
+from dss_jax import partitioning, train_state, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import vocabularies
 from dss_jax.inference import student_card
 from dss_jax.inference.student import Student
 from dss_jax.models import encoder_decoder

@@ -6,7 +6,7 @@ import pathlib
 import re
 from typing import Any
 
-from dss_jax.data import vocabularies
+from dss_jax import vocabularies
 from dss_jax.inference import student_card
 from dss_jax.pretrained import folder_files, huggingface_folder
 

@@ -11,10 +11,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from dss_jax.datasets.report import UNUSABLE_LABEL
+from dss_jax.datasets.records import Record
+from dss_jax.datasets.statistics import UNUSABLE_LABEL
 from dss_jax.rationales import choosing
 from dss_jax.rationales.answers import NO_COMPLETION, SameAnswer, Vote
-from dss_jax.records import Record
 
 # What is counted of a teacher; see `quality_report`.
 COUNTS = ("answers", "completions", "parsed", "usable", "compared", "agree")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from dss_jax.datasets.records import SeenTexts
 from dss_jax.rationales import asking
 from dss_jax.rationales.extraction import Source
 from dss_jax.rationales.grouping import in_groups
@@ -11,7 +12,6 @@ from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.plan import Plan
 from dss_jax.rationales.prices import Prices
 from dss_jax.rationales.questions import Questions
-from dss_jax.records import SeenTexts
 
 
 @dataclasses.dataclass

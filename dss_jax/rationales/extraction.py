@@ -30,6 +30,7 @@ from typing import Any, TextIO
 import dss_jax
 from dss_jax.base.errors import UserError
 from dss_jax.base.progress import Progress
+from dss_jax.datasets.records import Record, atomic_file
 from dss_jax.rationales import asking, choosing, parsing, quality
 from dss_jax.rationales.answers import UNANSWERED, Answer
 from dss_jax.rationales.ledger import Ledger
@@ -40,7 +41,6 @@ from dss_jax.rationales.quality_report import QualityReport
 from dss_jax.rationales.questions import Questions
 from dss_jax.rationales.report_page import PageSample, write_page
 from dss_jax.rationales.requests import Request
-from dss_jax.records import Record, atomic_file
 
 LEDGER_FILE = "ledger.sqlite"
 

@@ -13,9 +13,9 @@ from dss_jax.base.errors import UserError
 
 if TYPE_CHECKING:
   from dss_jax.datasets import DataOptions
+  from dss_jax.datasets.records import Record
   from dss_jax.rationales.extraction import Source
   from dss_jax.rationales.plan import Plan
-  from dss_jax.records import Record
 
 
 def make_source(args: argparse.Namespace) -> Source:
@@ -62,8 +62,8 @@ def data_options(args: argparse.Namespace) -> DataOptions:
 
 def _read(args: argparse.Namespace) -> Iterator[Record]:
   """The records of --input, one by one; lines that are none are passed over."""
-  from dss_jax import records
   from dss_jax.data import command as data_command
+  from dss_jax.datasets import records
 
   found = records.iter_records(
     args.input, field_mapping=data_command.field_mapping(args)
@@ -78,8 +78,8 @@ def _count(args: argparse.Namespace) -> int:
   Raises:
     UserError: it has lines that are none, and they shall not be skipped.
   """
-  from dss_jax import records
   from dss_jax.data import command as data_command
+  from dss_jax.datasets import records
 
   count, problems = 0, []
   for item in records.iter_records(

@@ -5,7 +5,7 @@
       write(record)
 
 .jsonl, .parquet, .array_record, .csv and .tsv read back with
-`dss_jax.records`; .tfrecord is for SeqIO and other readers of TFExamples, and
+`dss_jax.datasets.records`; .tfrecord is for SeqIO and other readers of TFExamples, and
 needs TensorFlow (`data.tasks.tfrecord_source`, `external.read_tfrecords`).
 Nothing but .csv and .tsv is held in memory, beyond a row group of Parquet.
 """
@@ -17,9 +17,9 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from dss_jax import records
 from dss_jax.base.errors import UserError
-from dss_jax.records import Record
+from dss_jax.datasets import records
+from dss_jax.datasets.records import Record
 
 PathLike = str | os.PathLike[str]
 Write = Callable[[Record], None]

@@ -15,13 +15,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from dss_jax import arithmetic
 from dss_jax.base.errors import UserError
-from dss_jax.datasets import answers, completions
+from dss_jax.datasets import answers, arithmetic, completions
 from dss_jax.datasets.answers import Parsed
+from dss_jax.datasets.records import MAX_FIELD_CHARS, Record
 from dss_jax.rationales.prompts import Prompt, choices_of
 from dss_jax.rationales.requests import Completion
-from dss_jax.records import MAX_FIELD_CHARS, Record
 
 STATUSES = (*completions.STATUSES, "refused")
 PARSERS = ("tolerant", "official")

@@ -6,14 +6,14 @@ import dataclasses
 from typing import Protocol
 
 from dss_jax.base.errors import UserError
+from dss_jax.datasets.records import MAX_RATIONALES
+from dss_jax.datasets.records.record import MAX_WEIGHT
 from dss_jax.rationales.asking import AskOptions
 from dss_jax.rationales.choosing import ChooseOptions
 from dss_jax.rationales.parsing import check_parser
 from dss_jax.rationales.prompts import STYLES, Prompt
 from dss_jax.rationales.requests import Sampling
 from dss_jax.rationales.teachers import RecordTeacher, Teacher
-from dss_jax.records import MAX_RATIONALES
-from dss_jax.records.record import MAX_WEIGHT
 
 
 class Reachable(Protocol):

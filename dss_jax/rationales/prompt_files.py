@@ -17,10 +17,10 @@ from typing import Any
 import dss_jax
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.answers import ANSWER_KINDS
+from dss_jax.datasets.records import Record
 from dss_jax.rationales import parsing
 from dss_jax.rationales.prompts import Exemplar, Prompt, fields_of
 from dss_jax.rationales.requests import Completion
-from dss_jax.records import Record
 
 # Bounds on files: far above what a teacher's context holds.
 MAX_BYTES = 1 << 20

@@ -21,8 +21,8 @@ from typing import Any
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.answers import AnswerForm
+from dss_jax.datasets.records import Record
 from dss_jax.rationales.requests import Message, Request, Sampling
-from dss_jax.records import Record
 
 # A text to go on from, or a chat with the exemplars as earlier turns.
 STYLES = ("completion", "chat")

@@ -15,6 +15,7 @@ import collections
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from dss_jax.datasets.records import Problem, Rationale, Record, SeenTexts
 from dss_jax.rationales.accounts import (
   COUNTS,
   Account,
@@ -30,7 +31,6 @@ from dss_jax.rationales.quality_report import (
   Share,
   TeacherQuality,
 )
-from dss_jax.records import Problem, Rationale, Record, SeenTexts
 
 # (model, prompt tokens, completion tokens) -> cost; None if it is not known.
 Cost = Callable[[str, int, int], float | None]

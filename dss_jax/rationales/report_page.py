@@ -25,11 +25,11 @@ import os
 import pathlib
 from typing import Any
 
+from dss_jax.datasets.records import Rationale, Record, atomic_file
 from dss_jax.rationales import choosing, quality
 from dss_jax.rationales.accounts import account_of
 from dss_jax.rationales.answers import SameAnswer
 from dss_jax.rationales.quality_report import QualityReport
-from dss_jax.records import Rationale, Record, atomic_file
 
 _FOLDER = pathlib.Path(__file__).parent / "page"
 

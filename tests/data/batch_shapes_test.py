@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from dss_jax import datasets
+from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import examples, vocabularies
+from dss_jax.data import examples
 from dss_jax.data.batch_shapes import choose_batch_shape
 from dss_jax.data.batches import PackedBatches
 from dss_jax.data.packing import BatchShape

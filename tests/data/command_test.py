@@ -10,7 +10,12 @@ import pytest
 
 from dss_jax.base.errors import UserError
 from dss_jax.data import command
-from dss_jax.records import Rationale, Record, read_records, write_records
+from dss_jax.datasets.records import (
+  Rationale,
+  Record,
+  read_records,
+  write_records,
+)
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dss_jax import datasets
+from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import evaluations, examples, sources, vocabularies
+from dss_jax.data import evaluations, examples, sources
 from dss_jax.data.subtasks import METHODS, MethodOptions
 from dss_jax.data.token_arrays import ExampleSet
-from dss_jax.data.vocabularies import ByteVocabulary
-from dss_jax.records import Rationale, Record
+from dss_jax.datasets.records import Rationale, Record
+from dss_jax.vocabularies import ByteVocabulary
 
 BYTES = ByteVocabulary()
 DATA = datasets.DataOptions(
@@ -251,7 +251,7 @@ def test_teacher_labels_are_compared_by_value(fixtures):
   records = datasets.load_split("svamp", "train", options=data)
   agreeing = built.subtasks[1].record_ids.tolist()
   assert agreeing
-  from dss_jax import arithmetic
+  from dss_jax.datasets import arithmetic
 
   for position in agreeing:
     teacher = records[position].rationales[0].label

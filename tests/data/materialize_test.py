@@ -7,16 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dss_jax import datasets
+from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import (
-  evaluations,
-  examples,
-  options,
-  packing,
-  subtasks,
-  vocabularies,
-)
+from dss_jax.data import evaluations, examples, options, packing, subtasks
 from dss_jax.data.options import TaskOptions
 from dss_jax.data.packed_features import unpack
 from dss_jax.data.packing import BatchShape

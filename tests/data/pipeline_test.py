@@ -7,8 +7,8 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.data import batches, pipeline, sources, training_data
 from dss_jax.data.subtasks import MethodOptions
-from dss_jax.data.vocabularies import ByteVocabulary
-from dss_jax.records import Record
+from dss_jax.datasets.records import Record
+from dss_jax.vocabularies import ByteVocabulary
 
 BYTES = ByteVocabulary()
 LENGTHS = {"inputs": 16, "targets": 16}

@@ -6,8 +6,8 @@ import pytest
 
 from dss_jax.data import rows, subtasks
 from dss_jax.data.subtasks import METHODS, MethodOptions
-from dss_jax.data.vocabularies import ByteVocabulary
-from dss_jax.records import Rationale, Record
+from dss_jax.datasets.records import Rationale, Record
+from dss_jax.vocabularies import ByteVocabulary
 
 RECORDS = [
   Record(

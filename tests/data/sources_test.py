@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from dss_jax import datasets
+from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import evaluations, examples, sources, vocabularies
-from dss_jax.data.vocabularies import ByteVocabulary
-from dss_jax.records import Rationale, Record
+from dss_jax.data import evaluations, examples, sources
+from dss_jax.datasets.records import Rationale, Record
+from dss_jax.vocabularies import ByteVocabulary
 
 RECORDS = [
   Record(f"r{i}", f"in {i}", "ab"[i % 2], (Rationale(f"why {i}", "a"),))

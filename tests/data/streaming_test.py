@@ -10,7 +10,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.data import packed_features, streaming
 from dss_jax.data.packing import BatchShape
 from dss_jax.data.streaming import StreamExample, StreamingBatches
-from dss_jax.data.vocabularies import ByteVocabulary
+from dss_jax.vocabularies import ByteVocabulary
 
 
 class Numbers:

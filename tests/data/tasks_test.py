@@ -13,18 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dss_jax import datasets
+from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import (
-  examples,
-  options,
-  row_source,
-  subtasks,
-  vocabularies,
-)
+from dss_jax.data import examples, options, row_source, subtasks
 from dss_jax.data.options import TaskOptions
 from dss_jax.data.subtasks import METHODS, MethodOptions
-from dss_jax.records import Rationale, Record
+from dss_jax.datasets.records import Rationale, Record
 
 seqio = pytest.importorskip("seqio")
 
@@ -681,7 +675,7 @@ def test_seqios_own_caching_with_beam(tmp_path, monkeypatch, release):
 def test_a_folder_of_records_gives_the_tokens_of_the_direct_path(
   tmp_path, monkeypatch
 ):
-  from dss_jax.records import write_records
+  from dss_jax.datasets.records import write_records
 
   write_records(tmp_path / "train.jsonl", MINE)
   data = datasets.DataOptions(data_dir=str(tmp_path), source="records")

@@ -14,10 +14,8 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 
 from dss_jax import datasets
-from dss_jax.data import (
-  describe, evaluations, examples, options, row_source, rows, seqio_evaluation, sources,
-  streaming, subtasks, vocabularies, word_vocabulary,
-)
+from dss_jax import vocabularies
+from dss_jax.data import describe, evaluations, examples, options, row_source, rows, seqio_evaluation, sources, streaming, subtasks, word_vocabulary
 
 data = datasets.DataOptions(taxonli_num_train=9, taxonli_num_test=6)
 vocabulary = vocabularies.from_name("taxonli")

@@ -9,7 +9,7 @@ from dss_jax import main
 from dss_jax.base.errors import UserError
 from dss_jax.data import packing, pipeline, sources, training_data
 from dss_jax.datasets import DataOptions
-from dss_jax.records import Rationale, Record
+from dss_jax.datasets.records import Rationale, Record
 
 FLAGS = [
   "--task=taxonli_dss",

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from dss_jax import datasets, metrics
+from dss_jax import datasets
 from dss_jax.base.errors import UserError
-from dss_jax.datasets import DataOptions, DatasetSpec, RecordFiles
-from dss_jax.records import Rationale, Record, write_records
+from dss_jax.datasets import DataOptions, DatasetSpec, RecordFiles, metrics
+from dss_jax.datasets.records import Rationale, Record, write_records
 
 
 def test_the_datasets_there_are():
@@ -142,7 +142,8 @@ blocked = ("jax", "flax", "tensorflow", "seqio", "gin", "datasets",
            "rouge_score", "sentencepiece", "torch")
 for name in blocked:
   sys.modules[name] = None
-from dss_jax import arithmetic, datasets, metrics, records
+from dss_jax import datasets
+from dss_jax.datasets import arithmetic, metrics, records
 train = datasets.load_split("taxonli", "train")
 metrics.score(["accuracy", "value_accuracy"], ["1"], ["1"])
 print(len(train))

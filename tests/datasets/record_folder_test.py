@@ -5,11 +5,11 @@ import pathlib
 
 import pytest
 
-from dss_jax import datasets, main
+from dss_jax import datasets, main, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import examples, vocabularies
+from dss_jax.data import examples
 from dss_jax.datasets import DataOptions
-from dss_jax.records import Rationale, Record, write_records
+from dss_jax.datasets.records import Rationale, Record, write_records
 
 BYTES = vocabularies.from_name("bytes")
 

@@ -9,9 +9,9 @@ import shutil
 import numpy as np
 import pytest
 
-from dss_jax import arithmetic, datasets
+from dss_jax import datasets
 from dss_jax.base.errors import UserError
-from dss_jax.datasets import DataOptions, load_source_split
+from dss_jax.datasets import DataOptions, arithmetic, load_source_split
 
 RELEASED = ("anli1", "anli2", "anli3", "cqa", "esnli", "svamp")
 

@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from dss_jax import datasets
+from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import vocabularies
 from dss_jax.export import tokenizer_files
 
 TEXTS = [

@@ -8,9 +8,9 @@ import threading
 import pytest
 
 from dss_jax.base.errors import UserError
+from dss_jax.datasets.records import FieldMapping
 from dss_jax.inference import bulk
 from dss_jax.inference.answers import Prediction, PredictOptions
-from dss_jax.records import FieldMapping
 
 
 class Echo:

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from dss_jax import datasets, partitioning, train_state
-from dss_jax.data import subtasks, vocabularies
+from dss_jax import datasets, partitioning, train_state, vocabularies
+from dss_jax.data import subtasks
 from dss_jax.inference import student as student_lib
 from dss_jax.models import config, encoder_decoder
 

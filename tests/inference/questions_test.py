@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from dss_jax.base.errors import UserError
+from dss_jax.datasets.records import FieldMapping
 from dss_jax.inference import questions
 from dss_jax.inference.questions import Windows
-from dss_jax.records import FieldMapping
 
 
 def _read(path, kind=None, mapping=None, with_rationale=False) -> list[Any]:

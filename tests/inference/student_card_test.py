@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
+from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import subtasks, vocabularies
+from dss_jax.data import subtasks
 from dss_jax.data.subtasks import MethodOptions
 from dss_jax.inference import student as student_lib
 from dss_jax.inference import student_card

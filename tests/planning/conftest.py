@@ -6,8 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-from dss_jax import lora, optimizers, train_config
-from dss_jax.data import packing, pipeline, vocabularies
+from dss_jax import lora, optimizers, train_config, vocabularies
+from dss_jax.data import packing, pipeline
 from dss_jax.models import config, encoder_decoder
 from dss_jax.partitioning import Partitioner
 from dss_jax.planning import abstract_run

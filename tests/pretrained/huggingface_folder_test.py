@@ -364,7 +364,7 @@ def test_shards_that_are_missing_or_lack_an_array(tmp_path, folders):
 def test_another_students_checkpoint_is_listed_with_what_to_set(
   tmp_path, folders
 ):
-  from dss_jax.data import vocabularies
+  from dss_jax import vocabularies
   from dss_jax.pretrained import initial
 
   folders.write(tmp_path / "x")
@@ -386,7 +386,7 @@ def test_another_students_checkpoint_is_listed_with_what_to_set(
 
 
 def test_the_checkpoints_own_vocabulary_is_known(tmp_path, folders):
-  from dss_jax.data import vocabularies
+  from dss_jax import vocabularies
   from dss_jax.pretrained import initial
 
   folder = folders.write(tmp_path / "x")

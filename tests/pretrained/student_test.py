@@ -9,15 +9,16 @@ import jax
 import numpy as np
 import pytest
 
-import dss_jax.data
+from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import subtasks, vocabularies
+from dss_jax.data import subtasks
 from dss_jax.inference import student_card
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import huggingface, open_pretrained
 from dss_jax.pretrained import student as student_lib
 
-MODEL = pathlib.Path(dss_jax.data.__file__).with_name("taxonli.model")
+MODEL = vocabularies.model_path("taxonli")
+assert MODEL is not None
 PIECES = 205
 
 

@@ -30,6 +30,7 @@ from apache_beam.io.localfilesystem import LocalFileSystem
 from dss_jax import datasets
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions
+from dss_jax.datasets.records import Record, read_records, write_records
 from dss_jax.rationales import beam, beam_command, extraction
 from dss_jax.rationales.asking import AskOptions
 from dss_jax.rationales.choosing import ChooseOptions
@@ -40,7 +41,6 @@ from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.requests import Sampling
 from dss_jax.rationales.teachers.replay import Replay
 from dss_jax.rationales.teachers.rules import TaxonliRules
-from dss_jax.records import Record, read_records, write_records
 
 pytestmark = pytest.mark.slow
 

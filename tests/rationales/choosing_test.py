@@ -8,10 +8,16 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from dss_jax import arithmetic
 from dss_jax.base.errors import UserError
 from dss_jax.data import rows
+from dss_jax.datasets import arithmetic
 from dss_jax.datasets.completions import STATUSES, Parsed
+from dss_jax.datasets.records import (
+  Rationale,
+  Record,
+  read_records,
+  write_records,
+)
 from dss_jax.rationales.answers import Answer, count_votes
 from dss_jax.rationales.choosing import (
   ChooseOptions,
@@ -19,7 +25,6 @@ from dss_jax.rationales.choosing import (
   needs_rationalising,
 )
 from dss_jax.rationales.requests import Completion, Sampling
-from dss_jax.records import Rationale, Record, read_records, write_records
 
 RECORD = Record("q1", "Where is a weasel?\n(a) zoo\n(b) pond", "zoo")
 NO_GOLD = dataclasses.replace(RECORD, label=None)

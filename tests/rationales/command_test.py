@@ -9,8 +9,8 @@ import time
 
 import pytest
 
+from dss_jax.datasets.records import Record, read_records, write_records
 from dss_jax.main import main
-from dss_jax.records import Record, read_records, write_records
 
 CANARY = "sk-canary-0123456789abcdef"
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from dss_jax.base.errors import UserError
+from dss_jax.datasets.records import Record, read_records
 from dss_jax.rationales import extraction
 from dss_jax.rationales.choosing import ChooseOptions
 from dss_jax.rationales.estimates import estimate
@@ -17,7 +18,6 @@ from dss_jax.rationales.prices import Price, Prices
 from dss_jax.rationales.prompts import Exemplar, Prompt
 from dss_jax.rationales.requests import Completion, Sampling
 from dss_jax.rationales.teachers import FatalError
-from dss_jax.records import Record, read_records
 
 PROMPT = Prompt(
   "colours",

@@ -3,8 +3,8 @@
 import pytest
 
 from dss_jax.base.errors import UserError
+from dss_jax.datasets.records import Rationale, Record, read_records
 from dss_jax.rationales import outputs
-from dss_jax.records import Rationale, Record, read_records
 
 RECORDS = [
   Record(

@@ -8,6 +8,7 @@ import pytest
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
+from dss_jax.datasets.records import Record
 from dss_jax.rationales import parsing, prompt_files
 from dss_jax.rationales.prompts import (
   STYLES,
@@ -17,7 +18,6 @@ from dss_jax.rationales.prompts import (
   for_dataset,
 )
 from dss_jax.rationales.requests import Completion, Sampling
-from dss_jax.records import Record
 
 SHIPPED = ("anli", "cqa", "esnli", "svamp", "taxonli")
 

@@ -9,19 +9,19 @@ from hypothesis import strategies as st
 
 from dss_jax import datasets
 from dss_jax.datasets.completions import Parsed
-from dss_jax.rationales import choosing, quality_tables
-from dss_jax.rationales.answers import Answer
-from dss_jax.rationales.lengths import lengths_of
-from dss_jax.rationales.quality import of_records, same_words
-from dss_jax.rationales.quality_report import Share
-from dss_jax.rationales.requests import Completion
-from dss_jax.records import (
+from dss_jax.datasets.records import (
   Problem,
   Rationale,
   Record,
   iter_records,
   write_records,
 )
+from dss_jax.rationales import choosing, quality_tables
+from dss_jax.rationales.answers import Answer
+from dss_jax.rationales.lengths import lengths_of
+from dss_jax.rationales.quality import of_records, same_words
+from dss_jax.rationales.quality_report import Share
+from dss_jax.rationales.requests import Completion
 
 
 def _chosen(number: int, label: str | None, *answers, **options) -> Record:

@@ -7,10 +7,10 @@ import pytest
 from dss_jax import datasets
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions, completions
+from dss_jax.datasets.records import Record
 from dss_jax.rationales.parsing import parse, same_answer
 from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.teachers.replay import Replay
-from dss_jax.records import Record
 
 
 def _replay(dataset, split, options, parser):

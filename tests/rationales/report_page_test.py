@@ -7,9 +7,9 @@ import re
 import pytest
 
 from dss_jax.base.errors import UserError
+from dss_jax.datasets.records import Rationale, Record
 from dss_jax.rationales import choosing, quality, report_page
 from dss_jax.rationales.answers import Answer
-from dss_jax.records import Rationale, Record
 
 HOSTILE = (
   "</script><script>window.hacked = 1</script>",

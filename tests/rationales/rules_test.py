@@ -8,10 +8,10 @@ import pytest
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
+from dss_jax.datasets.records import Record
 from dss_jax.rationales import parsing
 from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.teachers import rules
-from dss_jax.records import Record
 
 RECORDS = taxonli.generate("train", 600, seed=3)
 PROMPT = Prompt.load("taxonli")

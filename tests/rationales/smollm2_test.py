@@ -15,7 +15,7 @@ import time
 import pytest
 
 from dss_jax import main
-from dss_jax.records import read_records
+from dss_jax.datasets.records import read_records
 
 _SERVER = pathlib.Path(__file__).with_name("smollm2_server.py")
 _RECORDS = 50

@@ -6,8 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dss_jax import evaluation, optimizers, partitioning, schedules
-from dss_jax.data import pipeline, vocabularies
+from dss_jax import (
+  evaluation,
+  optimizers,
+  partitioning,
+  schedules,
+  vocabularies,
+)
+from dss_jax.data import pipeline
 from dss_jax.datasets import DataOptions
 from dss_jax.models import config as model_config
 from dss_jax.models import decode_cache

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import tensorflow as tf
 
+from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import examples, vocabularies
+from dss_jax.data import examples
 from dss_jax.data.materialize.fingerprints import task_fingerprint
 from dss_jax.data.materialize.providers import (
   Provider,

@@ -6,8 +6,9 @@ from typing import Any
 
 import seqio
 
+from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import subtasks, vocabularies
+from dss_jax.data import subtasks
 from dss_jax.data.tasks import DssTask, from_seqio
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from dss_jax import datasets, metrics
+from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import evaluations, options, rows, subtasks, vocabularies
+from dss_jax.data import evaluations, options, rows, subtasks
 from dss_jax.data.row_source import RowsOf
 from dss_jax.data.tasks.row_examples import (
   OutputFeatures,
@@ -18,6 +18,7 @@ from dss_jax.data.tasks.row_examples import (
   split_being_read,
 )
 from dss_jax.data.tasks.seqio_vocabularies import to_seqio
+from dss_jax.datasets import metrics
 
 
 class RowSource(seqio.FunctionDataSource):

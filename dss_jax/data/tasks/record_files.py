@@ -6,7 +6,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from dss_jax.records import RATIONALE_FIELDS
+from dss_jax.datasets.records import RATIONALE_FIELDS
 
 
 def tfrecord_source(

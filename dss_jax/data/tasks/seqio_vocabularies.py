@@ -8,7 +8,8 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from dss_jax.data import describe, vocabularies
+from dss_jax import vocabularies
+from dss_jax.data import describe
 
 
 def to_seqio(name: Any) -> seqio.Vocabulary:

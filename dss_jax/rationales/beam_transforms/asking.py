@@ -12,12 +12,12 @@ from typing import Any, cast
 import apache_beam as beam
 
 from dss_jax.base.errors import UserError
+from dss_jax.datasets.records import Record, json_lines
 from dss_jax.rationales import choosing, extraction, ledger_shards
 from dss_jax.rationales.beam_transforms import counters, elements, files
 from dss_jax.rationales.extraction import Source
 from dss_jax.rationales.plan import Plan
 from dss_jax.rationales.prices import Prices
-from dss_jax.records import Record, json_lines
 
 INTERRUPTED = "interrupted; start it again to go on"
 

@@ -6,7 +6,7 @@ import hashlib
 
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
-from dss_jax.records import FieldMapping, Record, json_lines
+from dss_jax.datasets.records import FieldMapping, Record, json_lines
 
 
 def as_record(element: Record | str | bytes) -> Record:

@@ -11,8 +11,8 @@ from dss_jax import datasets
 from dss_jax.base.errors import UserError
 from dss_jax.data import command as data_command
 from dss_jax.datasets import DataOptions
+from dss_jax.datasets.records import FieldMapping, Record, SeenTexts, iter_rows
 from dss_jax.rationales.beam_transforms import counters, files
-from dss_jax.records import FieldMapping, Record, SeenTexts, iter_rows
 
 
 class ReadRecords(beam.PTransform):

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import apache_beam as beam
 
 from dss_jax.base.errors import UserError
+from dss_jax.datasets.records import Record, json_lines
 from dss_jax.rationales import ledger_shards, outputs
 from dss_jax.rationales.beam_transforms import counters, elements, files
-from dss_jax.records import Record, json_lines
 
 
 class WriteRecords(beam.PTransform):

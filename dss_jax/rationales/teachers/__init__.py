@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from dss_jax.datasets.records import Record
 from dss_jax.rationales.requests import Completion, Request
-from dss_jax.records import Record
 
 
 class TransientError(Exception):

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dss_jax.base.errors import UserError
+from dss_jax.datasets.records import MAX_FIELD_CHARS
 from dss_jax.rationales.requests import Completion, Request
 from dss_jax.rationales.teachers import answer_bodies
-from dss_jax.records import MAX_FIELD_CHARS
 
 # Failures that are the request's own. Others (no rights, too many requests, a
 # server's error, an expired batch) may be answered when asked again.

@@ -21,12 +21,12 @@ from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 from dss_jax.base.errors import UserError
+from dss_jax.datasets.records import SeenTexts, atomic_file
+from dss_jax.datasets.records.json_lines import read_lines
 from dss_jax.rationales.grouping import in_groups
 from dss_jax.rationales.requests import Request
 from dss_jax.rationales.teachers.batch_answers import Answers
 from dss_jax.rationales.teachers.batch_lines import request_line
-from dss_jax.records import SeenTexts, atomic_file
-from dss_jax.records.json_lines import read_lines
 
 PathLike = str | os.PathLike[str]
 

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from dss_jax.base.errors import UserError
+from dss_jax.datasets.records import Problem, SeenTexts
+from dss_jax.datasets.records.json_lines import read_lines
 from dss_jax.rationales.grouping import in_groups
 from dss_jax.rationales.teachers.batch_answers import Answers
 from dss_jax.rationales.teachers.batch_lines import Result, read_result
 from dss_jax.rationales.teachers.batch_requests import asked_keys
-from dss_jax.records import Problem, SeenTexts
-from dss_jax.records.json_lines import read_lines
 
 PathLike = str | os.PathLike[str]
 Line = tuple[int, str | UserError]

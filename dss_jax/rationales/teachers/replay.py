@@ -12,8 +12,8 @@ from typing import Any
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import release
 from dss_jax.datasets.options import DataOptions
+from dss_jax.datasets.records import Record
 from dss_jax.rationales.requests import Completion
-from dss_jax.records import Record
 
 _ID = re.compile(r"(train|validation|test)-(\d{1,9})", re.ASCII)
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
+from dss_jax.datasets.records import Rationale, Record
 from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.requests import Completion
-from dss_jax.records import Rationale, Record
 
 
 class TaxonliRules:

@@ -7,12 +7,12 @@ Files that are too large for memory are read by `iter_records` and written by
 `open_writer`, record by record.
 """
 
-from dss_jax.records.field_mapping import (
+from dss_jax.datasets.records.field_mapping import (
   FLAT_FIELDS,
   MAPPABLE_FIELDS,
   FieldMapping,
 )
-from dss_jax.records.files import (
+from dss_jax.datasets.records.files import (
   SUFFIXES,
   Problem,
   atomic_file,
@@ -23,7 +23,7 @@ from dss_jax.records.files import (
   read_records,
   write_records,
 )
-from dss_jax.records.record import (
+from dss_jax.datasets.records.record import (
   MAX_FIELD_CHARS,
   MAX_RATIONALES,
   RATIONALE_FIELDS,
@@ -32,7 +32,7 @@ from dss_jax.records.record import (
   Record,
   rationale_from_dict,
 )
-from dss_jax.records.seen import SeenTexts
+from dss_jax.datasets.records.seen import SeenTexts
 
 __all__ = [
   "FLAT_FIELDS",

@@ -10,8 +10,8 @@ from typing import Any
 
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
-from dss_jax.records import json_lines
-from dss_jax.records.record import Record
+from dss_jax.datasets.records import json_lines
+from dss_jax.datasets.records.record import Record
 
 # Entries read at a time.
 _ENTRIES_PER_BATCH = 256

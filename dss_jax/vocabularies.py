@@ -34,7 +34,7 @@ EOS_TEXT = "</s>"
 MAX_MODEL_BYTES = 64 * 2**20
 MAX_EXTRA_IDS = 10_000
 
-_TAXONLI_MODEL = pathlib.Path(__file__).with_name("taxonli.model")
+_TAXONLI_MODEL = pathlib.Path(__file__).parent / "datasets" / "taxonli.model"
 
 
 @runtime_checkable

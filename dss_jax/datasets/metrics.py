@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from dss_jax import arithmetic
 from dss_jax.base.errors import UserError
+from dss_jax.datasets import arithmetic
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 

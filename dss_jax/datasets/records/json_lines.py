@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
-from dss_jax.records.record import Record
+from dss_jax.datasets.records.record import Record
 
 # Bytes of one line. Well above any record the field bounds allow to be useful,
 # far below what hurts.

@@ -8,9 +8,9 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from dss_jax import records
 from dss_jax.base.errors import UserError
-from dss_jax.records import (
+from dss_jax.datasets import records
+from dss_jax.datasets.records import (
   Problem,
   Rationale,
   Record,

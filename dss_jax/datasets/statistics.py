@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax import arithmetic, datasets
+from dss_jax import datasets
+from dss_jax.datasets import arithmetic
 from dss_jax.datasets.options import DataOptions
-from dss_jax.records import Rationale, Record
+from dss_jax.datasets.records import Rationale, Record
 
 # Labels that were read, and that no student should be taught.
 UNUSABLE_LABEL = ("multiple_answers", "label_not_in_choices", "unevaluable")

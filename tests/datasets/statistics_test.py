@@ -1,7 +1,7 @@
 """Reports on records, by hand-worked counts."""
 
-from dss_jax.datasets import report
-from dss_jax.records import Rationale, Record
+from dss_jax.datasets import statistics
+from dss_jax.datasets.records import Rationale, Record
 
 
 def _record(number, label, *rationales):
@@ -20,7 +20,7 @@ RECORDS = [
 
 
 def test_counts():
-  found = report.report_records(RECORDS, labels=("pond", "lake", "sea"))
+  found = statistics.report_records(RECORDS, labels=("pond", "lake", "sea"))
   assert found.rows == 7
   assert found.gold_labels == 6
   assert found.labels == {"pond": 4, "lake": 2, "sea": 0}
@@ -45,25 +45,25 @@ def test_by_value():
     _record(0, "( 2.0 * 3.0 )", Rationale("r", "(3 * 2)")),
     _record(1, "( 2.0 * 3.0 )", Rationale("r", "(x * 2)")),
   ]
-  found = report.report_records(records, arithmetic_labels=True)
+  found = statistics.report_records(records, arithmetic_labels=True)
   assert found.compared_by == "value"
   assert found.strict.teacher_equals_gold == 1
   assert found.tolerant.teacher_equals_gold == 1
 
 
 def test_nothing_to_compare():
-  found = report.report_records([_record(0, None)])
+  found = statistics.report_records([_record(0, None)])
   assert found.percent(found.strict) is None
   assert found.to_dict()["teacher_equals_gold"]["strict_percent"] is None
   # Rationales that never had a label are not unparsed.
-  found = report.report_records([_record(0, "a", Rationale("r"))])
+  found = statistics.report_records([_record(0, "a", Rationale("r"))])
   assert found.strict.unparsed == 0
 
 
 def test_two_readings_are_compared_as_they_are():
   other = [*RECORDS]
   other[2] = _record(2, "lake", Rationale("why", "lake"))
-  found = report.report_records(RECORDS, other)
+  found = statistics.report_records(RECORDS, other)
   assert found.strict.teacher_equals_gold == 2
   assert found.tolerant.teacher_equals_gold == 3
   assert found.to_dict("tolerant")["blank_rationales"] == 0
@@ -77,7 +77,7 @@ def test_token_lengths():
 
   records = [record(1, 2, 4), record(2, 0), record(6)]
   # Each text has its end token besides, each input three words of prefix.
-  assert report.token_lengths(records, str.split, prefix="read this now ") == {
+  assert statistics.token_lengths(records, str.split, prefix="read this now ") == {
     "input": {"count": 3, "mean": 7.0, "p50": 6.0, "p95": 9.6, "max": 10.0},
     "rationale": {"count": 2, "mean": 4.0, "p50": 4.0, "p95": 4.9, "max": 5.0},
     "teacher_label": {

@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from dss_jax import arithmetic
+from dss_jax.datasets import arithmetic
 
 _OPERATORS = {
   ast.Add: operator.add,

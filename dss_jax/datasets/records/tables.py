@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
-from dss_jax.records.field_mapping import FLAT_FIELDS, FieldMapping
-from dss_jax.records.json_lines import MAX_LINE_BYTES, Row
-from dss_jax.records.record import Record
+from dss_jax.datasets.records.field_mapping import FLAT_FIELDS, FieldMapping
+from dss_jax.datasets.records.json_lines import MAX_LINE_BYTES, Row
+from dss_jax.datasets.records.record import Record
 
 # A header wider than this is no table of records.
 MAX_COLUMNS = 4096

@@ -16,7 +16,7 @@ from typing import Any
 
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
-from dss_jax.records.record import (
+from dss_jax.datasets.records.record import (
   RECORD_FIELDS,
   Rationale,
   Record,

@@ -20,10 +20,10 @@ from typing import Any, BinaryIO
 
 from dss_jax.base import atomic_files
 from dss_jax.base.errors import UserError
-from dss_jax.records import array_records, json_lines, parquet, tables
-from dss_jax.records.field_mapping import FieldMapping
-from dss_jax.records.record import Record
-from dss_jax.records.seen import SeenTexts
+from dss_jax.datasets.records import array_records, json_lines, parquet, tables
+from dss_jax.datasets.records.field_mapping import FieldMapping
+from dss_jax.datasets.records.record import Record
+from dss_jax.datasets.records.seen import SeenTexts
 
 PathLike = str | os.PathLike[str]
 Write = Callable[[Record], None]

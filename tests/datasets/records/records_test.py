@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from dss_jax.base.errors import UserError
-from dss_jax.records import (
+from dss_jax.datasets.records import (
   Problem,
   Rationale,
   Record,
@@ -292,8 +292,8 @@ def test_every_line_is_a_record_or_a_problem(tmp_path):
 
 
 def test_long_lines_cost_no_memory_and_are_reported(tmp_path, monkeypatch):
-  monkeypatch.setattr("dss_jax.records.json_lines.MAX_LINE_BYTES", 100)
-  monkeypatch.setattr("dss_jax.records.tables.MAX_LINE_BYTES", 100)
+  monkeypatch.setattr("dss_jax.datasets.records.json_lines.MAX_LINE_BYTES", 100)
+  monkeypatch.setattr("dss_jax.datasets.records.tables.MAX_LINE_BYTES", 100)
   long = "x" * 1000
   path = _write(
     tmp_path / "long.jsonl",

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from dss_jax import metrics
 from dss_jax.base.errors import UserError
+from dss_jax.datasets import metrics
 
 TARGETS = ["( 84.0 / 2.0 )", "neutral", "a b c d e"]
 PREDICTIONS = [" 42", "neutral ", "a b c x e"]

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
-from dss_jax.records.field_mapping import MAPPABLE_FIELDS, FieldMapping
-from dss_jax.records.json_lines import Row
-from dss_jax.records.record import RATIONALE_FIELDS, Record
+from dss_jax.datasets.records.field_mapping import MAPPABLE_FIELDS, FieldMapping
+from dss_jax.datasets.records.json_lines import Row
+from dss_jax.datasets.records.record import RATIONALE_FIELDS, Record
 
 # Marks, in the column's own metadata, a text column that holds JSON.
 _ENCODING = b"dss_jax.encoding"

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import vocabularies, word_vocabulary
+from dss_jax.data import word_vocabulary
 from dss_jax.datasets import taxonli
 
 BYTES = vocabularies.ByteVocabulary()
