@@ -31,12 +31,11 @@ import numpy as np
 from jax.extend import backend
 
 from dss_jax.base.errors import one_line
-from dss_jax.models import (
-  attention,
+from dss_jax.models import attention, layers
+from dss_jax.models.kernels import (
   attention_proof,
   cudnn_attention,
   flash_attention,
-  layers,
   triton_attention,
 )
 

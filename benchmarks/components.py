@@ -35,9 +35,9 @@ import our_training
 import prepare
 import students
 
-from dss_jax import losses, optimizers, train_state, vocabulary_loss
+from dss_jax import losses, optimizers, vocabulary_loss
 from dss_jax.data.batch_files import BatchFiles
-from dss_jax.models import layers
+from dss_jax.models import abstract_params, layers
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 
@@ -98,7 +98,7 @@ def optimizer(config: T5Config, batch: dict[str, np.ndarray]) -> Ways:
   """Updates of all parameters; what they take over is theirs."""
   del batch
   model = EncoderDecoderModel(config)
-  shapes = train_state.param_shapes(model)
+  shapes = abstract_params.param_shapes(model)
 
   def way(settings: optimizers.Optimizer) -> Callable[[], object]:
     tx = settings.transform(

@@ -39,9 +39,14 @@ import numpy as np
 import prepare
 from students import STUDENTS
 
-from dss_jax import decoding, generation, partitioning
-from dss_jax.data import evaluation_batches
+from dss_jax.models import partitioning
 from dss_jax.models.config import T5Config
+from dss_jax.models.decoding import (
+  beam_search,
+  generation,
+  greedy_and_sampling,
+  input_batches,
+)
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import huggingface
 from dss_jax.vocabularies import EOS_ID, PAD_ID
@@ -133,14 +138,14 @@ def ours(params, config: T5Config, kind: str) -> Callable:
     cache = model.init_cache(params, encoded, tokens, FORCED_LENGTH)
     step = functools.partial(model.decode_step, params)
     if kind == "beam":
-      return decoding.beam_search(
+      return beam_search.beam_search(
         step,
         cache,
         max_decode_length=FORCED_LENGTH,
         num_beams=NUM_BEAMS,
         convention="huggingface",
       )[0][:, 0]
-    return decoding.greedy(
+    return greedy_and_sampling.greedy(
       step,
       cache,
       max_decode_length=FORCED_LENGTH,
@@ -172,7 +177,7 @@ def our_dataset(
   sizes = sorted(map(len, inputs))[::-batch_size]
   generator.warm_up(
     params,
-    lengths=evaluation_batches.declared_lengths(sizes, num_lengths=8),
+    lengths=input_batches.declared_lengths(sizes, num_lengths=8),
     max_decode_length=FORCED_LENGTH,
   )
 

@@ -25,7 +25,7 @@ from dss_jax import optimizers, train_config, vocabularies
 from dss_jax.data import packing, pipeline
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.partitioning import Partitioner
+from dss_jax.models.partitioning import Partitioner
 from dss_jax.planning import abstract_run, plan, report
 from dss_jax.planning.sizes import shown
 

@@ -16,13 +16,12 @@ from dss_jax import (
   cpu_memory,
   losses,
   optimizers,
-  partitioning,
   train_state,
   train_step,
   vocabulary_loss,
 )
 from dss_jax.data.batch_files import BatchFiles
-from dss_jax.models import flops
+from dss_jax.models import abstract_params, flops, partitioning
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import huggingface
 
@@ -96,7 +95,7 @@ class Side:
     model = EncoderDecoderModel(self._config)
     tx = self._optimizer.transform(
       lambda step: jnp.float32(LEARNING_RATE),
-      train_state.param_shapes(model),
+      abstract_params.param_shapes(model),
       model.param_axes(),
     )
     state, shardings = train_state.init_state(

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dss_jax import logical_axes
 from dss_jax import updates as updates_lib
 from dss_jax.base.errors import UserError
+from dss_jax.models.partitioning import logical_axes
 from dss_jax.schedules import LearningRateFn
 
 

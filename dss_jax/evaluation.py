@@ -7,9 +7,10 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dss_jax import generation, run_directory, vocabularies
+from dss_jax import run_directory, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data import pipeline
+from dss_jax.models.decoding import generation
 
 PyTree = Any
 

@@ -10,9 +10,10 @@ import jax
 
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import evaluation as evaluation_lib
-from dss_jax import results, run_directory, train_state
+from dss_jax import results, run_directory
 from dss_jax.base.errors import damaged_file
 from dss_jax.loop_state import LoopState
+from dss_jax.models import abstract_params
 from dss_jax.run_setup import Setup
 from dss_jax.train_config import TrainConfig
 
@@ -50,8 +51,8 @@ def score_selected(
   params = student_params(
     checkpoints.restore_params(
       best,
-      train_state.with_shardings(
-        train_state.param_shapes(setup.model), setup.shardings.params
+      abstract_params.with_shardings(
+        abstract_params.param_shapes(setup.model), setup.shardings.params
       ),
     )
   )

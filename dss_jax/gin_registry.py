@@ -29,16 +29,14 @@ def register() -> None:
     checkpoints,
     datasets,
     evaluation,
-    generation,
-    lora,
     losses,
     optimizers,
-    partitioning,
     schedules,
     train_config,
   )
   from dss_jax.data import pipeline, subtasks
-  from dss_jax.models import config, encoder_decoder
+  from dss_jax.models import config, encoder_decoder, lora, partitioning
+  from dss_jax.models.decoding import generation
 
   targets = {
     "network.T5Config": config.T5Config,

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 
 from dss_jax import checkpoints as checkpoints_lib
-from dss_jax import lora, train_state
 from dss_jax.base.errors import UserError
+from dss_jax.models import abstract_params, lora
 from dss_jax.pretrained import initial
 from dss_jax.train_config import TrainConfig
 
@@ -95,7 +95,7 @@ def open_base(
     if not _is_here(path) and _is_here(earlier["path"]):
       path = earlier["path"]
   shardings = config.partitioner.param_shardings(
-    train_state.param_shapes(config.model), config.model.param_axes()
+    abstract_params.param_shapes(config.model), config.model.param_axes()
   )
   try:
     params = initial.load_params(
@@ -127,12 +127,12 @@ def restore_merged(
   Raises:
     UserError: for a damaged checkpoint.
   """
-  shapes = train_state.param_shapes(base.adapters)
+  shapes = abstract_params.param_shapes(base.adapters)
   shardings = config.partitioner.param_shardings(
     shapes, base.adapters.param_axes()
   )
   trained = saved.restore_params(
-    step, train_state.with_shardings(shapes, shardings)
+    step, abstract_params.with_shardings(shapes, shardings)
   )
   return base.merge(trained)
 

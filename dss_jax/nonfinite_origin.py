@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from dss_jax import placement
+from dss_jax.models.partitioning import placement
 
 # Primitives that only call a program, and where it is among their parameters.
 _CALLS = frozenset(

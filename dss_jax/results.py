@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 
-from dss_jax import datasets, evaluation, run_directory, train_state
+from dss_jax import datasets, evaluation, run_directory
 from dss_jax.data import subtasks, training_data
 from dss_jax.loop_state import LoopState
-from dss_jax.models import encoder_decoder, flops
+from dss_jax.models import abstract_params, encoder_decoder, flops
 from dss_jax.train_config import TrainConfig
 
 
@@ -19,7 +19,7 @@ def num_parameters(model: encoder_decoder.EncoderDecoderModel) -> int:
   """How many parameters a student has."""
   return sum(
     math.prod(leaf.shape)
-    for leaf in jax.tree.leaves(train_state.param_shapes(model))
+    for leaf in jax.tree.leaves(abstract_params.param_shapes(model))
   )
 
 

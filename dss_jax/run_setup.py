@@ -30,6 +30,7 @@ from dss_jax import (
 from dss_jax.base.errors import UserError, damaged_file
 from dss_jax.data import packed_features, packing, training_data
 from dss_jax.loop_state import LoopState
+from dss_jax.models import abstract_params
 from dss_jax.pretrained import initial
 from dss_jax.train_config import TrainConfig
 
@@ -129,7 +130,7 @@ def transformation(
   """The run's optimizer, for what is trained."""
   return config.optimizer.transform(
     config.learning_rate_fn,
-    train_state.param_shapes(model),
+    abstract_params.param_shapes(model),
     model.param_axes(),
   )
 
@@ -212,7 +213,7 @@ def _check_attention(config: TrainConfig, shape: packing.BatchShape) -> None:
   }
   jax.eval_shape(
     config.model.hidden_states,
-    train_state.param_shapes(config.model),
+    abstract_params.param_shapes(config.model),
     batch,
     dropout_key=jax.eval_shape(lambda: jax.random.key(0)),
   )

@@ -9,19 +9,18 @@ from collections.abc import Callable, Sequence
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import evaluation as evaluation_lib
 from dss_jax import (
-  generation,
   losses,
   optimizers,
-  partitioning,
   profiling,
   schedules,
   vocabularies,
   vocabulary_loss,
 )
-from dss_jax import lora as lora_lib
 from dss_jax.base.errors import UserError
 from dss_jax.data import pipeline
-from dss_jax.models import encoder_decoder
+from dss_jax.models import encoder_decoder, partitioning
+from dss_jax.models import lora as lora_lib
+from dss_jax.models.decoding import generation
 
 # Fields of a run that are objects, a method that tells them from the function
 # that makes them, and an example.

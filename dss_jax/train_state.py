@@ -1,14 +1,14 @@
 """What training changes: step, parameters, optimizer state; nothing else."""
 
 import dataclasses
-import weakref
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dss_jax.partitioning import Partitioner, place
+from dss_jax.models.abstract_params import param_shapes, with_shardings
+from dss_jax.models.partitioning import Partitioner, place
 
 
 @jax.tree_util.register_dataclass
@@ -37,29 +37,6 @@ class TrainState:
   ) -> "TrainState":
     """The state before the first step."""
     return cls(jnp.zeros([], jnp.int32), params, tx.init(params))
-
-
-# Tracing a transformer takes a tenth of a second and more, and a run that
-# starts asks for the shapes of the same one half a dozen times.
-_param_shapes: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-
-
-def param_shapes(model: Any) -> Any:
-  """Shapes and types of a model's parameters, without any memory."""
-  if model not in _param_shapes:
-    _param_shapes[model] = jax.eval_shape(model.init, jax.random.key(0))
-  return jax.tree.map(lambda shape: shape, _param_shapes[model])
-
-
-def with_shardings(shapes: Any, shardings: Any) -> Any:
-  """Shapes that say where their arrays live, for restoring onto devices."""
-  return jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
-    shapes,
-    shardings,
-  )
 
 
 def state_shapes(model: Any, tx: optax.GradientTransformation) -> TrainState:

@@ -15,7 +15,7 @@ import optax
 from dss_jax import losses, vocabulary_loss
 from dss_jax.base import compilations
 from dss_jax.base.errors import UserError
-from dss_jax.partitioning import Partitioner, place
+from dss_jax.models.partitioning import Partitioner, place
 from dss_jax.schedules import LearningRateFn
 from dss_jax.train_state import TrainState
 

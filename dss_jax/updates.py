@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dss_jax import logical_axes
+from dss_jax.models.partitioning import logical_axes
 from dss_jax.schedules import LearningRateFn
 
 # Searched in a parameter's path: layer-norm scales and biases, T5's relative

@@ -22,10 +22,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from dss_jax.base.errors import UserError
-
-PAD_ID = 0
-EOS_ID = 1
-UNK_ID = 2
+from dss_jax.base.special_ids import EOS_ID, PAD_ID, UNK_ID
 
 # The text that stands for the end-of-sequence token inside an input.
 EOS_TEXT = "</s>"

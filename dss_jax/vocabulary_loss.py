@@ -27,8 +27,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from dss_jax import losses
-from dss_jax.logical_axes import DATA_AXIS
 from dss_jax.losses import TokenLosses
+from dss_jax.models.partitioning.logical_axes import DATA_AXIS
 
 LogitsFn = Callable[[Any, jax.Array], jax.Array]
 

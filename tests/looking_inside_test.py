@@ -18,13 +18,12 @@ from dss_jax import (
   checkpoints,
   evaluation,
   optimizers,
-  partitioning,
   run_directory,
   time_breakdown,
   train,
 )
 from dss_jax.data import batches
-from dss_jax.models import encoder_decoder
+from dss_jax.models import encoder_decoder, partitioning
 from dss_jax.train_config import TrainConfig
 
 

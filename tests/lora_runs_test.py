@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import small_runs
 
-from dss_jax import checkpoints, gin_utils, lora, optimizers, scoring, train
+from dss_jax import checkpoints, gin_utils, optimizers, scoring, train
 from dss_jax.base import named_trees
 from dss_jax.base.errors import UserError
 from dss_jax.inference import student
-from dss_jax.lora import LoraOptions
+from dss_jax.models import lora
+from dss_jax.models.lora import LoraOptions
 from dss_jax.pretrained import initial, opening
 from dss_jax.train_config import TrainConfig
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax import decoding
 from dss_jax.models.config import T5Config
+from dss_jax.models.decoding import beam_search, greedy_and_sampling
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import huggingface
 from dss_jax.pretrained.t5x import load_t5x
@@ -69,8 +69,8 @@ class _Student:
       cache = self.model.init_cache(params, encoded, tokens, length)
       step = functools.partial(self.model.decode_step, params)
       if num_beams is None:
-        return decoding.greedy(step, cache, max_decode_length=length)
-      return decoding.beam_search(
+        return greedy_and_sampling.greedy(step, cache, max_decode_length=length)
+      return beam_search.beam_search(
         step,
         cache,
         max_decode_length=length,
@@ -237,7 +237,7 @@ def test_t5x_decodes(t5x, num_beams):
   def search(params, tokens):
     encoded = model.encode(params, tokens)
     cache = model.init_cache(params, encoded, tokens, 7)
-    return decoding.beam_search(
+    return beam_search.beam_search(
       functools.partial(model.decode_step, params),
       cache,
       max_decode_length=7,

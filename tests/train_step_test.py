@@ -22,7 +22,7 @@ import pytest
 from dss_jax import losses, optimizers, train_state
 from dss_jax import train_step as train_step_lib
 from dss_jax.base.errors import UserError
-from dss_jax.partitioning import Partitioner, standard_logical_axis_rules
+from dss_jax.models.partitioning import Partitioner, standard_logical_axis_rules
 
 ROWS, INPUTS, TARGETS, VOCAB = 16, 10, 12, 24
 LOGITS_AT_ONCE = 16  # positions: several chunks, the last one not full

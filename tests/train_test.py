@@ -18,7 +18,6 @@ from dss_jax import (
   evaluation,
   logging,
   optimizers,
-  partitioning,
   run_directory,
   schedules,
   scoring,
@@ -34,7 +33,8 @@ from dss_jax.data import (
 )
 from dss_jax.datasets import DataOptions
 from dss_jax.models import config as model_config
-from dss_jax.models import decode_cache, encoder_decoder
+from dss_jax.models import encoder_decoder, partitioning
+from dss_jax.models.decoding import decode_cache
 from dss_jax.train_config import TrainConfig
 
 SIZES = dataclasses.replace(small_runs.SIZES, dropout_rate=0.1)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dss_jax import checkpoints
-from dss_jax.logical_axes import named_params
+from dss_jax.models.partitioning.logical_axes import named_params
 
 STEPS = 48
 DEADLINE = 180.0  # seconds for anything, on a busy machine

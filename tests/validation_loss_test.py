@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import small_runs
 
-from dss_jax import evaluation, losses, optimizers, partitioning, train_state
+from dss_jax import evaluation, losses, optimizers
 from dss_jax.data import packing, pipeline
 from dss_jax.datasets import DataOptions
-from dss_jax.models import encoder_decoder
+from dss_jax.models import abstract_params, encoder_decoder, partitioning
 from dss_jax.train_config import TrainConfig
 from dss_jax.validation_loss import ValidationLoss
 
@@ -79,7 +79,7 @@ def test_equals_one_example_a_row_on_any_mesh(config, devices):
   expected = _expected(config, params)
   partitioner = partitioning.Partitioner(devices=jax.devices()[:devices])
   shardings = partitioner.param_shardings(
-    train_state.param_shapes(config.model), config.model.param_axes()
+    abstract_params.param_shapes(config.model), config.model.param_axes()
   )
   found = ValidationLoss(
     dataclasses.replace(config, partitioner=partitioner),

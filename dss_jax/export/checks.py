@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dss_jax import generation, vocabularies
+from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data import evaluations, subtasks
 from dss_jax.data.examples import TaskSource
 from dss_jax.datasets import DataOptions
 from dss_jax.inference.student import Student
 from dss_jax.models import encoder_decoder
+from dss_jax.models.decoding import generation
 
 BATCH_SIZE = 32
 DEFAULT_OUTPUT_TOKENS = 128  # of students whose targets have no stated length

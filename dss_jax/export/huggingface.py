@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax import partitioning
 from dss_jax.base.errors import StorageError, UserError, one_line
 from dss_jax.export import checks, formats, model_card, tokenizer_files
 from dss_jax.inference.student import Student
+from dss_jax.models import partitioning
 from dss_jax.models.config import (
   MAX_RELPOS_DISTANCE,
   NUM_RELPOS_BUCKETS,

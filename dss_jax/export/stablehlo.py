@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from dss_jax import partitioning
 from dss_jax.base.errors import UserError
 from dss_jax.export import (
   checks,
@@ -29,7 +28,7 @@ from dss_jax.export import (
   tokenizer_files,
 )
 from dss_jax.inference.student import Student
-from dss_jax.models import encoder_decoder
+from dss_jax.models import encoder_decoder, partitioning
 
 PACKAGES = ("safetensors",)
 CHECK_PACKAGES = ()

@@ -18,12 +18,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from dss_jax import adafactor, partitioning, train_state
+from dss_jax import adafactor
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax.base import named_trees
 from dss_jax.base.errors import StorageError, UserError, one_line
 from dss_jax.export import checks, formats, tokenizer_files
 from dss_jax.inference.student import Student
+from dss_jax.models import abstract_params, partitioning
 from dss_jax.pretrained import t5x
 
 PACKAGES = ()
@@ -198,7 +199,7 @@ def answers(
   del options
   (path,) = folder.glob("checkpoint_*")
   params, _, _ = t5x.load_t5x(path)
-  wanted = train_state.param_shapes(student.model)
+  wanted = abstract_params.param_shapes(student.model)
   problems = named_trees.describe_mismatch(
     named_trees.shapes(params), named_trees.shapes(wanted)
   )

@@ -9,7 +9,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.data import subtasks
 from dss_jax.data.subtasks import MethodOptions, Part, SubTask
 from dss_jax.datasets.records import Rationale, Record
-from dss_jax.generation import DecodeOptions
+from dss_jax.models.decoding.generation import DecodeOptions
 
 OUTPUTS = ("label", "rationale")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from dss_jax import __version__, datasets, partitioning
+from dss_jax import __version__, datasets
 from dss_jax.base import progress as progress_lib
 from dss_jax.base.errors import UserError, one_line
 from dss_jax.datasets import metrics
@@ -23,6 +23,7 @@ from dss_jax.inference.prediction_files import FileOutput, StreamOutput
 from dss_jax.inference.predictor import Prediction, Predictor
 from dss_jax.inference.questions import Windows
 from dss_jax.inference.student import Student
+from dss_jax.models import partitioning
 
 
 @dataclasses.dataclass(frozen=True)

@@ -226,8 +226,8 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace) -> PredictOptions:
-  from dss_jax.generation import DecodeOptions
   from dss_jax.inference.answers import PredictOptions
+  from dss_jax.models.decoding.generation import DecodeOptions
 
   fields = {
     "num_beams": args.num_beams,

@@ -15,9 +15,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from dss_jax import generation, vocabularies
+from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import evaluation_batches
 from dss_jax.data.subtasks import SubTask
 from dss_jax.inference import answers, programs
 from dss_jax.inference.answers import (
@@ -28,6 +27,7 @@ from dss_jax.inference.answers import (
 )
 from dss_jax.inference.programs import Labels, Program, Writer, Written
 from dss_jax.inference.student import Student
+from dss_jax.models.decoding import generation, input_batches
 
 __all__ = [
   "Alternative",
@@ -139,9 +139,7 @@ class Predictor:
       for ids, _ in [self._encode(ask, item)]
     ]
     if sizes:
-      found = evaluation_batches.declared_lengths(
-        sizes, num_lengths=num_lengths
-      )
+      found = input_batches.declared_lengths(sizes, num_lengths=num_lengths)
       longer = [length for length in self.lengths if length > found[-1]]
       self.lengths = self._with_longest([*found, *longer])
     return self.lengths

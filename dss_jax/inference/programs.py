@@ -14,11 +14,16 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
-from dss_jax import candidates, constraints, generation, partitioning
 from dss_jax.base.errors import UserError
-from dss_jax.data import evaluation_batches
-from dss_jax.generation import Decoded, DecodeOptions
 from dss_jax.inference.student import Student
+from dss_jax.models import partitioning
+from dss_jax.models.decoding import (
+  allowed_outputs,
+  candidates,
+  generation,
+  input_batches,
+)
+from dss_jax.models.decoding.generation import Decoded, DecodeOptions
 from dss_jax.vocabularies import EOS_ID
 
 # Prefixes of all labels together that one pass of the decoder may hold. Larger
@@ -84,7 +89,7 @@ class Writer:
     self._options = options
     self._max_length = max_length
     self._labels = labels
-    self._trie = labels and constraints.Trie.from_sequences(labels.tokens)
+    self._trie = labels and allowed_outputs.Trie.from_sequences(labels.tokens)
     if self._trie:
       self._max_length = self._trie.longest
     self._generator = generation.Generator(
@@ -158,7 +163,7 @@ class Chooser:
 
     name, partitioner = "encoder_input_tokens", self._student.partitioner
     with partitioner.activate():
-      for batch in evaluation_batches.padded_batches(
+      for batch in input_batches.padded_batches(
         inputs,
         self._batch_size,
         lengths=self._lengths,

@@ -7,18 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from dss_jax import checkpoints as checkpoints_lib
-from dss_jax import (
-  datasets,
-  lora_runs,
-  partitioning,
-  train_config,
-  train_state,
-  vocabularies,
-)
+from dss_jax import datasets, lora_runs, train_config, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data import subtasks
 from dss_jax.data.subtasks import MethodOptions, SubTask
-from dss_jax.models import encoder_decoder
+from dss_jax.models import abstract_params, encoder_decoder, partitioning
 
 PyTree = Any
 
@@ -119,7 +112,7 @@ def load_params(
       or whose base is not there or another.
   """
   model = config.model
-  shapes = train_state.param_shapes(model)
+  shapes = abstract_params.param_shapes(model)
   shardings = config.partitioner.param_shardings(shapes, model.param_axes())
   with checkpoints_lib.Checkpoints(config.model_dir, read_only=True) as saved:
     step = saved.resolve_step(checkpoint)
@@ -127,7 +120,7 @@ def load_params(
     if base is not None:
       return step, lora_runs.restore_merged(config, saved, step, base)
     params = saved.restore_params(
-      step, train_state.with_shardings(shapes, shardings)
+      step, abstract_params.with_shardings(shapes, shardings)
     )
   return step, params
 

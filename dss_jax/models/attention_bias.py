@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dss_jax.models import attention_kernels, layers, relative_positions
 from dss_jax.models import config as config_lib
+from dss_jax.models import layers, relative_positions
+from dss_jax.models.kernels import attention_kernels
 
 Array = jax.Array
 Bias = jax.Array | attention_kernels.SegmentBias

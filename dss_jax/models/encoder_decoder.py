@@ -6,10 +6,9 @@ axes are tuples of names.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -19,26 +18,12 @@ import numpy as np
 
 from dss_jax.models import attention_bias, layer_stacking, network
 from dss_jax.models.config import T5Config
-from dss_jax.models.decode_cache import DecodeCache
+from dss_jax.models.decoding.decode_cache import DecodeCache
 
 Array = jax.Array
 IntArray = jax.Array | np.ndarray
 Params = dict[str, Any]
 Batch = Mapping[str, IntArray]
-
-
-def logical_axis_rules(
-  rules: Sequence[tuple[str, str | tuple[str, ...] | None]],
-) -> contextlib.AbstractContextManager:
-  """Within it, the model constrains its arrays by these rules.
-
-  Takes effect on functions traced under `jax.set_mesh(mesh)`, with the mesh's
-  axes of type Auto; without rules or mesh the model constrains nothing.
-
-  Args:
-    rules: (logical axis, mesh axis or axes or None), earlier ones first.
-  """
-  return nn.logical_axis_rules(tuple(rules))
 
 
 class EncoderDecoderModel:

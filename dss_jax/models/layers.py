@@ -21,9 +21,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dss_jax.models import attention, attention_kernels
+from dss_jax.models import attention
 from dss_jax.models import config as config_lib
-from dss_jax.models.sharding import constrain
+from dss_jax.models.kernels import attention_kernels
+from dss_jax.models.partitioning.constraints import constrain
 
 Array = jax.Array
 Initializer = Callable[..., Array]
@@ -61,7 +62,7 @@ def parameter(
 
 
 # Parameters beside a `kernel` [in, out] that hold a low-rank addition to it:
-# [in, rank] and [rank, out]. None are made here; see `dss_jax/lora.py`.
+# [in, rank] and [rank, out]. None are made here; see `dss_jax/models/lora.py`.
 LOW_RANK = ("lora_a", "lora_b")
 
 

@@ -9,12 +9,12 @@ import jax
 
 from dss_jax.models import (
   attention_bias,
-  attention_kernels,
   layer_stacking,
   layers,
   relative_positions,
 )
 from dss_jax.models import config as config_lib
+from dss_jax.models.kernels import attention_kernels
 
 Array = jax.Array
 Bias = attention_bias.Bias

@@ -8,9 +8,11 @@ from typing import Any
 import jax
 import optax
 
-from dss_jax import logical_axes, lora, run_setup, train_state
+from dss_jax import run_setup, train_state
 from dss_jax.data import packed_features, packing, training_data
-from dss_jax.logical_axes import DATA_AXIS
+from dss_jax.models import abstract_params, lora
+from dss_jax.models.partitioning import logical_axes
+from dss_jax.models.partitioning.logical_axes import DATA_AXIS
 from dss_jax.planning import activations, memory
 from dss_jax.planning.expected_traffic import PlacedParam
 from dss_jax.train_config import TrainConfig, check_vocabulary
@@ -153,13 +155,15 @@ def of_shape(
   adapters, frozen = None, {}
   if config.lora is not None:
     adapters = lora.LoraModel(config.model, config.lora)
-    shapes = train_state.param_shapes(config.model)
-    frozen = train_state.with_shardings(
+    shapes = abstract_params.param_shapes(config.model)
+    frozen = abstract_params.with_shardings(
       shapes, partitioner.param_shardings(shapes, config.model.param_axes())
     )
   model: Any = adapters or config.model
   tx = config.optimizer.transform(
-    config.learning_rate_fn, train_state.param_shapes(model), model.param_axes()
+    config.learning_rate_fn,
+    abstract_params.param_shapes(model),
+    model.param_axes(),
   )
   state, shardings = train_state.abstract_state(model, tx, partitioner)
   return AbstractRun(

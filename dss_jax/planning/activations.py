@@ -15,9 +15,13 @@ from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 
-from dss_jax import lora
-from dss_jax.logical_axes import MODEL_AXIS, Rules, mesh_axes_of
+from dss_jax.models import lora
 from dss_jax.models.config import T5Config
+from dss_jax.models.partitioning.logical_axes import (
+  MODEL_AXIS,
+  Rules,
+  mesh_axes_of,
+)
 from dss_jax.planning import saved_arrays
 
 _Layers = tuple[saved_arrays.Saved, saved_arrays.Saved]

@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from dss_jax.data.packing import BatchShape
-from dss_jax.logical_axes import DATA_AXIS, MODEL_AXIS
 from dss_jax.models.config import T5Config
+from dss_jax.models.partitioning.logical_axes import DATA_AXIS, MODEL_AXIS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 
-from dss_jax.logical_axes import standard_logical_axis_rules
+from dss_jax.models.partitioning.logical_axes import standard_logical_axis_rules
 from dss_jax.planning import collectives, expected_traffic, memory
 from dss_jax.planning.abstract_run import AbstractRun
 

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from dss_jax import lora, train_state
 from dss_jax.data import packed_features
+from dss_jax.models import abstract_params, lora
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.planning import memory
@@ -55,8 +55,8 @@ def trace(
   base = {}
   if adapters is not None:
     trained = lora.LoraModel(model, adapters)
-    base = train_state.param_shapes(model)
-  params = train_state.param_shapes(trained)
+    base = abstract_params.param_shapes(model)
+  params = abstract_params.param_shapes(trained)
 
   def left_for_backward_pass(params, base, batch, key):
     student = model if adapters is None else trained.on(base)

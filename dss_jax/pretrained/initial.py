@@ -13,11 +13,16 @@ import numpy as np
 import optax
 
 from dss_jax import checkpoints as checkpoints_lib
-from dss_jax import lora, train_state
+from dss_jax import train_state
 from dss_jax.base import named_trees
 from dss_jax.base.errors import UserError
-from dss_jax.models import encoder_decoder, layer_stacking
-from dss_jax.partitioning import Partitioner, place
+from dss_jax.models import (
+  abstract_params,
+  encoder_decoder,
+  layer_stacking,
+  lora,
+)
+from dss_jax.models.partitioning import Partitioner, place
 from dss_jax.pretrained import mismatch, opening, optimizer_states
 from dss_jax.vocabularies import Vocabulary
 
@@ -41,7 +46,7 @@ class EarlierRun:
 
   def load(self, model: Any, shardings: PyTree = None) -> PyTree:
     """Its parameters, restored onto their devices."""
-    shapes = train_state.param_shapes(model)
+    shapes = abstract_params.param_shapes(model)
     if shardings is None:
       shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if isinstance(shardings, jax.sharding.Sharding):
@@ -49,7 +54,7 @@ class EarlierRun:
       shardings = jax.tree.map(lambda _: one, shapes)
     with checkpoints_lib.Checkpoints(self.folder, read_only=True) as saved:
       return saved.restore_params(
-        self.step, train_state.with_shardings(shapes, shardings)
+        self.step, abstract_params.with_shardings(shapes, shardings)
       )
 
 
@@ -182,7 +187,7 @@ def _open_run(
     if scanned is None:
       scanned = model.config.scan_layers
     return EarlierAdapters(folder, step, base, scanned)
-  wanted = named_trees.shapes(train_state.param_shapes(model))
+  wanted = named_trees.shapes(abstract_params.param_shapes(model))
   if found != wanted and _TABLE in found and _TABLE in wanted:
     return None
   mismatch.check(
@@ -245,13 +250,15 @@ def initial_state(
     UserError: where a file is damaged, or for another optimizer.
   """
   axes = model.param_axes()
-  shapes = train_state.param_shapes(model)
+  shapes = abstract_params.param_shapes(model)
   params = opened.load(model, partitioner.param_shardings(shapes, axes))
   state, shardings = train_state.state_from_params(
     params, tx, partitioner, axes, copy=False
   )
   if optimizer_state and isinstance(opened, opening.Pretrained):
-    template = train_state.with_shardings(state.opt_state, shardings.opt_state)
+    template = abstract_params.with_shardings(
+      state.opt_state, shardings.opt_state
+    )
     opt_state = optimizer_states.load(opened, model.config, template)
     state = state.replace(opt_state=opt_state)
   return state, shardings

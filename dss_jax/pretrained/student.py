@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from dss_jax import partitioning, train_state, vocabularies
+from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.inference import student_card
 from dss_jax.inference.student import Student
-from dss_jax.models import encoder_decoder
+from dss_jax.models import abstract_params, encoder_decoder, partitioning
 from dss_jax.pretrained import opening
 
 
@@ -53,7 +53,7 @@ def load_pretrained(
   opened.check(model, vocabulary)
   partitioner = partitioner or partitioning.Partitioner()
   shardings = partitioner.param_shardings(
-    train_state.param_shapes(model), model.param_axes()
+    abstract_params.param_shapes(model), model.param_axes()
   )
   description = {
     "source": path,

@@ -6,10 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from dss_jax import datasets, partitioning, train_state, vocabularies
+from dss_jax import datasets, vocabularies
 from dss_jax.data import subtasks
 from dss_jax.inference import student as student_lib
-from dss_jax.models import config, encoder_decoder
+from dss_jax.models import (
+  abstract_params,
+  config,
+  encoder_decoder,
+  partitioning,
+)
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +35,7 @@ def dss_student() -> student_lib.Student:
   draw = np.random.default_rng(3)
   params = jax.tree.map(
     lambda leaf: draw.normal(0.0, 0.5, leaf.shape).astype(np.float32),
-    train_state.param_shapes(model),
+    abstract_params.param_shapes(model),
   )
   return student_lib.Student(
     model=model,

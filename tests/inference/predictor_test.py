@@ -8,10 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from dss_jax import decoding
 from dss_jax.base.errors import UserError
 from dss_jax.data import subtasks
-from dss_jax.generation import DecodeOptions
 from dss_jax.inference import answers, programs
 from dss_jax.inference.predictor import (
   PredictInput,
@@ -19,6 +17,8 @@ from dss_jax.inference.predictor import (
   Predictor,
   declared_lengths,
 )
+from dss_jax.models.decoding import greedy_and_sampling
+from dss_jax.models.decoding.generation import DecodeOptions
 
 LABELS = ("entailment", "neutral", "contradiction")
 
@@ -36,7 +36,7 @@ def _one_by_one(student, subtask, text, max_length):
     encoded = student.model.encode(params, tokens)
     cache = student.model.init_cache(params, encoded, tokens, max_length)
     step = functools.partial(student.model.decode_step, params)
-    return decoding.greedy(step, cache, max_decode_length=max_length)
+    return greedy_and_sampling.greedy(step, cache, max_decode_length=max_length)
 
   found, scores = decode(student.params)
   return student.vocabulary.decode(np.asarray(found)[0]), float(scores[0])

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax.models import (
+from dss_jax.models import layer_stacking
+from dss_jax.models.config import T5Config
+from dss_jax.models.encoder_decoder import EncoderDecoderModel
+from dss_jax.models.kernels import (
   attention_kernels,
   attention_proof,
   cudnn_attention,
-  layer_stacking,
 )
-from dss_jax.models.config import T5Config
-from dss_jax.models.encoder_decoder import EncoderDecoderModel
 
 CONFIG = T5Config(
   vocab_size=32,

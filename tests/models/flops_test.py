@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax import train_state
-from dss_jax.models import flops
+from dss_jax.models import abstract_params, flops
 from dss_jax.models.config import NUM_RELPOS_BUCKETS, T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 
@@ -73,7 +72,7 @@ def test_forward_is_every_product_of_the_model(params):
 @pytest.mark.parametrize("tied", [False, True])
 def test_kernels_are_the_parameters_that_tokens_are_multiplied_by(tied):
   config = dataclasses.replace(CONFIG, logits_via_embedding=tied)
-  shapes = train_state.param_shapes(EncoderDecoderModel(config))
+  shapes = abstract_params.param_shapes(EncoderDecoderModel(config))
   kernels = sum(
     math.prod(leaf.shape)
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from dss_jax import lora
-from dss_jax.partitioning import Partitioner
+from dss_jax.models import lora
+from dss_jax.models.partitioning import Partitioner
 from dss_jax.planning import memory, saved_arrays
 
 ONE = Partitioner(devices=tuple(jax.devices()[:1]))

@@ -6,10 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-from dss_jax import lora, optimizers, train_config, vocabularies
+from dss_jax import optimizers, train_config, vocabularies
 from dss_jax.data import packing, pipeline
-from dss_jax.models import config, encoder_decoder
-from dss_jax.partitioning import Partitioner
+from dss_jax.models import config, encoder_decoder, lora
+from dss_jax.models.partitioning import Partitioner
 from dss_jax.planning import abstract_run
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dss_jax.partitioning import Partitioner, standard_logical_axis_rules
+from dss_jax.models.partitioning import Partitioner, standard_logical_axis_rules
 from dss_jax.planning import collectives, plan
 from dss_jax.planning.expected_traffic import PlacedParam
 

@@ -6,7 +6,7 @@ import pytest
 
 from dss_jax import optimizers, train_state
 from dss_jax.base.errors import UserError
-from dss_jax.partitioning import Partitioner
+from dss_jax.models.partitioning import Partitioner
 from dss_jax.planning import memory, sizes
 
 ONE = Partitioner(devices=tuple(jax.devices()[:1]))

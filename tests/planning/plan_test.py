@@ -7,8 +7,9 @@ import sys
 import jax
 import pytest
 
-from dss_jax import lora, main
-from dss_jax.partitioning import Partitioner
+from dss_jax import main
+from dss_jax.models import lora
+from dss_jax.models.partitioning import Partitioner
 from dss_jax.planning import memory, plan, report
 
 ONE = Partitioner(devices=tuple(jax.devices()[:1]))

@@ -9,15 +9,9 @@ import msgpack
 import numpy as np
 import pytest
 
-from dss_jax import (
-  adafactor,
-  optimizers,
-  partitioning,
-  schedules,
-  train_state,
-)
+from dss_jax import adafactor, optimizers, schedules
 from dss_jax.base.errors import UserError
-from dss_jax.models import layer_stacking
+from dss_jax.models import abstract_params, layer_stacking, partitioning
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import (
@@ -41,7 +35,7 @@ PER_LAYER = dataclasses.replace(CONFIG, relpos_bias_per_layer=True)
 
 
 def _params(config, seed=0) -> Any:
-  shapes = train_state.param_shapes(EncoderDecoderModel(config))
+  shapes = abstract_params.param_shapes(EncoderDecoderModel(config))
   rng = np.random.default_rng(seed)
   return jax.tree.map(
     lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes
@@ -178,7 +172,7 @@ def _transformation(model):
     schedules.create_learning_rate_scheduler(
       "constant", base_learning_rate=0.01
     ),
-    train_state.param_shapes(model),
+    abstract_params.param_shapes(model),
     model.param_axes(),
   )
 
@@ -256,7 +250,7 @@ def test_optimizer_states_that_do_not_fit(tmp_path):
       schedules.create_learning_rate_scheduler(
         "constant", base_learning_rate=0.01
       ),
-      train_state.param_shapes(model),
+      abstract_params.param_shapes(model),
       model.param_axes(),
     )
     initial.initial_state(opened, model, tx, partitioner, optimizer_state=True)
@@ -318,7 +312,7 @@ def test_t5xs_own_checkpoint_goes_on_from_its_optimizer_state(
     schedules.create_learning_rate_scheduler(
       "constant", base_learning_rate=0.01
     ),
-    train_state.param_shapes(model),
+    abstract_params.param_shapes(model),
     model.param_axes(),
   )
   state, _ = initial.initial_state(

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from dss_jax import decoding
+from dss_jax.models.decoding import beam_search, greedy_and_sampling
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import huggingface, open_pretrained
 
@@ -129,15 +129,18 @@ def test_logits_greedy_and_beams(recipe, tmp_path, name):
     return decode(step, cache, max_decode_length=length, **options)
 
   greedy, _ = recipe.generate(model, encoder)
-  tokens = _jit(functools.partial(search, decode=decoding.greedy))(
+  tokens = _jit(functools.partial(search, decode=greedy_and_sampling.greedy))(
     params, encoder
   )[0]
   np.testing.assert_array_equal(tokens, greedy)
   assert min(len(set(row[row != 0])) for row in greedy) >= 8
-  beam_search = functools.partial(
-    search, decode=decoding.beam_search, num_beams=4, convention="huggingface"
+  beams = functools.partial(
+    search,
+    decode=beam_search.beam_search,
+    num_beams=4,
+    convention="huggingface",
   )
-  tokens, scores = _jit(beam_search)(params, encoder)
+  tokens, scores = _jit(beams)(params, encoder)
   expected, expected_scores = _beams(recipe, model, encoder)
   np.testing.assert_array_equal(tokens, expected)
   np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)

@@ -21,7 +21,8 @@ CONFIG = T5Config(
 
 _PROGRAM = """
 import resource, sys, jax
-from dss_jax import optimizers, partitioning, train_state
+from dss_jax import optimizers, train_state
+from dss_jax.models import partitioning
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import initial, open_pretrained
 
@@ -34,7 +35,7 @@ opened = open_pretrained(sys.argv[1])
 model = EncoderDecoderModel(opened.config)
 partitioner = partitioning.Partitioner(fully_sharded=True)
 tx = optimizers.Adafactor().transform(
-  lambda step: 0.1, train_state.param_shapes(model), model.param_axes())
+  lambda step: 0.1, abstract_params.param_shapes(model), model.param_axes())
 before = status("VmRSS")
 state, _ = initial.initial_state(opened, model, tx, partitioner)
 jax.block_until_ready(state)

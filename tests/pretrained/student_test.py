@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 import shutil
 
 import jax
@@ -17,8 +16,7 @@ from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import huggingface, open_pretrained
 from dss_jax.pretrained import student as student_lib
 
-MODEL = vocabularies.model_path("taxonli")
-assert MODEL is not None
+MODEL = str(vocabularies.model_path("taxonli"))
 PIECES = 205
 
 

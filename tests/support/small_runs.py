@@ -6,17 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dss_jax import (
-  evaluation,
-  optimizers,
-  partitioning,
-  schedules,
-  vocabularies,
-)
+from dss_jax import evaluation, optimizers, schedules, vocabularies
 from dss_jax.data import pipeline
 from dss_jax.datasets import DataOptions
 from dss_jax.models import config as model_config
-from dss_jax.models import decode_cache
+from dss_jax.models import partitioning
+from dss_jax.models.decoding import decode_cache
 from dss_jax.train_config import TrainConfig
 
 VOCABULARY = vocabularies.from_name("taxonli")

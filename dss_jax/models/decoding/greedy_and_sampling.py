@@ -1,19 +1,4 @@
-"""Decoding over a `decode_step` function: greedy, sampling, beam search.
-
-Everything here is pure, has static shapes and stops as soon as all examples
-are finished. A decode is jitted as a whole:
-
-    @functools.partial(jax.jit, static_argnames="length")
-    def decode(params, tokens, *, length):
-      encoded = model.encode(params, tokens)
-      cache = model.init_cache(params, encoded, tokens, length)
-      step = functools.partial(model.decode_step, params)
-      return decoding.beam_search(step, cache, max_decode_length=length)
-
-Sequences begin with the input token 0, end with (and include) `eos_id`, and
-are padded with 0. What an example decodes to depends on that example alone,
-never on its neighbours in the batch (sampling: on its place in the batch).
-"""
+"""Decoding one token after the other: greedily, or by sampling."""
 
 from __future__ import annotations
 
@@ -24,12 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dss_jax import constraints
 from dss_jax.base.errors import UserError
-from dss_jax.beam_search import beam_search as beam_search
-from dss_jax.constraints import Constraint
-from dss_jax.models.decode_cache import DecodeCache, DecodeStepFn
-from dss_jax.vocabularies import EOS_ID
+from dss_jax.base.special_ids import EOS_ID
+from dss_jax.models.decoding import allowed_outputs
+from dss_jax.models.decoding.allowed_outputs import Constraint
+from dss_jax.models.decoding.decode_cache import DecodeCache, DecodeStepFn
 
 Array = jax.Array
 
@@ -129,7 +113,9 @@ def temperature_sample(
 
   def choose(logits, allowed, step):
     candidates = (
-      logits if allowed is None else constraints.allowed_logits(logits, allowed)
+      logits
+      if allowed is None
+      else allowed_outputs.allowed_logits(logits, allowed)
     )
     scaled = candidates / jnp.maximum(temperature, MIN_TEMPERATURE)
     scaled = _keep_top(scaled, topk, topp)
@@ -221,7 +207,7 @@ def _nucleus_threshold(probabilities: Array, topp: float | Array) -> Array:
 def _most_probable(logits: Array, allowed: Array | None):
   """Tokens [n] and their log-probabilities [n] under logits [n, vocab]."""
   if allowed is not None:
-    candidates = constraints.allowed_logits(logits, allowed)
+    candidates = allowed_outputs.allowed_logits(logits, allowed)
     chosen = jnp.argmax(candidates, axis=-1)
     log_probs = _log_prob(candidates, chosen, logits)
     return _tokens_of(chosen, allowed), log_probs

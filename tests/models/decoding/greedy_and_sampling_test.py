@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax import decoding
 from dss_jax.base.errors import UserError
 from dss_jax.models.config import T5Config
-from dss_jax.models.decode_cache import DecodeCache
+from dss_jax.models.decoding import beam_search, greedy_and_sampling
+from dss_jax.models.decoding.decode_cache import DecodeCache
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 
 # Compiles in half the time; these programs run for milliseconds.
@@ -95,7 +95,9 @@ def _pad(tokens, length=LENGTH):
 
 def test_greedy_takes_the_best_token_stops_at_eos_and_scores():
   table, start = _toy(seed=3, batch=6)
-  tokens, scores = decoding.greedy(*start(), max_decode_length=LENGTH)
+  tokens, scores = greedy_and_sampling.greedy(
+    *start(), max_decode_length=LENGTH
+  )
   lengths = set()
   for example in range(6):
     before, last, total, expected = 0, 0, 0.0, []
@@ -115,9 +117,9 @@ def test_greedy_takes_the_best_token_stops_at_eos_and_scores():
 
 def test_max_lengths_cut_each_example():
   _, start = _toy(seed=3, batch=6, eos_bonus=-9.0)
-  whole, _ = decoding.greedy(*start(), max_decode_length=LENGTH)
+  whole, _ = greedy_and_sampling.greedy(*start(), max_decode_length=LENGTH)
   limits = jnp.array([1, 2, 3, 4, 5, 0])
-  cut, scores = decoding.greedy(
+  cut, scores = greedy_and_sampling.greedy(
     *start(), max_decode_length=LENGTH, max_lengths=limits
   )
   for example, limit in enumerate(limits.tolist()):
@@ -134,7 +136,9 @@ def test_decoding_stops_when_all_have_ended():
     jax.debug.callback(lambda: calls.append(1))
     return step(cache, tokens)
 
-  tokens, _ = decoding.greedy(counting_step, cache, max_decode_length=LENGTH)
+  tokens, _ = greedy_and_sampling.greedy(
+    counting_step, cache, max_decode_length=LENGTH
+  )
   jax.effects_barrier()
   assert tokens[:, 0].tolist() == [EOS] * 3
   assert len(calls) == 1
@@ -142,7 +146,7 @@ def test_decoding_stops_when_all_have_ended():
 
 @pytest.mark.slow
 def test_rows_that_have_ended_may_leave_the_batch():
-  batch = decoding.MIN_COMPACTED + 8
+  batch = greedy_and_sampling.MIN_COMPACTED + 8
   table, start = _toy(seed=4, batch=batch)
   limits = jnp.where(jnp.arange(batch) % 2, 4, 2).at[::11].set(LENGTH)
   rows = []
@@ -155,7 +159,7 @@ def test_rows_that_have_ended_may_leave_the_batch():
         jax.debug.callback(lambda: rows.append(len(tokens)))
       return step(cache, tokens)
 
-    return decoding.greedy(
+    return greedy_and_sampling.greedy(
       counting_step,
       cache,
       max_decode_length=LENGTH,
@@ -177,7 +181,7 @@ def test_the_best_token_is_the_first_of_the_greatest(vocab):
   rng = np.random.default_rng(0)
   logits = rng.integers(0, 6, (50, vocab)).astype(np.float32)  # many ties
   logits[1] = -np.inf
-  place, value = decoding._argmax_by_parts(jnp.asarray(logits))
+  place, value = greedy_and_sampling._argmax_by_parts(jnp.asarray(logits))
   np.testing.assert_array_equal(place, np.argmax(logits, axis=-1))
   np.testing.assert_array_equal(value, logits.max(-1))
 
@@ -185,7 +189,7 @@ def test_the_best_token_is_the_first_of_the_greatest(vocab):
 def test_more_tokens_than_the_cache_holds_are_refused():
   _, start = _toy()
   with pytest.raises(ValueError, match="made for 1 to 5 tokens"):
-    decoding.greedy(*start(), max_decode_length=6)
+    greedy_and_sampling.greedy(*start(), max_decode_length=6)
 
 
 # -------------------------------------------------------------------- sampling
@@ -198,7 +202,7 @@ def _sample_fn(topk=0, num_decodes=2, rescale_log_probs=True):
 
   @_jit
   def sample(key, temperature, topp):
-    return decoding.temperature_sample(
+    return greedy_and_sampling.temperature_sample(
       *start(),
       key,
       max_decode_length=LENGTH,
@@ -219,7 +223,7 @@ def _sample_fn(topk=0, num_decodes=2, rescale_log_probs=True):
 @pytest.fixture(scope="module")
 def greedy_decodes():
   _, start = _toy(seed=3)
-  return decoding.greedy(*start(), max_decode_length=LENGTH)
+  return greedy_and_sampling.greedy(*start(), max_decode_length=LENGTH)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-3, (0.0, 1e-3, 1e-5)])
@@ -261,7 +265,7 @@ def _first_token_fn(topk):
 
   @_jit
   def sample(temperature, topp):
-    tokens, scores = decoding.temperature_sample(
+    tokens, scores = greedy_and_sampling.temperature_sample(
       *start(table),
       jax.random.key(7),
       max_decode_length=1,
@@ -317,7 +321,7 @@ def test_samples_follow_the_truncated_distribution(
 def test_wrong_sampling_settings_are_named(settings, name):
   _, start = _toy()
   with pytest.raises(UserError, match=name):
-    decoding.temperature_sample(
+    greedy_and_sampling.temperature_sample(
       *start(), jax.random.key(0), max_decode_length=LENGTH, **settings
     )
 
@@ -332,7 +336,7 @@ def _beam_fn(num_beams, convention, early_stopping=False, seed=0):
 
   @_jit
   def search(length_penalty, max_lengths):
-    return decoding.beam_search(
+    return beam_search.beam_search(
       *start(),
       max_decode_length=LENGTH,
       num_beams=num_beams,
@@ -406,7 +410,9 @@ def test_width_one_is_greedy():
   table, run = _beam_fn(1, "huggingface", True, seed=3)
   tokens, scores = run(0.0)
   _, start = _toy(seed=3)
-  greedy, greedy_scores = decoding.greedy(*start(), max_decode_length=LENGTH)
+  greedy, greedy_scores = greedy_and_sampling.greedy(
+    *start(), max_decode_length=LENGTH
+  )
   np.testing.assert_array_equal(tokens[:, 0], greedy)
   np.testing.assert_allclose(scores[:, 0], greedy_scores, atol=1e-5)
   assert len(table) == len(tokens)
@@ -430,7 +436,7 @@ def test_an_example_does_not_depend_on_its_neighbours():
 
   @_jit
   def search(table):
-    return decoding.beam_search(*start(table), **settings)
+    return beam_search.beam_search(*start(table), **settings)
 
   tokens, scores = search(table)
   alone_tokens, alone_scores = search(table[2:3])
@@ -441,7 +447,7 @@ def test_an_example_does_not_depend_on_its_neighbours():
 def test_t5x_returns_unfinished_sequences_only_where_none_has_ended():
   _, start = _toy(eos_bonus=-99.0)
   tokens, scores = _jit(
-    lambda: decoding.beam_search(
+    lambda: beam_search.beam_search(
       *start(), max_decode_length=LENGTH, num_beams=2
     )
   )()
@@ -469,7 +475,7 @@ def test_t5x_returns_unfinished_sequences_only_where_none_has_ended():
 def test_wrong_beam_settings_are_named(settings, name):
   _, start = _toy()
   with pytest.raises(UserError, match=rf"{name} is .*: set .*{name}"):
-    decoding.beam_search(*start(), max_decode_length=LENGTH, **settings)
+    beam_search.beam_search(*start(), max_decode_length=LENGTH, **settings)
 
 
 # ---------------------------------------------------------------- with a student
@@ -551,7 +557,7 @@ def test_beam_scores_are_those_of_the_full_forward_pass():
   def search(params):
     encoded = model.encode(params, inputs)
     cache = model.init_cache(params, encoded, inputs, length)
-    return decoding.beam_search(
+    return beam_search.beam_search(
       functools.partial(model.decode_step, params),
       cache,
       max_decode_length=length,

@@ -13,9 +13,14 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from dss_jax import logical_axes
 from dss_jax.base.errors import UserError
-from dss_jax.logical_axes import DATA_AXIS, MeshAxes, NamedParam, mesh_axes_of
+from dss_jax.models.partitioning import logical_axes
+from dss_jax.models.partitioning.logical_axes import (
+  DATA_AXIS,
+  MeshAxes,
+  NamedParam,
+  mesh_axes_of,
+)
 
 # What gin calls the partitioner.
 BINDING = "partitioning.PjitPartitioner"

@@ -10,22 +10,14 @@ import numpy as np
 import optax
 import pytest
 
-from dss_jax import (
-  adafactor,
-  logical_axes,
-  lora,
-  losses,
-  optimizers,
-  partitioning,
-  train_state,
-  train_step,
-)
+from dss_jax import adafactor, losses, optimizers, train_state, train_step
 from dss_jax.base import named_trees
 from dss_jax.base.errors import UserError
-from dss_jax.lora import LoraModel, LoraOptions
-from dss_jax.models import layer_stacking
+from dss_jax.models import abstract_params, layer_stacking, lora, partitioning
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
+from dss_jax.models.lora import LoraModel, LoraOptions
+from dss_jax.models.partitioning import logical_axes
 
 SIZES = T5Config(
   vocab_size=32,
@@ -48,7 +40,7 @@ def _base(model=MODEL):
   apart = dataclasses.replace(model.config, scan_layers=False)
   params = jax.tree.map(
     lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32),
-    train_state.param_shapes(EncoderDecoderModel(apart)),
+    abstract_params.param_shapes(EncoderDecoderModel(apart)),
   )
   if model.config.scan_layers:
     return layer_stacking.stack_layers(params)
@@ -106,8 +98,8 @@ def _paths(tree) -> dict[str, tuple[int, ...]]:
 )
 def test_targets_choose_kernels(model, targets, names):
   adapters = LoraModel(model, LoraOptions(rank=3, targets=targets))
-  found = _paths(train_state.param_shapes(adapters))
-  base = _paths(train_state.param_shapes(model))
+  found = _paths(abstract_params.param_shapes(adapters))
+  base = _paths(abstract_params.param_shapes(model))
   stems = {path.rpartition("/")[0] for path in found}
   assert stems == {
     path.removesuffix("/kernel")
@@ -132,7 +124,7 @@ def test_axes_follow_the_kernels():
     named = {
       param.path: param.axes
       for param in logical_axes.named_params(
-        train_state.param_shapes(adapters), adapters.param_axes()
+        abstract_params.param_shapes(adapters), adapters.param_axes()
       )
     }
     stem = "encoder/encoder/" if layers else "encoder/layers_0/"
@@ -328,7 +320,7 @@ def _prepare(model, partitioner):
     host_base, partitioner.param_shardings(host_base, model.param_axes())
   )
   tx = optimizers.AdamW().transform(
-    lambda step: jnp.float32(0.01), train_state.param_shapes(adapters)
+    lambda step: jnp.float32(0.01), abstract_params.param_shapes(adapters)
   )
   state, shardings = train_state.state_from_params(
     adapters.init(jax.random.key(1), base),

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.models import (
+from dss_jax.models import layers
+from dss_jax.models.config import T5Config
+from dss_jax.models.kernels import (
   attention_kernels,
   attention_proof,
   cudnn_attention,
   flash_attention,
-  layers,
   triton_attention,
 )
-from dss_jax.models.config import T5Config
 
 # Queries, keys, position bias, causal: encoder, decoder, decoder to encoder.
 KINDS = {

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax import generation
 from dss_jax.base import compilations
 from dss_jax.base.errors import UserError
-from dss_jax.constraints import Trie
-from dss_jax.generation import DecodeOptions
 from dss_jax.models.config import T5Config
+from dss_jax.models.decoding import generation
+from dss_jax.models.decoding.allowed_outputs import Trie
+from dss_jax.models.decoding.generation import DecodeOptions
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.partitioning import Partitioner
+from dss_jax.models.partitioning import Partitioner
 
 
 class Echo:

@@ -28,11 +28,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dss_jax import logical_axes, train_state
 from dss_jax.base import named_trees
 from dss_jax.base.errors import UserError
-from dss_jax.models import encoder_decoder, layer_stacking, layers
-from dss_jax.placement import to_host
+from dss_jax.models import (
+  abstract_params,
+  encoder_decoder,
+  layer_stacking,
+  layers,
+)
+from dss_jax.models.partitioning import logical_axes
+from dss_jax.models.partitioning.placement import to_host
 
 PyTree = Any
 Batch = encoder_decoder.Batch
@@ -134,7 +139,7 @@ class LoraModel:
     self.options = options
     params = list(
       logical_axes.named_params(
-        train_state.param_shapes(model), model.param_axes()
+        abstract_params.param_shapes(model), model.param_axes()
       )
     )
     self._adapted = {
@@ -211,7 +216,7 @@ class LoraModel:
 
   def num_trained(self) -> int:
     """How many parameters are trained."""
-    shapes = train_state.param_shapes(self)
+    shapes = abstract_params.param_shapes(self)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
   def join(self, base: PyTree, trained: PyTree) -> PyTree:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax import candidates, decoding
-from dss_jax.constraints import Trie
 from dss_jax.models.config import T5Config
+from dss_jax.models.decoding import beam_search, candidates
+from dss_jax.models.decoding.allowed_outputs import Trie
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 
 _jit = functools.partial(
@@ -103,7 +103,7 @@ def test_a_wide_constrained_search_finds_the_same_scores():
   def search(params):
     encoded = model.encode(params, jnp.asarray(inputs))
     cache = model.init_cache(params, encoded, inputs, trie.longest)
-    return decoding.beam_search(
+    return beam_search.beam_search(
       functools.partial(model.decode_step, params),
       cache,
       max_decode_length=trie.longest,

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from dss_jax import decoding
 from dss_jax.models.config import T5Config
+from dss_jax.models.decoding import beam_search
 from dss_jax.models.encoder_decoder import (
   EncoderDecoderModel,
-  logical_axis_rules,
 )
+from dss_jax.models.partitioning.constraints import logical_axis_rules
 
 RULES = (
   ("batch", "data"),
@@ -162,7 +162,7 @@ def test_beam_search_is_the_same_on_a_mesh(scan_layers):
   def search(params, tokens):
     encoded = model.encode(params, tokens)
     cache = model.init_cache(params, encoded, tokens, 6)
-    return decoding.beam_search(
+    return beam_search.beam_search(
       functools.partial(model.decode_step, params),
       cache,
       max_decode_length=6,

@@ -16,11 +16,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dss_jax import beam_search, decoding, partitioning, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.constraints import Constraint, Trie
-from dss_jax.data import evaluation_batches
-from dss_jax.models import encoder_decoder
+from dss_jax.base.special_ids import EOS_ID, PAD_ID
+from dss_jax.models import encoder_decoder, partitioning
+from dss_jax.models.decoding import (
+  beam_search,
+  greedy_and_sampling,
+  input_batches,
+)
+from dss_jax.models.decoding.allowed_outputs import Constraint, Trie
 
 PyTree = Any
 STRATEGIES = ("greedy", "beam", "sample")
@@ -41,7 +45,7 @@ class DecodeOptions:
     convention: of the beam search's length penalty and stopping, `t5x` or
       `huggingface`.
     length_penalty: its exponent; None takes the convention's default.
-    early_stopping: see `decoding.beam_search` (`huggingface` only).
+    early_stopping: see `beam_search.beam_search` (`huggingface` only).
     temperature: of sampling.
     topk: sample among this many most probable tokens; 0 for all.
     topp: sample among the fewest tokens that hold this probability; 0 for all.
@@ -84,7 +88,7 @@ class DecodeOptions:
         f"temperature is {self.temperature} but must be 0 or more:"
         f" {where}.temperature"
       )
-    decoding.check_sampling(self.topk, self.topp)
+    greedy_and_sampling.check_sampling(self.topk, self.topp)
     if self.max_length is not None and self.max_length < 1:
       raise UserError(
         f"max_length is {self.max_length} but must be None or 1 or more:"
@@ -100,7 +104,7 @@ class DecodeOptions:
 
   def decode(
     self,
-    decode_step_fn: decoding.DecodeStepFn,
+    decode_step_fn: greedy_and_sampling.DecodeStepFn,
     cache: Any,
     key: jax.Array,
     *,
@@ -108,7 +112,7 @@ class DecodeOptions:
     constrain: Constraint | None = None,
     compact: bool = False,
   ) -> tuple[jax.Array, jax.Array]:
-    """The best outputs of each example; `compact`: see `decoding.greedy`.
+    """The best outputs of each example; `compact`: see `greedy_and_sampling.greedy`.
 
     Returns:
       tokens [batch, num_return, max_decode_length] int32 and scores
@@ -116,7 +120,7 @@ class DecodeOptions:
       score `beam_search.NO_SEQUENCE` or less.
     """
     if self.strategy == "greedy":
-      tokens, scores = decoding.greedy(
+      tokens, scores = greedy_and_sampling.greedy(
         decode_step_fn,
         cache,
         max_decode_length=max_decode_length,
@@ -125,7 +129,7 @@ class DecodeOptions:
       )
       return tokens[:, None], scores[:, None]
     if self.strategy == "beam":
-      tokens, scores = decoding.beam_search(
+      tokens, scores = beam_search.beam_search(
         decode_step_fn,
         cache,
         max_decode_length=max_decode_length,
@@ -136,7 +140,7 @@ class DecodeOptions:
         constrain=constrain,
       )
       return tokens[:, : self.num_return], scores[:, : self.num_return]
-    return decoding.temperature_sample(
+    return greedy_and_sampling.temperature_sample(
       decode_step_fn,
       cache,
       key,
@@ -168,7 +172,7 @@ class Generator:
   """Decodes token lists with one student on one mesh.
 
   Compiled once for each shape. By default the shapes follow from the inputs
-  of a call, few of them (see `evaluation_batches.padded_batches`); a server
+  of a call, few of them (see `input_batches.padded_batches`); a server
   declares its own with `warm_up` and compiles nothing after it.
   """
 
@@ -342,8 +346,8 @@ class Generator:
 
   def _batches(
     self, inputs: Sequence[Sequence[int]]
-  ) -> Iterator[evaluation_batches.PaddedBatch]:
-    for batch in evaluation_batches.padded_batches(
+  ) -> Iterator[input_batches.PaddedBatch]:
+    for batch in input_batches.padded_batches(
       inputs,
       self.batch_size,
       lengths=self._lengths,
@@ -394,7 +398,7 @@ class Generator:
       for size in self._batch_sizes:
         self.decode(
           params,
-          [[vocabularies.EOS_ID] * length] * size,
+          [[EOS_ID] * length] * size,
           max_decode_length=max_decode_length,
           constrain=constrain and constrain.of_examples(np.zeros(size, int)),
         )
@@ -405,11 +409,9 @@ def _best(tokens: np.ndarray, scores: np.ndarray) -> list[Decoded]:
   decoded = []
   for row, score in zip(tokens, scores.tolist(), strict=True):
     if score > beam_search.NO_SEQUENCE or not decoded:
-      ends = np.flatnonzero(
-        (row == vocabularies.EOS_ID) | (row == vocabularies.PAD_ID)
-      )
+      ends = np.flatnonzero((row == EOS_ID) | (row == PAD_ID))
       end = int(ends[0]) if ends.size else len(row)
-      ended = end < len(row) and row[end] == vocabularies.EOS_ID
+      ended = end < len(row) and row[end] == EOS_ID
       decoded.append(Decoded(row[:end].tolist(), score, bool(ended)))
   return decoded
 

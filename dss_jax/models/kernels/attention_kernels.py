@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.models import attention_proof, cudnn_attention
-from dss_jax.models import flash_attention as flash
-from dss_jax.models import triton_attention as triton
 from dss_jax.models.config import T5Config
-from dss_jax.models.sharding import partition_spec
+from dss_jax.models.kernels import attention_proof, cudnn_attention
+from dss_jax.models.kernels import flash_attention as flash
+from dss_jax.models.kernels import triton_attention as triton
+from dss_jax.models.partitioning.constraints import partition_spec
 
 Array = jax.Array
 PartitionSpec = jax.sharding.PartitionSpec

@@ -20,9 +20,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dss_jax import logical_axes, partition_specs
 from dss_jax.base.errors import UserError
-from dss_jax.logical_axes import (
+from dss_jax.models.partitioning import logical_axes, partition_specs
+from dss_jax.models.partitioning.logical_axes import (
   DATA_AXIS,
   MODEL_AXIS,
   MeshAxes,
@@ -30,10 +30,7 @@ from dss_jax.logical_axes import (
   mesh_axes_of,
   standard_logical_axis_rules,
 )
-from dss_jax.partition_specs import BINDING
-from dss_jax.placement import place, to_host
-
-__all__ = ["Partitioner", "place", "standard_logical_axis_rules", "to_host"]
+from dss_jax.models.partitioning.partition_specs import BINDING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,11 +127,11 @@ class Partitioner:
     the model's sharding constraints vanish without a word.
     """
     # Here and not above, so that this module can be used without Flax.
-    from dss_jax.models import encoder_decoder
+    from dss_jax.models.partitioning import constraints
 
     with (
       jax.set_mesh(self.mesh),
-      encoder_decoder.logical_axis_rules(self.rules),
+      constraints.logical_axis_rules(self.rules),
     ):
       yield self.mesh
 

@@ -1,7 +1,4 @@
-"""Beam search with T5X's or Hugging Face's scores and stopping rule.
-
-Called through `decoding.beam_search`; what `decoding` says holds here too.
-"""
+"""Beam search with T5X's or Hugging Face's scores and stopping rule."""
 
 from __future__ import annotations
 
@@ -10,11 +7,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dss_jax import constraints
 from dss_jax.base.errors import UserError
-from dss_jax.constraints import Constraint
-from dss_jax.models.decode_cache import DecodeCache, DecodeStepFn
-from dss_jax.vocabularies import EOS_ID
+from dss_jax.base.special_ids import EOS_ID
+from dss_jax.models.decoding import allowed_outputs
+from dss_jax.models.decoding.allowed_outputs import Constraint
+from dss_jax.models.decoding.decode_cache import DecodeCache, DecodeStepFn
 
 Array = jax.Array
 
@@ -382,7 +379,7 @@ def _candidates(
     best, tokens = jax.lax.top_k(logits, min(wanted, vocab))
     log_probs = best - normalizer + live_log_probs[:, :, None]
   else:
-    best, tokens = constraints.allowed_logits(logits, allowed), allowed
+    best, tokens = allowed_outputs.allowed_logits(logits, allowed), allowed
     log_probs = best - normalizer + live_log_probs[:, :, None]
     log_probs = jnp.maximum(log_probs, empty_score)
     tokens = jnp.maximum(tokens, 0)

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dss_jax.constraints import Trie
+from dss_jax.base.special_ids import EOS_ID, PAD_ID
 from dss_jax.models import encoder_decoder
-from dss_jax.vocabularies import EOS_ID, PAD_ID
+from dss_jax.models.decoding.allowed_outputs import Trie
 
 Array = jax.Array
 

@@ -11,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from dss_jax import optimizers, train_state
 from dss_jax.base.errors import UserError
-from dss_jax.logical_axes import NamedParam, named_params
-from dss_jax.partitioning import Partitioner, standard_logical_axis_rules
+from dss_jax.models.partitioning import Partitioner, standard_logical_axis_rules
+from dss_jax.models.partitioning.logical_axes import NamedParam, named_params
 
 SHAPES = {
   "embedding": jax.ShapeDtypeStruct((64, 8), jnp.float32),

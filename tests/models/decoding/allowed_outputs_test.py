@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dss_jax import beam_search, decoding
 from dss_jax.base.errors import UserError
-from dss_jax.constraints import NO_TOKEN, Trie
-from dss_jax.models.decode_cache import DecodeCache
+from dss_jax.models.decoding import beam_search, greedy_and_sampling
+from dss_jax.models.decoding.allowed_outputs import NO_TOKEN, Trie
+from dss_jax.models.decoding.decode_cache import DecodeCache
 
 _jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
@@ -131,7 +131,7 @@ def _best_tokens(example, members):
 
 def test_greedy_takes_the_best_token_of_those_allowed():
   trie = Trie.from_sequences(MEMBERS)
-  tokens, scores = decoding.greedy(
+  tokens, scores = greedy_and_sampling.greedy(
     *_start(), max_decode_length=LENGTH, constrain=trie
   )
   for example in range(BATCH):
@@ -146,7 +146,7 @@ def test_greedy_takes_the_best_token_of_those_allowed():
 def test_every_example_may_have_a_set_of_its_own():
   sets = [MEMBERS[:1], MEMBERS[1:3], MEMBERS[3:], MEMBERS]
   trie = Trie.from_sets(sets).of_examples(np.array([2, 0, -1, 3]))
-  tokens, _ = decoding.greedy(
+  tokens, _ = greedy_and_sampling.greedy(
     *_start(), max_decode_length=LENGTH, constrain=trie
   )
   for example, which in enumerate([2, 0, 0, 3]):
@@ -166,7 +166,7 @@ def test_every_example_may_have_a_set_of_its_own():
 def test_beams_are_the_best_members_and_nothing_else(convention, num_beams):
   @_jit
   def search(trie):
-    return decoding.beam_search(
+    return beam_search.beam_search(
       *_start(),
       max_decode_length=LENGTH,
       num_beams=num_beams,
@@ -201,7 +201,7 @@ def test_samples_are_members_as_often_as_their_tokens_say():
 
   @functools.partial(_jit, static_argnames="rescale")
   def sample(trie, rescale):
-    return decoding.temperature_sample(
+    return greedy_and_sampling.temperature_sample(
       *_start(),
       jax.random.key(0),
       max_decode_length=LENGTH,
@@ -229,9 +229,9 @@ def test_samples_are_members_as_often_as_their_tokens_say():
 def test_a_single_member_is_what_comes_out(member):
   trie = Trie.from_sequences([member])
   kwargs = {"max_decode_length": LENGTH, "constrain": trie}
-  greedy, _ = decoding.greedy(*_start(), **kwargs)
-  beams, _ = decoding.beam_search(*_start(), num_beams=2, **kwargs)
-  samples, _ = decoding.temperature_sample(
+  greedy, _ = greedy_and_sampling.greedy(*_start(), **kwargs)
+  beams, _ = beam_search.beam_search(*_start(), num_beams=2, **kwargs)
+  samples, _ = greedy_and_sampling.temperature_sample(
     *_start(), jax.random.key(0), **kwargs
   )
   for tokens in (greedy, beams[:, 0], samples[:, 0]):

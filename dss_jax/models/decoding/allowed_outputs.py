@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dss_jax.base.errors import UserError
-from dss_jax.vocabularies import EOS_ID, PAD_ID
+from dss_jax.base.special_ids import EOS_ID, PAD_ID
 
 Array = jax.Array
 

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 
 Array = jax.Array
+
+
+def logical_axis_rules(
+  rules: Sequence[tuple[str, str | tuple[str, ...] | None]],
+) -> contextlib.AbstractContextManager:
+  """Within it, the model constrains its arrays by these rules.
+
+  Takes effect on functions traced under `jax.set_mesh(mesh)`, with the mesh's
+  axes of type Auto; without rules or mesh the model constrains nothing.
+
+  Args:
+    rules: (logical axis, mesh axis or axes or None), earlier ones first.
+  """
+  return nn.logical_axis_rules(tuple(rules))
 
 
 def constrain(x: Array, *logical_axes: str | None) -> Array:

@@ -1,0 +1,1 @@
+"""Attention kernels, and the choice and proof of one for a device."""
