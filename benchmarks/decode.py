@@ -48,7 +48,7 @@ from dss_jax.models.decoding import (
   input_batches,
 )
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import huggingface
+from dss_jax.pretrained import huggingface_weights
 from dss_jax.vocabularies import EOS_ID, PAD_ID
 
 FORCED_LENGTH = 32
@@ -317,7 +317,7 @@ def measure(args) -> list[dict[str, Any]]:
   params = jax.jit(EncoderDecoderModel(config).init)(jax.random.key(0))
   # Larger than at the start of training, lest all outputs be one token.
   params["token_embedder"]["embedding"] *= 4
-  weights = huggingface.to_huggingface(jax.device_get(params), config)
+  weights = huggingface_weights.to_huggingface(jax.device_get(params), config)
   gpu = jax.default_backend() == "gpu"
   model = hugging_face.model_of(
     config, weights, device="cuda" if gpu else "cpu"

@@ -23,7 +23,7 @@ from dss_jax import (
 from dss_jax.data.batch_files import BatchFiles
 from dss_jax.models import abstract_params, flops, partitioning
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import huggingface
+from dss_jax.pretrained import huggingface_weights
 
 OPTIMIZERS = {
   "adamw": optimizers.AdamW(clip_norm=1.0),
@@ -178,7 +178,9 @@ class Side:
       raise ValueError("losses to compare are those without dropout")
     params = self._state.params
     if weights is not None:
-      named = huggingface.to_huggingface(jax.device_get(params), self._config)
+      named = huggingface_weights.to_huggingface(
+        jax.device_get(params), self._config
+      )
       np.savez(weights, allow_pickle=False, **named)
     evaluate = train_step.jit_eval_step(
       model=EncoderDecoderModel(self._config),

@@ -17,8 +17,8 @@ import jax
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax.base.errors import UserError
 from dss_jax.models import abstract_params, lora
-from dss_jax.pretrained import initial
 from dss_jax.train_config import TrainConfig
+from dss_jax.training import initialization
 
 PyTree = Any
 
@@ -98,7 +98,7 @@ def open_base(
     abstract_params.param_shapes(config.model), config.model.param_axes()
   )
   try:
-    params = initial.load_params(
+    params = initialization.load_params(
       path, config.model, config.vocabulary, shardings
     )
   except UserError as error:

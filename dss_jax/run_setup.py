@@ -31,8 +31,8 @@ from dss_jax.base.errors import UserError, damaged_file
 from dss_jax.data import packed_features, packing, training_data
 from dss_jax.loop_state import LoopState
 from dss_jax.models import abstract_params
-from dss_jax.pretrained import initial
 from dss_jax.train_config import TrainConfig
+from dss_jax.training import initialization
 
 PyTree = Any
 
@@ -156,12 +156,12 @@ def _evaluators(config: TrainConfig) -> list[evaluation_lib.Evaluator]:
 
 def _open_initial(
   config: TrainConfig, latest: int | None
-) -> initial.Initial | None:
+) -> initialization.Initial | None:
   """What a new run starts from, compared with the student before all else."""
   path = config.initial_checkpoint_path
   if path is None or latest is not None:
     return None
-  return initial.open_initial(
+  return initialization.open_initial(
     path,
     config.model,
     config.vocabulary,
@@ -224,7 +224,7 @@ def _restore_or_init(
   checkpoints: checkpoints_lib.Checkpoints,
   model: Any,
   base: lora_runs.Base | None,
-  start: initial.Initial | None,
+  start: initialization.Initial | None,
 ) -> tuple[train_state.TrainState, train_state.TrainState]:
   """The state to go on from, and its shardings."""
   tx = transformation(config, model)
@@ -241,7 +241,7 @@ def _restore_or_init(
       params, tx, config.partitioner, model.param_axes()
     )
   if start is not None:
-    return initial.initial_state(
+    return initialization.initial_state(
       start,
       model,
       tx,

@@ -115,6 +115,14 @@ def fixtures() -> pathlib.Path:
   return REPOSITORY / "tests" / "fixtures"
 
 
+@pytest.fixture(scope="session")
+def folders() -> types.ModuleType:
+  """The module that writes small Hugging Face folders."""
+  import huggingface_folders
+
+  return huggingface_folders
+
+
 # A real headless Chromium, where one is installed.
 
 _BROWSER_FLAGS = (

@@ -18,8 +18,9 @@ from dss_jax.base.errors import UserError
 from dss_jax.inference import student
 from dss_jax.models import lora
 from dss_jax.models.lora import LoraOptions
-from dss_jax.pretrained import initial, opening
+from dss_jax.pretrained import opening
 from dss_jax.train_config import TrainConfig
+from dss_jax.training import initialization
 
 OPTIONS = LoraOptions(rank=2, alpha=8.0, targets="output")
 
@@ -145,7 +146,7 @@ def test_another_run_starts_from_adapters_as_from_any_run(
 ):
   config = _adapter_config(finished, base)
   _, wanted = student.load_params(config, "best")
-  params = initial.load_params(str(finished), config.model)
+  params = initialization.load_params(str(finished), config.model)
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), params, wanted
   )
@@ -222,7 +223,7 @@ def test_a_base_in_a_store_is_asked_for_where_the_other_is_gone(
     asked.append(path)
     raise UserError("not there")
 
-  monkeypatch.setattr(initial, "load_params", load_params)
+  monkeypatch.setattr(initialization, "load_params", load_params)
   _save(tmp_path / "run", _note("/gone"))
   config = _adapter_config(tmp_path / "run", "gs://moved/there")
   said = "INITIAL_CHECKPOINT_PATH, the base of the adapters in .*not there"
@@ -237,7 +238,7 @@ def test_adapters_that_are_their_own_base_are_refused(tmp_path):
   _save(one, _note(other))
   _save(other, _note(one))
   with pytest.raises(UserError, match="were trained on other weights than"):
-    initial.load_params(str(one), _config(one).model)
+    initialization.load_params(str(one), _config(one).model)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +252,7 @@ def test_adapters_that_are_their_own_base_are_refused(tmp_path):
 def test_a_note_that_cannot_be_is_told(tmp_path, changes, said):
   _save(tmp_path, _note("x", **changes))
   with pytest.raises(UserError, match=said) as told:
-    initial.load_params(str(tmp_path), _config(tmp_path).model)
+    initialization.load_params(str(tmp_path), _config(tmp_path).model)
   assert "\n" not in str(told.value)
 
 

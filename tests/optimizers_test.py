@@ -422,10 +422,10 @@ def test_one_step_of_t5x(shared_data):
   """
   from dss_jax import losses
   from dss_jax.models import config, encoder_decoder
-  from dss_jax.pretrained import t5x
+  from dss_jax.pretrained import t5x_checkpoints
 
   folder = shared_data / "t5x_tiny"
-  params, param_states, step = t5x.load_t5x(folder / "orbax")
+  params, param_states, step = t5x_checkpoints.load_t5x(folder / "orbax")
   arrays = np.load(folder / "parity.npz")
   norms = json.loads((folder / "parity_norms.json").read_text())
   model = encoder_decoder.EncoderDecoderModel(

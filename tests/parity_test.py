@@ -14,8 +14,8 @@ import pytest
 from dss_jax.models.config import T5Config
 from dss_jax.models.decoding import beam_search, greedy_and_sampling
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import huggingface
-from dss_jax.pretrained.t5x import load_t5x
+from dss_jax.pretrained import huggingface_weights
+from dss_jax.pretrained.t5x_checkpoints import load_t5x
 
 # Compiles in half the time; these programs run for milliseconds.
 _jit = functools.partial(
@@ -47,7 +47,7 @@ class _Student:
       for name, array in arrays.items()
       if name.startswith("weights/")
     }
-    self.params = huggingface.from_huggingface(weights, self.config)
+    self.params = huggingface_weights.from_huggingface(weights, self.config)
     self.searches = {}
 
   def logits(self, encoder, decoder):
@@ -168,7 +168,7 @@ def test_live_hugging_face_agrees(recipe, name):
     atol=1e-4,
   )
   # And back: their model with our weights is the model they came from.
-  exported = huggingface.to_huggingface(student.params, student.config)
+  exported = huggingface_weights.to_huggingface(student.params, student.config)
   other = recipe.make_model(family)
   with torch.no_grad():
     for parameter in other.parameters():

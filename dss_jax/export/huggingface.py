@@ -21,7 +21,7 @@ from dss_jax.models.config import (
   NUM_RELPOS_BUCKETS,
   T5Config,
 )
-from dss_jax.pretrained import huggingface
+from dss_jax.pretrained import huggingface_weights
 
 PACKAGES = ("safetensors",)
 CHECK_PACKAGES = ("torch", "transformers")
@@ -176,12 +176,12 @@ def write_weights(
 
 def _shards(
   config: T5Config, max_shard_bytes: int
-) -> list[list[huggingface.Path]]:
+) -> list[list[huggingface_weights.Path]]:
   """Our paths, in groups whose float32 arrays fit into one file."""
-  shapes = huggingface.parameter_shapes(config)
-  shards: list[list[huggingface.Path]] = [[]]
+  shapes = huggingface_weights.parameter_shapes(config)
+  shards: list[list[huggingface_weights.Path]] = [[]]
   used = 0
-  for path in huggingface.parameter_names(config):
+  for path in huggingface_weights.parameter_names(config):
     size = 4 * int(np.prod(shapes[path]))
     if shards[-1] and used + size > max_shard_bytes:
       shards.append([])
@@ -192,16 +192,16 @@ def _shards(
 
 
 def _tensors(
-  student: Student, paths: Sequence[huggingface.Path]
+  student: Student, paths: Sequence[huggingface_weights.Path]
 ) -> Iterator[tuple[str, np.ndarray]]:
-  names = huggingface.parameter_names(student.model.config)
+  names = huggingface_weights.parameter_names(student.model.config)
   for path in paths:
     name, transposed = names[path]
     array = parameter(student, path)
     yield name, np.ascontiguousarray(array.T if transposed else array)
 
 
-def parameter(student: Student, path: huggingface.Path) -> np.ndarray:
+def parameter(student: Student, path: huggingface_weights.Path) -> np.ndarray:
   """One parameter as a host array, by its path with the layers apart."""
   node: Any = student.params
   stack, layer, *rest = path

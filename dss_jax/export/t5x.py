@@ -25,7 +25,7 @@ from dss_jax.base.errors import StorageError, UserError, one_line
 from dss_jax.export import checks, formats, tokenizer_files
 from dss_jax.inference.student import Student
 from dss_jax.models import abstract_params, partitioning
-from dss_jax.pretrained import t5x
+from dss_jax.pretrained import t5x_checkpoints
 
 PACKAGES = ()
 CHECK_PACKAGES = ()
@@ -198,7 +198,7 @@ def answers(
   """
   del options
   (path,) = folder.glob("checkpoint_*")
-  params, _, _ = t5x.load_t5x(path)
+  params, _, _ = t5x_checkpoints.load_t5x(path)
   wanted = abstract_params.param_shapes(student.model)
   problems = named_trees.describe_mismatch(
     named_trees.shapes(params), named_trees.shapes(wanted)

@@ -89,6 +89,6 @@ def open_student(args: argparse.Namespace, read_run: ReadRun) -> Student:
       " training run: leave --checkpoint out"
     )
 
-  from dss_jax.pretrained import student as pretrained_student
+  from dss_jax.students import pretrained_student
 
   return pretrained_student.load_pretrained(args.model_dir)

@@ -18,16 +18,18 @@ import numpy as np
 from dss_jax.base.errors import UserError, one_line, printable
 from dss_jax.models.config import T5Config
 from dss_jax.pretrained import (
-  flax_msgpack,
   folder_files,
-  huggingface,
   huggingface_config,
-  lazy_arrays,
+  huggingface_weights,
   mismatch,
+)
+from dss_jax.pretrained.files import (
+  flax_msgpack,
+  lazy_arrays,
   safetensors_files,
   torch_files,
 )
-from dss_jax.pretrained.lazy_arrays import LazyArray
+from dss_jax.pretrained.files.lazy_arrays import LazyArray
 
 CONFIG = "config.json"
 # In order of preference: safest and cheapest to read first.
@@ -173,7 +175,7 @@ def _our_arrays(
   path: pathlib.Path, weights: dict[str, LazyArray], config: T5Config
 ) -> dict[str, LazyArray]:
   """The weights under our paths and in our layouts; all must be there."""
-  names = huggingface.parameter_names(config)
+  names = huggingface_weights.parameter_names(config)
   arrays = {}
   for ours, (theirs, is_transposed) in names.items():
     array = weights.pop(theirs, None)
@@ -186,7 +188,7 @@ def _our_arrays(
   found |= {name: array.shape for name, array in weights.items()}
   mismatch.check(
     found,
-    huggingface.flat_shapes(config),
+    huggingface_weights.flat_shapes(config),
     f"the weights in {str(path)!r} do not fit its {CONFIG}",
     columns=("weights", CONFIG),
     remedy="download it again",

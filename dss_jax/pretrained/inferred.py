@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from dss_jax.base.errors import UserError
 from dss_jax.models.config import T5Config
-from dss_jax.pretrained import huggingface, mismatch
+from dss_jax.pretrained import huggingface_weights, mismatch
 
 Shape = tuple[int, ...]
 _LAYER = re.compile(r"(encoder|decoder)/layers_(\d{1,6})/.*")
@@ -60,7 +60,7 @@ def config_from_shapes(shapes: Mapping[str, Shape], where: str) -> T5Config:
   )
   mismatch.check(
     shapes,
-    huggingface.flat_shapes(config),
+    huggingface_weights.flat_shapes(config),
     f"{where} is of no encoder-decoder T5",
     columns=("checkpoint", "a T5 of its sizes"),
     remedy="give a checkpoint of T5, mT5, ByT5 or UMT5",

@@ -16,8 +16,9 @@ import jax
 
 from dss_jax.base.errors import UserError, one_line, printable
 from dss_jax.models.config import T5Config
-from dss_jax.pretrained import huggingface, lazy_arrays
-from dss_jax.pretrained.lazy_arrays import LAYERS_AXIS, LazyArray
+from dss_jax.pretrained import huggingface_weights
+from dss_jax.pretrained.files import lazy_arrays
+from dss_jax.pretrained.files.lazy_arrays import LAYERS_AXIS, LazyArray
 
 Arrays = Mapping[str, LazyArray]
 _STACKS = ("encoder", "decoder")
@@ -69,7 +70,7 @@ def for_model(arrays: Arrays, config: T5Config) -> dict[str, Any]:
     config: the student's.
   """
   flat: dict[str, LazyArray] = {}
-  for path in huggingface.flat_shapes(config):
+  for path in huggingface_weights.flat_shapes(config):
     stack, _, rest = path.partition("/")
     layer, _, below = rest.partition("/")
     if not (config.scan_layers and layer.startswith("layers_")):

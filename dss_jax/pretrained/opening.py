@@ -15,19 +15,18 @@ from dss_jax.base.errors import UserError, one_line
 from dss_jax.models import encoder_decoder
 from dss_jax.models.config import T5Config
 from dss_jax.pretrained import (
-  huggingface,
   huggingface_folder,
+  huggingface_weights,
   inferred,
   layouts,
-  lazy_arrays,
   locations,
   mismatch,
-  t5x,
-  tensorstore_arrays,
+  t5x_checkpoints,
   tokenizers,
 )
-from dss_jax.pretrained.budgets import Budget, broken
-from dss_jax.pretrained.lazy_arrays import LazyArray
+from dss_jax.pretrained.files import lazy_arrays, tensorstore_arrays
+from dss_jax.pretrained.files.bounds import Budget, broken
+from dss_jax.pretrained.files.lazy_arrays import LazyArray
 from dss_jax.vocabularies import Vocabulary
 
 HUGGINGFACE, T5X, RUN = "huggingface", "t5x", "run"
@@ -95,7 +94,7 @@ class Pretrained:
     """
     mismatch.check(
       {name: array.shape for name, array in self.arrays.items()},
-      huggingface.flat_shapes(model.config),
+      huggingface_weights.flat_shapes(model.config),
       f"the checkpoint {self.source!r} is of another model",
       columns=("checkpoint", "student"),
       remedy=self._remedy(model.config, vocabulary),
@@ -189,7 +188,7 @@ def open_pretrained(path: str) -> Pretrained:
     return _open_huggingface(path, folder)
   if (folder / checkpoints_lib.FOLDER).is_dir():
     return _open_run(path, folder)
-  if t5x.find(folder) is not None:
+  if t5x_checkpoints.find(folder) is not None:
     return _open_t5x(path, folder)
   there = "is no folder on this machine"
   if folder.is_dir():
@@ -214,7 +213,7 @@ def _open_huggingface(source: str, folder: pathlib.Path) -> Pretrained:
 
 
 def _open_t5x(source: str, folder: pathlib.Path) -> Pretrained:
-  opened = t5x.open_t5x(folder)
+  opened = t5x_checkpoints.open_t5x(folder)
   where = f"the checkpoint {str(opened.folder)!r}"
   arrays = layouts.layers_apart(opened.params, where)
   return Pretrained(

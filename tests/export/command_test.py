@@ -10,7 +10,7 @@ import pytest
 from dss_jax import gin_utils, main
 from dss_jax.export import formats
 from dss_jax.inference import student_card
-from dss_jax.pretrained import t5x
+from dss_jax.pretrained import t5x_checkpoints
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_a_run_is_exported_with_its_optimizers_state(
   assert main.main(flags) == 0
   printed = capsys.readouterr().out
   assert "label, 8 test inputs: identical labels 8/8" in printed
-  params, states, step = t5x.load_t5x(output)
+  params, states, step = t5x_checkpoints.load_t5x(output)
   assert step == 2
   assert states is not None
   slots = states["encoder"]["layers_0"]["mlp"]["wo"]["kernel"]
@@ -140,5 +140,5 @@ def test_a_run_is_exported_with_its_optimizers_state(
   flags += ["--overwrite", "--t5x_layout=orbax", "--check=0"]
   assert main.main(flags) == 0
   assert "not checked" in capsys.readouterr().out
-  again, _, _ = t5x.load_t5x(output)
+  again, _, _ = t5x_checkpoints.load_t5x(output)
   jax.tree.map(np.testing.assert_array_equal, again, params)

@@ -13,7 +13,7 @@ from dss_jax.inference import student as student_lib
 from dss_jax.models import layer_stacking
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import huggingface
+from dss_jax.pretrained import huggingface_weights
 
 # All sizes different, so that no transposed array can pass.
 T5_1_1 = T5Config(
@@ -34,7 +34,7 @@ def _random_params(config, seed=0, scale=0.5):
   """Under T5X's paths; layer-norm scales about 1."""
   rng = np.random.default_rng(seed)
   params: dict = {}
-  for path, shape in huggingface.parameter_shapes(config).items():
+  for path, shape in huggingface_weights.parameter_shapes(config).items():
     node = params
     for key in path[:-1]:
       node = node.setdefault(key, {})

@@ -16,7 +16,7 @@ from dss_jax.export import formats, huggingface
 from dss_jax.models import layer_stacking
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import huggingface as names
+from dss_jax.pretrained import huggingface_weights as names
 
 SMALL = T5Config(vocab_size=272, emb_dim=8, num_heads=2, head_dim=4)
 

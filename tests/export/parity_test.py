@@ -15,7 +15,7 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.export import checks, command, formats, huggingface
 from dss_jax.models.config import T5Config
-from dss_jax.pretrained import huggingface as names
+from dss_jax.pretrained import huggingface_weights as names
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow]
 

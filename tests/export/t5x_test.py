@@ -9,7 +9,7 @@ import pytest
 
 from dss_jax import adafactor
 from dss_jax.export import t5x as export_t5x
-from dss_jax.pretrained import t5x
+from dss_jax.pretrained import t5x_checkpoints
 
 
 def _flat(tree):
@@ -33,7 +33,9 @@ def _assert_equal(found, wanted):
 def test_t5xs_own_checkpoint_is_written_back_leaf_by_leaf(
   shared_data, tmp_path, source, layout
 ):
-  params, states, step = t5x.load_t5x(shared_data / "t5x_tiny" / source)
+  params, states, step = t5x_checkpoints.load_t5x(
+    shared_data / "t5x_tiny" / source
+  )
   assert states is not None
   # Through our optimizer's state, as a run would keep it.
   slots = {
@@ -51,7 +53,7 @@ def test_t5xs_own_checkpoint_is_written_back_leaf_by_leaf(
     tmp_path, params, ours, int(state.count), layout=layout
   )
   assert path.name == "checkpoint_3"
-  found_params, found_states, found_step = t5x.load_t5x(tmp_path)
+  found_params, found_states, found_step = t5x_checkpoints.load_t5x(tmp_path)
   assert found_step == step
   _assert_equal(found_params, params)
   _assert_equal(found_states, states)
@@ -62,7 +64,7 @@ def test_t5xs_own_checkpoint_is_written_back_leaf_by_leaf(
 @pytest.mark.shared
 def test_the_legacy_layout_is_t5xs_file_by_file(shared_data, tmp_path):
   source = shared_data / "t5x_tiny" / "legacy" / "checkpoint_3"
-  params, states, step = t5x.load_t5x(source)
+  params, states, step = t5x_checkpoints.load_t5x(source)
   path = export_t5x.write_checkpoint(tmp_path, params, states, step)
 
   def files(folder: pathlib.Path):
@@ -84,7 +86,7 @@ def test_large_arrays_are_cut_into_chunks(tmp_path, monkeypatch):
     file.name for file in (path / "target.token_embedder.embedding").iterdir()
   )
   assert names == [".zarray", "0.0", "1.0", "2.0"]
-  found, states, step = t5x.load_t5x(path)
+  found, states, step = t5x_checkpoints.load_t5x(path)
   assert states is None
   assert step == 7
   _assert_equal(found, params)

@@ -12,7 +12,7 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import huggingface, open_pretrained
+from dss_jax.pretrained import huggingface_weights, open_pretrained
 
 
 def _load(folder, **changes):
@@ -47,12 +47,12 @@ def test_sizes_are_found_and_weights_read(tmp_path, folders, family, shards):
   assert opened.kind == "huggingface"
   assert opened.config == config
   assert opened.num_parameters == sum(w.size for w in weights.values())
-  expected = huggingface.from_huggingface(weights, config)
+  expected = huggingface_weights.from_huggingface(weights, config)
   jax.tree.map(np.testing.assert_array_equal, params, expected)
   # And stacked for scanning.
   scanned = dataclasses.replace(config, scan_layers=True)
   _, params = _load(tmp_path / "x", scan_layers=True)
-  expected = huggingface.from_huggingface(weights, scanned)
+  expected = huggingface_weights.from_huggingface(weights, scanned)
   jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
@@ -365,14 +365,14 @@ def test_another_students_checkpoint_is_listed_with_what_to_set(
   tmp_path, folders
 ):
   from dss_jax import vocabularies
-  from dss_jax.pretrained import initial
+  from dss_jax.training import initialization
 
   folders.write(tmp_path / "x")
   student = EncoderDecoderModel(
     dataclasses.replace(folders.CONFIG, emb_dim=16, logits_via_embedding=True)
   )
   with pytest.raises(UserError, match="is of another model") as error:
-    initial.load_params(
+    initialization.load_params(
       str(tmp_path / "x"), student, vocabularies.ByteVocabulary(100)
     )
   message = str(error.value)
@@ -387,14 +387,18 @@ def test_another_students_checkpoint_is_listed_with_what_to_set(
 
 def test_the_checkpoints_own_vocabulary_is_known(tmp_path, folders):
   from dss_jax import vocabularies
-  from dss_jax.pretrained import initial
+  from dss_jax.training import initialization
 
   folder = folders.write(tmp_path / "x")
   options = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 13}
   (folder / "tokenizer_config.json").write_text(json.dumps(options))
   assert open_pretrained(str(folder)).vocabulary == "bytes:13"
   model = EncoderDecoderModel(T5Config(**dataclasses.asdict(folders.CONFIG)))
-  initial.open_initial(str(folder), model, vocabularies.ByteVocabulary(0))
+  initialization.open_initial(
+    str(folder), model, vocabularies.ByteVocabulary(0)
+  )
   with pytest.raises(UserError, match="VOCABULARY = 'bytes:13'") as error:
-    initial.open_initial(str(folder), model, vocabularies.from_name("taxonli"))
+    initialization.open_initial(
+      str(folder), model, vocabularies.from_name("taxonli")
+    )
   assert "sentencepiece(" in error.value.details

@@ -14,13 +14,9 @@ from dss_jax.base.errors import UserError
 from dss_jax.models import abstract_params, layer_stacking, partitioning
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import (
-  initial,
-  layouts,
-  open_pretrained,
-  optimizer_states,
-)
-from dss_jax.pretrained.lazy_arrays import LazyArray
+from dss_jax.pretrained import layouts, open_pretrained
+from dss_jax.pretrained.files.lazy_arrays import LazyArray
+from dss_jax.training import initialization, t5x_optimizer_state
 
 CONFIG = T5Config(
   vocab_size=40,
@@ -199,8 +195,8 @@ def test_the_optimizer_state_goes_on(tmp_path, scan, fully_sharded):
   partitioner = partitioning.Partitioner(
     fully_sharded=fully_sharded, fully_sharded_min_size=100
   )
-  opened = initial.open_initial(path, model, optimizer_state=True)
-  restored, shardings = initial.initial_state(
+  opened = initialization.open_initial(path, model, optimizer_state=True)
+  restored, shardings = initialization.initial_state(
     opened, model, tx, partitioner, optimizer_state=True
   )
   assert int(restored.step) == 0
@@ -241,9 +237,9 @@ def test_optimizer_states_that_do_not_fit(tmp_path):
   partitioner = partitioning.Partitioner()
   plain = _write(tmp_path / "plain", params)
   with pytest.raises(UserError, match="has no optimizer state"):
-    initial.open_initial(plain, model, optimizer_state=True)
+    initialization.open_initial(plain, model, optimizer_state=True)
   path = _write(tmp_path / "x", params, states)
-  opened = initial.open_initial(path, model, optimizer_state=True)
+  opened = initialization.open_initial(path, model, optimizer_state=True)
 
   def start(optimizer):
     tx = optimizer.transform(
@@ -253,7 +249,9 @@ def test_optimizer_states_that_do_not_fit(tmp_path):
       abstract_params.param_shapes(model),
       model.param_axes(),
     )
-    initial.initial_state(opened, model, tx, partitioner, optimizer_state=True)
+    initialization.initial_state(
+      opened, model, tx, partitioner, optimizer_state=True
+    )
 
   with pytest.raises(UserError, match="set OPTIMIZER"):
     start(optimizers.AdamW())
@@ -275,7 +273,7 @@ def test_slots_that_are_no_stack_are_left_out():
     "encoder/layers_0/mlp/wo/kernel": array(3, 4),
     "encoder/layers_0/norm/scale": array(3),
   }
-  found = optimizer_states._stacked(slots, params)
+  found = t5x_optimizer_state._stacked(slots, params)
   assert {name: each.shape for name, each in found.items()} == {
     "encoder/encoder/norm/scale/v_row": (3, 1)
   }
@@ -306,7 +304,7 @@ def test_t5xs_own_checkpoint_goes_on_from_its_optimizer_state(
   folder = shared_data / "t5x_tiny"
   path = str(folder / layout)
   model = EncoderDecoderModel(open_pretrained(path).config)
-  opened = initial.open_initial(path, model, optimizer_state=True)
+  opened = initialization.open_initial(path, model, optimizer_state=True)
   assert opened.step == 3
   tx = optimizers.Adafactor(min_dim_size_to_factor=16).transform(
     schedules.create_learning_rate_scheduler(
@@ -315,7 +313,7 @@ def test_t5xs_own_checkpoint_goes_on_from_its_optimizer_state(
     abstract_params.param_shapes(model),
     model.param_axes(),
   )
-  state, _ = initial.initial_state(
+  state, _ = initialization.initial_state(
     opened, model, tx, partitioning.Partitioner(), optimizer_state=True
   )
   with np.load(folder / "parity.npz") as arrays:

@@ -10,7 +10,7 @@ import pytest
 
 from dss_jax.models.decoding import beam_search, greedy_and_sampling
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import huggingface, open_pretrained
+from dss_jax.pretrained import huggingface_weights, open_pretrained
 
 pytestmark = [
   pytest.mark.hf,
@@ -108,7 +108,7 @@ def test_logits_greedy_and_beams(recipe, tmp_path, name):
     if "embed_tokens" not in name
     and not (family.tied and name == "lm_head.weight")
   }
-  ours = huggingface.to_huggingface(params, opened.config)
+  ours = huggingface_weights.to_huggingface(params, opened.config)
   assert set(ours) == set(theirs)
   for each, value in theirs.items():
     np.testing.assert_array_equal(ours[each], value)

@@ -24,7 +24,8 @@ import resource, sys, jax
 from dss_jax import optimizers, train_state
 from dss_jax.models import partitioning
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import initial, open_pretrained
+from dss_jax.pretrained import open_pretrained
+from dss_jax.training import initialization
 
 def status(name):
   for line in open("/proc/self/status"):
@@ -37,7 +38,7 @@ partitioner = partitioning.Partitioner(fully_sharded=True)
 tx = optimizers.Adafactor().transform(
   lambda step: 0.1, abstract_params.param_shapes(model), model.param_axes())
 before = status("VmRSS")
-state, _ = initial.initial_state(opened, model, tx, partitioner)
+state, _ = initialization.initial_state(opened, model, tx, partitioner)
 jax.block_until_ready(state)
 assert state.params["token_embedder"]["embedding"].sharding.num_devices == 8
 print(before, status("VmHWM"), opened.num_parameters * 4 / 2**20)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dss_jax.pretrained import lazy_arrays
-from dss_jax.pretrained.lazy_arrays import LazyArray
+from dss_jax.pretrained.files import lazy_arrays
+from dss_jax.pretrained.files.lazy_arrays import LazyArray
 
 RNG = np.random.default_rng(0)
 

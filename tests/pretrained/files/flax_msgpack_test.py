@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dss_jax.base.errors import UserError
-from dss_jax.pretrained import flax_msgpack, lazy_arrays, open_pretrained
-from dss_jax.pretrained.flax_msgpack import MalformedError
+from dss_jax.pretrained import open_pretrained
+from dss_jax.pretrained.files import flax_msgpack, lazy_arrays
+from dss_jax.pretrained.files.flax_msgpack import MalformedError
 
 TREE = {
   "encoder": {

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dss_jax.base.errors import UserError
-from dss_jax.pretrained.safetensors_files import open_safetensors
+from dss_jax.pretrained.files.safetensors_files import open_safetensors
 
 ARRAYS = {
   "a": np.arange(12, dtype=np.float32).reshape(3, 4),

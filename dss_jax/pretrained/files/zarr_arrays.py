@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.pretrained.budgets import Budget, broken
-from dss_jax.pretrained.flax_msgpack import DTYPES
-from dss_jax.pretrained.lazy_arrays import Index, LazyArray
+from dss_jax.pretrained.files.bounds import Budget, broken
+from dss_jax.pretrained.files.flax_msgpack import DTYPES
+from dss_jax.pretrained.files.lazy_arrays import Index, LazyArray
 
 # As long as the name of a folder may be; dots in it are levels of a tree.
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,250}")

@@ -20,8 +20,8 @@ import numpy as np
 
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.pretrained import lazy_arrays
-from dss_jax.pretrained.lazy_arrays import LazyArray
+from dss_jax.pretrained.files import lazy_arrays
+from dss_jax.pretrained.files.lazy_arrays import LazyArray
 
 # The format's own limit.
 MAX_HEADER_BYTES = 100_000_000

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 
 from dss_jax.models.config import T5Config
-from dss_jax.pretrained import huggingface
+from dss_jax.pretrained import huggingface_weights
 
 CONFIG = T5Config(
   vocab_size=272,
@@ -29,9 +29,11 @@ _DTYPES = {
 def random_weights(config=CONFIG, seed=0):
   """Arrays under Hugging Face's names, for a configuration."""
   rng = np.random.default_rng(seed)
-  shapes = huggingface.parameter_shapes(config)
+  shapes = huggingface_weights.parameter_shapes(config)
   weights = {}
-  for path, (name, transposed) in huggingface.parameter_names(config).items():
+  for path, (name, transposed) in huggingface_weights.parameter_names(
+    config
+  ).items():
     array = rng.normal(size=shapes[path]).astype(np.float32)
     weights[name] = np.ascontiguousarray(array.T if transposed else array)
   return weights
@@ -39,9 +41,11 @@ def random_weights(config=CONFIG, seed=0):
 
 def empty_weights(config=CONFIG):
   """As `random_weights`, without numbers."""
-  shapes = huggingface.parameter_shapes(config)
+  shapes = huggingface_weights.parameter_shapes(config)
   weights = {}
-  for path, (name, transposed) in huggingface.parameter_names(config).items():
+  for path, (name, transposed) in huggingface_weights.parameter_names(
+    config
+  ).items():
     shape = shapes[path][::-1] if transposed else shapes[path]
     weights[name] = np.broadcast_to(np.float32(0), shape)
   return weights

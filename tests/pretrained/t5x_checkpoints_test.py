@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.pretrained.t5x import load_t5x
+from dss_jax.pretrained.t5x_checkpoints import load_t5x
 
 RNG = np.random.default_rng(0)
 KERNEL = RNG.normal(size=(5, 7)).astype(np.float32)

@@ -20,8 +20,8 @@ import ml_dtypes
 import numpy as np
 
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.pretrained import lazy_arrays
-from dss_jax.pretrained.lazy_arrays import Index, LazyArray
+from dss_jax.pretrained.files import lazy_arrays
+from dss_jax.pretrained.files.lazy_arrays import Index, LazyArray
 
 MAX_DEPTH = 64
 MAX_NODES = 1_000_000

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dss_jax.base.errors import UserError, one_line, printable
-from dss_jax.pretrained.flax_msgpack import DTYPES
+from dss_jax.pretrained.files.flax_msgpack import DTYPES
 
 # A T5 of 11 B parameters in float32 with its Adafactor state is under 64 GiB.
 MAX_BYTES = 256 * 2**30

@@ -9,7 +9,7 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import huggingface
+from dss_jax.pretrained import huggingface_weights
 
 CONFIG = T5Config(
   vocab_size=11,
@@ -38,8 +38,8 @@ def _params(config):
 )
 def test_round_trip(config):
   params = _params(config)
-  exported = huggingface.to_huggingface(params, config)
-  back = huggingface.from_huggingface(exported, config)
+  exported = huggingface_weights.to_huggingface(params, config)
+  back = huggingface_weights.from_huggingface(exported, config)
   assert jax.tree.structure(back) == jax.tree.structure(params)
   jax.tree.map(np.testing.assert_array_equal, back, params)
   assert all(array.flags.c_contiguous for array in exported.values())
@@ -47,7 +47,7 @@ def test_round_trip(config):
 
 def test_names_and_layouts():
   params = _params(CONFIG)
-  exported = huggingface.to_huggingface(params, CONFIG)
+  exported = huggingface_weights.to_huggingface(params, CONFIG)
   # Two tables, two norms and two position biases beside the layers.
   assert len(exported) == 2 + 2 + 2 + 2 * (4 + 3 + 2) + (8 + 3 + 3)
   layer = params["decoder"]["layers_0"]
@@ -77,20 +77,20 @@ def test_names_and_layouts():
 
 
 def test_copies_of_the_embedding_table_are_ignored():
-  state_dict = huggingface.to_huggingface(_params(TIED), TIED)
+  state_dict = huggingface_weights.to_huggingface(_params(TIED), TIED)
   state_dict["lm_head.weight"] = state_dict["shared.weight"]
   state_dict["encoder.embed_tokens.weight"] = state_dict["shared.weight"]
-  params = huggingface.from_huggingface(state_dict, TIED)
+  params = huggingface_weights.from_huggingface(state_dict, TIED)
   assert "logits_dense" not in params["decoder"]
 
 
 def test_another_models_weights_are_refused_by_name():
-  state_dict = huggingface.to_huggingface(_params(CONFIG), CONFIG)
+  state_dict = huggingface_weights.to_huggingface(_params(CONFIG), CONFIG)
   with pytest.raises(UserError, match=r"lack .*DenseReluDense\.wi\.weight"):
-    huggingface.from_huggingface(state_dict, TIED)
+    huggingface_weights.from_huggingface(state_dict, TIED)
   deeper = dataclasses.replace(CONFIG, num_encoder_layers=1)
   with pytest.raises(UserError, match=r"have .*encoder\.block\.1"):
-    huggingface.from_huggingface(state_dict, deeper)
+    huggingface_weights.from_huggingface(state_dict, deeper)
   wider = dataclasses.replace(CONFIG, mlp_dim=8)
   with pytest.raises(UserError, match=r"shape \(4, 7\) .*wi_0.*\(4, 8\)"):
-    huggingface.from_huggingface(state_dict, wider)
+    huggingface_weights.from_huggingface(state_dict, wider)

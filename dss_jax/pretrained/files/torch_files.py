@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.pretrained.lazy_arrays import Index, LazyArray
+from dss_jax.pretrained.files.lazy_arrays import Index, LazyArray
 
 _DTYPES = {
   "float64": np.dtype(np.float64),

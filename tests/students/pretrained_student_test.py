@@ -13,8 +13,8 @@ from dss_jax.base.errors import UserError
 from dss_jax.data import subtasks
 from dss_jax.inference import student_card
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import huggingface, open_pretrained
-from dss_jax.pretrained import student as student_lib
+from dss_jax.pretrained import huggingface_weights, open_pretrained
+from dss_jax.students import pretrained_student as student_lib
 
 MODEL = str(vocabularies.model_path("taxonli"))
 PIECES = 205
@@ -80,7 +80,7 @@ def test_a_published_model(folder, folders):
   text = student.input_text(student.subtasks[0], "A dog is here.")
   assert text == "A dog is here."
   assert student.description["source"] == str(folder)
-  expected = huggingface.from_huggingface(
+  expected = huggingface_weights.from_huggingface(
     folders.random_weights(), folders.CONFIG
   )
   jax.tree.map(np.testing.assert_array_equal, student.params, expected)

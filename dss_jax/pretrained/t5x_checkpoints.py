@@ -22,9 +22,13 @@ from typing import Any
 import numpy as np
 
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.pretrained import flax_msgpack, tensorstore_arrays, zarr_arrays
-from dss_jax.pretrained.budgets import MAX_BYTES, Budget, broken
-from dss_jax.pretrained.lazy_arrays import LazyArray
+from dss_jax.pretrained.files import (
+  flax_msgpack,
+  tensorstore_arrays,
+  zarr_arrays,
+)
+from dss_jax.pretrained.files.bounds import MAX_BYTES, Budget, broken
+from dss_jax.pretrained.files.lazy_arrays import LazyArray
 
 Tree = dict[str, Any]
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from dss_jax.base.errors import one_line
-from dss_jax.pretrained.budgets import Budget, broken
-from dss_jax.pretrained.lazy_arrays import Index, LazyArray
-from dss_jax.pretrained.zarr_arrays import PLAIN_NAME
+from dss_jax.pretrained.files.bounds import Budget, broken
+from dss_jax.pretrained.files.lazy_arrays import Index, LazyArray
+from dss_jax.pretrained.files.zarr_arrays import PLAIN_NAME
 
 
 def open_arrays(folder: pathlib.Path, budget: Budget) -> dict[str, LazyArray]:

@@ -23,7 +23,8 @@ from dss_jax.models import (
   lora,
 )
 from dss_jax.models.partitioning import Partitioner, place
-from dss_jax.pretrained import mismatch, opening, optimizer_states
+from dss_jax.pretrained import mismatch, opening
+from dss_jax.training import t5x_optimizer_state
 from dss_jax.vocabularies import Vocabulary
 
 PyTree = Any
@@ -259,6 +260,6 @@ def initial_state(
     template = abstract_params.with_shardings(
       state.opt_state, shardings.opt_state
     )
-    opt_state = optimizer_states.load(opened, model.config, template)
+    opt_state = t5x_optimizer_state.load(opened, model.config, template)
     state = state.replace(opt_state=opt_state)
   return state, shardings

@@ -1,0 +1,1 @@
+"""File formats of checkpoints, read by parts and within bounds."""
