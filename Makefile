@@ -31,8 +31,8 @@ test: $(VENV)/.installed-dev ## the tests that this machine can run, but thoroug
 	$(PYTEST) $(TWO_WORKERS) -m 'not thorough' $(ARGS)
 
 # Importing TensorFlow, in each process, takes longer than most tests.
-CHECK_LEAVES_OUT = --ignore=tests/data/tasks_test.py \
-  --ignore=tests/data/materialize_test.py
+CHECK_LEAVES_OUT = --ignore=tests/data/seqio/tasks_test.py \
+  --ignore=tests/data/seqio/materialize_test.py
 
 check: $(VENV)/.installed-dev ## format, lint, types and the fast tests, in about 2 minutes
 	$(BIN)/ruff format --check .

@@ -36,7 +36,7 @@ import prepare
 import students
 
 from dss_jax import losses, optimizers, vocabulary_loss
-from dss_jax.data.batch_files import BatchFiles
+from dss_jax.data.feeding.batch_files import BatchFiles
 from dss_jax.models import abstract_params, layers
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel

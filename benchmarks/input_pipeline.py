@@ -18,12 +18,12 @@ from typing import Any
 import measuring
 import numpy as np
 
-from dss_jax.data.batch_shapes import choose_batch_shape
-from dss_jax.data.batches import PackedBatches
-from dss_jax.data.packing import BatchShape, window_batches
-from dss_jax.data.prefetching import Prefetcher
-from dss_jax.data.sampler import Sampler
-from dss_jax.data.token_arrays import ExampleSet, TokenArrays
+from dss_jax.data.feeding.batches import PackedBatches
+from dss_jax.data.feeding.prefetching import Prefetcher
+from dss_jax.data.packing.batch_shapes import choose_batch_shape
+from dss_jax.data.packing.row_plans import BatchShape, window_batches
+from dss_jax.data.sampling import Sampler
+from dss_jax.data.tokens.token_arrays import ExampleSet, TokenArrays
 
 # CQA's training records, and its lengths in tokens under an 8k vocabulary.
 _NUM_RECORDS = 8766
@@ -67,7 +67,7 @@ def released_example_set(
 ) -> ExampleSet:
   """The training split of a task, tokenised now."""
   from dss_jax import datasets, vocabularies
-  from dss_jax.data import examples
+  from dss_jax.data.tokens import examples
 
   return examples.build_examples(
     task_name,

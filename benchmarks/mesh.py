@@ -22,7 +22,8 @@ import measuring
 import students
 
 from dss_jax import optimizers, train_config, vocabularies
-from dss_jax.data import packing, pipeline
+from dss_jax.data import pipeline
+from dss_jax.data.packing import row_plans
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.models.partitioning import Partitioner
@@ -85,7 +86,7 @@ def planned(
       partitioner=partitioner,
       num_microbatches=num_microbatches,
     ),
-    packing.BatchShape(rows, 128, 64, rows),
+    row_plans.BatchShape(rows, 128, 64, rows),
     ("label", "rationale"),
   )
   # Simulated devices have no memory of their own to fill.

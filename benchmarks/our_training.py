@@ -20,7 +20,7 @@ from dss_jax import (
   train_step,
   vocabulary_loss,
 )
-from dss_jax.data.batch_files import BatchFiles
+from dss_jax.data.feeding.batch_files import BatchFiles
 from dss_jax.models import abstract_params, flops, partitioning
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import huggingface_weights

@@ -22,11 +22,11 @@ import measuring
 import numpy as np
 from input_pipeline import released_example_set, synthetic_example_set
 
-from dss_jax.data.batch_files import BatchFiles, write_batches
-from dss_jax.data.batch_shapes import choose_batch_shape
-from dss_jax.data.batches import PackedBatches
-from dss_jax.data.packed_features import PackedExample, unpack
-from dss_jax.data.token_arrays import ExampleSet
+from dss_jax.data.feeding.batch_files import BatchFiles, write_batches
+from dss_jax.data.feeding.batches import PackedBatches
+from dss_jax.data.packing.batch_shapes import choose_batch_shape
+from dss_jax.data.packing.packed_features import PackedExample, unpack
+from dss_jax.data.tokens.token_arrays import ExampleSet
 
 FOLDER = pathlib.Path(__file__).parent / "build" / "batches"
 # Of each number of records a batch: enough that batches differ.

@@ -22,7 +22,7 @@ import prepare
 import students
 import torch
 
-from dss_jax.data.batch_files import BatchFiles
+from dss_jax.data.feeding.batch_files import BatchFiles
 from dss_jax.models import flops
 
 ALPHA = 0.5

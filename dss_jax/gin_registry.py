@@ -34,7 +34,8 @@ def register() -> None:
     schedules,
     train_config,
   )
-  from dss_jax.data import pipeline, subtasks
+  from dss_jax.data import pipeline
+  from dss_jax.data.pairs import subtasks
   from dss_jax.models import config, encoder_decoder, lora, partitioning
   from dss_jax.models.decoding import generation
 

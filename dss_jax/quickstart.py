@@ -172,7 +172,7 @@ class Run:
 def _equal_token_steps(dss_steps: int) -> int:
   """Steps of fine-tuning that see as many tokens as `dss_steps` of DSS."""
   from dss_jax import vocabularies
-  from dss_jax.data import examples
+  from dss_jax.data.tokens import examples
   from dss_jax.datasets import DataOptions
 
   vocabulary = vocabularies.from_name("taxonli")

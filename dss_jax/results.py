@@ -9,7 +9,8 @@ from typing import Any
 import jax
 
 from dss_jax import datasets, evaluation, run_directory
-from dss_jax.data import subtasks, training_data
+from dss_jax.data.feeding import training_data
+from dss_jax.data.pairs import subtasks
 from dss_jax.loop_state import LoopState
 from dss_jax.models import abstract_params, encoder_decoder, flops
 from dss_jax.train_config import TrainConfig

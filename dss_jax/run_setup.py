@@ -28,7 +28,8 @@ from dss_jax import (
   train_step,
 )
 from dss_jax.base.errors import UserError, damaged_file
-from dss_jax.data import packed_features, packing, training_data
+from dss_jax.data.feeding import training_data
+from dss_jax.data.packing import packed_features, row_plans
 from dss_jax.loop_state import LoopState
 from dss_jax.models import abstract_params
 from dss_jax.train_config import TrainConfig
@@ -181,7 +182,7 @@ def _earlier_description(
     earlier = json.loads(path.read_text(encoding="utf-8"))
     shape = earlier.get("batch_shape")
     if shape is not None:
-      packing.BatchShape(**shape)
+      row_plans.BatchShape(**shape)
     return earlier
 
 
@@ -201,7 +202,7 @@ def _check_same_data(
       )
 
 
-def _check_attention(config: TrainConfig, shape: packing.BatchShape) -> None:
+def _check_attention(config: TrainConfig, shape: row_plans.BatchShape) -> None:
   """A kernel that was asked for by name takes these rows on these devices."""
   if config.model.config.attention_implementation in ("auto", "xla"):
     return

@@ -15,7 +15,9 @@ import jax
 import numpy as np
 
 from dss_jax import train_step
-from dss_jax.data import evaluation_batches, packing, pipeline
+from dss_jax.data import pipeline
+from dss_jax.data.feeding import epoch_batches
+from dss_jax.data.packing import row_plans
 from dss_jax.train_config import TrainConfig
 
 PyTree = Any
@@ -30,7 +32,7 @@ class ValidationLoss:
   def __init__(
     self,
     config: TrainConfig,
-    training_shape: packing.BatchShape,
+    training_shape: row_plans.BatchShape,
     param_shardings: PyTree,
   ):
     """Reads the split and prepares the compiled step.
@@ -61,7 +63,7 @@ class ValidationLoss:
       ),
     )
     partitioner = config.partitioner
-    self._batches = evaluation_batches.EpochBatches(
+    self._batches = epoch_batches.EpochBatches(
       examples, shape, row_slice=partitioner.process_rows(shape.rows)
     )
     limit = config.evaluation_cfg.loss_batches

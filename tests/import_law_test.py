@@ -14,7 +14,7 @@ HEAVY = {
   "seqio",
   "t5x",
 }
-MAY_IMPORT_SEQIO = ("data/tasks/", "data/materialize/", "datasets/external.py")
+MAY_IMPORT_SEQIO = ("data/seqio/", "datasets/external.py")
 MAY_IMPORT_GIN = {"gin_checks.py", "gin_registry.py", "gin_utils.py"}
 
 

@@ -22,7 +22,7 @@ from dss_jax import (
   time_breakdown,
   train,
 )
-from dss_jax.data import batches
+from dss_jax.data.feeding import batches
 from dss_jax.models import encoder_decoder, partitioning
 from dss_jax.train_config import TrainConfig
 

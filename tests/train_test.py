@@ -27,10 +27,7 @@ from dss_jax import (
 from dss_jax.base import named_trees
 from dss_jax.base.errors import UserError
 from dss_jax.checkpoints import SaveOptions
-from dss_jax.data import (
-  batch_files,
-  training_data,
-)
+from dss_jax.data.feeding import batch_files, training_data
 from dss_jax.datasets import DataOptions
 from dss_jax.models import config as model_config
 from dss_jax.models import encoder_decoder, partitioning

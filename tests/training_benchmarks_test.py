@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 
-from dss_jax.data.batch_files import BatchFiles
+from dss_jax.data.feeding.batch_files import BatchFiles
 
 SIDE = """
 import time

@@ -8,7 +8,7 @@ import pytest
 
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import word_vocabulary
+from dss_jax.data.tokens import taxonli_vocabulary
 from dss_jax.datasets import taxonli
 
 BYTES = vocabularies.ByteVocabulary()
@@ -80,7 +80,7 @@ def test_other_text_is_spelled_with_letters(words):
 
 
 def test_the_shipped_model_is_the_one_the_script_makes(words, tmp_path, capsys):
-  word_vocabulary.main(["--output", str(tmp_path / "made.model")])
+  taxonli_vocabulary.main(["--output", str(tmp_path / "made.model")])
   made = vocabularies.from_name(str(tmp_path / "made.model"))
   assert f"{words.vocab_size} pieces" in capsys.readouterr().out
   assert made.vocab_size == words.vocab_size
@@ -133,14 +133,14 @@ def test_from_name():
 
 def test_a_changed_file_is_read_again(tmp_path):
   path = tmp_path / "words.model"
-  path.write_bytes(word_vocabulary.build_model(["one"]))
+  path.write_bytes(taxonli_vocabulary.build_model(["one"]))
   first = vocabularies.from_name(str(path))
-  path.write_bytes(word_vocabulary.build_model(["one", "two"]))
+  path.write_bytes(taxonli_vocabulary.build_model(["one", "two"]))
   assert vocabularies.from_name(str(path)).vocab_size == first.vocab_size + 1
 
 
 def _bad_model(kind: str) -> bytes:
-  good = word_vocabulary.build_model(["word"])
+  good = taxonli_vocabulary.build_model(["word"])
   return {
     "empty": b"",
     "no model": b"this is not a model",
@@ -163,7 +163,9 @@ def test_wrong_reserved_ids_are_refused(tmp_path):
   from sentencepiece import sentencepiece_model_pb2
 
   messages: Any = sentencepiece_model_pb2  # built when it is imported
-  proto = messages.ModelProto.FromString(word_vocabulary.build_model(["word"]))
+  proto = messages.ModelProto.FromString(
+    taxonli_vocabulary.build_model(["word"])
+  )
   proto.pieces[0].piece, proto.pieces[1].piece = "</s>", "<pad>"
   path = tmp_path / "swapped.model"
   path.write_bytes(proto.SerializeToString())

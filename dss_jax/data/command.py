@@ -253,7 +253,8 @@ def _file_report(
 
 def _dataset_config(args: argparse.Namespace) -> DatasetConfig:
   """The task and its batches, as `show` and `batches` are told of them."""
-  from dss_jax.data import pipeline, subtasks
+  from dss_jax.data import pipeline
+  from dss_jax.data.pairs import subtasks
 
   if args.module:
     import_modules(args.module)
@@ -276,7 +277,7 @@ def _dataset_config(args: argparse.Namespace) -> DatasetConfig:
 
 
 def _batches(args: argparse.Namespace) -> int:
-  from dss_jax.data import batch_files, training_data
+  from dss_jax.data.feeding import batch_files, training_data
 
   for name in ("steps", "rows_multiple_of"):
     if getattr(args, name) < 1:
@@ -301,7 +302,8 @@ def _batches(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-  from dss_jax.data import dataset_tables, preview
+  from dss_jax.data import dataset_tables
+  from dss_jax.data.feeding import preview
 
   shown = preview.preview(
     _dataset_config(args),
@@ -318,7 +320,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _method_options(args: argparse.Namespace) -> Any:
-  from dss_jax.data.subtasks import MethodOptions
+  from dss_jax.data.pairs.subtasks import MethodOptions
 
   names = ("label_prefix", "rationale_prefix", "rationale_filter")
   given = {name: getattr(args, name) for name in names}

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import evaluations, options, subtasks, token_arrays
-from dss_jax.data import examples as examples_lib
+from dss_jax.data.pairs import subtasks, task_options
+from dss_jax.data.tokens import evaluations, token_arrays
+from dss_jax.data.tokens import examples as examples_lib
 
 
 def task_name(
@@ -60,9 +61,9 @@ def import_modules(
         f"--module (MIXTURE_OR_TASK_MODULE): cannot import {name!r}: {error}"
       ) from error
   if cache_dirs:
-    from dss_jax.data import materialize
+    from dss_jax.data import seqio as seqio_data
 
-    materialize.add_cache_dirs(cache_dirs)
+    seqio_data.add_cache_dirs(cache_dirs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +139,7 @@ class EvaluationTask(Protocol):
   """What scoring by decoding needs of a task.
 
   `evaluations.Evaluation` is one for dss_jax's datasets,
-  `materialize.SeqioEvaluation` for any SeqIO Task.
+  `seqio_data.SeqioEvaluation` for any SeqIO Task.
   """
 
   @property
@@ -199,10 +200,10 @@ def load_examples(
       examples = source.example_set()
   else:
     check_seqio_is_known(name)
-    from dss_jax.data import materialize
+    from dss_jax.data import seqio as seqio_data
 
-    with options.using(task_options(config, vocabulary)):
-      examples = materialize.materialize(
+    with task_options.using(task_options_of(config, vocabulary)):
+      examples = seqio_data.materialize(
         name,
         config.split,
         cache_dir=config.materialize_dir or default_materialize_dir(),
@@ -254,10 +255,10 @@ def load_evaluations(
     labels = [each for each in own if each.subtask.uses_label]
     return labels if labels_only and labels else list(own)
   check_seqio_is_known(name)
-  from dss_jax.data import materialize
+  from dss_jax.data import seqio as seqio_data
 
-  with options.using(task_options(config, vocabulary)):
-    found = materialize.seqio_evaluations(
+  with task_options.using(task_options_of(config, vocabulary)):
+    found = seqio_data.seqio_evaluations(
       name,
       split,
       feature_lengths=lengths,
@@ -277,11 +278,11 @@ def check_seqio_is_known(name: str) -> None:
     subtasks.get_task(name)
 
 
-def task_options(
+def task_options_of(
   config: DatasetConfig, vocabulary: vocabularies.Vocabulary
-) -> options.TaskOptions:
+) -> task_options.TaskOptions:
   """What registered Tasks read of a configuration."""
-  return options.TaskOptions(config.data, config.method, vocabulary)
+  return task_options.TaskOptions(config.data, config.method, vocabulary)
 
 
 def default_materialize_dir() -> pathlib.Path:

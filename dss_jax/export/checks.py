@@ -17,8 +17,9 @@ import numpy as np
 
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import evaluations, subtasks
-from dss_jax.data.examples import TaskSource
+from dss_jax.data.pairs import subtasks
+from dss_jax.data.tokens import evaluations
+from dss_jax.data.tokens.examples import TaskSource
 from dss_jax.datasets import DataOptions
 from dss_jax.inference.student import Student
 from dss_jax.models import encoder_decoder

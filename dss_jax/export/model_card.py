@@ -15,7 +15,7 @@ from typing import Any
 
 from dss_jax import __version__, datasets, results, run_directory
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.data import subtasks
+from dss_jax.data.pairs import subtasks
 from dss_jax.export.checks import Agreement
 from dss_jax.inference.student import Student
 

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 
 from dss_jax.base.errors import UserError
-from dss_jax.data import subtasks
-from dss_jax.data.subtasks import MethodOptions, Part, SubTask
+from dss_jax.data.pairs import subtasks
+from dss_jax.data.pairs.subtasks import MethodOptions, Part, SubTask
 from dss_jax.datasets.records import Rationale, Record
 from dss_jax.models.decoding.generation import DecodeOptions
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data.subtasks import SubTask
+from dss_jax.data.pairs.subtasks import SubTask
 from dss_jax.inference import answers, programs
 from dss_jax.inference.answers import (
   Alternative,

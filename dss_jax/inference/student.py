@@ -9,8 +9,8 @@ from typing import Any
 from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import datasets, lora_runs, train_config, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import subtasks
-from dss_jax.data.subtasks import MethodOptions, SubTask
+from dss_jax.data.pairs import subtasks
+from dss_jax.data.pairs.subtasks import MethodOptions, SubTask
 from dss_jax.models import abstract_params, encoder_decoder, partitioning
 
 PyTree = Any

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from dss_jax import vocabularies
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError, damaged_file
-from dss_jax.data import subtasks as subtasks_lib
-from dss_jax.data.subtasks import MethodOptions, SubTask
+from dss_jax.data.pairs import subtasks as subtasks_lib
+from dss_jax.data.pairs.subtasks import MethodOptions, SubTask
 from dss_jax.run_directory import write_atomically
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import jax
 import optax
 
 from dss_jax import run_setup, train_state
-from dss_jax.data import packed_features, packing, training_data
+from dss_jax.data.feeding import training_data
+from dss_jax.data.packing import packed_features, row_plans
 from dss_jax.models import abstract_params, lora
 from dss_jax.models.partitioning import logical_axes
 from dss_jax.models.partitioning.logical_axes import DATA_AXIS
@@ -45,7 +46,7 @@ class AbstractRun:
   """
 
   config: TrainConfig
-  shape: packing.BatchShape
+  shape: row_plans.BatchShape
   subtask_names: tuple[str, ...]
   state: train_state.TrainState
   shardings: train_state.TrainState
@@ -146,7 +147,7 @@ def abstract_run(config: TrainConfig) -> AbstractRun:
 
 def of_shape(
   config: TrainConfig,
-  shape: packing.BatchShape,
+  shape: row_plans.BatchShape,
   subtask_names: tuple[str, ...],
 ) -> AbstractRun:
   """The shapes of a run on batches of a given shape, without its data."""

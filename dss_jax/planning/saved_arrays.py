@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from dss_jax.data import packed_features
+from dss_jax.data.packing import packed_features
 from dss_jax.models import abstract_params, lora
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from dss_jax.data.token_arrays import ExampleSet, TokenArrays
+from dss_jax.data.tokens.token_arrays import ExampleSet, TokenArrays
 
 
 def _make_example_set(

@@ -7,8 +7,10 @@ _PROGRAM = """
 import sys
 for name in ("tensorflow", "seqio", "gin", "jax", "flax"):
   sys.modules[name] = None  # importing it raises ImportError
-from dss_jax.data import batch_files, batch_shapes, batches, evaluation_batches
-from dss_jax.data import prefetching, token_arrays
+from dss_jax.data.feeding import batch_files, batches, epoch_batches
+from dss_jax.data.packing import batch_shapes
+from dss_jax.data.feeding import prefetching
+from dss_jax.data.tokens import token_arrays
 arrays = token_arrays.TokenArrays.from_lists("t", [[2, 1]] * 9, [[3, 1]] * 9)
 example_set = token_arrays.ExampleSet(
   (arrays,), (1.0,), False, 9, "f", "v", "t", "train"

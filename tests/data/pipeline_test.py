@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.data import batches, pipeline, sources, training_data
-from dss_jax.data.subtasks import MethodOptions
+from dss_jax.data import pipeline
+from dss_jax.data.feeding import batches, training_data
+from dss_jax.data.pairs import sources
+from dss_jax.data.pairs.subtasks import MethodOptions
 from dss_jax.datasets.records import Record
 from dss_jax.vocabularies import ByteVocabulary
 

@@ -15,7 +15,9 @@ sys.meta_path.insert(0, Blocked())
 
 from dss_jax import datasets
 from dss_jax import vocabularies
-from dss_jax.data import describe, evaluations, examples, options, row_source, rows, seqio_evaluation, sources, streaming, subtasks, word_vocabulary
+from dss_jax.data.feeding import streaming
+from dss_jax.data.pairs import task_options, flat_records, sources, subtasks
+from dss_jax.data.tokens import evaluations, examples, taxonli_vocabulary
 
 data = datasets.DataOptions(taxonli_num_train=9, taxonli_num_test=6)
 vocabulary = vocabularies.from_name("taxonli")

@@ -7,7 +7,7 @@ import pytest
 
 from dss_jax import datasets, main, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import examples
+from dss_jax.data.tokens import examples
 from dss_jax.datasets import DataOptions
 from dss_jax.datasets.records import Rationale, Record, write_records
 

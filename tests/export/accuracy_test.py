@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax.data import evaluations, examples
+from dss_jax.data.tokens import evaluations, examples
 from dss_jax.export import checks, command, formats
 from dss_jax.models.config import T5Config
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.data import subtasks
+from dss_jax.data.pairs import subtasks
 from dss_jax.export import checks, command, formats
 from dss_jax.models.config import T5Config
 

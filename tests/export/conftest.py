@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dss_jax import vocabularies
-from dss_jax.data import subtasks
+from dss_jax.data.pairs import subtasks
 from dss_jax.inference import student as student_lib
 from dss_jax.models import layer_stacking
 from dss_jax.models.config import T5Config

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dss_jax import datasets, vocabularies
-from dss_jax.data import subtasks
+from dss_jax.data.pairs import subtasks
 from dss_jax.inference import student as student_lib
 from dss_jax.models import (
   abstract_params,

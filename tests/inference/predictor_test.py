@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.data import subtasks
+from dss_jax.data.pairs import subtasks
 from dss_jax.inference import answers, programs
 from dss_jax.inference.predictor import (
   PredictInput,

@@ -7,8 +7,8 @@ import pytest
 
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import subtasks
-from dss_jax.data.subtasks import MethodOptions
+from dss_jax.data.pairs import subtasks
+from dss_jax.data.pairs.subtasks import MethodOptions
 from dss_jax.inference import student as student_lib
 from dss_jax.inference import student_card
 from dss_jax.models import config, encoder_decoder

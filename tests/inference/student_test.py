@@ -4,7 +4,8 @@ import pytest
 
 from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data import evaluations, examples, subtasks
+from dss_jax.data.pairs import subtasks
+from dss_jax.data.tokens import evaluations, examples
 from dss_jax.inference import student as student_lib
 from dss_jax.models import config, encoder_decoder
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from dss_jax import optimizers, train_config, vocabularies
-from dss_jax.data import packing, pipeline
+from dss_jax.data import pipeline
+from dss_jax.data.packing import row_plans
 from dss_jax.models import config, encoder_decoder, lora
 from dss_jax.models.partitioning import Partitioner
 from dss_jax.planning import abstract_run
@@ -101,7 +102,7 @@ def _run(
       lora=adapters,
       initial_checkpoint_path="never read" if adapters else None,
     ),
-    packing.BatchShape(rows, encoder_length, decoder_length, 2 * rows),
+    row_plans.BatchShape(rows, encoder_length, decoder_length, 2 * rows),
     ("label", "rationale"),
   )
 

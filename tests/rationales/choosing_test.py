@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from dss_jax.base.errors import UserError
-from dss_jax.data import rows
+from dss_jax.data.pairs import flat_records
 from dss_jax.datasets import arithmetic
 from dss_jax.datasets.completions import STATUSES, Parsed
 from dss_jax.datasets.records import (
@@ -122,7 +122,7 @@ def test_without_gold_the_voted_label_is_in_meta():
   assert record.meta["voted_label"] == "zoo"
   assert "agrees" not in record.meta["choosing"]
   # What training on teachers' labels takes is the same.
-  assert rows.teacher_label(record) == "zoo"
+  assert flat_records.teacher_label(record) == "zoo"
 
 
 def test_answers_that_are_none_have_no_vote():

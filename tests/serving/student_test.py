@@ -16,7 +16,7 @@ import small_runs  # noqa: E402
 
 from dss_jax import vocabularies  # noqa: E402
 from dss_jax.base.errors import UserError  # noqa: E402
-from dss_jax.data import subtasks  # noqa: E402
+from dss_jax.data.pairs import subtasks  # noqa: E402
 from dss_jax.inference.answers import PredictInput, PredictOptions  # noqa: E402
 from dss_jax.inference.predictor import Predictor  # noqa: E402
 from dss_jax.inference.student import Student  # noqa: E402

@@ -1,0 +1,1 @@
+"""Feeding: packed batches to a training loop, any step's at any time."""

@@ -1,0 +1,358 @@
+"""What the loop trains on: batches packed as it goes, from files, or streamed.
+
+All three are read by step: `data.batches[step]` is this host's rows.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from dss_jax import vocabularies
+from dss_jax.base.errors import UserError
+from dss_jax.data import pipeline
+from dss_jax.data.feeding import batch_files, batches, prefetching, streaming
+from dss_jax.data.packing import batch_shapes, packed_features, row_plans
+from dss_jax.data.pairs import subtasks, task_options
+from dss_jax.data.tokens import token_arrays
+from dss_jax.data.tokens.example_stream import StreamExample
+
+# Examples of a stream that the shape of its batches is chosen by.
+_SAMPLE = 4096
+# The share of positions from which on it is worth a hint.
+_MUCH_PADDING = 0.15
+_WHERE = "train/utils.DatasetConfig"
+
+
+class Batches(Protocol):
+  """Batches by step, and their shape over all hosts."""
+
+  @property
+  def shape(self) -> row_plans.BatchShape: ...
+
+  @property
+  def feature_specs(self) -> Mapping[str, packed_features.FeatureSpec]: ...
+
+  def __getitem__(self, step: int, /) -> dict[str, np.ndarray]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+  """What the training loop reads.
+
+  Attributes:
+    task_name: what is trained on.
+    fingerprint: of its examples.
+    subtask_names: in the order of `decoder_subtask_ids`, from 1.
+    num_records: records of the split; None where nobody counted them.
+    batches: `batches[step]` is this host's rows of the batch of a step.
+  """
+
+  task_name: str
+  fingerprint: str
+  subtask_names: tuple[str, ...]
+  num_records: int | None
+  batches: Batches
+
+  @property
+  def shape(self) -> row_plans.BatchShape:
+    """The one shape of all batches."""
+    return self.batches.shape
+
+  @property
+  def global_shapes(self) -> dict[str, tuple[int, ...]]:
+    """Feature -> [rows, length] over all hosts."""
+    return {
+      name: tuple(spec.shape)
+      for name, spec in self.batches.feature_specs.items()
+    }
+
+  def describe(self, step: int, rows_multiple_of: int = 1) -> list[str]:
+    """Lines on the batches from `step` on and on what is not in them.
+
+    Args:
+      step: whose padding is told.
+      rows_multiple_of: what rows were rounded up to.
+    """
+    packed = self.batches
+    if not isinstance(packed, batches.PackedBatches):
+      return []  # whoever wrote them was told
+    shape = self.shape
+    padding = packed.packing_statistics(step)["padding"]
+    hint = ""
+    if rows_multiple_of > 1 and padding > _MUCH_PADDING:
+      hint = (
+        f" (rows are a multiple of {rows_multiple_of}, for devices and"
+        " micro-batches: another RECORDS_PER_BATCH may fill them better)"
+      )
+    lines = [
+      f"batches: about {shape.records_per_batch} records in {shape.rows} rows of"
+      f" {shape.encoder_length} + {shape.decoder_length} tokens,"
+      f" {100 * padding:.0f}% padding{hint}"
+    ]
+    for name, reasons in packed.example_set.left_out.items():
+      if reasons:
+        counts = ", ".join(f"{n} {why}" for why, n in reasons.items())
+        lines.append(f"sub-task {name}: left out {counts}")
+    return lines
+
+  def prefetch(
+    self, start: int, stop: int, transform: Callable[[Any], Any]
+  ) -> prefetching.Prefetcher:
+    """Iterates over (step, batch), built and transformed in a thread."""
+    return prefetching.Prefetcher(
+      self.batches, start, stop, transform=transform
+    )
+
+
+def load(
+  config: pipeline.DatasetConfig,
+  vocabulary: vocabularies.Vocabulary,
+  *,
+  seed: int,
+  steps: range | None = None,
+  rows_multiple_of: int = 1,
+  rows_of_process: Callable[[int], slice] = lambda rows: slice(0, rows),
+  earlier_shape: Mapping[str, Any] | None = None,
+) -> TrainingData:
+  """The batches of a configuration, and what they are made of.
+
+  Args:
+    config: what to read and how to batch it.
+    vocabulary: as the student's.
+    seed: of the order of the data.
+    steps: those that will be read; files must hold them all.
+    rows_multiple_of: what the rows of a batch must be a multiple of: data
+      shards times micro-batches.
+    rows_of_process: rows of the global batch -> those that this host builds.
+    earlier_shape: the fields of the `BatchShape` with which a run began. It is
+      kept, so that the run's batches stay the same on other devices, unless
+      its rows no longer divide or the configuration asks for other numbers.
+
+  Raises:
+    UserError: for missing data, or batch files of another task, vocabulary,
+      seed, shape or range of steps.
+  """
+  if config.batch_files:
+    return _from_files(
+      config, vocabulary, seed, steps, rows_multiple_of, rows_of_process
+    )
+
+  if config.streaming:
+    stream = _Stream.of(config, vocabulary, seed)
+    sample = streaming.sample(stream, _SAMPLE)
+    shape = _shape(config, sample, rows_multiple_of, earlier_shape)
+    return TrainingData(
+      stream.name,
+      stream.fingerprint,
+      stream.subtask_names,
+      None,
+      streaming.StreamingBatches(
+        stream, shape, row_slice=rows_of_process(shape.rows)
+      ),
+    )
+  packed = load_packed(
+    config,
+    vocabulary,
+    seed=seed,
+    rows_multiple_of=rows_multiple_of,
+    rows_of_process=rows_of_process,
+    earlier_shape=earlier_shape,
+  )
+  examples = packed.example_set
+  return TrainingData(
+    examples.task_name,
+    examples.fingerprint,
+    tuple(subtask.name for subtask in examples.subtasks),
+    examples.num_records,
+    packed,
+  )
+
+
+def load_packed(
+  config: pipeline.DatasetConfig,
+  vocabulary: vocabularies.Vocabulary,
+  *,
+  seed: int,
+  rows_multiple_of: int = 1,
+  rows_of_process: Callable[[int], slice] = lambda rows: slice(0, rows),
+  earlier_shape: Mapping[str, Any] | None = None,
+) -> batches.PackedBatches:
+  """Batches packed from the examples themselves; arguments as of `load`."""
+  examples = pipeline.load_examples(config, vocabulary)
+  shape = _shape(config, examples, rows_multiple_of, earlier_shape)
+  return batches.PackedBatches(
+    examples, shape, seed=seed, row_slice=rows_of_process(shape.rows)
+  )
+
+
+def vocabulary_of(
+  config: pipeline.DatasetConfig, name: str | None = None
+) -> vocabularies.Vocabulary:
+  """The vocabulary of that name, or the one that suits the task's dataset."""
+  ours = subtasks.parse_task_name(config.mixture_or_task_name)
+  default = vocabularies.default_name(ours.dataset) if ours else "bytes"
+  return vocabularies.from_name(name or default)
+
+
+def _shape(
+  config: pipeline.DatasetConfig,
+  examples: token_arrays.ExampleSet,
+  rows_multiple_of: int,
+  earlier: Mapping[str, Any] | None,
+) -> row_plans.BatchShape:
+  """The shape a run began with, or one that suits the examples."""
+  kept = _kept_shape(config, earlier, rows_multiple_of)
+  return kept or batch_shapes.choose_batch_shape(
+    examples,
+    records_per_batch=config.records_per_batch,
+    rows=config.batch_size,
+    encoder_length=config.encoder_length,
+    decoder_length=config.decoder_length,
+    rows_multiple_of=rows_multiple_of,
+    pack=config.pack,
+    length_multiple=config.length_multiple,
+    max_row_length=config.max_row_length,
+    attention_length=config.attention_length,
+  )
+
+
+def _asked_shape(config: pipeline.DatasetConfig) -> dict[str, Any]:
+  """What a configuration demands of the batches' shape; None leaves it open."""
+  return {
+    "rows": config.batch_size,
+    "records_per_batch": config.records_per_batch,
+    "encoder_length": config.encoder_length,
+    "decoder_length": config.decoder_length,
+    "pack": config.pack,
+  }
+
+
+def _kept_shape(
+  config: pipeline.DatasetConfig,
+  earlier: Mapping[str, Any] | None,
+  rows_multiple_of: int,
+) -> row_plans.BatchShape | None:
+  """The shape a run began with, where it still fits what is asked for."""
+  if earlier is None:
+    return None
+  same = all(
+    value is None or earlier.get(name) == value
+    for name, value in _asked_shape(config).items()
+  )
+  if not same or earlier["rows"] % rows_multiple_of:
+    return None
+  return row_plans.BatchShape(**earlier)
+
+
+# --- from files ----------------------------------------------------------------
+
+
+def _from_files(
+  config: pipeline.DatasetConfig,
+  vocabulary: vocabularies.Vocabulary,
+  seed: int,
+  steps: range | None,
+  rows_multiple_of: int,
+  rows_of_process: Callable[[int], slice],
+) -> TrainingData:
+  """Batches from a folder, checked against all that the run says of them."""
+  folder = str(config.batch_files)
+  shape = batch_files.BatchFiles(folder).shape
+  found = batch_files.BatchFiles(folder, row_slice=rows_of_process(shape.rows))
+  asked = {
+    "task": (found.task_name, config.mixture_or_task_name, "DATASET, METHOD"),
+    "split": (found.split, config.split, f"{_WHERE}.split"),
+    "vocabulary": (found.vocabulary, vocabulary.name, "VOCABULARY"),
+    "seed": (found.seed, seed, "RANDOM_SEED"),
+  } | {
+    name: (
+      getattr(shape, name),
+      value,
+      {"rows": "BATCH_SIZE", "records_per_batch": "RECORDS_PER_BATCH"}.get(
+        name, f"{_WHERE}.{name}"
+      ),
+    )
+    for name, value in _asked_shape(config).items()
+  }
+  for name, (value, wanted, binding) in asked.items():
+    if wanted is not None and value != wanted:
+      raise UserError(
+        f"batch_files {folder!r} holds batches of {name} {value!r}, the run"
+        f" asks for {wanted!r}: set {binding}, or write them again with"
+        " `dss-jax data batches`"
+      )
+  if shape.rows % rows_multiple_of:
+    raise UserError(
+      f"batch_files {folder!r} holds batches of {shape.rows} rows, which"
+      f" {rows_multiple_of} device shards and micro-batches do not divide:"
+      f" write them with --rows_multiple_of={rows_multiple_of}"
+    )
+  if steps and (steps[0] not in found.steps or steps[-1] not in found.steps):
+    raise UserError(
+      f"batch_files {folder!r} holds the batches of steps"
+      f" {found.steps.start} to {found.steps.stop - 1}, the run needs"
+      f" {steps[0]} to {steps[-1]}: write more, or lower TRAIN_STEPS"
+    )
+  return TrainingData(
+    found.task_name,
+    found.fingerprint,
+    found.subtask_names,
+    found.num_records,
+    found,
+  )
+
+
+# --- streamed ------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stream:
+  """A stream whose Tasks read one configuration, whichever thread reads it."""
+
+  name: str
+  split: str
+  subtask_names: tuple[str, ...]
+  rates: tuple[float, ...]
+  fingerprint: str
+  vocabulary: vocabularies.Vocabulary
+  opener: Callable[[int], Iterator[StreamExample]]
+  context: contextvars.Context
+
+  @classmethod
+  def of(
+    cls,
+    config: pipeline.DatasetConfig,
+    vocabulary: vocabularies.Vocabulary,
+    seed: int,
+  ) -> _Stream:
+    """The stream of a configuration's SeqIO Task or Mixture."""
+    name = config.mixture_or_task_name
+    pipeline.check_seqio_is_known(name)
+    from dss_jax.data import seqio as seqio_data
+
+    with task_options.using(pipeline.task_options_of(config, vocabulary)):
+      stream = seqio_data.ExampleStream(
+        name, config.split, seed, config.feature_lengths(), config.use_cached
+      )
+      pipeline.check_same_vocabulary(name, stream.vocabulary.name, vocabulary)
+      return cls(
+        name=name,
+        split=config.split,
+        subtask_names=stream.subtask_names,
+        rates=stream.rates,
+        fingerprint=stream.fingerprint,
+        vocabulary=vocabulary,
+        opener=stream.open,
+        context=contextvars.copy_context(),
+      )
+
+  def open(self, skip: int = 0) -> Iterator[StreamExample]:
+    """The examples from number `skip` on."""
+    found = self.context.run(self.opener, skip)
+    while (example := self.context.run(next, found, None)) is not None:
+      yield example

@@ -1,0 +1,1 @@
+"""Packing: several short examples to a row, in batches of one shape."""

@@ -1,0 +1,250 @@
+"""Records flattened to rows, and which rows a sub-task takes.
+
+A record becomes one row without a rationale and one row per rationale:
+
+    record (label, 2 rationales) -> rows with rationale_index -1, 0, 1
+
+Rows are flat so that SeqIO can cache them as they are: they depend on the
+records and the label source only. Everything that options change (prefixes,
+filters, vocabulary) is applied to rows, here in Python and in `data/tasks` in
+TensorFlow, by the same rules:
+
+* Training. A sub-task without rationales takes the row without one; a sub-task
+  with rationales takes the rows of those that pass the filter, so a record
+  with several gives several examples (the sampler takes one per epoch) and a
+  record with none gives none.
+* Evaluation (`validation`, `test`). Every record counts once, so that accuracy
+  is over all of them: sub-tasks that write a label take the row of the first
+  usable rationale, or else the one without, and `rationale` takes the former
+  only. Filters do not apply.
+* An example that writes a label needs one. Training labels are gold or the
+  teacher's; evaluation labels are always gold, as in the official code.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+
+from dss_jax import vocabularies
+from dss_jax.data.pairs import subtasks
+from dss_jax.datasets.records import Rationale, Record
+
+TRAIN = "train"
+SPLITS = (TRAIN, "validation", "test")
+
+# agrees(gold label, teacher's label): whether they are the same answer.
+Agrees = Callable[[str, str], bool]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+  """One record with one of its rationales, or with none.
+
+  Attributes:
+    record: position of the record in its source split.
+    id: the record's id.
+    input: the record's input.
+    label: the label to write; "" where there is none.
+    has_label: whether there is one.
+    rationale: the rationale's text; "" in the row without one.
+    rationale_index: position in the record's rationales; -1 for none.
+    usable: whether the rationale has any text.
+    represents: whether this row stands for its record in evaluation: that of
+      its first usable rationale, or the one without if none is usable.
+    agrees: whether the teacher's label is the gold one.
+    weight: the rationale's weight; 1.0 in the row without one.
+  """
+
+  record: int
+  id: str
+  input: str
+  label: str
+  has_label: bool
+  rationale: str
+  rationale_index: int
+  usable: bool
+  represents: bool
+  agrees: bool
+  weight: float
+
+
+def teacher_label(record: Record) -> str | None:
+  """The teacher's label: the weighted majority over its rationales.
+
+  With one rationale that is its label. With several samples it is
+  self-consistency voting (arXiv 2203.11171); a tie goes to the earlier one.
+  Rationales without a label, and those of weight 0, have no vote.
+  """
+  votes: dict[str, float] = {}
+  for rationale in record.rationales:
+    label = rationale.label or ""
+    if label.strip() and rationale.weight > 0:
+      votes[label] = votes.get(label, 0.0) + rationale.weight
+  return max(votes, key=lambda label: votes[label]) if votes else None
+
+
+def _is_usable(rationale: Rationale) -> bool:
+  # Not by status: a rationale whose answer could not be read still argues, and
+  # the official code trains on it. Parsers leave no text where there is none.
+  return bool(rationale.text.strip())
+
+
+# Stands in the row without a rationale.
+_NO_RATIONALE = Rationale(text="")
+
+
+def rows_of(
+  records: Iterable[Record],
+  split: str,
+  *,
+  agrees: Agrees,
+  label_source: str = "gold",
+  rationale_source: str | None = None,
+) -> Iterator[Row]:
+  """The rows of a split's records, in order.
+
+  Args:
+    records: the records of the source split.
+    split: "train", "validation" or "test".
+    agrees: compares gold and teacher's label, as the dataset's metric does.
+    label_source: "gold" or "teacher"; the teacher's labels replace the gold
+      ones in training only.
+    rationale_source: if given, rationales of other sources are ignored.
+  """
+  for position, record in enumerate(records):
+    rationales = [
+      rationale
+      for rationale in record.rationales
+      if rationale_source in (None, rationale.source)
+    ]
+    label = record.label
+    if label_source == "teacher" and split == TRAIN:
+      label = teacher_label(record)
+    first_usable = next(
+      (i for i, rationale in enumerate(rationales) if _is_usable(rationale)),
+      -1,
+    )
+    for index, rationale in enumerate([_NO_RATIONALE, *rationales], -1):
+      yield Row(
+        record=position,
+        id=record.id,
+        input=record.input,
+        label=label or "",
+        has_label=label is not None,
+        rationale=rationale.text,
+        rationale_index=index,
+        usable=index >= 0 and _is_usable(rationale),
+        represents=index == first_usable,
+        agrees=(
+          record.label is not None
+          and rationale.label is not None
+          and agrees(record.label, rationale.label)
+        ),
+        weight=float(rationale.weight),
+      )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TextExample:
+  """A text-to-text example.
+
+  Attributes:
+    record: position of the record in its source split.
+    inputs: what the student reads.
+    targets: what it writes.
+    weight: its weight in the loss.
+    row: where it comes from.
+  """
+
+  record: int
+  inputs: str
+  targets: str
+  weight: float
+  row: Row
+
+
+def text_examples(
+  rows: Iterable[Row],
+  subtask: subtasks.SubTask,
+  options: subtasks.MethodOptions,
+  split: str,
+  vocabulary: vocabularies.Vocabulary,
+  left_out: collections.Counter[str] | None = None,
+) -> Iterator[TextExample]:
+  """The examples that a sub-task makes of rows.
+
+  Args:
+    rows: from `rows_of`, with the sub-task's label and rationale source.
+    subtask: what to read and write.
+    options: prefixes, separators, filters.
+    split: decides between the rules of training and of evaluation.
+    vocabulary: counts tokens for `max_rationale_tokens`.
+    left_out: if given, counts here what gave no example, by reason.
+  """
+  left_out = collections.Counter() if left_out is None else left_out
+  input_parts = subtask.input_parts(options)
+  target_parts = subtask.target_parts(options)
+  reason_of = _training_reason if split == TRAIN else _evaluation_reason
+  for row in rows:
+    reason = reason_of(row, subtask, options, vocabulary)
+    if reason is None:
+      fields = {
+        "input": row.input,
+        "label": row.label,
+        "rationale": row.rationale,
+      }
+      yield TextExample(
+        record=row.record,
+        inputs=subtasks.fill(input_parts, fields),
+        targets=subtasks.fill(target_parts, fields),
+        weight=row.weight if split == TRAIN else 1.0,
+        row=row,
+      )
+    elif reason:
+      left_out[reason] += 1
+
+
+NO_LABEL = "no label"
+
+
+def _training_reason(
+  row: Row,
+  subtask: subtasks.SubTask,
+  options: subtasks.MethodOptions,
+  vocabulary: vocabularies.Vocabulary,
+) -> str | None:
+  """Why training leaves a row out: None if not, "" if it is not its row."""
+  if subtask.uses_rationale != (row.rationale_index >= 0):
+    return ""
+  if subtask.uses_label and not row.has_label:
+    return NO_LABEL
+  if not subtask.uses_rationale:
+    return None
+  if not row.weight > 0:
+    return "rationale of weight 0"
+  if options.rationale_filter != "all" and not row.usable:
+    return "rationale blank"
+  if options.rationale_filter == "agrees" and not row.agrees:
+    return "rationale disagrees with the gold label"
+  limit = options.max_rationale_tokens
+  if limit is not None and len(vocabulary.encode(row.rationale)) > limit:
+    return f"rationale of more than {limit} tokens"
+  return None
+
+
+def _evaluation_reason(
+  row: Row,
+  subtask: subtasks.SubTask,
+  options: subtasks.MethodOptions,
+  vocabulary: vocabularies.Vocabulary,
+) -> str | None:
+  """Why evaluation leaves a row out: None if not, "" if it is not its row."""
+  del options, vocabulary  # filters would change what is measured
+  if not subtask.uses_rationale:
+    if row.rationale_index >= 0:
+      return ""
+  elif not row.represents:
+    return ""
+  if subtask.uses_label:
+    return None if row.has_label else NO_LABEL
+  return None if row.usable else "no usable rationale"

@@ -1,0 +1,98 @@
+"""Vocabularies of dss_jax as SeqIO's, and SeqIO's as those of dss_jax."""
+
+import functools
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from dss_jax import vocabularies
+from dss_jax.data.seqio import task_description
+
+
+def to_seqio(name: Any) -> seqio.Vocabulary:
+  """SeqIO's vocabulary of the same ids; reads no file until it is used.
+
+  Args:
+    name: a vocabulary, or what `vocabularies.from_name` takes.
+  """
+  wrapped = getattr(name, "seqio_vocabulary", None)
+  if wrapped is not None:  # another project's; see from_seqio
+    return wrapped
+  if isinstance(name, vocabularies.ByteVocabulary):
+    name = f"bytes:{name.extra_ids}"
+  elif isinstance(name, vocabularies.SentencePieceVocabulary):
+    name = f"{name.path}:{name.extra_ids}"
+  return _to_seqio(name)
+
+
+@functools.lru_cache(maxsize=16)
+def _to_seqio(name: str) -> seqio.Vocabulary:
+  _, extra_ids = vocabularies.split_name(name)
+  path = vocabularies.model_path(name)
+  if path is None:
+    return seqio.ByteVocabulary(extra_ids=extra_ids)
+  return seqio.SentencePieceVocabulary(str(path), extra_ids=extra_ids)
+
+
+class SeqioVocabulary:
+  """Any other SeqIO vocabulary in the form that dss_jax uses."""
+
+  def __init__(self, vocabulary: seqio.Vocabulary):
+    self.seqio_vocabulary = vocabulary
+    self.name = f"seqio({task_description.fingerprint(str(vocabulary))[:16]})"
+    self.vocab_size = int(vocabulary.vocab_size)
+    self.extra_ids = int(vocabulary.extra_ids)
+    self.pad_id = vocabulary.pad_id
+    # Some have neither; 1 and 2 are what they are everywhere else.
+    self.eos_id = _or_default(vocabulary.eos_id, vocabularies.EOS_ID)
+    self.unk_id = _or_default(vocabulary.unk_id, vocabularies.UNK_ID)
+
+  def encode(self, text: str) -> list[int]:
+    return [int(i) for i in self.seqio_vocabulary.encode(text)]
+
+  def decode(self, ids: Iterable[int]) -> str:
+    return self.seqio_vocabulary.decode([int(i) for i in ids if i >= 0])
+
+
+def _or_default(value: int | None, default: int) -> int:
+  return default if value is None else int(value)
+
+
+def from_seqio(vocabulary: seqio.Vocabulary) -> vocabularies.Vocabulary:
+  """Our vocabulary of the same ids, or a wrapper around SeqIO's."""
+  if type(vocabulary) is seqio.ByteVocabulary:
+    return vocabularies.ByteVocabulary(vocabulary.extra_ids)
+  if (
+    type(vocabulary) is seqio.SentencePieceVocabulary
+    and vocabulary._normalizer_spec_overrides is None
+    and vocabulary._reverse_extra_ids
+    and pathlib.Path(vocabulary.sentencepiece_model_file).is_file()
+  ):
+    return vocabularies.SentencePieceVocabulary(
+      vocabulary.sentencepiece_model_file, vocabulary.extra_ids
+    )
+  return SeqioVocabulary(vocabulary)
+
+
+def encode_text(text: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.Tensor:
+  """[length] int32 ids, with the end id for every "</s>" in the text."""
+  eos = vocabulary.eos_id
+  if type(vocabulary) is seqio.ByteVocabulary:
+    # 0xff is no byte of UTF-8: it stands for the end id on the way.
+    marked = tf.strings.regex_replace(text, vocabularies.EOS_TEXT, b"\xff")
+    ids = vocabulary.encode_tf(marked)
+    return tf.where(ids == vocabulary.encode_tf(b"\xff")[0], eos, ids)
+  parts = tf.strings.split(text, vocabularies.EOS_TEXT)
+  if type(vocabulary) is seqio.SentencePieceVocabulary:
+    ragged = vocabulary.encode_tf(parts)
+  else:
+    ragged = tf.map_fn(
+      vocabulary.encode_tf,
+      parts,
+      fn_output_signature=tf.RaggedTensorSpec([None], tf.int32),
+    )
+  ends = tf.fill([ragged.nrows(), 1], eos)
+  return tf.concat([ragged, tf.cast(ends, tf.int32)], axis=1).flat_values[:-1]

@@ -1,0 +1,1 @@
+"""Tokens: pairs as token arrays, in memory and on disk."""

@@ -1,0 +1,147 @@
+"""Batches packed as one goes, from files and streamed."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from dss_jax import main
+from dss_jax.base.errors import UserError
+from dss_jax.data import pipeline
+from dss_jax.data.feeding import training_data
+from dss_jax.data.packing import row_plans
+from dss_jax.data.pairs import sources
+from dss_jax.datasets import DataOptions
+from dss_jax.datasets.records import Rationale, Record
+
+FLAGS = [
+  "--task=taxonli_dss",
+  "--records_per_batch=8",
+  "--inputs_length=48",
+  "--targets_length=64",
+  "--taxonli_num_train=40",
+  "--rows_multiple_of=2",
+]
+CONFIG = pipeline.DatasetConfig(
+  "taxonli_dss",
+  {"inputs": 48, "targets": 64},
+  records_per_batch=8,
+  data=DataOptions(taxonli_num_train=40),
+)
+VOCABULARY = training_data.vocabulary_of(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Eleven batches, written by the command line."""
+  path = tmp_path_factory.mktemp("batches") / "files"
+  argv = ["data", "batches", *FLAGS, "--steps=11", f"--output={path}"]
+  assert main.main(argv) == 0
+  return path
+
+
+def _load(folder, *, seed=0, vocabulary=VOCABULARY, **changes):
+  settings = {
+    name: changes.pop(name)
+    for name in ("steps", "rows_multiple_of", "rows_of_process")
+    if name in changes
+  }
+  config = dataclasses.replace(CONFIG, batch_files=str(folder), **changes)
+  return training_data.load(config, vocabulary, seed=seed, **settings)
+
+
+def test_files_are_the_batches_that_would_be_packed(folder):
+  packed = training_data.load(CONFIG, VOCABULARY, seed=0, rows_multiple_of=2)
+  found = _load(folder, rows_multiple_of=2, steps=range(3, 11))
+  for field in ("task_name", "fingerprint", "subtask_names", "num_records"):
+    assert getattr(found, field) == getattr(packed, field)
+  assert found.shape == packed.shape
+  assert found.global_shapes == packed.global_shapes
+  for step in (10, 0, 3):
+    for name, array in packed.batches[step].items():
+      np.testing.assert_array_equal(found.batches[step][name], array)
+  half = _load(folder, rows_of_process=lambda rows: slice(0, rows // 2))
+  rows = found.shape.rows // 2
+  assert half.batches[0]["decoder_positions"].shape[0] == rows
+
+
+def test_files_need_no_data(folder, monkeypatch):
+  monkeypatch.setattr(pipeline, "load_examples", None)
+  assert _load(folder).num_records == 40
+
+
+@pytest.mark.parametrize(
+  ("changes", "said"),
+  [
+    ({"mixture_or_task_name": "taxonli_standard"}, "'taxonli_dss', the run"),
+    ({"split": "validation"}, r"split 'train'.*DatasetConfig\.split"),
+    ({"seed": 3}, "seed 0, the run asks for 3: set RANDOM_SEED"),
+    ({"records_per_batch": 16}, "8, the run asks for 16: set RECORDS_PER"),
+    ({"batch_size": 77}, "77: set BATCH_SIZE"),
+    ({"pack": False}, "DatasetConfig.pack"),
+    ({"rows_multiple_of": 64}, "--rows_multiple_of=64"),
+    ({"steps": range(12)}, "steps 0 to 10, the run needs 0 to 11.*TRAIN_STEPS"),
+    (
+      {
+        "vocabulary": training_data.vocabulary_of(CONFIG, "bytes"),
+      },
+      "vocabulary .*: set VOCABULARY",
+    ),
+  ],
+)
+def test_files_of_something_else_are_told_in_one_line(folder, changes, said):
+  with pytest.raises(UserError, match=said) as error:
+    _load(folder, **changes)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("flag", ["--steps=0", "--rows_multiple_of=0"])
+def test_wrong_flags_are_told(flag, tmp_path, capsys):
+  argv = ["data", "batches", *FLAGS, "--steps=2", f"--output={tmp_path}", flag]
+  assert main.main(argv) == 2
+  assert flag.partition("=")[0] in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_stream_is_read_with_the_runs_options(monkeypatch):
+  """In the thread that reads ahead, too."""
+  pytest.importorskip("seqio")
+  monkeypatch.setattr(training_data, "_SAMPLE", 64)
+  monkeypatch.setattr(row_plans, "window_batches", lambda units: 2)
+  import dss_jax.tasks  # noqa: F401
+
+  config = dataclasses.replace(CONFIG, streaming=True)
+  data = training_data.load(config, VOCABULARY, seed=0)
+  assert data.subtask_names == ("label", "rationale")
+  assert data.num_records is None
+  with data.prefetch(1, 3, dict) as prefetched:
+    found = dict(prefetched)
+  assert sorted(found) == [1, 2]
+  for step, batch in found.items():
+    for name, array in data.batches[step].items():
+      np.testing.assert_array_equal(batch[name], array)
+
+
+@pytest.mark.slow
+def test_what_is_trained_on_is_told():
+  records = [
+    Record(f"r{i}", f"question {i}", "yes", (Rationale("why " * i),))
+    for i in range(12)
+  ]
+  sources.register_dataset("odd", {"train": records})
+  config = pipeline.DatasetConfig(
+    "odd_dss",
+    {"inputs": 48, "targets": 64},
+    records_per_batch=2,
+    encoder_length=64,
+    decoder_length=64,
+  )
+  data = training_data.load(
+    config, training_data.vocabulary_of(config), seed=0, rows_multiple_of=16
+  )
+  first, second = data.describe(0, 16)
+  assert first.startswith("batches: about 2 records in 16 rows of ")
+  assert "multiple of 16" in first
+  assert second == "sub-task rationale: left out 1 rationale blank"
+  (plain, _) = data.describe(0)
+  assert plain.endswith("% padding")

@@ -1,0 +1,139 @@
+"""Datasets of other projects, without TensorFlow."""
+
+import json
+
+import pytest
+
+from dss_jax import datasets, vocabularies
+from dss_jax.base.errors import UserError
+from dss_jax.data.pairs import sources
+from dss_jax.data.tokens import evaluations, examples
+from dss_jax.datasets.records import Rationale, Record
+from dss_jax.vocabularies import ByteVocabulary
+
+RECORDS = [
+  Record(f"r{i}", f"in {i}", "ab"[i % 2], (Rationale(f"why {i}", "a"),))
+  for i in range(20)
+]
+OPTIONS = datasets.DataOptions()
+
+
+def count(name: str, split: str) -> int:
+  return len(datasets.load_split(name, split, options=OPTIONS))
+
+
+@pytest.mark.parametrize(
+  "source",
+  [
+    RECORDS,
+    tuple(RECORDS),
+    lambda: iter(RECORDS),
+    {"train": RECORDS},
+    {"train": lambda: RECORDS},
+  ],
+)
+def test_validation_is_cut_where_there_is_none(source):
+  sources.register_dataset("mine", source)
+  assert count("mine", "train") == 18
+  assert count("mine", "validation") == 2
+  with pytest.raises(UserError, match="no 'test' data"):
+    count("mine", "test")
+
+
+def test_an_iterator_is_read_once_and_late():
+  read = []
+
+  def generate():
+    read.append(1)
+    yield from RECORDS
+
+  sources.register_dataset("mine", {"train": generate(), "test": RECORDS[:3]})
+  assert not read
+  assert count("mine", "train") == count("mine", "train") == 18
+  assert count("mine", "test") == 3
+  assert len(read) == 1
+
+
+def test_files_with_a_field_mapping(tmp_path):
+  path = tmp_path / "mine.jsonl"
+  rows = [
+    {"question": f"q{i}", "answer": "a", "why": f"w{i}"} for i in range(20)
+  ]
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  sources.register_dataset(
+    "mine",
+    {"train": path, "test": str(path)},
+    field_mapping={
+      "input": "question",
+      "label": "answer",
+      "rationale": "why",
+    },
+    metrics=("accuracy", "rouge1"),
+    vocabulary="bytes:5",
+  )
+  built = examples.build_examples("mine_dss", "test", ByteVocabulary())
+  inputs, targets = built.subtasks[1].example(0)
+  assert ByteVocabulary().decode(inputs) == "[rationale] q0"
+  assert ByteVocabulary().decode(targets) == "w0"
+  assert vocabularies.default_name("mine") == "bytes:5"
+  assert evaluations.metric_names("mine", built_label()) == (
+    "accuracy",
+    "rouge1",
+  )
+
+
+def built_label():
+  from dss_jax.data.pairs.subtasks import LABEL
+
+  return LABEL
+
+
+def test_malformed_lines_stop_or_are_left_out(tmp_path):
+  path = tmp_path / "bad.jsonl"
+  path.write_text('{"input": "a", "label": "b"}\nnot json\n' * 3)
+  sources.register_dataset("bad", {"train": path, "test": path})
+  with pytest.raises(UserError, match=r"3 of 6 lines.*bad.jsonl"):
+    count("bad", "test")
+  sources.register_dataset(
+    "worse", {"train": path, "test": path}, skip_malformed=True
+  )
+  assert count("worse", "test") == 3
+
+
+def test_the_same_again_is_harmless_and_another_is_not():
+  sources.register_dataset("mine", {"train": RECORDS})
+  sources.register_dataset("mine", {"train": list(RECORDS)})
+  with pytest.raises(UserError, match="already registered as 'mine'"):
+    sources.register_dataset("mine", {"train": RECORDS[:5]})
+  with pytest.raises(UserError, match="already registered as 'svamp'"):
+    sources.register_dataset("svamp", RECORDS)
+
+
+def test_known_datasets_and_specs():
+  assert sources.register_dataset("svamp").name == "svamp"
+  with pytest.raises(UserError, match="unknown dataset 'nope'"):
+    sources.register_dataset("nope")
+  spec = datasets.DatasetSpec("spec", lambda split, options: RECORDS)
+  assert sources.register_dataset("spec", spec) is spec
+  with pytest.raises(UserError, match="'spec' cannot be registered as 'x'"):
+    sources.register_dataset("x", spec)
+
+
+@pytest.mark.parametrize(
+  ("records", "message"),
+  [
+    ([RECORDS[0], RECORDS[0]], "two records of split 'test'.*'r0'"),
+    ([{"input": "x"}], "item 0 of split 'test' is a dict"),
+  ],
+)
+def test_what_is_no_list_of_records(records, message):
+  sources.register_dataset("mine", {"train": RECORDS, "test": records})
+  with pytest.raises(UserError, match=message):
+    count("mine", "test")
+
+
+def test_wrong_splits_and_names():
+  with pytest.raises(UserError, match="train among them"):
+    sources.register_dataset("mine", {"dev": RECORDS})
+  with pytest.raises(UserError, match="cannot name a dataset"):
+    sources.register_dataset("my-set", RECORDS)
