@@ -35,11 +35,11 @@ import our_training
 import prepare
 import students
 
-from dss_jax import losses, optimizers, vocabulary_loss
 from dss_jax.data.feeding.batch_files import BatchFiles
 from dss_jax.models import abstract_params, layers
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
+from dss_jax.training import losses, optimizers, vocabulary_loss
 
 # Name -> (a run, blocking until done, and its useful FLOPs).
 Ways = dict[str, tuple[Callable[[], object], float]]

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import measuring
 import students
 
-from dss_jax import optimizers, train_config, vocabularies
+from dss_jax import vocabularies
 from dss_jax.data import pipeline
 from dss_jax.data.packing import row_plans
 from dss_jax.models.config import T5Config
@@ -29,6 +29,7 @@ from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.models.partitioning import Partitioner
 from dss_jax.planning import abstract_run, plan, report
 from dss_jax.planning.sizes import shown
+from dss_jax.training import optimizers, train_config
 
 # Dropout draws masks, which are kept for the backward pass.
 BENCH = dataclasses.replace(students.BENCH, dropout_rate=0.1)

@@ -12,7 +12,11 @@ import numpy as np
 import prepare
 import students
 
-from dss_jax import (
+from dss_jax.data.feeding.batch_files import BatchFiles
+from dss_jax.models import abstract_params, flops, partitioning
+from dss_jax.models.encoder_decoder import EncoderDecoderModel
+from dss_jax.pretrained import huggingface_weights
+from dss_jax.training import (
   cpu_memory,
   losses,
   optimizers,
@@ -20,10 +24,6 @@ from dss_jax import (
   train_step,
   vocabulary_loss,
 )
-from dss_jax.data.feeding.batch_files import BatchFiles
-from dss_jax.models import abstract_params, flops, partitioning
-from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import huggingface_weights
 
 OPTIMIZERS = {
   "adamw": optimizers.AdamW(clip_norm=1.0),

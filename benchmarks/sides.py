@@ -39,7 +39,7 @@ ENVIRONMENT = {
   "HF_HUB_OFFLINE": "1",
   "TOKENIZERS_PARALLELISM": "false",
 }
-# Of one side: what `dss_jax.cpu_memory` tells the C library for us.
+# Of one side: what `dss_jax.training.cpu_memory` tells the C library for us.
 OWN_ENVIRONMENT = {
   "kept_memory": {
     "MALLOC_MMAP_MAX_": "0",

@@ -92,8 +92,13 @@ def launched(report: str, flags: list[str]) -> None:
 
   gin_registry.register()
 
-  importlib.import_module("dss_jax.train")
-  from dss_jax import run_setup, train_config, train_step, validation_loss
+  importlib.import_module("dss_jax.training.train")
+  from dss_jax.training import (
+    run_setup,
+    train_config,
+    train_step,
+    validation_loss,
+  )
 
   watch.switch("other")
   watch.wrap(main, "parse_gin", "configuration")

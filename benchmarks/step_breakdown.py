@@ -31,16 +31,10 @@ from typing import Any
 import jax
 import measuring
 
-from dss_jax import (
-  checkpoints,
-  cpu_memory,
-  gin_utils,
-  main,
-  run_directory,
-  time_breakdown,
-  train,
-)
-from dss_jax.train_config import TrainConfig
+from dss_jax import gin_utils, main
+from dss_jax.training import checkpoints, cpu_memory, run_directory, train
+from dss_jax.training.monitoring import time_breakdown
+from dss_jax.training.train_config import TrainConfig
 
 RUN = (
   "--gin_file=models/taxonli.gin",

@@ -25,19 +25,19 @@ def register() -> None:
     return
 
   # Imported here: `dss-jax --help` must not pay for JAX.
-  from dss_jax import (
-    checkpoints,
-    datasets,
-    evaluation,
-    losses,
-    optimizers,
-    schedules,
-    train_config,
-  )
+  from dss_jax import datasets
   from dss_jax.data import pipeline
   from dss_jax.data.pairs import subtasks
   from dss_jax.models import config, encoder_decoder, lora, partitioning
   from dss_jax.models.decoding import generation
+  from dss_jax.training import (
+    checkpoints,
+    evaluation,
+    losses,
+    optimizers,
+    train_config,
+  )
+  from dss_jax.training.optimizers import schedules
 
   targets = {
     "network.T5Config": config.T5Config,

@@ -21,7 +21,7 @@ from dss_jax.base.errors import UserError
 
 if TYPE_CHECKING:
   from dss_jax.inference.student import Student
-  from dss_jax.train_config import TrainConfig
+  from dss_jax.training.train_config import TrainConfig
 
 _DESCRIPTION = """\
 Distilling step-by-step in JAX: train small T5 students on labels and
@@ -260,7 +260,7 @@ def _train(args: argparse.Namespace) -> int:
   if args.plan:
     return plan_command.run(args, config)
 
-  from dss_jax import cpu_memory, train
+  from dss_jax.training import cpu_memory, train
 
   cpu_memory.keep(config.model.config)
   train.train(config)
@@ -310,7 +310,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _checkpoints(args: argparse.Namespace) -> int:
-  from dss_jax import checkpoints
+  from dss_jax.training import checkpoints
 
   folder = pathlib.Path(args.model_dir).expanduser()
   if args.hash or (folder / checkpoints.FOLDER).is_dir():

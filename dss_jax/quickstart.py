@@ -152,7 +152,7 @@ class Run:
 
   def rows(self) -> list[dict[str, Any]]:
     """The run's final scores."""
-    from dss_jax import run_directory
+    from dss_jax.training import run_directory
 
     return run_directory.read_jsonl(self.folder / "results.jsonl")
 

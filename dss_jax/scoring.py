@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from dss_jax import evaluation, train_config
 from dss_jax.inference import student
+from dss_jax.training import evaluation, train_config
 
 
 def score_checkpoint(

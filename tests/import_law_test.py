@@ -100,7 +100,8 @@ def test_one_train_step_evaluation_and_decode_without_them(tmp_path):
   program = (
     _BLOCK.format(blocked=sorted(HEAVY | {"gin"}))
     + f"""
-from dss_jax import evaluation, optimizers, schedules, train, train_config
+from dss_jax.training import evaluation, optimizers, train, train_config
+from dss_jax.training.optimizers import schedules
 from dss_jax import vocabularies
 from dss_jax.data import pipeline
 from dss_jax.datasets import DataOptions

@@ -303,7 +303,7 @@ def test_a_failing_disk_is_told_in_one_line(tmp_path, capsys, monkeypatch):
 
 
 def test_a_full_device_is_told_in_one_line(tmp_path, capsys, monkeypatch):
-  from dss_jax import train
+  from dss_jax.training import train
 
   def full(*_):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\n...")
@@ -323,7 +323,8 @@ import sys
 
 from jax._src import xla_bridge
 
-from dss_jax import cpu_memory, main, train
+from dss_jax import main
+from dss_jax.training import cpu_memory, train
 
 student = []
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dss_jax import logging as logging_lib
-from dss_jax import run_directory
+from dss_jax.training import monitoring as logging_lib
+from dss_jax.training import run_directory
 
 # Colour-blind safe (Okabe and Ito), readable in grey.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
   from dss_jax.datasets import DataOptions
   from dss_jax.export.checks import Agreement
   from dss_jax.inference.student import Student
-  from dss_jax.train_config import TrainConfig
+  from dss_jax.training.train_config import TrainConfig
 
 EPILOG = """\
 examples:
@@ -191,10 +191,10 @@ def export(
       student cannot be exported so.
     StorageError: for a disk that is full or fails.
   """
-  from dss_jax import train_config
   from dss_jax.export import checks, folders, model_card
   from dss_jax.inference import student_card
-  from dss_jax.run_directory import write_atomically
+  from dss_jax.training import train_config
+  from dss_jax.training.run_directory import write_atomically
 
   train_config.check_vocabulary(student.vocabulary, student.model)
   checks.check_finite(student)

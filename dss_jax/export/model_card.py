@@ -13,11 +13,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dss_jax import __version__, datasets, results, run_directory
+from dss_jax import __version__, datasets
 from dss_jax.base.errors import UserError, one_line
 from dss_jax.data.pairs import subtasks
 from dss_jax.export.checks import Agreement
 from dss_jax.inference.student import Student
+from dss_jax.training import results, run_directory
 
 FILE = "README.md"
 _MOST_LABELS = 20  # shown

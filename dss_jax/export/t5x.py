@@ -18,14 +18,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from dss_jax import adafactor
-from dss_jax import checkpoints as checkpoints_lib
 from dss_jax.base import named_trees
 from dss_jax.base.errors import StorageError, UserError, one_line
 from dss_jax.export import checks, formats, tokenizer_files
 from dss_jax.inference.student import Student
 from dss_jax.models import abstract_params, partitioning
 from dss_jax.pretrained import t5x_checkpoints
+from dss_jax.training import checkpoints as checkpoints_lib
+from dss_jax.training.optimizers import adafactor
 
 PACKAGES = ()
 CHECK_PACKAGES = ()

@@ -15,7 +15,7 @@ from dss_jax.base.errors import UserError
 
 if TYPE_CHECKING:
   from dss_jax.inference.student import Student
-  from dss_jax.train_config import TrainConfig
+  from dss_jax.training.train_config import TrainConfig
 
   # The flags -> the configuration of the run that --model_dir names.
   ReadRun = Callable[[argparse.Namespace], TrainConfig]

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 from dss_jax.base.errors import UserError, damaged_file, one_line, writing
 from dss_jax.inference import prediction_tables
-from dss_jax.run_directory import write_atomically
+from dss_jax.training.run_directory import write_atomically
 
 STDOUT = "-"
 FORMAT = 1

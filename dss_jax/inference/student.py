@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from dss_jax import checkpoints as checkpoints_lib
-from dss_jax import datasets, lora_runs, train_config, vocabularies
+from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks
 from dss_jax.data.pairs.subtasks import MethodOptions, SubTask
 from dss_jax.models import abstract_params, encoder_decoder, partitioning
+from dss_jax.training import checkpoints as checkpoints_lib
+from dss_jax.training import lora_runs, train_config
 
 PyTree = Any
 

@@ -21,7 +21,7 @@ from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError, damaged_file
 from dss_jax.data.pairs import subtasks as subtasks_lib
 from dss_jax.data.pairs.subtasks import MethodOptions, SubTask
-from dss_jax.run_directory import write_atomically
+from dss_jax.training.run_directory import write_atomically
 
 if TYPE_CHECKING:
   from dss_jax.inference.student import Student

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import optax
 
-from dss_jax import run_setup, train_state
 from dss_jax.data.feeding import training_data
 from dss_jax.data.packing import packed_features, row_plans
 from dss_jax.models import abstract_params, lora
@@ -16,7 +15,8 @@ from dss_jax.models.partitioning import logical_axes
 from dss_jax.models.partitioning.logical_axes import DATA_AXIS
 from dss_jax.planning import activations, memory
 from dss_jax.planning.expected_traffic import PlacedParam
-from dss_jax.train_config import TrainConfig, check_vocabulary
+from dss_jax.training import run_setup, train_state
+from dss_jax.training.train_config import TrainConfig, check_vocabulary
 
 PyTree = Any
 

@@ -9,7 +9,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.planning import sizes
 
 if TYPE_CHECKING:
-  from dss_jax.train_config import TrainConfig
+  from dss_jax.training.train_config import TrainConfig
 
 _MOST_DEVICES = 4096
 

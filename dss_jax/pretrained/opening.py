@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 
-from dss_jax import checkpoints as checkpoints_lib
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError, one_line
 from dss_jax.models import encoder_decoder
@@ -27,6 +26,7 @@ from dss_jax.pretrained import (
 from dss_jax.pretrained.files import lazy_arrays, tensorstore_arrays
 from dss_jax.pretrained.files.bounds import Budget, broken
 from dss_jax.pretrained.files.lazy_arrays import LazyArray
+from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.vocabularies import Vocabulary
 
 HUGGINGFACE, T5X, RUN = "huggingface", "t5x", "run"

@@ -124,7 +124,7 @@ class Summary:
 
 
 class Progress(Protocol):
-  """Where `ask` says how it goes on; `dss_jax.logging.Progress` is one."""
+  """Where `ask` says how it goes on; `dss_jax.training.monitoring.Progress` is one."""
 
   def update(self, step: int, text: str) -> None: ...
 

@@ -12,8 +12,6 @@ import jax
 import numpy as np
 import optax
 
-from dss_jax import checkpoints as checkpoints_lib
-from dss_jax import train_state
 from dss_jax.base import named_trees
 from dss_jax.base.errors import UserError
 from dss_jax.models import (
@@ -24,7 +22,8 @@ from dss_jax.models import (
 )
 from dss_jax.models.partitioning import Partitioner, place
 from dss_jax.pretrained import mismatch, opening
-from dss_jax.training import t5x_optimizer_state
+from dss_jax.training import checkpoints as checkpoints_lib
+from dss_jax.training import t5x_optimizer_state, train_state
 from dss_jax.vocabularies import Vocabulary
 
 PyTree = Any

@@ -8,12 +8,12 @@ from typing import Any
 
 import jax
 
-from dss_jax import adafactor
 from dss_jax.base.errors import UserError
 from dss_jax.models.config import T5Config
 from dss_jax.pretrained.files import lazy_arrays
 from dss_jax.pretrained.files.lazy_arrays import LAYERS_AXIS, LazyArray
 from dss_jax.pretrained.opening import Pretrained
+from dss_jax.training.optimizers import adafactor
 
 _LAYER = re.compile(r"(encoder|decoder)/layers_(\d+)/(.*)/(v|v_row|v_col|m)")
 _UNUSED = (1,)

@@ -29,7 +29,7 @@ def test_transformers_models_go_round(
   """transformers -> dss_jax -> transformers: nothing changes on the way.
 
   The numbers to compare with are transformers' own, before (`make_parity.py`);
-  that ours are the same is tested in `tests/parity_test.py`.
+  that ours are the same is tested in `tests/models/parity_test.py`.
   """
   pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")

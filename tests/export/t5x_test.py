@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax import adafactor
 from dss_jax.export import t5x as export_t5x
 from dss_jax.pretrained import t5x_checkpoints
+from dss_jax.training.optimizers import adafactor
 
 
 def _flat(tree):

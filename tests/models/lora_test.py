@@ -10,7 +10,6 @@ import numpy as np
 import optax
 import pytest
 
-from dss_jax import adafactor, losses, optimizers, train_state, train_step
 from dss_jax.base import named_trees
 from dss_jax.base.errors import UserError
 from dss_jax.models import abstract_params, layer_stacking, lora, partitioning
@@ -18,6 +17,8 @@ from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.models.lora import LoraModel, LoraOptions
 from dss_jax.models.partitioning import logical_axes
+from dss_jax.training import losses, optimizers, train_state, train_step
+from dss_jax.training.optimizers import adafactor
 
 SIZES = T5Config(
   vocab_size=32,

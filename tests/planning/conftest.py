@@ -6,12 +6,13 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-from dss_jax import optimizers, train_config, vocabularies
+from dss_jax import vocabularies
 from dss_jax.data import pipeline
 from dss_jax.data.packing import row_plans
 from dss_jax.models import config, encoder_decoder, lora
 from dss_jax.models.partitioning import Partitioner
 from dss_jax.planning import abstract_run
+from dss_jax.training import optimizers, train_config
 
 SIZES: dict[str, dict[str, Any]] = {
   # Everything divides by eight, but numbers of layers tell stacks apart.

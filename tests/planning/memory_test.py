@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from dss_jax import optimizers, train_state
 from dss_jax.base.errors import UserError
 from dss_jax.models.partitioning import Partitioner
 from dss_jax.planning import memory, sizes
+from dss_jax.training import optimizers, train_state
 
 ONE = Partitioner(devices=tuple(jax.devices()[:1]))
 MiB = 2**20

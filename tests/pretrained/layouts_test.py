@@ -9,14 +9,14 @@ import msgpack
 import numpy as np
 import pytest
 
-from dss_jax import adafactor, optimizers, schedules
 from dss_jax.base.errors import UserError
 from dss_jax.models import abstract_params, layer_stacking, partitioning
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import layouts, open_pretrained
 from dss_jax.pretrained.files.lazy_arrays import LazyArray
-from dss_jax.training import initialization, t5x_optimizer_state
+from dss_jax.training import initialization, optimizers, t5x_optimizer_state
+from dss_jax.training.optimizers import adafactor, schedules
 
 CONFIG = T5Config(
   vocab_size=40,
@@ -299,7 +299,7 @@ def test_t5xs_own_checkpoint_goes_on_from_its_optimizer_state(
   shared_data, layout
 ):
   """The step after is T5X's (parity.npz), through the trainer's own door."""
-  from dss_jax import losses
+  from dss_jax.training import losses
 
   folder = shared_data / "t5x_tiny"
   path = str(folder / layout)

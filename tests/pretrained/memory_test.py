@@ -21,7 +21,7 @@ CONFIG = T5Config(
 
 _PROGRAM = """
 import resource, sys, jax
-from dss_jax import optimizers
+from dss_jax.training import optimizers
 from dss_jax.models import abstract_params
 from dss_jax.models import partitioning
 from dss_jax.models.encoder_decoder import EncoderDecoderModel

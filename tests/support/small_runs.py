@@ -6,13 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dss_jax import evaluation, optimizers, schedules, vocabularies
+from dss_jax import vocabularies
 from dss_jax.data import pipeline
 from dss_jax.datasets import DataOptions
 from dss_jax.models import config as model_config
 from dss_jax.models import partitioning
 from dss_jax.models.decoding import decode_cache
-from dss_jax.train_config import TrainConfig
+from dss_jax.training import evaluation, optimizers
+from dss_jax.training.optimizers import schedules
+from dss_jax.training.train_config import TrainConfig
 
 VOCABULARY = vocabularies.from_name("taxonli")
 SIZES = model_config.T5Config(

@@ -7,7 +7,7 @@ Standard fine-tuning writes the label. Distilling step-by-step (arXiv
 another. The alternatives it is compared with put both in one target, or the
 rationale into the input. Here each of them is a row of `METHODS`, never a
 branch in the trainer. Both paths to tokens use these definitions: the direct
-one (`data/examples.py`) and SeqIO (`data/tasks`).
+one (`data/tokens/examples.py`) and SeqIO (`data/seqio`).
 
 Registered names are `<dataset>_<method>`, with `_teacher` appended for the
 teacher's labels in place of the gold ones: `svamp_dss`, `svamp_dss_teacher`.

@@ -27,7 +27,7 @@ def task_fingerprint(
 
   Of our own it is the fingerprint they have without SeqIO: by the content of
   their records. Of others, and of SeqIO's caches, it is made of what the Tasks
-  are defined by (`data/describe.py`).
+  are defined by (`task_description.py`).
   """
   provider = find_provider(name, split)
   lengths = examples.check_feature_lengths(feature_lengths)

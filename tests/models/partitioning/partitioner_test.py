@@ -9,10 +9,10 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from dss_jax import optimizers, train_state
 from dss_jax.base.errors import UserError
 from dss_jax.models.partitioning import Partitioner, standard_logical_axis_rules
 from dss_jax.models.partitioning.logical_axes import NamedParam, named_params
+from dss_jax.training import optimizers, train_state
 
 SHAPES = {
   "embedding": jax.ShapeDtypeStruct((64, 8), jnp.float32),

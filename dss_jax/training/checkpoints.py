@@ -1,0 +1,420 @@
+"""Checkpoints: the train state and the loop's own memory, by Orbax.
+
+A checkpoint holds everything that the rest of a run depends on, so a run
+killed at any moment and started again ends as if it had not been:
+
+  checkpoints/<step>/state   parameters, optimizer state, step (arrays)
+  checkpoints/<step>/loop    what the loop remembers: best step, patience, ...
+  checkpoints/<step>/base    of runs that train adapters: whose they are
+
+Saving is asynchronous. A save cut short leaves no checkpoint behind, only a
+temporary folder that the next start removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import pathlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers
+
+from dss_jax.base import named_trees, value_types
+from dss_jax.base.errors import (
+  StorageError,
+  UserError,
+  damaged_file,
+  lost_process,
+  one_line,
+)
+
+PyTree = Any
+FOLDER = "checkpoints"
+_SECONDS_WITHOUT_OTHERS = 5.0
+# What is noted of the parameters that adapters add to.
+_BASE: dict[str, Any] = {
+  "path": str,
+  "sha256": str,
+  "rank": int,
+  "alpha": float,
+  "targets": str,
+  "also_train": list[str],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SaveOptions:
+  """When checkpoints are written and which are kept.
+
+  Attributes:
+    period: steps between checkpoints. The step at which an evaluation is the
+      best so far, and the last step, are saved too.
+    keep: how many of the newest to keep; None keeps all. The best one by the
+      validation metric is always kept.
+    asynchronous: write while training goes on.
+  """
+
+  period: int = 1000
+  keep: int | None = 2
+  asynchronous: bool = True
+
+  def __post_init__(self):
+    if self.period < 1:
+      raise UserError(
+        f"utils.SaveCheckpointConfig.period is {self.period}; it counts"
+        " steps and must be at least 1"
+      )
+    if self.keep is not None and self.keep < 1:
+      raise UserError(
+        f"utils.SaveCheckpointConfig.keep is {self.keep}; give at least 1, or"
+        " None to keep all"
+      )
+
+
+class _NewestAndBest(checkpoint_managers.PreservationPolicy):
+  """Keeps the newest `keep` checkpoints and the one marked as best."""
+
+  def __init__(self, keep: int | None):
+    self.keep = keep
+    self.best_step: int | None = None
+
+  def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
+    del context
+    first_kept = 0 if self.keep is None else len(checkpoints) - self.keep
+    return [
+      index >= first_kept or checkpoint.step == self.best_step
+      for index, checkpoint in enumerate(checkpoints)
+    ]
+
+
+class Checkpoints:
+  """The checkpoints of one run, in `<model_dir>/checkpoints`."""
+
+  def __init__(
+    self,
+    model_dir: str | pathlib.Path,
+    options: SaveOptions | None = None,
+    *,
+    read_only: bool = False,
+  ):
+    """Opens the folder, making it unless `read_only`.
+
+    Raises:
+      UserError: where `read_only` and there is no checkpoint folder.
+    """
+    options = options or SaveOptions()
+    self.options = options
+    self.folder = pathlib.Path(model_dir).absolute() / FOLDER
+    if read_only and not self.folder.is_dir():
+      raise UserError(
+        f"no checkpoints in {str(model_dir)!r}: give the MODEL_DIR of a"
+        " finished or running training"
+      )
+    self._policy = _NewestAndBest(options.keep)
+    # Orbax looks at all of them first.
+    with damaged_file(self.folder, "delete the step's folder that it is in"):
+      self._manager = ocp.CheckpointManager(
+        self.folder,
+        item_names=("state", "loop", "base"),
+        options=ocp.CheckpointManagerOptions(
+          create=not read_only,
+          read_only=read_only,
+          cleanup_tmp_directories=not read_only,
+          enable_async_checkpointing=options.asynchronous,
+          preservation_policy=self._policy,
+          # The loop decides when; the manager saves whenever it is asked.
+          should_save_fn=lambda *_: True,
+        ),
+      )
+
+  # ------------------------------------------------------------------ looking
+
+  def steps(self) -> list[int]:
+    """The steps that have a complete checkpoint, ascending."""
+    return sorted(self._manager.all_steps())
+
+  def latest_step(self) -> int | None:
+    """The newest step that has a complete checkpoint."""
+    return self._manager.latest_step()
+
+  def resolve_step(self, step: int | str = "best") -> int:
+    """Turns `best`, `latest` or a number into a step that exists.
+
+    `best` falls back to the latest where no evaluation has been made.
+
+    Raises:
+      UserError: where there is no such checkpoint.
+    """
+    steps = self.steps()
+    if not steps:
+      raise UserError(f"{self.folder} holds no complete checkpoint")
+    if step == "latest":
+      return steps[-1]
+    if step == "best":
+      best = self.loop_state(steps[-1]).get("best_step")
+      return best if best in steps else steps[-1]
+    try:
+      number = int(step)
+    except ValueError:
+      number = None
+    if number not in steps:
+      raise UserError(
+        f"no checkpoint of step {step!r} in {self.folder}; there are"
+        f" {', '.join(map(str, steps))}, 'best' and 'latest'"
+      )
+    return number
+
+  def loop_state(self, step: int) -> dict[str, Any]:
+    """What the loop remembered at `step`.
+
+    Raises:
+      UserError: where the checkpoint is damaged.
+    """
+    with self._reading(step):
+      restored = self._manager.restore(
+        step, args=ocp.args.Composite(loop=ocp.args.JsonRestore())
+      )
+      return dict(restored["loop"])
+
+  def base(self, step: int) -> dict[str, Any] | None:
+    """What the parameters saved at `step` add to; None where they are all.
+
+    Raises:
+      UserError: where the checkpoint is damaged.
+    """
+    if not (self.folder / str(step) / "base").is_dir():
+      return None
+    with self._reading(step):
+      restored = self._manager.restore(
+        step, args=ocp.args.Composite(base=ocp.args.JsonRestore())
+      )
+      base = dict(restored["base"])
+      for name, hint in _BASE.items():
+        if not value_types.matches(base.get(name), hint):
+          raise ValueError(f"the {name} of its base is {base.get(name)!r}")
+      return base
+
+  # ------------------------------------------------------------------- saving
+
+  def save(
+    self,
+    step: int,
+    state: PyTree,
+    loop_state: Mapping[str, Any],
+    base: Mapping[str, Any] | None = None,
+  ) -> None:
+    """Starts saving; returns once the arrays are copied off the device.
+
+    Args:
+      step: updates made so far, which is also the position in the data.
+      state: the train state.
+      loop_state: JSON values; `best_step` says which checkpoint to keep.
+      base: JSON values; says what the parameters add to, if they do.
+
+    Raises:
+      StorageError: where it, or the one before, cannot be written.
+    """
+    self._policy.best_step = loop_state.get("best_step")
+    items = {
+      "state": ocp.args.PyTreeSave(_as_tree(state)),
+      "loop": ocp.args.JsonSave(dict(loop_state)),
+    }
+    if base is not None:
+      items["base"] = ocp.args.JsonSave(dict(base))
+    with self._writing():
+      self._manager.save(step, args=ocp.args.Composite(**items))
+
+  def wait(self) -> None:
+    """Waits until what is being saved is on disk.
+
+    Raises:
+      StorageError: where it cannot be written.
+    """
+    with self._writing():
+      self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    # Orbax waits for its thread that removes temporary folders only before a
+    # save; a process that ended sooner would print that thread's traceback.
+    wait = getattr(self._manager, "_maybe_await_cleanup_tmp_directory", None)
+    with self._writing():
+      if wait is not None:
+        wait()
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Tells a failed save in one line; Orbax raises what its parts raise."""
+    try:
+      yield
+    except StorageError:
+      raise
+    except Exception as error:
+      reason = one_line(getattr(error, "strerror", None) or error, longest=300)
+      raise StorageError(
+        f"a checkpoint could not be written to {self.folder} ({reason}): make"
+        " room, or what else it takes, and start the run again; it goes on"
+        " from its last checkpoint"
+      ) from error
+
+  @contextlib.contextmanager
+  def _reading(self, step: int) -> Iterator[None]:
+    """Tells a damaged checkpoint in one line."""
+    try:
+      yield
+    except UserError:
+      raise
+    except Exception as error:  # whatever the parsers make of damaged bytes
+      reason = one_line(str(error) or type(error).__name__)
+      raise UserError(
+        f"the checkpoint {self.folder / str(step)} is damaged ({reason}):"
+        " delete that folder to go on from the one before, or from the start"
+      ) from error
+
+  def __enter__(self) -> Checkpoints:
+    return self
+
+  def __exit__(
+    self, _: object, error: BaseException | None, *more: object
+  ) -> None:
+    if not lost_process(error):
+      self.close()
+      return
+    # What is being saved would wait for the others until JAX gives them up.
+    closing = threading.Thread(target=self._try_to_close, daemon=True)
+    closing.start()
+    closing.join(_SECONDS_WITHOUT_OTHERS)
+
+  def _try_to_close(self) -> None:
+    with contextlib.suppress(StorageError):
+      self.close()
+
+  # ---------------------------------------------------------------- restoring
+
+  def restore(self, step: int, like: PyTree) -> PyTree:
+    """The train state saved at `step`.
+
+    Args:
+      step: a step that has a checkpoint.
+      like: a train state of `jax.ShapeDtypeStruct` leaves (with shardings, on
+        which the arrays are placed directly) or of arrays.
+
+    Raises:
+      UserError: where the checkpoint is of another model or optimizer.
+    """
+    tree = _as_tree(like)
+    self._check_same(step, tree)
+    return dataclasses.replace(like, **self._restore(step, tree))
+
+  def param_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters saved at `step`, by their paths."""
+    path = epath.Path(self.folder) / str(step) / "state"
+    with self._reading(step):
+      tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
+      return named_trees.shapes(tree["params"])
+
+  def restore_params(self, step: int, like: PyTree) -> PyTree:
+    """Only the parameters saved at `step`; `like` as in `restore`."""
+    self._check_same(step, {"params": like}, only="params")
+    return self._restore(step, {"params": like}, partial=True)["params"]
+
+  def _restore(
+    self, step: int, tree: PyTree, *, partial: bool = False
+  ) -> PyTree:
+    restore_args = ocp.checkpoint_utils.construct_restore_args(tree)
+    with self._reading(step):
+      return self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.PyTreeRestore(
+            item=tree, restore_args=restore_args, partial_restore=partial
+          )
+        ),
+      )["state"]
+
+  def restore_numpy(self, step: int) -> PyTree:
+    """The whole saved tree as host arrays, whatever its structure."""
+    path = epath.Path(self.folder) / str(step) / "state"
+    handler = ocp.PyTreeCheckpointHandler()
+    with self._reading(step):
+      metadata = handler.metadata(path).tree
+      restore_args = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+        metadata,
+        is_leaf=lambda leaf: hasattr(leaf, "shape"),
+      )
+      return handler.restore(
+        path, args=ocp.args.PyTreeRestore(restore_args=restore_args)
+      )
+
+  def _check_same(
+    self, step: int, wanted: PyTree, only: str | None = None
+  ) -> None:
+    """Compares names and shapes before anything is read."""
+    path = epath.Path(self.folder) / str(step) / "state"
+    with self._reading(step):
+      saved = named_trees.shapes(
+        ocp.PyTreeCheckpointHandler().metadata(path).tree
+      )
+    if only:
+      saved = {k: v for k, v in saved.items() if k.startswith(f"{only}/")}
+    problems = named_trees.describe_mismatch(saved, named_trees.shapes(wanted))
+    if problems:
+      raise UserError(
+        f"the checkpoint of step {step} in {self.folder} is not of this model"
+        f" and optimizer: {problems}; use the gin files it was trained with,"
+        " or another MODEL_DIR"
+      )
+
+
+# ------------------------------------------------------------------- helpers
+
+
+def _as_tree(state: PyTree) -> PyTree:
+  """A train state as a dictionary, the form it has on disk."""
+  if dataclasses.is_dataclass(state):
+    return {
+      field.name: getattr(state, field.name)
+      for field in dataclasses.fields(state)
+    }
+  return state
+
+
+def print_summary(model_dir: str, *, hashes: bool = False) -> None:
+  """Prints a run's checkpoints and, if asked, what identifies the latest.
+
+  Args:
+    model_dir: the run.
+    hashes: print SHA-256 of its parameters, optimizer state, what the loop
+      remembers (times aside) and metrics.jsonl (times aside).
+  """
+  from dss_jax.training import monitoring as logging_lib
+
+  with Checkpoints(model_dir, read_only=True) as checkpoints:
+    latest = checkpoints.resolve_step("latest")
+    best = checkpoints.loop_state(latest).get("best_step")
+    for step in checkpoints.steps():
+      loop = checkpoints.loop_state(step)
+      marks = [" best"] * (step == best) + [" latest"] * (step == latest)
+      with damaged_file(checkpoints.folder / str(step), "delete that folder"):
+        tokens = loop["encoder_tokens"] + loop["decoder_tokens"]
+        print(f"step {step}:{','.join(marks)} ({tokens:,} tokens seen)")
+    if not hashes:
+      return
+    tree = checkpoints.restore_numpy(latest)
+    loop = checkpoints.loop_state(latest)
+  loop.pop("wall_s", None)
+  print(f"params     {named_trees.tree_hash(tree['params'])}")
+  print(f"opt_state  {named_trees.tree_hash(tree['opt_state'])}")
+  text = json.dumps(loop, sort_keys=True)
+  print(f"loop       {hashlib.sha256(text.encode()).hexdigest()}")
+  print(f"metrics    {logging_lib.metrics_hash(pathlib.Path(model_dir))}")

@@ -1,0 +1,193 @@
+"""Evaluation by decoding: inputs in, predictions and scores out."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dss_jax import vocabularies
+from dss_jax.base.errors import UserError
+from dss_jax.data import pipeline
+from dss_jax.models.decoding import generation
+from dss_jax.training import run_directory
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+  """What is scored while a student trains.
+
+  Attributes:
+    tasks: registered names, or one; None takes the tasks that write labels
+      among those of the training mixture (`svamp_dss` -> `svamp_label`).
+    split: the split that selects the best checkpoint.
+    metric: the metric that selects; None takes the first task's first one.
+    max_examples: how many examples of each task; None takes all.
+    loss_batches: batches of the split whose teacher-forced losses are measured
+      too (T5X's EVAL_STEPS); None takes the whole split, 0 none.
+    batch_size: sequences decoded together.
+    decode: how to decode.
+    test_split: scored once, after training, at the selected checkpoint; None
+      leaves it out.
+  """
+
+  tasks: Sequence[str] | str | None = None
+  split: str = "validation"
+  metric: str | None = None
+  max_examples: int | None = None
+  loss_batches: int | None = 20
+  batch_size: int = 128
+  decode: generation.DecodeOptions = dataclasses.field(
+    default_factory=generation.DecodeOptions
+  )
+  test_split: str | None = "test"
+
+  def __post_init__(self):
+    if isinstance(self.tasks, str):
+      object.__setattr__(self, "tasks", (self.tasks,))
+    for name, least, none in (
+      ("max_examples", 1, " or None"),
+      ("loss_batches", 0, " or None"),
+      ("batch_size", 1, ""),
+    ):
+      value = getattr(self, name)
+      if not (none and value is None) and value < least:
+        raise UserError(
+          f"evaluation.EvaluationConfig.{name} is {value!r}; it must be"
+          f" {least} or more{none}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """What one evaluation found.
+
+  Attributes:
+    task: the task's name.
+    split: the split.
+    metrics: name -> value, the one that counts first.
+    rows: what eval/<task>/<step>.jsonl holds, in the data's order.
+  """
+
+  task: str
+  split: str
+  metrics: Mapping[str, float]
+  rows: Sequence[Mapping[str, Any]]
+
+
+class Evaluator:
+  """Scores a student on tasks by decoding.
+
+  Attributes:
+    generator: decodes.
+    vocabulary: turns ids into text.
+    tasks: `evaluations.Evaluation`s or `materialize.SeqioEvaluation`s.
+  """
+
+  def __init__(
+    self,
+    generator: generation.Generator,
+    vocabulary: vocabularies.Vocabulary,
+    tasks: Sequence[pipeline.EvaluationTask],
+  ):
+    self.generator = generator
+    self.vocabulary = vocabulary
+    self.tasks = list(tasks)
+
+  def run(
+    self, params: PyTree, *, progress: Callable[[str], None] | None = None
+  ) -> list[Scores]:
+    """Decodes and scores every task, in their order.
+
+    Args:
+      params: the student's parameters, on the generator's mesh.
+      progress: called with a short text now and then.
+    """
+    return [self._run_task(params, task, progress) for task in self.tasks]
+
+  def _run_task(self, params, task, progress) -> Scores:
+    def report(done: int) -> None:
+      if progress:
+        progress(f"{task.name} {task.split} {done}/{len(task)}")
+
+    outputs, log_probs = self.generator(
+      params,
+      task.inputs,
+      max_decode_length=generation.decode_length(task.longest_target),
+      progress=report,
+    )
+    decoded = [self.vocabulary.decode(output) for output in outputs]
+    predictions = task.predictions(decoded)
+    correct = task.correct(predictions) or [None] * len(task)
+    rows = [
+      {
+        "id": task.ids[i],
+        "input": task.input_texts[i],
+        "target": task.targets[i],
+        "prediction": predictions[i],
+        "correct": correct[i],
+        "output": decoded[i],
+        "log_prob": round(float(log_probs[i]), 5),
+      }
+      for i in range(len(task))
+    ]
+    return Scores(task.name, task.split, task.score(predictions), rows)
+
+
+def write_predictions(
+  folder: pathlib.Path, step: int, scores: Sequence[Scores]
+) -> None:
+  """Writes `<folder>/<task>/<step>.jsonl`; other splits than validation get
+  their name appended to the task's."""
+  for score in scores:
+    suffix = "" if score.split == "validation" else f"-{score.split}"
+    run_directory.write_jsonl(
+      folder / f"{score.task}{suffix}" / f"{step}.jsonl", score.rows
+    )
+
+
+def flat_metrics(scores: Sequence[Scores]) -> dict[str, float]:
+  """`<task>/<split>/<metric>` -> value, for metrics.jsonl and TensorBoard."""
+  return {
+    f"{score.task}/{score.split}/{metric}": value
+    for score in scores
+    for metric, value in score.metrics.items()
+  }
+
+
+def check_metric(
+  tasks: Sequence[pipeline.EvaluationTask], metric: str | None
+) -> None:
+  """Raises UserError now for a metric that would be missing after training.
+
+  Of SeqIO's tasks only their functions know what they return.
+  """
+  names = [getattr(task, "metric_names", None) for task in tasks]
+  known = list(dict.fromkeys(name for each in names for name in each or ()))
+  if metric is not None and None not in names and metric not in known:
+    raise _unknown_metric(metric, known)
+
+
+def _unknown_metric(metric: str, known: Sequence[str]) -> UserError:
+  return UserError(
+    f"evaluation.EvaluationConfig.metric is {metric!r}; the evaluated tasks have"
+    f" {', '.join(known)}"
+  )
+
+
+def selection_value(scores: Sequence[Scores], metric: str | None) -> float:
+  """The number that selects the best checkpoint; larger is better.
+
+  Raises:
+    UserError: where no task has the metric.
+  """
+  first = scores[0].metrics
+  if metric is None:
+    return next(iter(first.values()))
+  for score in scores:
+    if metric in score.metrics:
+      return score.metrics[metric]
+  raise _unknown_metric(metric, list(first))

@@ -1,0 +1,93 @@
+"""Pieces that all optimizers share: clipping, decay masks, learning rates."""
+
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dss_jax.models.partitioning import logical_axes
+from dss_jax.training.optimizers.schedules import LearningRateFn
+
+# Searched in a parameter's path: layer-norm scales and biases, T5's relative
+# position biases among them. T5X and Optax decay these too by default, though
+# for a scale zero is not a neutral value. An empty tuple decays everything.
+NO_DECAY = (r"(^|/)(scale|bias|rel_embedding)$",)
+
+
+def decay_mask(params_shape: Any, no_decay: tuple[str, ...]) -> Any:
+  """Pytree of bools like the parameters: whether weight decay applies."""
+  structure = jax.tree.structure(params_shape)
+  return structure.unflatten(
+    not any(re.search(pattern, param.path) for pattern in no_decay)
+    for param in logical_axes.named_params(params_shape)
+  )
+
+
+def _clip_by_global_norm(grads: Any, clip_norm: float | None) -> Any:
+  """Scales gradients down to a global L2 norm of at most `clip_norm`."""
+  if clip_norm is None:
+    return grads
+  scale = jnp.minimum(1.0, clip_norm / optax.tree.norm(grads))
+  return jax.tree.map(lambda g: g * scale, grads)
+
+
+def clipped(
+  tx: optax.GradientTransformation, clip_norm: float | None
+) -> optax.GradientTransformationExtraArgs:
+  """`tx` on clipped gradients. Clipping has no state, so neither has this."""
+  tx = optax.with_extra_args_support(tx)
+
+  def update(updates, state, params=None, **extra_args):
+    clipped_updates = _clip_by_global_norm(updates, clip_norm)
+    return tx.update(clipped_updates, state, params, **extra_args)
+
+  return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+class ScheduleState(NamedTuple):
+  """Number of updates made, for a learning rate without a given step."""
+
+  count: jax.Array  # [] int32
+
+
+def scale_by_learning_rate(
+  learning_rate_fn: LearningRateFn,
+) -> optax.GradientTransformationExtraArgs:
+  """Multiplies by minus the learning rate of `step`."""
+
+  def init(params):
+    del params
+    return ScheduleState(jnp.zeros([], jnp.int32))
+
+  def update(updates, state, params=None, *, step=None, **extra_args):
+    del params, extra_args
+    rate = learning_rate_fn(state.count if step is None else step)
+    updates = jax.tree.map(lambda u: -rate * u, updates)
+    return updates, ScheduleState(state.count + 1)
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def scale_by_block_rms(
+  params_shape: Any, param_axes: Any, minimum: float
+) -> optax.GradientTransformation:
+  """Multiplies by max(RMS of the parameter block, minimum)."""
+  named = list(logical_axes.named_params(params_shape, param_axes))
+
+  def init(params):
+    del params
+    return optax.EmptyState()
+
+  def update(updates, state, params=None):
+    leaves, structure = jax.tree.flatten(updates)
+    values = structure.flatten_up_to(params)
+    scaled = []
+    for param, u, p in zip(named, leaves, values, strict=True):
+      dims = logical_axes.block_dims(param.axes)
+      rms = jnp.sqrt(jnp.mean(jnp.square(p), axis=dims, keepdims=True))
+      scaled.append(u * jnp.maximum(rms, minimum))
+    return structure.unflatten(scaled), state
+
+  return optax.GradientTransformation(init, update)

@@ -1,0 +1,157 @@
+"""The files of one run, in MODEL_DIR, apart from its checkpoints.
+
+config.gin      the configuration it ran with, ready to be parsed again
+run.json        versions, source revision, devices, data fingerprint
+metrics.jsonl   one line per step and one per evaluation
+events.out.*    the same for TensorBoard
+eval/<task>/<step>.jsonl   what was decoded: input, target, prediction, correct
+results.jsonl   final scores, one row per metric
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from dss_jax import __version__
+from dss_jax.base import atomic_files
+from dss_jax.base.errors import UserError, damaged_file, writing
+
+_PACKAGES = (
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "numpy",
+  "sentencepiece",
+  "seqio",
+  "tensorflow",
+)
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+  """Writes `text` so that a reader sees the old file or the whole new one."""
+  with writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_files.atomic_path(path) as temporary:
+      temporary.write_text(text, encoding="utf-8")
+
+
+def write_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+  """Writes one JSON object a line, atomically."""
+  write_atomically(
+    path,
+    "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+  )
+
+
+def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads what `write_jsonl` wrote; a missing file is an empty list.
+
+  A last line cut short by a kill is left out.
+
+  Raises:
+    UserError: where a line is no JSON object.
+  """
+  if not path.exists():
+    return []
+  rows = []
+  with (
+    damaged_file(path, "delete it, and what can be made again will be"),
+    open(path, encoding="utf-8") as file,
+  ):
+    # Not `splitlines`, which cuts at characters that JSON leaves as they are.
+    for line in file:
+      if not line.endswith("\n"):
+        break
+      rows.append(dict(json.loads(line)))
+  return rows
+
+
+@contextlib.contextmanager
+def locked(model_dir: pathlib.Path) -> Iterator[None]:
+  """Holds the run's folder: two processes must not write the same run.
+
+  The lock goes with the process, so a killed run leaves none behind.
+
+  Raises:
+    UserError: where another process holds it, or it cannot be written.
+  """
+  import fcntl
+
+  try:
+    model_dir.mkdir(parents=True, exist_ok=True)
+    file = open(model_dir / ".lock", "a+", encoding="utf-8")  # noqa: SIM115
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f"MODEL_DIR {str(model_dir)!r} is no folder that can be written to"
+      f" ({getattr(error, 'strerror', None) or error}): give another"
+      " --gin.MODEL_DIR"
+    ) from error
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise UserError(
+        f"another process is training in {str(model_dir)!r}: wait for it, or"
+        " give another --gin.MODEL_DIR"
+      ) from error
+    yield
+
+
+def describe_machine() -> dict[str, Any]:
+  """Versions, source revision and devices, for `run.json`."""
+  import jax
+
+  versions = {}
+  for name in _PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      versions[name] = importlib.metadata.version(name)
+  devices = jax.devices()
+  return {
+    "dss_jax": __version__,
+    "python": platform.python_version(),
+    "versions": versions,
+    "revision": source_revision(),
+    "platform": devices[0].platform,
+    "device_kind": devices[0].device_kind,
+    "num_devices": len(devices),
+    "num_processes": jax.process_count(),
+    "command": sys.argv,
+  }
+
+
+def source_revision() -> str | None:
+  """The git commit of the checkout dss_jax runs from, `+` if changed."""
+  folder = pathlib.Path(__file__).resolve().parents[2]
+  if not (folder / ".git").exists():
+    return None
+
+  def git(*arguments: str) -> str:
+    return subprocess.run(
+      ["git", "-C", str(folder), *arguments],
+      capture_output=True,
+      text=True,
+      timeout=10,
+      check=True,
+    ).stdout.strip()
+
+  try:
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "HEAD") + ("+" if changed else "")
+  except (OSError, subprocess.SubprocessError):
+    return None
+
+
+def config_sha(text: str) -> str:
+  """A short name of a configuration, for result rows."""
+  return hashlib.sha256(text.encode()).hexdigest()[:12]

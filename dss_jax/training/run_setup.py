@@ -1,0 +1,286 @@
+"""Setting up a run: what it reads, trains and is checked against.
+
+Everything that may be refused is looked at here, before the first step: a
+configuration that cannot run, or that does not fit the run found in the folder,
+is told before it costs anything or changes a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import optax
+
+from dss_jax.base.errors import UserError, damaged_file
+from dss_jax.data.feeding import training_data
+from dss_jax.data.packing import packed_features, row_plans
+from dss_jax.models import abstract_params
+from dss_jax.training import checkpoints as checkpoints_lib
+from dss_jax.training import evaluation as evaluation_lib
+from dss_jax.training import (
+  initialization,
+  lora_runs,
+  losses,
+  results,
+  run_directory,
+  train_config,
+  train_state,
+  train_step,
+)
+from dss_jax.training.loop_state import LoopState
+from dss_jax.training.train_config import TrainConfig
+
+PyTree = Any
+
+# What the run's seed is folded with, for each use of randomness.
+PARAMS_KEY, DROPOUT_KEY = 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """What a start of a run works with, its state aside.
+
+  Attributes:
+    data: what is trained on.
+    evaluators: of the selecting split, and of the test split if there is one.
+    base: what adapters are trained beside; None where all is trained.
+    model: what is trained: the student, or adapters for it.
+    shardings: where the state's arrays live.
+    earlier: `run.json` of the run that is continued; empty where there is none.
+  """
+
+  data: training_data.TrainingData
+  evaluators: Sequence[evaluation_lib.Evaluator]
+  base: lora_runs.Base | None
+  model: Any
+  shardings: train_state.TrainState
+  earlier: Mapping[str, Any]
+
+
+def set_up(
+  config: TrainConfig,
+  folder: pathlib.Path,
+  checkpoints: checkpoints_lib.Checkpoints,
+) -> tuple[Setup, train_state.TrainState, LoopState]:
+  """Reads and checks all that a run needs, in the order of what it costs.
+
+  Args:
+    config: the run.
+    folder: its folder, locked.
+    checkpoints: those in the folder.
+
+  Returns:
+    What the run works with, the state to go on from, which steps will take
+    over, and what the loop remembered.
+
+  Raises:
+    UserError: for a configuration that cannot run, or that does not fit the
+      run found in the folder.
+  """
+  partitioner = config.partitioner
+  train_config.check_vocabulary(config.vocabulary, config.model)
+  latest = checkpoints.latest_step()
+  start = _open_initial(config, latest)
+  earlier = _earlier_description(folder, latest)
+  data = training_data.load(
+    config.train_dataset_cfg,
+    config.vocabulary,
+    seed=config.random_seed,
+    steps=range(latest or 0, config.total_steps),
+    rows_multiple_of=partitioner.data_size * config.num_microbatches,
+    rows_of_process=partitioner.process_rows,
+    earlier_shape=earlier.get("batch_shape"),
+  )
+  _check_same_data(config, data, earlier)
+  _check_attention(config, data.shape)
+  evaluators = _evaluators(config)
+  base = lora_runs.open_base(config, checkpoints, latest)
+  model = base.adapters if base else config.model
+  loop = LoopState()
+  if latest is not None:
+    with damaged_file(checkpoints.folder / str(latest), "delete that folder"):
+      loop = LoopState(**checkpoints.loop_state(latest))
+  state, shardings = _restore_or_init(config, checkpoints, model, base, start)
+  setup = Setup(data, evaluators, base, model, shardings, earlier)
+  return setup, state, loop
+
+
+def describe(config: TrainConfig, setup: Setup) -> dict[str, Any]:
+  """What `run.json` says of a run before it has made a step."""
+  description = run_directory.describe_machine() | {
+    "data_fingerprint": setup.data.fingerprint,
+    "task": setup.data.task_name,
+    "seed": config.random_seed,
+    "num_parameters": results.num_parameters(config.model),
+    "mesh": dict(config.partitioner.mesh.shape),
+    "batch_shape": dataclasses.asdict(setup.data.shape),
+  }
+  if setup.base:
+    description["lora"] = setup.base.as_json()
+  return description
+
+
+def transformation(
+  config: TrainConfig, model: Any
+) -> optax.GradientTransformation:
+  """The run's optimizer, for what is trained."""
+  return config.optimizer.transform(
+    config.learning_rate_fn,
+    abstract_params.param_shapes(model),
+    model.param_axes(),
+  )
+
+
+def _evaluators(config: TrainConfig) -> list[evaluation_lib.Evaluator]:
+  """Made before training, so that a split that is not there is told at once."""
+  evaluation = config.evaluation_cfg
+  selecting = train_config.make_evaluator(config, evaluation.split)
+  evaluation_lib.check_metric(selecting.tasks, evaluation.metric)
+  if evaluation.test_split is None:
+    return [selecting]
+  try:
+    test = train_config.make_evaluator(
+      config, evaluation.test_split, generator=selecting.generator
+    )
+  except UserError as error:
+    raise UserError(
+      f"{error}; to train without a test, set"
+      " evaluation.EvaluationConfig.test_split to None"
+    ) from error
+  return [selecting, test]
+
+
+def _open_initial(
+  config: TrainConfig, latest: int | None
+) -> initialization.Initial | None:
+  """What a new run starts from, compared with the student before all else."""
+  path = config.initial_checkpoint_path
+  if path is None or latest is not None:
+    return None
+  return initialization.open_initial(
+    path,
+    config.model,
+    config.vocabulary,
+    optimizer_state=config.restore_optimizer,
+  )
+
+
+def _earlier_description(
+  folder: pathlib.Path, latest: int | None
+) -> dict[str, Any]:
+  """`run.json` of the run that is continued; empty where there is none."""
+  path = folder / "run.json"
+  if latest is None or not path.exists():
+    return {}
+  remedy = "restore it, or give another MODEL_DIR"
+  with damaged_file(path, remedy):
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    shape = earlier.get("batch_shape")
+    if shape is not None:
+      row_plans.BatchShape(**shape)
+    return earlier
+
+
+def _check_same_data(
+  config: TrainConfig,
+  data: training_data.TrainingData,
+  earlier: Mapping[str, Any],
+) -> None:
+  """A run goes on only with the data and the order it began with."""
+  now = {"data_fingerprint": data.fingerprint, "seed": config.random_seed}
+  for name, value in now.items():
+    if earlier.get(name, value) != value:
+      raise UserError(
+        f"MODEL_DIR {config.model_dir!r} holds a run whose {name} is"
+        f" {earlier[name]!r}, now it is {value!r}: give another MODEL_DIR, or"
+        " the data, task and RANDOM_SEED it began with"
+      )
+
+
+def _check_attention(config: TrainConfig, shape: row_plans.BatchShape) -> None:
+  """A kernel that was asked for by name takes these rows on these devices."""
+  if config.model.config.attention_implementation in ("auto", "xla"):
+    return
+  batch = {
+    name: jax.ShapeDtypeStruct(spec.shape, spec.dtype)
+    for name, spec in packed_features.feature_specs(
+      shape.rows, shape.encoder_length, shape.decoder_length
+    ).items()
+  }
+  jax.eval_shape(
+    config.model.hidden_states,
+    abstract_params.param_shapes(config.model),
+    batch,
+    dropout_key=jax.eval_shape(lambda: jax.random.key(0)),
+  )
+
+
+def _restore_or_init(
+  config: TrainConfig,
+  checkpoints: checkpoints_lib.Checkpoints,
+  model: Any,
+  base: lora_runs.Base | None,
+  start: initialization.Initial | None,
+) -> tuple[train_state.TrainState, train_state.TrainState]:
+  """The state to go on from, and its shardings."""
+  tx = transformation(config, model)
+  step = checkpoints.latest_step()
+  if step is not None:
+    shapes, shardings = train_state.abstract_state(
+      model, tx, config.partitioner
+    )
+    return checkpoints.restore(step, shapes), shardings
+  key = jax.random.fold_in(jax.random.key(config.random_seed), PARAMS_KEY)
+  if base:
+    params = base.adapters.init(key, base.params)
+    return train_state.state_from_params(
+      params, tx, config.partitioner, model.param_axes()
+    )
+  if start is not None:
+    return initialization.initial_state(
+      start,
+      model,
+      tx,
+      config.partitioner,
+      optimizer_state=config.restore_optimizer,
+    )
+  return train_state.init_state(model, tx, config.partitioner, key)
+
+
+def jit_step(
+  config: TrainConfig,
+  weighting: losses.Weighting,
+  tx: optax.GradientTransformation,
+  shardings: train_state.TrainState,
+  adapted: tuple[Any, PyTree] | None = None,
+) -> train_step.JittedStep:
+  """The step of a run, not yet compiled.
+
+  Args:
+    config: the run.
+    weighting: of the tokens of its batches.
+    tx: the optimizer.
+    shardings: of the state.
+    adapted: see `train_step.jit_train_step`.
+  """
+  return train_step.jit_train_step(
+    model=config.model,
+    adapted=adapted,
+    tx=tx,
+    weighting=weighting,
+    partitioner=config.partitioner,
+    state_shardings=shardings,
+    base_key=jax.random.fold_in(
+      jax.random.key(config.random_seed), DROPOUT_KEY
+    ),
+    num_microbatches=config.num_microbatches,
+    z_loss=config.objective.z_loss,
+    label_smoothing=config.objective.label_smoothing,
+    logits_at_once=config.logits_at_once(),
+    learning_rate_fn=config.learning_rate_fn,
+  )

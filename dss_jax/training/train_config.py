@@ -1,0 +1,232 @@
+"""All that a training run is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+
+from dss_jax import vocabularies
+from dss_jax.base.errors import UserError
+from dss_jax.data import pipeline
+from dss_jax.models import encoder_decoder, partitioning
+from dss_jax.models import lora as lora_lib
+from dss_jax.models.decoding import generation
+from dss_jax.training import checkpoints as checkpoints_lib
+from dss_jax.training import evaluation as evaluation_lib
+from dss_jax.training import losses, optimizers, vocabulary_loss
+from dss_jax.training.monitoring import profiling
+from dss_jax.training.optimizers import schedules
+
+# Fields of a run that are objects, a method that tells them from the function
+# that makes them, and an example.
+_OBJECTS = {
+  "model": ("hidden_states", "models.EncoderDecoderModel"),
+  "optimizer": ("transform", "optimizers.AdamW"),
+  "partitioner": ("put_batch", "partitioning.PjitPartitioner"),
+}
+VOCABULARY_LOSSES = ("fused", "plain")
+# Fields of a run that count something, and the macros that set them.
+_PATIENCE = "early_stopping_patience"
+_AT_LEAST_ONE = {
+  "total_steps": "TRAIN_STEPS",
+  "num_microbatches": "NUM_MICROBATCHES",
+  "eval_period": "EVAL_PERIOD",
+  "stats_period": "STATS_PERIOD",
+  "max_nonfinite_steps": "train.train.max_nonfinite_steps",
+  _PATIENCE: "EARLY_STOPPING_PATIENCE",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """All that a training run is made of; the arguments of T5X's `train.train`.
+
+  Attributes:
+    model: the student.
+    model_dir: folder of the run; a run found there is continued.
+    vocabulary: turns text into tokens, for inputs and targets; its name, as
+      `vocabularies.from_name` takes it, does too.
+    optimizer: one of `dss_jax.training.optimizers`.
+    learning_rate_fn: step -> learning rate.
+    train_dataset_cfg: what to train on.
+    total_steps: updates in all.
+    evaluation_cfg: what to decode and score while training.
+    partitioner: the mesh.
+    objective: weights and normalisation of the sub-tasks' losses.
+    save_cfg: when checkpoints are made and kept.
+    initial_checkpoint_path: parameters to start from (a run's MODEL_DIR, a
+      Hugging Face folder or a T5X checkpoint); None starts from random ones.
+    restore_optimizer: go on with the Adafactor state of that checkpoint too,
+      which T5X wrote.
+    lora: train adapters beside those parameters; None trains all parameters.
+    num_microbatches: parts a batch is cut into to save memory.
+    random_seed: of initial parameters, dropout and data order.
+    eval_period: steps between evaluations; None evaluates at the end only.
+    stats_period: steps between looks at the metrics; all steps are written.
+    early_stopping_patience: evaluations without a better one before the run
+      ends; None trains all steps.
+    max_nonfinite_steps: updates in a row that may be skipped for a loss or
+      gradient that is not finite before the run is stopped.
+    vocabulary_loss: how the losses of the vocabulary projection are computed:
+      "fused", or "plain" from all logits at once, the slow reference.
+    profile_steps: `A:B` records the steps A to B - 1 with JAX's profiler;
+      None records none.
+    debug_nans: end the run at the first step that is not finite, and say where
+      it came from; costs speed. Else such steps are skipped, see
+      `max_nonfinite_steps`.
+    config_text_fn: returns the configuration as text, for `config.gin`.
+  """
+
+  model: encoder_decoder.EncoderDecoderModel
+  model_dir: str
+  vocabulary: vocabularies.Vocabulary
+  optimizer: optimizers.Optimizer
+  learning_rate_fn: schedules.LearningRateFn
+  train_dataset_cfg: pipeline.DatasetConfig
+  total_steps: int
+  evaluation_cfg: evaluation_lib.EvaluationConfig = dataclasses.field(
+    default_factory=evaluation_lib.EvaluationConfig
+  )
+  partitioner: partitioning.Partitioner = dataclasses.field(
+    default_factory=partitioning.Partitioner
+  )
+  objective: losses.Objective = dataclasses.field(
+    default_factory=losses.Objective
+  )
+  save_cfg: checkpoints_lib.SaveOptions = dataclasses.field(
+    default_factory=checkpoints_lib.SaveOptions
+  )
+  initial_checkpoint_path: str | None = None
+  restore_optimizer: bool = False
+  lora: lora_lib.LoraOptions | None = None
+  num_microbatches: int = 1
+  random_seed: int = 0
+  eval_period: int | None = None
+  stats_period: int = 10
+  early_stopping_patience: int | None = None
+  max_nonfinite_steps: int = 10
+  vocabulary_loss: str = "fused"
+  profile_steps: str | None = None
+  debug_nans: bool = False
+  config_text_fn: Callable[[], str] | None = None
+
+  def logits_at_once(self, platform: str | None = None) -> int | None:
+    """Positions of a device whose logits exist at once; None for all.
+
+    Args:
+      platform: of the devices, as JAX names it; None asks the mesh.
+    """
+    if self.vocabulary_loss == "plain":
+      return None
+    return vocabulary_loss.positions_at_once(
+      self.model.config.vocab_size,
+      platform or self.partitioner.mesh.devices.flat[0].platform,
+    )
+
+  def __post_init__(self):
+    if self.vocabulary_loss not in VOCABULARY_LOSSES:
+      raise UserError(
+        f"train.train.vocabulary_loss is {self.vocabulary_loss!r}; allowed are"
+        f" {', '.join(map(repr, VOCABULARY_LOSSES))}"
+      )
+    if not self.model_dir or "\0" in self.model_dir:
+      raise UserError(
+        f"MODEL_DIR is {self.model_dir!r}; it must be the path of a folder"
+      )
+    folder = os.path.expanduser(self.model_dir)
+    object.__setattr__(self, "model_dir", folder)
+    vocabulary = vocabularies.from_name(self.vocabulary)
+    object.__setattr__(self, "vocabulary", vocabulary)
+    for name, (method, example) in _OBJECTS.items():
+      value = getattr(self, name)
+      if isinstance(value, type) or not hasattr(value, method):
+        raise UserError(
+          f"train.train.{name} is {value!r}; give the object, with parentheses"
+          f" in gin: @{example}()"
+        )
+    if self.lora is not None and self.initial_checkpoint_path is None:
+      raise UserError(
+        "lora.gin trains adapters beside the parameters of a base, and there is"
+        " none: add --gin.INITIAL_CHECKPOINT_PATH=..., a run's MODEL_DIR or a"
+        " pretrained checkpoint"
+      )
+    if self.restore_optimizer and (
+      self.lora is not None or self.initial_checkpoint_path is None
+    ):
+      raise UserError(
+        "RESTORE_OPTIMIZER is True, which goes on with the optimizer state of a"
+        " T5X checkpoint: set INITIAL_CHECKPOINT_PATH to one and leave out"
+        " lora.gin, or set it to False"
+      )
+    for name, binding in _AT_LEAST_ONE.items():
+      value = getattr(self, name)
+      optional = value is None and name in ("eval_period", _PATIENCE)
+      if not optional and not (isinstance(value, int) and value >= 1):
+        raise UserError(
+          f"{binding} is {value!r}; it must be a whole number from 1"
+        )
+    if self.profile_steps is not None:
+      profiling.parse_steps(self.profile_steps, self.total_steps)
+    seed = self.random_seed
+    if not (isinstance(seed, int) and 0 <= seed < 2**32):
+      raise UserError(
+        f"RANDOM_SEED is {seed!r}; it must be a whole number from 0, below 2^32"
+      )
+
+
+def check_vocabulary(
+  vocabulary: vocabularies.Vocabulary,
+  model: encoder_decoder.EncoderDecoderModel,
+) -> None:
+  """Raises UserError where the student lacks ids of the vocabulary."""
+  if vocabulary.vocab_size > model.config.vocab_size:
+    raise UserError(
+      f"the vocabulary {vocabulary.name} has {vocabulary.vocab_size} ids but"
+      f" the student only {model.config.vocab_size}: set"
+      " network.T5Config.vocab_size to at least that (a multiple of 128 is"
+      " fastest), or another VOCABULARY"
+    )
+
+
+def make_evaluator(
+  config: TrainConfig,
+  split: str,
+  tasks: Sequence[str] | None = None,
+  generator: generation.Generator | None = None,
+) -> evaluation_lib.Evaluator:
+  """The evaluator of a run's tasks on a split.
+
+  Args:
+    config: the run.
+    split: `validation` or `test`.
+    tasks: names to score instead of those of the run.
+    generator: of another evaluator of the run, whose compiled programs are
+      used again.
+  """
+  evaluation = config.evaluation_cfg
+  dataset = config.train_dataset_cfg
+  names = tasks or evaluation.tasks
+  found: list[pipeline.EvaluationTask] = []
+  for name in names or [dataset.mixture_or_task_name]:
+    found += pipeline.load_evaluations(
+      name,
+      split,
+      config.vocabulary,
+      dataset,
+      labels_only=not names,
+      max_examples=evaluation.max_examples,
+    )
+  for task in found:
+    if not len(task):
+      raise UserError(
+        f"{task.name} has nothing to score in split {split!r}: there are no"
+        " records with a target; choose EVAL_TASKS or another split"
+      )
+  generator = generator or generation.Generator(
+    config.model,
+    config.partitioner,
+    evaluation.decode,
+    batch_size=evaluation.batch_size,
+  )
+  return evaluation_lib.Evaluator(generator, config.vocabulary, found)

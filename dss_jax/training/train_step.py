@@ -1,0 +1,356 @@
+"""The training and evaluation steps: pure functions, and their jitted forms.
+
+A step is a function of (state, batch, key) alone. Everything random folds the
+state's step into the run's key, so step n is the same whenever it is run.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dss_jax.base import compilations
+from dss_jax.base.errors import UserError
+from dss_jax.models.partitioning import Partitioner, place
+from dss_jax.training import losses, vocabulary_loss
+from dss_jax.training.optimizers.schedules import LearningRateFn
+from dss_jax.training.train_state import TrainState
+
+Batch = losses.Batch
+Sums = dict[str, jax.Array]
+LossFn = Callable[[Any, Batch, jax.Array], tuple[jax.Array, Sums]]
+
+
+class Model(Protocol):
+  """All that a step needs of a model."""
+
+  def hidden_states(
+    self, params: Any, batch: Batch, *, dropout_key: jax.Array | None = None
+  ) -> jax.Array:
+    """[batch, length, emb], the decoder's outputs."""
+    ...
+
+  def logits(self, params: Any, hidden: jax.Array) -> jax.Array:
+    """[batch, length, vocab] float32 of [batch, length, emb]."""
+    ...
+
+
+def split_microbatches(batch: Batch, num_microbatches: int) -> Batch:
+  """[rows, ...] -> [num_microbatches, rows / num_microbatches, ...].
+
+  Micro-batch i takes rows i, i + n, i + 2n, ...: rows stay on their devices.
+  Cutting into runs of adjacent rows would gather the whole batch everywhere.
+  """
+
+  def split(x):
+    rows = x.shape[0]
+    if rows % num_microbatches:
+      raise UserError(
+        f"BATCH_SIZE is {rows} rows, not a multiple of {num_microbatches}"
+        " micro-batches; set BATCH_SIZE or NUM_MICROBATCHES"
+      )
+    return x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1)
+
+  return jax.tree.map(split, dict(batch))
+
+
+def accumulate(
+  loss_fn: LossFn,
+  params: Any,
+  batch: Batch,
+  key: jax.Array,
+  num_microbatches: int,
+  grad_shardings: Any = None,
+) -> tuple[tuple[jax.Array, Sums], Any]:
+  """Sums loss, metrics and gradients over micro-batches, one at a time.
+
+  Memory for activations is that of one micro-batch.
+
+  Args:
+    loss_fn: `(params, microbatch, key) -> (loss, sums)`, sums over rows.
+    params: what to differentiate by.
+    batch: the whole batch.
+    key: folded with the index of the micro-batch.
+    num_microbatches: how many.
+    grad_shardings: like `params`; None leaves the gradients to the compiler,
+      which may keep them whole on every device.
+
+  Returns:
+    `((loss, sums), gradients)`, as `jax.value_and_grad` would of the batch.
+  """
+
+  def value_and_grad(micro, index):
+    value, grads = jax.value_and_grad(loss_fn, has_aux=True)(
+      params, micro, jax.random.fold_in(key, index)
+    )
+    if grad_shardings is not None:
+      grads = jax.lax.with_sharding_constraint(grads, grad_shardings)
+    return value, grads
+
+  if num_microbatches == 1:
+    return value_and_grad(batch, 0)
+
+  def add(total, indexed):
+    index, micro = indexed
+    value, grads = value_and_grad(micro, index)
+    return jax.tree.map(jnp.add, total, grads), value
+
+  grads, values = jax.lax.scan(
+    add,
+    jax.tree.map(jnp.zeros_like, params),
+    (jnp.arange(num_microbatches), split_microbatches(batch, num_microbatches)),
+  )
+  return jax.tree.map(lambda x: jnp.sum(x, axis=0), values), grads
+
+
+def train_step(
+  state: TrainState,
+  batch: Batch,
+  *,
+  model: Model,
+  tx: optax.GradientTransformation,
+  base_key: jax.Array,
+  weighting: losses.Weighting,
+  num_microbatches: int = 1,
+  z_loss: float = 0.0,
+  label_smoothing: float = 0.0,
+  logits_at_once: int | None = None,
+  learning_rate_fn: LearningRateFn | None = None,
+  grad_shardings: Any = None,
+) -> tuple[TrainState, Sums]:
+  """One update.
+
+  A step whose loss or gradient is not finite changes nothing but `step`, which
+  is the position in the data; `nonfinite` counts it.
+
+  Args:
+    state: the state to start from.
+    batch: global `[rows, length]` arrays; see `data/feeding/batches.py`.
+    model: the student.
+    tx: the optimizer; told the step through the extra argument `step`.
+    base_key: typed key of the run, for dropout.
+    weighting: token weights over the whole batch, w_k and n_k settled.
+    num_microbatches: parts the batch is computed in, one after another.
+    z_loss: see `losses.token_nll`.
+    label_smoothing: see `losses.token_nll`.
+    logits_at_once: positions (of a device) whose logits exist at once; None
+      computes all of them, the plain way. See `vocabulary_loss`.
+    learning_rate_fn: only to report `learning_rate`; `tx` has its own.
+    grad_shardings: see `accumulate`.
+
+  Returns:
+    The new state, and sums over the global batch: those of
+    `losses.subtask_sums`, and scalars `loss` (the objective, z-loss included),
+    `z_loss`, `grad_norm` (before clipping), `param_norm` (of the old
+    parameters), `nonfinite` (0 or 1), `learning_rate` if asked for.
+  """
+  key = jax.random.fold_in(base_key, state.step)
+  weights = weighting(batch)  # [rows, length] float32, over the WHOLE batch
+
+  def loss_fn(params, micro, key):
+    """A weighted sum over tokens, so that micro-batches add up."""
+    loss, tokens = vocabulary_loss.weighted_loss(
+      model.logits,
+      params,
+      model.hidden_states(params, micro, dropout_key=key),
+      micro["decoder_target_tokens"],  # [rows, length]
+      micro["token_weights"],
+      losses.loss_mask(micro) > 0,
+      z_loss=z_loss,
+      label_smoothing=label_smoothing,
+      chunk=logits_at_once,
+    )
+    sums = losses.subtask_sums(tokens, micro, weighting.num_subtasks)
+    sums["z_loss"] = jnp.sum(tokens.z * micro["token_weights"])
+    return loss, sums
+
+  batch = {**batch, "token_weights": weights}
+  (loss, sums), grads = accumulate(
+    loss_fn, state.params, batch, key, num_microbatches, grad_shardings
+  )
+  grad_norm = optax.tree.norm(grads)
+  updates, opt_state = optax.with_extra_args_support(tx).update(
+    grads, state.opt_state, state.params, step=state.step
+  )
+  params = optax.apply_updates(state.params, updates)
+
+  finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+  params, opt_state = jax.tree.map(
+    lambda new, old: jnp.where(finite, new, old),
+    (params, opt_state),
+    (state.params, state.opt_state),
+  )
+  sums |= {
+    "loss": loss,
+    "grad_norm": grad_norm,
+    "param_norm": optax.tree.norm(state.params),
+    "nonfinite": jnp.logical_not(finite).astype(jnp.int32),
+  }
+  if learning_rate_fn is not None:
+    sums["learning_rate"] = learning_rate_fn(state.step)
+  new_state = state.replace(
+    step=state.step + 1, params=params, opt_state=opt_state
+  )
+  return new_state, sums
+
+
+def eval_step(
+  params: Any,
+  batch: Batch,
+  *,
+  model: Model,
+  num_subtasks: int = 1,
+  label_smoothing: float = 0.0,
+  logits_at_once: int | None = None,
+) -> Sums:
+  """Teacher-forced sums of a batch, without dropout.
+
+  Returns:
+    `losses.subtask_sums` of the batch.
+  """
+  counted = losses.loss_mask(batch) > 0
+  _, tokens = vocabulary_loss.weighted_loss(
+    model.logits,
+    params,
+    model.hidden_states(params, batch),
+    batch["decoder_target_tokens"],
+    counted.astype(jnp.float32),
+    counted,
+    label_smoothing=label_smoothing,
+    chunk=logits_at_once,
+  )
+  return losses.subtask_sums(tokens, batch, num_subtasks)
+
+
+class JittedStep:
+  """A step compiled for a mesh: call it, or `lower` it to read its program.
+
+  Both happen under the partitioner's mesh and rules, whatever is active
+  outside.
+
+  Attributes:
+    compilations: programs compiled, or read from the compilation cache, by
+      calls; 1 as long as all batches have one shape.
+  """
+
+  def __init__(self, jitted: Any, partitioner: Partitioner, *last: Any):
+    self.compilations = 0
+    self._jitted = jitted
+    self._partitioner = partitioner
+    self._last = last
+
+  def __call__(self, state_or_params: Any, batch: Batch) -> Any:
+    """Runs one step; the first call per batch shape compiles."""
+    before = compilations.count()
+    with self._partitioner.activate():
+      results = self._jitted(state_or_params, batch, *self._last)
+    self.compilations += compilations.count() - before
+    return results
+
+  def lower(self, state_or_params: Any, batch: Batch) -> jax.stages.Lowered:
+    """The step's program for arguments like these (shapes will do)."""
+    with self._partitioner.activate():
+      return self._jitted.lower(state_or_params, batch, *self._last)
+
+  def run_by(
+    self, run: Callable[[Any, list[Any]], Any], state: Any, batch: Batch
+  ) -> Any:
+    """Gives `run` the step's ClosedJaxpr and its arguments, to run it by."""
+    arguments = (state, batch, *self._last)
+    with self._partitioner.activate():
+      traced = self._jitted.trace(*arguments)
+      return run(traced.jaxpr, jax.tree.leaves(arguments))
+
+
+def jit_train_step(
+  *,
+  model: Model,
+  tx: optax.GradientTransformation,
+  weighting: losses.Weighting,
+  partitioner: Partitioner,
+  state_shardings: TrainState,
+  base_key: jax.Array,
+  num_microbatches: int = 1,
+  z_loss: float = 0.0,
+  label_smoothing: float = 0.0,
+  logits_at_once: int | None = None,
+  learning_rate_fn: LearningRateFn | None = None,
+  adapted: tuple[Callable[[Any], Model], Any] | None = None,
+) -> JittedStep:
+  """`train_step` compiled: `(state, batch) -> (state, sums)`.
+
+  The old state's memory is given to the new one (donated): do not use a state
+  after stepping from it. The other arguments are those of `train_step`.
+
+  Args:
+    adapted: trains another model in place of `model`: that which this function
+      makes of these arrays, on the mesh. The step leaves them as they are; they
+      stay the caller's (are not donated).
+  """
+  step = functools.partial(
+    train_step,
+    tx=tx,
+    weighting=weighting,
+    num_microbatches=num_microbatches,
+    z_loss=z_loss,
+    label_smoothing=label_smoothing,
+    logits_at_once=logits_at_once,
+    learning_rate_fn=learning_rate_fn,
+    grad_shardings=state_shardings.params,
+  )
+
+  # The key is an argument, not a constant of the program: another seed finds
+  # the same program in the compilation cache. So are the arrays of `adapted`.
+  impl = jax.random.key_impl(base_key)
+  model_on, *frozen = adapted or (None,)
+
+  def step_with_key(state, batch, key_data, *frozen):
+    partitioner.check_batch_size(
+      batch["decoder_target_tokens"].shape[0], num_microbatches
+    )
+    base_key = jax.random.wrap_key_data(key_data, impl=impl)
+    student = model_on(*frozen) if model_on else model
+    return step(state, batch, model=student, base_key=base_key)
+
+  replicated = partitioner.replicated()
+  jitted = jax.jit(
+    step_with_key,
+    in_shardings=(
+      state_shardings,
+      partitioner.batch_sharding(),
+      replicated,
+      *jax.tree.map(lambda array: array.sharding, frozen),
+    ),
+    out_shardings=(state_shardings, replicated),
+    donate_argnums=0,
+  )
+  key_data = place(jax.random.key_data(base_key), replicated)
+  return JittedStep(jitted, partitioner, key_data, *frozen)
+
+
+def jit_eval_step(
+  *,
+  model: Model,
+  partitioner: Partitioner,
+  param_shardings: Any,
+  num_subtasks: int = 1,
+  label_smoothing: float = 0.0,
+  logits_at_once: int | None = None,
+) -> JittedStep:
+  """`eval_step` compiled: `(params, batch) -> sums`."""
+  step = functools.partial(
+    eval_step,
+    model=model,
+    num_subtasks=num_subtasks,
+    label_smoothing=label_smoothing,
+    logits_at_once=logits_at_once,
+  )
+  jitted = jax.jit(
+    step,
+    in_shardings=(param_shardings, partitioner.batch_sharding()),
+    out_shardings=partitioner.replicated(),
+  )
+  return JittedStep(jitted, partitioner)

@@ -1,0 +1,316 @@
+"""The vocabulary projection, its losses and their gradients in one pass.
+
+Logits are the largest array of training, and the projection onto a vocabulary
+of 32,128 a quarter of its work. Three things make it cheap here:
+
+* Positions without a target (padding) are left out before they are projected:
+  the others are moved to the front, and only as many chunks of positions are
+  computed as hold any.
+* A chunk's gradients are computed with its losses, while its logits are there.
+  The loss is a weighted sum with weights known beforehand, so nothing later
+  can change them but a factor. No logits are kept or computed again.
+* What the backward pass then needs is the gradient of the hidden states and of
+  the projection's parameters, whatever those are. Each device sums its own
+  positions'; devices sum up once, at the end.
+
+Without a chunk size the same is computed by its definition, from all logits.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from dss_jax.models.partitioning.logical_axes import DATA_AXIS
+from dss_jax.training import losses
+from dss_jax.training.losses import TokenLosses
+
+LogitsFn = Callable[[Any, jax.Array], jax.Array]
+
+# Logits that exist at once, on one device. On a CPU they should stay near its
+# caches; elsewhere a few large products are fastest.
+_MAX_LOGITS_BYTES = {"cpu": 24 * 2**20}
+_DEFAULT_MAX_LOGITS_BYTES = 512 * 2**20
+_MULTIPLE = 64  # of positions: whole tiles of matrix units
+
+
+def positions_at_once(vocab_size: int, platform: str) -> int:
+  """Positions in a chunk, for a whole vocabulary and a platform."""
+  max_bytes = _MAX_LOGITS_BYTES.get(platform, _DEFAULT_MAX_LOGITS_BYTES)
+  positions = max_bytes // (4 * vocab_size)
+  return max(positions // _MULTIPLE, 1) * _MULTIPLE
+
+
+def weighted_loss(
+  logits_fn: LogitsFn,
+  params: Any,
+  hidden: jax.Array,
+  targets: jax.Array,
+  weights: jax.Array,
+  counted: jax.Array,
+  *,
+  z_loss: float = 0.0,
+  label_smoothing: float = 0.0,
+  chunk: int | None = None,
+) -> tuple[jax.Array, TokenLosses]:
+  """The weighted sum of the losses of the counted positions.
+
+  Args:
+    logits_fn: `(params, hidden) -> logits`, [rows, length, vocab] float32 from
+      [rows, length, emb], each position by itself. No gradients flow to what
+      it closes over.
+    params: pytree, of which it may read but a part.
+    hidden: [rows, length, emb].
+    targets: [rows, length] int32.
+    weights: [rows, length] float32; no gradient flows to them.
+    counted: [rows, length] bool; the other positions are left out, whatever
+      their weights.
+    z_loss: see `losses.token_nll`.
+    label_smoothing: see `losses.token_nll`.
+    chunk: positions of a device whose logits exist at once; None computes all
+      logits, and lets JAX differentiate.
+
+  Returns:
+    The loss, scalar float32, to differentiate, and each position's parts, which
+    have no gradients.
+  """
+  if chunk is None:
+    return _plain_loss(
+      logits_fn,
+      params,
+      hidden,
+      targets,
+      weights,
+      counted,
+      z_loss,
+      label_smoothing,
+    )
+  read, rebuild = _what_is_read(logits_fn, params, hidden[:1, :1])
+  static = _Static(
+    lambda read, hidden: logits_fn(rebuild(read), hidden),
+    z_loss,
+    label_smoothing,
+    chunk,
+  )
+  return _weighted_loss(static, read, hidden, targets, weights, counted)
+
+
+def _what_is_read(logits_fn, params, hidden):
+  """The arrays of `params` that logits depend on, and how to put them back.
+
+  The others would have gradients of zeros, as large as they are.
+  """
+  leaves, structure = jax.tree.flatten(params)
+  jaxpr = jax.make_jaxpr(logits_fn)(params, hidden).jaxpr
+  read = set(map(id, jaxpr.outvars))
+  read.update(id(var) for eqn in jaxpr.eqns for var in eqn.invars)
+  which = [i for i in range(len(leaves)) if id(jaxpr.invars[i]) in read]
+  shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+
+  def rebuild(arrays):
+    others: list[Any] = list(shapes)
+    for i, array in zip(which, arrays, strict=True):
+      others[i] = array
+    return structure.unflatten(others)
+
+  return [leaves[i] for i in which], rebuild
+
+
+def _plain_loss(
+  logits_fn: LogitsFn,
+  params: Any,
+  hidden: jax.Array,
+  targets: jax.Array,
+  weights: jax.Array,
+  counted: jax.Array,
+  z_loss: float,
+  label_smoothing: float,
+) -> tuple[jax.Array, TokenLosses]:
+  """By definition, from all logits at once."""
+  logits = logits_fn(params, hidden)
+  nll, z = losses.token_nll(logits, targets, z_loss, label_smoothing)
+  correct = jnp.argmax(logits, axis=-1) == targets
+  tokens = TokenLosses(
+    jnp.where(counted, nll, 0.0),
+    jnp.where(counted, z, 0.0),
+    counted & correct,
+  )
+  loss = jnp.sum(jnp.where(counted, weights, 0.0) * (tokens.nll + tokens.z))
+  return loss, jax.lax.stop_gradient(tokens)
+
+
+class _Static(NamedTuple):
+  """The arguments of `weighted_loss` that are no arrays."""
+
+  logits_fn: LogitsFn  # of the parameters that it reads
+  z_loss: float
+  label_smoothing: float
+  chunk: int
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _weighted_loss(static, params, hidden, targets, weights, counted):
+  def losses_of(params, hidden, targets, weights, counted):
+    logits = static.logits_fn(params, hidden)
+    loss, tokens, _ = _losses(static, logits, targets, weights, counted)
+    return (loss, ()), tokens
+
+  (loss, _), tokens = _on_each_device(
+    functools.partial(_over_chunks, losses_of, static.chunk),
+    params,
+    (hidden, targets, weights, counted),
+  )
+  return loss, tokens
+
+
+def _weighted_loss_fwd(static, params, hidden, targets, weights, counted):
+  def losses_and_gradients(params, hidden, targets, weights, counted):
+    logits, pullback = jax.vjp(static.logits_fn, params, hidden)
+    loss, tokens, gradient = _losses(static, logits, targets, weights, counted)
+    of_params, of_hidden = pullback(gradient)
+    return (loss, of_params), (tokens, of_hidden)
+
+  (loss, of_params), (tokens, of_hidden) = _on_each_device(
+    functools.partial(_over_chunks, losses_and_gradients, static.chunk),
+    params,
+    (hidden, targets, weights, counted),
+  )
+  return (loss, tokens), (of_params, of_hidden)
+
+
+def _weighted_loss_bwd(static, residuals, cotangents):
+  del static
+  scale, _ = cotangents  # the positions' parts have no gradients
+  of_params, of_hidden = jax.tree.map(
+    lambda gradient: (scale * gradient).astype(gradient.dtype), residuals
+  )
+  return of_params, of_hidden, None, None, None
+
+
+_weighted_loss.defvjp(_weighted_loss_fwd, _weighted_loss_bwd)
+
+
+def _losses(static, logits, targets, weights, counted):
+  """The loss of some positions, its parts, and the gradient of the logits."""
+  vocab_size = logits.shape[-1]
+  confidence, low, entropy = losses.smoothing_constants(
+    vocab_size, static.label_smoothing
+  )
+  highest = jnp.max(logits, axis=-1)
+  sum_exp = jnp.sum(jnp.exp(logits - highest[..., None]), axis=-1)
+  log_z = highest + jnp.log(sum_exp)
+  # A masked sum, not a gather: local where the vocabulary is sharded.
+  is_target = jnp.arange(vocab_size) == targets[..., None]
+  target_logit = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
+  expected = (confidence - low) * target_logit
+  if low:
+    expected += low * jnp.sum(logits, axis=-1)
+  nll = jnp.where(counted, log_z - expected - entropy, 0.0)
+  z = jnp.where(counted, static.z_loss * log_z * log_z, 0.0)
+  tokens = TokenLosses(nll, z, counted & (target_logit >= highest))
+  scale = weights * (1.0 + 2.0 * static.z_loss * log_z)
+  gradient = scale[..., None] * jnp.exp(logits - log_z[..., None])
+  gradient -= weights[..., None] * jnp.where(is_target, confidence, low)
+  return jnp.sum(weights * (nll + z)), tokens, gradient
+
+
+def _on_each_device(fn, params, arrays):
+  """Lets each device of the mesh's `data` axis compute its own rows.
+
+  Args:
+    fn: `(params, *arrays) -> (sums, of rows)`.
+    params: pytree, the same on all devices.
+    arrays: [rows, ...] each.
+
+  Returns:
+    What `fn` returns for all rows; the sums over all devices.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.shape.get(DATA_AXIS, 1) == 1:
+    return fn(params, *arrays)
+
+  def on_device(params, *arrays):
+    sums, of_rows = fn(params, *arrays)
+    return jax.lax.psum(sums, DATA_AXIS), of_rows
+
+  rows = PartitionSpec(DATA_AXIS)
+  return jax.shard_map(
+    on_device,
+    in_specs=(PartitionSpec(), *(rows for _ in arrays)),
+    out_specs=(PartitionSpec(), rows),
+    axis_names={DATA_AXIS},
+    check_vma=False,
+  )(params, *arrays)
+
+
+def _over_chunks(fn, chunk, params, hidden, targets, weights, counted):
+  """Applies `fn` to the counted positions, a chunk at a time.
+
+  Args:
+    fn: `(params, *arrays) -> (sums, of positions)`, arrays [1, positions, ...].
+    chunk: positions.
+    params: pytree, handed to `fn`.
+    hidden: [rows, length, emb]; the others are [rows, length].
+
+  Returns:
+    `(sums, of positions)` of them all, the latter [rows, length, ...].
+  """
+  rows, length, _ = hidden.shape
+  positions = rows * length
+
+  def flat(x):
+    return x.reshape(1, positions, *x.shape[2:])
+
+  def unflat(x):
+    return x[:, :positions].reshape(rows, length, *x.shape[2:])
+
+  weights = jnp.where(counted, weights, 0.0)
+  arrays = tuple(map(flat, (hidden, targets, weights, counted)))
+  if positions <= chunk:
+    sums, parts = fn(params, *arrays)
+    return sums, jax.tree.map(unflat, parts)
+  # The counted positions first, in order; then whole chunks.
+  order = jnp.argsort(~counted.reshape(-1), stable=True)
+
+  def pack(x):
+    widths = [(0, 0), (0, -positions % chunk)] + [(0, 0)] * (x.ndim - 2)
+    return jnp.pad(x[:, order], widths)
+
+  sums, parts = _loop(
+    functools.partial(fn, params),
+    tuple(map(pack, arrays)),
+    chunk,
+    -(-jnp.sum(counted) // chunk),
+  )
+  inverse = jnp.argsort(order)
+  return sums, jax.tree.map(lambda x: unflat(x[:, inverse]), parts)
+
+
+def _loop(fn, arrays, chunk, num_chunks):
+  """`fn` of the first chunks of [1, positions, ...] arrays."""
+
+  def step(index, carry):
+    sums, parts = carry
+    at = index * chunk
+    more, new = fn(
+      *(jax.lax.dynamic_slice_in_dim(x, at, chunk, axis=1) for x in arrays)
+    )
+    parts = jax.tree.map(
+      lambda x, part: jax.lax.dynamic_update_slice_in_dim(x, part, at, axis=1),
+      parts,
+      new,
+    )
+    return jax.tree.map(jnp.add, sums, more), parts
+
+  positions = arrays[0].shape[1]
+  sums, parts = jax.eval_shape(fn, *(x[:, :chunk] for x in arrays))
+  sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums)
+  parts = jax.tree.map(
+    lambda x: jnp.zeros((1, positions, *x.shape[2:]), x.dtype), parts
+  )
+  return jax.lax.fori_loop(0, num_chunks, step, (sums, parts))

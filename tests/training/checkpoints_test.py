@@ -1,0 +1,258 @@
+import dataclasses
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from dss_jax.base.errors import UserError
+from dss_jax.training import checkpoints as checkpoints_lib
+from dss_jax.training.checkpoints import Checkpoints, SaveOptions
+from dss_jax.training.train_state import TrainState
+
+
+def _state(seed: int = 0, width: int = 4) -> TrainState:
+  """A sharded state with the awkward parts: empty nodes, scalars, masks."""
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+  rng = np.random.default_rng(seed)
+  params = {
+    "encoder": {"layers_0": {"kernel": rng.normal(size=(8, width))}},
+    "scale": rng.normal(size=width),
+  }
+  params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+  tx = optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.adamw(1e-3, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
+  )
+  state = TrainState(jnp.int32(3 + seed), params, tx.init(params))
+  split = NamedSharding(mesh, PartitionSpec("data"))
+  whole = NamedSharding(mesh, PartitionSpec())
+  return jax.tree.map(
+    lambda x: jax.device_put(x, split if x.ndim == 2 else whole), state
+  )
+
+
+def _abstract(state: TrainState) -> TrainState:
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+  )
+
+
+@pytest.fixture
+def folder(tmp_path) -> pathlib.Path:
+  return tmp_path / "run"
+
+
+def test_restores_what_was_saved_onto_the_same_devices(folder):
+  state = _state()
+  loop = {"best_step": None, "best_value": 0.1 + 0.2, "stale_evaluations": 2}
+  with Checkpoints(folder) as saved:
+    saved.save(3, state, loop)
+    saved.wait()
+    restored = saved.restore(3, _abstract(state))
+    assert saved.loop_state(3) == loop
+  assert jax.tree.structure(restored) == jax.tree.structure(state)
+  jax.tree.map(np.testing.assert_array_equal, restored, state)
+  kernel = restored.params["encoder"]["layers_0"]["kernel"]
+  assert kernel.sharding.spec == PartitionSpec("data")
+  assert [s.data.shape for s in kernel.addressable_shards] == [(1, 4)] * 8
+
+
+def test_keeps_the_newest_and_the_best(folder):
+  with Checkpoints(folder, SaveOptions(keep=2)) as saved:
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
+      saved.save(step, _state(), {"best_step": best})
+    saved.wait()
+    assert saved.steps() == [2, 4, 5]
+    assert saved.resolve_step("best") == 2
+    assert saved.resolve_step("latest") == 5
+    assert saved.resolve_step("4") == 4
+
+
+def test_best_is_the_latest_where_nothing_was_evaluated(folder):
+  with Checkpoints(folder) as saved:
+    saved.save(7, _state(), {"best_step": None})
+    saved.wait()
+    assert saved.resolve_step("best") == 7
+
+
+def test_a_save_cut_short_is_no_checkpoint(folder):
+  with Checkpoints(folder) as saved:
+    saved.save(1, _state(), {"best_step": None})
+    saved.wait()
+  # What Orbax leaves behind when it is killed while writing step 2.
+  left = folder / "checkpoints" / "2.orbax-checkpoint-tmp"
+  left.mkdir()
+  (left / "state").mkdir()
+  with Checkpoints(folder) as saved:
+    assert saved.latest_step() == 1
+    deadline = time.monotonic() + 20  # it is removed in the background
+    while left.exists() and time.monotonic() < deadline:
+      time.sleep(0.05)
+    assert not left.exists()
+
+
+def test_parameters_alone(folder):
+  state = _state()
+  with Checkpoints(folder) as saved:
+    saved.save(3, state, {"best_step": None})
+    saved.wait()
+    params = saved.restore_params(3, _abstract(state).params)
+  jax.tree.map(np.testing.assert_array_equal, params, state.params)
+
+
+def test_another_model_is_told_in_one_line(folder):
+  with Checkpoints(folder) as saved:
+    saved.save(3, _state(width=4), {"best_step": None})
+    saved.wait()
+    with pytest.raises(UserError) as error:
+      saved.restore(3, _abstract(_state(width=6)))
+    assert "(8, 4) there and (8, 6) here" in str(error.value)
+    assert "\n" not in str(error.value)
+    other = _abstract(_state())
+    other = dataclasses.replace(other, params={"w": other.params["scale"]})
+    with pytest.raises(UserError, match=r"lacks params/w.*has besides"):
+      saved.restore(3, other)
+
+
+def test_missing_checkpoints_are_told(folder):
+  with pytest.raises(UserError, match="no checkpoints in"):
+    Checkpoints(folder, read_only=True)
+  with Checkpoints(folder) as saved:
+    with pytest.raises(UserError, match="no complete checkpoint"):
+      saved.resolve_step("best")
+    saved.save(3, _state(), {"best_step": None})
+    saved.wait()
+    with pytest.raises(UserError, match="there are 3, 'best' and 'latest'"):
+      saved.resolve_step("12")
+
+
+@pytest.mark.parametrize("options", [{"period": 0}, {"keep": 0}])
+def test_options_are_checked(options):
+  with pytest.raises(UserError, match=r"utils\.SaveCheckpointConfig"):
+    SaveOptions(**options)
+
+
+def test_closing_waits_for_orbax_to_tidy_up(folder):
+  """Else a process that ends soon after prints a thread's traceback."""
+  left = folder / "checkpoints" / "2.orbax-checkpoint-tmp"
+  left.mkdir(parents=True)
+  before = set(threading.enumerate())
+  Checkpoints(folder).close()
+  tidying = [
+    thread
+    for thread in set(threading.enumerate()) - before
+    if "Signaling" in type(thread).__name__
+  ]
+  assert not tidying
+  assert not left.exists()
+
+
+def _saved(folder: pathlib.Path) -> TrainState:
+  state = _state()
+  with Checkpoints(folder) as checkpoints:
+    checkpoints.save(3, state, {"best_step": None})
+  return state
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError])
+def test_a_lost_process_is_not_waited_for(folder, monkeypatch, kind):
+  monkeypatch.setattr(checkpoints_lib, "_SECONDS_WITHOUT_OTHERS", 0.1)
+  closing, returns = threading.Event(), threading.Event()
+
+  def close_forever():
+    closing.set()
+    returns.wait()
+
+  checkpoints = Checkpoints(folder)
+  monkeypatch.setattr(checkpoints._manager, "close", close_forever)
+  lost = kind("Gloo all-reduce failed: Connection closed by peer")
+  with pytest.raises(kind, match="Gloo"), checkpoints:
+    raise lost
+  assert closing.is_set()
+  returns.set()
+
+
+@pytest.mark.parametrize("damaged", ["state/_METADATA", "loop/metadata"])
+@pytest.mark.parametrize("content", [None, b"", b"\xff{"])
+def test_a_damaged_checkpoint_is_told_in_one_line(folder, damaged, content):
+  like = _abstract(_saved(folder))
+  path = folder / "checkpoints" / "3" / damaged
+  path.unlink()
+  if content is not None:
+    path.write_bytes(content)
+  with Checkpoints(folder, read_only=True) as checkpoints:
+
+    def read():
+      checkpoints.loop_state(3)
+      checkpoints.restore(3, like)
+
+    with pytest.raises(UserError, match=r"checkpoints/3 is damaged") as error:
+      read()
+  assert "\n" not in str(error.value)
+
+
+def test_a_step_that_cannot_be_looked_at_is_told_in_one_line(folder):
+  _saved(folder)
+  path = folder / "checkpoints" / "3" / "_CHECKPOINT_METADATA"
+  path.write_text('{"init_timestamp_nsecs": "x"}')
+  with pytest.raises(UserError, match=r"checkpoints is damaged \(") as error:
+    Checkpoints(folder, read_only=True)
+  assert "\n" not in str(error.value)
+
+
+def test_what_no_loop_remembers_is_told_in_one_line(folder):
+  _saved(folder)
+  with pytest.raises(UserError, match=r"checkpoints/3 is damaged") as error:
+    checkpoints_lib.print_summary(str(folder))
+  assert "\n" not in str(error.value)
+
+
+# Another process, as Orbax's threads then hold up the end of this one.
+_REFUSED = """
+import functools, pathlib, sys
+import numpy as np
+from dss_jax import failures, process
+from dss_jax.training.checkpoints import Checkpoints
+
+folder = pathlib.Path(sys.argv[1])
+state = {"kernel": np.ones(3, np.float32)}
+
+def save_where_a_file_lies():
+  with Checkpoints(folder) as checkpoints:
+    checkpoints.save(3, state, {})
+    checkpoints.wait()
+    gone = folder / "checkpoints"
+    gone.rename(folder / "moved")
+    gone.touch()
+    try:
+      checkpoints.save(4, state, {})
+      checkpoints.wait()
+    finally:
+      gone.unlink()
+      (folder / "moved").rename(gone)
+
+process.end(failures.exit_status(save_where_a_file_lies, "train", debug=False))
+"""
+
+
+@pytest.mark.slow
+def test_a_save_that_the_disk_refuses_is_told_and_leaves_the_older_ones(folder):
+  done = subprocess.run(
+    [sys.executable, "-c", _REFUSED, str(folder)],
+    stderr=subprocess.PIPE,
+    text=True,
+    timeout=100,
+  )
+  assert done.returncode == 1
+  (line,) = [s for s in done.stderr.splitlines() if s.startswith("dss-jax")]
+  assert "goes on from its last" in line
+  with Checkpoints(folder, read_only=True) as checkpoints:
+    assert checkpoints.steps() == [3]

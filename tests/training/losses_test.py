@@ -1,0 +1,367 @@
+"""Losses and token weights against hand-worked numbers and references."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from dss_jax.base.errors import UserError
+from dss_jax.training import losses
+
+LN2, LN4 = math.log(2), math.log(4)
+
+# One program: by themselves, its operations would compile one after the other.
+token_nll = jax.jit(losses.token_nll, static_argnums=(2, 3))
+
+
+def reference_token_loss(logits, targets, z_loss, label_smoothing):
+  """T5X's formula in float64, spelled out with one-hot targets."""
+  logits = np.asarray(logits, np.float64)
+  vocab = logits.shape[-1]
+  confidence = 1 - label_smoothing
+  low = label_smoothing / (vocab - 1)
+  constant = -(
+    confidence * np.log(confidence) + (vocab - 1) * low * np.log(low + 1e-20)
+  )
+  soft = np.where(np.eye(vocab)[targets] > 0, confidence, low)
+  log_z = np.log(np.sum(np.exp(logits), axis=-1))
+  nll = -np.sum(soft * (logits - log_z[..., None]), axis=-1) - constant
+  return nll, z_loss * log_z**2
+
+
+class TestTokenNll:
+  def test_uniform_logits_by_hand(self):
+    nll, z = token_nll(np.zeros((1, 2, 4)), np.array([[3, 0]]), 0.1)
+    np.testing.assert_allclose(nll, [[LN4, LN4]], rtol=1e-6)
+    np.testing.assert_allclose(z, [[0.1 * LN4**2] * 2], rtol=1e-6)
+
+  def test_smoothed_by_hand(self):
+    # Vocabulary 2, smoothing 1/4: q = (3/4, 1/4), uniform prediction. The
+    # cross-entropy is ln 2 whatever q; its minimum is H(q).
+    nll, _ = token_nll(np.zeros((1, 1, 2)), np.array([[0]]), 0.0, 0.25)
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    np.testing.assert_allclose(nll, [[LN2 - entropy]], rtol=1e-5)
+
+  def test_smoothed_prediction_has_no_loss(self):
+    logits = np.log(np.array([[[0.9, 0.05, 0.05]]], np.float32))
+    nll, _ = token_nll(logits, np.array([[0]]), 0.0, 0.1)
+    np.testing.assert_allclose(nll, [[0.0]], atol=1e-6)
+
+  @pytest.mark.parametrize(
+    ("z_loss", "smoothing"),
+    [pytest.param(0.0, 0.0, marks=pytest.mark.slow), (1e-2, 0.1)],
+  )
+  def test_value_and_gradient(self, z_loss, smoothing):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(3, 5, 11)).astype(np.float32) * 4 + 2
+    targets = rng.integers(0, 11, (3, 5)).astype(np.int32)
+    weights = rng.normal(size=(2, 3, 5)).astype(np.float32)
+
+    def total(fn, logits):
+      nll, z = fn(logits, targets, z_loss, smoothing)
+      return jnp.sum(nll * weights[0]) + jnp.sum(z * weights[1])
+
+    def plain(logits, targets, z_loss, smoothing):
+      """The same by automatic differentiation."""
+      log_p = jax.nn.log_softmax(logits)
+      low = smoothing / 10
+      soft = jax.nn.one_hot(targets, 11) * (1 - smoothing - low) + low
+      log_z = jax.nn.logsumexp(logits, axis=-1)
+      return -jnp.sum(soft * log_p, -1), z_loss * log_z**2
+
+    nll, z = token_nll(logits, targets, z_loss, smoothing)
+    want_nll, want_z = reference_token_loss(logits, targets, z_loss, smoothing)
+    np.testing.assert_allclose(nll, want_nll, rtol=2e-6, atol=2e-6)
+    np.testing.assert_allclose(z, want_z, rtol=2e-6)
+    got, want = jax.jit(
+      lambda x: [
+        jax.grad(functools.partial(total, fn))(x)
+        for fn in (losses.token_nll, plain)
+      ]
+    )(logits)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+  def test_large_logits_stay_finite(self):
+    logits = np.array([[[1e4, 0.0, -1e4]]], np.float32)
+    targets = np.array([[1]])
+    value, grad = jax.jit(
+      jax.value_and_grad(lambda x: jnp.sum(losses.token_nll(x, targets)[0]))
+    )(logits)
+    assert float(value) == 1e4
+    np.testing.assert_array_equal(grad, [[[1.0, -1.0, 0.0]]])
+
+  def test_sharded_vocabulary_is_not_gathered(self):
+    mesh = jax.make_mesh(
+      (2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2
+    )
+    logits = jax.ShapeDtypeStruct((4, 6, 32), jnp.float32)
+    targets = jax.ShapeDtypeStruct((4, 6), jnp.int32)
+    split = NamedSharding(mesh, PartitionSpec("data", None, "model"))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+
+    def total(logits, targets):
+      nll, z = losses.token_nll(logits, targets, 1e-4, 0.1)
+      return jnp.sum(nll + z)
+
+    grad = jax.jit(
+      jax.grad(total), in_shardings=(split, rows), out_shardings=split
+    )
+    text = grad.lower(logits, targets).compile().as_text() or ""
+    assert "all-reduce" in text
+    assert "all-gather" not in text
+
+  def test_bfloat16_logits_are_computed_on_in_float32(self):
+    logits = jnp.linspace(0, 3, 8, dtype=jnp.bfloat16).reshape(1, 1, 8)
+    targets = jnp.array([[2]])
+    nll, _ = token_nll(logits, targets)
+    assert nll.dtype == jnp.float32
+    want, _ = reference_token_loss(logits.astype(jnp.float32), targets, 0, 0)
+    np.testing.assert_allclose(nll, want, rtol=1e-6)
+    grad = jax.jit(jax.grad(lambda x: losses.token_nll(x, targets)[0].sum()))(
+      logits
+    )
+    assert grad.dtype == jnp.bfloat16
+
+
+# Two packed rows of six positions, worked by hand. Row 0: a label of 2 tokens,
+# a rationale of 3; row 1: a rationale of 4 with weight 1/2; padding.
+PACKED = {
+  "decoder_target_tokens": np.array([[5, 1, 6, 7, 1, 0], [8, 9, 4, 1, 0, 0]]),
+  "decoder_loss_weights": np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]]),
+  "decoder_segment_ids": np.array([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 0, 0]]),
+  "decoder_positions": np.array([[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 0, 0]]),
+  "decoder_subtask_ids": np.array([[1, 1, 2, 2, 2, 0], [2, 2, 2, 2, 0, 0]]),
+  "decoder_example_weights": np.array(
+    [[1, 1, 1, 1, 1, 0], [0.5, 0.5, 0.5, 0.5, 0, 0]], np.float32
+  ),
+  "encoder_input_tokens": np.array([[3, 3, 3, 0], [3, 3, 3, 3]]),
+  "encoder_segment_ids": np.array([[1, 2, 2, 0], [1, 1, 1, 1]]),
+}
+PACKED = {
+  k: v if v.dtype == np.float32 else v.astype(np.int32)
+  for k, v in PACKED.items()
+}
+
+
+class TestWeighting:
+  @pytest.mark.parametrize(
+    ("normalizer", "label", "full", "half"),
+    [
+      # n = 2 label tokens, 3 + 4/2 = 5 rationale tokens.
+      ("subtask_tokens", 0.25 / 2, 0.75 / 5, 0.375 / 5),
+      ("all_tokens", 0.25 / 7, 0.75 / 7, 0.375 / 7),
+      ("NUM_REAL_TARGET_TOKENS", 0.25 / 7, 0.75 / 7, 0.375 / 7),
+      # 1 label, 1 + 1/2 rationales.
+      ("examples", 0.25, 0.75 / 1.5, 0.375 / 1.5),
+      ("NUM_TOTAL_TARGET_TOKENS", 0.25 / 12, 0.75 / 12, 0.375 / 12),
+      # Each token a share of its example, 2.5 examples.
+      (
+        "AVERAGE_PER_SEQUENCE",
+        0.25 / 2 / 2.5,
+        0.75 / 3 / 2.5,
+        0.375 / 4 / 2.5,
+      ),
+      (8, 0.25 / 8, 0.75 / 8, 0.375 / 8),
+      (None, 0.25, 0.75, 0.375),
+    ],
+  )
+  def test_by_hand(self, normalizer, label, full, half):
+    weights = losses.Weighting((0.25, 0.75), normalizer)(PACKED)
+    want = [[label] * 2 + [full] * 3 + [0], [half] * 4 + [0] * 2]
+    np.testing.assert_allclose(weights, want, rtol=1e-6)
+    assert weights.dtype == jnp.float32
+
+  def test_one_subtask_is_the_plain_mean(self):
+    batch = {
+      "decoder_target_tokens": jnp.array([[4, 5, 1, 0], [6, 1, 0, 0]]),
+      "decoder_loss_weights": jnp.array([[1, 1, 1, 0], [1, 1, 0, 0]]),
+    }
+    want = np.array([[1, 1, 1, 0], [1, 1, 0, 0]]) / 5
+    np.testing.assert_allclose(losses.Weighting()(batch), want, rtol=1e-6)
+    del batch["decoder_loss_weights"]  # then padding is id 0, as in T5X
+    np.testing.assert_allclose(losses.Weighting()(batch), want, rtol=1e-6)
+
+  def test_unpacked_average_per_sequence(self):
+    batch = {"decoder_target_tokens": jnp.array([[4, 5, 1, 0], [6, 1, 0, 0]])}
+    weights = losses.Weighting((1.0,), "AVERAGE_PER_SEQUENCE")(batch)
+    want = [[1 / 6] * 3 + [0], [1 / 4] * 2 + [0, 0]]
+    np.testing.assert_allclose(weights, want, rtol=1e-6)
+
+  @pytest.mark.parametrize("normalizer", losses.NORMALIZERS)
+  def test_absent_subtask_and_empty_batch_weigh_nothing(self, normalizer):
+    only_labels = dict(PACKED)
+    for name in ("decoder_loss_weights", "decoder_subtask_ids"):
+      only_labels[name] = np.where(PACKED["decoder_subtask_ids"] == 1, 1, 0)
+    weighting = losses.Weighting((0.5, 0.5), normalizer)
+    weights = np.asarray(weighting(only_labels))
+    assert np.all(np.isfinite(weights))
+    assert np.all((weights > 0) == (only_labels["decoder_subtask_ids"] == 1))
+    empty = {k: np.zeros_like(v) for k, v in PACKED.items()}
+    np.testing.assert_array_equal(weighting(empty), np.zeros((2, 6)))
+
+  def test_less_than_one_token_is_not_blown_up(self):
+    batch = dict(PACKED)
+    batch["decoder_example_weights"] = np.full((2, 6), 0.1, np.float32)
+    weights = losses.Weighting((1.0, 1.0))(batch)
+    np.testing.assert_allclose(weights[0, 0], 0.1)  # n = 0.2 counts as 1
+
+  def test_subtask_beyond_the_weights_is_loud(self):
+    assert np.isnan(losses.Weighting((1.0,))(PACKED)).any()
+
+  @pytest.mark.parametrize("normalizer", ["tokens", 0, -1.0, math.nan])
+  def test_unknown_normalizer(self, normalizer):
+    with pytest.raises(UserError, match="LOSS_NORMALIZING_FACTOR") as error:
+      losses.Weighting((1.0,), normalizer)
+    assert "AVERAGE_PER_SEQUENCE" in str(error.value)
+
+  @pytest.mark.parametrize("weights", [(), (-1.0, 1.0), (math.nan,), (0.0,)])
+  def test_unusable_weights(self, weights):
+    with pytest.raises(UserError, match=r"losses\.Objective\.alpha"):
+      losses.Weighting(weights)
+
+
+class TestObjective:
+  def test_alpha_goes_to_the_label_wherever_it_stands(self):
+    objective = losses.Objective(alpha=0.3)
+    assert objective.weighting(("label",)).subtask_weights == (1.0,)
+    got = objective.weighting(("label", "rationale")).subtask_weights
+    assert got == (0.3, 0.7)
+    got = objective.weighting(("rationale", "label")).subtask_weights
+    assert got == (0.7, 0.3)
+
+  def test_weights_by_name(self):
+    objective = losses.Objective(
+      subtask_weights={"a": 1, "label": 2, "b": 0.5}, normalizer="examples"
+    )
+    weighting = objective.weighting(("label", "b", "a"))
+    assert weighting == losses.Weighting((2.0, 0.5, 1.0), "examples")
+
+  @pytest.mark.parametrize(
+    ("settings", "names", "words"),
+    [
+      ({}, "abc", ["3", "losses.Objective.subtask_weights"]),
+      ({"subtask_weights": {"a": 1}}, "ab", ["['a']", "['a', 'b']"]),
+      ({"alpha": 1.5}, "a", ["1.5", "losses.Objective.alpha"]),
+      ({"label_smoothing": 1.0}, "a", ["1.0", "LABEL_SMOOTHING"]),
+      ({"z_loss": -1e-4}, "a", ["-0.0001", "Z_LOSS"]),
+    ],
+  )
+  def test_mistakes(self, settings, names, words):
+    with pytest.raises(UserError) as error:
+      losses.Objective(**settings).weighting(tuple(names))
+    for word in words:
+      assert word in str(error.value)
+
+
+def test_subtask_sums_by_hand():
+  correct = np.zeros((2, 6), bool)
+  for row, position in [(0, 0), (0, 2), (1, 3), (1, 5)]:  # the last is padding
+    correct[row, position] = True
+  nll = jnp.arange(12, dtype=jnp.float32).reshape(2, 6)
+  tokens = losses.TokenLosses(nll, jnp.zeros((2, 6)), jnp.asarray(correct))
+  sums = losses.subtask_sums(tokens, PACKED, 2)
+  np.testing.assert_array_equal(sums["nll"], [0 + 1, 2 + 3 + 4 + 6 + 7 + 8 + 9])
+  np.testing.assert_array_equal(sums["tokens"], [2, 7])
+  np.testing.assert_array_equal(sums["correct"], [1, 2])
+  np.testing.assert_array_equal(sums["examples"], [1, 2])
+  assert (int(sums["encoder_tokens"]), int(sums["decoder_tokens"])) == (7, 9)
+
+
+def test_padding_of_plain_rows_is_no_token():
+  """Batches without segment ids, as plain SeqIO makes them."""
+  batch = {
+    "encoder_input_tokens": jnp.array([[3, 3, 1, 0], [3, 1, 0, 0]]),
+    "decoder_target_tokens": jnp.array([[4, 5, 1, 0], [6, 1, 0, 0]]),
+  }
+  ones = jnp.ones((2, 4))
+  tokens = losses.TokenLosses(ones, jnp.zeros((2, 4)), ones > 0)
+  sums = losses.subtask_sums(tokens, batch, 1)
+  assert {name: np.asarray(value).tolist() for name, value in sums.items()} == {
+    "nll": [5.0],
+    "tokens": [5],
+    "correct": [5],
+    "examples": [2],
+    "encoder_tokens": 5,
+    "decoder_tokens": 5,
+  }
+
+
+class TestOfficialLoss:
+  """alpha · CE(labels) + (1 - alpha) · CE(rationales), each its own mean.
+
+  The reference is the official computation: one padded batch per sub-task, two
+  forward passes, Hugging Face's mean over targets that are not -100. Logits
+  depend on the example and the position only, as in a model that honours
+  segments; the real student does this in train_step_test.
+  """
+
+  def examples(self, n=5, vocab=13):
+    rng = np.random.default_rng(1)
+    make = lambda lo, hi: [  # noqa: E731
+      rng.integers(1, vocab, rng.integers(lo, hi)) for _ in range(n)
+    ]
+    labels, rationales = make(1, 4), make(3, 9)
+    logits = {
+      (k, i): rng.normal(size=(len(t), vocab)) * 3
+      for k, targets in enumerate([labels, rationales], 1)
+      for i, t in enumerate(targets)
+    }
+    return {1: labels, 2: rationales}, logits, vocab
+
+  def official(self, examples, logits, alpha):
+    means = []
+    for k in (1, 2):
+      width = max(map(len, examples[k]))
+      total, count = 0.0, 0
+      for i, targets in enumerate(examples[k]):
+        padded = np.full(width, -100)
+        padded[: len(targets)] = targets
+        for t, target in enumerate(padded):
+          if target != -100:
+            x = logits[k, i][t]
+            total += np.log(np.exp(x).sum()) - x[target]
+            count += 1
+      means.append(total / count)
+    return alpha * means[0] + (1 - alpha) * means[1]
+
+  def rows(self, examples, logits, vocab, packed):
+    """A batch and its logits; packed puts all of a record in one row."""
+    order = [[(k, i)] for k in (1, 2) for i in range(len(examples[k]))]
+    if packed:
+      n = len(examples[1])
+      order = [[(2, i), (1, (i + 1) % n)] for i in range(n)] + [[]]
+    names = ("decoder_target_tokens", "decoder_segment_ids")
+    names += ("decoder_subtask_ids", "decoder_loss_weights")
+    batch = {name: np.zeros((len(order), 16), np.int32) for name in names}
+    values = np.random.default_rng(2).normal(size=(len(order), 16, vocab))
+    for row, members in enumerate(order):
+      at = 0
+      for segment, (k, i) in enumerate(members, 1):
+        span = slice(at, at + len(examples[k][i]))
+        columns = (examples[k][i], segment, k, 1)
+        for name, value in zip(names, columns):
+          batch[name][row, span] = value
+        values[row, span] = logits[k, i]
+        at = span.stop
+    return batch, values.astype(np.float32)
+
+  @pytest.mark.parametrize("packed", [False, True])
+  @pytest.mark.parametrize("alpha", [0.5, 0.2])
+  def test_equals_two_forward_passes(self, packed, alpha):
+    examples, logits, vocab = self.examples()
+    batch, values = self.rows(examples, logits, vocab, packed)
+    weighting = losses.Objective(alpha).weighting(("label", "rationale"))
+
+    @jax.jit
+    def loss(values, batch):
+      nll, _ = losses.token_nll(values, batch["decoder_target_tokens"])
+      return jnp.sum(weighting(batch) * nll)
+
+    got = float(loss(values, batch))
+    assert got == pytest.approx(
+      self.official(examples, logits, alpha), rel=1e-6
+    )

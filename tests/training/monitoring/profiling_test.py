@@ -1,0 +1,55 @@
+"""The window of steps that is profiled."""
+
+import pytest
+
+from dss_jax.base.errors import UserError
+from dss_jax.training.monitoring import profiling
+
+
+def test_a_window_ends_before_its_second_number():
+  assert list(profiling.parse_steps("3:5", 10)) == [3, 4]
+  assert profiling.parse_steps("10:99", 10) == range(10, 99)
+
+
+@pytest.mark.parametrize(
+  "text",
+  ["", "5", "5:5", "6:5", "0:3", "-1:3", "1:2:3", "a:b", "1.5:3", "1:5\n"],
+)
+def test_anything_else_is_told_in_one_line(text):
+  with pytest.raises(UserError, match=r"--profile_steps.*A:B") as error:
+    profiling.parse_steps(text, 10)
+  assert "\n" not in str(error.value)
+
+
+def test_a_window_after_the_end_is_told():
+  with pytest.raises(UserError, match=r"ends with step 10.*TRAIN_STEPS"):
+    profiling.parse_steps("11:12", 10)
+
+
+@pytest.mark.parametrize(
+  ("first_step", "said"),
+  [
+    (0, None),
+    (4, "goes on with step 5, so that of steps 3 to 6 only 5 to 6"),
+    (6, "steps 3 to 6 are made already"),
+  ],
+)
+def test_what_a_resumed_run_says(tmp_path, first_step, said):
+  lines = []
+  window = profiling.ProfilerWindow(
+    range(3, 7), tmp_path, first_step=first_step, say=lines.append
+  )
+  window.close()
+  assert len(lines) == (said is not None)
+  assert said is None or said in lines[0]
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_first_step_that_fails_is_not_hidden(tmp_path):
+  lines = []
+  window = profiling.ProfilerWindow(
+    range(3, 7), tmp_path, first_step=2, say=lines.append
+  )
+  window.before(3, None)  # the step's own error is on its way
+  window.close()
+  assert not lines

@@ -1,0 +1,507 @@
+"""The loop: what it writes, resuming, selecting, stopping, failing."""
+
+import dataclasses
+import io
+import json
+import math
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_runs
+
+from dss_jax import scoring
+from dss_jax.base import named_trees
+from dss_jax.base.errors import UserError
+from dss_jax.data.feeding import batch_files, training_data
+from dss_jax.datasets import DataOptions
+from dss_jax.models import config as model_config
+from dss_jax.models import encoder_decoder, partitioning
+from dss_jax.models.decoding import decode_cache
+from dss_jax.training import checkpoints as checkpoints_lib
+from dss_jax.training import (
+  evaluation,
+  monitoring,
+  optimizers,
+  run_directory,
+  train,
+  train_step,
+)
+from dss_jax.training.checkpoints import SaveOptions
+from dss_jax.training.optimizers import schedules
+from dss_jax.training.train_config import TrainConfig
+
+SIZES = dataclasses.replace(small_runs.SIZES, dropout_rate=0.1)
+# Without teacher-forced validation losses: one program less to compile.
+NO_LOSSES = evaluation.EvaluationConfig(batch_size=16, loss_batches=0)
+
+
+class BagOfWords:
+  """A student of two matrices: the loop knows a model by its functions only.
+
+  It sees the mean of the inputs' embeddings and the last token. It compiles in
+  a moment, unlike a transformer; the command line's tests train one of those.
+  """
+
+  def __init__(self, config: model_config.T5Config):
+    self.config = config
+
+  def init(self, key):
+    shape = (self.config.vocab_size, self.config.mlp_dim)
+    keys = jax.random.split(key)
+    return {
+      "embedding": jax.random.normal(keys[0], shape),
+      "projection": 0.1 * jax.random.normal(keys[1], shape[::-1]),
+    }
+
+  def param_axes(self):
+    return {"embedding": ("vocab", "embed"), "projection": ("embed", "vocab")}
+
+  def hidden_states(self, params, batch, *, dropout_key=None):
+    inputs, last = (
+      params["embedding"][batch[f"{side}_input_tokens"]]
+      for side in ("encoder", "decoder")
+    )
+    same = (
+      batch["decoder_segment_ids"][:, :, None]
+      == batch["encoder_segment_ids"][:, None, :]
+    )  # [batch, targets, inputs]
+    hidden = last + jnp.matmul(same / same.sum(-1, keepdims=True), inputs)
+    if dropout_key is None:
+      return hidden
+    keep = 1 - self.config.dropout_rate
+    return hidden * jax.random.bernoulli(dropout_key, keep, hidden.shape) / keep
+
+  def logits(self, params, hidden):
+    return hidden @ params["projection"]
+
+  def encode(self, params, tokens):
+    real = (tokens > 0)[:, :, None]
+    return (params["embedding"][tokens] * real).sum(1) / real.sum(1)
+
+  def init_cache(self, params, encoded, tokens, length):
+    return decode_cache.DecodeCache(
+      index=jnp.zeros((), jnp.int32),
+      per_sequence=[encoded],
+      per_example=(),
+      step_biases=jnp.zeros((1, 2 * length - 1)),
+    )
+
+  def decode_step(self, params, cache, tokens):
+    hidden = params["embedding"][tokens] + cache.per_sequence[0]
+    return self.logits(params, hidden), cache
+
+
+def _config(folder: pathlib.Path, **changes) -> TrainConfig:
+  """A student of a few thousand parameters on the built-in data."""
+  settings = {
+    "model": BagOfWords(SIZES),
+    "optimizer": optimizers.ParameterScaledAdam(),
+    "learning_rate_fn": schedules.create_learning_rate_scheduler(
+      "constant * linear_warmup", base_learning_rate=0.05, warmup_steps=4
+    ),
+    "save_cfg": SaveOptions(period=3),
+    "eval_period": 4,
+    "stats_period": 3,
+  }
+  return small_runs.config(folder, **(settings | changes))
+
+
+def _train(config: TrainConfig) -> train.TrainResult:
+  return train.train(config, stream=io.StringIO())
+
+
+def _fingerprint(folder: pathlib.Path) -> tuple[str, ...]:
+  """What must not depend on how often a run was interrupted."""
+  with checkpoints_lib.Checkpoints(folder, read_only=True) as saved:
+    step = saved.resolve_step("latest")
+    tree, loop = saved.restore_numpy(step), saved.loop_state(step)
+  loop.pop("wall_s")
+  return (
+    str(step),
+    named_trees.tree_hash(tree["params"]),
+    named_trees.tree_hash(tree["opt_state"]),
+    json.dumps(loop, sort_keys=True),
+    monitoring.metrics_hash(folder),
+  )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> pathlib.Path:
+  """A run of 8 steps that nobody interrupted."""
+  folder = tmp_path_factory.mktemp("finished")
+  _train(_config(folder, config_text_fn=lambda: "# the configuration\n"))
+  return folder
+
+
+def test_folder_holds_what_it_should(finished):
+  assert (finished / "config.gin").read_text() == "# the configuration\n"
+  description = json.loads((finished / "run.json").read_text())
+  assert description["task"] == "taxonli_dss"
+  assert len(description["data_fingerprint"]) >= 16
+  assert description["recompilations"] == 0
+  assert description["versions"]["jax"] == jax.__version__
+  lines = run_directory.read_jsonl(finished / "metrics.jsonl")
+  steps = [line["step"] for line in lines if line["kind"] == "train"]
+  assert steps == list(range(1, 9))
+  evaluations = [line for line in lines if line["kind"] == "eval"]
+  assert [line["step"] for line in evaluations] == [4, 8]
+  for line in evaluations:
+    assert "taxonli_label/validation/accuracy" in line
+    for subtask in ("label", "rationale"):
+      assert line[f"validation/{subtask}/loss"] > 0
+      assert 0 <= line[f"validation/{subtask}/token_accuracy"] <= 1
+  assert list(finished.glob("events.out.tfevents.*"))
+  predictions = run_directory.read_jsonl(
+    finished / "eval" / "taxonli_label" / "4.jsonl"
+  )
+  assert len(predictions) == 16
+  assert set(predictions[0]) >= {"input", "target", "prediction", "correct"}
+
+
+def test_results_have_the_schema_and_name_the_selected_checkpoint(finished):
+  rows = run_directory.read_jsonl(finished / "results.jsonl")
+  assert [row["split"] for row in rows] == ["validation", "test"]
+  for row in rows:
+    assert row["dataset"] == "taxonli"
+    assert row["method"] == "dss"
+    assert row["metric"] == "accuracy"
+    assert row["train_examples"] == 64
+    assert row["records_per_batch"] == 8
+    assert row["steps"] == 8
+    assert row["tokens_seen"] > 0
+    assert row["train_flops"] > 0
+    assert row["rationale_source"] == "taxonli"
+    assert row["selected_by"] == "validation accuracy"
+    assert row["checkpoint_step"] in (4, 8)
+  assert rows[1]["n"] == 24
+
+
+def test_loss_falls(finished):
+  lines = run_directory.read_jsonl(finished / "metrics.jsonl")
+  losses = [line["loss"] for line in lines if line["kind"] == "train"]
+  assert losses[-1] < losses[0] - 0.3
+
+
+class _Killed(Exception):
+  pass
+
+
+def _stop_after(at: int):
+  """In place of what follows a step: nothing more happens after `at` steps."""
+  original = train._Run._after_step
+
+  def stop(self, step):
+    if step == at:
+      raise _Killed
+    return original(self, step)
+
+  return stop
+
+
+@pytest.mark.parametrize(
+  "at",
+  [
+    2,
+    pytest.param(4, marks=pytest.mark.slow),
+    pytest.param(7, marks=pytest.mark.slow),
+  ],
+)
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+  finished, tmp_path, monkeypatch, at
+):
+  """Stops after `at` steps, between the step and whatever follows it."""
+  config = _config(tmp_path)
+  with monkeypatch.context() as patched:
+    patched.setattr(train._Run, "_after_step", _stop_after(at))
+    with pytest.raises(_Killed):
+      _train(config)
+  _train(config)
+  assert _fingerprint(tmp_path) == _fingerprint(finished)
+  description = json.loads((tmp_path / "run.json").read_text())
+  assert description["recompilations"] == 0
+
+
+@pytest.mark.slow
+def test_batch_files_train_as_the_records_do(finished, tmp_path, monkeypatch):
+  """To the bit, and through an interruption."""
+  config = _config(tmp_path / "run")
+  packed = training_data.load_packed(
+    config.train_dataset_cfg, small_runs.VOCABULARY, seed=config.random_seed
+  )
+  batch_files.write_batches(tmp_path / "files", packed, range(8))
+  dataset = dataclasses.replace(
+    config.train_dataset_cfg, batch_files=str(tmp_path / "files")
+  )
+  config = dataclasses.replace(config, train_dataset_cfg=dataset)
+  with monkeypatch.context() as patched:
+    patched.setattr(train._Run, "_after_step", _stop_after(5))
+    with pytest.raises(_Killed):
+      _train(config)
+  _train(config)
+  assert _fingerprint(tmp_path / "run") == _fingerprint(finished)
+  (tmp_path / "run" / "results.jsonl").unlink()
+  longer = dataclasses.replace(config, total_steps=9)
+  with pytest.raises(UserError, match="the run needs 8 to 8"):
+    _train(longer)
+
+
+@pytest.mark.slow
+def test_a_step_that_is_compiled_again_is_told(tmp_path, monkeypatch):
+  """Batches of another shape, which no run should have, force it."""
+  config = _config(
+    tmp_path, total_steps=3, eval_period=None, evaluation_cfg=NO_LOSSES
+  )
+  original = train_step.JittedStep.__call__
+
+  def call(self, state, batch):
+    if int(state.step) == 1:
+      batch = {name: array[:1] for name, array in batch.items()}
+    return original(self, state, batch)
+
+  monkeypatch.setattr(train_step.JittedStep, "__call__", call)
+  stream = io.StringIO()
+  train.train(config, stream=stream)
+  assert stream.getvalue().count("compiled again") == 1
+  assert "step 2 was compiled again" in stream.getvalue()
+  description = json.loads((tmp_path / "run.json").read_text())
+  assert description["recompilations"] == 1
+
+
+def test_a_finished_run_is_left_as_it_is(finished):
+  before = (_fingerprint(finished), (finished / "results.jsonl").read_text())
+  result = _train(_config(finished))
+  assert result.step == 8
+  after = (_fingerprint(finished), (finished / "results.jsonl").read_text())
+  assert after == before
+
+
+@pytest.mark.parametrize(
+  ("name", "content"),
+  [
+    ("run.json", '{"batch_shape": {"rows": 1}}'),
+    ("run.json", "[]"),
+    ("run.json", "{"),
+    ("metrics.jsonl", '{"step": 1}\nx\n'),
+  ],
+)
+def test_damaged_files_of_a_run_are_told(finished, tmp_path, name, content):
+  folder = tmp_path / "run"
+  shutil.copytree(finished, folder)
+  (folder / name).write_text(content)
+  with pytest.raises(UserError, match=rf"{name} is damaged") as error:
+    _train(_config(folder, total_steps=9))
+  assert "\n" not in str(error.value)
+
+
+def test_results_that_are_not_whole_are_written_again(finished, tmp_path):
+  folder = tmp_path / "run"
+  shutil.copytree(finished, folder)
+  results = folder / "results.jsonl"
+  whole = run_directory.read_jsonl(results)
+  run_directory.write_jsonl(results, whole[:1])
+  _train(_config(folder))
+  again = run_directory.read_jsonl(results)
+  assert [row | {"config_sha": ""} for row in again] == [
+    row | {"config_sha": ""} for row in whole
+  ]
+
+
+def test_rows_may_hold_any_character(tmp_path):
+  rows = [{"text": "\u2028 \x85 \r\n \x1b[31m"}, {"text": "b"}]
+  run_directory.write_jsonl(tmp_path / "rows.jsonl", rows)
+  assert run_directory.read_jsonl(tmp_path / "rows.jsonl") == rows
+
+
+@pytest.mark.slow
+def test_eight_devices_train_as_one_does(tmp_path):
+  """Same data, same mathematics; only the order of sums differs."""
+  config = _config(tmp_path)
+  batching = dataclasses.replace(
+    config.train_dataset_cfg, batch_size=8, records_per_batch=None
+  )
+  losses = {}
+  for name, partitioner in {
+    "one": partitioning.Partitioner(devices=jax.devices()[:1]),
+    "eight": partitioning.Partitioner(num_partitions=2, fully_sharded=True),
+  }.items():
+    folder = tmp_path / name
+    _train(
+      dataclasses.replace(
+        config,
+        model_dir=str(folder),
+        partitioner=partitioner,
+        train_dataset_cfg=batching,
+        total_steps=4,
+        evaluation_cfg=NO_LOSSES,
+        model=encoder_decoder.EncoderDecoderModel(
+          dataclasses.replace(SIZES, dropout_rate=0.0)
+        ),
+      )
+    )
+    lines = run_directory.read_jsonl(folder / "metrics.jsonl")
+    losses[name] = [x["loss"] for x in lines if x["kind"] == "train"]
+  np.testing.assert_allclose(losses["eight"], losses["one"], rtol=1e-5)
+
+
+def test_a_run_does_not_go_on_with_other_data(finished):
+  config = _config(finished, total_steps=9)
+  dataset = dataclasses.replace(
+    config.train_dataset_cfg, data=DataOptions(taxonli_num_train=32)
+  )
+  for changes in ({"train_dataset_cfg": dataset}, {"random_seed": 7}):
+    with pytest.raises(UserError, match="holds a run whose") as error:
+      _train(dataclasses.replace(config, **changes))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_run_keeps_its_batches_on_other_devices(tmp_path):
+  """More devices need rows that divide; those of the run already do."""
+  config = _config(
+    tmp_path, total_steps=2, eval_period=None, evaluation_cfg=NO_LOSSES
+  )
+  batching = dataclasses.replace(config.train_dataset_cfg, batch_size=8)
+  config = dataclasses.replace(config, train_dataset_cfg=batching)
+  _train(config)
+  shape = json.loads((tmp_path / "run.json").read_text())["batch_shape"]
+  _train(
+    dataclasses.replace(
+      config,
+      total_steps=3,
+      partitioner=partitioning.Partitioner(devices=jax.devices()[:2]),
+    )
+  )
+  description = json.loads((tmp_path / "run.json").read_text())
+  assert description["batch_shape"] == shape
+  assert description["mesh"] == {"data": 2, "model": 1}
+
+
+@pytest.mark.slow
+def test_early_stopping_and_its_memory(tmp_path, monkeypatch):
+  values = iter([0.5, 0.4, 0.5, 0.9])
+  monkeypatch.setattr(
+    evaluation, "selection_value", lambda scores, metric: next(values)
+  )
+  config = _config(tmp_path, eval_period=1, early_stopping_patience=2)
+  result = _train(config)
+  assert result.step == 3  # 0.5, then twice no better
+  assert result.best_step == 1
+  assert _train(config).step == 3
+
+
+@pytest.mark.slow
+def test_best_checkpoint_is_kept_and_scored(tmp_path, monkeypatch):
+  values = iter([0.1, 0.9, 0.3, 0.2])
+  monkeypatch.setattr(
+    evaluation, "selection_value", lambda scores, metric: next(values)
+  )
+  config = _config(
+    tmp_path, eval_period=2, save_cfg=SaveOptions(period=1, keep=1)
+  )
+  result = _train(config)
+  assert result.best_step == 4
+  with checkpoints_lib.Checkpoints(tmp_path, read_only=True) as saved:
+    assert saved.steps() == [4, 8]
+  assert {row["checkpoint_step"] for row in result.rows} == {4}
+  step, scores = scoring.score_checkpoint(config, "best", split="test")
+  assert step == 4
+  assert scores[0].metrics["accuracy"] == result.rows[1]["value"]
+
+
+@pytest.mark.slow
+def test_too_many_steps_that_are_not_finite_end_the_run(tmp_path):
+  config = _config(
+    tmp_path,
+    learning_rate_fn=lambda step: math.inf,
+    evaluation_cfg=NO_LOSSES,
+    max_nonfinite_steps=3,
+    stats_period=1,
+  )
+  with pytest.raises(FloatingPointError, match=r"3 steps in a row.*LEARNING"):
+    _train(config)
+
+
+@pytest.mark.slow
+def test_starting_from_another_run(finished, tmp_path):
+  config = _config(tmp_path, initial_checkpoint_path=str(finished))
+  config = dataclasses.replace(config, total_steps=1, eval_period=None)
+  _train(config)
+  first = run_directory.read_jsonl(tmp_path / "metrics.jsonl")[0]["loss"]
+  scratch = run_directory.read_jsonl(finished / "metrics.jsonl")[0]["loss"]
+  assert first < scratch - 0.1
+
+
+def test_two_processes_cannot_share_a_folder(tmp_path):
+  with (
+    run_directory.locked(tmp_path),
+    pytest.raises(UserError, match="another process is training"),
+  ):
+    _train(_config(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"total_steps": 0}, "TRAIN_STEPS"),
+    ({"num_microbatches": 0}, "NUM_MICROBATCHES"),
+    ({"eval_period": 0}, "EVAL_PERIOD"),
+    ({"initial_checkpoint_path": "nowhere"}, "nowhere"),
+  ],
+)
+def test_wrong_settings_are_told(tmp_path, changes, message):
+  with pytest.raises(UserError, match=message) as error:
+    _train(_config(tmp_path, **changes))
+  assert "\n" not in str(error.value)
+
+
+def test_a_home_folder_is_found(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  config = _config(pathlib.Path("~/runs"))
+  assert config.model_dir == str(tmp_path / "runs")
+
+
+def test_a_vocabulary_too_large_for_the_student_is_told(tmp_path):
+  config = _config(tmp_path)
+  small = dataclasses.replace(config.model.config, vocab_size=16)
+  with pytest.raises(UserError, match=r"network\.T5Config\.vocab_size"):
+    _train(dataclasses.replace(config, model=BagOfWords(small)))
+
+
+def test_a_kernel_of_other_devices_is_told_before_a_file_is_written(tmp_path):
+  config = _config(tmp_path, config_text_fn=lambda: "")
+  named = dataclasses.replace(
+    config.model.config, attention_implementation="cudnn"
+  )
+  student = encoder_decoder.EncoderDecoderModel(named)
+  with pytest.raises(UserError, match="it runs on gpu and the device is cpu"):
+    _train(dataclasses.replace(config, model=student))
+  assert not (tmp_path / "config.gin").exists()
+  assert not (tmp_path / "run.json").exists()
+
+
+def test_another_models_checkpoint_is_told(finished, tmp_path):
+  config = _config(tmp_path)
+  wide = dataclasses.replace(config.model.config, mlp_dim=24)
+  with pytest.raises(UserError, match="another model") as error:
+    _train(
+      dataclasses.replace(
+        config,
+        model=BagOfWords(wide),
+        initial_checkpoint_path=str(finished),
+      )
+    )
+  assert "\n" not in str(error.value)
+
+
+def test_batch_not_divisible_by_devices_is_told(tmp_path):
+  config = _config(tmp_path, partitioner=partitioning.Partitioner())
+  dataset = dataclasses.replace(
+    config.train_dataset_cfg, batch_size=12, records_per_batch=None
+  )
+  with pytest.raises(UserError, match="BATCH_SIZE") as error:
+    _train(dataclasses.replace(config, train_dataset_cfg=dataset))
+  assert "\n" not in str(error.value)

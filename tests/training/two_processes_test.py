@@ -1,0 +1,181 @@
+"""Two real processes over jax.distributed train as one does, kills included."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from dss_jax.models.partitioning.logical_axes import named_params
+from dss_jax.training import checkpoints
+
+STEPS = 48
+DEADLINE = 180.0  # seconds for anything, on a busy machine
+FLAGS = (
+  *(
+    f"--gin_file={name}.gin"
+    for name in (
+      "models/taxonli",
+      "runs/taxonli",
+      "data/taxonli",
+      "methods/dss",
+    )
+  ),
+  f"--gin.TRAIN_STEPS={STEPS}",
+  "--gin.RECORDS_PER_BATCH=8",
+  "--gin.CHECKPOINT_PERIOD=16",
+  "--gin.EVAL_PERIOD=1000",
+  "--gin.EVAL_MAX_EXAMPLES=2",
+  "--gin.EVAL_STEPS=0",
+  "--gin.STATS_PERIOD=1",
+  "--gin.evaluation.EvaluationConfig.test_split=None",
+  "--gin.data.DataOptions.taxonli_num_train=64",
+  "--gin.network.T5Config.num_encoder_layers=1",
+  "--gin.network.T5Config.num_decoder_layers=1",
+  # Large enough for steps to be made in the main thread (`cpu_memory`), where
+  # a lost process raises another error.
+  "--gin.network.T5Config.vocab_size=8192",
+)
+
+
+class Run:
+  """A training run in one or more processes; each start is a try to end it."""
+
+  def __init__(self, folder: pathlib.Path, processes: int):
+    self.folder = folder
+    self.processes = processes
+    self.logs: list[pathlib.Path] = []
+    self.started: list[subprocess.Popen] = []
+    self.starts = 0
+
+  def start(self) -> None:
+    self.starts += 1
+    with socket.socket() as probe:
+      probe.bind(("127.0.0.1", 0))
+      address = f"127.0.0.1:{probe.getsockname()[1]}"
+    environment = os.environ | {
+      "JAX_PLATFORMS": "cpu",
+      "JAX_COMPILATION_CACHE_DIR": str(self.folder.parent / "cache"),
+      "OMP_NUM_THREADS": "1",
+      "PYTHONPATH": os.pathsep.join(sys.path),
+      # Two devices in all: of two numbers, the second counts.
+      "XLA_FLAGS": os.environ["XLA_FLAGS"]
+      + f" --xla_force_host_platform_device_count={2 // self.processes}",
+    }
+    environment.pop("GLIBC_TUNABLES", None)  # as users start them
+    self.logs, self.started = [], []
+    for index in range(self.processes):
+      others = ()
+      if self.processes > 1:
+        others = (
+          f"--coordinator_address={address}",
+          f"--process_count={self.processes}",
+          f"--process_index={index}",
+        )
+      log = self.folder.parent / f"{self.folder.name}.{self.starts}.{index}.log"
+      self.logs.append(log)
+      with log.open("w") as file:
+        self.started.append(
+          subprocess.Popen(
+            [
+              *(sys.executable, "-m", "dss_jax.main", "train", *FLAGS),
+              *(f"--gin.MODEL_DIR={self.folder}", *others),
+            ],
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+          )
+        )
+
+  def wait_for_checkpoint(self, step: int) -> None:
+    """Until there is a checkpoint of `step` or later, and steps after it."""
+    end = time.monotonic() + DEADLINE
+    steps = None
+    while steps is None or self.lines() <= steps:
+      if steps is None and (self.saved() or -1) >= step:
+        steps = self.lines()
+      assert time.monotonic() < end, self.text()
+      assert all(each.poll() is None for each in self.started), self.text()
+      time.sleep(0.02)
+
+  def lines(self) -> int:
+    metrics = self.folder / "metrics.jsonl"
+    return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+
+  def saved(self) -> int | None:
+    folder = self.folder / "checkpoints"
+    steps = folder.iterdir() if folder.is_dir() else ()
+    return max((int(s.name) for s in steps if s.name.isdigit()), default=None)
+
+  def end(self) -> list[int]:
+    """Exit statuses, once all processes have ended."""
+    end = time.monotonic() + DEADLINE
+    return [each.wait(end - time.monotonic()) for each in self.started]
+
+  def text(self) -> str:
+    return "\n".join(log.read_text() for log in self.logs)[-4000:]
+
+  def kill(self) -> None:
+    for each in self.started:
+      each.kill()
+      each.wait()
+
+
+def last_params(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  with checkpoints.Checkpoints(folder) as saved:
+    assert saved.latest_step() == STEPS
+    restored = saved.restore_numpy(STEPS)
+  return {p.path: p.value for p in named_params(restored)}
+
+
+@pytest.fixture
+def runs(tmp_path):
+  found = {"one": Run(tmp_path / "one", 1), "two": Run(tmp_path / "two", 2)}
+  yield found
+  for run in found.values():
+    run.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "rebooted", [False, pytest.param(True, marks=pytest.mark.thorough)]
+)
+def test_two_processes_killed_and_continued_train_as_one(runs, rebooted):
+  one, two = runs["one"], runs["two"]
+  one.start()
+  assert one.end() == [0], one.text()
+
+  killed_at = 0
+  if rebooted:  # Both are killed at once.
+    two.start()
+    two.wait_for_checkpoint(16)
+    two.kill()
+    killed_at = two.saved()
+    assert killed_at is not None
+    assert killed_at < STEPS
+
+  # One dies: the other must say so and end, and soon.
+  two.start()
+  two.wait_for_checkpoint(killed_at + 16)
+  two.started[1].kill()
+  died = time.monotonic()
+  status, _ = two.end()
+  assert time.monotonic() - died < 60
+  assert status == 1, two.text()
+  said = two.logs[0].read_text()
+  assert "dss-jax train: lost another process of this run" in said
+  assert "Traceback" not in said
+  died_at = two.saved()
+  assert died_at is not None
+  assert died_at < STEPS
+
+  two.start()
+  assert two.end() == [0, 0], two.text()
+  want, got = last_params(one.folder), last_params(two.folder)
+  assert got.keys() == want.keys()
+  for path, value in want.items():
+    np.testing.assert_allclose(got[path], value, rtol=1e-5, atol=1e-6)
