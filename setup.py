@@ -133,8 +133,8 @@ setuptools.setup(
     "dss_jax": [
       "datasets/*.model",
       "rationales/*.toml",
-      "rationales/page/*",
-      "serving/page/*",
+      "rationales/quality/page/*",
+      "students/serving/page/*",
     ],
     "dss_jax.gin": ["**/*.gin"],
     "dss_jax.tasks": ["**/*.toml"],

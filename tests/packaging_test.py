@@ -100,7 +100,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel, repository):
   assert "dss_jax/datasets/taxonli.model" in files
   assert "dss_jax/rationales/prices.toml" in files
   for name in ("index.html", "script.js", "style.css"):
-    assert f"dss_jax/rationales/page/{name}" in files
+    assert f"dss_jax/rationales/quality/page/{name}" in files
 
 
 def _run(site: pathlib.Path, cwd: pathlib.Path, *argv: str):

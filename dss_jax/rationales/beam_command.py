@@ -1,4 +1,4 @@
-"""`python -m dss_jax.rationales.beam`: stage 1 as a pipeline, from flags.
+"""`python -m dss_jax.cli.beam`: stage 1 as a pipeline, from flags.
 
 The flags are those of `dss-jax extract`, some of its own, and Beam's
 (`--runner`, `--direct_num_workers`, `--region`, ...).
@@ -16,18 +16,18 @@ from typing import Any
 from dss_jax.base.errors import UserError
 from dss_jax.rationales import command_flags, from_flags
 
-_PROGRAM = "python -m dss_jax.rationales.beam"
+_PROGRAM = "python -m dss_jax.cli.beam"
 
 _EPILOG = """\
 examples:
   # on this machine, two processes
-  python -m dss_jax.rationales.beam --input=train.jsonl --prompt=cqa \\
+  python -m dss_jax.cli.beam --input=train.jsonl --prompt=cqa \\
     --model=my-model --base_url=http://127.0.0.1:8000/v1 \\
     --output=out/train.jsonl --num_shards=8 \\
     --runner=FnApiRunner --direct_running_mode=multi_processing \\
     --direct_num_workers=2
   # on many
-  python -m dss_jax.rationales.beam --input='gs://mine/train-*.jsonl' \\
+  python -m dss_jax.cli.beam --input='gs://mine/train-*.jsonl' \\
     --prompt=cqa --model=my-model --base_url=https://models.example/v1 \\
     --output=gs://mine/out/train.jsonl --output_shards=16 --num_shards=64 \\
     --requests_per_minute=6000 --runner=DataflowRunner --region=... \\
@@ -122,7 +122,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace, flags: Sequence[str]) -> int:
   from dss_jax.data import command as data_command
-  from dss_jax.rationales import beam
+
+  try:
+    from dss_jax.rationales import beam
+  except ImportError as error:
+    raise UserError(str(error)) from None
   from dss_jax.rationales.prices import Prices
 
   for name in _ELSEWHERE:

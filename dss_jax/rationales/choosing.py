@@ -21,7 +21,7 @@ from typing import Any
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.completions import Parsed
 from dss_jax.datasets.records import MAX_RATIONALES, Rationale, Record
-from dss_jax.rationales.answers import Answer, SameAnswer, Vote, count_votes
+from dss_jax.rationales.votes import Answer, SameAnswer, Vote, count_votes
 
 # Statuses that are given here, to answers that the parser was content with.
 DISAGREES = "disagrees_with_gold"

@@ -22,10 +22,10 @@ from dss_jax.rationales import from_flags
 from dss_jax.rationales.command_flags import add_arguments
 
 if TYPE_CHECKING:
-  from dss_jax.rationales.asking import Summary
+  from dss_jax.rationales.asking.request_loop import Summary
   from dss_jax.rationales.extraction import Result, Source
+  from dss_jax.rationales.extraction_plan import Plan
   from dss_jax.rationales.ledger import Ledger
-  from dss_jax.rationales.plan import Plan
   from dss_jax.rationales.prices import Prices
   from dss_jax.rationales.requests import Request
 
@@ -90,7 +90,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _check_formats(args: argparse.Namespace) -> None:
-  from dss_jax.rationales.outputs import SUFFIXES
+  from dss_jax.rationales.record_outputs import SUFFIXES
 
   allowed = [suffix[1:] for suffix in SUFFIXES]
   args.formats = [n.strip() for n in args.formats.split(",") if n.strip()]
@@ -289,7 +289,7 @@ def _told(summary: Summary) -> str:
 
 
 def _print_result(result: Result) -> None:
-  from dss_jax.rationales import quality_tables
+  from dss_jax.rationales.quality import quality_tables
 
   for name, rounds in result.summaries.items():
     for round_name, summary in rounds.items():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 from dss_jax.datasets.records import SeenTexts
-from dss_jax.rationales import asking
+from dss_jax.rationales.asking import request_loop
 from dss_jax.rationales.extraction import Source
+from dss_jax.rationales.extraction_plan import Plan
 from dss_jax.rationales.grouping import in_groups
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.plan import Plan
+from dss_jax.rationales.planned_requests import Questions
 from dss_jax.rationales.prices import Prices
-from dss_jax.rationales.questions import Questions
 
 
 @dataclasses.dataclass
@@ -60,7 +60,7 @@ def estimate(
         if request.key in settled:
           result.answered += 1
         elif seen.add(request.key) is None:
-          prompt_tokens, most = asking.estimated_tokens(request)
+          prompt_tokens, most = request_loop.estimated_tokens(request)
           result.requests += 1
           result.prompt_tokens += prompt_tokens
           result.most_completion_tokens += most

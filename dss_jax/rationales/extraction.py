@@ -31,16 +31,18 @@ import dss_jax
 from dss_jax.base.errors import UserError
 from dss_jax.base.progress import Progress
 from dss_jax.datasets.records import Record, atomic_file
-from dss_jax.rationales import asking, choosing, parsing, quality
-from dss_jax.rationales.answers import UNANSWERED, Answer
+from dss_jax.rationales import choosing, parsing
+from dss_jax.rationales.asking import request_loop
+from dss_jax.rationales.extraction_plan import Plan, TeacherPlan
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.outputs import check_outputs, open_outputs
-from dss_jax.rationales.plan import Plan, TeacherPlan
+from dss_jax.rationales.planned_requests import Questions
 from dss_jax.rationales.prices import Prices
-from dss_jax.rationales.quality_report import QualityReport
-from dss_jax.rationales.questions import Questions
-from dss_jax.rationales.report_page import PageSample, write_page
+from dss_jax.rationales.quality import counting
+from dss_jax.rationales.quality.quality_report import QualityReport
+from dss_jax.rationales.quality.report_page import PageSample, write_page
+from dss_jax.rationales.record_outputs import check_outputs, open_outputs
 from dss_jax.rationales.requests import Request
+from dss_jax.rationales.votes import UNANSWERED, Answer
 
 LEDGER_FILE = "ledger.sqlite"
 
@@ -78,7 +80,7 @@ class Result:
 
   report: QualityReport | None
   files: tuple[pathlib.Path, ...]
-  summaries: dict[str, dict[str, asking.Summary]]
+  summaries: dict[str, dict[str, request_loop.Summary]]
   stopped: str = ""
 
 
@@ -89,7 +91,7 @@ def ask_everything(
   *,
   prices: Prices | None = None,
   stream: TextIO | None = None,
-) -> tuple[dict[str, dict[str, asking.Summary]], str]:
+) -> tuple[dict[str, dict[str, request_loop.Summary]], str]:
   """Asks the teachers everything that the ledger does not hold.
 
   Args:
@@ -104,7 +106,7 @@ def ask_everything(
     nothing is). The answers are in the ledger.
 
   Raises:
-    UserError: as `asking.ask`.
+    UserError: as `request_loop.ask`.
   """
   prices = prices or Prices.load()
   summaries = asyncio.run(_ask_all(source, plan, ledger, prices, stream))
@@ -145,7 +147,7 @@ def extract(
   prices = prices or Prices.load()
   with Ledger(folder / LEDGER_FILE) as ledger:
     _remove_leftovers(folder, split)
-    summaries: dict[str, dict[str, asking.Summary]] = {}
+    summaries: dict[str, dict[str, request_loop.Summary]] = {}
     if ask:
       summaries = asyncio.run(_ask_all(source, plan, ledger, prices, stream))
     else:
@@ -197,9 +199,9 @@ async def _ask_all(
   ledger: Ledger,
   prices: Prices,
   stream: TextIO | None,
-) -> dict[str, dict[str, asking.Summary]]:
+) -> dict[str, dict[str, request_loop.Summary]]:
   """All rounds of all teachers, one after the other, until one is stopped."""
-  summaries: dict[str, dict[str, asking.Summary]] = {}
+  summaries: dict[str, dict[str, request_loop.Summary]] = {}
   async with contextlib.AsyncExitStack() as stack:
     # All of them first: what one lacks shall not be told hours later.
     teachers = {
@@ -216,7 +218,7 @@ async def _ask_all(
         stream=stream,
       )
       with contextlib.closing(progress):
-        summary = await asking.ask(
+        summary = await request_loop.ask(
           wanted,
           teacher,
           ledger,
@@ -272,7 +274,7 @@ async def _connected(teacher_plan: TeacherPlan):
     await teacher.close()
 
 
-def _stopped(summaries: dict[str, dict[str, asking.Summary]]) -> str:
+def _stopped(summaries: dict[str, dict[str, request_loop.Summary]]) -> str:
   for rounds in summaries.values():
     for summary in rounds.values():
       if summary.stopped:
@@ -324,7 +326,7 @@ def _write(
   prices: Prices,
 ) -> tuple[QualityReport, PageSample]:
   same_answer = functools.partial(parsing.same_answer, plan.prompt)
-  counted = quality.Quality(same_answer=same_answer, cost=prices.cost)
+  counted = counting.Quality(same_answer=same_answer, cost=prices.cost)
   sample = PageSample(same_answer=same_answer)
   with open_outputs(paths) as write:
     for record in chosen_records(source, plan, ledger):
@@ -337,7 +339,7 @@ def _write(
 def _description(
   source: Source,
   plan: Plan,
-  summaries: dict[str, dict[str, asking.Summary]],
+  summaries: dict[str, dict[str, request_loop.Summary]],
 ) -> dict[str, Any]:
   """What made the files: everything but keys, which nothing here knows."""
   return {

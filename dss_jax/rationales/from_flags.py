@@ -15,7 +15,7 @@ if TYPE_CHECKING:
   from dss_jax.datasets import DataOptions
   from dss_jax.datasets.records import Record
   from dss_jax.rationales.extraction import Source
-  from dss_jax.rationales.plan import Plan
+  from dss_jax.rationales.extraction_plan import Plan
 
 
 def make_source(args: argparse.Namespace) -> Source:
@@ -110,7 +110,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
   """What the flags ask of which teachers."""
   from dss_jax.rationales import prompt_files, teacher_plans
   from dss_jax.rationales.choosing import ChooseOptions
-  from dss_jax.rationales.plan import Plan
+  from dss_jax.rationales.extraction_plan import Plan
   from dss_jax.rationales.prompts import Prompt, for_dataset
 
   if not args.prompt and not args.dataset:

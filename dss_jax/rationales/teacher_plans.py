@@ -25,8 +25,8 @@ from typing import Any
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions
-from dss_jax.rationales.asking import AskOptions
-from dss_jax.rationales.plan import Endpoint, TeacherPlan
+from dss_jax.rationales.asking.request_loop import AskOptions
+from dss_jax.rationales.extraction_plan import Endpoint, TeacherPlan
 from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.requests import Sampling
 from dss_jax.rationales.teachers import RecordTeacher

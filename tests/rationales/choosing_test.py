@@ -18,13 +18,13 @@ from dss_jax.datasets.records import (
   read_records,
   write_records,
 )
-from dss_jax.rationales.answers import Answer, count_votes
 from dss_jax.rationales.choosing import (
   ChooseOptions,
   choose,
   needs_rationalising,
 )
 from dss_jax.rationales.requests import Completion, Sampling
+from dss_jax.rationales.votes import Answer, count_votes
 
 RECORD = Record("q1", "Where is a weasel?\n(a) zoo\n(b) pond", "zoo")
 NO_GOLD = dataclasses.replace(RECORD, label=None)

@@ -12,8 +12,8 @@ from dss_jax.rationales import extraction
 from dss_jax.rationales.choosing import ChooseOptions
 from dss_jax.rationales.estimates import estimate
 from dss_jax.rationales.extraction import Source, extract, requests
+from dss_jax.rationales.extraction_plan import Plan, TeacherPlan
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.plan import Plan, TeacherPlan
 from dss_jax.rationales.prices import Price, Prices
 from dss_jax.rationales.prompts import Exemplar, Prompt
 from dss_jax.rationales.requests import Completion, Sampling

@@ -17,7 +17,7 @@ import pytest
 from dss_jax import main
 from dss_jax.datasets.records import read_records
 
-_SERVER = pathlib.Path(__file__).with_name("smollm2_server.py")
+_SERVER = pathlib.Path(__file__).parents[1] / "support" / "smollm2_server.py"
 _RECORDS = 50
 
 pytestmark = [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions
 from dss_jax.rationales import command_flags
-from dss_jax.rationales.plan import Endpoint
+from dss_jax.rationales.extraction_plan import Endpoint
 from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.teacher_plans import read_tables, teacher_plan
 

@@ -17,7 +17,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from dss_jax.rationales.lengths import Lengths
+from dss_jax.rationales.quality.lengths import Lengths
 
 # Bins of the vote margin, each a tenth wide; the last holds 1 as well.
 MARGIN_BINS = 10

@@ -8,8 +8,9 @@ import pytest
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Rationale, Record
-from dss_jax.rationales import choosing, quality, report_page
-from dss_jax.rationales.answers import Answer
+from dss_jax.rationales import choosing
+from dss_jax.rationales.quality import counting, report_page
+from dss_jax.rationales.votes import Answer
 
 HOSTILE = (
   "</script><script>window.hacked = 1</script>",
@@ -74,7 +75,7 @@ def _page(records, path=None, **fields):
   )
   for record in records:
     sample.add(record)
-  report = quality.of_records(records)
+  report = counting.of_records(records)
   if path is None:
     return report_page.render(report, sample, **fields)
   report_page.write_page(path, report, sample, **fields)
@@ -327,7 +328,7 @@ def test_choices_made_by_choosing_are_shown():
     for i, label in enumerate(["zoo", "pond", "zoo"])
   ]
   record = choosing.choose(
-    record, answers, choosing.ChooseOptions(), quality.same_words
+    record, answers, choosing.ChooseOptions(), counting.same_words
   )
   (shown,) = _data(_page([record]))["records"]
   assert shown["votes"] == [["zoo", 2 / 3], ["pond", 1 / 3]]

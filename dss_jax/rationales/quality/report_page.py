@@ -2,9 +2,9 @@
 
   sample = PageSample()
   for record in records:
-    quality.add(record)
+    counting.add(record)
     sample.add(record)
-  write_page("out/report.html", quality.report(), sample, title="cqa, train")
+  write_page("out/report.html", counting.report(), sample, title="cqa, train")
 
 The page works from a file, without a network. All it shows comes from one
 block of JSON and is set as text, never as markup; its Content-Security-Policy
@@ -26,10 +26,11 @@ import pathlib
 from typing import Any
 
 from dss_jax.datasets.records import Rationale, Record, atomic_file
-from dss_jax.rationales import choosing, quality
-from dss_jax.rationales.accounts import account_of
-from dss_jax.rationales.answers import SameAnswer
-from dss_jax.rationales.quality_report import QualityReport
+from dss_jax.rationales import choosing
+from dss_jax.rationales.quality import counting
+from dss_jax.rationales.quality.accounts import account_of
+from dss_jax.rationales.quality.quality_report import QualityReport
+from dss_jax.rationales.votes import SameAnswer
 
 _FOLDER = pathlib.Path(__file__).parent / "page"
 
@@ -71,7 +72,7 @@ class PageSample:
     *,
     max_records: int = 500,
     max_bytes: int = 8 << 20,
-    same_answer: SameAnswer = quality.same_words,
+    same_answer: SameAnswer = counting.same_words,
   ):
     """Starts with none.
 
@@ -224,7 +225,7 @@ def _json_for_html(value: Any) -> str:
 
 
 def _kind(record: Record, agrees: bool | None) -> str:
-  is_fine = any(quality.is_trainable(r) for r in record.rationales) and all(
+  is_fine = any(counting.is_trainable(r) for r in record.rationales) and all(
     rationale.status == "ok" for rationale in record.rationales
   )
   if not is_fine:

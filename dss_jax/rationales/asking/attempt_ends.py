@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable
 
 from dss_jax.base.errors import UserError
-from dss_jax.rationales import outcomes, pacing
-from dss_jax.rationales.ask_options import AskOptions, Summary
-from dss_jax.rationales.costs import Costs
-from dss_jax.rationales.job_queue import (
+from dss_jax.rationales import outcomes
+from dss_jax.rationales.asking import pacing
+from dss_jax.rationales.asking.ask_options import AskOptions, Summary
+from dss_jax.rationales.asking.costs import Costs
+from dss_jax.rationales.asking.job_queue import (
   Job,
   JobQueue,
   tokens_of_size,

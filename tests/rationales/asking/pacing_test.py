@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from dss_jax.rationales import pacing
+from dss_jax.rationales.asking import pacing
 
 
 class Clock:

@@ -8,7 +8,7 @@
       | WriteRecords(["gs://mine/out/train.jsonl"], num_shards=8)
     )
 
-or `python -m dss_jax.rationales.beam` with the flags of `dss-jax extract` and
+or `python -m dss_jax.cli.beam` with the flags of `dss-jax extract` and
 Beam's own. Prompts, requests, parsing and choosing are those of `extraction`;
 here is only how records are dealt out. They are grouped by shard of the ledger
 (see `ledger_shards`), and whoever has a shard asks about its records,
@@ -16,33 +16,28 @@ here is only how records are dealt out. They are grouped by shard of the ledger
 run again, find in the ledger what was answered. API keys are read from the
 environment of the worker that asks; the pipeline never holds one.
 
-The steps are in `beam_transforms`; only they and this module import Apache
-Beam.
+Only this folder imports Apache Beam.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 try:
   import apache_beam as beam
 except ImportError as error:
-  _NEEDS = f"pip install 'dss_jax[beam]', in its own environment ({error})"
-  if __name__ == "__main__":
-    sys.exit(f"dss_jax.rationales.beam needs Apache Beam: {_NEEDS}")
-  raise ImportError(f"needs Apache Beam: {_NEEDS}") from None
+  raise ImportError(
+    "needs Apache Beam: pip install 'dss_jax[beam]', in its own environment"
+    f" ({error})"
+  ) from None
 
 from dss_jax.base.errors import UserError
-from dss_jax.rationales.beam_transforms.asking import (
-  INTERRUPTED,
-  ExtractRationales,
-)
-from dss_jax.rationales.beam_transforms.counters import NAMESPACE
-from dss_jax.rationales.beam_transforms.files import BeamFiles
-from dss_jax.rationales.beam_transforms.reading import ReadDataset, ReadRecords
-from dss_jax.rationales.beam_transforms.writing import WriteRecords
+from dss_jax.rationales.beam.ask_shards import INTERRUPTED, ExtractRationales
+from dss_jax.rationales.beam.beam_files import BeamFiles
+from dss_jax.rationales.beam.counters import NAMESPACE
+from dss_jax.rationales.beam.read_records import ReadDataset, ReadRecords
+from dss_jax.rationales.beam.write_records import WriteRecords
 
 __all__ = [
   "NAMESPACE",
@@ -130,10 +125,3 @@ def _told_by_worker(error: Exception) -> str | None:
   if isinstance(error, UserError):
     return str(error).partition(" [while running")[0]
   return None
-
-
-if __name__ == "__main__":
-  # Workers import this module by its name, which `__main__` is not.
-  from dss_jax.rationales import beam_command
-
-  sys.exit(beam_command.main(sys.argv[1:]))

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Record
 from dss_jax.rationales.choosing import ChooseOptions
+from dss_jax.rationales.extraction_plan import Endpoint, Plan, TeacherPlan
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.outcomes import Outcome
-from dss_jax.rationales.plan import Endpoint, Plan, TeacherPlan
+from dss_jax.rationales.planned_requests import Questions
 from dss_jax.rationales.prompts import Exemplar, Prompt
-from dss_jax.rationales.questions import Questions
 from dss_jax.rationales.requests import Completion, Sampling
 
 PROMPT = Prompt(

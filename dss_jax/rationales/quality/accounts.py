@@ -14,7 +14,7 @@ from typing import Any
 from dss_jax.datasets.records import Record
 from dss_jax.datasets.statistics import UNUSABLE_LABEL
 from dss_jax.rationales import choosing
-from dss_jax.rationales.answers import NO_COMPLETION, SameAnswer, Vote
+from dss_jax.rationales.votes import NO_COMPLETION, SameAnswer, Vote
 
 # What is counted of a teacher; see `quality_report`.
 COUNTS = ("answers", "completions", "parsed", "usable", "compared", "agree")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.rationales import asking
+from dss_jax.rationales.asking import request_loop
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.requests import Request, Sampling
 from dss_jax.rationales.teachers import (
@@ -461,12 +461,12 @@ def test_the_key_is_sent_and_found_nowhere_else(key, tmp_path, caplog):
     async with server.listening() as url:
       endpoint = OpenAIEndpoint("t", "m", url)
       said.append(repr(endpoint) + str(vars(endpoint)))
-      options = asking.AskOptions(
+      options = request_loop.AskOptions(
         concurrency=1, backoff_s=0.001, max_backoff_s=0.002, max_attempts=20
       )
       with Ledger(path) as ledger:
         with pytest.raises(UserError) as caught:
-          await asking.ask(
+          await request_loop.ask(
             (Request("m", (("user", f"{i}"),), Sampling()) for i in range(9)),
             endpoint,
             ledger,

@@ -8,7 +8,7 @@ from typing import Protocol
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import MAX_RATIONALES
 from dss_jax.datasets.records.record import MAX_WEIGHT
-from dss_jax.rationales.asking import AskOptions
+from dss_jax.rationales.asking.request_loop import AskOptions
 from dss_jax.rationales.choosing import ChooseOptions
 from dss_jax.rationales.parsing import check_parser
 from dss_jax.rationales.prompts import STYLES, Prompt

@@ -14,15 +14,16 @@ import time
 from collections.abc import Iterable
 
 from dss_jax.base.errors import UserError
-from dss_jax.rationales import interrupts, outcomes, pacing
-from dss_jax.rationales.ask_options import AskOptions, Progress, Summary
-from dss_jax.rationales.attempt_ends import AttemptEnds
-from dss_jax.rationales.costs import Costs
-from dss_jax.rationales.group_commit import GroupCommit
-from dss_jax.rationales.job_queue import Job, JobQueue, estimated_tokens
+from dss_jax.rationales import outcomes
+from dss_jax.rationales.asking import interrupts, pacing
+from dss_jax.rationales.asking.ask_options import AskOptions, Progress, Summary
+from dss_jax.rationales.asking.attempt_ends import AttemptEnds
+from dss_jax.rationales.asking.costs import Costs
+from dss_jax.rationales.asking.group_commit import GroupCommit
+from dss_jax.rationales.asking.job_queue import Job, JobQueue, estimated_tokens
+from dss_jax.rationales.asking.progress_text import progress_text
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.prices import Prices
-from dss_jax.rationales.progress_text import progress_text
 from dss_jax.rationales.requests import Request
 from dss_jax.rationales.teachers import (
   FatalError,

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 
-from dss_jax.rationales.ask_options import Summary
+from dss_jax.rationales.asking.ask_options import Summary
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.requests import Request
 

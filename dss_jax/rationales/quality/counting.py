@@ -16,21 +16,21 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dss_jax.datasets.records import Problem, Rationale, Record, SeenTexts
-from dss_jax.rationales.accounts import (
+from dss_jax.rationales.quality.accounts import (
   COUNTS,
   Account,
   account_of,
   counts_of,
   whole,
 )
-from dss_jax.rationales.answers import SameAnswer
-from dss_jax.rationales.lengths import lengths_of, num_words
-from dss_jax.rationales.quality_report import (
+from dss_jax.rationales.quality.lengths import lengths_of, num_words
+from dss_jax.rationales.quality.quality_report import (
   MARGIN_BINS,
   QualityReport,
   Share,
   TeacherQuality,
 )
+from dss_jax.rationales.votes import SameAnswer
 
 # (model, prompt tokens, completion tokens) -> cost; None if it is not known.
 Cost = Callable[[str, int, int], float | None]

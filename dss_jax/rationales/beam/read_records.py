@@ -12,7 +12,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.data import command as data_command
 from dss_jax.datasets import DataOptions
 from dss_jax.datasets.records import FieldMapping, Record, SeenTexts, iter_rows
-from dss_jax.rationales.beam_transforms import counters, files
+from dss_jax.rationales.beam import beam_files, counters
 
 
 class ReadRecords(beam.PTransform):
@@ -46,7 +46,7 @@ class ReadRecords(beam.PTransform):
     self._limit = limit
 
   def expand(self, pcoll):
-    paths = files.matching([self._pattern])
+    paths = beam_files.matching([self._pattern])
     if not paths:
       raise UserError(f"no such file: {self._pattern} (--input)")
     if self._limit is not None and len(paths) > 1:
@@ -79,7 +79,7 @@ def _read_file(
   prefix = f"{path.rpartition('/')[2]}:" if is_one_of_many else ""
   seen = SeenTexts()
   number = 0
-  with files.local_copy(path) as local:
+  with beam_files.local_copy(path) as local:
     for line, row in iter_rows(local, mapping):
       if number == limit:
         return

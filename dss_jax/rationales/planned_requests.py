@@ -23,11 +23,11 @@ from dss_jax.base.errors import UserError
 from dss_jax.datasets.completions import Parsed
 from dss_jax.datasets.records import Record
 from dss_jax.rationales import choosing, parsing
-from dss_jax.rationales.answers import UNANSWERED, UNASKED, UNKNOWN, Answer
+from dss_jax.rationales.extraction_plan import Plan, TeacherPlan
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.outcomes import Outcome
-from dss_jax.rationales.plan import Plan, TeacherPlan
 from dss_jax.rationales.requests import Completion, Request
+from dss_jax.rationales.votes import UNANSWERED, UNASKED, UNKNOWN, Answer
 
 # A record and what has been answered about it.
 Answered = tuple[Record, list[Answer]]

@@ -11,8 +11,8 @@ import apache_beam as beam
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Record, json_lines
-from dss_jax.rationales import ledger_shards, outputs
-from dss_jax.rationales.beam_transforms import counters, elements, files
+from dss_jax.rationales import ledger_shards, record_outputs
+from dss_jax.rationales.beam import beam_files, counters, elements
 
 
 class WriteRecords(beam.PTransform):
@@ -20,7 +20,7 @@ class WriteRecords(beam.PTransform):
 
   Args:
     paths: one for each format that is wanted, with suffixes of
-      `outputs.SUFFIXES`, in any of Beam's file systems.
+      `record_outputs.SUFFIXES`, in any of Beam's file systems.
     num_shards: files of each; with more than one, "train.jsonl" stands for
       "train-00000-of-00004.jsonl" and so on.
 
@@ -40,13 +40,15 @@ class WriteRecords(beam.PTransform):
       )
     for path in paths:
       stem, suffix = os.path.splitext(path)
-      if suffix.lower() not in outputs.SUFFIXES:
+      if suffix.lower() not in record_outputs.SUFFIXES:
         raise UserError(
           f"{path}: unknown suffix {suffix!r}; allowed:"
-          f" {', '.join(outputs.SUFFIXES)} (--output)"
+          f" {', '.join(record_outputs.SUFFIXES)} (--output)"
         )
       mine = {_sharded(path, i, num_shards) for i in range(num_shards)}
-      others = set(files.matching([f"{stem}-?????-of-?????{suffix}"])) - mine
+      others = (
+        set(beam_files.matching([f"{stem}-?????-of-?????{suffix}"])) - mine
+      )
       if others:
         raise UserError(
           f"{min(others)} is there already, of another number of shards: remove"
@@ -98,9 +100,9 @@ class _WriteShard(beam.DoFn):
         for i, path in enumerate(self._paths)
       ]
       made = (elements.as_record(line) for line in lines if line)
-      counters.count("written", outputs.write_outputs(local, made))
+      counters.count("written", record_outputs.write_outputs(local, made))
       for made_here, path in zip(local, self._paths):
         target = _sharded(path, shard, self._num_shards)
         with made_here.open("rb") as file:
-          files.put(file, target)
+          beam_files.put(file, target)
         yield target

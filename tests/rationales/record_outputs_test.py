@@ -4,7 +4,7 @@ import pytest
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Rationale, Record, read_records
-from dss_jax.rationales import outputs
+from dss_jax.rationales import record_outputs
 
 RECORDS = [
   Record(
@@ -27,7 +27,7 @@ def test_every_format_at_once(tmp_path):
     tmp_path / f"train{suffix}"
     for suffix in (".jsonl", ".parquet", ".array_record", ".csv")
   ]
-  assert outputs.write_outputs(paths, iter(RECORDS)) == 4
+  assert record_outputs.write_outputs(paths, iter(RECORDS)) == 4
   for path in paths[:3]:
     assert read_records(path) == (RECORDS, [])
   read, _ = read_records(paths[3])
@@ -38,14 +38,14 @@ def test_all_files_or_none(tmp_path):
   paths = [tmp_path / "a.jsonl", tmp_path / "a.parquet"]
   paths[0].write_text("old\n")
   with pytest.raises(UserError, match="id 'r0' appears twice"):
-    outputs.write_outputs(paths, [*RECORDS, RECORDS[0]])
+    record_outputs.write_outputs(paths, [*RECORDS, RECORDS[0]])
 
   def interrupted():
     yield from RECORDS
     raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    outputs.write_outputs(paths, interrupted())
+    record_outputs.write_outputs(paths, interrupted())
   assert paths[0].read_text() == "old\n"
   assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
@@ -61,7 +61,7 @@ def test_all_files_or_none(tmp_path):
 )
 def test_what_cannot_be_opened(tmp_path, names, message):
   with pytest.raises(UserError, match=message):
-    outputs.write_outputs([tmp_path / name for name in names], RECORDS)
+    record_outputs.write_outputs([tmp_path / name for name in names], RECORDS)
   assert list(tmp_path.iterdir()) == []
 
 
@@ -74,10 +74,10 @@ def test_tfrecords_round_trip_and_feed_seqio(tmp_path):
   from dss_jax.datasets import external
 
   path = tmp_path / "train.tfrecord"
-  assert outputs.write_outputs([path], RECORDS) == 4
+  assert record_outputs.write_outputs([path], RECORDS) == 4
   assert list(external.read_tfrecords(path)) == RECORDS
   with pytest.raises(UserError, match="'r0' appears twice"):
-    outputs.write_outputs([path], [RECORDS[0], RECORDS[0]])
+    record_outputs.write_outputs([path], [RECORDS[0], RECORDS[0]])
   assert list(external.read_tfrecords(path)) == RECORDS
 
   @seqio.map_over_dataset

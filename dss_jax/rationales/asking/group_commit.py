@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from dss_jax.rationales.job_queue import set_done
+from dss_jax.rationales.asking.job_queue import set_done
 from dss_jax.rationales.ledger import Ledger
 
 

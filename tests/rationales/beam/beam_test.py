@@ -32,10 +32,10 @@ from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions
 from dss_jax.datasets.records import Record, read_records, write_records
 from dss_jax.rationales import beam, beam_command, extraction
-from dss_jax.rationales.asking import AskOptions
+from dss_jax.rationales.asking.request_loop import AskOptions
 from dss_jax.rationales.choosing import ChooseOptions
+from dss_jax.rationales.extraction_plan import Endpoint, Plan, TeacherPlan
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.plan import Endpoint, Plan, TeacherPlan
 from dss_jax.rationales.prices import Price, Prices
 from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.requests import Sampling
@@ -44,7 +44,7 @@ from dss_jax.rationales.teachers.rules import TaxonliRules
 
 pytestmark = pytest.mark.slow
 
-SERVER = pathlib.Path(__file__).with_name("misbehaving_server.py")
+SERVER = pathlib.Path(__file__).parents[2] / "support" / "misbehaving_server.py"
 CANARY = "sk-canary-0123456789abcdef"
 # What --runner=DirectRunner comes to without a network.
 IN_MEMORY = ["--runner=FnApiRunner"]

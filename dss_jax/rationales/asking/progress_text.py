@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dss_jax.rationales.ask_options import Summary
-from dss_jax.rationales.pacing import Pace
+from dss_jax.rationales.asking.ask_options import Summary
+from dss_jax.rationales.asking.pacing import Pace
 
 
 def progress_text(

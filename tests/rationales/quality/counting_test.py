@@ -16,12 +16,13 @@ from dss_jax.datasets.records import (
   iter_records,
   write_records,
 )
-from dss_jax.rationales import choosing, quality_tables
-from dss_jax.rationales.answers import Answer
-from dss_jax.rationales.lengths import lengths_of
-from dss_jax.rationales.quality import of_records, same_words
-from dss_jax.rationales.quality_report import Share
+from dss_jax.rationales import choosing
+from dss_jax.rationales.quality import quality_tables
+from dss_jax.rationales.quality.counting import of_records, same_words
+from dss_jax.rationales.quality.lengths import lengths_of
+from dss_jax.rationales.quality.quality_report import Share
 from dss_jax.rationales.requests import Completion
+from dss_jax.rationales.votes import Answer
 
 
 def _chosen(number: int, label: str | None, *answers, **options) -> Record:

@@ -14,9 +14,9 @@ import apache_beam as beam
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Record, json_lines
 from dss_jax.rationales import choosing, extraction, ledger_shards
-from dss_jax.rationales.beam_transforms import counters, elements, files
+from dss_jax.rationales.beam import beam_files, counters, elements
 from dss_jax.rationales.extraction import Source
-from dss_jax.rationales.plan import Plan
+from dss_jax.rationales.extraction_plan import Plan
 from dss_jax.rationales.prices import Prices
 
 INTERRUPTED = "interrupted; start it again to go on"
@@ -69,7 +69,9 @@ class ExtractRationales(beam.PTransform):
     if set("*?[") & set(folder):
       raise UserError(f"--ledger_dir is {folder!r}; it may not hold *, ? or [")
     kind = ledger_shards.kind_of(ledger_kind, folder)
-    names = [os.path.basename(p) for p in files.matching([f"{folder}/shard-*"])]
+    names = [
+      os.path.basename(p) for p in beam_files.matching([f"{folder}/shard-*"])
+    ]
     shards = ledger_shards.check_num_shards(names, num_shards) or 16
     parallel = shards if parallel_shards is None else parallel_shards
     if not 1 <= parallel <= shards:
@@ -169,7 +171,7 @@ class _AskShard(beam.DoFn):
       shard,
       self._num_shards,
       kind=self._kind,
-      files=files.BeamFiles(),
+      files=beam_files.BeamFiles(),
     ) as ledger:
       # A shard may by chance hold nothing but records that cannot be asked.
       if self._ask and any(map(self._fits, source.read())):

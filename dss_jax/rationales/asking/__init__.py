@@ -1,0 +1,1 @@
+"""Asking a teacher: many requests at once, within limits, through faults."""

@@ -1,0 +1,1 @@
+"""How good rationales are: counted, in the terminal and as a page."""
