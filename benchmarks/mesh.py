@@ -27,7 +27,7 @@ from dss_jax.data.packing import row_plans
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.models.partitioning import Partitioner
-from dss_jax.planning import abstract_run, plan, report
+from dss_jax.planning import abstract_run, plan, plan_tables
 from dss_jax.planning.sizes import shown
 from dss_jax.training import optimizers, train_config
 
@@ -111,7 +111,7 @@ def by_policy(student: T5Config, policies: Sequence[Any]) -> list[Any]:
       f" | {100 * (formula / size - 1):+.0f} % |",
       flush=True,
     )
-    rows.append({"changes": changes} | report.as_json(found))
+    rows.append({"changes": changes} | plan_tables.as_json(found))
   return rows
 
 
@@ -149,7 +149,7 @@ def by_mesh(student: T5Config, meshes: Sequence[Any]) -> list[Any]:
       f" {shown(expected.parameters)}",
     ]
     print(f"| {' | '.join(cells)} |", flush=True)
-    rows.append({"changes": changes} | report.as_json(found))
+    rows.append({"changes": changes} | plan_tables.as_json(found))
   return rows
 
 

@@ -243,8 +243,8 @@ def _run_clients(
 def _predict_alone(args) -> dict[str, Any]:
   """Labels and throughput of the predictor, in this process."""
   from dss_jax import main
-  from dss_jax.inference.answers import PredictOptions
-  from dss_jax.serving import backends
+  from dss_jax.students.predictions import PredictOptions
+  from dss_jax.students.serving import backends
 
   parser = main.make_parser()
   flags = parser.parse_args(["serve", f"--model_dir={args.model_dir}"])
@@ -322,7 +322,7 @@ def _measure(args) -> dict[str, Any]:
     f"--max_queue={args.max_queue}",
   ]
   if args.http_only:
-    command = [str(_ROOT / "tests/serving/echo_server.py"), *server]
+    command = [str(_ROOT / "tests/support/echo_server.py"), *server]
     alone: dict[str, Any] = {"labels": None, "per_s": None}
     infer_per_s = None
   else:

@@ -88,7 +88,8 @@ class Stopwatch:
 def launched(report: str, flags: list[str]) -> None:
   """In a process of its own: trains one step, tells the times and ends."""
   watch = Stopwatch(float(os.environ["DSS_LAUNCHED"]))
-  from dss_jax import gin_registry, gin_utils, main
+  from dss_jax import main
+  from dss_jax.cli import gin_registry, gin_utils
 
   gin_registry.register()
 

@@ -31,7 +31,8 @@ from typing import Any
 import jax
 import measuring
 
-from dss_jax import gin_utils, main
+from dss_jax import main
+from dss_jax.cli import gin_utils
 from dss_jax.training import checkpoints, cpu_memory, run_directory, train
 from dss_jax.training.monitoring import time_breakdown
 from dss_jax.training.train_config import TrainConfig

@@ -16,11 +16,12 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from dss_jax import __version__, failures, process, run_flags
+from dss_jax import __version__
 from dss_jax.base.errors import UserError
+from dss_jax.cli import failures, process, run_flags
 
 if TYPE_CHECKING:
-  from dss_jax.inference.student import Student
+  from dss_jax.students.student import Student
   from dss_jax.training.train_config import TrainConfig
 
 _DESCRIPTION = """\
@@ -113,13 +114,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     return sub
 
-  from dss_jax import quickstart
-  from dss_jax.data import command as data_command
-  from dss_jax.export import command as export_command
-  from dss_jax.inference import command as infer_command
-  from dss_jax.planning import command as plan_command
-  from dss_jax.rationales import command as extract_command
-  from dss_jax.serving import command as serve_command
+  from dss_jax.cli import data as data_command
+  from dss_jax.cli import export as export_command
+  from dss_jax.cli import extract as extract_command
+  from dss_jax.cli import infer as infer_command
+  from dss_jax.cli import plan as plan_command
+  from dss_jax.cli import serve as serve_command
+  from dss_jax.experiments import quickstart
 
   quickstart.add_arguments(
     mode(
@@ -209,7 +210,7 @@ def parse_gin(
   Returns:
     The modules that were imported for their tasks.
   """
-  from dss_jax import gin_utils
+  from dss_jax.cli import gin_utils
 
   process.set_up(args)
   search_paths = [p for p in args.gin_search_paths.split(",") if p]
@@ -245,8 +246,8 @@ _INSIDE = ("profile_steps", "debug_nans")
 
 
 def _train(args: argparse.Namespace) -> int:
-  from dss_jax import gin_utils
-  from dss_jax.planning import command as plan_command
+  from dss_jax.cli import gin_utils
+  from dss_jax.cli import plan as plan_command
 
   plan_command.prepare(args)
   modules = parse_gin(args)
@@ -269,7 +270,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _read_run(args: argparse.Namespace) -> TrainConfig:
   """The configuration of the run that --model_dir names."""
-  from dss_jax import gin_utils
+  from dss_jax.cli import gin_utils
 
   config_file = pathlib.Path(args.model_dir).expanduser() / "config.gin"
   if not config_file.is_file():
@@ -283,10 +284,10 @@ def _read_run(args: argparse.Namespace) -> TrainConfig:
 
 def open_student(args: argparse.Namespace) -> Student:
   """The student that --model_dir names; handed to the modes that ask one."""
-  from dss_jax.inference import loading
+  from dss_jax.cli import student_flags
 
   process.set_up(args)
-  return loading.open_student(args, _read_run)
+  return student_flags.open_student(args, _read_run)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -294,7 +295,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
   config = _read_run(args)
 
-  from dss_jax import scoring
+  from dss_jax.students import scoring
 
   step, scores = scoring.score_checkpoint(
     config, args.checkpoint, tasks=args.task or None, split=args.split

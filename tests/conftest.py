@@ -42,6 +42,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import pytest  # noqa: E402
 
+pytest_plugins = ("loopback_teacher", "small_students")
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SHARED = pathlib.Path(
   os.environ.get("DSS_SHARED", REPOSITORY.parent / "shared")

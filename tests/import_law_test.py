@@ -15,7 +15,11 @@ HEAVY = {
   "t5x",
 }
 MAY_IMPORT_SEQIO = ("data/seqio/", "datasets/external.py")
-MAY_IMPORT_GIN = {"gin_checks.py", "gin_registry.py", "gin_utils.py"}
+MAY_IMPORT_GIN = {
+  "cli/gin_checks.py",
+  "cli/gin_registry.py",
+  "cli/gin_utils.py",
+}
 
 
 def _imports(path: pathlib.Path) -> set[str]:

@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from dss_jax import gin_checks, gin_utils, main
+from dss_jax import main
+from dss_jax.cli import gin_checks, gin_utils
 
 STEPS = "total_steps=1200"
 

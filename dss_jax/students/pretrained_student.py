@@ -7,10 +7,10 @@ from typing import Any
 
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.inference import student_card
-from dss_jax.inference.student import Student
 from dss_jax.models import abstract_params, encoder_decoder, partitioning
 from dss_jax.pretrained import opening
+from dss_jax.students import student_card
+from dss_jax.students.student import Student
 
 
 def load_pretrained(

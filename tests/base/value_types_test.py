@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dss_jax import gin_registry
 from dss_jax.base import value_types
+from dss_jax.cli import gin_registry
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import jax
 import pytest
 
-from dss_jax import gin_utils
+from dss_jax.cli import gin_utils
 
 SMALL = (
   "--gin.data.DataOptions.taxonli_num_train=64",

@@ -10,7 +10,7 @@ import pytest
 from dss_jax import main
 from dss_jax.models import lora
 from dss_jax.models.partitioning import Partitioner
-from dss_jax.planning import memory, plan, report
+from dss_jax.planning import memory, plan, plan_tables
 
 ONE = Partitioner(devices=tuple(jax.devices()[:1]))
 FILES = ("models/taxonli", "runs/taxonli", "data/taxonli", "methods/dss")
@@ -47,7 +47,7 @@ class TestWithoutCompiling:
     found = plan.make_plan(planned, device_memory=2**20, compiling=False)
     assert found.largest is not None
     assert found.largest.rows == 0
-    assert "none fits into 1.0 MiB" in report.as_text(found)
+    assert "none fits into 1.0 MiB" in plan_tables.as_text(found)
 
   def test_adapters(self, run):
     """A frozen base is whole; optimizer state and gradients are small."""
@@ -57,7 +57,7 @@ class TestWithoutCompiling:
     found = plan.make_plan(adapted, compiling=False)
     assert found.frozen == memory.bytes_per_device(planned.state.params)
     assert found.gradients == found.parameters < found.frozen / 10
-    assert "frozen parameters" in report.as_text(found)
+    assert "frozen parameters" in plan_tables.as_text(found)
 
 
 @pytest.mark.parametrize("mebibytes", [16, 32, 64, 128])
@@ -142,10 +142,10 @@ def test_compiled_plan_of_eight_devices(run):
     found.parameters + found.optimizer + batches + again.temp_size_in_bytes
   )
   assert 0.8 * limit < found.largest.bytes <= limit
-  text = report.as_text(found)
+  text = plan_tables.as_text(found)
   for words in ("data 4 x model 2", "XLA's figure (cpu)", "all-gather"):
     assert words in text
-  values = report.as_json(found)
+  values = plan_tables.as_json(found)
   json.dumps(values)
   assert values["collectives"]["all-reduce"]["bytes"] > 0
   assert values["largest_batch"]["rows"] == found.largest.rows

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import strategies as st
 
 from dss_jax.base.errors import UserError
+from dss_jax.cli import extract_flags
 from dss_jax.datasets import DataOptions
-from dss_jax.rationales import command_flags
 from dss_jax.rationales.extraction_plan import Endpoint
 from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.teacher_plans import read_tables, teacher_plan
@@ -23,7 +23,7 @@ def tables(tmp_path, text):
 
 def plan(table, *flags, dataset=None, options=None):
   parser = argparse.ArgumentParser()
-  command_flags.add_arguments(parser)
+  extract_flags.add_arguments(parser)
   return teacher_plan(
     vars(parser.parse_args(list(flags))) | table,
     dataset=dataset,

@@ -219,7 +219,7 @@ def test_what_no_loop_remembers_is_told_in_one_line(folder):
 _REFUSED = """
 import functools, pathlib, sys
 import numpy as np
-from dss_jax import failures, process
+from dss_jax.cli import failures, process
 from dss_jax.training.checkpoints import Checkpoints
 
 folder = pathlib.Path(sys.argv[1])

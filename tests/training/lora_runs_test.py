@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import small_runs
 
-from dss_jax import gin_utils, scoring
 from dss_jax.base import named_trees
 from dss_jax.base.errors import UserError
-from dss_jax.inference import student
+from dss_jax.cli import gin_utils
 from dss_jax.models import lora
 from dss_jax.models.lora import LoraOptions
 from dss_jax.pretrained import opening
+from dss_jax.students import scoring, student
 from dss_jax.training import checkpoints, initialization, optimizers, train
 from dss_jax.training.train_config import TrainConfig
 

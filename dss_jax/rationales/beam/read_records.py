@@ -9,7 +9,7 @@ import apache_beam as beam
 
 from dss_jax import datasets
 from dss_jax.base.errors import UserError
-from dss_jax.data import command as data_command
+from dss_jax.cli import data as data_command
 from dss_jax.datasets import DataOptions
 from dss_jax.datasets.records import FieldMapping, Record, SeenTexts, iter_rows
 from dss_jax.rationales.beam import beam_files, counters

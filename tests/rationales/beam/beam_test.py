@@ -29,9 +29,10 @@ from apache_beam.io.localfilesystem import LocalFileSystem
 
 from dss_jax import datasets
 from dss_jax.base.errors import UserError
+from dss_jax.cli import beam as beam_command
 from dss_jax.datasets import DataOptions
 from dss_jax.datasets.records import Record, read_records, write_records
-from dss_jax.rationales import beam, beam_command, extraction
+from dss_jax.rationales import beam, extraction
 from dss_jax.rationales.asking.request_loop import AskOptions
 from dss_jax.rationales.choosing import ChooseOptions
 from dss_jax.rationales.extraction_plan import Endpoint, Plan, TeacherPlan

@@ -1,0 +1,1 @@
+"""The command line: a file for each mode, their flags, and the edge to gin."""

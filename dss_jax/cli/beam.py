@@ -1,0 +1,206 @@
+"""`python -m dss_jax.cli.beam`: stage 1 as a pipeline, from flags.
+
+The flags are those of `dss-jax extract`, some of its own, and Beam's
+(`--runner`, `--direct_num_workers`, `--region`, ...).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dss_jax.base.errors import UserError
+from dss_jax.cli import extract_flags, extract_plans
+
+_PROGRAM = "python -m dss_jax.cli.beam"
+
+_EPILOG = """\
+examples:
+  # on this machine, two processes
+  python -m dss_jax.cli.beam --input=train.jsonl --prompt=cqa \\
+    --model=my-model --base_url=http://127.0.0.1:8000/v1 \\
+    --output=out/train.jsonl --num_shards=8 \\
+    --runner=FnApiRunner --direct_running_mode=multi_processing \\
+    --direct_num_workers=2
+  # on many
+  python -m dss_jax.cli.beam --input='gs://mine/train-*.jsonl' \\
+    --prompt=cqa --model=my-model --base_url=https://models.example/v1 \\
+    --output=gs://mine/out/train.jsonl --output_shards=16 --num_shards=64 \\
+    --requests_per_minute=6000 --runner=DataflowRunner --region=... \\
+    --sdk_container_image=...
+
+Run again, it asks nothing that was answered. Keys are read from the workers'
+environment. All other flags are Beam's.
+"""
+
+# Flags of `dss-jax extract` that do something else than extract.
+_ELSEWHERE = (
+  "show_prompt",
+  "dry_run",
+  "write_batch",
+  "read_batch",
+  "batch_dir",
+)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the pipeline.
+
+  Returns:
+    The exit status: 0 when everything was asked, 1 when shards stopped before,
+    2 for wrong input, 130 after Ctrl-C.
+  """
+  parser = _parser()
+  args, flags = parser.parse_known_args(argv)
+  # What a worker has to tell the user is told once, below.
+  logging.getLogger("apache_beam.runners.common").addFilter(_is_news)
+  try:
+    return _run(args, flags)
+  except UserError as error:
+    print(f"{_PROGRAM}: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print(f"{_PROGRAM}: interrupted; start it again to go on", file=sys.stderr)
+    return 130
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+  return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+
+
+def _parser() -> argparse.ArgumentParser:
+  # Abbreviations would swallow flags of Beam's.
+  parser = argparse.ArgumentParser(prog=_PROGRAM, allow_abbrev=False)
+  extract_flags.add_arguments(parser)
+  parser.epilog = _EPILOG
+  group = parser.add_argument_group("the pipeline")
+  group.add_argument(
+    "--output",
+    metavar="FILE",
+    help="of records, in any of Beam's file systems; instead of --output_dir"
+    " and --formats",
+  )
+  group.add_argument(
+    "--output_shards",
+    type=int,
+    default=1,
+    metavar="N",
+    help="files of each format, FILE-00000-of-0000N; default: %(default)s",
+  )
+  group.add_argument(
+    "--ledger_dir",
+    metavar="FOLDER",
+    help="of the answers, reached by all workers (default: ledger, beside the"
+    " output)",
+  )
+  group.add_argument(
+    "--ledger_kind",
+    default="auto",
+    help="sqlite (a local disk), segments (anything else), or auto (by the"
+    " path; default)",
+  )
+  group.add_argument(
+    "--num_shards",
+    type=int,
+    metavar="N",
+    help="pieces that are asked at the same time, at most; kept for the life"
+    " of a ledger (default: the ledger's, or 16)",
+  )
+  group.add_argument(
+    "--parallel_shards",
+    type=int,
+    metavar="N",
+    help="of them, those that there are workers for; limits a minute are"
+    " divided by it (default: --num_shards)",
+  )
+  return parser
+
+
+def _run(args: argparse.Namespace, flags: Sequence[str]) -> int:
+  from dss_jax.cli import data as data_command
+
+  try:
+    from dss_jax.rationales import beam
+  except ImportError as error:
+    raise UserError(str(error)) from None
+  from dss_jax.rationales.prices import Prices
+
+  for name in _ELSEWHERE:
+    if getattr(args, name):
+      raise UserError(f"--{name} is for `dss-jax extract`")
+  if args.limit is not None and args.limit < 1:
+    raise UserError(f"--limit is {args.limit}; allowed: whole numbers from 1")
+  data_command.check_source(args)
+  data_command.import_modules(args.module)
+  paths = _paths(args)
+  counters = beam.run_pipeline(
+    _reader(args),
+    beam.ExtractRationales(
+      extract_plans.make_plan(args),
+      args.ledger_dir or _beside(paths[0], "ledger"),
+      num_shards=args.num_shards,
+      parallel_shards=args.parallel_shards,
+      ledger_kind=args.ledger_kind,
+      prices=Prices.load(args.prices),
+      ask=not args.no_ask,
+    ),
+    beam.WriteRecords(paths, num_shards=args.output_shards),
+    beam.pipeline_options(flags),
+  )
+  if args.json:
+    print(json.dumps({"files": paths, "counters": counters}, indent=2))
+  else:
+    for name, number in counters.items():
+      print(f"{name:24} {number:12,}")
+  if counters.get("shards_stopped"):
+    print(
+      f"{_PROGRAM}: {counters['shards_stopped']} shards stopped before"
+      " everything was asked; start it again to go on",
+      file=sys.stderr,
+    )
+    return 1
+  return 0
+
+
+def _paths(args: argparse.Namespace) -> list[str]:
+  if args.output and args.output_dir:
+    raise UserError("--output and --output_dir exclude each other")
+  if args.output:
+    return [args.output]
+  if not args.output_dir:
+    raise UserError("where shall the records go? give --output")
+  split = args.output_split or extract_plans.split_name(args)
+  names = [name.strip() for name in args.formats.split(",") if name.strip()]
+  return [f"{args.output_dir.rstrip('/')}/{split}.{name}" for name in names]
+
+
+def _beside(path: str, name: str) -> str:
+  folder, slash, _ = path.rpartition("/")
+  return f"{folder}{slash}{name}"
+
+
+def _reader(args: argparse.Namespace) -> Any:
+  from dss_jax.cli import data as data_command
+  from dss_jax.rationales import beam
+
+  if args.input:
+    return beam.ReadRecords(
+      args.input,
+      field_mapping=data_command.field_mapping(args),
+      skip_malformed=args.skip_malformed,
+      limit=args.limit,
+    )
+  from dss_jax import datasets
+
+  datasets.get(args.dataset)
+  return beam.ReadDataset(
+    args.dataset,
+    extract_plans.split_name(args),
+    extract_plans.data_options(args),
+    modules=args.module,
+    limit=args.limit,
+  )

@@ -1,0 +1,301 @@
+"""`dss-jax extract`: a large model writes rationales for a dataset.
+
+The flags become a source of records and a plan in `from_flags`; `extraction`
+does the rest. Nothing heavy is imported before it is needed,
+TensorFlow and JAX never.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import json
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from dss_jax.base.errors import UserError, printable
+from dss_jax.cli import extract_plans
+from dss_jax.cli.extract_flags import add_arguments
+
+if TYPE_CHECKING:
+  from dss_jax.rationales.asking.request_loop import Summary
+  from dss_jax.rationales.extraction import Result, Source
+  from dss_jax.rationales.extraction_plan import Plan
+  from dss_jax.rationales.ledger import Ledger
+  from dss_jax.rationales.prices import Prices
+  from dss_jax.rationales.requests import Request
+
+__all__ = ["add_arguments", "run"]
+
+
+def run(args: argparse.Namespace) -> int:
+  """Runs the mode.
+
+  Returns:
+    The exit status: 0 when everything was asked, 130 after Ctrl-C, 1 when the
+    run stopped for another reason and something is left to ask.
+
+  Raises:
+    UserError: for wrong flags, data or answers of the endpoint.
+  """
+  from dss_jax.cli import data as data_command
+  from dss_jax.rationales.prices import Prices
+
+  _check(args)
+  if args.show_prompt:
+    args.limit = 1
+  data_command.import_modules(args.module)
+  prices = Prices.load(args.prices)
+  source = extract_plans.make_source(args)
+  plan = extract_plans.make_plan(args)
+  if args.show_prompt:
+    return _show_prompt(source, plan)
+  if args.dry_run:
+    with _ledger_to_read(args) as ledger:
+      return _dry_run(args, source, plan, ledger, prices)
+  if args.write_batch:
+    with _ledger_to_read(args) as ledger:
+      return _write_batch(args, source, plan, ledger)
+  if args.read_batch:
+    _read_batch(args)
+  return _extract(args, source, plan, prices)
+
+
+def _check(args: argparse.Namespace) -> None:
+  from dss_jax.cli import data as data_command
+
+  data_command.check_source(args)
+  ways = ("show_prompt", "dry_run", "write_batch", "read_batch")
+  given = [f"--{name}" for name in ways if getattr(args, name)]
+  if len(given) > 1:
+    raise UserError(f"{given[0]} and {given[1]} exclude each other")
+  if args.limit is not None and args.limit < 1:
+    raise UserError(f"--limit is {args.limit}; allowed: whole numbers from 1")
+  needs_no_folder = ("--show_prompt", "--dry_run", "--write_batch")
+  if not args.output_dir and not set(given) & set(needs_no_folder):
+    raise UserError("where shall the records go? give --output_dir")
+  if args.output_split and pathlib.Path(args.output_split).name != (
+    args.output_split
+  ):
+    raise UserError(
+      f"--output_split is {args.output_split!r}; it must be a name, not a path"
+    )
+  _check_formats(args)
+  if args.batch_dir and not args.read_batch:
+    raise UserError("--batch_dir is for --read_batch")
+
+
+def _check_formats(args: argparse.Namespace) -> None:
+  from dss_jax.rationales.record_outputs import SUFFIXES
+
+  allowed = [suffix[1:] for suffix in SUFFIXES]
+  args.formats = [n.strip() for n in args.formats.split(",") if n.strip()]
+  for name in args.formats:
+    if name not in allowed:
+      raise UserError(
+        f"--formats names {name!r}; allowed: {', '.join(allowed)}"
+      )
+    if args.formats.count(name) > 1:
+      raise UserError(f"--formats names {name!r} twice")
+  if not args.formats:
+    raise UserError("--formats names no format")
+
+
+@contextlib.contextmanager
+def _ledger_to_read(args: argparse.Namespace) -> Iterator[Ledger | None]:
+  """The ledger of --output_dir, if there is one yet."""
+  from dss_jax.rationales.extraction import LEDGER_FILE
+  from dss_jax.rationales.ledger import Ledger
+
+  path = pathlib.Path(args.output_dir or "") / LEDGER_FILE
+  if not args.output_dir or not path.exists():
+    yield None
+    return
+  with Ledger(path, read_only=True) as ledger:
+    yield ledger
+
+
+def _show_prompt(source: Source, plan: Plan) -> int:
+  record = next(source.read(), None)
+  if record is None:
+    raise UserError(f"{source.name} has no records")
+  asked = [own for own in plan.teachers if not own.knows_records]
+  labels: list[str | None] = [None]
+  if plan.choose.gold == "rationalise" and record.label is not None:
+    labels.append(record.label)
+  for own, label in itertools.product(asked, labels):
+    request = plan.prompt.request(
+      record,
+      style=own.style,
+      model=own.teacher.model,
+      sampling=own.sampling,
+      label=label,
+    )
+    told = "" if label is None else ", told the gold label"
+    print(f"--- POST {request.url}, for record {printable(record.id)}{told}")
+    _show_request(request)
+  if not asked:
+    print("no teacher of this plan is asked in words")
+  return 0
+
+
+def _show_request(request: Request) -> None:
+  body = request.body()
+  prompt = body.pop("prompt", None) or body.pop("messages")
+  print("--- " + printable(json.dumps(body, ensure_ascii=False)))
+  if isinstance(prompt, str):
+    print(printable(prompt))
+    return
+  for message in prompt:
+    print(f"--- {message['role']}")
+    print(printable(message["content"]))
+
+
+def _dry_run(
+  args: argparse.Namespace,
+  source: Source,
+  plan: Plan,
+  ledger: Ledger | None,
+  prices: Prices,
+) -> int:
+  from dss_jax.rationales import estimates
+
+  found = estimates.estimate(source, plan, ledger, prices)
+  if args.json:
+    print(json.dumps({k: dataclasses.asdict(v) for k, v in found.items()}))
+    return 0
+  print(f"{source.name}: {source.count:,} records")
+  for name, each in found.items():
+    print(f"{name}:")
+    print(f"  requests to send        {each.requests:>14,}")
+    print(f"  answered already        {each.answered:>14,}")
+    print(f"  tokens read, about      {each.prompt_tokens:>14,}")
+    print(f"  tokens written, about   {each.completion_tokens:>14,}")
+    print(f"                 at most  {each.most_completion_tokens:>14,}")
+    if each.cost is None:
+      print("  cost: no table has the model's price; give one with --prices")
+    else:
+      print(f"  cost, about             {_money(each.cost):>14}")
+      print(f"        at most           {_money(each.most_cost):>14}")
+  if not found:
+    print("no teacher of this plan is asked in words")
+  print("Retries and rationalisations are not counted. Nothing was asked.")
+  return 0
+
+
+def _money(cost: float | None) -> str:
+  return "?" if cost is None else f"${cost:,.2f}"
+
+
+def _write_batch(
+  args: argparse.Namespace, source: Source, plan: Plan, ledger: Ledger | None
+) -> int:
+  from dss_jax.rationales import extraction
+  from dss_jax.rationales.teachers import batch_answers, batch_requests
+
+  written = batch_requests.write_requests(
+    extraction.requests(source, plan, ledger),
+    args.write_batch,
+    ledger and batch_answers.LedgerAnswers(ledger),
+  )
+  for file in written.files:
+    print(file.path)
+  print(
+    f"{written.requests:,} requests in {len(written.files)} files;"
+    f" {written.answered:,} are answered already, {written.repeated:,} were"
+    " equal to others"
+  )
+  return 0
+
+
+def _read_batch(args: argparse.Namespace) -> None:
+  from dss_jax.rationales.extraction import LEDGER_FILE
+  from dss_jax.rationales.ledger import Ledger
+  from dss_jax.rationales.teachers import batch_answers, batch_results
+
+  folder = pathlib.Path(args.output_dir)
+  with Ledger(folder / LEDGER_FILE) as ledger:
+    report = batch_results.read_results(
+      args.read_batch,
+      batch_answers.LedgerAnswers(ledger),
+      asked=args.batch_dir,
+    )
+  for problem in report.problems:
+    print(problem, file=sys.stderr)
+  counts = dataclasses.asdict(report)
+  del counts["problems"]
+  shown = [f"{count:,} {name}" for name, count in counts.items() if count]
+  print("results: " + (", ".join(shown) or "none"), file=sys.stderr)
+
+
+def _extract(
+  args: argparse.Namespace, source: Source, plan: Plan, prices: Prices
+) -> int:
+  from dss_jax.rationales import extraction
+
+  result = extraction.extract(
+    source,
+    plan,
+    args.output_dir,
+    split=args.output_split or extract_plans.split_name(args),
+    formats=args.formats,
+    prices=prices,
+    ask=not (args.no_ask or args.read_batch),
+  )
+  if args.json:
+    print(json.dumps(_as_json(result), indent=2, ensure_ascii=False))
+  else:
+    _print_result(result)
+  if not result.stopped:
+    return 0
+  print(
+    f"dss-jax extract: {result.stopped}; start it again to go on, or with"
+    " --no_ask to write the records as they are",
+    file=sys.stderr,
+  )
+  return 130 if result.stopped == "interrupted" else 1
+
+
+def _as_json(result: Result) -> dict[str, Any]:
+  return {
+    "report": result.report.to_dict() if result.report else None,
+    "files": [str(path) for path in result.files],
+    "asked": {
+      name: {k: dataclasses.asdict(v) for k, v in rounds.items()}
+      for name, rounds in result.summaries.items()
+    },
+    "stopped": result.stopped,
+  }
+
+
+def _told(summary: Summary) -> str:
+  """What asking did, in one line."""
+  parts = [f"{summary.answered:,} answered"]
+  for name, words in (
+    ("already", "answered before"),
+    ("duplicates", "equal to others"),
+    ("rejected", "rejected"),
+    ("gave_up", "given up"),
+    ("retries", "sent again after a fault"),
+  ):
+    if count := getattr(summary, name):
+      parts.append(f"{count:,} {words}")
+  cost = "" if summary.cost is None else f", {_money(summary.cost)}"
+  return f"{', '.join(parts)}; {summary.seconds:.0f} s{cost}"
+
+
+def _print_result(result: Result) -> None:
+  from dss_jax.rationales.quality import quality_tables
+
+  for name, rounds in result.summaries.items():
+    for round_name, summary in rounds.items():
+      title = name if round_name == "first" else f"{name}, {round_name}"
+      print(f"{title}: {_told(summary)}")
+  if result.report is not None:
+    quality_tables.print_report(result.report)
+  for path in result.files:
+    print(path)

@@ -1,0 +1,167 @@
+"""What can be said of a parsed configuration before anything is built of it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gin
+import gin.config
+
+from dss_jax.base import value_types
+from dss_jax.base.errors import UserError, one_line
+from dss_jax.cli import gin_registry
+from dss_jax.cli.gin_registry import (
+  CONSTANT,
+  MACRO,
+  PACKAGED_FOLDER,
+  is_reference,
+  is_reference_to,
+)
+
+
+def check_macros_are_read(
+  bindings: Sequence[str], read_directly: Iterable[str] = ()
+) -> None:
+  """Raises UserError for a macro in `bindings` that nothing refers to.
+
+  gin takes any name for a macro, so a misspelt one would pass unnoticed.
+  """
+  read = {*read_directly, *_referenced_macros()}
+  for binding in bindings:
+    name = re.match(r"\s*(\w+)\s*=", binding)
+    if name and name.group(1) not in read:
+      close = difflib.get_close_matches(name.group(1), read, n=3)
+      hint = (
+        f"did you mean {' or '.join(close)}?"
+        if close
+        else (f"there are {', '.join(sorted(read))}")
+      )
+      raise UserError(f"gin macro {name.group(1)} is used nowhere; {hint}")
+
+
+def _referenced_macros() -> set[str]:
+  found = set()
+  waiting: list[Any] = list(gin.config._CONFIG.values())
+  while waiting:
+    value = waiting.pop()
+    if isinstance(value, dict):
+      waiting += value.values()
+    elif isinstance(value, list | tuple):
+      waiting += value
+    elif is_reference_to(value, MACRO):
+      found.add("/".join(value.scopes))
+  return found
+
+
+def check_types() -> None:
+  """Raises UserError where a plain value is not of its parameter's type."""
+  for (_, selector), bindings in gin.config._CONFIG.items():
+    target = gin_registry.configurables.get(selector)
+    hints = value_types.parameter_types(target) if target else {}
+    for parameter, bound in bindings.items():
+      value, name = _follow_macros(bound)
+      hint = hints.get(parameter, Any)
+      if value_types.matches(value, hint, is_reference):
+        continue
+      binding = f"{selector}.{parameter}"
+      allowed = value_types.describe(hint)
+      shown = one_line(repr(value))
+      raise UserError(
+        f"{name} is {shown}; {binding} must be {allowed}"
+        if name
+        else f"{binding} is {shown}; it must be {allowed}"
+      )
+
+
+def _follow_macros(value: Any) -> tuple[Any, str | None]:
+  """What a binding ends at, and the last macro on the way there.
+
+  Raises:
+    UserError: where macros stand for each other in a circle.
+  """
+  names: list[str] = []
+  while is_reference_to(value, MACRO):
+    name = "/".join(value.scopes)
+    if name in names:
+      raise UserError(
+        f"gin macro {name} stands for itself"
+        f" ({' -> '.join([*names, name])}): give it a value"
+      )
+    names.append(name)
+    bindings = gin.config._CONFIG.get((name, MACRO), {})
+    if "value" not in bindings:
+      break
+    value = bindings["value"]
+  return value, names[-1] if names else None
+
+
+def check_complete(name: str) -> None:
+  """Raises UserError naming every macro that `name` needs and nobody set."""
+  config = gin.config._CONFIG
+  if not any(selector == name for _, selector in config):
+    raise UserError(
+      f"nothing configures {name}: add --gin_file=runs/train.gin, or another"
+      " run"
+    )
+  missing: dict[str, None] = {}  # in order of appearance
+  seen = set()
+  waiting: list[Any] = [
+    bindings for (_, selector), bindings in config.items() if selector == name
+  ]
+  while waiting:
+    value = waiting.pop(0)
+    if isinstance(value, dict):
+      waiting += value.values()
+    elif isinstance(value, list | tuple):
+      waiting += value
+    elif is_reference(value):
+      key = ("/".join(value.scopes), value.selector)
+      if key in seen:
+        continue
+      seen.add(key)
+      if value.selector == MACRO:
+        bound = config.get(key, {}).get("value", gin.REQUIRED)
+        if bound is gin.REQUIRED or is_reference_to(bound, CONSTANT):
+          missing[key[0]] = None
+        else:
+          waiting.append(bound)
+      else:
+        waiting += [
+          bindings
+          for (scope, selector), bindings in config.items()
+          if selector == value.selector and scope in ("", key[0])
+        ]
+  if missing:
+    are = "is" if len(missing) == 1 else "are"
+    raise UserError(
+      f"{', '.join(missing)} {are} not set: add {_how_to_set(missing)}"
+    )
+
+
+def _how_to_set(macros: Iterable[str]) -> str:
+  """The flags that set macros: packaged files where there are such."""
+  flags: dict[str, list[str]] = {}
+  for name in macros:
+    setting = re.compile(rf"^{name} = (?!%gin\.REQUIRED)", re.MULTILINE)
+    folders = {
+      path.parent.name
+      for path in PACKAGED_FOLDER.rglob("*.gin")
+      if path.parent.name != "runs"
+      and setting.search(path.read_text(encoding="utf-8"))
+    }
+    folder = "models" if "t5_1_1" in folders else min(folders, default=None)
+    flag = f"--gin_file={folder}/..." if folder else f"--gin.{name}=..."
+    flags.setdefault(flag, []).append(name)
+  parts = []
+  for flag, names in flags.items():
+    if not flag.startswith("--gin_file"):
+      parts.append(flag)
+    elif "=models/" in flag:
+      parts.append(f"{flag} (for {', '.join(names)})")
+    else:
+      alone = " ".join(f"--gin.{name}=..." for name in names)
+      parts.append(f"{flag} (or {alone})")
+  return " ".join(parts)

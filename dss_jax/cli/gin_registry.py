@@ -1,0 +1,78 @@
+"""What the library brings to gin: its configurables, under T5X's names."""
+
+from __future__ import annotations
+
+# gin-config 0.5.0 uses importlib.util without importing it.
+import importlib.util  # noqa: F401
+import pathlib
+from typing import Any
+
+import gin
+import gin.config
+
+PACKAGED_FOLDER = pathlib.Path(__file__).resolve().parents[1] / "gin"
+
+MACRO = "gin.macro"
+CONSTANT = "gin.constant"  # of which gin.REQUIRED is the only one in use
+
+# Name in gin -> what it configures, filled by `register`.
+configurables: dict[str, Any] = {}
+
+
+def register() -> None:
+  """Registers the library's configurables, once, under T5X's names."""
+  if configurables:
+    return
+
+  # Imported here: `dss-jax --help` must not pay for JAX.
+  from dss_jax import datasets
+  from dss_jax.data import pipeline
+  from dss_jax.data.pairs import subtasks
+  from dss_jax.models import config, encoder_decoder, lora, partitioning
+  from dss_jax.models.decoding import generation
+  from dss_jax.training import (
+    checkpoints,
+    evaluation,
+    losses,
+    optimizers,
+    train_config,
+  )
+  from dss_jax.training.optimizers import schedules
+
+  targets = {
+    "network.T5Config": config.T5Config,
+    "models.EncoderDecoderModel": encoder_decoder.EncoderDecoderModel,
+    "adafactor.Adafactor": optimizers.Adafactor,
+    "optimizers.AdamW": optimizers.AdamW,
+    "optimizers.ParameterScaledAdam": optimizers.ParameterScaledAdam,
+    "utils.create_learning_rate_scheduler": (
+      schedules.create_learning_rate_scheduler
+    ),
+    "losses.Objective": losses.Objective,
+    "lora.LoraOptions": lora.LoraOptions,
+    "partitioning.PjitPartitioner": partitioning.Partitioner,
+    "partitioning.standard_logical_axis_rules": (
+      partitioning.standard_logical_axis_rules
+    ),
+    "data.DataOptions": datasets.DataOptions,
+    "data.MethodOptions": subtasks.MethodOptions,
+    "utils.DatasetConfig": pipeline.DatasetConfig,
+    "data.task_name": pipeline.task_name,
+    "decoding.DecodeOptions": generation.DecodeOptions,
+    "evaluation.EvaluationConfig": evaluation.EvaluationConfig,
+    "utils.SaveCheckpointConfig": checkpoints.SaveOptions,
+    "train.train": train_config.TrainConfig,
+  }
+  for name, target in targets.items():
+    module, _, short = name.rpartition(".")
+    gin.external_configurable(target, name=short, module=module)
+    configurables[name] = target
+
+
+def is_reference(value: Any) -> bool:
+  """Whether a bound value stands for another: a macro or a configurable."""
+  return isinstance(value, gin.config.ConfigurableReference)
+
+
+def is_reference_to(value: Any, selector: str) -> bool:
+  return is_reference(value) and value.selector == selector

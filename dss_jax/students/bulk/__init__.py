@@ -1,0 +1,1 @@
+"""Asking a student about whole files and pipes."""

@@ -1,0 +1,227 @@
+"""README.md of an exported student: what is known of it, and nothing else.
+
+Every figure comes from the run's own files or from the check that followed the
+export; what they do not say is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dss_jax import __version__, datasets
+from dss_jax.base.errors import UserError, one_line
+from dss_jax.data.pairs import subtasks
+from dss_jax.students.export.checks import Agreement
+from dss_jax.students.student import Student
+from dss_jax.training import results, run_directory
+
+FILE = "README.md"
+_MOST_LABELS = 20  # shown
+
+# Of a row of results.jsonl: what it is called in the card.
+_TRAINING = {
+  "student": "student",
+  "init": "started from",
+  "label_source": "labels",
+  "rationale_source": "rationales by",
+  "train_examples": "training records",
+  "steps": "steps",
+  "tokens_seen": "tokens seen",
+  "seed": "seed",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+  """What the card tells of the export itself.
+
+  Attributes:
+    title: the folder's name.
+    format: its format, in words.
+    usage: how to use it, in Markdown.
+    agreements: what the check found; empty where there was none.
+    library_name: of the hub's front matter.
+  """
+
+  title: str
+  format: str
+  usage: str
+  agreements: Sequence[Agreement] = ()
+  library_name: str | None = None
+
+
+def render(student: Student, export: Export) -> str:
+  """The card, in Markdown."""
+  rows = _rows_of_run(student)
+  sections = [
+    _front_matter(export),
+    f"# {_text(export.title)}",
+    _introduction(student, export),
+    _abilities(student),
+    f"## Use\n\n{export.usage.strip()}",
+    _training(rows),
+    _scores(student, rows),
+    _check(export),
+    _data(student),
+  ]
+  return "\n\n".join(each for each in sections if each) + "\n"
+
+
+def _rows_of_run(student: Student) -> list[dict[str, Any]]:
+  """The run's rows of results.jsonl, where it is a run that has some."""
+  source = student.description.get("source")
+  if not source:
+    return []
+  try:
+    return run_directory.read_jsonl(pathlib.Path(source) / "results.jsonl")
+  except (UserError, OSError):
+    return []
+
+
+def _front_matter(export: Export) -> str:
+  lines = ["---"]
+  if export.library_name:
+    lines.append(f"library_name: {export.library_name}")
+  lines += ["tags:", "- t5", "- distilling-step-by-step", "- dss_jax", "---"]
+  return "\n".join(lines)
+
+
+def _introduction(student: Student, export: Export) -> str:
+  description = student.description
+  text = (
+    f"A T5 student ({results.student_name(student.model)}), exported by dss_jax"
+    f" {__version__} as {export.format}."
+  )
+  if description.get("task"):
+    text += f" It was trained on the task `{_text(description['task'])}`"
+    if description.get("step") is not None:
+      text += f" and is its checkpoint of step {description['step']:,}"
+    text += "."
+  return text
+
+
+def _abilities(student: Student) -> str:
+  """What it can be asked, and in which words."""
+  lines = ["## What it can be asked", ""]
+  for subtask in student.subtasks:
+    reads, writes = (
+      subtasks.fill(
+        parts, {name: f"{{{name}}}" for name in ("input", "label", "rationale")}
+      )
+      for parts in (
+        subtask.input_parts(student.options),
+        subtask.target_parts(student.options),
+      )
+    )
+    lines.append(
+      f"- `{subtask.name}`: reads {_code(reads)}, writes {_code(writes)}"
+    )
+  lengths = dict(student.feature_lengths)
+  if lengths:
+    told = " and ".join(f"{v} tokens of {k}" for k, v in lengths.items())
+    lines += ["", f"It was trained with at most {told}, end ids included."]
+  if student.labels:
+    shown = ", ".join(map(_code, student.labels[:_MOST_LABELS]))
+    more = len(student.labels) - _MOST_LABELS
+    lines += ["", f"Labels: {shown}{f' and {more} more' if more > 0 else ''}."]
+  lines += ["", "`dss_jax.json` says the same to programs."]
+  return "\n".join(lines)
+
+
+def _training(rows: Sequence[Mapping[str, Any]]) -> str:
+  if not rows:
+    return ""
+  row = rows[-1]
+  lines = ["## Training", ""]
+  method = row.get("method")
+  if method:
+    lines.append(f"- method: `{_text(method)}`")
+  for key, name in _TRAINING.items():
+    value = row.get(key)
+    if value is not None:
+      value = f"{value:,}" if isinstance(value, int) else _text(value)
+      lines.append(f"- {name}: {value}")
+  if method and str(method).startswith("dss"):
+    lines += [
+      "",
+      "Distilling step-by-step (arXiv 2305.02301) trains a small student on"
+      " labels and on the rationales behind them.",
+    ]
+  return "\n".join(lines)
+
+
+def _scores(student: Student, rows: Sequence[Mapping[str, Any]]) -> str:
+  """The run's own scores of this checkpoint."""
+  step = student.description.get("step")
+  own = [row for row in rows if row.get("checkpoint_step") == step]
+  if not own:
+    return ""
+  lines = [
+    "## Scores",
+    "",
+    "| task | split | metric | value | examples |",
+    "|---|---|---|---|---|",
+  ]
+  for row in own:
+    value = row.get("value")
+    shown = f"{value:.4f}" if isinstance(value, (int, float)) else "?"
+    cells = [_text(row.get(key)) for key in ("task", "split", "metric")]
+    lines.append(f"| {' | '.join([*cells, shown, _text(row.get('n'))])} |")
+  selected = own[0].get("selected_by")
+  if selected:
+    lines += ["", f"The checkpoint was selected by {_text(selected)}."]
+  return "\n".join(lines)
+
+
+def _check(export: Export) -> str:
+  lines = ["## Check", ""]
+  if not export.agreements:
+    return "\n".join([*lines, "This export was not checked."])
+  lines.append(
+    "Outputs of this folder against those of the student it was made from:"
+  )
+  lines += ["", *(f"- {agreement}" for agreement in export.agreements)]
+  return "\n".join(lines)
+
+
+def _data(student: Student) -> str:
+  name = student.description.get("dataset")
+  if not name or name not in datasets.names():
+    return ""
+  spec = datasets.get(name)
+  lines = ["## Data", ""]
+  lines.append(f"Trained on `{name}`{f' ({spec.url})' if spec.url else ''}.")
+  if spec.license:
+    lines.append(f"Licence of the data: {spec.license}.")
+  if spec.citation:
+    lines.append(f"Source: {spec.citation}.")
+  return "\n".join(lines)
+
+
+def prompt(student: Student) -> str:
+  """What the first sub-task reads for an input `TEXT`, as Python code."""
+  parts = student.subtasks[0].input_parts(student.options)
+  fields = {"input": "TEXT", "rationale": "RATIONALE"}
+  return json.dumps(subtasks.fill(parts, fields), ensure_ascii=False)
+
+
+def title(folder: str | os.PathLike[str]) -> str:
+  """The folder's own name, also where it is called `.`."""
+  return os.path.basename(os.path.abspath(folder))
+
+
+def _text(value: Any) -> str:
+  """A value of others within a line of Markdown."""
+  return one_line(value).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _code(text: str) -> str:
+  """A text as it is, in code: quoted, so that spaces at its ends are seen."""
+  quoted = json.dumps(text, ensure_ascii=False)
+  fence = "``" if "`" in quoted else "`"
+  return f"{fence}{quoted}{fence}"

@@ -1,0 +1,256 @@
+"""The T5X form: a folder `checkpoint_<step>` as T5X itself writes it.
+
+Two layouts. Legacy: a msgpack file with small arrays inline, and one zarr
+folder for each large one; all of T5X's tools and converters read it. Orbax:
+what T5X trains with by default.
+
+The optimizer's state goes along where it is Adafactor's, the one optimizer that
+both have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from dss_jax.base import named_trees
+from dss_jax.base.errors import StorageError, UserError, one_line
+from dss_jax.models import abstract_params, partitioning
+from dss_jax.pretrained import t5x_checkpoints
+from dss_jax.students.export import checks, formats, tokenizer_files
+from dss_jax.students.student import Student
+from dss_jax.training import checkpoints as checkpoints_lib
+from dss_jax.training.optimizers import adafactor
+
+PACKAGES = ()
+CHECK_PACKAGES = ()
+HAS_TOKENIZER = False
+OWN_DTYPE = True
+
+Tree = dict[str, Any]
+VERSION = 3  # of the msgpack file
+MAX_CHUNK_BYTES = 64 * 2**20  # of zarr arrays, as T5X
+_EXT_NDARRAY = 1  # Flax's msgpack extension type
+_ADAFACTOR_SLOTS = frozenset(adafactor.AdafactorState._fields)
+
+
+def write(
+  student: Student, folder: pathlib.Path, options: formats.Options
+) -> None:
+  """Writes `checkpoint_<step>` and the vocabulary."""
+  params = jax.tree.map(partitioning.to_host, student.params)
+  step = student.description.get("step") or 0
+  states = None
+  if (found := _optimizer_state(student)) is not None:
+    step, states = found
+  write_checkpoint(folder, params, states, step, layout=options.layout)
+  tokenizer_files.write_vocabulary(student, folder)
+
+
+def _optimizer_state(student: Student) -> tuple[int, Tree] | None:
+  """Adafactor's updates and T5X's `param_states`, where the run has them."""
+  source, step = (student.description.get(key) for key in ("source", "step"))
+  if not source or step is None:
+    return None
+  if not (pathlib.Path(source) / checkpoints_lib.FOLDER).is_dir():
+    return None
+  with checkpoints_lib.Checkpoints(source, read_only=True) as saved:
+    state = saved.restore_numpy(step)["opt_state"]
+  if not isinstance(state, Mapping) or set(state) != _ADAFACTOR_SLOTS:
+    return None
+  # Of other parameters where only some were trained: T5X has no such state.
+  if jax.tree.structure(state["v"]) != jax.tree.structure(student.params):
+    return None
+  states = adafactor.adafactor_state_to_t5x(adafactor.AdafactorState(**state))
+  return int(state["count"]), jax.tree.map(np.asarray, states)
+
+
+def write_checkpoint(
+  folder: pathlib.Path,
+  params: Tree,
+  param_states: Tree | None,
+  step: int,
+  *,
+  layout: str = "legacy",
+) -> pathlib.Path:
+  """Writes one checkpoint.
+
+  Args:
+    folder: where `checkpoint_<step>` is made.
+    params: nested dict of host arrays under T5X's paths.
+    param_states: T5X's Adafactor state, `{m, v, v_row, v_col}` in place of
+      each array; None leaves it out.
+    step: updates made.
+    layout: `legacy` or `orbax`.
+
+  Returns:
+    The checkpoint's folder.
+
+  Raises:
+    StorageError: for a disk that is full or fails.
+  """
+  path = folder / f"checkpoint_{step}"
+  state: Tree = {"step": np.asarray(step, np.int32)}
+  if param_states is not None:
+    state["param_states"] = param_states
+  tree = {"state": state, "target": params}
+  try:
+    (_write_legacy if layout == "legacy" else _write_orbax)(path, tree)
+  except (OSError, ValueError) as error:  # TensorStore tells in ValueErrors
+    raise StorageError(
+      f"cannot write {path} ({one_line(error, longest=300)}): make room, or"
+      " what else it takes, and start again"
+    ) from error
+  return path
+
+
+def _write_orbax(path: pathlib.Path, tree: Tree) -> None:
+  import orbax.checkpoint as ocp
+
+  handler = ocp.CompositeCheckpointHandler(state=ocp.PyTreeCheckpointHandler())
+  with ocp.Checkpointer(handler) as checkpointer:
+    checkpointer.save(
+      path.absolute(),
+      args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree)),
+    )
+
+
+def _write_legacy(path: pathlib.Path, tree: Tree) -> None:
+  import msgpack
+
+  path.mkdir()
+  content: Tree = {}
+  for keys, array in _leaves(tree):
+    node = content
+    for key in keys[:-1]:
+      node = node.setdefault(key, {})
+    array = np.asarray(array)
+    if _is_large(keys, array, tree["target"]):
+      node[keys[-1]] = _write_zarr(path, ".".join(keys), array)
+    else:
+      node[keys[-1]] = _inline(array)
+  with open(path / "checkpoint", "wb") as file:
+    msgpack.pack({"version": VERSION, "optimizer": content}, file)
+
+
+def _leaves(
+  tree: Tree, keys: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from _leaves(dict(value), (*keys, key))
+    else:
+      yield (*keys, key), value
+
+
+def _is_large(keys: tuple[str, ...], array: np.ndarray, params: Tree) -> bool:
+  """Parameters, and what of the state is as large as its parameter."""
+  if keys[0] == "target":
+    return True
+  node: Any = params
+  for key in keys[2:-1]:  # of state/param_states/<path>/<slot>
+    node = node[key]
+  return keys[-1] != "step" and array.shape == node.shape
+
+
+def _inline(array: np.ndarray) -> Any:
+  import msgpack
+
+  data = msgpack.packb((array.shape, array.dtype.name, array.tobytes()))
+  return msgpack.ExtType(_EXT_NDARRAY, data)
+
+
+def _write_zarr(path: pathlib.Path, name: str, array: np.ndarray) -> Tree:
+  """Writes one zarr array; returns its description for the msgpack file."""
+  import tensorstore as ts
+
+  chunks = list(array.shape)
+  if array.nbytes > MAX_CHUNK_BYTES:
+    rows = max(MAX_CHUNK_BYTES * len(array) // array.nbytes, 1)
+    chunks[0] = min(rows, len(array))
+  metadata = {
+    "chunks": chunks,
+    "compressor": {"id": "gzip", "level": 1},
+    "shape": list(array.shape),
+  }
+  spec = {"driver": "zarr", "dtype": array.dtype.name, "metadata": metadata}
+  store = ts.open(
+    {**spec, "kvstore": {"driver": "file", "path": f"{path / name}/"}},
+    create=True,
+  ).result()
+  store.write(array).result()
+  # A relative place: whoever reads it looks beside the msgpack file.
+  return {**spec, "kvstore": {"driver": "file", "path": f"{name}/"}}
+
+
+def answers(
+  student: Student, folder: pathlib.Path, options: formats.Options
+) -> checks.Answer:
+  """The student's own answers, with the parameters read back.
+
+  Raises:
+    UserError: where one of them is not, bit for bit, what it was.
+  """
+  del options
+  (path,) = folder.glob("checkpoint_*")
+  params, _, _ = t5x_checkpoints.load_t5x(path)
+  wanted = abstract_params.param_shapes(student.model)
+  problems = named_trees.describe_mismatch(
+    named_trees.shapes(params), named_trees.shapes(wanted)
+  )
+  same = not problems and jax.tree.all(
+    jax.tree.map(
+      lambda a, b: np.array_equal(a, partitioning.to_host(b)),
+      params,
+      student.params,
+    )
+  )
+  if not same:
+    raise UserError(
+      "the exported parameters read back otherwise than they were written"
+      f" ({problems or 'other values'}), so nothing was written"
+    )
+  placed = partitioning.place(
+    params,
+    student.partitioner.param_shardings(wanted, student.model.param_axes()),
+  )
+  return checks.student_answers(
+    dataclasses.replace(student, params=placed), own_dtype=True
+  )
+
+
+def usage(student: Student, options: formats.Options) -> str:
+  """Which gin bindings name the checkpoint to T5X."""
+  config = student.model.config
+  network = "scalable_t5" if config.scan_layers else "t5"
+  fields = {
+    "vocab_size": config.vocab_size,
+    "emb_dim": config.emb_dim,
+    "num_heads": config.num_heads,
+    "num_encoder_layers": config.num_encoder_layers,
+    "num_decoder_layers": config.num_decoder_layers,
+    "head_dim": config.head_dim,
+    "mlp_dim": config.mlp_dim,
+    "mlp_activations": config.mlp_activations,
+    "logits_via_embedding": config.logits_via_embedding,
+  }
+  lines = "\n".join(f"  {key} = {value!r}" for key, value in fields.items())
+  orbax = (
+    ""
+    if options.layout == "orbax"
+    else "train_script.train.use_orbax = False\n"
+  )
+  return f"""\
+A T5X checkpoint in its {options.layout} layout, of the network in
+`t5x/examples/{network}`:
+
+```
+INITIAL_CHECKPOINT_PATH = "FOLDER"
+{orbax}network.T5Config:
+{lines}
+```"""

@@ -1,0 +1,132 @@
+"""Checkpoints on the command line: described, taken sizes from, told apart."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from dss_jax import main
+from dss_jax.base.errors import UserError
+from dss_jax.cli import gin_utils
+from dss_jax.models.encoder_decoder import EncoderDecoderModel
+
+
+def test_a_checkpoint_is_described(tmp_path, folders, capsys):
+  folder = folders.write(tmp_path / "x")
+  assert main.main(["checkpoints", str(folder)]) == 0
+  out = capsys.readouterr().out
+  assert "kind            huggingface" in out
+  assert "  emb_dim = 12\n" in out
+  weights = folders.random_weights()
+  assert f"{sum(w.size for w in weights.values()):,}" in out
+
+
+def test_what_is_none_is_told(tmp_path, capsys):
+  assert main.main(["checkpoints", str(tmp_path / "absent")]) == 2
+  error = capsys.readouterr().err
+  assert error.count("\n") == 1
+  assert "config.json" in error
+
+
+@pytest.fixture
+def parsed():
+  yield lambda bindings: gin_utils.parse(
+    ["models/from_checkpoint.gin", "runs/finetune.gin"], bindings
+  )
+  gin_utils.clear()
+
+
+def test_sizes_come_from_the_checkpoint(tmp_path, folders, parsed):
+  folder = folders.write(tmp_path / "x")
+  options = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 13}
+  (folder / "tokenizer_config.json").write_text(json.dumps(options))
+  parsed([f"INITIAL_CHECKPOINT_PATH = {str(folder)!r}", "DROPOUT_RATE = 0.25"])
+  model = gin_utils.macro("MODEL")
+  assert isinstance(model, EncoderDecoderModel)
+  assert model.config.emb_dim == 12
+  assert model.config.num_decoder_layers == 3
+  assert model.config.dropout_rate == 0.25
+  assert gin_utils.macro("VOCABULARY") == "bytes:13"
+  # The run can be read again without the checkpoint.
+  text = gin_utils.operative_config()
+  shutil.rmtree(folder)
+  config = tmp_path / "config.gin"
+  config.write_text(text)
+  gin_utils.parse([str(config)])
+  assert "emb_dim = 12" in text
+
+
+def test_a_vocabulary_that_is_given_stays(tmp_path, folders, parsed):
+  folder = folders.write(tmp_path / "x")
+  (folder / "tokenizer_config.json").write_text(
+    json.dumps({"tokenizer_class": "ByT5Tokenizer"})
+  )
+  parsed(
+    [
+      f"INITIAL_CHECKPOINT_PATH = {str(folder)!r}",
+      "VOCABULARY = 'bytes:2'",
+    ]
+  )
+  assert gin_utils.macro("VOCABULARY") == "bytes:2"
+
+
+def test_without_a_checkpoint_there_are_no_sizes():
+  files = ["models/from_checkpoint.gin"]
+  for more in ([], ["runs/train.gin"]):
+    with pytest.raises(UserError, match="INITIAL_CHECKPOINT_PATH, which is"):
+      gin_utils.parse([*files, *more])
+  gin_utils.clear()
+
+
+_FLAGS = [
+  "--gin_file=runs/taxonli.gin",
+  "--gin_file=data/taxonli.gin",
+  "--gin_file=methods/dss.gin",
+  "--gin.VOCABULARY=taxonli",
+  "--gin.TRAIN_STEPS=2",
+  "--gin.RECORDS_PER_BATCH=8",
+  "--gin.EVAL_MAX_EXAMPLES=2",
+  "--gin.network.T5Config.dtype=float32",
+  "--gin.decoding.DecodeOptions.max_length=4",
+]
+
+
+def test_every_mismatch_is_told_before_anything_runs(tmp_path, folders, capsys):
+  folder = folders.write(tmp_path / "x")
+  model_dir = tmp_path / "run"
+  code = main.main(
+    [
+      "train",
+      "--gin_file=models/t5_1_1/tiny.gin",
+      *_FLAGS,
+      f"--gin.INITIAL_CHECKPOINT_PATH={folder}",
+      f"--gin.MODEL_DIR={model_dir}",
+    ]
+  )
+  assert code == 2
+  first, blank, *table = capsys.readouterr().err.splitlines()
+  assert first.startswith("dss-jax train: the checkpoint")
+  assert "network.T5Config.emb_dim = 12" in first
+  assert not blank
+  assert table[0].split() == ["parameter", "problem", "checkpoint", "student"]
+  assert any("token_embedder/embedding" in line for line in table)
+  assert not (model_dir / "run.json").exists()
+
+
+@pytest.mark.slow
+def test_training_starts_from_a_hugging_face_folder(tmp_path, folders):
+  weights = folders.random_weights()
+  weights = {name: array * np.float32(0.1) for name, array in weights.items()}
+  folder = folders.write(tmp_path / "x", weights)
+  flags = [
+    "--gin_file=models/from_checkpoint.gin",
+    *_FLAGS,
+    f"--gin.INITIAL_CHECKPOINT_PATH={folder}",
+    f"--gin.MODEL_DIR={tmp_path / 'run'}",
+  ]
+  assert main.main(["train", *flags]) == 0
+  shutil.rmtree(folder)
+  # The run has the sizes in its own configuration.
+  evaluate = ["eval", f"--model_dir={tmp_path / 'run'}", "--split=validation"]
+  assert main.main(evaluate) == 0

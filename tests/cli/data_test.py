@@ -1,0 +1,374 @@
+"""`dss-jax data stats|show|convert`, from the flags to what is printed."""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from dss_jax.base.errors import UserError
+from dss_jax.cli import data as data_command
+from dss_jax.datasets.records import (
+  Rationale,
+  Record,
+  read_records,
+  write_records,
+)
+
+
+@pytest.fixture
+def data(fixtures, monkeypatch):
+  """Runs `dss-jax data ...` on the fixtures; returns the exit status."""
+  monkeypatch.setenv("DSS_DATA_DIR", str(fixtures / "release"))
+  return _run
+
+
+def _run(*flags):
+  parser = argparse.ArgumentParser(prog="dss-jax data")
+  data_command.add_arguments(parser)
+  return data_command.run(parser.parse_args([str(flag) for flag in flags]))
+
+
+# --- stats -------------------------------------------------------------------
+
+
+def test_stats_as_json(data, capsys):
+  assert data("stats", "--dataset", "svamp", "--json") == 0
+  report = json.loads(capsys.readouterr().out)
+  assert list(report["splits"]) == ["train", "test"]
+  train = report["splits"]["train"]
+  assert train["rows"] == 14
+  assert train["unparsed"] == 4
+  assert train["unparsed_by_reason"] == {
+    "no_marker": 2, "no_label": 1, "several_markers": 1,
+  }  # fmt: skip
+  assert train["unusable_labels"] == 2
+  assert train["duplicate_inputs"] == 1
+  assert train["teacher_equals_gold"] == {
+    "compared_by": "value", "of": 14,
+    "strict": 6, "strict_percent": 42.86,
+    "tolerant": 7, "tolerant_percent": 50.0,
+  }  # fmt: skip
+  assert train["by_parser"]["tolerant"]["unparsed_by_reason"] == {
+    "truncated": 2, "unevaluable": 2, "no_marker": 1,
+  }  # fmt: skip
+  assert report["after_splitting"]["rows"] == {
+    "train": 12, "validation": 2, "test": 6,
+  }  # fmt: skip
+  assert report["vocabulary"].startswith("bytes")
+  assert "MIT" in report["license"]
+  label = train["tokens"]["label"]
+  assert label["count"] == 14
+  assert label["max"] == len("( ( 30.0 + 25.0 ) + 5.0 )") + 1
+
+
+def test_stats_of_the_chosen_parser_come_first(data, capsys):
+  data("stats", "--dataset=cqa", "--parser=tolerant", "--json", "--split=train")
+  train = json.loads(capsys.readouterr().out)["splits"]["train"]
+  assert train["statuses"] == train["by_parser"]["tolerant"]["statuses"]
+  assert train["statuses"]["letter_text_mismatch"] == 1
+
+
+def test_stats_as_a_table(data, capsys):
+  assert data("stats", "--dataset", "anli1") == 0
+  out = capsys.readouterr().out
+  assert re.search(r"rows +│ +12 │ +6 │ +6 │", out)
+  assert re.search(r"official parser", out)
+  assert re.search(r"teacher = gold +│ 4 +33.33 % │ 4 +66.67 %", out)
+  assert re.search(r"several_markers +│ +1 │ +0 │ +0 │", out)
+  assert re.search(r"train +│ rationale +│ +7 │", out)
+  assert "CC BY-NC 4.0" in out
+  assert "train 12, validation 6, test 6" in out
+  assert max(map(len, out.splitlines())) <= 100
+
+
+def test_stats_of_the_built_in_dataset(data, capsys):
+  assert data("stats", "--dataset=taxonli", "--taxonli_num_train=30") == 0
+  out = capsys.readouterr().out
+  assert re.search(r"rows +│ +30 │ +500 │ +1,000 │", out)
+  assert re.search(r"contradiction +│ +10 │", out)
+  assert "sentencepiece" in out
+
+
+def test_stats_count_a_prefix(data, capsys):
+  lengths = []
+  for prefix in ("", "predict: "):
+    data("stats", "--dataset=cqa", "--json", "--prefix", prefix, "--limit=5")
+    tokens = json.loads(capsys.readouterr().out)["splits"]["train"]["tokens"]
+    lengths.append(tokens["input"]["mean"])
+    assert tokens["input"]["count"] == 5
+  assert lengths[1] == pytest.approx(lengths[0] + 9, abs=0.11)
+
+
+def _own_file(tmp_path):
+  path = tmp_path / "mine.csv"
+  path.write_text(
+    "question,answer,why,said\n"
+    "Q1?,yes,because,Yes.\n"
+    "Q2?,no\n"
+    "Q2?,no,because,yes\n"
+  )
+  mapping = ("--field_mapping", "input=question", "label=answer",
+             "rationale=why", "rationale_label=said")  # fmt: skip
+  return path, mapping
+
+
+def test_stats_of_a_file_with_a_malformed_line(data, tmp_path, capsys):
+  path, mapping = _own_file(tmp_path)
+  assert data("stats", "--input", path, "--json", *mapping) == 2
+  printed = capsys.readouterr()
+  found = json.loads(printed.out)["splits"]["all"]
+  assert (found["rows"], found["malformed"]) == (2, 1)
+  assert found["malformed_lines"] == [
+    {"file": str(path), "line": 3,
+     "reason": "the number of cells is 2, the header has 4"}
+  ]  # fmt: skip
+  # "Yes." is not the label, and says the same.
+  assert found["teacher_equals_gold"]["strict"] == 0
+  assert found["teacher_equals_gold"]["tolerant"] == 1
+  assert printed.err.count("\n") == 1
+  assert f"1 of 3 lines of {path}" in printed.err
+  assert data("stats", "--input", path, "--skip_malformed", *mapping) == 0
+  printed = capsys.readouterr()
+  assert printed.err == ""
+  assert f"{path}:3: the number of cells" in printed.out.replace("\n", "")
+
+
+def test_stats_of_a_file_by_value(data, tmp_path, capsys):
+  path = tmp_path / "sums.jsonl"
+  write_records(
+    path, [Record("a", "i", "( 2.0 * 3.0 )", (Rationale("r", "6"),))]
+  )
+  for flags, count in (((), 0), (("--by_value",), 1)):
+    data("stats", "--input", path, "--json", *flags)
+    found = json.loads(capsys.readouterr().out)["splits"]["all"]
+    assert found["teacher_equals_gold"]["tolerant"] == count
+
+
+@pytest.mark.shared
+def test_stats_of_the_released_files(shared_data, capsys):
+  """The published facts about the release, through the command line."""
+  folder = shared_data / "dss_release"
+  expected = {
+    ("svamp", "train"): (800, 13, 73.25, 73.25),
+    ("svamp", "test"): (200, 2, 74.0, 74.0),
+    ("cqa", "train"): (9741, 3, 74.26, 76.82),
+    ("cqa", "test"): (1221, 0, 77.23, 79.36),
+  }
+  for (name, split), numbers in expected.items():
+    _run("stats", "--dataset", name, "--data_dir", folder, "--json",
+         "--split", split, "--limit", 10)  # fmt: skip
+    found = json.loads(capsys.readouterr().out)["splits"][split]
+    agreement = found["teacher_equals_gold"]
+    assert numbers == (
+      found["rows"], found["unparsed"],
+      agreement["strict_percent"], agreement["tolerant_percent"],
+    )  # fmt: skip
+
+
+@pytest.mark.shared
+def test_token_lengths_of_the_released_cqa(shared_data, capsys):
+  _run("stats", "--dataset=cqa", "--split=train", "--json",
+       "--data_dir", shared_data / "dss_release",
+       "--vocabulary", shared_data / "dss_spm.model",
+       "--prefix", "predict: ")  # fmt: skip
+  tokens = json.loads(capsys.readouterr().out)["splits"]["train"]["tokens"]
+  assert tokens["input"]["mean"] == 46.9
+  assert tokens["input"]["p95"] == 61
+  assert tokens["label"]["mean"] == 2.6
+  assert tokens["rationale"]["mean"] == 30.4
+
+
+# --- show --------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_show_is_what_the_student_sees(data, capsys):
+  assert (
+    data("show", "--task=esnli_dss", "--json", "--records_per_batch=4") == 0
+  )
+  shown = json.loads(capsys.readouterr().out)
+  # Four records, two sub-tasks; packing may borrow from the next batch.
+  assert sum(shown["batch"]["examples"].values()) == 8
+  assert 0 <= shown["batch"]["padding"] < 1
+  assert [s["name"] for s in shown["subtasks"]] == ["label", "rationale"]
+  seen = {}
+  for row in shown["rows"]:
+    assert row["encoder_tokens"] == sum(
+      len(example["input_ids"]) for example in row["examples"]
+    )
+    assert row["encoder_tokens"] <= shown["batch"]["encoder_length"]
+    for example in row["examples"]:
+      seen[example["subtask"], example["record"]] = example
+      # Bytes of the text, and the end token in the middle and at the end.
+      assert example["input_ids"] == _byte_ids(example["inputs"])
+      assert example["target_ids"] == _byte_ids(example["targets"])
+      assert example["inputs"].startswith(f"[{example['subtask']}] ")
+      assert example["inputs"].count("</s>") == 2
+      assert example["weight"] == 1.0
+  assert seen
+
+
+def _byte_ids(text):
+  ids = []
+  for position, part in enumerate(text.split("</s>")):
+    ids += ([1] if position else []) + [byte + 3 for byte in part.encode()]
+  return ids
+
+
+def test_show_for_people(data, capsys):
+  flags = ("--task=svamp_dss", "--limit=1", "--seed=1", "--records_per_batch=4",
+           "--label_prefix=predict: ", "--rationale_prefix=explain: ",
+           "--ids")  # fmt: skip
+  assert data("show", *flags) == 0
+  out = capsys.readouterr().out
+  assert "sub-task label: 12 examples, rate 1" in out
+  assert re.search(
+    r"batch 0: \d label, \d rationale examples \(about 4 rec", out
+  )
+  assert re.search(r"row 0: \d+ examples, \d+ of \d+ encoder and", out)
+  assert "row 1" not in out
+  assert re.search(
+    r"segment 1: (label|rationale), record train-\d+, weight 1", out
+  )
+  assert re.search(r"reads +\(\d+ tokens\) +'(predict|explain): ", out)
+  assert "</s>'" in out
+
+
+def test_show_one_example_a_row(data, capsys):
+  flags = ("--task=cqa_label", "--no_packing", "--json", "--batch_size=3",
+           "--split=test", "--limit=9")  # fmt: skip
+  assert data("show", *flags) == 0
+  shown = json.loads(capsys.readouterr().out)
+  assert [len(row["examples"]) for row in shown["rows"]] == [1, 1, 1]
+  assert shown["rows"][0]["examples"][0]["record"].startswith("test-")
+
+
+def test_show_marks_what_a_vocabulary_cannot_write(data, capsys):
+  flags = ("--task=svamp_standard", "--vocabulary=taxonli", "--no_packing")
+  assert data("show", *flags, "--json") == 0
+  shown = json.loads(capsys.readouterr().out)
+  assert "⁇" in shown["rows"][0]["examples"][0]["inputs"]
+
+
+# --- convert -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
+def test_convert_a_dataset(data, tmp_path, suffix, capsys):
+  output = tmp_path / f"svamp_{{split}}{suffix}"
+  assert data("convert", "--dataset=svamp", "--output", output) == 0
+  assert "validation: 2 records -> " in capsys.readouterr().out
+  records, problems = read_records(tmp_path / f"svamp_train{suffix}")
+  assert problems == []
+  assert len(records) == 12
+  assert records[0].rationales[0].source == "palm"
+  assert sorted(path.stem for path in tmp_path.iterdir()) == [
+    "svamp_test", "svamp_train", "svamp_validation",
+  ]  # fmt: skip
+
+
+def test_convert_with_options(data, tmp_path):
+  output = tmp_path / "a.jsonl"
+  flags = ("--split=train", "--output", output, "--train_fraction=0.5",
+           "--label_spelling=normalized", "--limit=4")  # fmt: skip
+  assert data("convert", "--dataset=svamp", *flags) == 0
+  records, _ = read_records(output)
+  assert len(records) == 4
+  assert all(re.match(r"\([^ ]", record.label or "") for record in records)
+
+
+def test_convert_a_file(data, tmp_path, capsys):
+  path, mapping = _own_file(tmp_path)
+  output = tmp_path / "mine.jsonl"
+  with pytest.raises(UserError, match=r"1 of 3 lines of .*mine.csv:3: the num"):
+    data("convert", "--input", path, "--output", output, *mapping)
+  assert not output.exists()
+  flags = ("--skip_malformed", *mapping)
+  assert data("convert", "--input", path, "--output", output, *flags) == 0
+  printed = capsys.readouterr()
+  assert "2 records ->" in printed.out
+  assert "1 malformed lines left out" in printed.err
+  records, _ = read_records(output)
+  assert records[1].rationales == (Rationale("because", "yes"),)
+
+
+# --- wrong use ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    ("stats", "give either --dataset NAME or --input FILE"),
+    ("stats --dataset=svamp --input=a.csv", "give either"),
+    ("stats --dataset=sst", "unknown dataset 'sst'; known: anli1"),
+    ("stats --dataset=svamp --split=validation", "has no 'validation' data"),
+    ("stats --dataset=svamp --limit=0", "--limit is 0"),
+    ("stats --dataset=svamp --parser=x", "parser = 'x'; allowed: official"),
+    ("stats --dataset=svamp --vocabulary=x.model", "x.model"),
+    ("stats --dataset=svamp --skip_malformed", "are for --input"),
+    ("stats --dataset=svamp --data_dir=/nonexistent", "no folder 'svamp' in"),
+    ("stats --input=a.csv --split=train", "--split is for --dataset"),
+    ("stats --input=missing.csv", "no such file: missing.csv"),
+    ("stats --input=a.csv --field_mapping input", "write FIELD=KEY"),
+    ("stats --input=a.csv --field_mapping input=a input=b", "'input' twice"),
+    ("stats --input=a.csv --field_mapping x=a", "'x' is no field"),
+    ("convert --dataset=svamp --output=a.csv", "one file for 3 splits"),
+    ("convert --input=a.csv --output={split}.csv", "{split} is for --dataset"),
+    ("convert --dataset=svamp --split=x --output=a.csv", "no split 'x'"),
+    ("convert --dataset=svamp --split=test --output=a.xls", "suffix '.xls'"),
+    ("show --task=svamp_dds", "no task 'svamp_dds'"),
+    ("show --task=svamp_dss --step=-1", "--step is -1"),
+    ("show --task=svamp_dss --module=not.there", "cannot import 'not.there'"),
+    ("show --task=svamp_dss --rationale_filter=x", "rationale_filter is 'x'"),
+  ],
+)
+def test_wrong_flags(data, flags, message):
+  with pytest.raises(UserError) as error:
+    data(*flags.split(" "))
+  assert message in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+def test_several_rationale_columns(data, tmp_path):
+  path = tmp_path / "a.csv"
+  path.write_text("id,input,e1,e2\n1,i,first,second\n")
+  output = tmp_path / "a.jsonl"
+  data("convert", "--input", path, "--output", output,
+       "--field_mapping", "rationale=e1", "rationale=e2")  # fmt: skip
+  records, _ = read_records(output)
+  assert [r.text for r in records[0].rationales] == ["first", "second"]
+
+
+def test_flags_cost_nothing_to_define():
+  """The parser is built on every start of `dss-jax`, also for `--help`."""
+  code = """
+import argparse, sys
+from dss_jax.cli import data as data_command
+data_command.add_arguments(argparse.ArgumentParser())
+heavy = {"numpy", "rich", "sentencepiece", "pyarrow", "jax", "tensorflow"}
+print(sorted(heavy & set(sys.modules)))
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True
+  )
+  assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+  "flag",
+  [
+    "--records_per_batch=-1",
+    "--attention_length=0",
+    "--inputs_length=1",
+    "--rationale_filter=x",
+    "--vocabulary=nowhere",
+  ],
+)
+def test_messages_name_the_flags_of_the_command(flag):
+  with pytest.raises(UserError) as error:
+    _run("show", "--task=taxonli_dss", flag)
+  assert flag.partition("=")[0] in str(error.value)
+  assert "\n" not in str(error.value)

@@ -1,0 +1,262 @@
+import ast
+import inspect
+import pathlib
+import re
+
+import gin
+import pytest
+
+from dss_jax.base.errors import UserError
+from dss_jax.cli import gin_registry, gin_utils
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+  yield
+  gin_utils.clear()
+
+
+@pytest.mark.parametrize(
+  ("flag", "binding"),
+  [
+    ("--gin.MODEL_DIR=runs/x", "MODEL_DIR = 'runs/x'"),
+    ("--gin.MODEL_DIR='runs/x'", "MODEL_DIR = 'runs/x'"),
+    ("--gin.STEPS=12", "STEPS = 12"),
+    ("--gin.LR=5e-5", "LR = 5e-5"),
+    ("--gin.A=None", "A = None"),
+    ("--gin.A=True", "A = True"),
+    ("--gin.A=@f()", "A = @f()"),
+    ("--gin.A=%B", "A = %B"),
+    ("--gin.A=[@f, @g()]", "A = [@f, @g()]"),
+    ("--gin.L={'inputs': 4}", "L = {'inputs': 4}"),
+    ("--gin.a/b.c=x=y", "a/b.c = 'x=y'"),
+    ("--gin.P=it's", 'P = "it\'s"'),
+    ("--gin.P=a@b.c", "P = 'a@b.c'"),
+  ],
+)
+def test_flags_become_bindings(flag, binding):
+  assert gin_utils.binding_from_flag(flag) == binding
+
+
+def test_flag_without_value_is_told():
+  with pytest.raises(UserError, match=r"write --gin\.NAME=VALUE"):
+    gin_utils.binding_from_flag("--gin.MODEL_DIR")
+
+
+def _gin_files() -> list[str]:
+  folder = gin_utils.PACKAGED_FOLDER
+  return sorted(str(p.relative_to(folder)) for p in folder.rglob("*.gin"))
+
+
+# Its sizes are a checkpoint's; see tests/pretrained/command_test.py.
+_FROM_CHECKPOINT = "models/from_checkpoint.gin"
+
+
+@pytest.mark.parametrize("path", sorted({*_gin_files()} - {_FROM_CHECKPOINT}))
+def test_every_packaged_file_parses(path, tmp_path, monkeypatch):
+  # From a folder that has folders of the same names.
+  for name in ("runs", "models", "data"):
+    (tmp_path / name).mkdir()
+  monkeypatch.chdir(tmp_path)
+  gin_utils.parse([path])
+
+
+def _models() -> list[str]:
+  models = [path for path in _gin_files() if path.startswith("models/")]
+  return sorted({*models} - {_FROM_CHECKPOINT})
+
+
+@pytest.mark.parametrize("path", _models())
+def test_every_model_builds_with_every_kind_of_run(path):
+  for run in ("train", "official", "finetune", "taxonli"):
+    gin_utils.parse(
+      [path, f"runs/{run}.gin", "data/taxonli.gin", "methods/dss.gin"],
+      [
+        "MODEL_DIR = 'x'",
+        "TRAIN_STEPS = 3",
+        "INITIAL_CHECKPOINT_PATH = None",
+        "VOCABULARY = 'bytes'",
+      ],
+    )
+    config = gin_utils.instance("train.train")
+    assert config.model.config.dropout_rate == 0.1
+    assert config.total_steps == 3
+    dataset = config.train_dataset_cfg
+    assert dataset.mixture_or_task_name == "taxonli_dss"
+
+
+def test_the_operative_configuration_parses_to_the_same_run():
+  gin_utils.parse(
+    [
+      "models/taxonli.gin",
+      "runs/taxonli.gin",
+      "data/taxonli.gin",
+      "methods/dss.gin",
+    ],
+    ["MODEL_DIR = 'x'", "TRAIN_STEPS = 3", "ALPHA = 0.25"],
+  )
+  first = gin_utils.instance("train.train")
+  text = gin_utils.operative_config()
+  gin_utils.clear()
+  gin_utils.parse([], [text])
+  second = gin_utils.instance("train.train")
+  assert second.objective == first.objective
+  assert second.objective.alpha == 0.25
+  assert second.model.config == first.model.config
+  assert second.train_dataset_cfg == first.train_dataset_cfg
+  assert second.optimizer == first.optimizer
+  assert second.evaluation_cfg == first.evaluation_cfg
+  assert gin_utils.operative_config() == text
+
+
+def test_what_a_run_was_configured_with_can_be_overridden_and_finds_tasks():
+  files = ["models/taxonli.gin", "runs/taxonli.gin", "data/taxonli.gin"]
+  flags = ["METHOD = 'dss'", "MODEL_DIR = 'x'", "TRAIN_STEPS = 3"]
+  gin_utils.parse(files, flags)
+  gin_utils.instance("train.train")
+  text = gin_utils.operative_config(["my.tasks"])
+  gin_utils.clear()
+  gin_utils.parse(
+    [], [text, "data.DataOptions.taxonli_seed = 5", "VOCABULARY = 'bytes'"]
+  )
+  assert gin_utils.macro("MIXTURE_OR_TASK_MODULE") == ["my.tasks"]
+  dataset = gin_utils.instance("train.train", model_dir="y").train_dataset_cfg
+  assert dataset.data.taxonli_seed == 5
+  assert dataset.attention_length == 600
+
+
+def test_later_files_and_bindings_win_and_search_paths_come_first(tmp_path):
+  (tmp_path / "mine.gin").write_text("include 'runs/train.gin'\nALPHA = 0.1\n")
+  gin_utils.parse(["mine.gin"], [], [str(tmp_path)])
+  assert gin_utils.macro("ALPHA") == 0.1
+  gin_utils.parse(["mine.gin"], ["ALPHA = 0.2"], [str(tmp_path)])
+  assert gin_utils.macro("ALPHA") == 0.2
+
+
+def test_parsing_forgets_what_was_parsed_before():
+  gin_utils.parse(["runs/train.gin"], ["ALPHA = 0.1"])
+  gin_utils.parse([], [])
+  assert gin_utils.macro("ALPHA") is None
+
+
+@pytest.mark.parametrize(
+  ("files", "bindings", "message"),
+  [
+    (["runs/trian.gin"], [], r"did you mean runs/train\.gin"),
+    (["nowhere.gin"], [], "neither a file here nor one of the packaged"),
+    ([], ["network.T5Confg.emb_dim = 3"], r"there is network\.T5Config"),
+    ([], ["network.T5Config.emb_dims = 3"], "there is emb_dim"),
+    (["runs/train.gin"], ["TRAIN_STEP = 3"], "did you mean TRAIN_STEPS"),
+    ([], ["A = ["], "gin cannot read"),
+    ([], ["A 3"], "gin cannot read 'A 3': .* Write NAME = VALUE"),
+    ([], ["A = @optimizers.Adam()"], r"there is .*optimizers\.AdamW"),
+  ],
+)
+def test_wrong_configurations_are_told_in_one_line(files, bindings, message):
+  with pytest.raises(UserError, match=message) as error:
+    gin_utils.parse(files, bindings)
+  assert "\n" not in str(error.value)
+
+
+def test_wrong_values_are_told_in_one_line():
+  gin_utils.parse([], ["network.T5Config.emb_dim = -1"])
+  with pytest.raises(UserError, match="emb_dim is -1") as error:
+    gin_utils.instance("network.T5Config", vocab_size=8)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("binding", "message"),
+  [
+    (
+      "ALPHA = 'nan'",
+      "ALPHA is 'nan'; losses.Objective.alpha must be a finite",
+    ),
+    ("BASE_LEARNING_RATE = 1e999", "BASE_LEARNING_RATE is inf"),
+    ("TRAIN_STEPS = True", "total_steps must be a whole number"),
+    ("data.MethodOptions.rates = 3", "rates is 3; it must be a dictionary"),
+    ("EVAL_TASKS = [3]", "EVAL_TASKS is"),
+    ("ALPHA = %ALPHA", "ALPHA stands for itself"),
+    (f"ALPHA = '{'x' * 9999}'", r"xx\.\.\.;"),
+  ],
+)
+def test_values_of_the_wrong_type_are_told_in_one_line(binding, message):
+  gin_utils.parse(
+    ["models/taxonli.gin", "runs/taxonli.gin", "data/taxonli.gin"],
+    ["MODEL_DIR = 'x'", "TRAIN_STEPS = 1", "METHOD = 'dss'", binding],
+  )
+  with pytest.raises(UserError, match=message) as error:
+    gin_utils.instance("train.train")
+  assert "\n" not in str(error.value)
+  assert len(str(error.value)) < 400
+
+
+def test_an_error_in_a_file_names_the_file(tmp_path):
+  path = tmp_path / "mine.gin"
+  path.write_text("A = __import__('os')\n")
+  with pytest.raises(UserError, match=r"mine\.gin: .*quoted strings") as error:
+    gin_utils.parse([str(path)])
+  assert "object at" not in str(error.value)
+
+
+def test_all_that_is_missing_is_named_at_once():
+  gin_utils.parse(["models/taxonli.gin", "runs/taxonli.gin"])
+  with pytest.raises(UserError) as error:
+    gin_utils.instance("train.train")
+  message = str(error.value)
+  assert "\n" not in message
+  assert "--gin.MODEL_DIR=... --gin.TRAIN_STEPS=..." in message
+  assert "--gin_file=data/... (or --gin.TASK_FEATURE_LENGTHS=..." in message
+  assert "--gin_file=methods/... (or --gin.METHOD=...)" in message
+  # What a given name makes unnecessary is not asked for.
+  gin_utils.parse(
+    ["models/taxonli.gin", "runs/taxonli.gin"],
+    ["MIXTURE_OR_TASK_NAME = 'taxonli_dss'", "TRAIN_STEPS = 3"],
+  )
+  with pytest.raises(UserError, match=r"^MODEL_DIR, TASK_FEATURE_LENGTHS are"):
+    gin_utils.instance("train.train")
+
+
+def test_a_configuration_without_a_run_is_told():
+  gin_utils.parse(["models/taxonli.gin"])
+  with pytest.raises(UserError, match=r"--gin_file=runs/train\.gin"):
+    gin_utils.instance("train.train")
+
+
+def test_missing_search_path_is_told(tmp_path):
+  with pytest.raises(UserError, match="--gin_search_paths"):
+    gin_utils.parse([], [], [str(tmp_path / "none")])
+
+
+def test_gin_is_the_library_not_the_folder():
+  assert pathlib.Path(gin.__file__).parent.name == "gin"
+  assert "site-packages" in gin.__file__ or "dist-packages" in gin.__file__
+
+
+def _texts(path: pathlib.Path):
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+      yield node.value
+
+
+def test_bindings_named_in_messages_and_docstrings_exist(repository):
+  gin_registry.register()
+  known = {
+    name: set(inspect.signature(target).parameters)
+    for name, target in gin_registry.configurables.items()
+  }
+  modules = "|".join({name.partition(".")[0] for name in known})
+  binding = re.compile(rf"\b((?:{modules})\.[A-Z]\w+)\.([a-z]\w*)")
+  named = {
+    (str(path), *match.groups())
+    for path in (repository / "dss_jax").rglob("*.py")
+    for text in _texts(path)
+    for match in binding.finditer(text)
+  }
+  assert len(named) > 20
+  wrong = [
+    found
+    for found in named
+    if found[2] not in known.get(found[1], ()) and not found[2].endswith("_")
+  ]
+  assert not wrong

@@ -1,0 +1,60 @@
+"""The quickstart: a fair comparison, printed to fit a terminal."""
+
+import math
+import re
+
+import pytest
+
+from dss_jax import main
+from dss_jax.experiments import quickstart
+
+
+def test_both_methods_see_as_many_tokens_and_look_as_often(tmp_path):
+  steps = quickstart._equal_token_steps(quickstart.DSS_STEPS)
+  # docs/taxonli.md names it.
+  assert steps == 3200
+  for method, total in (("dss", quickstart.DSS_STEPS), ("standard", steps)):
+    run = quickstart.Run(method, 0, total, tmp_path)
+    (period,) = (
+      int(flag.partition("=")[2])
+      for flag in run.flags()
+      if flag.startswith("--gin.EVAL_PERIOD=")
+    )
+    assert math.ceil(total / period) == quickstart.NUM_EVALUATIONS
+
+
+@pytest.mark.parametrize(
+  "flag", ["--seeds=0", "--steps=0", "--steps=-5", "--steps=11"]
+)
+def test_numbers_that_cannot_be_are_told(flag, capsys):
+  assert main.main(["quickstart", flag]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  name, _, value = flag.partition("=")
+  assert f"{name} is {value}; give at least" in line
+
+
+@pytest.mark.slow
+def test_it_ends_with_a_table_curves_and_the_command(
+  tmp_path, capsys, monkeypatch
+):
+  pytest.importorskip("matplotlib")
+  pytest.importorskip("plotext")
+  monkeypatch.setenv("COLUMNS", "80")
+  folder = tmp_path / "quick"
+  argv = ["quickstart", "--steps=12", "--seeds=1", f"--output_dir={folder}"]
+  assert main.main(argv) == 0
+  text = capsys.readouterr().out
+  assert "500 labelled records, 1 seed for each method" in text
+  assert re.search(r"standard fine-tuning +32 .* M +[0-9.]+ % ", text)
+  assert re.search(r"distilling step-by-step +12 .* M +[0-9.]+ % ", text)
+  assert "million training tokens" in text
+  picture = folder / "learning_curves.png"
+  assert picture.read_bytes().startswith(b"\x89PNG")
+  printed = text.replace(str(folder), "quick")
+  assert max(map(len, printed.splitlines())) <= 80
+  # Started again it trains nothing, and shows the same.
+  metrics = (folder / "dss_12_0" / "metrics.jsonl").read_text()
+  assert main.main(argv) == 0
+  again = capsys.readouterr().out
+  assert again.partition("took")[0] == text.partition("took")[0]
+  assert (folder / "dss_12_0" / "metrics.jsonl").read_text() == metrics

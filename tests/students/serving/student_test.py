@@ -1,0 +1,190 @@
+"""A real student behind the server: its answers are the predictor's."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+
+import jax
+import pytest
+
+httpx2 = pytest.importorskip("httpx2")
+pytest.importorskip("fastapi")
+
+import small_runs  # noqa: E402
+
+from dss_jax import vocabularies  # noqa: E402
+from dss_jax.base.errors import UserError  # noqa: E402
+from dss_jax.cli import serve  # noqa: E402
+from dss_jax.data.pairs import subtasks  # noqa: E402
+from dss_jax.models import encoder_decoder  # noqa: E402
+from dss_jax.students.predictions import PredictInput, PredictOptions  # noqa: E402
+from dss_jax.students.predictor import Predictor  # noqa: E402
+from dss_jax.students.serving import app, backends, server  # noqa: E402
+from dss_jax.students.serving.service import Service  # noqa: E402
+from dss_jax.students.serving.settings import ServeSettings  # noqa: E402
+from dss_jax.students.student import Student  # noqa: E402
+
+LABELS = ("entailment", "neutral", "contradiction")
+
+
+def _student(method: str) -> Student:
+  vocabulary = small_runs.VOCABULARY
+  model = encoder_decoder.EncoderDecoderModel(small_runs.SIZES)
+  return Student(
+    model=model,
+    params=model.init(jax.random.key(0)),
+    vocabulary=vocabulary,
+    subtasks=subtasks.METHODS[method].subtasks,
+    feature_lengths={"inputs": 24, "targets": 12},
+    labels=LABELS,
+    description={"source": "/secret/place/my_run", "step": 7},
+  )
+
+
+INPUTS = [
+  "A poodle is in a kitchen.</s>An animal is in a room.",
+  "A cat is in a park.",
+  "An oak is in a garden. " * 20,
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dss", "rationale_then_label"])
+def test_answers_are_those_of_the_predictor(method):
+  student = _student(method)
+  outputs = backends.offered_outputs(student)
+  assert outputs == ("label", "rationale")
+  sizes = backends.declared_batch_sizes(4)
+  assert sizes == [1, 4]
+  backend = backends.StudentBackend(
+    student, outputs, PredictOptions(), sizes, [24]
+  )
+  alone = Predictor(
+    student, PredictOptions(("label", "rationale")), 4, lengths=[24]
+  )
+  expected = alone.predict([PredictInput(text) for text in INPUTS])
+
+  async def run():
+    ready = asyncio.Event()
+    service = Service(
+      backend,
+      backends.card_of(student, outputs, None),
+      ServeSettings(max_batch=4, timeout_s=300.0),
+      on_ready=ready.set,
+    )
+    transport = httpx2.ASGITransport(app=app.make_app(service))
+    service.batcher.start(asyncio.get_running_loop())
+    async with asyncio.timeout(300):
+      await ready.wait()
+      async with httpx2.AsyncClient(
+        transport=transport, base_url="http://localhost", timeout=300
+      ) as client:
+        return [
+          (
+            await client.post(
+              "/v1/predict",
+              json={"inputs": INPUTS, "outputs": asked, "scores": True},
+            )
+          ).json()
+          for asked in (["label", "rationale"], ["label"], ["rationale"])
+        ]
+
+  both, label, rationale = asyncio.run(run())
+  assert both["model"] == {"name": "my_run", "step": 7}
+  for i, prediction in enumerate(expected):
+    told = both["predictions"][i]
+    assert told["label"] == prediction.label
+    assert told["label_score"] == pytest.approx(
+      prediction.label_score, abs=1e-5
+    )
+    assert told["rationale"] == prediction.rationale
+    assert told["truncated"] == prediction.truncated == (i == 2)
+    if prediction.label_scores is not None:
+      assert told["label_scores"] == pytest.approx(
+        dict(prediction.label_scores), abs=1e-5
+      )
+    assert label["predictions"][i]["label"] == prediction.label
+    assert "rationale" not in label["predictions"][i]
+    assert rationale["predictions"][i]["rationale"] == prediction.rationale
+    assert "label" not in rationale["predictions"][i]
+
+
+def _untrained(method: str) -> Student:
+  """Enough of a student for what comes before its first answer."""
+  return Student(
+    model=None,  # type: ignore[arg-type]
+    params=None,
+    vocabulary=vocabularies.from_name("taxonli"),
+    subtasks=subtasks.METHODS[method].subtasks,
+  )
+
+
+def test_labels_are_for_what_writes_labels():
+  options = PredictOptions(labels=("neutral", "entailment"))
+  student = _untrained("dss")
+  for outputs in (("label", "rationale"), ("label",)):
+    backends.StudentBackend(student, outputs, options, [1])
+  with pytest.raises(UserError, match="for --outputs=label"):
+    backends.StudentBackend(student, ("rationale",), options, [1])
+
+
+def test_a_student_that_reads_a_rationale_cannot_be_served():
+  student = _untrained("rationale_as_input")
+  with pytest.raises(UserError, match=r"reads a rationale .* `dss-jax infer`"):
+    backends.StudentBackend(student, ("label",), PredictOptions(), [1])
+
+
+def test_what_a_student_was_not_taught_cannot_be_offered():
+  student = Student(model=None, params=None, vocabulary=None)  # type: ignore[arg-type]
+  assert backends.offered_outputs(student) == ("label",)
+  with pytest.raises(UserError, match=r"'rationale', which .* allowed: label"):
+    backends.offered_outputs(student, ("rationale",))
+  taught = dataclasses.replace(
+    student, subtasks=subtasks.METHODS["dss"].subtasks
+  )
+  assert backends.offered_outputs(taught, ("rationale", "label")) == (
+    "label",
+    "rationale",
+  )
+
+
+def test_flags_become_the_backend(monkeypatch):
+  """From the flags to what would be served, with no model."""
+  parser = argparse.ArgumentParser()
+  serve.add_arguments(parser)
+  student = dataclasses.replace(
+    Student(model=None, params=None, vocabulary=None),  # type: ignore[arg-type]
+    subtasks=subtasks.METHODS["dss"].subtasks,
+  )
+  seen = {}
+  monkeypatch.setattr(
+    backends, "StudentBackend", lambda *args: seen.update(backend=args)
+  )
+  monkeypatch.setattr(server, "log_to_stderr", lambda: None)
+  monkeypatch.setattr(
+    server, "serve", lambda *args: seen.update(served=args) or 0
+  )
+  flags = ["--model_dir=x", "--port=0", "--max_batch=8", "--outputs=label"]
+  args = parser.parse_args([*flags, "--labels=b, a", "--lengths=64,16"])
+  assert serve.run(args, lambda given: student) == 0
+  _, outputs, options, sizes, lengths, _ = seen["backend"]
+  assert (outputs, options.labels) == (("label",), ("b", "a"))
+  assert (sizes, lengths) == ([1, 2, 8], [16, 64])
+  assert seen["served"][1].labels == ("b", "a")
+  for wrong in ("--outputs=", "--outputs=label,", "--labels=", "--labels=a,a"):
+    with pytest.raises(UserError, match=wrong.partition("=")[0]):
+      serve.run(parser.parse_args([*flags, wrong]), lambda given: student)
+  for lengths in ("", "x", "0", "1,-2", "9" * 30):
+    args = parser.parse_args([*flags, f"--lengths={lengths}"])
+    with pytest.raises(UserError, match="--lengths is"):
+      serve.run(args, lambda given: student)
+
+
+def test_without_the_framework_it_says_what_to_install(monkeypatch):
+  monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None)
+  parser = argparse.ArgumentParser()
+  serve.add_arguments(parser)
+  with pytest.raises(UserError, match=r"pip install 'dss_jax\[serve\]'"):
+    serve.run(parser.parse_args(["--model_dir=x"]), lambda args: None)  # type: ignore[arg-type]
