@@ -27,7 +27,7 @@ from dss_jax.data.packing import row_plans
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.models.partitioning import Partitioner
-from dss_jax.planning import abstract_run, plan, plan_tables
+from dss_jax.planning import abstract_run, plan_tables, run_plan
 from dss_jax.planning.sizes import shown
 from dss_jax.training import optimizers, train_config
 
@@ -73,7 +73,7 @@ def planned(
   partitioner: Partitioner,
   num_microbatches: int,
   rows: int,
-) -> plan.Plan:
+) -> run_plan.Plan:
   """The plan of a run on rows of 128 + 64 tokens."""
   run = abstract_run.of_shape(
     train_config.TrainConfig(
@@ -91,7 +91,7 @@ def planned(
     ("label", "rationale"),
   )
   # Simulated devices have no memory of their own to fill.
-  return plan.make_plan(run, simulated=True)
+  return run_plan.make_plan(run, simulated=True)
 
 
 def by_policy(student: T5Config, policies: Sequence[Any]) -> list[Any]:

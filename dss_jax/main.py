@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from dss_jax import __version__
+from dss_jax.base import user_modules
 from dss_jax.base.errors import UserError
 from dss_jax.cli import failures, process, run_flags
 
@@ -125,7 +126,9 @@ def make_parser() -> argparse.ArgumentParser:
   quickstart.add_arguments(
     mode(
       "quickstart",
-      quickstart.run,
+      functools.partial(
+        quickstart.run, train=lambda flags: main(["train", *flags])
+      ),
       "compare fine-tuning and distilling step-by-step on the built-in"
       " dataset, on this machine",
     )
@@ -222,16 +225,14 @@ def parse_gin(
     bindings.append(f"DATA_DIR = {args.data_dir!r}")
   gin_utils.parse([*first_files, *args.gin_file], bindings, search_paths)
 
-  from dss_jax.data import pipeline
-
   named = _as_list(gin_utils.macro("MIXTURE_OR_TASK_MODULE"))
   modules = list(dict.fromkeys([*args.module, *named]))
-  pipeline.import_modules(
-    modules,
-    cache_dirs=[
-      folder for folder in args.seqio_additional_cache_dirs.split(",") if folder
-    ],
-  )
+  user_modules.import_modules(modules)
+  cache_dirs = args.seqio_additional_cache_dirs.split(",")
+  if any(cache_dirs):
+    from dss_jax.data import seqio as seqio_data
+
+    seqio_data.add_cache_dirs([folder for folder in cache_dirs if folder])
   return modules
 
 

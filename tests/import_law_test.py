@@ -1,11 +1,39 @@
-"""Who may import what: the core runs without TensorFlow, SeqIO and gin."""
+"""Who may import what: floors, no circles, and TensorFlow in few places.
+
+`python tests/import_law_test.py` prints the floors, names and circles there
+are.
+"""
 
 import ast
+import collections
+import itertools
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
+
+# An import points to a lower floor, or stays on its own.
+FLOORS = {
+  "main": 7,
+  "cli": 7,
+  "experiments": 6,
+  "students": 5,
+  "planning": 5,
+  "training": 4,
+  "data": 3,
+  "rationales": 3,
+  "pretrained": 3,
+  "datasets": 2,
+  "models": 2,
+  "vocabularies": 2,
+  "base": 1,
+}
+# They are not modules of the package: links to the folders of these names.
+LINKS = {"gin", "tasks"}
+# (importer, imported) that the floors forbid and the start of a command needs.
+LAZY_EXCEPTIONS: set[tuple[str, str]] = set()
 
 HEAVY = {
   "tensorflow",
@@ -40,6 +68,129 @@ def _modules(repository: pathlib.Path) -> dict[str, pathlib.Path]:
     for path in sorted(package.rglob("*.py"))
     if not path.relative_to(package).as_posix().startswith(("tasks/", "gin/"))
   }
+
+
+def _imported_modules(
+  path: pathlib.Path, known: Iterable[str]
+) -> Iterator[str]:
+  """The package's own modules that a file imports, in functions too.
+
+  Args:
+    path: the file.
+    known: dotted names of all modules, without `dss_jax.`.
+  """
+  known = set(known)
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    names = []
+    if isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+      names = [f"{node.module}.{alias.name}" for alias in node.names]
+    for name in names:
+      first, *parts = name.split(".")
+      if first == "dss_jax":
+        while parts and ".".join(parts) not in known:
+          parts.pop()
+        if parts:
+          yield ".".join(parts)
+
+
+def import_graph(repository: pathlib.Path) -> dict[str, set[str]]:
+  """The modules that each module of the package imports."""
+  paths = {
+    name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path
+    for name, path in _modules(repository).items()
+    if name != "__init__.py"
+  }
+  return {
+    name: set(_imported_modules(path, paths)) - {name}
+    for name, path in paths.items()
+  }
+
+
+def rising(graph: Mapping[str, set[str]]) -> list[tuple[str, str]]:
+  """The imports of a higher floor."""
+  return [
+    (importer, imported)
+    for importer, targets in sorted(graph.items())
+    for imported in sorted(targets)
+    if FLOORS[importer.split(".")[0]] < FLOORS[imported.split(".")[0]]
+  ]
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
+  """Parts of a folder that import each other, for all folders.
+
+  A folder and what lies in it are one part to those beside it.
+  """
+  folders = {
+    tuple(name.split(".")[:depth])
+    for name in graph
+    for depth in range(name.count(".") + 1)
+  }
+  found = []
+  for folder in sorted(folders):
+    parts: dict[str, set[str]] = collections.defaultdict(set)
+    for importer, targets in graph.items():
+      for imported in targets:
+        names = [importer.split("."), imported.split(".")]
+        if all(
+          tuple(name[: len(folder)]) == folder and len(name) > len(folder)
+          for name in names
+        ):
+          above, below = (name[len(folder)] for name in names)
+          parts[above].add(below)
+          parts[above].discard(above)
+    while leaves := [p for p in parts if not parts[p] & parts.keys()]:
+      for leaf in leaves:
+        del parts[leaf]
+    if parts:
+      found.append({".".join((*folder, part)) for part in parts})
+  return found
+
+
+def test_no_module_imports_a_higher_floor(repository):
+  graph = import_graph(repository)
+  assert len(graph) > 100  # else the law is not looked at
+  assert set(rising(graph)) == LAZY_EXCEPTIONS
+
+
+def test_no_parts_of_a_folder_import_each_other(repository):
+  assert circles(import_graph(repository)) == []
+
+
+def test_the_package_has_the_names_of_the_floors(repository):
+  found = {
+    path.stem
+    for path in (repository / "dss_jax").iterdir()
+    if path.name not in ("__init__.py", "__pycache__", "py.typed")
+  }
+  assert found == FLOORS.keys() | LINKS
+  assert len(FLOORS) <= 13
+  assert max(FLOORS.values()) <= 7
+
+
+def test_no_two_files_share_a_name(repository):
+  names = collections.Counter(
+    path.name
+    for path in _modules(repository).values()
+    if path.name != "__init__.py"
+  )
+  assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_a_rising_import_and_a_circle_are_found():
+  graph = {
+    "base.files": {"cli.train"},
+    "cli.train": {"models.layers"},
+    "models.layers": {"models.kernels.flash"},
+    "models.kernels.flash": {"models.config"},
+    "models.config": {"models.layers"},
+  }
+  assert rising(graph) == [("base.files", "cli.train")]
+  assert circles(graph) == [
+    {"models.config", "models.kernels", "models.layers"}
+  ]
 
 
 def test_tensorflow_and_seqio_stay_in_their_places(repository):
@@ -188,3 +339,20 @@ def test_help_of_every_mode_imports_next_to_nothing():
     timeout=60,
     stdout=subprocess.DEVNULL,
   )
+
+
+def _print_floors() -> None:
+  """Prints what `docs/architecture.md` is drawn from."""
+  graph = import_graph(pathlib.Path(__file__).resolve().parents[1])
+  by_floor = sorted(FLOORS.items(), key=lambda item: -item[1])
+  for floor, names in itertools.groupby(by_floor, key=lambda item: item[1]):
+    print(floor, *(name for name, _ in names))
+  print(
+    f"{len(FLOORS)} names, {len(set(FLOORS.values()))} floors,"
+    f" {len(graph)} modules, {sum(map(len, graph.values()))} imports,"
+    f" {len(rising(graph))} rising, {len(circles(graph))} circles"
+  )
+
+
+if __name__ == "__main__":
+  _print_floors()

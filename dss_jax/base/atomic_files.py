@@ -43,3 +43,11 @@ def atomic_path(
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+  """Writes `text` so that a reader sees the old file or the whole new one."""
+  with errors.writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+      temporary.write_text(text, encoding="utf-8")

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from dss_jax.base import user_modules
 from dss_jax.base.errors import UserError
 from dss_jax.cli import extract_flags, extract_plans
 
@@ -135,7 +136,7 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> int:
   if args.limit is not None and args.limit < 1:
     raise UserError(f"--limit is {args.limit}; allowed: whole numbers from 1")
   data_command.check_source(args)
-  data_command.import_modules(args.module)
+  user_modules.import_modules(args.module)
   paths = _paths(args)
   counters = beam.run_pipeline(
     _reader(args),

@@ -10,9 +10,9 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dss_jax.base import user_modules
 from dss_jax.base.errors import UserError
 from dss_jax.cli.data_flags import DATA_FLAGS, add_arguments
 
@@ -109,14 +109,6 @@ def field_mapping(args: argparse.Namespace) -> dict[str, Any]:
   return mapping
 
 
-def import_modules(modules: Sequence[str]) -> None:
-  """Imports what `--module` names."""
-  if modules:
-    from dss_jax.data import pipeline
-
-    pipeline.import_modules(modules)
-
-
 def check_source(args: argparse.Namespace) -> None:
   """Raises UserError unless `--dataset` or `--input` is given, with its flags."""
   if bool(args.dataset) == bool(args.input):
@@ -150,7 +142,7 @@ def _stats(args: argparse.Namespace) -> int:
   from dss_jax.cli import dataset_tables
 
   check_source(args)
-  import_modules(args.module)
+  user_modules.import_modules(args.module)
   problems: list[Problem] = []
   if args.input:
     report, problems = _file_report(args)
@@ -257,7 +249,7 @@ def _dataset_config(args: argparse.Namespace) -> DatasetConfig:
   from dss_jax.data.pairs import subtasks
 
   if args.module:
-    import_modules(args.module)
+    user_modules.import_modules(args.module)
   else:
     # Without modules no other task can be known: no need to ask SeqIO.
     subtasks.get_task(args.task)
@@ -334,7 +326,7 @@ def _convert(args: argparse.Namespace) -> int:
   from dss_jax.datasets.records import write_records
 
   check_source(args)
-  import_modules(args.module)
+  user_modules.import_modules(args.module)
   if args.input:
     if "{split}" in args.output:
       raise UserError("--output: {split} is for --dataset; --input has none")

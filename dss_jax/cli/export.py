@@ -191,17 +191,17 @@ def export(
       student cannot be exported so.
     StorageError: for a disk that is full or fails.
   """
-  from dss_jax.students import student_card
+  from dss_jax.base.atomic_files import write_atomically
+  from dss_jax.pretrained import student_card
   from dss_jax.students.export import checks, folders, model_card
   from dss_jax.training import train_config
-  from dss_jax.training.run_directory import write_atomically
 
   train_config.check_vocabulary(student.vocabulary, student.model)
   checks.check_finite(student)
   with folders.new_folder(output, overwrite=overwrite) as folder:
     _tell(f"writing {formats.FORMATS[name]}")
     form.write(student, folder, options)
-    student_card.write(folder, student_card.of_student(student))
+    student_card.write(folder, student.card())
     agreements = []
     if count:
       agreements = _check(student, folder, form, options, count, least, data)

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from dss_jax.base import user_modules
 from dss_jax.base.errors import UserError, printable
 from dss_jax.cli import extract_plans
 from dss_jax.cli.extract_flags import add_arguments
@@ -42,13 +43,12 @@ def run(args: argparse.Namespace) -> int:
   Raises:
     UserError: for wrong flags, data or answers of the endpoint.
   """
-  from dss_jax.cli import data as data_command
   from dss_jax.rationales.prices import Prices
 
   _check(args)
   if args.show_prompt:
     args.limit = 1
-  data_command.import_modules(args.module)
+  user_modules.import_modules(args.module)
   prices = Prices.load(args.prices)
   source = extract_plans.make_source(args)
   plan = extract_plans.make_plan(args)

@@ -111,14 +111,15 @@ def make_plan(args: argparse.Namespace) -> Plan:
   from dss_jax.rationales import prompt_files, teacher_plans
   from dss_jax.rationales.choosing import ChooseOptions
   from dss_jax.rationales.extraction_plan import Plan
-  from dss_jax.rationales.prompts import Prompt, for_dataset
 
   if not args.prompt and not args.dataset:
     raise UserError(
       "--input needs a --prompt: copy one of the files in"
       f" {prompt_files.FOLDER} and write exemplars of your own"
     )
-  prompt = Prompt.load(args.prompt or for_dataset(args.dataset))
+  prompt = prompt_files.load(
+    args.prompt or prompt_files.for_dataset(args.dataset)
+  )
   if args.num_exemplars is not None:
     prompt = prompt.with_exemplars(args.num_exemplars)
   tables: list[dict[str, Any]] = [{}]

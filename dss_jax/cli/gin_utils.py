@@ -90,8 +90,9 @@ def _bind_checkpoint_sizes() -> None:
       " --gin.INITIAL_CHECKPOINT_PATH=..., or give another models/*.gin"
     )
   from dss_jax.pretrained import opening
+  from dss_jax.training import initialization
 
-  opened = opening.open_pretrained(path)
+  opened = initialization.open_checkpoint(path)
   for name, value in opening.bindings(opened).items():
     gin.bind_parameter(f"network.T5Config.{name}", value)
   if macro("VOCABULARY") is None and opened.vocabulary is not None:

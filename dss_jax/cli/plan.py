@@ -91,10 +91,10 @@ def run(args: argparse.Namespace, config: TrainConfig) -> int:
 
   import jax
 
-  from dss_jax.planning import abstract_run, plan, plan_tables
+  from dss_jax.planning import abstract_run, plan_tables, run_plan
 
   size = args.plan_memory
-  found = plan.make_plan(
+  found = run_plan.make_plan(
     abstract_run.abstract_run(config),
     device_memory=None if size is None else sizes.parse(size, "--plan_memory"),
     compiling=not args.plan_uncompiled,

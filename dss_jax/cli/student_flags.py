@@ -69,7 +69,7 @@ def open_student(args: argparse.Namespace, read_run: ReadRun) -> Student:
     from dss_jax.students import student
 
     return student.load_run(read_run(args), args.checkpoint or "best")
-  from dss_jax.students import student_card
+  from dss_jax.pretrained import student_card
 
   folder = pathlib.Path(args.model_dir).expanduser()
   if (folder / student_card.FILE).is_file() and not _has_weights(folder):

@@ -8,7 +8,6 @@ through SeqIO, which imports TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
 import pathlib
 import sys
@@ -38,32 +37,6 @@ def task_name(
   return str(
     subtasks.get_task(subtasks.task_name(dataset, method, label_source))
   )
-
-
-def import_modules(
-  modules: Sequence[str], cache_dirs: Sequence[str] = ()
-) -> None:
-  """Imports the user's task modules and tells SeqIO where its caches are.
-
-  Raises:
-    UserError: where a module cannot be imported.
-  """
-  for name in modules:
-    if not all(part.isidentifier() for part in str(name).split(".")):
-      raise UserError(
-        f"--module (MIXTURE_OR_TASK_MODULE): {name!r} is no name of a module;"
-        " write it as in an import: my_project.tasks"
-      )
-    try:
-      importlib.import_module(name)
-    except ImportError as error:
-      raise UserError(
-        f"--module (MIXTURE_OR_TASK_MODULE): cannot import {name!r}: {error}"
-      ) from error
-  if cache_dirs:
-    from dss_jax.data import seqio as seqio_data
-
-    seqio_data.add_cache_dirs(cache_dirs)
 
 
 @dataclasses.dataclass(frozen=True)

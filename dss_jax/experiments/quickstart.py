@@ -18,7 +18,7 @@ import statistics
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dss_jax.base.errors import UserError
@@ -66,8 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def run(args: argparse.Namespace) -> int:
-  """The mode: trains what is missing, then shows table and curves."""
+def run(
+  args: argparse.Namespace, *, train: Callable[[Sequence[str]], int]
+) -> int:
+  """The mode: trains what is missing, then shows table and curves.
+
+  Args:
+    args: the mode's flags.
+    train: runs `dss-jax train` with flags; returns its exit status.
+  """
   if args.seeds < 1:
     raise UserError(f"--seeds is {args.seeds}; give at least 1")
   dss_steps = args.steps
@@ -94,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         f"{number} {METHODS[method]}, seed {seed}, {one.steps} steps",
         flush=True,
       )
-      one.train()
+      one.train(train)
       runs.append(one)
   _show(runs, folder, minutes=(time.monotonic() - started) / 60)
   return 0
@@ -140,11 +147,9 @@ class Run:
       *(f"--gin.{name}={value}" for name, value in bindings.items()),
     ]
 
-  def train(self) -> None:
+  def train(self, train: Callable[[Sequence[str]], int]) -> None:
     """Trains, goes on training, or finds the run complete."""
-    from dss_jax import main
-
-    status = main.main(["train", *self.flags()])
+    status = train(self.flags())
     if status == 130:
       raise KeyboardInterrupt
     if status != 0:

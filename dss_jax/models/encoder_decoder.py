@@ -18,7 +18,7 @@ import numpy as np
 
 from dss_jax.models import attention_bias, layer_stacking, network
 from dss_jax.models.config import T5Config
-from dss_jax.models.decoding.decode_cache import DecodeCache
+from dss_jax.models.decode_cache import DecodeCache
 
 Array = jax.Array
 IntArray = jax.Array | np.ndarray

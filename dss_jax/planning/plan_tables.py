@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from dss_jax.planning import collectives
-from dss_jax.planning.plan import WAITING_BATCHES, Plan
+from dss_jax.planning.run_plan import WAITING_BATCHES, Plan
 from dss_jax.planning.sizes import shown
 
 

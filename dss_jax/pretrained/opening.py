@@ -26,7 +26,6 @@ from dss_jax.pretrained import (
 from dss_jax.pretrained.files import lazy_arrays, tensorstore_arrays
 from dss_jax.pretrained.files.bounds import Budget, broken
 from dss_jax.pretrained.files.lazy_arrays import LazyArray
-from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.vocabularies import Vocabulary
 
 HUGGINGFACE, T5X, RUN = "huggingface", "t5x", "run"
@@ -173,12 +172,12 @@ def _pieces(vocabulary: Vocabulary) -> str:
 
 
 def open_pretrained(path: str) -> Pretrained:
-  """Looks at a checkpoint, of whatever kind.
+  """Looks at a checkpoint of another library's.
 
   Args:
     path: a folder of Hugging Face's (config.json and weights) or of T5X's, or
-      a run's MODEL_DIR, of which the best checkpoint is taken; or a model on
-      the Hugging Face hub (`org/name[@revision]`), or `gs://bucket/path`.
+      a model on the Hugging Face hub (`org/name[@revision]`), or
+      `gs://bucket/path`.
 
   Raises:
     UserError: where there is no checkpoint, or a broken one.
@@ -186,8 +185,6 @@ def open_pretrained(path: str) -> Pretrained:
   folder = locations.to_folder(path)
   if huggingface_folder.is_folder(folder):
     return _open_huggingface(path, folder)
-  if (folder / checkpoints_lib.FOLDER).is_dir():
-    return _open_run(path, folder)
   if t5x_checkpoints.find(folder) is not None:
     return _open_t5x(path, folder)
   there = "is no folder on this machine"
@@ -227,17 +224,17 @@ def _open_t5x(source: str, folder: pathlib.Path) -> Pretrained:
   )
 
 
-def _open_run(source: str, folder: pathlib.Path) -> Pretrained:
-  """The parameters of a run's best checkpoint."""
-  with checkpoints_lib.Checkpoints(folder, read_only=True) as saved:
-    step = saved.resolve_step("best")
-    base = saved.base(step)
-  if base is not None:
-    raise UserError(
-      f"the checkpoint {source!r} holds adapters (LoRA) only, and no sizes: take"
-      f" those of their base, {base['path']!r}, or a --gin_file=models/..."
-    )
-  place = folder / checkpoints_lib.FOLDER / str(step)
+def open_run_step(source: str, place: pathlib.Path, step: int) -> Pretrained:
+  """The parameters of one checkpoint of this library's own training.
+
+  Args:
+    source: what the user called it.
+    place: the checkpoint's folder, with the arrays in its `state`.
+    step: steps it was trained for.
+
+  Raises:
+    UserError: for a damaged checkpoint.
+  """
   try:
     stored = tensorstore_arrays.open_arrays(place / "state", Budget(place))
   except UserError:

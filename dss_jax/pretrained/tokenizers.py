@@ -7,8 +7,7 @@ import re
 from typing import Any
 
 from dss_jax import vocabularies
-from dss_jax.pretrained import folder_files, huggingface_folder
-from dss_jax.students import student_card
+from dss_jax.pretrained import folder_files, huggingface_folder, student_card
 
 _MODEL = "spiece.model"
 _SENTINEL = re.compile(r"<extra_id_(\d{1,4})>")

@@ -51,7 +51,11 @@ def names() -> tuple[str, ...]:
 
 
 def for_dataset(dataset: str) -> str:
-  """See `prompts.for_dataset`."""
+  """The name of the shipped prompt for a dataset; ANLI's rounds share one.
+
+  Raises:
+    UserError: if there is none.
+  """
   name = "anli" if dataset in ("anli1", "anli2", "anli3") else dataset
   if name not in names():
     raise UserError(

@@ -4,7 +4,7 @@ A prompt is a few worked examples, each an input with its rationale and label,
 and the formats in which they and the record's input are written. It comes from
 a TOML file, one that is shipped (`tasks/prompts/NAME.toml`) or your own copy:
 
-    prompt = Prompt.load("cqa")
+    prompt = prompt_files.load("cqa")
     prompt.request(record, style="completion", model="my-model")
 """
 
@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -88,18 +87,6 @@ class Prompt:
   separator: str = "\n\n"
   stop: tuple[str, ...] = ()
   exemplars: tuple[Exemplar, ...] = ()
-
-  @classmethod
-  def load(cls, name_or_path: str | os.PathLike[str]) -> Prompt:
-    """A shipped prompt by its name, or a file's by its path.
-
-    Raises:
-      UserError: if there is none, or the file is no prompt.
-    """
-    # Late: reading a file checks it with the parser, which knows prompts.
-    from dss_jax.rationales import prompt_files
-
-    return prompt_files.load(name_or_path)
 
   @functools.cached_property
   def sha256(self) -> str:
@@ -313,17 +300,6 @@ class Prompt:
       elif words:
         kept.append(f"\n{line.rstrip()}")
     return "".join(kept).strip()
-
-
-def for_dataset(dataset: str) -> str:
-  """The name of the shipped prompt for a dataset; ANLI's rounds share one.
-
-  Raises:
-    UserError: if there is none.
-  """
-  from dss_jax.rationales import prompt_files
-
-  return prompt_files.for_dataset(dataset)
 
 
 def choices_of(record: Record | Exemplar) -> tuple[str, ...]:

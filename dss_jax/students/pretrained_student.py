@@ -8,9 +8,9 @@ from typing import Any
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.models import abstract_params, encoder_decoder, partitioning
-from dss_jax.pretrained import opening
-from dss_jax.students import student_card
+from dss_jax.pretrained import student_card
 from dss_jax.students.student import Student
+from dss_jax.training import initialization
 
 
 def load_pretrained(
@@ -24,7 +24,7 @@ def load_pretrained(
   """Loads a model as a student.
 
   Args:
-    path: as of `opening.open_pretrained`.
+    path: as of `initialization.open_checkpoint`.
     partitioner: the mesh; None takes all devices.
     vocabulary: or its name; None takes the one that lies beside the weights.
     dtype: of the activations.
@@ -38,7 +38,7 @@ def load_pretrained(
   Raises:
     UserError: where there is no checkpoint, a broken one, or no vocabulary.
   """
-  opened = opening.open_pretrained(path)
+  opened = initialization.open_checkpoint(path)
   if vocabulary is None:
     vocabulary = opened.vocabulary
   if vocabulary is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks
 from dss_jax.data.pairs.subtasks import MethodOptions, SubTask
 from dss_jax.models import abstract_params, encoder_decoder, partitioning
+from dss_jax.pretrained import student_card
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training import lora_runs, train_config
 
@@ -92,6 +94,37 @@ class Student:
     return vocabularies.with_eos(
       self.vocabulary.encode(text), self.feature_lengths.get("inputs")
     )
+
+  def card(self) -> student_card.StudentCard:
+    """What `dss_jax.json` says of it, beside exported weights.
+
+    Its SentencePiece model is named `student_card.MODEL_FILE` there.
+    """
+    is_bytes = isinstance(self.vocabulary, vocabularies.ByteVocabulary)
+    return student_card.StudentCard(
+      subtasks=self.subtasks,
+      options=self.options,
+      feature_lengths={
+        side: self.feature_lengths[side]
+        for side in student_card.SIDES
+        if side in self.feature_lengths
+      },
+      labels=self.labels,
+      vocabulary_file=None if is_bytes else student_card.MODEL_FILE,
+      extra_ids=self.vocabulary.extra_ids,
+      description={
+        key: _public(self.description[key])
+        for key in student_card.DESCRIPTION
+        if self.description.get(key) is not None
+      },
+    )
+
+
+def _public(value: Any) -> Any:
+  """A folder's name in place of its path, which says who exported where."""
+  if isinstance(value, str) and os.path.isdir(value):
+    return os.path.basename(os.path.abspath(value))
+  return value
 
 
 def load_params(

@@ -21,7 +21,7 @@ from dss_jax.models import (
   lora,
 )
 from dss_jax.models.partitioning import Partitioner, place
-from dss_jax.pretrained import mismatch, opening
+from dss_jax.pretrained import huggingface_folder, mismatch, opening
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training import t5x_optimizer_state, train_state
 from dss_jax.vocabularies import Vocabulary
@@ -140,7 +140,7 @@ def open_initial(
   """Looks at a checkpoint and compares it with the student.
 
   Args:
-    path: as of `opening.open_pretrained`.
+    path: as of `open_checkpoint`.
     model: the student it is for.
     vocabulary: that the student is trained with; None does not look at it.
     optimizer_state: it must have one too.
@@ -159,7 +159,7 @@ def open_initial(
     run = _open_run(path, folder, model)
     if run is not None and not optimizer_state:
       return run
-  opened = opening.open_pretrained(path)
+  opened = open_checkpoint(path)
   if optimizer_state and not opened.optimizer_state:
     raise UserError(
       f"INITIAL_CHECKPOINT_PATH {path!r} has no optimizer state of T5X's to go"
@@ -200,6 +200,33 @@ def _open_run(
   return EarlierRun(folder, step)
 
 
+def open_checkpoint(path: str) -> opening.Pretrained:
+  """Looks at a T5's checkpoint, of whatever kind; nothing is compared.
+
+  Args:
+    path: as of `opening.open_pretrained`; or a run's MODEL_DIR, of which the
+      best checkpoint is taken.
+
+  Raises:
+    UserError: where there is no checkpoint, a broken one, or adapters only.
+  """
+  folder = pathlib.Path(os.path.expanduser(path))
+  is_run = (folder / checkpoints_lib.FOLDER).is_dir()
+  if not is_run or huggingface_folder.is_folder(folder):
+    return opening.open_pretrained(path)
+  with checkpoints_lib.Checkpoints(folder, read_only=True) as saved:
+    step = saved.resolve_step("best")
+    base = saved.base(step)
+  if base is not None:
+    raise UserError(
+      f"the checkpoint {path!r} holds adapters (LoRA) only, and no sizes: take"
+      f" those of their base, {base['path']!r}, or a --gin_file=models/..."
+    )
+  return opening.open_run_step(
+    path, folder / checkpoints_lib.FOLDER / str(step), step
+  )
+
+
 def load_params(
   path: str,
   model: encoder_decoder.EncoderDecoderModel,
@@ -209,7 +236,7 @@ def load_params(
   """The parameters at `path`, checked against the student.
 
   Args:
-    path: as of `opening.open_pretrained`.
+    path: as of `open_checkpoint`.
     model: the student they are for.
     vocabulary: that the student is trained with; None does not look at it.
     shardings: of the parameters; None puts them on the first device.

@@ -22,8 +22,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dss_jax import __version__
-from dss_jax.base import atomic_files
-from dss_jax.base.errors import UserError, damaged_file, writing
+from dss_jax.base.atomic_files import write_atomically
+from dss_jax.base.errors import UserError, damaged_file
 
 _PACKAGES = (
   "jax",
@@ -36,14 +36,6 @@ _PACKAGES = (
   "seqio",
   "tensorflow",
 )
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-  """Writes `text` so that a reader sees the old file or the whole new one."""
-  with writing(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_files.atomic_path(path) as temporary:
-      temporary.write_text(text, encoding="utf-8")
 
 
 def write_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 import jax
 import optax
 
-from dss_jax.base import compilations
+from dss_jax.base import atomic_files, compilations
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training import (
   cpu_memory,
@@ -159,14 +159,14 @@ class _Run:
     if jax.process_index() != 0:
       return
     if self.config.config_text_fn:
-      run_directory.write_atomically(
+      atomic_files.write_atomically(
         self.folder / "config.gin", self.config.config_text_fn()
       )
     description = run_setup.describe(self.config, self.setup) | {
       "recompilations": self.recompilations.number,
       "time": self.time,
     }
-    run_directory.write_atomically(
+    atomic_files.write_atomically(
       self.folder / "run.json", json.dumps(description, indent=2) + "\n"
     )
 

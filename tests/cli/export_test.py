@@ -9,8 +9,7 @@ import pytest
 
 from dss_jax import main
 from dss_jax.cli import gin_utils
-from dss_jax.pretrained import t5x_checkpoints
-from dss_jax.students import student_card
+from dss_jax.pretrained import student_card, t5x_checkpoints
 from dss_jax.students.export import formats
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from dss_jax.models.partitioning import Partitioner, standard_logical_axis_rules
-from dss_jax.planning import collectives, plan
+from dss_jax.planning import collectives, run_plan
 from dss_jax.planning.expected_traffic import PlacedParam
 
 # Losses, norms, counts of tokens; of a split vocabulary, a sum for each
@@ -22,7 +22,7 @@ def traffic_of(planned):
 
 def check(planned):
   """Compares a step with the formula; returns what was read."""
-  expected = plan.expected_of(planned)
+  expected = run_plan.expected_of(planned)
   assert expected is not None
   traffic = traffic_of(planned)
   assert traffic.uncounted_loops == 0
@@ -51,7 +51,7 @@ def test_data_parallel_gradients_once_for_each_micro_batch(run):
   # Position biases as scores, not tables.
   tables = 2 * 4 * 32 * 4
   by_hand = params + 4 * 4 * (24**2 + 16**2) - tables
-  expected = plan.expected_of(planned)
+  expected = run_plan.expected_of(planned)
   assert expected is not None
   assert expected.gradients == 2 * by_hand
 
@@ -116,10 +116,10 @@ def test_logits_in_chunks(settings, run):
 
 def test_meshes_without_a_formula(run):
   """Heads that do not divide, and rules of one's own."""
-  assert plan.expected_of(run("tiny", partitioner=Partitioner(8))) is None
+  assert run_plan.expected_of(run("tiny", partitioner=Partitioner(8))) is None
   rules = standard_logical_axis_rules(2, 2)
   partitioner = Partitioner(2, logical_axis_rules=rules)
-  assert plan.expected_of(run("tiny", partitioner=partitioner)) is None
+  assert run_plan.expected_of(run("tiny", partitioner=partitioner)) is None
 
 
 @pytest.mark.parametrize(

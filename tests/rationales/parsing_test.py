@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import completions
 from dss_jax.datasets.records import Rationale, Record
-from dss_jax.rationales import parsing
+from dss_jax.rationales import parsing, prompt_files
 from dss_jax.rationales.parsing import Parsed, answer_key, parse, same_answer
 from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.requests import Completion
 
 NAMES = ("anli", "cqa", "esnli", "svamp", "taxonli")
-PROMPTS = {name: Prompt.load(name) for name in NAMES}
+PROMPTS = {name: prompt_files.load(name) for name in NAMES}
 ZOO = Record(
   "1",
   "Where are the lions?\nAnswer Choices:\n(a) pond\n(b) zoo\n(c) the Alps",

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from dss_jax.base.errors import UserError
 from dss_jax.cli import extract_flags
 from dss_jax.datasets import DataOptions
+from dss_jax.rationales import prompt_files
 from dss_jax.rationales.extraction_plan import Endpoint
-from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.teacher_plans import read_tables, teacher_plan
 
 
@@ -29,7 +29,7 @@ def plan(table, *flags, dataset=None, options=None):
     dataset=dataset,
     split="train",
     options=options or DataOptions(),
-    prompt=Prompt.load("taxonli"),
+    prompt=prompt_files.load("taxonli"),
   )
 
 

@@ -12,9 +12,12 @@ from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import huggingface_weights, open_pretrained
+from dss_jax.pretrained import (
+  huggingface_weights,
+  open_pretrained,
+  student_card,
+)
 from dss_jax.students import pretrained_student as student_lib
-from dss_jax.students import student_card
 
 MODEL = str(vocabularies.model_path("taxonli"))
 PIECES = 205

@@ -10,8 +10,7 @@ from dss_jax import vocabularies
 from dss_jax.data import pipeline
 from dss_jax.datasets import DataOptions
 from dss_jax.models import config as model_config
-from dss_jax.models import partitioning
-from dss_jax.models.decoding import decode_cache
+from dss_jax.models import decode_cache, partitioning
 from dss_jax.training import evaluation, optimizers
 from dss_jax.training.optimizers import schedules
 from dss_jax.training.train_config import TrainConfig

@@ -17,7 +17,6 @@ from dss_jax.base.errors import UserError
 from dss_jax.cli import gin_utils
 from dss_jax.models import lora
 from dss_jax.models.lora import LoraOptions
-from dss_jax.pretrained import opening
 from dss_jax.students import scoring, student
 from dss_jax.training import checkpoints, initialization, optimizers, train
 from dss_jax.training.train_config import TrainConfig
@@ -161,7 +160,7 @@ def test_a_run_with_adapters_has_no_sizes_to_infer(base, finished):
     f" base, {str(base)!r}"
   )
   with pytest.raises(UserError, match=said):
-    opening.open_pretrained(str(finished))
+    initialization.open_checkpoint(str(finished))
 
 
 class _Killed(Exception):

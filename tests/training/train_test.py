@@ -18,8 +18,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.data.feeding import batch_files, training_data
 from dss_jax.datasets import DataOptions
 from dss_jax.models import config as model_config
-from dss_jax.models import encoder_decoder, partitioning
-from dss_jax.models.decoding import decode_cache
+from dss_jax.models import decode_cache, encoder_decoder, partitioning
 from dss_jax.students import scoring
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training import (

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from dss_jax.base.errors import UserError
 from dss_jax.base.special_ids import EOS_ID
+from dss_jax.models.decode_cache import DecodeCache, DecodeStepFn
 from dss_jax.models.decoding import allowed_outputs
 from dss_jax.models.decoding.allowed_outputs import Constraint
-from dss_jax.models.decoding.decode_cache import DecodeCache, DecodeStepFn
 
 Array = jax.Array
 

@@ -8,8 +8,8 @@ from typing import Any
 import apache_beam as beam
 
 from dss_jax import datasets
+from dss_jax.base import user_modules
 from dss_jax.base.errors import UserError
-from dss_jax.cli import data as data_command
 from dss_jax.datasets import DataOptions
 from dss_jax.datasets.records import FieldMapping, Record, SeenTexts, iter_rows
 from dss_jax.rationales.beam import beam_files, counters
@@ -140,5 +140,5 @@ def _load_split(
   modules: Sequence[str],
   limit: int | None,
 ) -> Sequence[Record]:
-  data_command.import_modules(modules)
+  user_modules.import_modules(modules)
   return datasets.load_source_split(dataset, split, options=options)[:limit]

@@ -16,6 +16,7 @@ from typing import Any
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
 from dss_jax.datasets.records import Rationale, Record
+from dss_jax.rationales import prompt_files
 from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.requests import Completion
 
@@ -60,7 +61,7 @@ class TaxonliRules:
     self.weight = weight
     self._error_rate = error_rate
     self._seed = seed
-    self._prompt = prompt or Prompt.load("taxonli")
+    self._prompt = prompt or prompt_files.load("taxonli")
 
   def answer(self, record: Record) -> Completion | None:
     """Rationale and label; None for what is no input of taxonli."""

@@ -22,9 +22,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
+from dss_jax.base.atomic_files import write_atomically
 from dss_jax.base.errors import UserError, damaged_file, one_line, writing
 from dss_jax.students.bulk import prediction_tables
-from dss_jax.training.run_directory import write_atomically
 
 STDOUT = "-"
 FORMAT = 1

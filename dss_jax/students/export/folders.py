@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator
 
 from dss_jax.base.errors import UserError, writing
-from dss_jax.students import student_card
+from dss_jax.pretrained import student_card
 
 
 def check_free(output: str | pathlib.Path, *, overwrite: bool) -> pathlib.Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.students import student_card
+from dss_jax.pretrained import student_card
 from dss_jax.students.student import Student
 
 CONFIG_FILE = "tokenizer_config.json"

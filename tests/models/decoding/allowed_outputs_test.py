@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dss_jax.base.errors import UserError
+from dss_jax.models.decode_cache import DecodeCache
 from dss_jax.models.decoding import beam_search, greedy_and_sampling
 from dss_jax.models.decoding.allowed_outputs import NO_TOKEN, Trie
-from dss_jax.models.decoding.decode_cache import DecodeCache
 
 _jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}

@@ -12,8 +12,8 @@ import pytest
 
 from dss_jax.base.errors import UserError
 from dss_jax.models.config import T5Config
+from dss_jax.models.decode_cache import DecodeCache
 from dss_jax.models.decoding import beam_search, greedy_and_sampling
-from dss_jax.models.decoding.decode_cache import DecodeCache
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 
 # Compiles in half the time; these programs run for milliseconds.

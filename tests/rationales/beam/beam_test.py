@@ -32,7 +32,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.cli import beam as beam_command
 from dss_jax.datasets import DataOptions
 from dss_jax.datasets.records import Record, read_records, write_records
-from dss_jax.rationales import beam, extraction
+from dss_jax.rationales import beam, extraction, prompt_files
 from dss_jax.rationales.asking.request_loop import AskOptions
 from dss_jax.rationales.choosing import ChooseOptions
 from dss_jax.rationales.extraction_plan import Endpoint, Plan, TeacherPlan
@@ -180,7 +180,7 @@ def extracted(records, plan, folder):
 def test_rules_need_neither_network_nor_ledger(tmp_path, as_lines):
   options = DataOptions(taxonli_num_train=30)
   records = datasets.load_source_split("taxonli", "train", options=options)
-  prompt = Prompt.load("taxonli")
+  prompt = prompt_files.load("taxonli")
   plan = Plan(prompt, (TeacherPlan(TaxonliRules(error_rate=0.3)),))
   elements = records
   if as_lines:
@@ -195,7 +195,7 @@ def test_replay_is_read_where_it_runs(tmp_path, fixtures):
   options = DataOptions(data_dir=str(fixtures / "release"))
   records = datasets.load_source_split("cqa", "train", options=options)
   teacher = Replay("cqa", "train", options)
-  plan = Plan(Prompt.load("cqa"), (TeacherPlan(teacher),))
+  plan = Plan(prompt_files.load("cqa"), (TeacherPlan(teacher),))
   completion = teacher.answer(records[0])
   assert completion is not None
   carried = pickle.dumps(teacher)

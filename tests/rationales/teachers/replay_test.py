@@ -8,14 +8,14 @@ from dss_jax import datasets
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions, completions
 from dss_jax.datasets.records import Record
+from dss_jax.rationales import prompt_files
 from dss_jax.rationales.parsing import parse, same_answer
-from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.teachers.replay import Replay
 
 
 def _replay(dataset, split, options, parser):
   """Statuses, answers missing, and percent that are the gold label."""
-  prompt = Prompt.load("anli" if dataset.startswith("anli") else dataset)
+  prompt = prompt_files.load("anli" if dataset.startswith("anli") else dataset)
   teacher = Replay(dataset, split, options)
   statuses, unparsed, right = collections.Counter(), 0, 0
   records = datasets.load_source_split(dataset, split, options=options)

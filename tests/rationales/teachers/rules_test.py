@@ -9,12 +9,11 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
 from dss_jax.datasets.records import Record
-from dss_jax.rationales import parsing
-from dss_jax.rationales.prompts import Prompt
+from dss_jax.rationales import parsing, prompt_files
 from dss_jax.rationales.teachers import rules
 
 RECORDS = taxonli.generate("train", 600, seed=3)
-PROMPT = Prompt.load("taxonli")
+PROMPT = prompt_files.load("taxonli")
 
 
 def _parsed(teacher, record):

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from dss_jax.base.errors import StorageError, UserError
-from dss_jax.students import student_card
+from dss_jax.pretrained import student_card
 from dss_jax.students.export import folders
 
 

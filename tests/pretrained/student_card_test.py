@@ -10,8 +10,8 @@ from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks
 from dss_jax.data.pairs.subtasks import MethodOptions
 from dss_jax.models import config, encoder_decoder
+from dss_jax.pretrained import student_card
 from dss_jax.students import student as student_lib
-from dss_jax.students import student_card
 
 
 def _student(vocabulary="taxonli", **changes):
@@ -33,7 +33,7 @@ def test_a_card_comes_back_as_it_was(tmp_path):
     labels=("yes", "no"),
     description={"source": "runs/a", "step": 3, "task": "t", "dataset": None},
   )
-  card = student_card.of_student(student)
+  card = student.card()
   student_card.write(tmp_path, card)
   back = student_card.read(tmp_path)
   assert back is not None
@@ -48,7 +48,7 @@ def test_a_card_comes_back_as_it_was(tmp_path):
 
 def test_bytes_need_no_file_and_no_card_is_no_error(tmp_path):
   assert student_card.read(tmp_path) is None
-  card = student_card.of_student(_student("bytes:125"))
+  card = _student("bytes:125").card()
   student_card.write(tmp_path, card)
   back = student_card.read(tmp_path)
   assert back is not None
@@ -104,7 +104,7 @@ def test_what_cannot_be_is_told_in_one_line(tmp_path, change, reason):
   student = _student(
     subtasks=subtasks.METHODS["dss"].subtasks, feature_lengths={"inputs": 9}
   )
-  student_card.write(tmp_path, student_card.of_student(student))
+  student_card.write(tmp_path, student.card())
   path = tmp_path / student_card.FILE
   value = json.loads(path.read_text())
   change(value)
@@ -137,7 +137,7 @@ def test_damaged_files_are_told_in_one_line(tmp_path, data):
 
 
 def test_keys_of_a_later_version_are_left_alone(tmp_path):
-  card = student_card.of_student(_student())
+  card = _student().card()
   student_card.write(tmp_path, card)
   path = tmp_path / student_card.FILE
   path.write_text(json.dumps({**json.loads(path.read_text()), "new": [1]}))

@@ -10,7 +10,7 @@ import pytest
 from dss_jax import main
 from dss_jax.models import lora
 from dss_jax.models.partitioning import Partitioner
-from dss_jax.planning import memory, plan, plan_tables
+from dss_jax.planning import memory, plan_tables, run_plan
 
 ONE = Partitioner(devices=tuple(jax.devices()[:1]))
 FILES = ("models/taxonli", "runs/taxonli", "data/taxonli", "methods/dss")
@@ -26,7 +26,7 @@ class TestWithoutCompiling:
   def test_the_largest_batch_just_fits(self, run):
     planned = run("tiny", (32, 24, 16), num_microbatches=2)
     limit = 64 * 2**20
-    found = plan.make_plan(planned, device_memory=limit, compiling=False)
+    found = run_plan.make_plan(planned, device_memory=limit, compiling=False)
     largest = found.largest
     assert largest is not None
     assert not largest.compiled
@@ -36,7 +36,7 @@ class TestWithoutCompiling:
     # By the formula 16 rows more would not fit.
     formula = planned.formula()
     more = largest.rows + 16
-    batches = (1 + plan.WAITING_BATCHES) * memory.bytes_per_device(
+    batches = (1 + run_plan.WAITING_BATCHES) * memory.bytes_per_device(
       planned.batch(more)
     )
     state = found.parameters + found.optimizer
@@ -44,7 +44,7 @@ class TestWithoutCompiling:
 
   def test_none_fits(self, run):
     planned = run("tiny")
-    found = plan.make_plan(planned, device_memory=2**20, compiling=False)
+    found = run_plan.make_plan(planned, device_memory=2**20, compiling=False)
     assert found.largest is not None
     assert found.largest.rows == 0
     assert "none fits into 1.0 MiB" in plan_tables.as_text(found)
@@ -54,7 +54,7 @@ class TestWithoutCompiling:
     planned = run("tiny", partitioner=ONE)
     adapters = lora.LoraOptions(rank=2)
     adapted = run("tiny", partitioner=ONE, adapters=adapters)
-    found = plan.make_plan(adapted, compiling=False)
+    found = run_plan.make_plan(adapted, compiling=False)
     assert found.frozen == memory.bytes_per_device(planned.state.params)
     assert found.gradients == found.parameters < found.frozen / 10
     assert "frozen parameters" in plan_tables.as_text(found)
@@ -72,8 +72,8 @@ def test_a_batch_that_is_known_to_fit_is_never_lost(
     size = round(formula.bytes(rows) * (1 + (rows / 60) ** 6))
     return planner._compiled.setdefault(rows, size)
 
-  monkeypatch.setattr(plan._Planner, "_compile", compile_for)
-  planner = plan._Planner(planned, compiling=True)
+  monkeypatch.setattr(run_plan._Planner, "_compile", compile_for)
+  planner = run_plan._Planner(planned, compiling=True)
   largest = planner.largest(mebibytes * 2**20, state=2**20)
   assert largest.compiled
   assert largest.rows >= (24 if mebibytes == 16 else 32)
@@ -93,8 +93,10 @@ def test_a_batch_that_is_a_hair_too_large_is_followed_by_one_that_fits(
     size = (0.9 if much else 0.7) * formula.bytes(rows) + 0.1 * limit * much
     return planner._compiled.setdefault(rows, round(size))
 
-  monkeypatch.setattr(plan._Planner, "_compile", compile_for)
-  largest = plan._Planner(planned, compiling=True).largest(limit, state=2**20)
+  monkeypatch.setattr(run_plan._Planner, "_compile", compile_for)
+  largest = run_plan._Planner(planned, compiling=True).largest(
+    limit, state=2**20
+  )
   assert largest.compiled
   assert 0.95 * limit < largest.bytes <= limit
 
@@ -109,8 +111,10 @@ def test_where_no_batch_is_proved_to_fit_one_is_proposed(run, monkeypatch):
     size = formula.bytes(rows) + round(0.3 * limit)
     return planner._compiled.setdefault(rows, size)
 
-  monkeypatch.setattr(plan._Planner, "_compile", compile_for)
-  largest = plan._Planner(planned, compiling=True).largest(limit, state=2**20)
+  monkeypatch.setattr(run_plan._Planner, "_compile", compile_for)
+  largest = run_plan._Planner(planned, compiling=True).largest(
+    limit, state=2**20
+  )
   assert not largest.compiled
   assert 0 < formula.bytes(largest.rows) + 0.3 * limit < 1.1 * limit
 
@@ -124,7 +128,7 @@ def test_compiled_plan_of_eight_devices(run):
     scan_layers=True,
   )
   limit = 16 * 2**20
-  found = plan.make_plan(planned, device_memory=limit)
+  found = run_plan.make_plan(planned, device_memory=limit)
   analysis = planned.compile().memory_analysis()
   assert analysis is not None
   # All but features that the step does not read; and the dropout key.

@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dss_jax import vocabularies
 from dss_jax.base import strict_json
+from dss_jax.base.atomic_files import write_atomically
 from dss_jax.base.errors import UserError, damaged_file
 from dss_jax.data.pairs import subtasks as subtasks_lib
 from dss_jax.data.pairs.subtasks import MethodOptions, SubTask
-from dss_jax.training.run_directory import write_atomically
-
-if TYPE_CHECKING:
-  from dss_jax.students.student import Student
 
 FILE = "dss_jax.json"
 FORMAT = 1
@@ -42,10 +38,10 @@ _TEXTS = (
   "label_separator",
   "rationale_separator",
 )
-_SIDES = ("inputs", "targets")
+SIDES = ("inputs", "targets")
 _PLAIN_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,100}")
 # Of `Student.description`, with their types.
-_DESCRIPTION = {
+DESCRIPTION = {
   "source": str,
   "step": int,
   "task": str,
@@ -83,35 +79,6 @@ class StudentCard:
     return vocabularies.SentencePieceVocabulary(
       str(pathlib.Path(folder) / self.vocabulary_file), self.extra_ids
     )
-
-
-def of_student(student: Student) -> StudentCard:
-  """The card of a student; its SentencePiece model is named MODEL_FILE."""
-  is_bytes = isinstance(student.vocabulary, vocabularies.ByteVocabulary)
-  return StudentCard(
-    subtasks=student.subtasks,
-    options=student.options,
-    feature_lengths={
-      side: student.feature_lengths[side]
-      for side in _SIDES
-      if side in student.feature_lengths
-    },
-    labels=student.labels,
-    vocabulary_file=None if is_bytes else MODEL_FILE,
-    extra_ids=student.vocabulary.extra_ids,
-    description={
-      key: _public(student.description[key])
-      for key in _DESCRIPTION
-      if student.description.get(key) is not None
-    },
-  )
-
-
-def _public(value: Any) -> Any:
-  """A folder's name in place of its path, which says who exported where."""
-  if isinstance(value, str) and os.path.isdir(value):
-    return os.path.basename(os.path.abspath(value))
-  return value
 
 
 def write(folder: str | pathlib.Path, card: StudentCard) -> None:
@@ -197,7 +164,7 @@ def _parse(value: dict[str, Any]) -> StudentCard:
       key: _count(key, value[key], _MAX_STEP)
       if kind is int
       else _typed(key, value[key], kind)
-      for key, kind in _DESCRIPTION.items()
+      for key, kind in DESCRIPTION.items()
       if value.get(key) is not None
     },
   )
@@ -240,7 +207,7 @@ def _feature_lengths(value: Any) -> dict[str, int]:
   lengths = _typed("feature_lengths", value, dict)
   return {
     side: _count(f"feature_lengths.{side}", lengths[side], _MAX_LENGTH, 1)
-    for side in _SIDES
+    for side in SIDES
     if side in lengths
   }
 
