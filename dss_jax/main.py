@@ -83,7 +83,9 @@ def main(argv: Sequence[str]) -> int:
     logging.ERROR if args.debug else logging.CRITICAL
   )
   run_mode = functools.partial(args.run_mode, args)
-  return failures.exit_status(run_mode, args.mode, debug=args.debug)
+  return failures.exit_status(
+    run_mode, args.mode, debug=args.debug, flags=vars(args).keys()
+  )
 
 
 def make_parser() -> argparse.ArgumentParser:

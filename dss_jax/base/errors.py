@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 # What JAX says where another process of the run is gone, or never came.
 _LOST_PROCESS = re.compile(
@@ -13,19 +13,29 @@ _LOST_PROCESS = re.compile(
 
 
 class UserError(ValueError):
-  """Wrong input from the user, told in one line.
+  """Wrong input from the user, reported in one line.
 
-  The message names the value it got, what is allowed, and, where there is one,
-  the gin binding or flag to change. The command line prints it without a
-  traceback and exits with status 2.
+  The message names the value it got and what is allowed. It speaks of options
+  by the names of their fields; the command line adds the flag or the gin
+  binding that sets them, prints the message without a traceback and exits with
+  status 2.
 
   Attributes:
-    details: lines to show below it, such as a table; mostly none.
+    details: lines to show below the message, such as a table; mostly none.
+    fields: the options to change, as `Class.name` (`DecodeOptions.topk`) or
+      `name`.
   """
 
-  def __init__(self, message: str = "", *, details: str = ""):
+  def __init__(
+    self,
+    message: str = "",
+    *,
+    details: str = "",
+    fields: str | Sequence[str] = (),
+  ):
     super().__init__(message)
     self.details = details
+    self.fields = (fields,) if isinstance(fields, str) else tuple(fields)
 
 
 class StorageError(OSError):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from dss_jax.base.errors import UserError, lost_process, one_line
+from dss_jax.cli import error_hints
 
 # What to ask less of, where a device is full; else, of training.
 _FEWER = {"infer": "lower --batch_size", "serve": "lower --max_batch"}
@@ -25,7 +26,11 @@ _USERS_TO_MEND = (
 
 
 def exit_status(
-  run: Callable[[], int | None], command: str, *, debug: bool
+  run: Callable[[], int | None],
+  command: str,
+  *,
+  debug: bool,
+  flags: Collection[str] = (),
 ) -> int:
   """Runs a command and returns its exit status.
 
@@ -33,6 +38,7 @@ def exit_status(
     run: the command; returns None or a status.
     command: its name, which begins every message on standard error.
     debug: let what it raises pass, traceback and all.
+    flags: that the command takes, without dashes; errors name them.
 
   Returns:
     0 or what `run` returns; 2 where the user is to mend something; 130 where
@@ -52,7 +58,7 @@ def exit_status(
     print(f"dss-jax {command}: {error}", file=sys.stderr)
     return 1
   except (ValueError, RuntimeError, MemoryError, OSError) as error:
-    if debug or (told := _told(error, command)) is None:
+    if debug or (told := _told(error, command, flags)) is None:
       raise
     message, status = told
     print(f"dss-jax {command}: {message}", file=sys.stderr)
@@ -61,10 +67,12 @@ def exit_status(
     return status
 
 
-def _told(error: Exception, command: str) -> tuple[str, int] | None:
+def _told(
+  error: Exception, command: str, flags: Collection[str]
+) -> tuple[str, int] | None:
   """The message and exit status of what a user can do something about."""
   if isinstance(error, UserError):
-    return str(error), 2
+    return error_hints.with_hints(error, flags), 2
   if isinstance(error, MemoryError):
     return (
       f"out of memory ({one_line(error)}): ask for smaller batches, models or"

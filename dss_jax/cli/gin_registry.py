@@ -76,3 +76,24 @@ def is_reference(value: Any) -> bool:
 
 def is_reference_to(value: Any, selector: str) -> bool:
   return is_reference(value) and value.selector == selector
+
+
+def binding_of(owner: str, parameter: str) -> str | None:
+  """What to bind in gin to change a parameter: a macro, if one is its value.
+
+  Args:
+    owner: the name of the class or function that takes it.
+    parameter: its name.
+
+  Returns:
+    `EVAL_STEPS` or `evaluation.EvaluationConfig.batch_size`; None where the
+    configuration does not make `owner`.
+  """
+  for name, target in configurables.items():
+    if target.__name__ == owner:
+      for (_, selector), bound in gin.config._CONFIG.items():
+        value = bound.get(parameter)
+        if selector.endswith(name) and is_reference_to(value, MACRO):
+          return value.scoped_selector.removesuffix(f"/{MACRO}")
+      return f"{name}.{parameter}"
+  return None

@@ -103,7 +103,10 @@ class Predictor:
     if isinstance(sizes, int):
       sizes = [size for size in (1, 8) if size < sizes] + [sizes]
     if not sizes or min(sizes) < 1:
-      raise UserError(f"--batch_size is {batch_size}; allowed: from 1")
+      raise UserError(
+        f"batch_size is {batch_size}; it must be 1 or more",
+        fields="batch_size",
+      )
     shards = student.partitioner.data_size
     self.batch_sizes = sorted({-(-size // shards) * shards for size in sizes})
     self.max_input = _max_input(student, self.options)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dss_jax import vocabularies
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.data import pipeline
 from dss_jax.models.decoding import generation
@@ -48,17 +49,10 @@ class EvaluationConfig:
   def __post_init__(self):
     if isinstance(self.tasks, str):
       object.__setattr__(self, "tasks", (self.tasks,))
-    for name, least, none in (
-      ("max_examples", 1, " or None"),
-      ("loss_batches", 0, " or None"),
-      ("batch_size", 1, ""),
-    ):
-      value = getattr(self, name)
-      if not (none and value is None) and value < least:
-        raise UserError(
-          f"evaluation.EvaluationConfig.{name} is {value!r}; it must be"
-          f" {least} or more{none}"
-        )
+    where = "EvaluationConfig"
+    checks.in_range(f"{where}.max_examples", self.max_examples, 1, or_none=True)
+    checks.in_range(f"{where}.loss_batches", self.loss_batches, 0, or_none=True)
+    checks.in_range(f"{where}.batch_size", self.batch_size, 1)
 
 
 @dataclasses.dataclass(frozen=True)
