@@ -38,6 +38,7 @@ INSTALL_REQUIRES = [
   "importlib_resources>=6",
   # On Python 3.11 the newest is 0.10.2; from 3.12 on it is newer.
   "jax>=0.10.2,<0.13",
+  "msgpack>=1.1",
   "numpy>=2.2,<2.6",
   "optax>=0.2.8,<0.3",
   "orbax-checkpoint>=0.12.8,<0.13",
@@ -54,6 +55,7 @@ INSTALL_REQUIRES = [
   "seqio>=0.0.20,<0.1",
   "tensorboard>=2.20,<3",
   "tensorflow-datasets>=4.9.10,<5",
+  "tensorstore>=0.1.84",
 ]
 
 HF = [

@@ -68,3 +68,15 @@ def tree_hash(tree: PyTree) -> str:
     digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
     digest.update(np.ascontiguousarray(array).tobytes())
   return digest.hexdigest()
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Leaves by their paths, `a/b/c` -> dicts in dicts."""
+  tree: dict[str, Any] = {}
+  for name, leaf in flat.items():
+    *parents, last = name.split("/")
+    node = tree
+    for key in parents:
+      node = node.setdefault(key, {})
+    node[last] = leaf
+  return tree

@@ -15,17 +15,13 @@ switch says what, and that changed with version 5 of the library:
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError, one_line
 from dss_jax.models import config as config_lib
-from dss_jax.models.config import T5Config
 
-MAX_CONFIG_BYTES = 2**20
 MODEL_TYPES = ("t5", "mt5", "umt5")  # ByT5 and Flan call themselves t5 or mt5
 _ACTIVATIONS = {
   "relu": "relu",
@@ -34,6 +30,16 @@ _ACTIVATIONS = {
   "silu": "silu",
   "swish": "silu",
   "linear": "linear",
+}
+# Field of `T5Config` -> name in config.json.
+_SIZES = {
+  "vocab_size": "vocab_size",
+  "emb_dim": "d_model",
+  "num_heads": "num_heads",
+  "head_dim": "d_kv",
+  "mlp_dim": "d_ff",
+  "num_encoder_layers": "num_layers",
+  "num_decoder_layers": "num_decoder_layers",
 }
 # What T5 takes for granted and this library does not make configurable.
 _FIXED: dict[str, tuple[Any, Any]] = {
@@ -47,53 +53,19 @@ _FIXED: dict[str, tuple[Any, Any]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class FolderConfig:
-  """What `config.json` says, checked.
-
-  Attributes:
-    sizes: fields of `T5Config`, all but `logits_via_embedding`.
-    scales_outputs: whether the decoder's output is scaled before projection.
-    model_type: Hugging Face's name of the family.
-  """
-
-  sizes: Mapping[str, Any]
-  scales_outputs: bool
-  model_type: str
-
-  def t5_config(self, *, tied: bool) -> T5Config:
-    """Our configuration; `tied` where one table embeds and projects."""
-    return T5Config(**self.sizes, logits_via_embedding=tied)
-
-
-def read_json(path: pathlib.Path, max_bytes: int = MAX_CONFIG_BYTES) -> Any:
-  """A JSON object from a file of bounded size.
-
-  Raises:
-    UserError: for a file that is too large or not a JSON object.
-  """
-  size = path.stat().st_size
-  if size > max_bytes:
-    raise UserError(
-      f"{str(path)!r} has {size} bytes; at most {max_bytes} are read"
-    )
-  try:
-    value = strict_json.loads(path.read_bytes().decode("utf-8"))
-  except ValueError as error:
-    raise UserError(
-      f"{str(path)!r} cannot be read: {one_line(error)}; download it again"
-    ) from error
-  if not isinstance(value, dict):
-    raise UserError(f"{str(path)!r} is no JSON object; download it again")
-  return value
-
-
-def parse(content: Mapping[str, Any], path: pathlib.Path) -> FolderConfig:
+def parse(
+  content: Mapping[str, Any], path: pathlib.Path
+) -> tuple[dict[str, Any], bool]:
   """Checks what `config.json` says.
 
   Args:
-    content: of the file.
-    path: of the file, for messages.
+    content: the file's.
+    path: the file's, for messages.
+
+  Returns:
+    sizes: fields of `T5Config`, all but `logits_via_embedding`.
+    scales_outputs: whether the decoder's output is scaled by 1/sqrt(d_model)
+      before it is projected.
 
   Raises:
     UserError: for another architecture, or a T5 that this library cannot be.
@@ -101,13 +73,13 @@ def parse(content: Mapping[str, Any], path: pathlib.Path) -> FolderConfig:
   model_type = content.get("model_type")
   if model_type not in MODEL_TYPES:
     raise UserError(
-      f"{str(path)!r} is of a model of type {_shown(model_type)}; a student is"
-      f" one of {', '.join(MODEL_TYPES)}"
+      f"{str(path)!r} describes a model of type {_shown(model_type)}; a student"
+      f" is one of {', '.join(MODEL_TYPES)}"
     )
   for name, (default, needed) in _FIXED.items():
     value = content.get(name)
     value = default if value is None else value
-    if isinstance(value, list) and len(value) == 1:  # of ids that end a text
+    if isinstance(value, list) and len(value) == 1:  # ids that end a text
       value = value[0]
     if isinstance(value, bool) or value != needed:
       raise UserError(
@@ -116,38 +88,23 @@ def parse(content: Mapping[str, Any], path: pathlib.Path) -> FolderConfig:
       )
   if content.get("quantization_config"):
     raise UserError(
-      f"{str(path)!r} is of quantized weights; give the folder of those it was"
-      " made from"
+      f"{str(path)!r} describes quantized weights; give the folder of those it"
+      " was made from"
     )
-  encoder_layers = _count(content, "num_layers", path)
-  layers = content.get("num_decoder_layers")
-  sizes = {
-    "vocab_size": _count(content, "vocab_size", path),
-    "emb_dim": _count(content, "d_model", path),
-    "num_heads": _count(content, "num_heads", path),
-    "head_dim": _count(content, "d_kv", path),
-    "mlp_dim": _count(content, "d_ff", path),
-    "num_encoder_layers": encoder_layers,
-    "num_decoder_layers": (
-      encoder_layers
-      if layers is None
-      else _count(content, "num_decoder_layers", path)
-    ),
-    "mlp_activations": _activations(content, model_type, path),
-    "relpos_bias_per_layer": model_type == "umt5",
-  }
-  scales_outputs = _scales_outputs(content, model_type, path)
-  return FolderConfig(sizes, scales_outputs, model_type)
-
-
-def _count(content: Mapping[str, Any], name: str, path: pathlib.Path) -> int:
-  value = content.get(name)
-  if type(value) is not int or not 1 <= value < 2**31:
-    raise UserError(
-      f"{str(path)!r} has {name} {_shown(value)}; it must be a whole number"
-      " from 1"
-    )
-  return value
+  if content.get("num_decoder_layers") is None:
+    content = {**content, "num_decoder_layers": content.get("num_layers")}
+  sizes: dict[str, Any] = {}
+  for field, name in _SIZES.items():
+    value = content.get(name)
+    if type(value) is not int or not 1 <= value < 2**31:
+      raise UserError(
+        f"{str(path)!r} has {name} {_shown(value)}; it must be a whole number"
+        " from 1"
+      )
+    sizes[field] = value
+  sizes["mlp_activations"] = _activations(content, model_type, path)
+  sizes["relpos_bias_per_layer"] = model_type == "umt5"
+  return sizes, _scales_outputs(content, model_type, path)
 
 
 def _activations(
@@ -161,7 +118,7 @@ def _activations(
   gated, name = (True, rest) if gate == "gated" else (False, named)
   if named == "gated-gelu":
     name = "gelu_new"
-  # What the library computed from the above and wrote down, or was told.
+  # The library writes down what it made of the above, or what it was given.
   if content.get("dense_act_fn") is not None:
     name = content["dense_act_fn"]
   gated = _flag(content, "is_gated_act", path, gated)
@@ -177,7 +134,7 @@ def _activations(
 def _scales_outputs(
   content: Mapping[str, Any], model_type: str, path: pathlib.Path
 ) -> bool:
-  """Whether the decoder's output is scaled by 1/sqrt(d_model)."""
+  """Whether the decoder's output is scaled before it is projected."""
   tied = _flag(content, "tie_word_embeddings", path, model_type == "t5")
   if model_type == "t5":
     return _flag(content, "scale_decoder_outputs", path, tied)

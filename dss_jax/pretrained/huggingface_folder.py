@@ -1,29 +1,25 @@
-"""Folders as `transformers` writes them: config.json, weights, tokenizer.
+"""Folders as `transformers` writes them: config.json and weights.
 
 Weights in safetensors, PyTorch or Flax form, whole or in shards with an index.
 They are opened, compared with what config.json promises, and read by parts
-when somebody asks for them.
+when they are asked for.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable
 
 from dss_jax.base.errors import UserError, one_line, printable
 from dss_jax.models.config import T5Config
 from dss_jax.pretrained import (
-  folder_files,
   huggingface_config,
   huggingface_weights,
   mismatch,
 )
 from dss_jax.pretrained.files import (
+  bounds,
   flax_msgpack,
   lazy_arrays,
   safetensors_files,
@@ -48,38 +44,25 @@ _UNUSED = frozenset(
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
-@dataclasses.dataclass(frozen=True)
-class Folder:
-  """A folder that was looked at and found whole.
-
-  Attributes:
-    config: our configuration of it.
-    arrays: its parameters under our paths (joined by `/`), layers apart.
-    model_type: Hugging Face's name of the family.
-  """
-
-  config: T5Config
-  arrays: Mapping[str, LazyArray]
-  model_type: str
-
-
 def is_folder(path: pathlib.Path) -> bool:
   """Whether it looks like a folder of Hugging Face's."""
   return (path / CONFIG).is_file()
 
 
-def open_folder(path: pathlib.Path) -> Folder:
-  """Looks at a folder, without reading its weights.
+def open_folder(path: pathlib.Path) -> tuple[T5Config, dict[str, LazyArray]]:
+  """Opens a folder, without reading its weights.
+
+  Returns:
+    Our configuration of the model, and its parameters under our paths (joined
+    by `/`), layers apart.
 
   Raises:
     UserError: for another architecture, or a folder that is not whole.
   """
-  file = folder_files.find(path, CONFIG)
+  file = bounds.find_file(path, CONFIG)
   if file is None:
     raise UserError(f"{str(path)!r} has no {CONFIG}")
-  folder_config = huggingface_config.parse(
-    huggingface_config.read_json(file), file
-  )
+  sizes, scales_outputs = huggingface_config.parse(bounds.read_json(file), file)
   weights = {
     name: array
     for name, array in _open_weights(path).items()
@@ -93,36 +76,70 @@ def open_folder(path: pathlib.Path) -> Folder:
         f" {', '.join(_FLOATS)}: give the folder before it was quantized"
       )
   for name in ("num_encoder_layers", "num_decoder_layers"):
-    # Before a table of all that is missing is made.
-    if folder_config.sizes[name] > len(weights):
+    # Checked before a table of all that is missing is made.
+    if sizes[name] > len(weights):
       raise UserError(
         f"the weights in {str(path)!r} do not fit its {CONFIG}, which has"
-        f" {folder_config.sizes[name]} layers where there are {len(weights)}"
+        f" {sizes[name]} layers where there are {len(weights)}"
         " arrays: download it again"
       )
   table, head = _tables(path, weights)
-  tied = head is None and folder_config.scales_outputs
-  config = folder_config.t5_config(tied=tied)
+  tied = head is None and scales_outputs
+  config = T5Config(**sizes, logits_via_embedding=tied)
   weights[_TABLE] = table
   if not tied:
-    weights[_HEAD] = _own_projection(table, head, folder_config, config)
-  return Folder(
-    config, _our_arrays(path, weights, config), folder_config.model_type
-  )
+    # Our models are tied and scaled, or neither. Of the two other kinds, one
+    # gets a copy of the table, the other has the scale in its projection.
+    weights[_HEAD] = table if head is None else head
+    if head is not None and scales_outputs:
+      weights[_HEAD] = lazy_arrays.scaled(head, 1.0 / math.sqrt(config.emb_dim))
+  return config, _our_arrays(path, weights, config)
 
 
 def _open_weights(path: pathlib.Path) -> dict[str, LazyArray]:
   for name, open_file in _WEIGHTS.items():
-    file = folder_files.find(path, name)
+    file = bounds.find_file(path, name)
     if file is not None:
       return open_file(file)
-    index = f"{name}.index.json"
-    if folder_files.find(path, index) is not None:
-      return folder_files.open_indexed(path, index, open_file)
+    index = bounds.find_file(path, f"{name}.index.json")
+    if index is not None:
+      return _open_shards(path, index, open_file)
   raise UserError(
     f"{str(path)!r} has a {CONFIG} but no weights: one of"
     f" {', '.join(_WEIGHTS)}, or its index (.index.json), must be there"
   )
+
+
+def _open_shards(
+  path: pathlib.Path,
+  index: pathlib.Path,
+  open_file: Callable[[pathlib.Path], dict[str, LazyArray]],
+) -> dict[str, LazyArray]:
+  """The arrays of several files; the index says which file has which array."""
+  content = bounds.read_json(index, bounds.MAX_HEADER_BYTES)
+  files = content.get("weight_map")
+  if not isinstance(files, dict) or not all(
+    isinstance(name, str) for name in files.values()
+  ):
+    raise UserError(
+      f"{str(index)!r} has no 'weight_map' of file names; download it again"
+    )
+  opened: dict[str, dict[str, LazyArray]] = {}
+  for name in sorted(set(files.values())):
+    file = bounds.find_file(path, name)
+    if file is None:
+      raise UserError(
+        f"{str(path)!r} lacks {name!r}, which {index.name} names; download it"
+        " again"
+      )
+    opened[name] = open_file(file)
+  for name, file_name in files.items():
+    if name not in opened[file_name]:
+      raise UserError(
+        f"{str(path / file_name)!r} lacks the array {one_line(name)!r}, which"
+        f" {index.name} says is there; download it again"
+      )
+  return {name: opened[file_name][name] for name, file_name in files.items()}
 
 
 def _tables(
@@ -131,7 +148,7 @@ def _tables(
   """Takes out embedding table and projection; None where they are the same.
 
   A table that is used twice is stored once or twice, under any of its names,
-  as the version of the library and the format would have it.
+  which depends on the format and on the version of the library.
   """
   head = weights.pop(_HEAD, None)
   copies = {name: weights.pop(name) for name in _COPIES if name in weights}
@@ -151,24 +168,6 @@ def _tables(
   if head is not None and lazy_arrays.equal(head, table):
     head = None
   return table, head
-
-
-def _own_projection(
-  table: LazyArray,
-  head: LazyArray | None,
-  folder_config: huggingface_config.FolderConfig,
-  config: T5Config,
-) -> LazyArray:
-  """An output projection that computes the same, for a student not tied.
-
-  Ours is tied and scaled, or neither. Of the two other combinations, the one
-  gets a copy of the table, the other has the scale in its projection.
-  """
-  if head is None:
-    return table
-  if not folder_config.scales_outputs:
-    return head
-  return lazy_arrays.scaled(head, 1.0 / math.sqrt(config.emb_dim))
 
 
 def _our_arrays(
@@ -194,17 +193,3 @@ def _our_arrays(
     remedy="download it again",
   )
   return arrays
-
-
-def float_types(arrays: Mapping[str, LazyArray]) -> str:
-  """The types that the parameters are stored in, as text."""
-  return ", ".join(sorted({np.dtype(a.dtype).name for a in arrays.values()}))
-
-
-def tokenizer_options(path: pathlib.Path) -> dict[str, Any]:
-  """What tokenizer_config.json says; empty where there is none."""
-  file = folder_files.find(path, "tokenizer_config.json")
-  if file is None:
-    return {}
-  # Old ones list every special token, and there may be hundreds.
-  return huggingface_config.read_json(file, 16 * 2**20)

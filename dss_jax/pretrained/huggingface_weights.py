@@ -2,7 +2,8 @@
 
 Hugging Face stores a projection as [out, in], T5X as [in, out]; the relative
 position bias is [buckets, heads] there and [heads, buckets] here, in the first
-layer that all share, or (UMT5) in each. Layer 0 of a block is self-attention, then (decoder) cross-attention, then feed-forward.
+layer that all share, or (UMT5) in each. Layer 0 of a block is self-attention,
+then (decoder) cross-attention, then feed-forward.
 """
 
 from __future__ import annotations
@@ -12,60 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.base.errors import UserError
 from dss_jax.models import layer_stacking
 from dss_jax.models.config import NUM_RELPOS_BUCKETS, T5Config
 
-Params = dict[str, Any]
 Path = tuple[str, ...]
 
-# Copies of `shared.weight` that some versions of the library also store.
-_ALIASES = frozenset(
-  ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-)
 _PROJECTIONS = {"query": "q", "key": "k", "value": "v", "out": "o"}
-
-
-def from_huggingface(
-  state_dict: Mapping[str, np.ndarray], config: T5Config
-) -> Params:
-  """Our parameters from those of a `T5ForConditionalGeneration`.
-
-  Args:
-    state_dict: arrays by Hugging Face's names.
-    config: sizes of the model.
-
-  Returns:
-    Nested dict of arrays under T5X's paths, stacked if `config.scan_layers`.
-
-  Raises:
-    UserError: naming arrays that are missing, left over or of another shape.
-  """
-  names = parameter_names(config)
-  known = {name for name, _ in names.values()}
-  tied = {"lm_head.weight"} if config.logits_via_embedding else set()
-  missing = sorted(known - set(state_dict))
-  extra = sorted(set(state_dict) - known - _ALIASES - tied)
-  if missing or extra:
-    raise UserError(
-      f"the Hugging Face weights lack {missing} and have {extra} besides what"
-      " this model has: set network.T5Config to the model they come from"
-    )
-  shapes = parameter_shapes(config)
-  params: Params = {}
-  for path, (name, transposed) in names.items():
-    array = np.asarray(state_dict[name])
-    array = array.T if transposed else array
-    if array.shape != shapes[path]:
-      raise UserError(
-        f"{name} has shape {array.shape} for {'/'.join(path)} of"
-        f" {shapes[path]}: set network.T5Config to the model it comes from"
-      )
-    node = params
-    for key in path[:-1]:
-      node = node.setdefault(key, {})
-    node[path[-1]] = array
-  return layer_stacking.stack_layers(params) if config.scan_layers else params
 
 
 def to_huggingface(
@@ -75,12 +28,12 @@ def to_huggingface(
 
   With `logits_via_embedding` there is no `lm_head.weight`: the model's
   configuration ties it to `shared.weight` and scales the decoder's outputs.
-  Without, the configuration must say both `tie_word_embeddings=False` and
+  Without it, the configuration must say both `tie_word_embeddings=False` and
   `scale_decoder_outputs=False`.
 
   Args:
     params: nested dict of arrays under T5X's paths.
-    config: sizes of the model.
+    config: the model's.
 
   Returns:
     Contiguous arrays by name.

@@ -1,9 +1,10 @@
-"""From whatever layout parameters were saved in to layers apart, and back.
+"""From any layout that parameters were saved in to a student's, and its sizes.
 
-T5X has four: layers apart or stacked on axis 1 (`scan_layers`), and attention
-kernels with heads and head_dim joined (`t5`) or as two dimensions
+T5X has four layouts: layers apart or stacked on axis 1 (`scan_layers`), and
+attention kernels with heads and head_dim joined (`t5`) or as two dimensions
 (`scalable_t5`). Whatever is read is first brought to one form, layers apart
-and heads joined, in which everything is compared; then to the student's.
+and heads joined. Checkpoints are compared and their sizes found in that form,
+which `for_model` then brings to the student's.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
+from dss_jax.base import named_trees
 from dss_jax.base.errors import UserError, one_line, printable
+from dss_jax.models import layer_stacking
 from dss_jax.models.config import T5Config
-from dss_jax.pretrained import huggingface_weights
+from dss_jax.models.layer_stacking import LAYERS_AXIS
+from dss_jax.pretrained import huggingface_weights, mismatch
 from dss_jax.pretrained.files import lazy_arrays
-from dss_jax.pretrained.files.lazy_arrays import LAYERS_AXIS, LazyArray
+from dss_jax.pretrained.files.lazy_arrays import LazyArray
 
 Arrays = Mapping[str, LazyArray]
-_STACKS = ("encoder", "decoder")
 MAX_LAYERS = 1000  # of a stack; a file may declare any number
 _ATTENTION = re.compile(r".*attention/(query|key|value|out)/kernel")
+# Which functions are applied leaves no trace in the parameters: these are the
+# published models', by how many inner projections there are.
+_ACTIVATIONS = {1: ("relu",), 2: ("gelu", "linear")}
 
 
 def layers_apart(arrays: Arrays, where: str) -> dict[str, LazyArray]:
@@ -38,9 +42,7 @@ def layers_apart(arrays: Arrays, where: str) -> dict[str, LazyArray]:
   """
   result: dict[str, LazyArray] = {}
   for name, array in arrays.items():
-    stack, _, rest = name.partition("/")
-    inner, _, below = rest.partition("/")
-    if stack not in _STACKS or inner != stack:
+    if not layer_stacking.is_stacked([name]):
       result[name] = _joined_heads(name, array)
       continue
     layers = array.shape[LAYERS_AXIS] if len(array.shape) > LAYERS_AXIS else 0
@@ -49,9 +51,11 @@ def layers_apart(arrays: Arrays, where: str) -> dict[str, LazyArray]:
         f"{where}: {printable(one_line(name))} has shape {list(array.shape)};"
         f" on axis {LAYERS_AXIS} there must be 1 to {MAX_LAYERS} layers"
       )
+    stack, _, rest = name.split("/", 2)
     for i in range(layers):
-      ours = f"{stack}/layers_{i}/{below}"
-      result[ours] = _joined_heads(ours, lazy_arrays.layer_of(array, i))
+      layer_name = f"{stack}/layers_{i}/{rest}"
+      layer = lazy_arrays.layer_of(array, i)
+      result[layer_name] = _joined_heads(layer_name, layer)
   return result
 
 
@@ -63,50 +67,86 @@ def _joined_heads(name: str, array: LazyArray) -> LazyArray:
 
 
 def for_model(arrays: Arrays, config: T5Config) -> dict[str, Any]:
-  """Nested as a student's parameters are, stacked where it scans its layers.
+  """Nests arrays as a student's parameters are, stacked where it scans layers.
 
   Args:
-    arrays: layers apart; those of the configuration, all of them.
+    arrays: layers apart; at least those of the configuration.
     config: the student's.
   """
   flat: dict[str, LazyArray] = {}
-  for path in huggingface_weights.flat_shapes(config):
-    stack, _, rest = path.partition("/")
-    layer, _, below = rest.partition("/")
-    if not (config.scan_layers and layer.startswith("layers_")):
+  stacks: dict[str, list[LazyArray]] = {}
+  for path in huggingface_weights.flat_shapes(config):  # layers in their order
+    stacked_path, layer = layer_stacking.place_in_stack(path)
+    if config.scan_layers and layer is not None:
+      stacks.setdefault(stacked_path, []).append(arrays[path])
+    else:
       flat[path] = arrays[path]
-      continue
-    whole = f"{stack}/{stack}/{below}"
-    if whole not in flat:
-      count = getattr(config, f"num_{stack}_layers")
-      flat[whole] = lazy_arrays.stacked(
-        [arrays[f"{stack}/layers_{i}/{below}"] for i in range(count)]
-      )
-  tree: dict[str, Any] = {}
-  for path, array in flat.items():
-    *parents, last = path.split("/")
-    node = tree
-    for key in parents:
-      node = node.setdefault(key, {})
-    node[last] = array
-  return tree
+  for path, layers in stacks.items():
+    flat[path] = lazy_arrays.stacked(layers)
+  return named_trees.nested(flat)
 
 
-def place(tree: Any, shardings: Any, dtype: str = "float32") -> Any:
-  """Reads arrays one by one, each straight to where it belongs.
+def config_of(arrays: Arrays, where: str) -> T5Config:
+  """The sizes of a model, from the shapes of its parameters alone.
 
   Args:
-    tree: nested dict of `LazyArray`.
-    shardings: the same structure, or one sharding for all.
-    dtype: to store them in.
+    arrays: by T5X's paths, layers apart and heads joined.
+    where: the checkpoint, for messages.
+
+  Raises:
+    UserError: for parameters of another architecture, with a table of what
+      does not fit.
   """
-  leaves, structure = jax.tree.flatten(
-    tree, is_leaf=lambda leaf: isinstance(leaf, LazyArray)
+  shapes = {name: array.shape for name, array in arrays.items()}
+
+  def not_a_t5(reason: str) -> UserError:
+    return UserError(
+      f"{where} is no encoder-decoder T5 ({reason}): give a checkpoint of T5,"
+      " mT5, ByT5 or UMT5"
+    )
+
+  def matrix(name: str) -> tuple[int, int]:
+    shape = shapes.get(name)
+    if shape is None or len(shape) != 2 or min(shape) < 1:
+      raise not_a_t5(f"{name} is {shape and list(shape)}")
+    return shape[0], shape[1]
+
+  vocab_size, emb_dim = matrix("token_embedder/embedding")
+  per_layer = "encoder/relpos_bias/rel_embedding" not in shapes
+  bias = "encoder/layers_0/" if per_layer else "encoder/"
+  num_heads, _ = matrix(f"{bias}relpos_bias/rel_embedding")
+  layer = "encoder/layers_0"
+  _, width = matrix(f"{layer}/attention/query/kernel")
+  mlp_dim, _ = matrix(f"{layer}/mlp/wo/kernel")
+  inner = sum(name.startswith(f"{layer}/mlp/wi") for name in shapes)
+  if inner not in _ACTIVATIONS or width % num_heads:
+    raise not_a_t5(f"{inner} inner projections, {width}/{num_heads}")
+  counts = {"encoder": 0, "decoder": 0}
+  for name in shapes:
+    _, i = layer_stacking.place_in_stack(name)
+    if i is not None:
+      stack, _, _ = name.partition("/")
+      counts[stack] = max(counts[stack], i + 1)
+  # A number that no name can make true would only fill the table of mismatches.
+  if max(counts.values()) > len(shapes) or not min(counts.values()):
+    raise not_a_t5(f"layers {counts}")
+  config = T5Config(
+    vocab_size=vocab_size,
+    emb_dim=emb_dim,
+    num_heads=num_heads,
+    num_encoder_layers=counts["encoder"],
+    num_decoder_layers=counts["decoder"],
+    head_dim=width // num_heads,
+    mlp_dim=mlp_dim,
+    mlp_activations=_ACTIVATIONS[inner],
+    logits_via_embedding="decoder/logits_dense/kernel" not in shapes,
+    relpos_bias_per_layer=per_layer,
   )
-  if isinstance(shardings, jax.sharding.Sharding):
-    places = [shardings] * len(leaves)
-  else:
-    places = structure.flatten_up_to(shardings)
-  return structure.unflatten(
-    leaf.place(place, dtype) for leaf, place in zip(leaves, places, strict=True)
+  mismatch.check(
+    shapes,
+    huggingface_weights.flat_shapes(config),
+    f"{where} is no encoder-decoder T5",
+    columns=("checkpoint", "a T5 of its sizes"),
+    remedy="give a checkpoint of T5, mT5, ByT5 or UMT5",
   )
+  return config

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from dss_jax import vocabularies
-from dss_jax.base.errors import UserError, one_line
+from dss_jax.base.errors import UserError
 from dss_jax.models import encoder_decoder
 from dss_jax.models.config import T5Config
 from dss_jax.pretrained import (
   huggingface_folder,
   huggingface_weights,
-  inferred,
   layouts,
   locations,
   mismatch,
   t5x_checkpoints,
   tokenizers,
 )
-from dss_jax.pretrained.files import lazy_arrays, tensorstore_arrays
-from dss_jax.pretrained.files.bounds import Budget, broken
+from dss_jax.pretrained.files import bounds, lazy_arrays
 from dss_jax.pretrained.files.lazy_arrays import LazyArray
 from dss_jax.vocabularies import Vocabulary
 
@@ -46,16 +45,16 @@ _SIZES = (
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-  """A checkpoint that was looked at; its numbers are read by `load`.
+  """A checkpoint that was opened; its numbers are read by `load`.
 
   Attributes:
     kind: `huggingface`, `t5x` or `run` (of this library's own training).
-    source: what the user called it.
+    source: the user's name for it.
     folder: where it lies on this machine.
     config: its sizes. Activations of T5X's checkpoints and of runs are a
       guess: gated ones are taken for GELU, single ones for ReLU.
     arrays: its parameters under T5X's paths, layers apart.
-    vocabulary: as VOCABULARY names it; None where the checkpoint has none.
+    vocabulary: the name of the checkpoint's vocabulary; None where it has none.
     step: steps it was trained for; None where it does not say.
     optimizer_state: Adafactor's slots below the parameters' paths, in the
       layout they were saved in; empty where there is none.
@@ -86,61 +85,62 @@ class Pretrained:
 
     Args:
       model: the student.
-      vocabulary: that it is used with; None does not look at it.
+      vocabulary: the student's; None does not look at it.
 
     Raises:
       UserError: with a table of all that differs as its details.
     """
+    more = self._vocabulary_differences(vocabulary)
+    changes = {
+      f"T5Config.{name}": getattr(self.config, name)
+      for name in _SIZES
+      if getattr(self.config, name) != getattr(model.config, name)
+    }
+    activations = self.config.mlp_activations
+    if len(activations) != len(model.config.mlp_activations):
+      changes["T5Config.mlp_activations"] = activations
+    if more and self.vocabulary:
+      changes["TrainConfig.vocabulary"] = self.vocabulary
+    remedy = "take the configuration of the model it was trained as"
+    if changes:
+      wanted = ", ".join(
+        f"{field.rpartition('.')[2]} = {value!r}"
+        for field, value in changes.items()
+      )
+      remedy = f"set {wanted}, or take the student's sizes from the checkpoint"
     mismatch.check(
       {name: array.shape for name, array in self.arrays.items()},
       huggingface_weights.flat_shapes(model.config),
       f"the checkpoint {self.source!r} is of another model",
       columns=("checkpoint", "student"),
-      remedy=self._remedy(model.config, vocabulary),
-      more=self._vocabulary_rows(vocabulary),
+      remedy=remedy,
+      more=more,
+      fields=tuple(changes),
     )
 
-  def _vocabulary_rows(
+  def _vocabulary_differences(
     self, vocabulary: Vocabulary | None
-  ) -> Sequence[mismatch.Row]:
+  ) -> list[mismatch.Difference]:
     if vocabulary is None:
-      return ()
-    rows = self.config.vocab_size
-    if vocabulary.vocab_size > rows:
-      return (
-        mismatch.Row(
-          "VOCABULARY", f"{rows} ids", f"{vocabulary.vocab_size} ids"
-        ),
-      )
+      return []
+    found, wanted = self.config.vocab_size, vocabulary.vocab_size
+    if wanted > found:
+      return [
+        mismatch.Difference("vocabulary", f"{found} ids", f"{wanted} ids")
+      ]
     if self.vocabulary is None:
-      return ()
-    own = vocabularies.from_name(self.vocabulary)
-    if _pieces(own) != _pieces(vocabulary):
-      return (mismatch.Row("VOCABULARY", own.name, vocabulary.name),)
-    return ()
-
-  def _remedy(self, config: T5Config, vocabulary: Vocabulary | None) -> str:
-    """The bindings that would make the student fit."""
-    wanted = [
-      f"network.T5Config.{name} = {getattr(self.config, name)!r}"
-      for name in _SIZES
-      if getattr(self.config, name) != getattr(config, name)
-    ]
-    ours, theirs = config.mlp_activations, self.config.mlp_activations
-    if len(ours) != len(theirs):
-      wanted.append(f"network.T5Config.mlp_activations = {theirs!r}")
-    if self._vocabulary_rows(vocabulary) and self.vocabulary:
-      wanted.append(f"VOCABULARY = {self.vocabulary!r}")
-    if not wanted:
-      return "give the models/*.gin it was trained with"
-    return f"set {', '.join(wanted)}, or add models/from_checkpoint.gin"
+      return []
+    beside = vocabularies.from_name(self.vocabulary)
+    if _pieces(beside) == _pieces(vocabulary):
+      return []
+    return [mismatch.Difference("vocabulary", beside.name, vocabulary.name)]
 
   def load(
     self,
     model: encoder_decoder.EncoderDecoderModel,
     shardings: Any = None,
   ) -> Any:
-    """Its parameters as the student's, read straight to where they belong.
+    """Its parameters as the student's, read straight onto their devices.
 
     Args:
       model: the student.
@@ -151,19 +151,26 @@ class Pretrained:
       Nested dict of float32 arrays, with the student's paths.
 
     Raises:
-      UserError: where it does not fit the student, is damaged, or holds what
-        is no finite number.
+      UserError: where it does not fit the student, is damaged, or holds values
+        that are not finite.
     """
     self.check(model)
+    tree = layouts.for_model(
+      {
+        name: lazy_arrays.finite(
+          array, f"{name} in the checkpoint {self.source!r}"
+        )
+        for name, array in self.arrays.items()
+      },
+      model.config,
+    )
     if shardings is None:
       shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    where = f"in the checkpoint {self.source!r}"
-    arrays = {
-      name: lazy_arrays.finite(array, f"{name} {where}")
-      for name, array in self.arrays.items()
-    }
-    tree = layouts.for_model(arrays, model.config)
-    return layouts.place(tree, shardings)
+    if isinstance(shardings, jax.sharding.Sharding):
+      return jax.tree.map(lambda leaf: leaf.place(shardings, "float32"), tree)
+    return jax.tree.map(
+      lambda leaf, sharding: leaf.place(sharding, "float32"), tree, shardings
+    )
 
 
 def _pieces(vocabulary: Vocabulary) -> str:
@@ -172,7 +179,7 @@ def _pieces(vocabulary: Vocabulary) -> str:
 
 
 def open_pretrained(path: str) -> Pretrained:
-  """Looks at a checkpoint of another library's.
+  """Opens a checkpoint that another library wrote.
 
   Args:
     path: a folder of Hugging Face's (config.json and weights) or of T5X's, or
@@ -184,83 +191,59 @@ def open_pretrained(path: str) -> Pretrained:
   """
   folder = locations.to_folder(path)
   if huggingface_folder.is_folder(folder):
-    return _open_huggingface(path, folder)
+    config, arrays = huggingface_folder.open_folder(folder)
+    vocabulary = tokenizers.vocabulary_name(folder, config.vocab_size)
+    return Pretrained(HUGGINGFACE, path, folder, config, arrays, vocabulary)
   if t5x_checkpoints.find(folder) is not None:
-    return _open_t5x(path, folder)
-  there = "is no folder on this machine"
+    opened = t5x_checkpoints.open_t5x(folder)
+    return _with_sizes(
+      T5X,
+      path,
+      opened.folder,
+      opened.params,
+      step=opened.step,
+      optimizer_state=opened.optimizer_state,
+    )
+  problem = "is no folder on this machine"
   if folder.is_dir():
-    there = "holds no checkpoint"
+    problem = "holds no checkpoint"
   raise UserError(
-    f"the checkpoint {path!r} {there}; give a run's MODEL_DIR, a"
-    " folder with config.json and weights (Hugging Face), or one with"
+    f"the checkpoint {path!r} {problem}; give the folder of a training run, one"
+    " with config.json and weights (Hugging Face), or one with"
     " checkpoint_<step> (T5X), a hub id org/name, or gs://bucket/path"
   )
 
 
-def _open_huggingface(source: str, folder: pathlib.Path) -> Pretrained:
-  opened = huggingface_folder.open_folder(folder)
-  return Pretrained(
-    kind=HUGGINGFACE,
-    source=source,
-    folder=folder,
-    config=opened.config,
-    arrays=opened.arrays,
-    vocabulary=tokenizers.vocabulary_name(folder, opened.config.vocab_size),
-  )
-
-
-def _open_t5x(source: str, folder: pathlib.Path) -> Pretrained:
-  opened = t5x_checkpoints.open_t5x(folder)
-  where = f"the checkpoint {str(opened.folder)!r}"
-  arrays = layouts.layers_apart(opened.params, where)
-  return Pretrained(
-    kind=T5X,
-    source=source,
-    folder=opened.folder,
-    config=_inferred(arrays, where),
-    arrays=arrays,
-    step=opened.step,
-    optimizer_state=opened.optimizer_state,
-  )
-
-
-def open_run_step(source: str, place: pathlib.Path, step: int) -> Pretrained:
-  """The parameters of one checkpoint of this library's own training.
+def open_run_step(source: str, folder: pathlib.Path, step: int) -> Pretrained:
+  """Opens the parameters of one checkpoint of this library's own training.
 
   Args:
-    source: what the user called it.
-    place: the checkpoint's folder, with the arrays in its `state`.
+    source: the user's name for it.
+    folder: the checkpoint's, with the arrays in its `state`.
     step: steps it was trained for.
 
   Raises:
     UserError: for a damaged checkpoint.
   """
-  try:
-    stored = tensorstore_arrays.open_arrays(place / "state", Budget(place))
-  except UserError:
-    raise
-  except Exception as error:  # whatever is made of damaged bytes
-    raise broken(place, one_line(error) or type(error).__name__) from error
-  params = {
-    name.removeprefix("params.").replace(".", "/"): array
-    for name, array in stored.items()
-    if name.startswith("params.")
-  }
-  where = f"the checkpoint {str(place)!r}"
-  arrays = layouts.layers_apart(params, where)
-  return Pretrained(
-    kind=RUN,
-    source=source,
-    folder=place,
-    config=_inferred(arrays, where),
-    arrays=arrays,
-    step=step,
-  )
+  with bounds.reading(folder, "checkpoint"):
+    arrays = t5x_checkpoints.open_state(folder / "state", bounds.Budget())
+  params = t5x_checkpoints.below(arrays, "params")
+  return _with_sizes(RUN, source, folder, params, step=step)
 
 
-def _inferred(arrays: Mapping[str, LazyArray], where: str) -> T5Config:
-  shapes = {name: array.shape for name, array in arrays.items()}
-  return inferred.config_from_shapes(shapes, where)
+def _with_sizes(
+  kind: str,
+  source: str,
+  folder: pathlib.Path,
+  params: Mapping[str, LazyArray],
+  **fields: Any,
+) -> Pretrained:
+  """A checkpoint that has parameters in any layout, and no configuration."""
+  where = f"the checkpoint {str(folder)!r}"
+  with bounds.reading(folder, "checkpoint"):
+    arrays = layouts.layers_apart(params, where)
+    config = layouts.config_of(arrays, where)
+  return Pretrained(kind, source, folder, config, arrays, **fields)
 
 
 def bindings(opened: Pretrained) -> dict[str, Any]:
@@ -270,17 +253,18 @@ def bindings(opened: Pretrained) -> dict[str, Any]:
 
 
 def describe(opened: Pretrained) -> str:
-  """What there is to know of a checkpoint, for people."""
-  rows = [
+  """What there is to know about a checkpoint, for people."""
+  dtypes = {np.dtype(array.dtype).name for array in opened.arrays.values()}
+  entries = [
     ("kind", opened.kind),
     ("folder", str(opened.folder)),
-    ("step", "not said" if opened.step is None else f"{opened.step:,}"),
-    ("vocabulary", opened.vocabulary or "none beside the weights"),
+    ("step", "unknown" if opened.step is None else f"{opened.step:,}"),
+    ("vocabulary", opened.vocabulary or "none next to the weights"),
     ("parameters", f"{opened.num_parameters:,}"),
-    ("stored as", huggingface_folder.float_types(opened.arrays)),
+    ("stored as", ", ".join(sorted(dtypes))),
     ("optimizer state", "Adafactor" if opened.optimizer_state else "none"),
   ]
-  lines = [f"{name:<16}{value}" for name, value in rows]
+  lines = [f"{name:<16}{value}" for name, value in entries]
   lines += ["", "network.T5Config:"]
   lines += [f"  {name} = {value!r}" for name, value in bindings(opened).items()]
   return "\n".join(lines)

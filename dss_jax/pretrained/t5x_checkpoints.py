@@ -1,6 +1,6 @@
 """Checkpoints written by T5X: parameters, Adafactor state and step.
 
-Both of T5X's formats, told apart by what lies in the folder:
+Both of T5X's formats, recognised by what lies in the folder:
 
 * Orbax (`use_orbax=True`, its default): `checkpoint_<step>/state/`, an OCDBT
   store (or, from older versions, one zarr folder for each array);
@@ -19,16 +19,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
-from dss_jax.base.errors import UserError, one_line
-from dss_jax.pretrained.files import (
-  flax_msgpack,
-  tensorstore_arrays,
-  zarr_arrays,
-)
-from dss_jax.pretrained.files.bounds import MAX_BYTES, Budget, broken
+from dss_jax.base import named_trees
+from dss_jax.base.errors import UserError
+from dss_jax.pretrained.files import bounds, flax_msgpack
+from dss_jax.pretrained.files.bounds import MAX_BYTES, Budget, MalformedError
 from dss_jax.pretrained.files.lazy_arrays import LazyArray
+from dss_jax.pretrained.files.zarr_arrays import ZarrStore
 
 Tree = dict[str, Any]
 
@@ -61,7 +60,7 @@ def load_t5x(
   """Reads a whole checkpoint that T5X wrote into memory.
 
   Args:
-    path: as of `open_t5x`.
+    path: as for `open_t5x`.
     max_bytes: the most that its arrays may occupy, in bytes.
 
   Returns:
@@ -75,8 +74,11 @@ def load_t5x(
     UserError: if the folder holds no checkpoint, or a broken one.
   """
   opened = open_t5x(path, max_bytes=max_bytes)
-  state = _nested(opened.optimizer_state)
-  return _nested(opened.params), state or None, opened.step
+  params, state = (
+    jax.tree.map(lambda array: array.whole(), named_trees.nested(arrays))
+    for arrays in (opened.params, opened.optimizer_state)
+  )
+  return params, state or None, opened.step
 
 
 def open_t5x(
@@ -85,8 +87,8 @@ def open_t5x(
   """Opens a checkpoint that T5X wrote.
 
   Args:
-    path: the folder `checkpoint_<step>`, or one that holds such folders, of
-      which the latest is taken.
+    path: the folder `checkpoint_<step>`, or one that holds such folders; then
+      the latest is taken.
     max_bytes: the most that its arrays may declare, in bytes.
 
   Raises:
@@ -96,41 +98,19 @@ def open_t5x(
   if folder is None:
     raise UserError(
       f"{str(path)!r} is no T5X checkpoint: expected a folder with a file"
-      " 'checkpoint' or a folder 'state', or folders checkpoint_<step>:"
-      " set INITIAL_CHECKPOINT_PATH"
+      " 'checkpoint' or a folder 'state', or folders checkpoint_<step>",
+      fields="TrainConfig.initial_checkpoint_path",
     )
-  legacy = (folder / "checkpoint").is_file()
-  budget = Budget(folder, max_bytes)
-  try:
-    tree = (_open_legacy if legacy else _open_orbax)(folder, budget)
-  except UserError:
-    raise
-  except Exception as error:  # whatever the parsers make of hostile bytes
-    reason = one_line(error) or type(error).__name__
-    raise broken(folder, reason) from error
-  params, state = tree.get("target"), tree.get("state")
-  if not isinstance(params, dict) or not isinstance(state, dict):
-    raise broken(folder, "it has no 'target' and 'state'")
-  slots = state.get("param_states") or {}
-  return T5xCheckpoint(
-    folder,
-    _flat(params, folder),
-    _flat(slots, folder) if isinstance(slots, dict) else {},
-    _step(state, folder),
-  )
-
-
-def _step(state: Mapping[str, Any], folder: pathlib.Path) -> int:
-  step = state.get("step", 0)
-  if (
-    isinstance(step, LazyArray)
-    and step.size == 1  # before it is read: it may be declared of any size
-    and np.issubdtype(step.dtype, np.integer)
-  ):
-    step = step.whole().item()
-  if type(step) is not int or not 0 <= step < 2**63:
-    raise broken(folder, "its step is no whole number")
-  return step
+  with bounds.reading(folder, "checkpoint"):
+    if (folder / "checkpoint").is_file():
+      return _open_legacy(folder, Budget(max_bytes))
+    arrays = open_state(folder / "state", Budget(max_bytes))
+    params = below(arrays, "target")
+    if not params:
+      raise MalformedError("it has no 'target'")
+    step = _checked_step(arrays.get("state/step", 0))
+    slots = below(arrays, "state/param_states")
+    return T5xCheckpoint(folder, params, slots, step)
 
 
 def find(path: pathlib.Path) -> pathlib.Path | None:
@@ -150,57 +130,49 @@ def _is_checkpoint(folder: pathlib.Path) -> bool:
   return (folder / "checkpoint").is_file() or (folder / "state").is_dir()
 
 
-def _flat(
-  tree: Mapping[str, Any], folder: pathlib.Path, prefix: str = ""
-) -> dict[str, LazyArray]:
-  """The arrays of a tree by their paths; what is no array is refused."""
-  flat = {}
-  for key, child in tree.items():
-    name = f"{prefix}{key}"
-    if isinstance(child, LazyArray):
-      flat[name] = child
-    elif isinstance(child, Mapping):
-      flat |= _flat(child, folder, f"{name}/")
-    elif child is not None:
-      raise broken(folder, f"{one_line(name)} is no array")
-  return flat
+def open_state(folder: pathlib.Path, budget: Budget) -> dict[str, LazyArray]:
+  """The arrays that Orbax saved in a folder: `a.b.c` is named `a/b/c`.
+
+  Raises:
+    MalformedError: for a folder with a broken array, or with none.
+  """
+  store = ZarrStore(folder, budget)
+  names = store.names()
+  if not names:
+    raise MalformedError(f"its folder {folder.name!r} has no zarr arrays")
+  return {name.replace(".", "/"): store.open(name) for name in names}
 
 
-def _nested(flat: Mapping[str, LazyArray]) -> Tree:
-  tree: Tree = {}
-  for name, array in flat.items():
-    *parents, last = name.split("/")
-    node = tree
-    for key in parents:
-      node = node.setdefault(key, {})
-    node[last] = np.asarray(array.whole())
-  return tree
+def below(arrays: Mapping[str, LazyArray], name: str) -> dict[str, LazyArray]:
+  """The arrays below a path, by the rest of their paths."""
+  return {
+    path.removeprefix(f"{name}/"): array
+    for path, array in arrays.items()
+    if path.startswith(f"{name}/")
+  }
 
 
-def _open_orbax(folder: pathlib.Path, budget: Budget) -> Tree:
-  """Opens `state/`: array `a.b.c` becomes tree["a"]["b"]["c"]."""
-  tree: Tree = {}
-  arrays = tensorstore_arrays.open_arrays(folder / "state", budget)
-  for name, array in arrays.items():
-    *parents, last = name.split(".")
-    node = tree
-    for key in parents:
-      node = node.setdefault(key, {})
-    node[last] = array
-  return tree
-
-
-def _open_legacy(folder: pathlib.Path, budget: Budget) -> Tree:
+def _open_legacy(folder: pathlib.Path, budget: Budget) -> T5xCheckpoint:
   """Opens the msgpack file and the zarr folders it points to."""
   content = flax_msgpack.read_tree(folder / "checkpoint")
   if not isinstance(content, dict) or not isinstance(
     content.get("optimizer"), dict
   ):
-    raise broken(folder, "its msgpack has no 'optimizer'")
-  return _resolve(content["optimizer"], folder, budget)
+    raise MalformedError("its msgpack has no 'optimizer'")
+  tree = _resolve(content["optimizer"], ZarrStore(folder, budget), budget)
+  params, state = tree.get("target"), tree.get("state")
+  if not isinstance(params, dict) or not isinstance(state, dict):
+    raise MalformedError("it has no 'target' and 'state'")
+  slots = state.get("param_states")
+  return T5xCheckpoint(
+    folder,
+    flax_msgpack.flatten(params),
+    flax_msgpack.flatten(slots) if isinstance(slots, dict) else {},
+    _checked_step(state.get("step", 0)),
+  )
 
 
-def _resolve(node: Any, folder: pathlib.Path, budget: Budget) -> Any:
+def _resolve(node: Any, store: ZarrStore, budget: Budget) -> Any:
   """Replaces descriptions of zarr arrays in the tree by the arrays."""
   if isinstance(node, LazyArray):
     budget.take("an inline array", node.shape, node.dtype)
@@ -208,8 +180,20 @@ def _resolve(node: Any, folder: pathlib.Path, budget: Budget) -> Any:
     return node
   if "driver" in node and isinstance(node.get("kvstore"), dict):
     if node["driver"] != "zarr":
-      raise broken(folder, f"driver {node['driver']!r} is not zarr")
+      raise MalformedError(f"driver {node['driver']!r} is not zarr")
     location = str(node["kvstore"].get("path", "")).rstrip("/")
     # Only the last part counts: the file may have been written elsewhere.
-    return zarr_arrays.open_zarr(folder, location.rsplit("/", 1)[-1], budget)
-  return {key: _resolve(child, folder, budget) for key, child in node.items()}
+    return store.open(location.rsplit("/", 1)[-1])
+  return {key: _resolve(child, store, budget) for key, child in node.items()}
+
+
+def _checked_step(step: Any) -> int:
+  if (
+    isinstance(step, LazyArray)
+    and step.size == 1  # before it is read: any size may be declared
+    and np.issubdtype(step.dtype, np.integer)
+  ):
+    step = step.whole().item()
+  if type(step) is not int or not 0 <= step < 2**63:
+    raise MalformedError("its step is no whole number")
+  return step

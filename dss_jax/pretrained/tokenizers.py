@@ -1,4 +1,4 @@
-"""The vocabulary that lies in a Hugging Face folder."""
+"""The vocabulary in a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ import re
 from typing import Any
 
 from dss_jax import vocabularies
-from dss_jax.pretrained import folder_files, huggingface_folder, student_card
+from dss_jax.pretrained import student_card
+from dss_jax.pretrained.files import bounds
 
 _MODEL = "spiece.model"
 _SENTINEL = re.compile(r"<extra_id_(\d{1,4})>")
-# Of T5 and its successors; ByT5 has 125 after its 259.
-_EXTRA_IDS = 100
-_BYTE_EXTRA_IDS = 125
+_EXTRA_IDS = 100  # T5's and its successors'
+_BYTE_EXTRA_IDS = 125  # ByT5's
+_MAX_CONFIG_BYTES = 16 * 2**20
 
 
 def vocabulary_name(folder: pathlib.Path, vocab_size: int) -> str | None:
-  """What VOCABULARY would be for a folder: `.../spiece.model:100`, `bytes:125`.
+  """The name of a folder's vocabulary: `.../spiece.model:100`, `bytes:125`.
 
   Args:
     folder: with `dss_jax.json`, `spiece.model`, or the configuration of ByT5's
       tokenizer.
-    vocab_size: rows of the model's embedding table.
+    vocab_size: length of the model's embedding table.
 
   Returns:
     None where the folder has none of these.
@@ -32,19 +33,21 @@ def vocabulary_name(folder: pathlib.Path, vocab_size: int) -> str | None:
   """
   card = student_card.read(folder)
   if card is not None:
-    own = card.vocabulary_file
-    kind = "bytes" if own is None else folder_files.find(folder, own)
+    name = card.vocabulary_file
+    kind = "bytes" if name is None else bounds.find_file(folder, name)
     return None if kind is None else f"{kind}:{card.extra_ids}"
-  options = huggingface_folder.tokenizer_options(folder)
+  file = bounds.find_file(folder, "tokenizer_config.json")
+  # Old ones list every special token, and there may be hundreds.
+  options = bounds.read_json(file, _MAX_CONFIG_BYTES) if file else {}
   declared = _declared_extra_ids(options)
   if options.get("tokenizer_class") == "ByT5Tokenizer":
     return f"bytes:{_BYTE_EXTRA_IDS if declared is None else declared}"
-  file = folder_files.find(folder, _MODEL)
+  file = bounds.find_file(folder, _MODEL)
   if file is None:
     return None
   base = vocabularies.SentencePieceVocabulary(str(file))
   if declared is None:
-    # mT5's model has them inside; a small model of one's own may have none.
+    # mT5's model has them inside; a user's own small model may have none.
     has_them = _knows_sentinels(base)
     fits = base.vocab_size + _EXTRA_IDS <= vocab_size
     declared = _EXTRA_IDS if fits and not has_them else 0

@@ -6,6 +6,7 @@ Hugging Face: from committed numbers (`fixtures/parity`), and live where the
 
 import functools
 
+import huggingface_folders
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +48,7 @@ class _Student:
       for name, array in arrays.items()
       if name.startswith("weights/")
     }
-    self.params = huggingface_weights.from_huggingface(weights, self.config)
+    self.params = huggingface_folders.params(weights, self.config)
     self.searches = {}
 
   def logits(self, encoder, decoder):

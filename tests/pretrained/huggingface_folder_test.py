@@ -12,7 +12,7 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import huggingface_weights, open_pretrained
+from dss_jax.pretrained import open_pretrained
 
 
 def _load(folder, **changes):
@@ -47,12 +47,12 @@ def test_sizes_are_found_and_weights_read(tmp_path, folders, family, shards):
   assert opened.kind == "huggingface"
   assert opened.config == config
   assert opened.num_parameters == sum(w.size for w in weights.values())
-  expected = huggingface_weights.from_huggingface(weights, config)
+  expected = folders.params(weights, config)
   jax.tree.map(np.testing.assert_array_equal, params, expected)
   # And stacked for scanning.
   scanned = dataclasses.replace(config, scan_layers=True)
   _, params = _load(tmp_path / "x", scan_layers=True)
-  expected = huggingface_weights.from_huggingface(weights, scanned)
+  expected = folders.params(weights, scanned)
   jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
@@ -377,8 +377,12 @@ def test_another_students_checkpoint_is_listed_with_what_to_set(
     )
   message = str(error.value)
   assert "\n" not in message
-  assert "network.T5Config.emb_dim = 12" in message
-  assert "network.T5Config.logits_via_embedding = False" in message
+  assert "emb_dim = 12" in message
+  assert "logits_via_embedding = False" in message
+  assert set(error.value.fields) == {
+    "T5Config.emb_dim",
+    "T5Config.logits_via_embedding",
+  }
   table = error.value.details
   assert "decoder/logits_dense/kernel" in table
   assert "272 ids" in table
@@ -397,8 +401,9 @@ def test_the_checkpoints_own_vocabulary_is_known(tmp_path, folders):
   initialization.open_initial(
     str(folder), model, vocabularies.ByteVocabulary(0)
   )
-  with pytest.raises(UserError, match="VOCABULARY = 'bytes:13'") as error:
+  with pytest.raises(UserError, match="vocabulary = 'bytes:13'") as error:
     initialization.open_initial(
       str(folder), model, vocabularies.from_name("taxonli")
     )
+  assert error.value.fields == ("TrainConfig.vocabulary",)
   assert "sentencepiece(" in error.value.details

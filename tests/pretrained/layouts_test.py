@@ -253,7 +253,7 @@ def test_optimizer_states_that_do_not_fit(tmp_path):
       opened, model, tx, partitioner, optimizer_state=True
     )
 
-  with pytest.raises(UserError, match="set OPTIMIZER"):
+  with pytest.raises(UserError, match="set optimizer to Adafactor"):
     start(optimizers.AdamW())
   with pytest.raises(UserError, match="min_dim_size_to_factor"):
     start(optimizers.Adafactor())

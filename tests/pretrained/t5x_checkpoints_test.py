@@ -107,7 +107,7 @@ def test_legacy_checkpoints(tmp_path, compressor, chunks):
   _assert_right(*load_t5x(tmp_path))
 
 
-def _orbax(folder, arrays, *, ocdbt):
+def _orbax(folder, arrays, *, ocdbt, compressor="zstd"):
   """A checkpoint as Orbax writes it; returns its folder of arrays."""
   import tensorstore as ts
 
@@ -118,7 +118,11 @@ def _orbax(folder, arrays, *, ocdbt):
     if ocdbt:
       base = {"driver": "file", "path": f"{state}/"}
       kvstore = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
-    spec = {"driver": "zarr", "kvstore": kvstore}
+    spec = {
+      "driver": "zarr",
+      "kvstore": kvstore,
+      "metadata": {"compressor": {"id": compressor}},
+    }
     store = ts.open(
       spec, create=True, dtype=array.dtype.name, shape=array.shape
     ).result()
@@ -134,6 +138,17 @@ ORBAX = {
 }
 
 
+@pytest.mark.parametrize("compressor", ["zstd", "gzip", "zlib", "blosc"])
+def test_compressors_of_orbax(tmp_path, compressor):
+  state = _orbax(tmp_path, ORBAX, ocdbt=False, compressor=compressor)
+  _assert_right(*load_t5x(tmp_path))
+  # Of another array: whole, but not as long as this one's.
+  chunk = state / "target.decoder.layers_0.mlp.wo.kernel" / "0.0"
+  data = (state / "state.param_states.decoder.v_row" / "0").read_bytes()
+  chunk.write_bytes(data)
+  _refused(tmp_path, "is not 140 bytes long")
+
+
 @pytest.mark.parametrize("ocdbt", [True, False])
 def test_orbax_checkpoints(tmp_path, ocdbt):
   state = _orbax(tmp_path, ORBAX, ocdbt=ocdbt)
@@ -147,13 +162,13 @@ def test_orbax_checkpoints(tmp_path, ocdbt):
 def test_a_lost_file_is_not_read_as_zeros(tmp_path):
   state = _orbax(tmp_path, ORBAX, ocdbt=False)
   (state / "target.decoder.decoder_norm.scale" / "0").unlink()
-  _refused(tmp_path, r"scale: .*chunk \{0\}")
+  _refused(tmp_path, r"scale lacks its chunk '0'")
 
 
 def test_names_of_endless_trees(tmp_path):
   name = f"target.{'a.' * 2000}x"
   _orbax(tmp_path, ORBAX | {name: SCALE}, ocdbt=True)
-  _refused(tmp_path, "has an array named")
+  _refused(tmp_path, "no plain array")
 
 
 def test_no_optimizer_state_is_none(tmp_path):
@@ -188,7 +203,7 @@ def _refused(path, match, **options):
   with pytest.raises(UserError, match=match) as error:
     load_t5x(path, **options)
   message = str(error.value)
-  assert "INITIAL_CHECKPOINT_PATH" in message
+  assert error.value.fields == ("TrainConfig.initial_checkpoint_path",)
   assert "\n" not in message
   assert len(message) < 500
 
@@ -207,7 +222,7 @@ def test_no_checkpoint(tmp_path):
 def test_paths_out_of_the_folder(tmp_path, name):
   _write_zarr(tmp_path / "secret", KERNEL, [5, 7])
   checkpoint, _ = _legacy(tmp_path, target={"kernel": _reference(name)})
-  _refused(checkpoint, "has no array")
+  _refused(checkpoint, "has no plain array")
 
 
 def test_links_out_of_the_folder(tmp_path):
@@ -219,7 +234,17 @@ def test_links_out_of_the_folder(tmp_path):
   _write_zarr(array_folder, KERNEL, [5, 7])
   (array_folder / "0.0").unlink()
   (array_folder / "0.0").symlink_to(tmp_path / "secret" / "0.0")
-  _refused(checkpoint, "lacks its chunk")
+  _refused(checkpoint, "leads out of it")
+
+
+@pytest.mark.parametrize("ocdbt", [True, False])
+def test_links_out_of_orbax_stores(tmp_path, ocdbt):
+  state = _orbax(tmp_path, ORBAX, ocdbt=ocdbt)
+  files = [file for file in state.rglob("*") if file.is_file()]
+  file = max(files, key=lambda file: file.stat().st_size)
+  file.rename(tmp_path / "secret")
+  file.symlink_to(tmp_path / "secret")
+  _refused(tmp_path, "leads out of it")
 
 
 def test_missing_and_damaged_chunks(tmp_path):
@@ -228,9 +253,9 @@ def test_missing_and_damaged_chunks(tmp_path):
   chunk = array_folder / "1.2"
   data = chunk.read_bytes()
   chunk.write_bytes(data[:10])
-  _refused(checkpoint, r"chunk '1\.2' is not 24 bytes long")
+  _refused(checkpoint, r"chunk 'target.*/1\.2': Truncated")
   chunk.write_bytes(b"junk")
-  _refused(checkpoint, r"chunk '1\.2'")
+  _refused(checkpoint, r"chunk 'target.*/1\.2'")
   chunk.unlink()
   _refused(checkpoint, r"lacks its chunk '1\.2'")
 
@@ -259,7 +284,9 @@ def test_chunks_larger_than_declared_are_not_unpacked(tmp_path):
     ({"chunks": [2**13, 2**13]}, "chunks larger than itself"),
     ({"chunks": ["x"] * 10_000}, "has chunks"),
     ({"dtype": "|O"}, "dtype"),
-    ({"compressor": {"id": "blosc"}}, "not zarr 2"),
+    ({"chunks": [1, 1], "shape": [2**16, 2**15]}, "most of its chunks"),
+    ({"compressor": {"id": "blosc"}}, "is not 140 bytes long"),
+    ({"compressor": {"id": "lz4"}}, "not zarr 2"),
     ({"filters": [{"id": "pickle"}]}, "not zarr 2"),
     ({"zarr_format": 3}, "not zarr 2"),
     ({"dimension_separator": "/../"}, "separator"),

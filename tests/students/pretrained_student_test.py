@@ -12,11 +12,7 @@ from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import (
-  huggingface_weights,
-  open_pretrained,
-  student_card,
-)
+from dss_jax.pretrained import open_pretrained, student_card
 from dss_jax.students import pretrained_student as student_lib
 
 MODEL = str(vocabularies.model_path("taxonli"))
@@ -83,9 +79,7 @@ def test_a_published_model(folder, folders):
   text = student.input_text(student.subtasks[0], "A dog is here.")
   assert text == "A dog is here."
   assert student.description["source"] == str(folder)
-  expected = huggingface_weights.from_huggingface(
-    folders.random_weights(), folders.CONFIG
-  )
+  expected = folders.params(folders.random_weights())
   jax.tree.map(np.testing.assert_array_equal, student.params, expected)
   for leaf in jax.tree.leaves(student.params):
     assert leaf.sharding.mesh == student.partitioner.mesh
@@ -120,7 +114,7 @@ def test_no_vocabulary_or_too_large_a_one(folder, folders):
     student_lib.load_pretrained(str(folder))
   student = student_lib.load_pretrained(str(folder), vocabulary="bytes")
   assert student.vocabulary.vocab_size == 259
-  with pytest.raises(UserError, match="VOCABULARY is 272 ids") as error:
+  with pytest.raises(UserError, match="vocabulary is 272 ids") as error:
     student_lib.load_pretrained(str(folder), vocabulary="bytes:100")
   assert "359 ids" in str(error.value)
 

@@ -5,6 +5,8 @@ import struct
 
 import numpy as np
 
+from dss_jax.base import named_trees
+from dss_jax.models import layer_stacking
 from dss_jax.models.config import T5Config
 from dss_jax.pretrained import huggingface_weights
 
@@ -122,3 +124,18 @@ def write(folder, weights=None, config=CONFIG, shards=None, **changes):
   index = {"metadata": {}, "weight_map": files}
   (folder / "model.safetensors.index.json").write_text(json.dumps(index))
   return folder
+
+
+def params(weights, config=CONFIG):
+  """A model's parameters, nested, from arrays under Hugging Face's names.
+
+  The table may also be there under its other names.
+  """
+  flat = {
+    "/".join(path): weights[name].T if transposed else weights[name]
+    for path, (name, transposed) in huggingface_weights.parameter_names(
+      config
+    ).items()
+  }
+  tree = named_trees.nested(flat)
+  return layer_stacking.stack_layers(tree) if config.scan_layers else tree

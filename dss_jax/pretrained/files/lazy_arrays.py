@@ -1,6 +1,6 @@
 """Arrays of a checkpoint that are read by parts, when a part is asked for.
 
-A file is opened and checked first; its numbers are read only as they go onto
+A file is opened and checked first. Its numbers are read only as they go onto
 devices, array by array and, with several devices or hosts, slice by slice. So
 a host holds the model once at most, and only its own part of a sharded one.
 
@@ -19,9 +19,9 @@ import jax
 import numpy as np
 
 from dss_jax.base.errors import UserError, one_line
+from dss_jax.models.layer_stacking import LAYERS_AXIS
 
 Index = tuple[slice, ...]
-LAYERS_AXIS = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,9 @@ class LazyArray:
   """An array that is read by parts.
 
   Attributes:
-    shape: of the whole.
-    dtype: of what is stored.
-    read: index -> the numbers at it, in `dtype`; raises UserError where the
+    shape: the whole array's.
+    dtype: the type that is stored.
+    read: index -> the numbers there, in `dtype`; raises UserError where the
       file is damaged.
   """
 
@@ -49,9 +49,9 @@ class LazyArray:
     return self.read(tuple(slice(0, size) for size in self.shape))
 
   def place(self, sharding: jax.sharding.Sharding, dtype: str) -> jax.Array:
-    """Puts it where it belongs; each host reads what its devices store.
+    """Puts the array on its devices; each host reads what its own store.
 
-    What several devices store alike is read once.
+    A part that several devices store is read once.
     """
     parts: dict[tuple, np.ndarray] = {}
 
@@ -64,7 +64,7 @@ class LazyArray:
       return parts[key]
 
     array = jax.make_array_from_callback(self.shape, sharding, part)
-    # The next array is read only when the host is rid of this one.
+    # The next array is read only when the host has released this one.
     return jax.block_until_ready(array)
 
 
@@ -77,10 +77,10 @@ def bounded(index: Sequence[slice], shape: Sequence[int]) -> Index:
 def from_file(
   path: pathlib.Path, offset: int, shape: tuple[int, ...], dtype: np.dtype
 ) -> LazyArray:
-  """An array that lies in a file from an offset on, row by row.
+  """An array that lies in a file, in C order, from an offset on.
 
-  The file is mapped anew for each part, so that pages that were read are given
-  back at once.
+  Each part maps the file anew, so that the pages it read are given back at
+  once.
   """
 
   def read(index: Index) -> np.ndarray:
@@ -91,7 +91,7 @@ def from_file(
     except (OSError, ValueError) as error:
       raise UserError(
         f"{str(path)!r} is no longer what it was when it was opened"
-        f" ({one_line(error)}): get it again"
+        f" ({one_line(error)}): download it again"
       ) from error
 
   return LazyArray(shape, dtype, read)
@@ -105,7 +105,7 @@ def transposed(array: LazyArray) -> LazyArray:
 
 
 def scaled(array: LazyArray, factor: float) -> LazyArray:
-  """Each number times a factor, in float32."""
+  """The array times a factor, in float32."""
   return LazyArray(
     array.shape,
     np.dtype(np.float32),
@@ -114,7 +114,7 @@ def scaled(array: LazyArray, factor: float) -> LazyArray:
 
 
 def finite(array: LazyArray, what: str) -> LazyArray:
-  """The array, with a UserError in place of what is no finite number."""
+  """The array; reading raises UserError where a number is not finite."""
 
   def read(index: Index) -> np.ndarray:
     part = array.read(index)
@@ -129,7 +129,7 @@ def finite(array: LazyArray, what: str) -> LazyArray:
 
 
 def layer_of(array: LazyArray, i: int) -> LazyArray:
-  """Layer i of an array that has all of a stack's on axis 1."""
+  """Layer i of an array that has a stack's layers on axis 1."""
   shape = array.shape[:LAYERS_AXIS] + array.shape[LAYERS_AXIS + 1 :]
 
   def read(index: Index) -> np.ndarray:
@@ -147,8 +147,7 @@ def stacked(arrays: Sequence[LazyArray], axis: int = LAYERS_AXIS) -> LazyArray:
   def read(index: Index) -> np.ndarray:
     which = index[axis]
     rest = index[:axis] + index[axis + 1 :]
-    parts = [each.read(rest) for each in arrays[which]]
-    return np.stack(parts, axis)
+    return np.stack([array.read(rest) for array in arrays[which]], axis)
 
   return LazyArray(shape, first.dtype, read)
 
@@ -176,12 +175,12 @@ def joined(array: LazyArray, axis: int) -> LazyArray:
   return LazyArray(shape, array.dtype, read)
 
 
-def equal(one: LazyArray, other: LazyArray, rows: int = 4096) -> bool:
-  """Whether two matrices are the same, read a block of rows at a time."""
+def equal(one: LazyArray, other: LazyArray, block: int = 4096) -> bool:
+  """Whether two matrices are the same; `block` of their lines are read at once."""
   if one.shape != other.shape or len(one.shape) != 2:
     return False
-  for start in range(0, one.shape[0], rows):
-    stop = min(start + rows, one.shape[0])
+  for start in range(0, one.shape[0], block):
+    stop = min(start + block, one.shape[0])
     index = (slice(start, stop), slice(0, one.shape[1]))
     # By bytes, so that a NaN equals itself.
     a, b = (np.asarray(x.read(index), np.float32) for x in (one, other))

@@ -14,19 +14,8 @@ import ml_dtypes
 import numpy as np
 
 from dss_jax.base.errors import UserError, one_line
+from dss_jax.pretrained.files.bounds import DTYPES, MAX_ARRAYS, reading
 from dss_jax.pretrained.files.lazy_arrays import Index, LazyArray
-
-_DTYPES = {
-  "float64": np.dtype(np.float64),
-  "float32": np.dtype(np.float32),
-  "float16": np.dtype(np.float16),
-  "bfloat16": np.dtype(ml_dtypes.bfloat16),
-  "int64": np.dtype(np.int64),
-  "int32": np.dtype(np.int32),
-  "int8": np.dtype(np.int8),
-  "uint8": np.dtype(np.uint8),
-  "bool": np.dtype(np.bool_),
-}
 
 
 def open_torch(path: pathlib.Path) -> dict[str, LazyArray]:
@@ -52,7 +41,7 @@ def open_torch(path: pathlib.Path) -> dict[str, LazyArray]:
     tensors = torch.load(
       path, map_location="cpu", weights_only=True, mmap=zipped
     )
-  except Exception as error:  # whatever is made of hostile bytes
+  except Exception as error:  # PyTorch does not document what it raises
     reason = one_line(str(error) or type(error).__name__, longest=120)
     raise UserError(
       f"{str(path)!r} is damaged or holds more than tensors ({reason}):"
@@ -60,37 +49,41 @@ def open_torch(path: pathlib.Path) -> dict[str, LazyArray]:
     ) from error
   if not isinstance(tensors, dict):
     raise UserError(f"{str(path)!r} holds no dict of tensors")
-  return {
-    str(name): _array(path, str(name), tensor, torch)
-    for name, tensor in tensors.items()
-  }
+  with reading(path, "PyTorch file"):
+    return {
+      str(name): _array(str(name), tensor, torch)
+      for name, tensor in tensors.items()
+    }
 
 
 def _check_stored(path: pathlib.Path) -> None:
   """Refuses what is compressed; PyTorch would map it as if it were numbers."""
   with zipfile.ZipFile(path) as file:
-    for entry in file.infolist():
-      if entry.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{entry.filename} is compressed")
+    entries = file.infolist()
+  if len(entries) > MAX_ARRAYS:
+    raise ValueError(f"it has {len(entries)} entries")
+  for entry in entries:
+    if entry.compress_type != zipfile.ZIP_STORED:
+      raise ValueError(f"{entry.filename} is compressed")
 
 
-def _array(path: pathlib.Path, name: str, tensor: Any, torch: Any) -> LazyArray:
-  kind = str(getattr(tensor, "dtype", None)).removeprefix("torch.")
+def _array(name: str, tensor: Any, torch: Any) -> LazyArray:
+  shown = one_line(repr(name), longest=80)
+  dtype = str(getattr(tensor, "dtype", None)).removeprefix("torch.")
   if (
     not isinstance(tensor, torch.Tensor)
-    or kind not in _DTYPES
+    or dtype not in DTYPES
     or tensor.layout != torch.strided
     or tensor.device.type != "cpu"
   ):
-    raise UserError(
-      f"{str(path)!r} has {one_line(repr(name), longest=80)} of type"
-      f" {type(tensor).__name__} {kind}; weights are plain tensors"
+    raise ValueError(
+      f"{shown} has type {type(tensor).__name__} {dtype}; weights are plain"
+      " tensors"
     )
   # A view may repeat a few numbers for ever.
   if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-    raise UserError(
-      f"{str(path)!r} has {one_line(repr(name), longest=80)} of shape"
-      f" {list(tensor.shape)}, more than it stores; download it again"
+    raise ValueError(
+      f"{shown} has shape {list(tensor.shape)}, more than it stores"
     )
 
   def read(index: Index) -> np.ndarray:
@@ -100,4 +93,4 @@ def _array(path: pathlib.Path, name: str, tensor: Any, torch: Any) -> LazyArray:
       return bits.view(ml_dtypes.bfloat16)
     return part.numpy()
 
-  return LazyArray(tuple(tensor.shape), _DTYPES[kind], read)
+  return LazyArray(tuple(tensor.shape), DTYPES[dtype], read)

@@ -1,173 +1,180 @@
-"""Arrays of zarr version 2, gzip or uncompressed, read by parts.
+"""Arrays of zarr version 2, read by parts through TensorStore.
 
-A part is read from the chunks that it touches. Nothing outside of the
-checkpoint's folder is read, not even through symbolic links, and no more than
-the header declares.
+T5X's legacy checkpoints and older ones of Orbax have a folder for each array,
+newer ones of Orbax have all arrays in an OCDBT store. TensorStore trusts what
+it reads: it would allocate what a header declares, unpack a chunk to any size
+and follow links. So headers, chunks and links are checked first.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
-import json
 import math
 import pathlib
-import re
-import zlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from dss_jax.pretrained.files.bounds import Budget, broken
-from dss_jax.pretrained.files.flax_msgpack import DTYPES
+from dss_jax.base.errors import one_line
+from dss_jax.pretrained.files import bounds
+from dss_jax.pretrained.files.bounds import DTYPES, Budget, MalformedError
 from dss_jax.pretrained.files.lazy_arrays import Index, LazyArray
 
-# As long as the name of a folder may be; dots in it are levels of a tree.
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,250}")
-_MAX_HEADER_BYTES = 2**20
+_HEADER = ".zarray"
+_COMPRESSORS = ("gzip", "zlib", "zstd", "blosc")
+# Chunks that were unpacked are kept, for devices that store parts of one.
+_CACHE_BYTES = 2**30
 
 
-def open_zarr(folder: pathlib.Path, name: str, budget: Budget) -> LazyArray:
-  """The zarr array `folder/name`.
+class ZarrStore:
+  """The arrays below a folder, which is opened as one store."""
 
-  Args:
-    folder: of the checkpoint.
-    name: of the array's folder in it.
-    budget: which the array and one chunk of it are booked on.
+  def __init__(self, folder: pathlib.Path, budget: Budget):
+    """Lists what is there.
 
-  Raises:
-    UserError: for an array that is broken or lies elsewhere.
-  """
-  array_folder = folder / name
-  if not PLAIN_NAME.fullmatch(name) or not array_folder.is_dir():
-    raise broken(folder, f"it has no array {name!r}")
-  if array_folder.resolve().parent != folder.resolve():
-    raise broken(folder, f"{name!r} leads out of it")
-  header = _read_header(array_folder, folder)
-  shape, chunks = header["shape"], header["chunks"]
-  dtype = _dtype(header["dtype"], folder)
-  budget.take(name, shape, dtype)
-  if len(chunks) != len(shape) or not all(
-    type(n) is int and n > 0 for n in chunks
-  ):
-    raise broken(folder, f"{name} has chunks {chunks!r}")
-  budget.take_chunk(name, chunks, shape, dtype)
-  files = _chunk_files(array_folder, header, folder)
-  compressed = header["compressor"] is not None
+    Args:
+      folder: with `manifest.ocdbt`, or with a folder for each array.
+      budget: counts the arrays that are opened.
 
-  def read(index: Index) -> np.ndarray:
-    part = np.empty([w.stop - w.start for w in index], dtype)
-    touched = [
-      range(w.start // chunk, -(-w.stop // chunk))
-      for w, chunk in zip(index, chunks, strict=True)
-    ]
-    for where in itertools.product(*touched):
-      block = _read_block(
-        files[where], folder, dtype, tuple(chunks), header["order"], compressed
-      )
-      into, of_block = [], []
-      for w, i, chunk in zip(index, where, chunks, strict=True):
-        start, stop = max(w.start, i * chunk), min(w.stop, (i + 1) * chunk)
-        into.append(slice(start - w.start, stop - w.start))
-        of_block.append(slice(start - i * chunk, stop - i * chunk))
-      part[tuple(into)] = block[tuple(of_block)]
-    return part
+    Raises:
+      MalformedError: for links that lead out of the folder.
+    """
+    import tensorstore as ts
 
-  return LazyArray(tuple(shape), dtype, read)
-
-
-def _chunk_files(
-  array_folder: pathlib.Path, header: Mapping[str, Any], folder: pathlib.Path
-) -> dict[tuple[int, ...], pathlib.Path]:
-  """The file of each chunk; all must be there."""
-  grid = [
-    -(-size // chunk)
-    for size, chunk in zip(header["shape"], header["chunks"], strict=True)
-  ]
-  separator = header.get("dimension_separator", ".")
-  if separator not in (".", "/"):
-    raise broken(
-      folder, f"{array_folder.name} has dimension separator {separator!r}"
+    self._folder = folder
+    self._budget = budget
+    # Key -> bytes, where the file system knows.
+    self._keys: dict[str, int | None] = {**bounds.files_within(folder)}
+    spec: dict[str, Any] = {"driver": "file", "path": f"{folder.resolve()}/"}
+    is_ocdbt = "manifest.ocdbt" in self._keys
+    if is_ocdbt:
+      spec = {"driver": "ocdbt", "base": spec}
+    self._context = ts.Context(
+      {"cache_pool": {"total_bytes_limit": _CACHE_BYTES}}
     )
-  home = array_folder.resolve()
-  files = {}
-  # However many chunks are declared: it stops at the first that is not there.
-  for index in np.ndindex(*grid):
-    file = array_folder / (separator.join(map(str, index)) or "0")
-    if not file.is_file() or home not in file.resolve().parents:
-      raise broken(folder, f"{array_folder.name} lacks its chunk {file.name!r}")
-    files[index] = file
-  return files
+    self._store = ts.KvStore.open(spec, context=self._context).result()
+    if is_ocdbt:
+      listed = self._store.list().result()
+      self._keys = {key.decode("utf-8"): None for key in listed}
 
+  def names(self) -> list[str]:
+    """The names of all arrays, such as `target.decoder.decoder_norm.scale`."""
+    end = f"/{_HEADER}"
+    return sorted(k.removesuffix(end) for k in self._keys if k.endswith(end))
 
-def _read_header(
-  array_folder: pathlib.Path, folder: pathlib.Path
-) -> Mapping[str, Any]:
-  file = array_folder / ".zarray"
-  if not file.is_file() or file.stat().st_size > _MAX_HEADER_BYTES:
-    raise broken(folder, f"{array_folder.name} has no readable .zarray")
-  try:
-    header = json.loads(file.read_bytes())
-  except (ValueError, RecursionError) as error:
-    raise broken(folder, f"{array_folder.name}/.zarray: {error}") from error
-  compressor = header.get("compressor") if isinstance(header, dict) else 0
-  supported = compressor is None or (
-    isinstance(compressor, dict) and compressor.get("id") in ("gzip", "zlib")
-  )
-  if (
-    not supported
-    or header.get("zarr_format") != 2
-    or header.get("filters")
-    or header.get("order") not in ("C", "F")
-    or not isinstance(header.get("shape"), list)
-    or not isinstance(header.get("chunks"), list)
-  ):
-    raise broken(
-      folder, f"{array_folder.name}/.zarray is not zarr 2 with gzip or none"
+  def open(self, name: str) -> LazyArray:
+    """Opens an array; its chunks are all there, and are read by parts.
+
+    Raises:
+      MalformedError: for an array that is broken or not there.
+    """
+    import tensorstore as ts
+
+    header = self._read_header(name)
+    dtype = _dtype(header["dtype"], name)
+    shape = self._budget.take(name, header["shape"], dtype)
+    chunk = self._budget.take_chunk(name, header["chunks"], shape, dtype)
+    chunk_bytes = math.prod(chunk) * dtype.itemsize
+    separator = header.get("dimension_separator", ".")
+    if separator not in (".", "/"):
+      raise MalformedError(f"{name} has dimension separator {separator!r}")
+    compressor = header["compressor"] and header["compressor"]["id"]
+
+    def chunk_keys(index: Index) -> list[str]:
+      touched = [
+        range(part.start // size, -(-part.stop // size))
+        for part, size in zip(index, chunk, strict=True)
+      ]
+      if math.prod(map(len, touched)) > len(self._keys):
+        raise MalformedError(f"{name} lacks most of its chunks")
+      return [
+        f"{name}/{separator.join(map(str, where)) or '0'}"
+        for where in itertools.product(*touched)
+      ]
+
+    for key in chunk_keys(tuple(slice(0, size) for size in shape)):
+      if key not in self._keys:
+        _, _, chunk_name = key.partition("/")
+        raise MalformedError(f"{name} lacks its chunk {chunk_name!r}")
+    array: Any = ts.open(
+      {"driver": "zarr"},
+      kvstore=self._store / f"{name}/",
+      context=self._context,
+      open=True,
+      read=True,
+    ).result()
+    checked = set()
+
+    def read(index: Index) -> np.ndarray:
+      with bounds.reading(self._folder, "checkpoint"):
+        for key in chunk_keys(index):
+          if key not in checked:
+            self._check_chunk(key, compressor, chunk_bytes)
+            checked.add(key)
+        return np.asarray(array[index].read().result())
+
+    return LazyArray(shape, dtype, read)
+
+  def _read(self, key: str, max_bytes: int) -> bytes:
+    size = self._keys[key]
+    if size is None or size <= max_bytes:
+      data = self._store.read(key).result().value
+      size = len(data)
+      if size <= max_bytes:
+        return data
+    raise MalformedError(f"{key!r} is larger than declared")
+
+  def _read_header(self, name: str) -> dict[str, Any]:
+    key = f"{name}/{_HEADER}"
+    if not bounds.PLAIN_NAME.fullmatch(name) or key not in self._keys:
+      raise MalformedError(f"it has no plain array {one_line(repr(name))}")
+    header = bounds.parse_json(self._read(key, bounds.MAX_CONFIG_BYTES))
+    compressor = header.get("compressor", 0)
+    supported = compressor is None or (
+      isinstance(compressor, dict) and compressor.get("id") in _COMPRESSORS
     )
-  return header
+    if (
+      not supported
+      or header.get("zarr_format") != 2
+      or header.get("filters")
+      or not isinstance(header.get("shape"), list)
+      or not isinstance(header.get("chunks"), list)
+    ):
+      raise MalformedError(f"{key} is not zarr 2 with a known compressor")
+    return header
 
-
-def _dtype(name: Any, folder: pathlib.Path) -> np.dtype:
-  """`<f4`, as zarr writes it, or `bfloat16`, as TensorStore does."""
-  if name == "bfloat16":
-    return DTYPES["bfloat16"]
-  codes = {dtype.str: dtype for dtype in DTYPES.values()}
-  if not isinstance(name, str) or name not in codes:
-    raise broken(folder, f"zarr dtype {name!r} is not supported")
-  return codes[name]
-
-
-# The last one is kept, for devices that store parts of one chunk.
-@functools.lru_cache(maxsize=1)
-def _read_block(
-  file: pathlib.Path,
-  folder: pathlib.Path,
-  dtype: np.dtype,
-  chunks: tuple[int, ...],
-  order: Any,
-  compressed: bool,
-) -> np.ndarray:
-  size = math.prod(chunks) * dtype.itemsize
-  data = _read_chunk(file, size, folder, compressed)
-  return np.frombuffer(data, dtype).reshape(chunks, order=order)
-
-
-def _read_chunk(
-  file: pathlib.Path, size: int, folder: pathlib.Path, compressed: bool
-) -> bytes:
-  """The chunk's `size` bytes; an error if there are more or fewer."""
-  # Incompressible data grows by well under 1 % and a small header.
-  if file.stat().st_size > size + size // 64 + 4096:
-    raise broken(folder, f"chunk {file.name!r} is larger than declared")
-  data = file.read_bytes()
-  if compressed:
-    decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+  def _check_chunk(self, key: str, compressor: str | None, size: int) -> None:
+    """Refuses a chunk that would not unpack to `size` bytes."""
+    # Incompressible data grows by well under 1 % and a small header.
+    data = self._read(key, size + size // 64 + 4096)
     try:
-      data = decompressor.decompress(data, size + 1)
-    except zlib.error as error:
-      raise broken(folder, f"chunk {file.name!r}: {error}") from error
-  if len(data) != size:
-    raise broken(folder, f"chunk {file.name!r} is not {size} bytes long")
-  return data
+      unpacked = _unpacked_bytes(data, compressor, size)
+    except (OSError, ValueError) as error:
+      raise MalformedError(f"chunk {key!r}: {one_line(error)}") from error
+    if unpacked != size:
+      raise MalformedError(f"chunk {key!r} is not {size} bytes long")
+
+
+def _unpacked_bytes(data: bytes, compressor: str | None, most: int) -> int:
+  """Bytes in a chunk; the count stops, in little memory, above `most`."""
+  if compressor is None:
+    return len(data)
+  if compressor == "blosc":  # which unpacks what its header says, or fails
+    return int.from_bytes(data[4:8], "little")
+  import pyarrow as pa
+
+  codec = "gzip" if compressor == "zlib" else compressor
+  count = 0
+  with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
+    while count <= most and (piece := stream.read(2**20)):
+      count += len(piece)
+  return count
+
+
+def _dtype(code: Any, name: str) -> np.dtype:
+  """`<f4`, as zarr writes it, or `bfloat16`, as TensorStore does."""
+  names = {dtype.str: dtype.name for dtype in DTYPES.values()}
+  names["bfloat16"] = "bfloat16"
+  if isinstance(code, str):
+    code = names.get(code, code)
+  return bounds.checked_dtype(code, name)

@@ -6,6 +6,7 @@ import os
 import resource
 import stat
 
+import huggingface_folders
 import jax
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from dss_jax.base.errors import StorageError, UserError
 from dss_jax.models import layer_stacking
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import huggingface_weights as names
 from dss_jax.students.export import formats, huggingface
 
 SMALL = T5Config(vocab_size=272, emb_dim=8, num_heads=2, head_dim=4)
@@ -86,7 +86,7 @@ def _read(folder):
 def test_weights_are_bit_for_bit_the_students(student, tmp_path):
   huggingface.write(student, tmp_path)
   config = student.model.config
-  back = names.from_huggingface(_read(tmp_path), config)
+  back = huggingface_folders.params(_read(tmp_path), config)
   jax.tree.map(np.testing.assert_array_equal, back, student.params)
   mode = stat.S_IMODE((tmp_path / huggingface.WEIGHTS_FILE).stat().st_mode)
   assert mode == 0o644

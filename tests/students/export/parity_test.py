@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import huggingface_folders
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,6 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.cli import export
 from dss_jax.models.config import T5Config
-from dss_jax.pretrained import huggingface_weights as names
 from dss_jax.students.export import checks, formats, huggingface
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow]
@@ -43,7 +43,7 @@ def test_transformers_models_go_round(
     if key.startswith("weights/")
   }
   config = T5Config(**family.config_fields())
-  params = names.from_huggingface(weights, config)
+  params = huggingface_folders.params(weights, config)
   student = make_student(config, params=jax.tree.map(jnp.asarray, params))
   huggingface.write(student, tmp_path)
   model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
