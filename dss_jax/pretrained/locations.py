@@ -1,9 +1,9 @@
 """From what a user calls a checkpoint to a folder on this machine.
 
 A folder is itself. `org/name` or `org/name@revision` is a model on the Hugging
-Face hub, `gs://bucket/path` one in Google's store; of these the files that are
-needed are copied into a cache and found there the next time, with or without a
-network.
+Face hub, `gs://bucket/path` a folder in Google's store. The files that are
+needed from there are copied into a cache and found in it the next time, with or
+without a network.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pathlib
 import re
 import shutil
 import urllib.parse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dss_jax.base.errors import UserError, one_line
@@ -23,14 +23,14 @@ _HUB_ID = re.compile(
 )
 _STORE = re.compile(r"gs://([a-z0-9][a-z0-9._\-]{1,220})/(.+?)/*")
 _KEY = re.compile(r"(?:[A-Za-z0-9_][\w.\-]*/)*[A-Za-z0-9_.][\w.\-]*")
-# Beside the weights.
+# The files that are fetched with the weights.
 _SMALL_FILES = (
   "config.json",
   "dss_jax.json",
   "spiece.model",
   "tokenizer_config.json",
 )
-# Of which the first that a model has is taken, whole or in shards.
+# The first kind that a model has is taken, whole or in shards.
 _WEIGHTS = (
   re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"),
   re.compile(r"flax_model(-\d+-of-\d+)?\.msgpack(\.index\.json)?"),
@@ -41,7 +41,7 @@ _RETRIES = 4
 
 
 def to_folder(path: str) -> pathlib.Path:
-  """The folder of a checkpoint, fetched first where it lies elsewhere.
+  """The folder of a checkpoint, which is fetched first if it lies elsewhere.
 
   Args:
     path: a folder, `org/name[@revision]`, or `gs://bucket/path`.
@@ -55,7 +55,7 @@ def to_folder(path: str) -> pathlib.Path:
   if "\0" not in path and folder.exists():
     return folder
   match = _HUB_ID.fullmatch(path)
-  # A name that is mistyped beside others here is not told to the hub.
+  # A mistyped name next to other folders is not sent to the hub.
   if match is None or folder.parent.is_dir():
     return folder
   return _from_hub(path, *match.groups())
@@ -63,32 +63,32 @@ def to_folder(path: str) -> pathlib.Path:
 
 def cache_folder() -> pathlib.Path:
   """Where copies of stores are kept: DSS_JAX_CACHE, or in the user's cache."""
-  own = os.environ.get("DSS_JAX_CACHE")
-  if own:
-    return pathlib.Path(os.path.expanduser(own))
-  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return pathlib.Path(os.path.expanduser(cache)) / "dss_jax"
+  folder = os.environ.get("DSS_JAX_CACHE")
+  if not folder:
+    folder = f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/dss_jax"
+  return pathlib.Path(os.path.expanduser(folder))
 
 
 # ---------------------------------------------------------- the Hugging Face hub
 
 
 def _from_hub(path: str, name: str, revision: str | None) -> pathlib.Path:
-  told = f"{path!r} is no folder here, and as a model on the Hugging Face hub"
+  problem = (
+    f"{path!r} is no folder here, and as a model on the Hugging Face hub"
+  )
   try:
     import huggingface_hub
   except ImportError as error:
     raise UserError(
-      f"{told} it needs huggingface_hub: pip install huggingface_hub, or give"
+      f"{problem} it needs huggingface_hub: pip install huggingface_hub, or give"
       " a folder"
     ) from error
   try:
     info = huggingface_hub.HfApi().model_info(name, revision=revision)
-    files = [each.rfilename for each in info.siblings or ()]
-    wanted = _needed(files)
+    wanted = _needed([file.rfilename for file in info.siblings or ()])
     if not wanted:
       raise UserError(
-        f"{told} it has no config.json with weights that are read"
+        f"{problem} it has no config.json with weights that are read"
       )
     return pathlib.Path(
       huggingface_hub.snapshot_download(
@@ -97,20 +97,19 @@ def _from_hub(path: str, name: str, revision: str | None) -> pathlib.Path:
     )
   except UserError:
     raise
-  except Exception as error:  # of the network, the hub, the disk
+  except Exception as error:  # from the network, the hub or the disk
     cached = _cached(huggingface_hub, name, revision)
     if cached is not None:
       return cached
     reason = one_line(error, longest=160) or type(error).__name__
     raise UserError(
-      f"{told} it could not be fetched ({reason}): check the name and the"
+      f"{problem} it could not be fetched ({reason}): check the name and the"
       " network, or give a folder"
     ) from error
 
 
-def _needed(files: Iterable[str]) -> list[str]:
+def _needed(files: Sequence[str]) -> list[str]:
   """Which of a model's files to fetch; none where there are no weights."""
-  files = list(files)
   for kind in _WEIGHTS:
     weights = [name for name in files if kind.fullmatch(name)]
     if weights and "config.json" in files:
@@ -123,7 +122,7 @@ def _needed(files: Iterable[str]) -> list[str]:
 def _cached(
   huggingface_hub: Any, name: str, revision: str | None
 ) -> pathlib.Path | None:
-  """What an earlier download has left; None where it left nothing."""
+  """The folder of an earlier download; None where there is none."""
   try:
     folder = huggingface_hub.snapshot_download(
       name, revision=revision, local_files_only=True
@@ -137,15 +136,15 @@ def _cached(
 
 
 def _from_store(path: str) -> pathlib.Path:
-  """A copy of all below a path in a store, in the cache."""
+  """The cache's copy of all files below a path in a store."""
   match = _STORE.fullmatch(path)
   if match is None or {".", ".."} & set(match.group(2).split("/")):
     raise UserError(
       f"{path!r} is no path in a store; give gs://BUCKET/PATH, or a folder"
     )
   bucket, prefix = match.groups()
-  # One folder each: a copy of a/b lies not within one of a, which then would
-  # seem to be there already.
+  # A copy of a/b does not lie within one of a, which would then seem to be
+  # there already.
   name = urllib.parse.quote(prefix, safe="")
   folder = cache_folder() / "checkpoints" / bucket / name
   if folder.is_dir():
@@ -156,7 +155,7 @@ def _from_store(path: str) -> pathlib.Path:
     part.rename(folder)
   except UserError:
     raise
-  except Exception as error:  # of the network, the store, the disk
+  except Exception as error:  # from the network, the store or the disk
     if folder.is_dir():  # another process was faster
       return folder
     reason = one_line(error, longest=160) or type(error).__name__
@@ -170,7 +169,7 @@ def _from_store(path: str) -> pathlib.Path:
 
 
 def _copy(bucket: str, prefix: str, folder: pathlib.Path) -> None:
-  """Copies what lies below a prefix, file by file."""
+  """Copies all files below a prefix."""
   import tensorstore as ts
 
   context = {"gcs_request_retries": {"max_retries": _RETRIES}}

@@ -1,9 +1,9 @@
-"""`dss_jax.json`: what a student was taught, beside its weights.
+"""`dss_jax.json`: what a student was taught, next to its weights.
 
 Weights and sizes do not say which prefix asks for a label, where the label
-stands in an output or how long an input may be. Every exported folder says so
-in one file of JSON, which may come from anyone and is read as such: bounded,
-and with each value checked before it is used.
+stands in an output or how long an input may be. One JSON file in every exported
+folder does. It may come from anyone, so its size is bounded and all its values
+are checked before they are used.
 """
 
 from __future__ import annotations
@@ -11,25 +11,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from dss_jax import vocabularies
-from dss_jax.base import strict_json
 from dss_jax.base.atomic_files import write_atomically
 from dss_jax.base.errors import UserError, damaged_file
 from dss_jax.data.pairs import subtasks as subtasks_lib
 from dss_jax.data.pairs.subtasks import MethodOptions, SubTask
+from dss_jax.pretrained.files import bounds
 
 FILE = "dss_jax.json"
 FORMAT = 1
 MODEL_FILE = "spiece.model"  # Hugging Face's name for a SentencePiece model
 
 _MAX_BYTES = 2**22
-_MAX_ENTRIES = 10_000  # of labels
+_MAX_LABELS = 10_000
 _MAX_SUBTASKS = 100
-_MAX_TEXT = 1_000  # characters of a label, prefix, template or name
+_MAX_TEXT = 1_000  # characters in a label, prefix, template or name
 _MAX_LENGTH = 2**20  # tokens
 _MAX_STEP = 2**31 - 1  # as in a checkpoint
 _TEXTS = (
@@ -38,15 +37,10 @@ _TEXTS = (
   "label_separator",
   "rationale_separator",
 )
+_SUBTASK_FIELDS = ("name", "input_format", "target_format")
 SIDES = ("inputs", "targets")
-_PLAIN_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,100}")
-# Of `Student.description`, with their types.
-DESCRIPTION = {
-  "source": str,
-  "step": int,
-  "task": str,
-  "dataset": str,
-}
+# Entries of `Student.description`, with their types.
+DESCRIPTION = {"source": str, "step": int, "task": str, "dataset": str}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +54,7 @@ class StudentCard:
     labels: all labels there are; None for free text.
     vocabulary_file: the SentencePiece model, in the same folder; None for
       bytes.
-    extra_ids: of the vocabulary.
+    extra_ids: the vocabulary's sentinels.
     description: `source`, `step`, `task`, `dataset`, as far as known.
   """
 
@@ -88,12 +82,8 @@ def write(folder: str | pathlib.Path, card: StudentCard) -> None:
     "format": FORMAT,
     **card.description,
     "subtasks": [
-      {
-        "name": each.name,
-        "input_format": each.input_format,
-        "target_format": each.target_format,
-      }
-      for each in card.subtasks
+      {name: getattr(subtask, name) for name in _SUBTASK_FIELDS}
+      for subtask in card.subtasks
     ],
     "options": {name: getattr(card.options, name) for name in _TEXTS},
     "feature_lengths": dict(card.feature_lengths),
@@ -111,7 +101,7 @@ def write(folder: str | pathlib.Path, card: StudentCard) -> None:
 def read(folder: str | pathlib.Path) -> StudentCard | None:
   """Reads a folder's `dss_jax.json`; None where there is none.
 
-  Keys that are not known are left alone: a later version may add some.
+  Unknown keys are ignored: a later version may add some.
 
   Raises:
     UserError: in one line, what is wrong with the file.
@@ -119,24 +109,18 @@ def read(folder: str | pathlib.Path) -> StudentCard | None:
   path = pathlib.Path(folder) / FILE
   if not path.exists():
     return None
-  with damaged_file(path, "export the student again, or mend the file"):
-    # One byte more than allowed is enough to see that there are too many.
-    with open(path, "rb") as file:
-      data = file.read(_MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES:
+  with damaged_file(path, "export the student again, or repair the file"):
+    if path.stat().st_size > _MAX_BYTES:
       raise ValueError(f"larger than {_MAX_BYTES} bytes")
+    value = bounds.parse_json(path.read_bytes())
     try:
-      value = strict_json.loads(data.decode("utf-8"))
-    except UserError as error:
-      raise ValueError(str(error)) from None
-    try:
-      return _parse(_typed("the file", value, dict))
-    except UserError as error:  # of a template or an option
+      return _parse(value)
+    except UserError as error:  # about a template or an option
       raise ValueError(str(error)) from None
 
 
 def _parse(value: dict[str, Any]) -> StudentCard:
-  """The card; ValueError for whatever it cannot be."""
+  """The card; raises ValueError for what it cannot be."""
   if value.get("format") != FORMAT or isinstance(value["format"], bool):
     raise ValueError(
       f"its format is {value.get('format')!r}; this version of dss_jax reads"
@@ -181,12 +165,12 @@ def _subtasks(value: Any) -> tuple[SubTask, ...]:
     fields = _typed("an entry of subtasks", entry, dict)
     texts = {
       name: _text(f"subtasks: {name}", fields.get(name))
-      for name in ("name", "input_format", "target_format")
+      for name in _SUBTASK_FIELDS
     }
     if not texts["name"].isidentifier():
       raise ValueError(f"{texts['name']!r} cannot name a sub-task")
     found.append(SubTask(**texts))
-  if len({each.name for each in found}) < len(found):
+  if len({subtask.name for subtask in found}) < len(found):
     raise ValueError("two subtasks have the same name")
   return tuple(found)
 
@@ -194,10 +178,10 @@ def _subtasks(value: Any) -> tuple[SubTask, ...]:
 def _labels(value: Any) -> tuple[str, ...] | None:
   if value is None:
     return None
-  labels = [_text("a label", each) for each in _typed("labels", value, list)]
-  if not 1 <= len(labels) <= _MAX_ENTRIES or len(set(labels)) < len(labels):
+  labels = [_text("a label", label) for label in _typed("labels", value, list)]
+  if not 1 <= len(labels) <= _MAX_LABELS or len(set(labels)) < len(labels):
     raise ValueError(
-      f"its {len(labels)} labels must be 1 to {_MAX_ENTRIES} different ones,"
+      f"its {len(labels)} labels must be 1 to {_MAX_LABELS} different ones,"
       " or null"
     )
   return tuple(labels)
@@ -220,10 +204,10 @@ def _vocabulary_file(value: Mapping[str, Any]) -> str | None:
     raise ValueError(
       f"vocabulary.kind is {kind!r}; allowed: bytes, sentencepiece"
     )
-  if not isinstance(file, str) or not _PLAIN_FILE.fullmatch(file):
+  if not isinstance(file, str) or not bounds.PLAIN_NAME.fullmatch(file):
     raise ValueError(
-      f"vocabulary.file is {file!r}; it must be the plain name of a file"
-      " beside it"
+      f"vocabulary.file is {file!r}; it must be the plain name of a file in the"
+      " same folder"
     )
   return file
 

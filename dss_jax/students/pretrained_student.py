@@ -1,4 +1,4 @@
-"""A published or exported model as a student that can be asked things."""
+"""A published or exported model as a student."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ def load_pretrained(
   """Loads a model as a student.
 
   Args:
-    path: as of `initialization.open_checkpoint`.
+    path: as for `initialization.open_checkpoint`.
     partitioner: the mesh; None takes all devices.
-    vocabulary: or its name; None takes the one that lies beside the weights.
-    dtype: of the activations.
+    vocabulary: the student's, or its name; None takes the one in the folder of
+      the weights.
+    dtype: the type of the activations.
     **changes: further fields of the student's `T5Config`, such as
       `scan_layers`.
 
   Returns:
-    The student, with what `dss_jax.json` beside the weights says it was
-    taught. Without that file it passes its inputs on as they are.
+    The student, with the sub-tasks, options and lengths that the folder's
+    `dss_jax.json` names. Without that file its inputs stay as they are.
 
   Raises:
     UserError: where there is no checkpoint, a broken one, or no vocabulary.
@@ -45,7 +46,8 @@ def load_pretrained(
     raise UserError(
       f"there is no vocabulary in {path!r} (spiece.model, or ByT5's"
       " tokenizer_config.json; a tokenizer.json alone is not read): put"
-      " spiece.model there, or give --vocabulary"
+      " spiece.model there, or give a vocabulary",
+      fields="load_pretrained.vocabulary",
     )
   vocabulary = vocabularies.from_name(vocabulary)
   config = dataclasses.replace(opened.config, dtype=dtype, **changes)
@@ -55,15 +57,7 @@ def load_pretrained(
   shardings = partitioner.param_shardings(
     abstract_params.param_shapes(model), model.param_axes()
   )
-  description = {
-    "source": path,
-    "kind": opened.kind,
-    "step": opened.step,
-    "task": None,
-    "dataset": None,
-  }
   card = student_card.read(opened.folder) or student_card.StudentCard()
-  told = {name: value for name, value in card.description.items() if value}
   return Student(
     model=model,
     params=opened.load(model, shardings),
@@ -73,5 +67,12 @@ def load_pretrained(
     options=card.options,
     feature_lengths=card.feature_lengths,
     labels=card.labels,
-    description=description | told | {"source": path},
+    description={
+      "kind": opened.kind,
+      "step": opened.step,
+      "task": None,
+      "dataset": None,
+      **{name: value for name, value in card.description.items() if value},
+      "source": path,
+    },
   )

@@ -28,17 +28,17 @@ from dss_jax.vocabularies import Vocabulary
 
 PyTree = Any
 
-# Which every T5 has.
-_TABLE = "token_embedder/embedding"
+_TABLE = "token_embedder/embedding"  # every T5 has it
+_PATH_FIELD = "TrainConfig.initial_checkpoint_path"
 
 
 @dataclasses.dataclass(frozen=True)
 class EarlierRun:
-  """A run whose model is the student's, whatever that is.
+  """A training run of the student's own model, which need not be a T5.
 
   Attributes:
-    folder: its MODEL_DIR.
-    step: of the checkpoint to take.
+    folder: the run's.
+    step: the checkpoint to take.
   """
 
   folder: pathlib.Path
@@ -50,8 +50,7 @@ class EarlierRun:
     if shardings is None:
       shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if isinstance(shardings, jax.sharding.Sharding):
-      one = shardings
-      shardings = jax.tree.map(lambda _: one, shapes)
+      shardings = jax.tree.map(lambda _, one=shardings: one, shapes)
     with checkpoints_lib.Checkpoints(self.folder, read_only=True) as saved:
       return saved.restore_params(
         self.step, abstract_params.with_shardings(shapes, shardings)
@@ -60,11 +59,11 @@ class EarlierRun:
 
 @dataclasses.dataclass(frozen=True)
 class EarlierAdapters:
-  """A run that trained adapters beside the parameters of a base.
+  """A run that trained adapters to the parameters of a base.
 
   Attributes:
-    folder: its MODEL_DIR.
-    step: of the checkpoint to take.
+    folder: the run's.
+    step: the checkpoint to take.
     base: the checkpoint's note about its base.
     scanned: whether the layers of its adapters are stacked.
   """
@@ -85,19 +84,19 @@ class EarlierAdapters:
     Args:
       model: the student.
       shardings: of the parameters; None puts them on the first device.
-      above: folders of the adapters that this is the base of.
+      above: folders of the adapters that have this as their base.
 
     Raises:
-      UserError: where the base is not what it was.
+      UserError: where the base has changed.
     """
     if self.scanned != model.config.scan_layers:
       config = dataclasses.replace(model.config, scan_layers=self.scanned)
       scanned = encoder_decoder.EncoderDecoderModel(config)
       params = self.load(scanned, above=above)
-      change = layer_stacking.stack_layers
       if self.scanned:
-        change = layer_stacking.unstack_layers
-      params = change(params)
+        params = layer_stacking.unstack_layers(params)
+      else:
+        params = layer_stacking.stack_layers(params)
       return params if shardings is None else place(params, shardings)
     above |= {self.folder.resolve()}
     opened = open_initial(self.base["path"], model)
@@ -105,7 +104,7 @@ class EarlierAdapters:
       params = opened.load(model, shardings)
     elif opened.folder.resolve() not in above:
       params = opened.load(model, shardings, above)
-    else:  # it would go round and round
+    else:  # a circle of bases
       raise self._other_base()
     if lora.weights_hash(params) != self.base["sha256"]:
       raise self._other_base()
@@ -115,18 +114,19 @@ class EarlierAdapters:
     }
     adapters = lora.LoraModel(model, lora.LoraOptions(**options))
     trained = EarlierRun(self.folder, self.step).load(adapters)
-    # From the host, from where they go wherever the base is.
+    # From the host they go to the devices of the base.
     return adapters.merge(params, jax.tree.map(np.asarray, trained))
 
   def _other_base(self) -> UserError:
     return UserError(
       f"the adapters in {str(self.folder)!r} were trained on other weights than"
-      f" those in {self.base['path']!r} now: put those back, or give another"
-      " INITIAL_CHECKPOINT_PATH"
+      f" those in {self.base['path']!r} now: put those back, or start from"
+      " another checkpoint",
+      fields=_PATH_FIELD,
     )
 
 
-# Something to start from, looked at and found to fit.
+# Something to start from, which was opened and fits the student.
 Initial = opening.Pretrained | EarlierRun | EarlierAdapters
 
 
@@ -137,13 +137,13 @@ def open_initial(
   *,
   optimizer_state: bool = False,
 ) -> Initial:
-  """Looks at a checkpoint and compares it with the student.
+  """Opens a checkpoint and compares it with the student.
 
   Args:
-    path: as of `open_checkpoint`.
-    model: the student it is for.
-    vocabulary: that the student is trained with; None does not look at it.
-    optimizer_state: it must have one too.
+    path: as for `open_checkpoint`.
+    model: the student.
+    vocabulary: the student's; None does not look at it.
+    optimizer_state: whether the checkpoint must have one too.
 
   Raises:
     UserError: where there is no checkpoint, or one of another model or
@@ -151,8 +151,9 @@ def open_initial(
   """
   if not path:
     raise UserError(
-      "INITIAL_CHECKPOINT_PATH is empty: give a folder, or None to start from"
-      " random parameters"
+      "initial_checkpoint_path is empty; it must be a checkpoint, or None to"
+      " start from random parameters",
+      fields=_PATH_FIELD,
     )
   folder = pathlib.Path(os.path.expanduser(path))
   if (folder / checkpoints_lib.FOLDER).is_dir():
@@ -162,9 +163,10 @@ def open_initial(
   opened = open_checkpoint(path)
   if optimizer_state and not opened.optimizer_state:
     raise UserError(
-      f"INITIAL_CHECKPOINT_PATH {path!r} has no optimizer state of T5X's to go"
-      " on with: set RESTORE_OPTIMIZER to False (a run that was interrupted"
-      " goes on by itself with its own MODEL_DIR)"
+      f"restore_optimizer is True, but {path!r} has no optimizer state of"
+      " T5X's: set it to False (an interrupted run continues by itself in its"
+      " own folder)",
+      fields="TrainConfig.restore_optimizer",
     )
   opened.check(model, vocabulary)
   return opened
@@ -176,7 +178,7 @@ def _open_run(
   """A run of the student's own model; None for a T5 of another layout or size.
 
   Raises:
-    UserError: for the run of another model that is no T5.
+    UserError: for a run of another model that is no T5.
   """
   with checkpoints_lib.Checkpoints(folder, read_only=True) as saved:
     step = saved.resolve_step("best")
@@ -195,17 +197,18 @@ def _open_run(
     wanted,
     f"the checkpoint {path!r} is of another model",
     columns=("checkpoint", "student"),
-    remedy="give the models/*.gin it was trained with",
+    remedy="take the configuration of the model it was trained as",
+    fields=(_PATH_FIELD,),
   )
   return EarlierRun(folder, step)
 
 
 def open_checkpoint(path: str) -> opening.Pretrained:
-  """Looks at a T5's checkpoint, of whatever kind; nothing is compared.
+  """Opens a T5's checkpoint of any kind; nothing is compared.
 
   Args:
-    path: as of `opening.open_pretrained`; or a run's MODEL_DIR, of which the
-      best checkpoint is taken.
+    path: as for `opening.open_pretrained`; or the folder of a training run,
+      whose best checkpoint is taken.
 
   Raises:
     UserError: where there is no checkpoint, a broken one, or adapters only.
@@ -220,7 +223,7 @@ def open_checkpoint(path: str) -> opening.Pretrained:
   if base is not None:
     raise UserError(
       f"the checkpoint {path!r} holds adapters (LoRA) only, and no sizes: take"
-      f" those of their base, {base['path']!r}, or a --gin_file=models/..."
+      f" the sizes of their base, {base['path']!r}, or configure the model"
     )
   return opening.open_run_step(
     path, folder / checkpoints_lib.FOLDER / str(step), step
@@ -236,16 +239,16 @@ def load_params(
   """The parameters at `path`, checked against the student.
 
   Args:
-    path: as of `open_checkpoint`.
-    model: the student they are for.
-    vocabulary: that the student is trained with; None does not look at it.
+    path: as for `open_checkpoint`.
+    model: the student.
+    vocabulary: the student's; None does not look at it.
     shardings: of the parameters; None puts them on the first device.
 
   Returns:
     Nested dict of float32 arrays, with the student's paths.
 
   Raises:
-    UserError: as `open_initial`.
+    UserError: as for `open_initial`.
   """
   return open_initial(path, model, vocabulary).load(model, shardings)
 
@@ -260,15 +263,15 @@ def initial_state(
 ) -> tuple[train_state.TrainState, train_state.TrainState]:
   """The state at step 0 of a run that starts from a checkpoint.
 
-  Parameters go from the files straight to where they belong.
+  Parameters go from the files straight onto their devices.
 
   Args:
     opened: from `open_initial`.
     model: the student.
     tx: the optimizer.
     partitioner: says where everything lives.
-    optimizer_state: go on with the checkpoint's Adafactor state; steps are
-      counted from 0 all the same.
+    optimizer_state: whether to continue with the checkpoint's Adafactor state;
+      steps are counted from 0 all the same.
 
   Returns:
     The state, and its shardings in the same structure.
