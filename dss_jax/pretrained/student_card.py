@@ -128,7 +128,7 @@ def _parse(value: dict[str, Any]) -> StudentCard:
     )
   options = _typed("options", value.get("options", {}), dict)
   texts: dict[str, Any] = {
-    name: _text(f"options.{name}", options[name])
+    name: _typed(f"options.{name}", options[name], str)
     for name in _TEXTS
     if name in options
   }
@@ -164,7 +164,7 @@ def _subtasks(value: Any) -> tuple[SubTask, ...]:
   for entry in entries:
     fields = _typed("an entry of subtasks", entry, dict)
     texts = {
-      name: _text(f"subtasks: {name}", fields.get(name))
+      name: _typed(f"subtasks: {name}", fields.get(name), str)
       for name in _SUBTASK_FIELDS
     }
     if not texts["name"].isidentifier():
@@ -178,7 +178,9 @@ def _subtasks(value: Any) -> tuple[SubTask, ...]:
 def _labels(value: Any) -> tuple[str, ...] | None:
   if value is None:
     return None
-  labels = [_text("a label", label) for label in _typed("labels", value, list)]
+  labels = [
+    _typed("a label", label, str) for label in _typed("labels", value, list)
+  ]
   if not 1 <= len(labels) <= _MAX_LABELS or len(set(labels)) < len(labels):
     raise ValueError(
       f"its {len(labels)} labels must be 1 to {_MAX_LABELS} different ones,"
@@ -220,10 +222,6 @@ def _typed(name: str, value: Any, kind: type) -> Any:
   if kind is str and len(value) > _MAX_TEXT:
     raise ValueError(f"{name} has more than {_MAX_TEXT} characters")
   return value
-
-
-def _text(name: str, value: Any) -> str:
-  return _typed(name, value, str)
 
 
 def _count(name: str, value: Any, most: int, least: int = 0) -> int:

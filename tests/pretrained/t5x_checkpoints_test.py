@@ -7,6 +7,7 @@ import jax
 import ml_dtypes
 import msgpack
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from dss_jax.base.errors import UserError
@@ -146,6 +147,15 @@ def test_compressors_of_orbax(tmp_path, compressor):
   chunk = state / "target.decoder.layers_0.mlp.wo.kernel" / "0.0"
   data = (state / "state.param_states.decoder.v_row" / "0").read_bytes()
   chunk.write_bytes(data)
+  _refused(tmp_path, "is not 140 bytes long")
+
+
+def test_chunks_that_would_unpack_to_more_than_the_array(tmp_path):
+  state = _orbax(tmp_path, ORBAX, ocdbt=False)
+  bomb = pa.compress(b"\0" * 2**24, codec="zstd", asbytes=True)
+  assert len(bomb) < 4096
+  chunk = state / "target.decoder.layers_0.mlp.wo.kernel" / "0.0"
+  chunk.write_bytes(bomb)
   _refused(tmp_path, "is not 140 bytes long")
 
 
