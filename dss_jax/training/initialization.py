@@ -223,7 +223,7 @@ def open_checkpoint(path: str) -> opening.Pretrained:
   if base is not None:
     raise UserError(
       f"the checkpoint {path!r} holds adapters (LoRA) only, and no sizes: take"
-      f" the sizes of their base, {base['path']!r}, or configure the model"
+      f" those of their base, {base['path']!r}, or configure the model"
     )
   return opening.open_run_step(
     path, folder / checkpoints_lib.FOLDER / str(step), step

@@ -107,7 +107,8 @@ def test_every_mismatch_is_told_before_anything_runs(tmp_path, folders, capsys):
   assert code == 2
   first, blank, *table = capsys.readouterr().err.splitlines()
   assert first.startswith("dss-jax train: the checkpoint")
-  assert "network.T5Config.emb_dim = 12" in first
+  assert "emb_dim = 12" in first
+  assert "--gin.network.T5Config.emb_dim" in first
   assert not blank
   assert table[0].split() == ["parameter", "problem", "checkpoint", "student"]
   assert any("token_embedder/embedding" in line for line in table)
