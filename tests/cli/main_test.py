@@ -219,7 +219,7 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
       "MODEL_DIR",
     ),
     "no module": ([*train, "--module=no_such_module"], "no_such_module"),
-    "no run": (["checkpoints", str(folder)], "MODEL_DIR"),
+    "no run": (["checkpoints", str(folder)], "the folder of a training run"),
     "not a number": ([*train, "--gin.ALPHA=half"], "losses.Objective.alpha"),
     "no name of a module": ([*train, "--module=../x"], "../x"),
     "no test split": (
