@@ -6,8 +6,9 @@ switch says what, and that changed with version 5 of the library:
 * Output projection. T5 1.0 projects onto the embedding table, after scaling
   the decoder's output by 1/sqrt(d_model); all others have a projection of
   their own and scale nothing. Whether it is tied is seen from the weights.
-  Whether it scales, version 4 decides by `tie_word_embeddings`; version 5 by
-  `scale_decoder_outputs` (T5), never (mT5), or by `tie_word_embeddings` (UMT5).
+  Whether it scales, version 4 decides by `tie_word_embeddings`. In version 5
+  `scale_decoder_outputs` decides where it is given (T5, UMT5), and mT5 never
+  scales.
 * Activation: `feed_forward_proj`, overruled by `dense_act_fn` where given.
   `gated-gelu` is GELU's tanh approximation; `gelu` alone is the exact one.
 * UMT5 has a relative position bias in every layer, the others one a stack.
@@ -136,12 +137,12 @@ def _scales_outputs(
 ) -> bool:
   """Whether the decoder's output is scaled before it is projected."""
   tied = _flag(content, "tie_word_embeddings", path, model_type == "t5")
-  if model_type == "t5":
+  if model_type != "mt5":
     return _flag(content, "scale_decoder_outputs", path, tied)
   version = str(content.get("transformers_version") or "4")
   major, _, _ = version[:9].partition(".")
   recent = major.isdecimal() and int(major) >= 5
-  return tied and not (model_type == "mt5" and recent)
+  return tied and not recent
 
 
 def _flag(

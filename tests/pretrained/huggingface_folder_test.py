@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 
 import jax
 import ml_dtypes
@@ -12,7 +13,7 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
-from dss_jax.pretrained import open_pretrained
+from dss_jax.pretrained import huggingface_config, open_pretrained
 
 
 def _load(folder, **changes):
@@ -135,6 +136,21 @@ def test_output_projection(tmp_path, folders, head, changes, tied, scale):
     np.testing.assert_array_equal(
       params["decoder"]["logits_dense"]["kernel"], own.T * np.float32(scale)
     )
+
+
+@pytest.mark.parametrize(
+  ("changes", "scales"),
+  [
+    ({"tie_word_embeddings": False}, False),
+    ({"tie_word_embeddings": True}, True),
+    # As transformers 5.24 writes a UMT5 whose projection was untied.
+    ({"tie_word_embeddings": False, "scale_decoder_outputs": True}, True),
+  ],
+)
+def test_umt5s_that_scale(folders, changes, scales):
+  content = folders.config_json(folders.CONFIG, model_type="umt5") | changes
+  path = pathlib.Path("config.json")
+  assert huggingface_config.parse(content, path)[1] == scales
 
 
 def test_the_table_may_lie_under_its_other_names(tmp_path, folders):

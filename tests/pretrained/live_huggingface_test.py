@@ -68,6 +68,7 @@ def make_model(recipe, name):
     torch.empty(family.vocab_size, family.emb_dim)
   )
   model.config.tie_word_embeddings = False
+  model.config.scale_decoder_outputs = False
   with torch.no_grad():
     for parameter_name, parameter in model.named_parameters():
       parameter.copy_(recipe._random_weights(parameter_name, parameter, family))
