@@ -10,7 +10,7 @@ which `for_model` then brings to the student's.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dss_jax.base import named_trees
@@ -121,12 +121,7 @@ def config_of(arrays: Arrays, where: str) -> T5Config:
   inner = sum(name.startswith(f"{layer}/mlp/wi") for name in shapes)
   if inner not in _ACTIVATIONS or width % num_heads:
     raise not_a_t5(f"{inner} inner projections, {width}/{num_heads}")
-  counts = {"encoder": 0, "decoder": 0}
-  for name in shapes:
-    _, i = layer_stacking.place_in_stack(name)
-    if i is not None:
-      stack, _, _ = name.partition("/")
-      counts[stack] = max(counts[stack], i + 1)
+  counts = _layer_counts(shapes)
   # A number that no name can make true would only fill the table of mismatches.
   if max(counts.values()) > len(shapes) or not min(counts.values()):
     raise not_a_t5(f"layers {counts}")
@@ -150,3 +145,14 @@ def config_of(arrays: Arrays, where: str) -> T5Config:
     remedy="give a checkpoint of T5, mT5, ByT5 or UMT5",
   )
   return config
+
+
+def _layer_counts(names: Iterable[str]) -> dict[str, int]:
+  """Layers of each stack, by the highest number that a path has."""
+  counts = {"encoder": 0, "decoder": 0}
+  for name in names:
+    _, layer = layer_stacking.place_in_stack(name)
+    if layer is not None:
+      stack, _, _ = name.partition("/")
+      counts[stack] = max(counts[stack], layer + 1)
+  return counts

@@ -8,13 +8,13 @@ without a network.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import re
 import shutil
 import urllib.parse
 from collections.abc import Sequence
-from typing import Any
 
 from dss_jax.base.errors import UserError, one_line
 
@@ -98,9 +98,12 @@ def _from_hub(path: str, name: str, revision: str | None) -> pathlib.Path:
   except UserError:
     raise
   except Exception as error:  # from the network, the hub or the disk
-    cached = _cached(huggingface_hub, name, revision)
-    if cached is not None:
-      return cached
+    with contextlib.suppress(Exception):  # there may be an earlier download
+      return pathlib.Path(
+        huggingface_hub.snapshot_download(
+          name, revision=revision, local_files_only=True
+        )
+      )
     reason = one_line(error, longest=160) or type(error).__name__
     raise UserError(
       f"{problem} it could not be fetched ({reason}): check the name and the"
@@ -117,19 +120,6 @@ def _needed(files: Sequence[str]) -> list[str]:
       plain = [name for name in whole if not name.endswith(".index.json")]
       return [*(n for n in _SMALL_FILES if n in files), *(plain or weights)]
   return []
-
-
-def _cached(
-  huggingface_hub: Any, name: str, revision: str | None
-) -> pathlib.Path | None:
-  """The folder of an earlier download; None where there is none."""
-  try:
-    folder = huggingface_hub.snapshot_download(
-      name, revision=revision, local_files_only=True
-    )
-  except Exception:  # nothing is cached, or what is there cannot be read
-    return None
-  return pathlib.Path(folder)
 
 
 # ----------------------------------------------------------------- Google's store

@@ -130,10 +130,10 @@ class Pretrained:
       ]
     if self.vocabulary is None:
       return []
-    beside = vocabularies.from_name(self.vocabulary)
-    if _pieces(beside) == _pieces(vocabulary):
+    stored = vocabularies.from_name(self.vocabulary)
+    if _pieces(stored) == _pieces(vocabulary):
       return []
-    return [mismatch.Difference("vocabulary", beside.name, vocabulary.name)]
+    return [mismatch.Difference("vocabulary", stored.name, vocabulary.name)]
 
   def load(
     self,

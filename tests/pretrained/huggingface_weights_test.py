@@ -47,7 +47,7 @@ def test_round_trip(folders, config):
 def test_names_and_layouts():
   params = _params(CONFIG)
   exported = huggingface_weights.to_huggingface(params, CONFIG)
-  # Two tables, two norms and two position biases beside the layers.
+  # Two tables, two norms and two position biases outside of the layers.
   assert len(exported) == 2 + 2 + 2 + 2 * (4 + 3 + 2) + (8 + 3 + 3)
   layer = params["decoder"]["layers_0"]
   for name, expected in {

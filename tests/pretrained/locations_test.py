@@ -1,4 +1,4 @@
-"""Checkpoints that lie elsewhere: fetched once, and told where they cannot be.
+"""Checkpoints that lie elsewhere: fetched once, or named in an error.
 
 The hub and the store are small servers on this machine that speak as much of
 their languages as is asked of them.
@@ -206,7 +206,7 @@ def test_a_folder_is_not_looked_for_elsewhere(folders, tmp_path, monkeypatch):
   folders.write(tmp_path / "org" / "name")
   assert locations.to_folder("org/name") == pathlib.Path("org/name")
   assert open_pretrained("org/name").config == folders.CONFIG
-  # Nor what is mistyped beside it.
+  # Nor is a mistyped name next to it.
   assert locations.to_folder("org/nam") == pathlib.Path("org/nam")
 
 

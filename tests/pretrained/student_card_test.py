@@ -100,7 +100,7 @@ def _with(**changes):
     (_with(step=-1), "step is -1"),
   ],
 )
-def test_what_cannot_be_is_told_in_one_line(tmp_path, change, reason):
+def test_what_cannot_be_is_reported_in_one_line(tmp_path, change, reason):
   student = _student(
     subtasks=subtasks.METHODS["dss"].subtasks, feature_lengths={"inputs": 9}
   )
@@ -129,7 +129,7 @@ def test_what_cannot_be_is_told_in_one_line(tmp_path, change, reason):
     b" " * (2**22 + 1),
   ],
 )
-def test_damaged_files_are_told_in_one_line(tmp_path, data):
+def test_damaged_files_are_reported_in_one_line(tmp_path, data):
   (tmp_path / student_card.FILE).write_bytes(data)
   with pytest.raises(UserError, match="is damaged") as caught:
     student_card.read(tmp_path)

@@ -1,4 +1,4 @@
-"""Folders become students, with the vocabulary that lies beside the weights."""
+"""Folders become students, with the vocabulary next to the weights."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ PIECES = 205
 
 @pytest.fixture
 def folder(tmp_path, folders):
-  """Weights for 272 ids, of which the vocabulary knows some."""
+  """Weights for 272 ids; the vocabulary knows some of them."""
   path = folders.write(tmp_path / "x")
   shutil.copy(MODEL, path / "spiece.model")
   return path
