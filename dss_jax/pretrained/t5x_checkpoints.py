@@ -32,6 +32,7 @@ from dss_jax.pretrained.files.zarr_arrays import ZarrStore
 Tree = dict[str, Any]
 
 _CHECKPOINT_FOLDER = re.compile(r"checkpoint_(\d+)")
+_DOT = re.compile(r"\.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +141,9 @@ def open_state(folder: pathlib.Path, budget: Budget) -> dict[str, LazyArray]:
   names = store.names()
   if not names:
     raise MalformedError(f"its folder {folder.name!r} has no zarr arrays")
+  trees = {name[: dot.start()] for name in names for dot in _DOT.finditer(name)}
+  if both := trees.intersection(names):
+    raise MalformedError(f"{min(both)} is an array and has arrays below it")
   return {name.replace(".", "/"): store.open(name) for name in names}
 
 

@@ -181,6 +181,11 @@ def test_names_of_endless_trees(tmp_path):
   _refused(tmp_path, "no plain array")
 
 
+def test_an_array_with_arrays_below_it(tmp_path):
+  _orbax(tmp_path, ORBAX | {"target.decoder": SCALE}, ocdbt=True)
+  _refused(tmp_path, r"target\.decoder is an array and has arrays below it")
+
+
 def test_no_optimizer_state_is_none(tmp_path):
   state = {"step": _inline(np.array(3, np.int32)), "param_states": {}}
   checkpoint, array_folder = _legacy(tmp_path, state=state)

@@ -62,8 +62,9 @@ def _read_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
   """The header, and where the arrays begin."""
   with path.open("rb") as file:
     length = int.from_bytes(file.read(8), "little")
-    if not 2 <= length <= min(bounds.MAX_HEADER_BYTES, path.stat().st_size - 8):
-      raise MalformedError("it has no header")
+    most = min(bounds.MAX_HEADER_BYTES, path.stat().st_size - 8)
+    if not 2 <= length <= most:
+      raise MalformedError(f"its header would have {length} bytes")
     header = bounds.parse_json(file.read(length))
   if len(header) > bounds.MAX_ARRAYS:
     raise MalformedError(f"it has {len(header)} arrays")
