@@ -21,7 +21,7 @@ class Difference:
   """One line of the table.
 
   Attributes:
-    name: of the array, or of several as `encoder/layers_{0-11}/...`.
+    name: an array, or several as `encoder/layers_{0-11}/...`.
     found: what is there; None where nothing is.
     wanted: what should be there; None where nothing should.
   """

@@ -144,8 +144,8 @@ class Pretrained:
 
     Args:
       model: the student.
-      shardings: of the parameters, in their structure, or one for all; None
-        puts them on the first device.
+      shardings: where the parameters go, in their structure, or one for all;
+        None puts them on the first device.
 
     Returns:
       Nested dict of float32 arrays, with the student's paths.

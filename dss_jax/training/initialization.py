@@ -83,7 +83,7 @@ class EarlierAdapters:
 
     Args:
       model: the student.
-      shardings: of the parameters; None puts them on the first device.
+      shardings: where the parameters go; None puts them on the first device.
       above: folders of the adapters that have this as their base.
 
     Raises:
@@ -242,7 +242,7 @@ def load_params(
     path: as for `open_checkpoint`.
     model: the student.
     vocabulary: the student's; None does not look at it.
-    shardings: of the parameters; None puts them on the first device.
+    shardings: where the parameters go; None puts them on the first device.
 
   Returns:
     Nested dict of float32 arrays, with the student's paths.

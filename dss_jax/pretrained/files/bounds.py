@@ -26,10 +26,10 @@ from dss_jax.base.errors import UserError, one_line, printable
 MAX_BYTES = 256 * 2**30
 MAX_ARRAYS = 100_000
 MAX_DIMENSIONS = 16
-# Of a file that lists arrays: the header of safetensors, or an index of shards.
+# Bytes of a list of arrays: the header of safetensors, or an index of shards.
 MAX_HEADER_BYTES = 32 * 2**20
-MAX_CONFIG_BYTES = 2**20
-# Of a msgpack file, which is a tree: maps in maps, and values in all of them.
+MAX_CONFIG_BYTES = 2**20  # of a JSON file that describes one thing
+# A msgpack file is a tree: maps in maps, and values in all of them.
 MAX_TREE_DEPTH = 64
 MAX_TREE_NODES = 500_000
 # The chunks of a small array may reach over its end, within reason.
