@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from dss_jax import main
-from dss_jax.cli import gin_checks, gin_utils
+from dss_jax.cli import gin_checks, gin_config
 
 STEPS = "total_steps=1200"
 
@@ -45,22 +45,22 @@ def test_every_command_is_understood(readme, monkeypatch):
   """Flags exist; gin files too; macros are read, and none is missing."""
   commands = _commands(readme)
   assert len(commands) >= 8
-  monkeypatch.setattr(gin_utils, "instance", lambda name, **_: name)
+  monkeypatch.setattr(gin_config, "instance", lambda name, **_: name)
   # Nobody can look at a checkpoint of the hub here; it would bring sizes and
   # a vocabulary.
-  monkeypatch.setattr(gin_utils, "_bind_checkpoint_sizes", lambda: None)
+  monkeypatch.setattr(gin_config, "_bind_checkpoint_sizes", lambda: None)
   for argv in commands:
     args, rest = main.make_parser().parse_known_args(argv)
     assert all(flag.startswith("--gin.") for flag in rest), argv
     if args.mode != "train":
       assert not rest, argv
       continue
-    bindings = [gin_utils.binding_from_flag(flag) for flag in rest]
+    bindings = [gin_config.binding_from_flag(flag) for flag in rest]
     if "models/from_checkpoint.gin" in args.gin_file:
       bindings.append("VOCABULARY = 'bytes'")
-    gin_utils.parse(args.gin_file, bindings)
+    gin_config.parse(args.gin_file, bindings)
     gin_checks.check_complete("train.train")
-  gin_utils.clear()
+  gin_config.clear()
 
 
 def _write_tickets(folder):

@@ -7,6 +7,7 @@ The flags are those of `dss-jax extract`, some of its own, and Beam's
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import sys
@@ -15,7 +16,8 @@ from typing import Any
 
 from dss_jax.base import user_modules
 from dss_jax.base.errors import UserError
-from dss_jax.cli import extract_flags, extract_plans
+from dss_jax.cli import error_hints, extract_flags, flags
+from dss_jax.cli.data_flags import SourceFlags, parse_field_mapping
 
 _PROGRAM = "python -m dss_jax.cli.beam"
 
@@ -34,11 +36,11 @@ examples:
     --requests_per_minute=6000 --runner=DataflowRunner --region=... \\
     --sdk_container_image=...
 
-Run again, it asks nothing that was answered. Keys are read from the workers'
-environment. All other flags are Beam's.
+A pipeline that is run again asks nothing that was answered. Keys are read from
+the workers' environment. All other flags are Beam's.
 """
 
-# Flags of `dss-jax extract` that do something else than extract.
+# Flags of `dss-jax extract` that do not extract.
 _ELSEWHERE = (
   "show_prompt",
   "dry_run",
@@ -48,6 +50,32 @@ _ELSEWHERE = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class PipelineFlags:
+  """The pipeline.
+
+  Attributes:
+    output: of records, in any of Beam's file systems; instead of --output_dir
+      and --formats.
+    output_shards: files of each format, FILE-00000-of-0000N.
+    ledger_dir: for the answers, reached by all workers; default: ledger, in the
+      output's folder.
+    ledger_kind: sqlite (a local disk), segments (anything else), or auto (by
+      the path).
+    num_shards: pieces that are asked at the same time, at most; kept for the
+      life of a ledger; default: the ledger's, or 16.
+    parallel_shards: how many of the pieces there are workers for; limits a
+      minute are divided by it; default: --num_shards.
+  """
+
+  output: str | None = None
+  output_shards: int = 1
+  ledger_dir: str | None = None
+  ledger_kind: str = "auto"
+  num_shards: int | None = None
+  parallel_shards: int | None = None
+
+
 def main(argv: Sequence[str]) -> int:
   """Runs the pipeline.
 
@@ -55,17 +83,26 @@ def main(argv: Sequence[str]) -> int:
     The exit status: 0 when everything was asked, 1 when shards stopped before,
     2 for wrong input, 130 after Ctrl-C.
   """
-  parser = _parser()
-  args, flags = parser.parse_known_args(argv)
-  # What a worker has to tell the user is told once, below.
+  # Abbreviations would swallow flags of Beam's.
+  parser = argparse.ArgumentParser(
+    prog=_PROGRAM,
+    allow_abbrev=False,
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  extract_flags.add_arguments(parser)
+  flags.add_flags(parser, PipelineFlags, title="the pipeline")
+  args, beam_flags = parser.parse_known_args(argv)
+  # What a worker raises for the user is printed once, below.
   logging.getLogger("apache_beam.runners.common").addFilter(_is_news)
   try:
-    return _run(args, flags)
+    return _run(args, beam_flags)
   except UserError as error:
-    print(f"{_PROGRAM}: {error}", file=sys.stderr)
+    message = error_hints.with_hints(error, args.field_flags)
+    print(f"{_PROGRAM}: {message}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
-    print(f"{_PROGRAM}: interrupted; start it again to go on", file=sys.stderr)
+    print(f"{_PROGRAM}: interrupted; start it again to resume", file=sys.stderr)
     return 130
 
 
@@ -73,57 +110,7 @@ def _is_news(record: logging.LogRecord) -> bool:
   return not (record.exc_info and isinstance(record.exc_info[1], UserError))
 
 
-def _parser() -> argparse.ArgumentParser:
-  # Abbreviations would swallow flags of Beam's.
-  parser = argparse.ArgumentParser(prog=_PROGRAM, allow_abbrev=False)
-  extract_flags.add_arguments(parser)
-  parser.epilog = _EPILOG
-  group = parser.add_argument_group("the pipeline")
-  group.add_argument(
-    "--output",
-    metavar="FILE",
-    help="of records, in any of Beam's file systems; instead of --output_dir"
-    " and --formats",
-  )
-  group.add_argument(
-    "--output_shards",
-    type=int,
-    default=1,
-    metavar="N",
-    help="files of each format, FILE-00000-of-0000N; default: %(default)s",
-  )
-  group.add_argument(
-    "--ledger_dir",
-    metavar="FOLDER",
-    help="of the answers, reached by all workers (default: ledger, beside the"
-    " output)",
-  )
-  group.add_argument(
-    "--ledger_kind",
-    default="auto",
-    help="sqlite (a local disk), segments (anything else), or auto (by the"
-    " path; default)",
-  )
-  group.add_argument(
-    "--num_shards",
-    type=int,
-    metavar="N",
-    help="pieces that are asked at the same time, at most; kept for the life"
-    " of a ledger (default: the ledger's, or 16)",
-  )
-  group.add_argument(
-    "--parallel_shards",
-    type=int,
-    metavar="N",
-    help="of them, those that there are workers for; limits a minute are"
-    " divided by it (default: --num_shards)",
-  )
-  return parser
-
-
-def _run(args: argparse.Namespace, flags: Sequence[str]) -> int:
-  from dss_jax.cli import data as data_command
-
+def _run(args: argparse.Namespace, beam_flags: Sequence[str]) -> int:
   try:
     from dss_jax.rationales import beam
   except ImportError as error:
@@ -133,16 +120,15 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> int:
   for name in _ELSEWHERE:
     if getattr(args, name):
       raise UserError(f"--{name} is for `dss-jax extract`")
-  if args.limit is not None and args.limit < 1:
-    raise UserError(f"--limit is {args.limit}; allowed: whole numbers from 1")
-  data_command.check_source(args)
+  flags.build(extract_flags.RecordFlags, args)
+  flags.build(SourceFlags, args)
   user_modules.import_modules(args.module)
   paths = _paths(args)
   counters = beam.run_pipeline(
     _reader(args),
     beam.ExtractRationales(
-      extract_plans.make_plan(args),
-      args.ledger_dir or _beside(paths[0], "ledger"),
+      extract_flags.make_plan(args),
+      args.ledger_dir or _sibling(paths[0], "ledger"),
       num_shards=args.num_shards,
       parallel_shards=args.parallel_shards,
       ledger_kind=args.ledger_kind,
@@ -150,7 +136,7 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> int:
       ask=not args.no_ask,
     ),
     beam.WriteRecords(paths, num_shards=args.output_shards),
-    beam.pipeline_options(flags),
+    beam.pipeline_options(beam_flags),
   )
   if args.json:
     print(json.dumps({"files": paths, "counters": counters}, indent=2))
@@ -160,7 +146,7 @@ def _run(args: argparse.Namespace, flags: Sequence[str]) -> int:
   if counters.get("shards_stopped"):
     print(
       f"{_PROGRAM}: {counters['shards_stopped']} shards stopped before"
-      " everything was asked; start it again to go on",
+      " everything was asked; start it again to resume",
       file=sys.stderr,
     )
     return 1
@@ -174,24 +160,23 @@ def _paths(args: argparse.Namespace) -> list[str]:
     return [args.output]
   if not args.output_dir:
     raise UserError("where shall the records go? give --output")
-  split = args.output_split or extract_plans.split_name(args)
-  names = [name.strip() for name in args.formats.split(",") if name.strip()]
-  return [f"{args.output_dir.rstrip('/')}/{split}.{name}" for name in names]
+  split = args.output_split or extract_flags.split_name(args)
+  folder = args.output_dir.rstrip("/")
+  return [f"{folder}/{split}.{name}" for name in args.formats]
 
 
-def _beside(path: str, name: str) -> str:
+def _sibling(path: str, name: str) -> str:
   folder, slash, _ = path.rpartition("/")
   return f"{folder}{slash}{name}"
 
 
 def _reader(args: argparse.Namespace) -> Any:
-  from dss_jax.cli import data as data_command
   from dss_jax.rationales import beam
 
   if args.input:
     return beam.ReadRecords(
       args.input,
-      field_mapping=data_command.field_mapping(args),
+      field_mapping=parse_field_mapping(args.field_mapping),
       skip_malformed=args.skip_malformed,
       limit=args.limit,
     )
@@ -200,8 +185,8 @@ def _reader(args: argparse.Namespace) -> Any:
   datasets.get(args.dataset)
   return beam.ReadDataset(
     args.dataset,
-    extract_plans.split_name(args),
-    extract_plans.data_options(args),
+    extract_flags.split_name(args),
+    extract_flags.data_options(args),
     modules=args.module,
     limit=args.limit,
   )

@@ -1,10 +1,29 @@
-"""The flags of `dss-jax extract`."""
+"""The flags of stage 1, and the records and the plan that they describe."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from dss_jax.cli.data_flags import add_source
+from dss_jax.base import checks
+from dss_jax.base.errors import UserError
+from dss_jax.cli import flags
+from dss_jax.cli.data_flags import (
+  DATA_OPTIONS,
+  SourceFlags,
+  parse_field_mapping,
+)
+
+if TYPE_CHECKING:
+  from dss_jax.datasets import DataOptions
+  from dss_jax.datasets.records import Record
+  from dss_jax.rationales.extraction import Source
+  from dss_jax.rationales.extraction_plan import Plan
 
 EPILOG = """\
 examples:
@@ -30,358 +49,315 @@ examples:
     --gin_file=data/cqa.gin --gin_file=methods/dss.gin --data_dir=runs/cqa \\
     --gin.data.DataOptions.source=records --gin.MODEL_DIR=runs/cqa_student
 
-Started again, a run goes on: nothing that was answered is asked again. Ctrl-C
-lets what is under way finish; twice stops at once. API keys come from the
+A run that is started again resumes: nothing that was answered is asked again.
+Ctrl-C lets the requests under way finish; twice stops at once. API keys come from the
 environment (OPENAI_API_KEY, or --api_key_env) and are written nowhere.
 """
 
+USAGE = (
+  "dss-jax extract (--dataset NAME | --input FILE) --output_dir FOLDER ..."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordFlags:
+  """Which records are asked about.
+
+  Attributes:
+    limit: only the first N records.
+  """
+
+  limit: int | None = None
+
+  def __post_init__(self):
+    checks.in_range("RecordFlags.limit", self.limit, 1, or_none=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherFlags:
+  """Who is asked.
+
+  Attributes:
+    model: as the endpoint names it; asks that endpoint.
+    base_url: of the OpenAI-compatible endpoint, such as
+      http://127.0.0.1:8000/v1; default: OpenAI's.
+    api_key_env: environment variable with the key; a server on this machine
+      needs none.
+    api_version: for Azure.
+    name: source of the rationales; default: the model's name.
+    weight: of its rationales, relative to those of other teachers.
+    teacher: replay: the released completions; rules: taxonli's; default:
+      endpoint.
+    rationale_source: whose completions --teacher=replay gives: palm (default),
+      gpt-neox.
+    error_rate: share of records that --teacher=rules answers wrongly.
+    teachers: several teachers: a TOML file of [[teacher]] tables, whose keys
+      are these flags' names; the flags are their defaults.
+    extra_body: further fields of requests: '{"top_k": 20}'.
+    max_tokens_field: max_completion_tokens for endpoints that ask for it.
+    omit_fields: fields that the endpoint does not take: temperature,stop.
+  """
+
+  model: str | None = None
+  base_url: str | None = None
+  api_key_env: str = "OPENAI_API_KEY"
+  api_version: str | None = None
+  name: str | None = None
+  weight: float = 1.0
+  teacher: str | None = None
+  rationale_source: str | None = None
+  error_rate: float = 0.0
+  teachers: str | None = None
+  extra_body: str = "{}"
+  max_tokens_field: str = "max_tokens"
+  omit_fields: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptFlags:
+  """What teachers read.
+
+  Attributes:
+    prompt: shipped: anli, cqa, esnli, svamp, taxonli; or a TOML file; default:
+      --dataset's.
+    num_exemplars: only the first N, for short contexts; default: all.
+    show_prompt: print what would be sent for the first record, and ask nothing.
+  """
+
+  prompt: str | None = None
+  num_exemplars: int | None = None
+  show_prompt: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFlags:
+  """What is done.
+
+  Attributes:
+    no_ask: ask nothing; write what the ledger holds, perhaps chosen otherwise.
+    dry_run: ask nothing; print how many requests and tokens a run would take,
+      and what they would cost.
+    prices: a TOML file of prices, read before the packaged table.
+  """
+
+  no_ask: bool = False
+  dry_run: bool = False
+  prices: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchFileFlags:
+  """Requests and answers as files.
+
+  Attributes:
+    write_batch: write the requests that would be sent to files in this folder,
+      and ask nothing.
+    read_batch: take results into the ledger, then write the records.
+    batch_dir: with --read_batch: only results of requests that this folder
+      holds.
+  """
+
+  write_batch: str | None = None
+  read_batch: tuple[str, ...] = ()
+  batch_dir: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputFlags:
+  """Where records go.
+
+  Attributes:
+    output_dir: for the ledger, the records and the report.
+    output_split: names the files, if not after --split.
+    formats: jsonl, parquet, csv, tsv, tfrecord, array_record, separated by
+      commas.
+    json: print one JSON object, not tables.
+  """
+
+  output_dir: str | None = None
+  output_split: str | None = None
+  formats: tuple[str, ...] = ("jsonl",)
+  json: bool = False
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the flags of the mode."""
-  parser.usage = (
-    "dss-jax extract (--dataset NAME | --input FILE) --output_dir FOLDER ..."
+  """Adds the mode's flags."""
+  records = "which records"
+  flags.add_flags(
+    parser, SourceFlags, title=records, field_mapping={"metavar": "FIELD=KEY"}
   )
-  parser.epilog = EPILOG
-  parser.formatter_class = argparse.RawDescriptionHelpFormatter
-  add_source(parser)
-  _add_records(parser)
-  _add_teacher(parser)
-  _add_prompt(parser)
-  _add_sampling(parser)
-  _add_asking(parser)
-  _add_batch_files(parser)
-  _add_choosing(parser)
-  _add_output(parser)
+  flags.add_flags(parser, RecordFlags, title=records)
+  flags.add_flags(
+    parser,
+    DATA_OPTIONS,
+    *("data_dir", "source"),
+    *(f"taxonli_num_{split}" for split in ("train", "validation", "test")),
+    title=records,
+  )
+  plan = "rationales.extraction_plan"
+  flags.add_flags(
+    parser,
+    TeacherFlags,
+    title="who is asked",
+    teacher={"choices": ("endpoint", "replay", "rules"), "metavar": None},
+    base_url={"metavar": "URL"},
+    teachers={"metavar": "FILE"},
+    extra_body={"metavar": "JSON"},
+    omit_fields={"metavar": "A,B,..."},
+  )
+  prompt = "what is asked"
+  flags.add_flags(
+    parser, PromptFlags, title=prompt, prompt={"metavar": "NAME_OR_FILE"}
+  )
+  flags.add_flags(
+    parser, f"{plan}.TeacherPlan", "style", "samples", title=prompt
+  )
+  flags.add_flags(
+    parser,
+    "rationales.requests.Sampling",
+    *("temperature", "top_p", "max_tokens", "stop", "seed"),
+    title=prompt,
+    stop={"metavar": "TEXT"},
+  )
+  asking = "how it is asked"
+  flags.add_flags(
+    parser,
+    "rationales.asking.ask_options.AskOptions",
+    *("concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s"),
+    *("max_attempts", "give_up_after_s", "retry_failed", "max_cost"),
+    title=asking,
+  )
+  flags.add_flags(parser, RunFlags, title=asking, prices={"metavar": "FILE"})
+  flags.add_flags(
+    parser,
+    BatchFileFlags,
+    title="batch files, for the providers' batch interfaces and vLLM's"
+    " run-batch",
+    write_batch={"metavar": "FOLDER"},
+    read_batch={"metavar": "FILE"},
+  )
+  choosing = "reading and choosing"
+  flags.add_flags(
+    parser,
+    f"{plan}.Plan",
+    *("parser", "retry_unparsed", "retry_temperature"),
+    title=choosing,
+  )
+  flags.add_flags(parser, "rationales.choosing.ChooseOptions", title=choosing)
+  flags.add_flags(parser, OutputFlags, title="output", formats=flags.NAMES)
 
 
-def _add_records(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group("which records")
-  group.add_argument(
-    "--split",
-    metavar="NAME",
-    help="of --dataset's source; names the files (default: train)",
-  )
-  group.add_argument(
-    "--limit", type=int, metavar="N", help="only the first N records"
-  )
-  group.add_argument(
-    "--data_dir", help="the released datasets (else: DSS_DATA_DIR)"
-  )
-  group.add_argument(
-    "--source",
-    help="of --dataset: release (default), tfds, huggingface or records",
-  )
-  for split in ("train", "validation", "test"):
-    group.add_argument(
-      f"--taxonli_num_{split}",
-      type=int,
-      metavar="N",
-      help=f"{split} records of taxonli",
+def make_source(args: argparse.Namespace) -> Source:
+  """The records that the flags name.
+
+  Raises:
+    UserError: for data that is not there, or not as it should be.
+  """
+  from dss_jax.rationales.extraction import Source
+
+  if args.dataset:
+    from dss_jax import datasets
+
+    records = datasets.load_source_split(
+      args.dataset, split_name(args), options=data_options(args)
     )
+    name = f"{args.dataset}, {split_name(args)}"
+    return Source.of_records(name, records[: args.limit])
+  count = _count(args)
+  return Source(pathlib.Path(args.input).name, lambda: _read(args), count)
 
 
-def _add_teacher(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group("who is asked")
-  group.add_argument(
-    "--model", help="as the endpoint names it; asks that endpoint"
-  )
-  group.add_argument(
-    "--base_url",
-    metavar="URL",
-    help="of the OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1"
-    " (default: OpenAI's)",
-  )
-  group.add_argument(
-    "--api_key_env",
-    default="OPENAI_API_KEY",
-    metavar="NAME",
-    help="environment variable with the key; a server on this machine needs"
-    " none. Default: %(default)s",
-  )
-  group.add_argument("--api_version", metavar="VERSION", help="for Azure")
-  group.add_argument(
-    "--name", help="source of the rationales (default: the model's name)"
-  )
-  group.add_argument(
-    "--weight",
-    type=float,
-    default=1.0,
-    metavar="W",
-    help="of its rationales beside other teachers'; default: %(default)s",
-  )
-  group.add_argument(
-    "--teacher",
-    choices=("endpoint", "replay", "rules"),
-    help="replay: the released completions; rules: taxonli's (default:"
-    " endpoint)",
-  )
-  group.add_argument(
-    "--rationale_source",
-    metavar="NAME",
-    help="whose completions --teacher=replay gives: palm (default), gpt-neox",
-  )
-  group.add_argument(
-    "--error_rate",
-    type=float,
-    default=0.0,
-    metavar="P",
-    help="share of records that --teacher=rules answers wrongly",
-  )
-  group.add_argument(
-    "--teachers",
-    metavar="FILE",
-    help="several teachers: a TOML file of [[teacher]] tables, whose keys are"
-    " these flags' names; the flags are their defaults",
-  )
+def split_name(args: argparse.Namespace) -> str:
+  """The split of --dataset's source."""
+  return args.split or "train"
 
 
-def _add_prompt(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group("prompt")
-  group.add_argument(
-    "--prompt",
-    metavar="NAME_OR_FILE",
-    help="shipped: anli, cqa, esnli, svamp, taxonli; or a TOML file (default:"
-    " --dataset's)",
-  )
-  group.add_argument(
-    "--num_exemplars",
-    type=int,
-    metavar="N",
-    help="only the first N, for short contexts (default: all)",
-  )
-  group.add_argument(
-    "--style",
-    default="chat",
-    metavar="HOW",
-    help="chat (exemplars as turns) or completion (one text); default:"
-    " %(default)s",
-  )
-  group.add_argument(
-    "--show_prompt",
-    action="store_true",
-    help="print what would be sent for the first record, and ask nothing",
-  )
+def data_options(args: argparse.Namespace) -> DataOptions:
+  """How --dataset is read."""
+  from dss_jax.datasets import DataOptions
+
+  if args.source in ("tfds", "huggingface"):
+    return flags.build(DataOptions, args, rationale_source="human")
+  return flags.build(DataOptions, args)
 
 
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group("sampling")
-  group.add_argument(
-    "--samples",
-    type=int,
-    default=1,
-    metavar="N",
-    help="answers per record, which vote; default: %(default)s",
+def _read(args: argparse.Namespace) -> Iterator[Record]:
+  """The records of --input, without the lines that are no records."""
+  from dss_jax.datasets import records
+
+  found = records.iter_records(
+    args.input, field_mapping=parse_field_mapping(args.field_mapping)
   )
-  group.add_argument(
-    "--temperature",
-    type=float,
-    default=0.0,
-    metavar="T",
-    help="default: %(default)s",
-  )
-  group.add_argument(
-    "--top_p", type=float, default=1.0, metavar="P", help="default: %(default)s"
-  )
-  group.add_argument(
-    "--max_tokens",
-    type=int,
-    default=256,
-    metavar="N",
-    help="longest answer; default: %(default)s",
-  )
-  group.add_argument(
-    "--seed", type=int, metavar="N", help="sent where it is given"
-  )
-  group.add_argument(
-    "--stop",
-    action="append",
-    metavar="TEXT",
-    help=r"ends an answer, \n is a line's end; repeat it (default: the"
-    " prompt's, in completion style)",
-  )
-  group.add_argument(
-    "--extra_body",
-    default="{}",
-    metavar="JSON",
-    help="further fields of requests: '{\"top_k\": 20}'",
-  )
-  group.add_argument(
-    "--max_tokens_field",
-    default="max_tokens",
-    metavar="NAME",
-    help="max_completion_tokens for endpoints that ask for it",
-  )
-  group.add_argument(
-    "--omit_fields",
-    default="",
-    metavar="NAMES",
-    help="fields that the endpoint does not take: temperature,stop",
-  )
+  good = (item for item in found if isinstance(item, records.Record))
+  return itertools.islice(good, args.limit)
 
 
-def _add_asking(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group("asking")
-  group.add_argument(
-    "--concurrency",
-    type=int,
-    default=8,
-    metavar="N",
-    help="requests under way at once; default: %(default)s",
-  )
-  for what in ("requests", "tokens"):
-    group.add_argument(
-      f"--{what}_per_minute",
-      type=float,
-      metavar="N",
-      help="the provider's limit, if there is one",
+def _count(args: argparse.Namespace) -> int:
+  """How many records --input gives.
+
+  Raises:
+    UserError: for lines that are no records, unless they are to be skipped.
+  """
+  from dss_jax.datasets import records
+
+  count, problems = 0, []
+  for item in records.iter_records(
+    args.input, field_mapping=parse_field_mapping(args.field_mapping)
+  ):
+    if isinstance(item, records.Problem):
+      problems.append(item)
+    else:
+      count += 1
+    if count == args.limit:
+      break
+  if problems and not args.skip_malformed:
+    raise UserError(
+      f"{len(problems)} of {count + len(problems)} lines of {args.input} cannot"
+      f" be used; the first: {problems[0]} (mend them, or give"
+      " --skip_malformed)"
     )
-  group.add_argument(
-    "--timeout_s",
-    type=float,
-    default=120.0,
-    metavar="S",
-    help="for one answer; default: %(default)s",
-  )
-  group.add_argument(
-    "--max_attempts",
-    type=int,
-    default=8,
-    metavar="N",
-    help="failures after which a request is given up; default: %(default)s",
-  )
-  group.add_argument(
-    "--give_up_after_s",
-    type=float,
-    default=1800.0,
-    metavar="S",
-    help="stop when nothing was answered for so long; default: %(default)s",
-  )
-  group.add_argument(
-    "--retry_failed",
-    action="store_true",
-    help="ask again what earlier runs gave up or saw rejected",
-  )
-  group.add_argument(
-    "--no_ask",
-    action="store_true",
-    help="ask nothing; write what the ledger holds, perhaps chosen otherwise",
-  )
-  group.add_argument(
-    "--dry_run",
-    action="store_true",
-    help="ask nothing; say how many requests and tokens it would take, and"
-    " what they would cost",
-  )
-  group.add_argument(
-    "--prices",
-    metavar="FILE",
-    help="a TOML file of prices, before the packaged table",
-  )
-  group.add_argument(
-    "--max_cost",
-    type=float,
-    metavar="USD",
-    help="stop before the ledger's answers have cost more",
-  )
+  if problems:
+    print(
+      f"{len(problems)} lines of {args.input} are left out; the first:"
+      f" {problems[0]}",
+      file=sys.stderr,
+    )
+  return count
 
 
-def _add_batch_files(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group(
-    "batch files, for the providers' batch interfaces and vLLM's run-batch"
-  )
-  group.add_argument(
-    "--write_batch",
-    metavar="FOLDER",
-    help="write the requests that would be sent to files, and ask nothing",
-  )
-  group.add_argument(
-    "--read_batch",
-    nargs="+",
-    metavar="FILE",
-    help="take results into the ledger, then write the records",
-  )
-  group.add_argument(
-    "--batch_dir",
-    metavar="FOLDER",
-    help="with --read_batch: only results of requests that this folder holds",
-  )
+def make_plan(args: argparse.Namespace) -> Plan:
+  """The teachers that the flags name, and what each is asked."""
+  from dss_jax.rationales import prompt_files, teacher_plans
+  from dss_jax.rationales.choosing import ChooseOptions
+  from dss_jax.rationales.extraction_plan import Plan
 
-
-def _add_choosing(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group("reading and choosing")
-  group.add_argument(
-    "--parser",
-    default="tolerant",
-    metavar="HOW",
-    help="of answers: tolerant, or official for released completions",
+  if not args.prompt and not args.dataset:
+    raise UserError(
+      "--input needs a --prompt: copy one of the files in"
+      f" {prompt_files.FOLDER} and write exemplars of your own"
+    )
+  prompt = prompt_files.load(
+    args.prompt or prompt_files.for_dataset(args.dataset)
   )
-  group.add_argument(
-    "--retry_unparsed",
-    type=int,
-    default=0,
-    metavar="N",
-    help="further samples in place of an answer that cannot be read",
+  if args.num_exemplars is not None:
+    prompt = prompt.with_exemplars(args.num_exemplars)
+  tables: list[dict[str, Any]] = [{}]
+  if args.teachers:
+    tables = teacher_plans.read_tables(args.teachers)
+  teachers = tuple(
+    teacher_plans.teacher_plan(
+      vars(args) | table,
+      dataset=args.dataset,
+      split=split_name(args),
+      options=data_options(args),
+      prompt=prompt,
+    )
+    for table in tables
   )
-  group.add_argument(
-    "--retry_temperature",
-    type=float,
-    default=0.7,
-    metavar="T",
-    help="lowest temperature of those; default: %(default)s",
-  )
-  group.add_argument(
-    "--vote",
-    default="majority",
-    metavar="HOW",
-    help="majority (weights are shares of the votes; default) or none",
-  )
-  group.add_argument(
-    "--keep",
-    default="all",
-    metavar="HOW",
-    help="rationales of all answers (default), of the majority's, or one",
-  )
-  group.add_argument(
-    "--gold",
-    default="keep",
-    metavar="HOW",
-    help="rationales that argue against the gold label: keep (default), drop,"
-    " or rationalise: ask the teacher, told that label, for another",
-  )
-  group.add_argument(
-    "--keep_completions",
-    default="unparsed",
-    metavar="HOW",
-    help="the raw texts in the records: unparsed (default), all or none; the"
-    " ledger has them all",
-  )
-  group.add_argument(
-    "--earlier",
-    default="drop",
-    metavar="HOW",
-    help="rationales that the records come with: drop (default) or keep",
-  )
-
-
-def _add_output(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group("output")
-  group.add_argument(
-    "--output_dir",
-    metavar="FOLDER",
-    help="of the ledger, the records and the report",
-  )
-  group.add_argument(
-    "--output_split",
-    metavar="NAME",
-    help="names the files, if not after --split",
-  )
-  group.add_argument(
-    "--formats",
-    default="jsonl",
-    metavar="NAMES",
-    help="jsonl, parquet, csv, tsv, tfrecord, array_record, separated by"
-    " commas; default: %(default)s",
-  )
-  group.add_argument(
-    "--json", action="store_true", help="print one JSON object, not tables"
+  return flags.build(
+    Plan,
+    args,
+    prompt=prompt,
+    teachers=teachers,
+    choose=flags.build(ChooseOptions, args),
   )

@@ -1,16 +1,16 @@
-"""How a command tells what it failed of: one line, and an exit status."""
+"""How a command reports its failure: one line, and an exit status."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 
 from dss_jax.base.errors import UserError, lost_process, one_line
 from dss_jax.cli import error_hints
 
-# What to ask less of, where a device is full; else, of training.
+# What to lower if a device is out of memory; other modes train.
 _FEWER = {"infer": "lower --batch_size", "serve": "lower --max_batch"}
 
 # Paths that are wrong; other failures of files are not the user's mistake.
@@ -30,25 +30,26 @@ def exit_status(
   command: str,
   *,
   debug: bool,
-  flags: Collection[str] = (),
+  flags: Mapping[str, str] | None = None,
 ) -> int:
   """Runs a command and returns its exit status.
 
   Args:
     run: the command; returns None or a status.
     command: its name, which begins every message on standard error.
-    debug: let what it raises pass, traceback and all.
-    flags: that the command takes, without dashes; errors name them.
+    debug: let errors pass, traceback and all.
+    flags: the command's flags, without dashes, by the fields that they set;
+      errors name them.
 
   Returns:
-    0 or what `run` returns; 2 where the user is to mend something; 130 where
-    it was interrupted; 141 where nobody reads its output; else 1.
+    0 or what `run` returns; 2 for what the user can mend; 130 after an
+    interrupt; 141 if the output has no reader; else 1.
   """
   try:
     return run() or 0
   except BrokenPipeError:
-    # Whoever read the output has seen enough. Standard output is replaced, so
-    # that Python does not trip over it again on its way out.
+    # The reader of the output has seen enough. Standard output is replaced, so
+    # that Python does not fail on it again when it exits.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
   except KeyboardInterrupt:
@@ -58,19 +59,19 @@ def exit_status(
     print(f"dss-jax {command}: {error}", file=sys.stderr)
     return 1
   except (ValueError, RuntimeError, MemoryError, OSError) as error:
-    if debug or (told := _told(error, command, flags)) is None:
+    if debug or (found := _message(error, command, flags or {})) is None:
       raise
-    message, status = told
+    message, status = found
     print(f"dss-jax {command}: {message}", file=sys.stderr)
     if isinstance(error, UserError) and error.details:
       print(f"\n{error.details}", file=sys.stderr)
     return status
 
 
-def _told(
-  error: Exception, command: str, flags: Collection[str]
+def _message(
+  error: Exception, command: str, flags: Mapping[str, str]
 ) -> tuple[str, int] | None:
-  """The message and exit status of what a user can do something about."""
+  """The message and exit status of an error that a user can act on."""
   if isinstance(error, UserError):
     return error_hints.with_hints(error, flags), 2
   if isinstance(error, MemoryError):
@@ -93,8 +94,8 @@ def _told(
     return f"the device is out of memory ({one_line(error)}): {remedy}", 1
   if lost_process(error):
     return (
-      f"lost another process of this run ({one_line(error)}): see what it said"
-      " last, and start all of them again; training goes on from its last"
+      f"lost another process of this run ({one_line(error)}): see its last"
+      " messages, and start all of them again; training resumes from its last"
       " checkpoint"
     ), 1
   return None

@@ -4,15 +4,45 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import pathlib
 import sys
 import threading
 from typing import NoReturn
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError, one_line
+from dss_jax.cli import flags
 
 _SECONDS_TO_END = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessFlags:
+  """The processes of one run.
+
+  Attributes:
+    multiprocess: start jax.distributed; on TPU pods it finds the other hosts
+      itself.
+    coordinator_address: where the first process listens.
+    process_count: how many processes the run has.
+    process_index: which of them this one is, from 0.
+  """
+
+  multiprocess: bool = False
+  coordinator_address: str | None = None
+  process_count: int | None = None
+  process_index: int | None = None
+
+  @property
+  def are_several(self) -> bool:
+    """Whether any flag asks for more than this process."""
+    return self.multiprocess or (
+      self.coordinator_address is not None
+      or self.process_count is not None
+      or self.process_index is not None
+    )
 
 
 def set_up(args: argparse.Namespace) -> None:
@@ -21,12 +51,12 @@ def set_up(args: argparse.Namespace) -> None:
   Raises:
     UserError: where the flags that name other processes do not fit together.
   """
-  from absl import flags
+  from absl import flags as absl_flags
 
   if not args.debug:
     _quiet_threads()
   # SeqIO and T5X code reads absl flags; argparse has parsed the command line.
-  flags.FLAGS.mark_as_parsed()
+  absl_flags.FLAGS.mark_as_parsed()
 
   import jax
 
@@ -34,29 +64,32 @@ def set_up(args: argparse.Namespace) -> None:
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = pathlib.Path(cache).expanduser() / "dss_jax" / "compilation"
     jax.config.update("jax_compilation_cache_dir", str(folder))
-  several = ("coordinator_address", "process_count", "process_index")
-  if getattr(args, "multiprocess", False) or any(
-    getattr(args, name, None) is not None for name in several
-  ):
-    _check_process_flags(args)
-    try:
-      jax.distributed.initialize(
-        args.coordinator_address, args.process_count, args.process_index
-      )
-    except ValueError as error:  # nothing around that JAX could ask
-      raise UserError(
-        f"--multiprocess: JAX does not find the other processes here"
-        f" ({one_line(error)}); name them with --coordinator_address,"
-        " --process_count and --process_index"
-      ) from error
+  processes = flags.build(ProcessFlags, args)
+  if not processes.are_several:
+    return
+  _check(processes)
+  try:
+    jax.distributed.initialize(
+      processes.coordinator_address,
+      processes.process_count,
+      processes.process_index,
+    )
+  except ValueError as error:  # nothing around that JAX could ask
+    raise UserError(
+      f"--multiprocess: JAX does not find the other processes here"
+      f" ({one_line(error)}); name them with --coordinator_address,"
+      " --process_count and --process_index"
+    ) from error
 
 
-def _check_process_flags(args: argparse.Namespace) -> None:
-  """Raises UserError where one is left out, or cannot be."""
+def _check(processes: ProcessFlags) -> None:
+  """Raises UserError where a flag is left out, or cannot be."""
+  address = processes.coordinator_address
+  count, index = processes.process_count, processes.process_index
   values = {
-    "--coordinator_address": args.coordinator_address,
-    "--process_count": args.process_count,
-    "--process_index": args.process_index,
+    "--coordinator_address": address,
+    "--process_count": count,
+    "--process_index": index,
   }
   missing = [flag for flag, value in values.items() if value is None]
   if missing and len(missing) < len(values):
@@ -65,26 +98,16 @@ def _check_process_flags(args: argparse.Namespace) -> None:
       f" given; {', '.join(values)} belong together, or --multiprocess alone"
       " finds them"
     )
-  if missing:
+  if address is None or count is None or index is None:
     return
-  _, _, port = args.coordinator_address.rpartition(":")
-  if ":" not in args.coordinator_address or not (
-    port.isdecimal() and 1 <= int(port) <= 65535
-  ):
+  _, colon, port = address.rpartition(":")
+  if not (colon and port.isdecimal() and 1 <= int(port) <= 65535):
     raise UserError(
-      f"--coordinator_address is {args.coordinator_address!r}; it must be"
-      " HOST:PORT, such as 10.0.0.1:1234"
+      f"--coordinator_address is {address!r}; it must be HOST:PORT, such as"
+      " 10.0.0.1:1234"
     )
-  if args.process_count < 1:
-    raise UserError(
-      f"--process_count is {args.process_count}; it must be at least 1"
-    )
-  if not 0 <= args.process_index < args.process_count:
-    raise UserError(
-      f"--process_index is {args.process_index}; of --process_count="
-      f"{args.process_count} it must be a number from 0 to"
-      f" {args.process_count - 1}"
-    )
+  checks.in_range("ProcessFlags.process_count", count, 1)
+  checks.in_range("ProcessFlags.process_index", index, 0, count - 1)
 
 
 def _quiet_threads() -> None:

@@ -1,20 +1,87 @@
-"""Command-line flags of runs, which several modes share."""
+"""The flags that name a configuration, a run or a student, and what they name.
+
+Nothing heavy is imported before it is needed.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import pathlib
+from typing import TYPE_CHECKING
+
+from dss_jax.base import user_modules
+from dss_jax.base.errors import UserError
+from dss_jax.cli import flags, process
+
+if TYPE_CHECKING:
+  from dss_jax.students.student import Student
+  from dss_jax.training.train_config import TrainConfig
+
+# A training run writes it, and no other tool does.
+RUN_FILE = "config.gin"
 
 
-def add_gin_flags(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group("configuration, in T5X's dialect")
-  group.add_argument(
-    "--gin_file",
-    action="append",
-    default=[],
-    metavar="FILE",
-    help="a gin file, here or packaged (runs/train.gin); repeat it, later"
-    " ones win",
+@dataclasses.dataclass(frozen=True)
+class GinFlags:
+  """A configuration, in T5X's dialect.
+
+  Attributes:
+    gin_file: a gin file, here or packaged (runs/train.gin); repeat it, later
+      ones win.
+    gin_bindings: a binding in gin's own syntax: "train.train.eval_period = 50".
+    gin_search_paths: folders to look for gin files in, separated by commas.
+  """
+
+  gin_file: tuple[str, ...] = ()
+  gin_bindings: tuple[str, ...] = ()
+  gin_search_paths: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFlags:
+  """Where tasks and their data come from.
+
+  Attributes:
+    module: a Python module to import first, which registers further datasets
+      or tasks; repeat it.
+    data_dir: the released datasets (also: DATA_DIR in gin, or the environment
+      variable DSS_DATA_DIR).
+    seqio_additional_cache_dirs: folders of SeqIO task caches, separated by
+      commas.
+  """
+
+  module: tuple[str, ...] = ()
+  data_dir: str | None = None
+  seqio_additional_cache_dirs: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentFlags:
+  """Which student answers.
+
+  Attributes:
+    model_dir: a training run's MODEL_DIR, or a folder in Hugging Face's layout,
+      such as `dss-jax export` writes.
+    checkpoint: the step of a training run: best (by validation), latest, or a
+      number; default: best.
+  """
+
+  model_dir: str
+  checkpoint: str | None = None
+
+
+def add_gin_flags(parser: argparse.ArgumentParser, *task_flags: str) -> None:
+  """Adds what configures a run, and fields of `TaskFlags`, or all of them."""
+  group = flags.add_flags(
+    parser,
+    GinFlags,
+    title="configuration, in T5X's dialect",
+    gin_file={"metavar": "FILE"},
+    gin_bindings={"metavar": "BINDING"},
+    gin_search_paths={"metavar": "FOLDERS"},
   )
+  parser.set_defaults(gin_flags=[])
   group.add_argument(
     "--gin.NAME=VALUE",
     dest="_gin_flag_shown",
@@ -22,103 +89,106 @@ def add_gin_flags(parser: argparse.ArgumentParser) -> None:
     help="bind a macro or parameter; plain strings need no quotes; wins over"
     " the files",
   )
-  group.add_argument(
-    "--gin_bindings",
-    action="append",
-    default=[],
-    metavar="BINDING",
-    help='a binding in gin\'s own syntax: "train.train.eval_period = 50"',
-  )
-  group.add_argument(
-    "--gin_search_paths",
-    default="",
-    metavar="FOLDERS",
-    help="folders to look for gin files in, separated by commas",
-  )
+  flags.add_flags(parser, TaskFlags, *task_flags, title="tasks and their data")
 
 
-def add_data_flags(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group("data")
-  group.add_argument(
-    "--data_dir",
-    help="folder of the released datasets (also: DATA_DIR in gin, or the"
-    " environment variable DSS_DATA_DIR)",
+def parse_gin(args: argparse.Namespace, *first_files: str) -> list[str]:
+  """Sets up JAX and SeqIO's flags, then parses the configuration.
+
+  Returns:
+    The modules that were imported for their tasks.
+  """
+  from dss_jax.cli import gin_config
+
+  process.set_up(args)
+  configuration = flags.build(GinFlags, args)
+  tasks = flags.build(TaskFlags, args)
+  bindings = [
+    *configuration.gin_bindings,
+    *map(gin_config.binding_from_flag, args.gin_flags),
+  ]
+  if tasks.data_dir:
+    bindings.append(f"DATA_DIR = {tasks.data_dir!r}")
+  gin_config.parse(
+    [*first_files, *configuration.gin_file],
+    bindings,
+    _folders(configuration.gin_search_paths),
   )
-  add_module_flag(group)
-  group.add_argument(
-    "--seqio_additional_cache_dirs",
-    default="",
-    metavar="FOLDERS",
-    help="folders of SeqIO task caches, separated by commas",
-  )
+  named = gin_config.macro("MIXTURE_OR_TASK_MODULE") or []
+  named = [named] if isinstance(named, str) else named
+  modules = list(dict.fromkeys([*tasks.module, *named]))
+  user_modules.import_modules(modules)
+  if cache_dirs := _folders(tasks.seqio_additional_cache_dirs):
+    from dss_jax.data import seqio as seqio_data
+
+    seqio_data.add_cache_dirs(cache_dirs)
+  return modules
 
 
-def add_module_flag(group: argparse._ArgumentGroup) -> None:
-  group.add_argument(
-    "--module",
-    action="append",
-    default=[],
-    metavar="MODULE",
-    help="a Python module to import first, which registers further tasks",
-  )
+def _folders(text: str) -> list[str]:
+  return [folder for folder in text.split(",") if folder]
 
 
-def add_run_flags(parser: argparse.ArgumentParser) -> None:
-  """How the configuration of a finished run is read, without its data."""
-  add_gin_flags(parser)
-  add_module_flag(parser.add_argument_group("tasks"))
-  parser.set_defaults(data_dir=None, seqio_additional_cache_dirs="")
+def read_run(args: argparse.Namespace) -> TrainConfig:
+  """The configuration of the run that --model_dir names.
+
+  Raises:
+    UserError: there is no run, or its configuration is wrong.
+  """
+  from dss_jax.cli import gin_config
+
+  if not is_run(args.model_dir):
+    raise UserError(
+      f"--model_dir: there is no {RUN_FILE} in {args.model_dir!r}; give the"
+      " MODEL_DIR of a training run"
+    )
+  folder = pathlib.Path(args.model_dir).expanduser()
+  parse_gin(args, str(folder / RUN_FILE))
+  return gin_config.instance("train.train", model_dir=args.model_dir)
 
 
-def add_inside_flags(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group("looking inside")
-  group.add_argument(
-    "--profile_steps",
-    metavar="A:B",
-    help="record the steps A to B - 1 with JAX's profiler, for TensorBoard",
-  )
-  group.add_argument(
-    "--debug_nans",
-    action="store_true",
-    default=None,
-    help="end at the first loss or gradient that is not finite, and say where"
-    " it came from; without, such steps are skipped and counted",
-  )
+def is_run(path: str) -> bool:
+  """Whether a path is a training run's folder."""
+  return (pathlib.Path(path).expanduser() / RUN_FILE).is_file()
 
 
-def add_process_flags(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group("several processes (else: none needed)")
-  group.add_argument(
-    "--multiprocess",
-    action="store_true",
-    help="start jax.distributed; on TPU pods it finds the other hosts itself",
-  )
-  group.add_argument("--coordinator_address", metavar="HOST:PORT")
-  group.add_argument("--process_count", type=int)
-  group.add_argument("--process_index", type=int)
+def open_student(args: argparse.Namespace) -> Student:
+  """The student that --model_dir names.
+
+  Raises:
+    UserError: for a path that holds no student, a checkpoint that is not
+      there, or a folder that is damaged.
+  """
+  if is_run(args.model_dir):
+    from dss_jax.students import student
+
+    return student.load_run(read_run(args), args.checkpoint or "best")
+  process.set_up(args)
+  from dss_jax.pretrained import student_card
+
+  folder = pathlib.Path(args.model_dir).expanduser()
+  if (folder / student_card.FILE).is_file() and not _has_weights(folder):
+    raise UserError(
+      f"--model_dir: {args.model_dir!r} is a student exported for another"
+      " program; give one exported with --format=huggingface, or the training"
+      " run"
+    )
+  if folder.is_dir() and not (folder / "config.json").is_file():
+    raise UserError(
+      f"--model_dir: {args.model_dir!r} has neither the {RUN_FILE} of a"
+      " training run nor the config.json of an exported student"
+    )
+  if args.checkpoint is not None:
+    raise UserError(
+      f"--checkpoint is {args.checkpoint!r}, but {args.model_dir!r} is no"
+      " training run: leave --checkpoint out"
+    )
+  from dss_jax.students import pretrained_student
+
+  return pretrained_student.load_pretrained(args.model_dir)
 
 
-def add_eval_flags(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-    "--model_dir", required=True, help="folder of a training run"
-  )
-  parser.add_argument(
-    "--checkpoint",
-    default="best",
-    metavar="STEP",
-    help="best (by validation), latest, or a step; default: %(default)s",
-  )
-  parser.add_argument(
-    "--task",
-    action="append",
-    default=[],
-    help="task to score, such as svamp_label; default: those the run evaluates",
-  )
-  parser.add_argument("--split", default="test", help="default: %(default)s")
-  parser.add_argument(
-    "--output_dir",
-    help="predictions go to its eval/ folder; default: MODEL_DIR",
-  )
-  parser.add_argument(
-    "--json", action="store_true", help="print the scores as JSON"
-  )
+def _has_weights(folder: pathlib.Path) -> bool:
+  """Whether there are weights in Hugging Face's layout."""
+  names = ("model*.safetensors", "pytorch_model*.bin", "flax_model*.msgpack")
+  return any(True for name in names for _ in folder.glob(name))

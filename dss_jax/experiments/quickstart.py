@@ -4,12 +4,11 @@ Trains the same small student on the same labelled records of the built-in
 dataset in two ways, with the same number of training tokens and the same
 tuning, and shows what came out. Everything shown is computed by runs that
 `dss-jax train` would make of the printed flags; each run's folder stays, and a
-quickstart started again goes on where it stopped.
+quickstart that is started again resumes where it stopped.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
 import pathlib
@@ -21,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 
 NUM_RECORDS = 500
@@ -40,71 +40,41 @@ METHODS = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the mode's flags."""
-  parser.add_argument(
-    "--output_dir",
-    default="runs/quickstart",
-    help="where the runs and the picture go; default: %(default)s",
-  )
-  parser.add_argument(
-    "--seeds",
-    type=int,
-    default=3,
-    help="runs of each method, with seeds 0, 1, ...; default: %(default)s",
-  )
-  parser.add_argument(
-    "--long",
-    action="store_true",
-    help=f"train {LONG_DSS_STEPS} steps of distilling step-by-step instead of"
-    f" {DSS_STEPS}, and fine-tuning by as many tokens",
-  )
-  parser.add_argument(
-    "--steps",
-    type=int,
-    help="steps of distilling step-by-step, any number you like",
-  )
-
-
-def run(
-  args: argparse.Namespace, *, train: Callable[[Sequence[str]], int]
-) -> int:
-  """The mode: trains what is missing, then shows table and curves.
+def compare(
+  folder: pathlib.Path,
+  train: Callable[[Sequence[str]], int],
+  *,
+  num_seeds: int,
+  dss_steps: int = DSS_STEPS,
+) -> None:
+  """Trains the runs that are missing, then shows the table and the curves.
 
   Args:
-    args: the mode's flags.
+    folder: where the runs and the picture go.
     train: runs `dss-jax train` with flags; returns its exit status.
+    num_seeds: runs of each method.
+    dss_steps: steps of distilling step-by-step; fine-tuning gets as many
+      tokens.
   """
-  if args.seeds < 1:
-    raise UserError(f"--seeds is {args.seeds}; give at least 1")
-  dss_steps = args.steps
-  if dss_steps is None:
-    dss_steps = LONG_DSS_STEPS if args.long else DSS_STEPS
-  if dss_steps < NUM_EVALUATIONS:
-    raise UserError(
-      f"--steps is {dss_steps}; give at least {NUM_EVALUATIONS}, as many as"
-      " there are evaluations"
-    )
+  checks.in_range("seeds", num_seeds, 1)
+  checks.in_range("steps", dss_steps, NUM_EVALUATIONS)
   started = time.monotonic()
-  folder = pathlib.Path(args.output_dir)
-  seeds = f"{args.seeds} seed{'s' if args.seeds > 1 else ''}"
+  seeds = f"{num_seeds} seed{'s' if num_seeds > 1 else ''}"
   print(_INTRODUCTION.format(records=NUM_RECORDS, seeds=seeds))
   steps = {"dss": dss_steps, "standard": _equal_token_steps(dss_steps)}
   runs = []
-  for seed in range(args.seeds):
+  for seed in range(num_seeds):
     for method in METHODS:
-      one = Run(
-        method, seed, steps[method], folder / f"{method}_{steps[method]}_{seed}"
-      )
-      number = f"[{len(runs) + 1}/{args.seeds * len(METHODS)}]"
+      name = f"{method}_{steps[method]}_{seed}"
+      run = Run(method, seed, steps[method], folder / name)
       print(
-        f"{number} {METHODS[method]}, seed {seed}, {one.steps} steps",
+        f"[{len(runs) + 1}/{num_seeds * len(METHODS)}] {METHODS[method]}, seed"
+        f" {seed}, {run.steps} steps",
         flush=True,
       )
-      one.train(train)
-      runs.append(one)
+      run.train(train)
+      runs.append(run)
   _show(runs, folder, minutes=(time.monotonic() - started) / 60)
-  return 0
 
 
 _INTRODUCTION = """\
@@ -148,14 +118,14 @@ class Run:
     ]
 
   def train(self, train: Callable[[Sequence[str]], int]) -> None:
-    """Trains, goes on training, or finds the run complete."""
+    """Trains, resumes training, or finds the run complete."""
     status = train(self.flags())
     if status == 130:
       raise KeyboardInterrupt
     if status != 0:
       raise UserError(f"the run in {self.folder} failed; see above")
 
-  def rows(self) -> list[dict[str, Any]]:
+  def results(self) -> list[dict[str, Any]]:
     """The run's final scores."""
     from dss_jax.training import run_directory
 
@@ -164,9 +134,9 @@ class Run:
   def value(self, split: str) -> float:
     """The final accuracy on a split."""
     return next(
-      row["value"]
-      for row in self.rows()
-      if row["split"] == split and row["metric"] == "accuracy"
+      result["value"]
+      for result in self.results()
+      if result["split"] == split and result["metric"] == "accuracy"
     )
 
   @property
@@ -210,22 +180,22 @@ def _show(runs: Sequence[Run], folder: pathlib.Path, minutes: float) -> None:
   result.add_column("each seed")
   curves = {}
   for method, name in METHODS.items():
-    of_method = [one for one in runs if one.method == method]
-    values = [one.value("test") for one in of_method]
+    of_method = [run for run in runs if run.method == method]
+    values = [run.value("test") for run in of_method]
     result.add_row(
       name,
       f"{of_method[0].steps:,}",
-      f"{of_method[0].rows()[0]['tokens_seen'] / 1e6:.2f} M",
+      f"{of_method[0].results()[0]['tokens_seen'] / 1e6:.2f} M",
       f"{100 * statistics.mean(values):.1f} %",
       "  ".join(f"{100 * value:.1f}" for value in values),
     )
     curves[name] = [
-      curves_lib.read_curve(one.folder, f"{one.eval_task}/validation/accuracy")
-      for one in of_method
+      curves_lib.read_curve(run.folder, f"{run.eval_task}/validation/accuracy")
+      for run in of_method
     ]
   console.Console().print(result)
   number = len(runs) // len(METHODS)
-  test_size = runs[0].rows()[-1]["n"]
+  test_size = runs[0].results()[-1]["n"]
   error = 100 * math.sqrt(0.25 / test_size)
   print(
     textwrap.fill(

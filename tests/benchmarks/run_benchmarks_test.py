@@ -5,7 +5,7 @@ import json
 import jax
 import pytest
 
-from dss_jax.cli import gin_utils
+from dss_jax.cli import gin_config
 
 SMALL = (
   "--gin.data.DataOptions.taxonli_num_train=64",
@@ -20,7 +20,7 @@ SMALL = (
 @pytest.fixture(autouse=True)
 def no_bindings_left():
   yield
-  gin_utils.clear()
+  gin_config.clear()
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 
 from dss_jax import main
 from dss_jax.base.errors import UserError
-from dss_jax.cli import gin_utils
+from dss_jax.cli import gin_config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 
 
@@ -31,10 +31,10 @@ def test_what_is_none_is_told(tmp_path, capsys):
 
 @pytest.fixture
 def parsed():
-  yield lambda bindings: gin_utils.parse(
+  yield lambda bindings: gin_config.parse(
     ["models/from_checkpoint.gin", "runs/finetune.gin"], bindings
   )
-  gin_utils.clear()
+  gin_config.clear()
 
 
 def test_sizes_come_from_the_checkpoint(tmp_path, folders, parsed):
@@ -42,18 +42,18 @@ def test_sizes_come_from_the_checkpoint(tmp_path, folders, parsed):
   options = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 13}
   (folder / "tokenizer_config.json").write_text(json.dumps(options))
   parsed([f"INITIAL_CHECKPOINT_PATH = {str(folder)!r}", "DROPOUT_RATE = 0.25"])
-  model = gin_utils.macro("MODEL")
+  model = gin_config.macro("MODEL")
   assert isinstance(model, EncoderDecoderModel)
   assert model.config.emb_dim == 12
   assert model.config.num_decoder_layers == 3
   assert model.config.dropout_rate == 0.25
-  assert gin_utils.macro("VOCABULARY") == "bytes:13"
+  assert gin_config.macro("VOCABULARY") == "bytes:13"
   # The run can be read again without the checkpoint.
-  text = gin_utils.operative_config()
+  text = gin_config.operative_config()
   shutil.rmtree(folder)
   config = tmp_path / "config.gin"
   config.write_text(text)
-  gin_utils.parse([str(config)])
+  gin_config.parse([str(config)])
   assert "emb_dim = 12" in text
 
 
@@ -68,15 +68,15 @@ def test_a_vocabulary_that_is_given_stays(tmp_path, folders, parsed):
       "VOCABULARY = 'bytes:2'",
     ]
   )
-  assert gin_utils.macro("VOCABULARY") == "bytes:2"
+  assert gin_config.macro("VOCABULARY") == "bytes:2"
 
 
 def test_without_a_checkpoint_there_are_no_sizes():
   files = ["models/from_checkpoint.gin"]
   for more in ([], ["runs/train.gin"]):
     with pytest.raises(UserError, match="INITIAL_CHECKPOINT_PATH, which is"):
-      gin_utils.parse([*files, *more])
-  gin_utils.clear()
+      gin_config.parse([*files, *more])
+  gin_config.clear()
 
 
 _FLAGS = [

@@ -3,7 +3,7 @@
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.cli import error_hints, gin_utils
+from dss_jax.cli import error_hints, gin_config
 from dss_jax.training.evaluation import EvaluationConfig
 
 
@@ -27,12 +27,12 @@ def test_a_field_that_nothing_sets():
   ],
 )
 def test_fields_that_gin_sets(field, value, hint):
-  gin_utils.parse(["models/taxonli.gin", "runs/train.gin"])
+  gin_config.parse(["models/taxonli.gin", "runs/train.gin"])
   try:
     with pytest.raises(UserError) as caught:
       EvaluationConfig(**{field: value})
     text = error_hints.with_hints(caught.value, {"gin_file"})
   finally:
-    gin_utils.clear()
+    gin_config.clear()
   assert text.startswith(f"{field} is {value}; it must be")
   assert text.endswith(f"({hint})")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dss_jax import main
-from dss_jax.cli import gin_utils
+from dss_jax.cli import gin_config
 from dss_jax.pretrained import student_card, t5x_checkpoints
 from dss_jax.students.export import formats
 
@@ -16,7 +16,7 @@ from dss_jax.students.export import formats
 @pytest.fixture(autouse=True)
 def _forget():
   yield
-  gin_utils.clear()
+  gin_config.clear()
 
 
 def _refused(capsys, *flags):

@@ -15,7 +15,7 @@ import jax
 import pytest
 
 from dss_jax import main
-from dss_jax.cli import gin_utils, infer
+from dss_jax.cli import gin_config, infer
 
 RUN = [
   "--gin_file=models/taxonli.gin",
@@ -37,7 +37,7 @@ NUM_ROWS = 400
 @pytest.fixture(autouse=True)
 def _forget():
   yield
-  gin_utils.clear()
+  gin_config.clear()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
     one = jax.devices()[:1]
     patched.setattr(jax, "devices", lambda *_: one)
     assert main.main(["train", *RUN, f"--gin.MODEL_DIR={folder / 'run'}"]) == 0
-  gin_utils.clear()
+  gin_config.clear()
   draw = random.Random(1)
   words = [
     "a",
@@ -174,7 +174,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(folder, tmp_path):
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not output.exists()
-  gin_utils.clear()
+  gin_config.clear()
   assert _infer(folder, output, *more) == 0
   assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
@@ -292,11 +292,11 @@ def test_an_input_that_changed_is_noticed(folder, tmp_path, capsys):
     patched.setattr(prediction_files.FileOutput, "finish", stop)
     patched.setattr(prediction_files, "_SECONDS_BETWEEN_SAVES", 0.0)
     assert main.main([*flags, "--window=16"]) == 130
-  gin_utils.clear()
+  gin_config.clear()
   rows.write_text("".join([lines[1], lines[0], *lines[2:64]]))
   assert main.main([*flags, "--window=16"]) == 2
   assert "is not what it was" in capsys.readouterr().err
-  gin_utils.clear()
+  gin_config.clear()
   # Rows that were added meanwhile are answered too.
   rows.write_text("".join(lines[:70]))
   assert main.main([*flags, "--window=16"]) == 0

@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from dss_jax import main
-from dss_jax.cli import failures, gin_utils
+from dss_jax.cli import failures, gin_config
 
 RUN = [
   "--gin_file=models/taxonli.gin",
@@ -33,7 +33,7 @@ RUN = [
 @pytest.fixture(autouse=True)
 def _forget():
   yield
-  gin_utils.clear()
+  gin_config.clear()
 
 
 def _train_flags(folder: pathlib.Path, *more: str) -> list[str]:

@@ -14,7 +14,7 @@ import small_runs
 
 from dss_jax.base import named_trees
 from dss_jax.base.errors import UserError
-from dss_jax.cli import gin_utils
+from dss_jax.cli import gin_config
 from dss_jax.models import lora
 from dss_jax.models.lora import LoraOptions
 from dss_jax.students import scoring, student
@@ -304,7 +304,7 @@ def test_adapters_need_a_base(tmp_path):
 )
 def test_one_gin_file_makes_any_run_train_adapters(tmp_path, run):
   try:
-    gin_utils.parse(
+    gin_config.parse(
       [
         "models/taxonli.gin",
         run,
@@ -322,9 +322,9 @@ def test_one_gin_file_makes_any_run_train_adapters(tmp_path, run):
         "LORA_ALSO_TRAIN = 'scale$'",
       ],
     )
-    config = gin_utils.instance("train.train")
+    config = gin_config.instance("train.train")
   finally:
-    gin_utils.clear()
+    gin_config.clear()
   assert config.lora == LoraOptions(4, 16, "attention_and_mlp", ("scale$",))
   assert isinstance(config.optimizer, optimizers.AdamW)
   assert float(config.learning_rate_fn(5)) <= 5.001e-4

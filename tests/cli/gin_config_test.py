@@ -7,13 +7,13 @@ import gin
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.cli import gin_registry, gin_utils
+from dss_jax.cli import gin_config, gin_registry
 
 
 @pytest.fixture(autouse=True)
 def _forget():
   yield
-  gin_utils.clear()
+  gin_config.clear()
 
 
 @pytest.mark.parametrize(
@@ -35,16 +35,16 @@ def _forget():
   ],
 )
 def test_flags_become_bindings(flag, binding):
-  assert gin_utils.binding_from_flag(flag) == binding
+  assert gin_config.binding_from_flag(flag) == binding
 
 
 def test_flag_without_value_is_told():
   with pytest.raises(UserError, match=r"write --gin\.NAME=VALUE"):
-    gin_utils.binding_from_flag("--gin.MODEL_DIR")
+    gin_config.binding_from_flag("--gin.MODEL_DIR")
 
 
 def _gin_files() -> list[str]:
-  folder = gin_utils.PACKAGED_FOLDER
+  folder = gin_config.PACKAGED_FOLDER
   return sorted(str(p.relative_to(folder)) for p in folder.rglob("*.gin"))
 
 
@@ -58,7 +58,7 @@ def test_every_packaged_file_parses(path, tmp_path, monkeypatch):
   for name in ("runs", "models", "data"):
     (tmp_path / name).mkdir()
   monkeypatch.chdir(tmp_path)
-  gin_utils.parse([path])
+  gin_config.parse([path])
 
 
 def _models() -> list[str]:
@@ -69,7 +69,7 @@ def _models() -> list[str]:
 @pytest.mark.parametrize("path", _models())
 def test_every_model_builds_with_every_kind_of_run(path):
   for run in ("train", "official", "finetune", "taxonli"):
-    gin_utils.parse(
+    gin_config.parse(
       [path, f"runs/{run}.gin", "data/taxonli.gin", "methods/dss.gin"],
       [
         "MODEL_DIR = 'x'",
@@ -78,7 +78,7 @@ def test_every_model_builds_with_every_kind_of_run(path):
         "VOCABULARY = 'bytes'",
       ],
     )
-    config = gin_utils.instance("train.train")
+    config = gin_config.instance("train.train")
     assert config.model.config.dropout_rate == 0.1
     assert config.total_steps == 3
     dataset = config.train_dataset_cfg
@@ -86,7 +86,7 @@ def test_every_model_builds_with_every_kind_of_run(path):
 
 
 def test_the_operative_configuration_parses_to_the_same_run():
-  gin_utils.parse(
+  gin_config.parse(
     [
       "models/taxonli.gin",
       "runs/taxonli.gin",
@@ -95,48 +95,48 @@ def test_the_operative_configuration_parses_to_the_same_run():
     ],
     ["MODEL_DIR = 'x'", "TRAIN_STEPS = 3", "ALPHA = 0.25"],
   )
-  first = gin_utils.instance("train.train")
-  text = gin_utils.operative_config()
-  gin_utils.clear()
-  gin_utils.parse([], [text])
-  second = gin_utils.instance("train.train")
+  first = gin_config.instance("train.train")
+  text = gin_config.operative_config()
+  gin_config.clear()
+  gin_config.parse([], [text])
+  second = gin_config.instance("train.train")
   assert second.objective == first.objective
   assert second.objective.alpha == 0.25
   assert second.model.config == first.model.config
   assert second.train_dataset_cfg == first.train_dataset_cfg
   assert second.optimizer == first.optimizer
   assert second.evaluation_cfg == first.evaluation_cfg
-  assert gin_utils.operative_config() == text
+  assert gin_config.operative_config() == text
 
 
 def test_what_a_run_was_configured_with_can_be_overridden_and_finds_tasks():
   files = ["models/taxonli.gin", "runs/taxonli.gin", "data/taxonli.gin"]
   flags = ["METHOD = 'dss'", "MODEL_DIR = 'x'", "TRAIN_STEPS = 3"]
-  gin_utils.parse(files, flags)
-  gin_utils.instance("train.train")
-  text = gin_utils.operative_config(["my.tasks"])
-  gin_utils.clear()
-  gin_utils.parse(
+  gin_config.parse(files, flags)
+  gin_config.instance("train.train")
+  text = gin_config.operative_config(["my.tasks"])
+  gin_config.clear()
+  gin_config.parse(
     [], [text, "data.DataOptions.taxonli_seed = 5", "VOCABULARY = 'bytes'"]
   )
-  assert gin_utils.macro("MIXTURE_OR_TASK_MODULE") == ["my.tasks"]
-  dataset = gin_utils.instance("train.train", model_dir="y").train_dataset_cfg
+  assert gin_config.macro("MIXTURE_OR_TASK_MODULE") == ["my.tasks"]
+  dataset = gin_config.instance("train.train", model_dir="y").train_dataset_cfg
   assert dataset.data.taxonli_seed == 5
   assert dataset.attention_length == 600
 
 
 def test_later_files_and_bindings_win_and_search_paths_come_first(tmp_path):
   (tmp_path / "mine.gin").write_text("include 'runs/train.gin'\nALPHA = 0.1\n")
-  gin_utils.parse(["mine.gin"], [], [str(tmp_path)])
-  assert gin_utils.macro("ALPHA") == 0.1
-  gin_utils.parse(["mine.gin"], ["ALPHA = 0.2"], [str(tmp_path)])
-  assert gin_utils.macro("ALPHA") == 0.2
+  gin_config.parse(["mine.gin"], [], [str(tmp_path)])
+  assert gin_config.macro("ALPHA") == 0.1
+  gin_config.parse(["mine.gin"], ["ALPHA = 0.2"], [str(tmp_path)])
+  assert gin_config.macro("ALPHA") == 0.2
 
 
 def test_parsing_forgets_what_was_parsed_before():
-  gin_utils.parse(["runs/train.gin"], ["ALPHA = 0.1"])
-  gin_utils.parse([], [])
-  assert gin_utils.macro("ALPHA") is None
+  gin_config.parse(["runs/train.gin"], ["ALPHA = 0.1"])
+  gin_config.parse([], [])
+  assert gin_config.macro("ALPHA") is None
 
 
 @pytest.mark.parametrize(
@@ -154,14 +154,14 @@ def test_parsing_forgets_what_was_parsed_before():
 )
 def test_wrong_configurations_are_told_in_one_line(files, bindings, message):
   with pytest.raises(UserError, match=message) as error:
-    gin_utils.parse(files, bindings)
+    gin_config.parse(files, bindings)
   assert "\n" not in str(error.value)
 
 
 def test_wrong_values_are_told_in_one_line():
-  gin_utils.parse([], ["network.T5Config.emb_dim = -1"])
+  gin_config.parse([], ["network.T5Config.emb_dim = -1"])
   with pytest.raises(UserError, match="emb_dim is -1") as error:
-    gin_utils.instance("network.T5Config", vocab_size=8)
+    gin_config.instance("network.T5Config", vocab_size=8)
   assert "\n" not in str(error.value)
 
 
@@ -181,12 +181,12 @@ def test_wrong_values_are_told_in_one_line():
   ],
 )
 def test_values_of_the_wrong_type_are_told_in_one_line(binding, message):
-  gin_utils.parse(
+  gin_config.parse(
     ["models/taxonli.gin", "runs/taxonli.gin", "data/taxonli.gin"],
     ["MODEL_DIR = 'x'", "TRAIN_STEPS = 1", "METHOD = 'dss'", binding],
   )
   with pytest.raises(UserError, match=message) as error:
-    gin_utils.instance("train.train")
+    gin_config.instance("train.train")
   assert "\n" not in str(error.value)
   assert len(str(error.value)) < 400
 
@@ -195,37 +195,37 @@ def test_an_error_in_a_file_names_the_file(tmp_path):
   path = tmp_path / "mine.gin"
   path.write_text("A = __import__('os')\n")
   with pytest.raises(UserError, match=r"mine\.gin: .*quoted strings") as error:
-    gin_utils.parse([str(path)])
+    gin_config.parse([str(path)])
   assert "object at" not in str(error.value)
 
 
 def test_all_that_is_missing_is_named_at_once():
-  gin_utils.parse(["models/taxonli.gin", "runs/taxonli.gin"])
+  gin_config.parse(["models/taxonli.gin", "runs/taxonli.gin"])
   with pytest.raises(UserError) as error:
-    gin_utils.instance("train.train")
+    gin_config.instance("train.train")
   message = str(error.value)
   assert "\n" not in message
   assert "--gin.MODEL_DIR=... --gin.TRAIN_STEPS=..." in message
   assert "--gin_file=data/... (or --gin.TASK_FEATURE_LENGTHS=..." in message
   assert "--gin_file=methods/... (or --gin.METHOD=...)" in message
   # What a given name makes unnecessary is not asked for.
-  gin_utils.parse(
+  gin_config.parse(
     ["models/taxonli.gin", "runs/taxonli.gin"],
     ["MIXTURE_OR_TASK_NAME = 'taxonli_dss'", "TRAIN_STEPS = 3"],
   )
   with pytest.raises(UserError, match=r"^MODEL_DIR, TASK_FEATURE_LENGTHS are"):
-    gin_utils.instance("train.train")
+    gin_config.instance("train.train")
 
 
 def test_a_configuration_without_a_run_is_told():
-  gin_utils.parse(["models/taxonli.gin"])
+  gin_config.parse(["models/taxonli.gin"])
   with pytest.raises(UserError, match=r"--gin_file=runs/train\.gin"):
-    gin_utils.instance("train.train")
+    gin_config.instance("train.train")
 
 
 def test_missing_search_path_is_told(tmp_path):
   with pytest.raises(UserError, match="--gin_search_paths"):
-    gin_utils.parse([], [], [str(tmp_path / "none")])
+    gin_config.parse([], [], [str(tmp_path / "none")])
 
 
 def test_gin_is_the_library_not_the_folder():

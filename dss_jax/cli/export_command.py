@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from typing import TYPE_CHECKING
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
-from dss_jax.cli import student_flags
+from dss_jax.cli import flags, run_flags
 from dss_jax.students.export import formats
 
 if TYPE_CHECKING:
   from dss_jax.datasets import DataOptions
   from dss_jax.students.export.checks import Agreement
   from dss_jax.students.student import Student
-  from dss_jax.training.train_config import TrainConfig
 
 EPILOG = """\
 examples:
-  dss-jax export --model_dir=runs/taxonli_dss --output=exports/taxonli
+  dss-jax export --model_dir=runs/taxonli_dss --output_dir=exports/taxonli
   dss-jax export --model_dir=runs/taxonli_dss --format=ctranslate2 \\
-    --quantization=int8 --check=1000 --output=exports/taxonli_int8
+    --quantization=int8 --check=1000 --output_dir=exports/taxonli_int8
 
 The exported student is asked test inputs of its dataset, and must answer as
 the student does; otherwise nothing is written.
 """
 
-CHECKED_INPUTS = 64
 # The share of identical labels (outputs, where there are none) that is asked
 # for. Rounding may turn a choice between two equally probable tokens, and 8 bits
 # somewhere in a long text will.
@@ -35,127 +35,119 @@ _LEAST_AGREEMENT = {"float32": 0.95, "int8": 0.9}
 _LEAST_AGREEMENT_OF_INT8_TEXTS = 0.5
 
 
+@dataclasses.dataclass(frozen=True)
+class ExportFlags:
+  """What is written, and how it is checked.
+
+  Attributes:
+    format: the program's format.
+    output_dir: the folder to write.
+    overwrite: replace an earlier export there.
+    check: ask the exported student N inputs of each sub-task, and compare; 0
+      leaves it unchecked.
+    min_agreement: share of identical labels (outputs, where there are none)
+      below which nothing is written; default: 0.95; for int8 0.9, and 0.5 of
+      texts.
+  """
+
+  output_dir: str
+  format: str = "huggingface"
+  overwrite: bool = False
+  check: int = 64
+  min_agreement: float | None = None
+
+  def __post_init__(self):
+    checks.in_range("ExportFlags.check", self.check, 0)
+    checks.in_range(
+      "ExportFlags.min_agreement", self.min_agreement, 0, 1, or_none=True
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the mode's flags."""
-  student_flags.add_student_flags(parser)
-  parser.add_argument(
-    "--format",
-    choices=formats.FORMATS,
-    default="huggingface",
-    help="default: %(default)s",
+  """Adds the mode's flags."""
+  flags.add_flags(
+    parser, run_flags.StudentFlags, checkpoint={"metavar": "STEP"}
   )
-  parser.add_argument(
-    "--output", required=True, metavar="FOLDER", help="the folder to write"
+  flags.add_flags(
+    parser,
+    ExportFlags,
+    title="the exported student",
+    format={"choices": formats.FORMATS, "metavar": None},
   )
-  parser.add_argument(
-    "--overwrite",
-    action="store_true",
-    help="replace an earlier export there",
+  flags.add_flags(
+    parser,
+    "students.export.formats.Options",
+    title="options of some formats",
+    quantization={"choices": formats.QUANTIZATIONS, "metavar": None},
+    layout={
+      "flag": "t5x_layout",
+      "choices": formats.LAYOUTS,
+      "metavar": None,
+    },
   )
-  parser.add_argument(
-    "--quantization",
-    choices=formats.QUANTIZATIONS,
-    default="float32",
-    help="of the weights; int8 for ctranslate2 only; default: %(default)s",
-  )
-  parser.add_argument(
-    "--t5x_layout",
-    choices=formats.LAYOUTS,
-    default="legacy",
-    help="of a T5X checkpoint: msgpack and zarr, which all of T5X's tools read,"
-    " or Orbax; default: %(default)s",
-  )
-  parser.add_argument(
-    "--num_beams",
-    type=int,
-    default=1,
-    help="width of the beam search in the exported program (stablehlo only);"
-    " default: 1, greedy",
-  )
-  parser.add_argument(
-    "--check",
-    type=int,
-    default=CHECKED_INPUTS,
-    metavar="N",
-    help="ask the exported student N inputs of each sub-task, and compare;"
-    " 0 leaves it unchecked; default: %(default)s",
-  )
-  parser.add_argument(
-    "--min_agreement",
-    type=float,
-    metavar="SHARE",
-    help="share of identical labels (outputs, where there are none) below"
-    " which nothing is written; default: 0.95; for int8 0.9, and 0.5 of texts",
-  )
+  run_flags.add_gin_flags(parser)
 
 
-def run(args: argparse.Namespace, read_run: student_flags.ReadRun) -> int:
-  """The mode: loads, writes beside the output, checks, publishes."""
-  _check_flags(args)
+def run(args: argparse.Namespace) -> int:
+  """Runs the mode: loads, writes a new folder, checks it and publishes it."""
+  wanted = flags.build(ExportFlags, args)
+  options = flags.build(formats.Options, args)
+  _check_options(options, wanted.format)
   from dss_jax.students.export import folders
 
-  folders.check_free(args.output, overwrite=args.overwrite)
-  options = formats.Options(args.quantization, args.t5x_layout, args.num_beams)
-  form = formats.get(args.format, checked=args.check > 0)
+  folders.check_free(wanted.output_dir, overwrite=wanted.overwrite)
+  form = formats.get(wanted.format, checked=wanted.check > 0)
   started = time.monotonic()
-  student, data = _open(args, read_run)
+  student, data = _open(args)
   agreements = export(
     student,
-    args.output,
-    args.format,
+    wanted.output_dir,
+    wanted.format,
     form,
     options,
-    count=args.check,
-    least=args.min_agreement,
+    count=wanted.check,
+    least=wanted.min_agreement,
     data=data,
-    overwrite=args.overwrite,
+    overwrite=wanted.overwrite,
   )
   for agreement in agreements:
     print(agreement)
   if not agreements:
     print("not checked (--check=0)")
-  print(f"{args.output}: {formats.FORMATS[args.format]}", end="")
+  print(f"{wanted.output_dir}: {formats.FORMATS[wanted.format]}", end="")
   print(f", in {time.monotonic() - started:.0f} s")
   return 0
 
 
-def _check_flags(args: argparse.Namespace) -> None:
-  if args.check < 0:
-    raise UserError(f"--check is {args.check}; give 0 or more inputs")
-  least = args.min_agreement
-  if least is not None and not 0 <= least <= 1:
-    raise UserError(f"--min_agreement is {least}; give a share from 0 to 1")
-  if args.num_beams < 1:
-    raise UserError(f"--num_beams is {args.num_beams}; give at least 1")
-  for flag, value, usual, where in (
-    ("quantization", args.quantization, "float32", "ctranslate2"),
-    ("t5x_layout", args.t5x_layout, "legacy", "t5x"),
-    ("num_beams", args.num_beams, 1, "stablehlo"),
+def _check_options(options: formats.Options, name: str) -> None:
+  """Raises UserError for an option that the format does not have."""
+  checks.in_range("Options.num_beams", options.num_beams, 1)
+  usual = formats.Options()
+  for field, flag, owner in (
+    ("quantization", "quantization", "ctranslate2"),
+    ("layout", "t5x_layout", "t5x"),
+    ("num_beams", "num_beams", "stablehlo"),
   ):
-    if value != usual and args.format != where:
+    value = getattr(options, field)
+    if value != getattr(usual, field) and name != owner:
       raise UserError(
-        f"--{flag} is {value}, which --format={args.format} does not have; it"
-        f" belongs to --format={where}"
+        f"--{flag} is {value}, which --format={name} does not have; it"
+        f" belongs to --format={owner}"
       )
 
 
-def _open(
-  args: argparse.Namespace, read_run: student_flags.ReadRun
-) -> tuple[Student, DataOptions | None]:
-  """The student, and where the data of its check are."""
+def _open(args: argparse.Namespace) -> tuple[Student, DataOptions]:
+  """The student, and the options of the data that it is checked with."""
   from dss_jax.datasets import DataOptions
 
-  runs: list[TrainConfig] = []
+  _report("reading the student")
+  if not run_flags.is_run(args.model_dir):
+    return run_flags.open_student(args), DataOptions(data_dir=args.data_dir)
+  from dss_jax.students import student
 
-  def read(args: argparse.Namespace) -> TrainConfig:
-    runs.append(read_run(args))
-    return runs[-1]
-
-  _tell("reading the student")
-  student = student_flags.open_student(args, read)
-  if runs:
-    return student, runs[0].train_dataset_cfg.data
-  return student, DataOptions(data_dir=args.data_dir)
+  config = run_flags.read_run(args)
+  loaded = student.load_run(config, args.checkpoint or "best")
+  return loaded, config.train_dataset_cfg.data
 
 
 def export(
@@ -193,13 +185,14 @@ def export(
   """
   from dss_jax.base.atomic_files import write_atomically
   from dss_jax.pretrained import student_card
-  from dss_jax.students.export import checks, folders, model_card
+  from dss_jax.students.export import checks as export_checks
+  from dss_jax.students.export import folders, model_card
   from dss_jax.training import train_config
 
   train_config.check_vocabulary(student.vocabulary, student.model)
-  checks.check_finite(student)
+  export_checks.check_finite(student)
   with folders.new_folder(output, overwrite=overwrite) as folder:
-    _tell(f"writing {formats.FORMATS[name]}")
+    _report(f"writing {formats.FORMATS[name]}")
     form.write(student, folder, options)
     student_card.write(folder, student.card())
     agreements = []
@@ -219,25 +212,26 @@ def export(
 def _check(
   student, folder, form, options, count, least, data
 ) -> list[Agreement]:
-  from dss_jax.students.export import checks, tokenizer_files
+  from dss_jax.students.export import checks as export_checks
+  from dss_jax.students.export import tokenizer_files
 
-  ours = checks.student_answers(
+  ours = export_checks.student_answers(
     student, options.num_beams, own_dtype=form.OWN_DTYPE
   )
   theirs = form.answers(student, folder, options)
-  longest = checks.output_tokens(student)
+  longest = export_checks.output_tokens(student)
   agreements = []
-  for asked in checks.questions(student, count, data):
+  for asked in export_checks.questions(student, count, data):
     if form.HAS_TOKENIZER and asked.evaluation is not None:
       tokenizer_files.check(student, folder, asked.evaluation.input_texts)
-    _tell(f"asking {len(asked.inputs)} inputs of {asked.subtask.name}")
-    agreement = checks.compare(
+    _report(f"asking {len(asked.inputs)} inputs of {asked.subtask.name}")
+    agreement = export_checks.compare(
       student,
       asked,
       ours(asked.inputs, longest),
       theirs(asked.inputs, longest),
     )
-    checks.check(
+    export_checks.check(
       agreement,
       least=_least(options, agreement) if least is None else least,
       exact=options.quantization == "float32",
@@ -254,5 +248,5 @@ def _least(options: formats.Options, agreement: Agreement) -> float:
   return _LEAST_AGREEMENT[options.quantization]
 
 
-def _tell(text: str) -> None:
+def _report(text: str) -> None:
   print(f"{text} ...", file=sys.stderr, flush=True)

@@ -1,8 +1,6 @@
-"""`dss-jax extract`: a large model writes rationales for a dataset.
+"""`dss-jax extract`: let a large model write rationales for a dataset.
 
-The flags become a source of records and a plan in `from_flags`; `extraction`
-does the rest. Nothing heavy is imported before it is needed,
-TensorFlow and JAX never.
+Nothing heavy is imported before it is needed; TensorFlow and JAX never are.
 """
 
 from __future__ import annotations
@@ -19,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from dss_jax.base import user_modules
 from dss_jax.base.errors import UserError, printable
-from dss_jax.cli import extract_plans
-from dss_jax.cli.extract_flags import add_arguments
+from dss_jax.cli import extract_flags, flags
+from dss_jax.cli.data_flags import SourceFlags
+from dss_jax.cli.extract_flags import EPILOG, OutputFlags, add_arguments
 
 if TYPE_CHECKING:
   from dss_jax.rationales.asking.request_loop import Summary
@@ -30,7 +29,10 @@ if TYPE_CHECKING:
   from dss_jax.rationales.prices import Prices
   from dss_jax.rationales.requests import Request
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EPILOG", "add_arguments", "run"]
+
+# Flags that replace asking; one of them at most.
+_WAYS = ("show_prompt", "dry_run", "write_batch", "read_batch")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
     args.limit = 1
   user_modules.import_modules(args.module)
   prices = Prices.load(args.prices)
-  source = extract_plans.make_source(args)
-  plan = extract_plans.make_plan(args)
+  source = extract_flags.make_source(args)
+  plan = extract_flags.make_plan(args)
   if args.show_prompt:
     return _show_prompt(source, plan)
   if args.dry_run:
@@ -66,43 +68,36 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-  from dss_jax.cli import data as data_command
-
-  data_command.check_source(args)
-  ways = ("show_prompt", "dry_run", "write_batch", "read_batch")
-  given = [f"--{name}" for name in ways if getattr(args, name)]
-  if len(given) > 1:
-    raise UserError(f"{given[0]} and {given[1]} exclude each other")
-  if args.limit is not None and args.limit < 1:
-    raise UserError(f"--limit is {args.limit}; allowed: whole numbers from 1")
-  needs_no_folder = ("--show_prompt", "--dry_run", "--write_batch")
-  if not args.output_dir and not set(given) & set(needs_no_folder):
+  """Raises UserError for flags that do not fit together."""
+  flags.build(SourceFlags, args)
+  flags.build(extract_flags.RecordFlags, args)
+  output = flags.build(OutputFlags, args)
+  ways = [name for name in _WAYS if getattr(args, name)]
+  if len(ways) > 1:
+    raise UserError(f"--{ways[0]} and --{ways[1]} exclude each other")
+  if not output.output_dir and ways in ([], ["read_batch"]):
     raise UserError("where shall the records go? give --output_dir")
-  if args.output_split and pathlib.Path(args.output_split).name != (
-    args.output_split
-  ):
+  split = output.output_split
+  if split and pathlib.Path(split).name != split:
     raise UserError(
-      f"--output_split is {args.output_split!r}; it must be a name, not a path"
+      f"--output_split is {split!r}; it must be a name, not a path"
     )
-  _check_formats(args)
+  _check_formats(output.formats)
   if args.batch_dir and not args.read_batch:
     raise UserError("--batch_dir is for --read_batch")
 
 
-def _check_formats(args: argparse.Namespace) -> None:
+def _check_formats(formats: tuple[str, ...]) -> None:
   from dss_jax.rationales.record_outputs import SUFFIXES
 
   allowed = [suffix[1:] for suffix in SUFFIXES]
-  args.formats = [n.strip() for n in args.formats.split(",") if n.strip()]
-  for name in args.formats:
+  for name in formats:
     if name not in allowed:
       raise UserError(
         f"--formats names {name!r}; allowed: {', '.join(allowed)}"
       )
-    if args.formats.count(name) > 1:
+    if formats.count(name) > 1:
       raise UserError(f"--formats names {name!r} twice")
-  if not args.formats:
-    raise UserError("--formats names no format")
 
 
 @contextlib.contextmanager
@@ -241,7 +236,7 @@ def _extract(
     source,
     plan,
     args.output_dir,
-    split=args.output_split or extract_plans.split_name(args),
+    split=args.output_split or extract_flags.split_name(args),
     formats=args.formats,
     prices=prices,
     ask=not (args.no_ask or args.read_batch),

@@ -20,7 +20,7 @@ import gin
 import gin.config
 
 from dss_jax.base.errors import UserError
-from dss_jax.cli import gin_checks, gin_errors, gin_registry
+from dss_jax.cli import gin_checks, gin_registry
 from dss_jax.cli.gin_registry import MACRO, PACKAGED_FOLDER
 
 # ------------------------------------------------------------------- parsing
@@ -59,11 +59,11 @@ def parse(
   ]
   for path in gin_files:
     _check_file(path, folders)
-    with gin_errors.told_in_a_line(where=f"{path}: "):
+    with gin_checks.one_line_errors(where=f"{path}: "):
       gin.parse_config_file(path)
   # Each binding alone, so that an error names the one at fault.
   for binding in bindings:
-    with gin_errors.told_in_a_line(binding):
+    with gin_checks.one_line_errors(binding):
       gin.parse_config(binding)
   gin_checks.check_macros_are_read(bindings, _READ_DIRECTLY)
   _bind_checkpoint_sizes()
@@ -154,7 +154,7 @@ def instance(name: str, **kwargs: Any) -> Any:
   gin_registry.register()
   gin_checks.check_complete(name)
   gin_checks.check_types()
-  with gin_errors.told_in_a_line():
+  with gin_checks.one_line_errors():
     return gin.get_configurable(name)(**kwargs)
 
 
@@ -163,7 +163,7 @@ def macro(name: str, default: Any = None) -> Any:
   value = gin.config._CONFIG.get((name, MACRO), {}).get("value", default)
   if gin_registry.is_reference_to(value, gin_registry.CONSTANT):
     return default
-  with gin_errors.told_in_a_line():
+  with gin_checks.one_line_errors():
     # gin evaluates references when they are copied.
     return copy.deepcopy(value)
 

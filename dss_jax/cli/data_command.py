@@ -1,0 +1,295 @@
+"""`dss-jax data stats|show|batches|convert`: look at datasets, and convert them.
+
+Each sub-command reads a registered dataset (`--dataset`) or a file of records
+(`--input`). Nothing heavy is imported before a sub-command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from dss_jax.base import checks, user_modules
+from dss_jax.base.errors import UserError
+from dss_jax.cli import flags
+from dss_jax.cli.data_flags import (
+  EPILOG,
+  BatchFlags,
+  ConvertFlags,
+  ShowFlags,
+  SourceFlags,
+  StatsFlags,
+  WriteFlags,
+  add_arguments,
+)
+
+if TYPE_CHECKING:
+  from dss_jax.data.pipeline import DatasetConfig
+  from dss_jax.datasets import DataOptions
+  from dss_jax.datasets.records import Problem, Record
+
+__all__ = ["EPILOG", "add_arguments", "run"]
+
+# How many malformed lines are printed one by one.
+_SHOWN_PROBLEMS = 20
+
+
+def run(args: argparse.Namespace) -> int:
+  """Runs the chosen sub-command.
+
+  Returns:
+    The exit status: 2 if lines of the user's file could not be used.
+
+  Raises:
+    UserError: for wrong flags or data.
+  """
+  checks.in_range("limit", getattr(args, "limit", None), 1, or_none=True)
+  user_modules.import_modules(args.module)
+  commands = {
+    "stats": _stats,
+    "show": _show,
+    "batches": _batches,
+    "convert": _convert,
+  }
+  return commands[args.data_command](args)
+
+
+def _data_options(args: argparse.Namespace, **values: Any) -> DataOptions:
+  from dss_jax.datasets import DataOptions
+
+  return flags.build(DataOptions, args, **values)
+
+
+def _read_input(source: SourceFlags) -> tuple[list[Record], list[Problem]]:
+  from dss_jax.datasets.records import read_records
+
+  return read_records(source.input or "", field_mapping=source.mapping)
+
+
+def _problem_line(source: SourceFlags, records: int, problems: Any) -> str:
+  return (
+    f"{len(problems)} of {records + len(problems)} lines of {source.input}"
+    f" cannot be used; the first: {problems[0]} (mend them, or give"
+    " --skip_malformed)"
+  )
+
+
+# --- stats -------------------------------------------------------------------
+
+
+def _stats(args: argparse.Namespace) -> int:
+  from dss_jax.cli import dataset_tables
+
+  source = flags.build(SourceFlags, args)
+  stats = flags.build(StatsFlags, args)
+  problems: list[Problem] = []
+  if source.input:
+    report, problems = _file_report(source, stats)
+  else:
+    report = _dataset_report(source, stats, _data_options(args))
+  if stats.json:
+    print(json.dumps(report, indent=2, ensure_ascii=False))
+  else:
+    dataset_tables.print_stats(report)
+  if problems and not source.skip_malformed:
+    count = sum(split["rows"] for split in report["splits"].values())
+    print(
+      f"dss-jax data stats: {_problem_line(source, count, problems)}",
+      file=sys.stderr,
+    )
+    return 2
+  return 0
+
+
+def _dataset_report(
+  source: SourceFlags, stats: StatsFlags, options: DataOptions
+) -> dict[str, Any]:
+  """All that `data stats` prints about a registered dataset."""
+  from dss_jax import datasets, vocabularies
+  from dss_jax.datasets import statistics
+
+  spec = datasets.get(source.dataset or "")
+  vocabulary = vocabularies.from_name(
+    stats.vocabulary or vocabularies.default_name(spec.name)
+  )
+  splits: dict[str, Any] = {}
+  sizes: dict[str, int] = {}
+  found_splits = datasets.source_splits(spec, options)
+  for split in (source.split,) if source.split else found_splits:
+    found, records = statistics.report_split(spec.name, split, options)
+    splits[split] = found.to_dict(options.parser)
+    splits[split]["tokens"] = statistics.token_lengths(
+      records[: stats.limit], vocabulary.encode, prefix=stats.prefix
+    )
+    sizes[split] = len(records)
+    if split == "train":
+      train, validation = datasets.split_positions(
+        spec, [record.id for record in records], options
+      )
+      sizes["train"] = len(train)
+      if validation:
+        sizes["validation"] = len(validation)
+  shown_source = options.source
+  if shown_source != "records" and spec.name == "taxonli":
+    shown_source = "built in"
+  elif spec not in datasets.SHIPPED:
+    shown_source = "own records"
+  return {
+    "dataset": spec.name,
+    "source": shown_source,
+    "parser": options.parser,
+    "rationale_source": datasets.rationale_source(spec.name, options),
+    "license": spec.license,
+    "vocabulary": vocabulary.name,
+    "prefix": stats.prefix,
+    "splits": splits,
+    "after_splitting": {
+      "split_policy": options.split_policy,
+      "train_fraction": options.train_fraction,
+      "rows": {name: sizes[name] for name in datasets.SPLITS if name in sizes},
+    },
+  }
+
+
+def _file_report(
+  source: SourceFlags, stats: StatsFlags
+) -> tuple[dict[str, Any], list[Problem]]:
+  """All that `data stats` prints about a file of records."""
+  from dss_jax import vocabularies
+  from dss_jax.datasets import statistics
+
+  records, problems = _read_input(source)
+  vocabulary = vocabularies.from_name(stats.vocabulary or "bytes")
+  found = statistics.report_records(
+    records, arithmetic_labels=stats.by_value
+  ).to_dict()
+  del found["by_parser"], found["labels"]
+  found["malformed"] = len(problems)
+  found["malformed_lines"] = [
+    dataclasses.asdict(problem) for problem in problems[:_SHOWN_PROBLEMS]
+  ]
+  found["tokens"] = statistics.token_lengths(
+    records[: stats.limit], vocabulary.encode, prefix=stats.prefix
+  )
+  return {
+    "input": source.input,
+    "vocabulary": vocabulary.name,
+    "prefix": stats.prefix,
+    "splits": {"all": found},
+  }, problems
+
+
+# --- show, batches -----------------------------------------------------------
+
+
+def _dataset_config(args: argparse.Namespace) -> DatasetConfig:
+  """The task and its batches."""
+  from dss_jax.data import pipeline
+  from dss_jax.data.pairs import subtasks
+
+  batch = flags.build(BatchFlags, args)
+  if not batch.module:
+    # Without modules no other task can be known: no need to ask SeqIO.
+    subtasks.get_task(batch.task)
+  records_per_batch = batch.records_per_batch
+  if records_per_batch is None and batch.batch_size is None:
+    records_per_batch = 64
+  return pipeline.DatasetConfig(
+    batch.task,
+    {"inputs": batch.inputs_length, "targets": batch.targets_length},
+    split=batch.split,
+    batch_size=batch.batch_size,
+    records_per_batch=records_per_batch,
+    attention_length=batch.attention_length,
+    pack=not batch.no_packing,
+    data=_data_options(args),
+    method=flags.build(subtasks.MethodOptions, args),
+  )
+
+
+def _batches(args: argparse.Namespace) -> int:
+  from dss_jax.data.feeding import batch_files, training_data
+
+  write = flags.build(WriteFlags, args)
+  for name in ("steps", "rows_multiple_of"):
+    checks.in_range(f"WriteFlags.{name}", getattr(write, name), 1)
+  config = _dataset_config(args)
+  data = training_data.load_packed(
+    config,
+    training_data.vocabulary_of(config, args.vocabulary),
+    seed=args.seed,
+    rows_multiple_of=write.rows_multiple_of,
+  )
+  batch_files.write_batches(write.output_dir, data, range(write.steps))
+  shape = data.shape
+  print(
+    f"{write.steps} batches of {shape.rows} rows, {shape.encoder_length} +"
+    f" {shape.decoder_length} tokens, {shape.records_per_batch} records ->"
+    f" {write.output_dir}"
+  )
+  return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+  from dss_jax.cli import dataset_tables
+  from dss_jax.data.feeding import preview
+
+  show = flags.build(ShowFlags, args)
+  shown = preview.preview(
+    _dataset_config(args),
+    vocabulary=args.vocabulary,
+    seed=args.seed,
+    step=show.step,
+    max_rows=show.limit,
+  )
+  if show.json:
+    print(json.dumps(shown, indent=2, ensure_ascii=False))
+  else:
+    dataset_tables.print_preview(shown, ids=show.ids)
+  return 0
+
+
+# --- convert -----------------------------------------------------------------
+
+
+def _convert(args: argparse.Namespace) -> int:
+  from dss_jax.datasets.records import write_records
+
+  source = flags.build(SourceFlags, args)
+  convert = flags.build(ConvertFlags, args)
+  if source.input:
+    if "{split}" in convert.output:
+      raise UserError("--output: {split} is for --dataset; --input has none")
+    records, problems = _read_input(source)
+    if problems and not source.skip_malformed:
+      raise UserError(_problem_line(source, len(records), problems))
+    records = records[: convert.limit]
+    print(
+      f"{write_records(convert.output, records)} records -> {convert.output}"
+    )
+    if problems:
+      print(f"{len(problems)} malformed lines left out:", file=sys.stderr)
+      for problem in problems[:_SHOWN_PROBLEMS]:
+        print(f"  {problem}", file=sys.stderr)
+    return 0
+  from dss_jax import datasets
+
+  options = _data_options(args, max_records=convert.limit)
+  spec = datasets.get(source.dataset or "")
+  found_splits = datasets.source_splits(spec, options)
+  splits = (source.split,) if source.split else datasets.SPLITS
+  if len(splits) > 1 and "{split}" not in convert.output:
+    raise UserError(
+      f"--output={convert.output} is one file for {len(splits)} splits: give"
+      " --split, or write {split} in --output"
+    )
+  for split in splits:
+    if split == "test" and split not in found_splits:
+      continue
+    path = convert.output.replace("{split}", split)
+    records = datasets.load_split(spec.name, split, options=options)
+    print(f"{split}: {write_records(path, records)} records -> {path}")
+  return 0

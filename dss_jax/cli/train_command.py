@@ -1,0 +1,164 @@
+"""`dss-jax train`: train a student, or plan what that would take."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+from typing import TYPE_CHECKING
+
+from dss_jax.base.errors import UserError
+from dss_jax.cli import flags, process, run_flags
+
+if TYPE_CHECKING:
+  from dss_jax.training.train_config import TrainConfig
+
+EPILOG = """\
+examples:
+  dss-jax train --gin_file=models/taxonli.gin --gin_file=runs/train.gin \\
+    --gin_file=data/taxonli.gin --gin_file=methods/dss.gin \\
+    --gin.MODEL_DIR=runs/taxonli_dss --gin.TRAIN_STEPS=1200
+
+A run that is started again with the same MODEL_DIR resumes where it stopped.
+"""
+
+_MOST_DEVICES = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class InsideFlags:
+  """Flags that stand for parameters of the run.
+
+  Attributes:
+    profile_steps: record the steps A to B - 1 with JAX's profiler, for
+      TensorBoard.
+    debug_nans: end at the first loss or gradient that is not finite, and say
+      where it came from; without, such steps are skipped and counted.
+  """
+
+  profile_steps: str | None = None
+  debug_nans: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanFlags:
+  """What a run would take, instead of training.
+
+  Attributes:
+    plan: print the memory that a new run takes on each device, the largest
+      batch that fits, and what devices send each other; nothing is written.
+    plan_devices: plan for N devices that are not here, simulated on this CPU.
+    plan_memory: memory of a device, such as 80GiB; default: what the device
+      says, or on CPUs this machine's.
+    plan_uncompiled: do not compile the step: exact bytes and formulas only, in
+      seconds.
+    plan_json: print the plan as JSON.
+  """
+
+  plan: bool = False
+  plan_devices: int | None = None
+  plan_memory: str | None = None
+  plan_uncompiled: bool = False
+  plan_json: bool = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the mode's flags."""
+  run_flags.add_gin_flags(parser)
+  flags.add_flags(
+    parser,
+    InsideFlags,
+    title="looking inside",
+    profile_steps={"metavar": "A:B"},
+  )
+  flags.add_flags(
+    parser,
+    process.ProcessFlags,
+    title="several processes (else: none needed)",
+    coordinator_address={"metavar": "HOST:PORT"},
+  )
+  flags.add_flags(
+    parser,
+    PlanFlags,
+    title="planning, instead of training; see docs/mesh.md",
+    plan_memory={"metavar": "SIZE"},
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Runs the mode."""
+  from dss_jax.cli import gin_config
+
+  plan = flags.build(PlanFlags, args)
+  _prepare_plan(plan, flags.build(process.ProcessFlags, args))
+  modules = run_flags.parse_gin(args)
+  # Where a flag is not given, gin's value holds.
+  inside = dataclasses.asdict(flags.build(InsideFlags, args))
+  config = gin_config.instance(
+    "train.train",
+    config_text_fn=functools.partial(gin_config.operative_config, modules),
+    **{name: value for name, value in inside.items() if value},
+  )
+  if plan.plan:
+    _print_plan(plan, config)
+    return 0
+
+  from dss_jax.training import cpu_memory, train
+
+  cpu_memory.keep(config.model.config)
+  train.train(config)
+  return 0
+
+
+def _prepare_plan(plan: PlanFlags, processes: process.ProcessFlags) -> None:
+  """Checks the flags, and simulates devices if asked to; before JAX starts.
+
+  Raises:
+    UserError: for flags that do not fit together.
+  """
+  if not plan.plan:
+    for name, value in dataclasses.asdict(plan).items():
+      if value not in (None, False):
+        raise UserError(f"--{name} says how to plan: add --plan")
+    return
+  if plan.plan_memory is not None:
+    from dss_jax.planning import sizes
+
+    sizes.parse(plan.plan_memory, "--plan_memory")
+  number = plan.plan_devices
+  if number is None:
+    return
+  if not 1 <= number <= _MOST_DEVICES:
+    raise UserError(
+      f"--plan_devices is {number}; it must be a number from 1 to"
+      f" {_MOST_DEVICES}"
+    )
+  if processes.are_several:
+    raise UserError(
+      "--plan_devices simulates all devices in one process: leave out"
+      " --multiprocess and the flags that name other processes"
+    )
+  import jax
+
+  jax.config.update("jax_platforms", "cpu")
+  jax.config.update("jax_num_cpu_devices", number)
+
+
+def _print_plan(flags: PlanFlags, config: TrainConfig) -> None:
+  import jax
+
+  from dss_jax.planning import abstract_run, plan_tables, run_plan, sizes
+
+  memory = flags.plan_memory
+  plan = run_plan.make_plan(
+    abstract_run.abstract_run(config),
+    device_memory=memory and sizes.parse(memory, "--plan_memory"),
+    compiling=not flags.plan_uncompiled,
+    simulated=flags.plan_devices is not None,
+  )
+  if jax.process_index() == 0:
+    if flags.plan_json:
+      print(json.dumps(plan_tables.as_json(plan), indent=2))
+    else:
+      print(plan_tables.as_text(plan))
