@@ -53,6 +53,8 @@ INSTALL_REQUIRES = [
   # Brings TensorFlow through tensorflow-text; naming tensorflow-cpu here
   # would install a second one.
   "seqio>=0.0.20,<0.1",
+  # Completion for shells.
+  "shtab>=1.7",
   "tensorboard>=2.20,<3",
   "tensorflow-datasets>=4.9.10,<5",
   "tensorstore>=0.1.84",

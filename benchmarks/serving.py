@@ -243,13 +243,13 @@ def _run_clients(
 def _predict_alone(args) -> dict[str, Any]:
   """Labels and throughput of the predictor, in this process."""
   from dss_jax import main
+  from dss_jax.cli import run_flags
   from dss_jax.students.predictions import PredictOptions
   from dss_jax.students.serving import backends
 
   parser = main.make_parser()
   flags = parser.parse_args(["serve", f"--model_dir={args.model_dir}"])
-  flags.gin_flags = []
-  student = main.open_student(flags)
+  student = run_flags.open_student(flags)
   outputs = tuple(args.outputs.split(","))
   backend = backends.StudentBackend(
     student,

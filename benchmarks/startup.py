@@ -89,7 +89,7 @@ def launched(report: str, flags: list[str]) -> None:
   """In a process of its own: trains one step, tells the times and ends."""
   watch = Stopwatch(float(os.environ["DSS_LAUNCHED"]))
   from dss_jax import main
-  from dss_jax.cli import gin_config, gin_registry
+  from dss_jax.cli import gin_config, gin_registry, run_flags
 
   gin_registry.register()
 
@@ -102,7 +102,7 @@ def launched(report: str, flags: list[str]) -> None:
   )
 
   watch.switch("other")
-  watch.wrap(main, "parse_gin", "configuration")
+  watch.wrap(run_flags, "parse_gin", "configuration")
   watch.wrap(gin_config, "instance", "configuration")
   watch.wrap(run_setup.training_data, "load", "data")
   watch.wrap(train_config, "make_evaluator", "evaluation data")

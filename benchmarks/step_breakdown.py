@@ -32,7 +32,7 @@ import jax
 import measuring
 
 from dss_jax import main
-from dss_jax.cli import gin_config
+from dss_jax.cli import gin_config, run_flags
 from dss_jax.training import checkpoints, cpu_memory, run_directory, train
 from dss_jax.training.monitoring import time_breakdown
 from dss_jax.training.train_config import TrainConfig
@@ -54,7 +54,7 @@ def configuration(
   bound = {"MODEL_DIR": folder, "TRAIN_STEPS": steps, **bindings}
   argv = [*flags, *(f"--gin.{name}={value}" for name, value in bound.items())]
   args, args.gin_flags = main.make_parser().parse_known_args(["train", *argv])
-  main.parse_gin(args)
+  run_flags.parse_gin(args)
   return gin_config.instance("train.train")
 
 

@@ -305,7 +305,7 @@ def test_the_command_line_trains_and_scores_without_them(tmp_path, source):
       "--rows_multiple_of=8",
       "--steps=1",
       "--taxonli_num_train=64",
-      f"--output={written}",
+      f"--output_dir={written}",
     ),
   ]
   program = _BLOCK.format(blocked=sorted(HEAVY)) + "from dss_jax import main\n"

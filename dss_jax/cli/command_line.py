@@ -43,7 +43,7 @@ MODES = {
   },
 }
 
-_SHELLS = ("bash", "zsh", "tcsh")
+_SHELLS = ("bash", "zsh")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -12,7 +12,7 @@ import itertools
 import json
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dss_jax.base import user_modules
@@ -82,12 +82,13 @@ def _check(args: argparse.Namespace) -> None:
     raise UserError(
       f"--output_split is {split!r}; it must be a name, not a path"
     )
-  _check_formats(output.formats)
+  args.formats = [name for name in output.formats if name]
+  _check_formats(args.formats)
   if args.batch_dir and not args.read_batch:
     raise UserError("--batch_dir is for --read_batch")
 
 
-def _check_formats(formats: tuple[str, ...]) -> None:
+def _check_formats(formats: Sequence[str]) -> None:
   from dss_jax.rationales.record_outputs import SUFFIXES
 
   allowed = [suffix[1:] for suffix in SUFFIXES]
@@ -98,6 +99,8 @@ def _check_formats(formats: tuple[str, ...]) -> None:
       )
     if formats.count(name) > 1:
       raise UserError(f"--formats names {name!r} twice")
+  if not formats:
+    raise UserError("--formats names no format")
 
 
 @contextlib.contextmanager

@@ -50,8 +50,8 @@ examples:
     --gin.data.DataOptions.source=records --gin.MODEL_DIR=runs/cqa_student
 
 A run that is started again resumes: nothing that was answered is asked again.
-Ctrl-C lets the requests under way finish; twice stops at once. API keys come from the
-environment (OPENAI_API_KEY, or --api_key_env) and are written nowhere.
+Ctrl-C lets the requests under way finish; twice stops at once. API keys come
+from the environment (OPENAI_API_KEY, or --api_key_env) and are written nowhere.
 """
 
 USAGE = (

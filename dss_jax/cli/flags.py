@@ -126,7 +126,7 @@ def _arguments(name: str, field: _Field) -> dict[str, Any]:
       arguments["default"] = argparse.SUPPRESS
     if isinstance(shown, tuple):
       arguments["default"], shown = list(shown), ",".join(shown)
-    if shown not in (None, False, ""):
+    if not (shown is None or shown is False or shown == ""):
       arguments["help"] += f"; default: {shown}"
   if field.annotation == "bool":
     return {**arguments, "action": "store_true"}

@@ -153,7 +153,9 @@ def _print_plan(flags: PlanFlags, config: TrainConfig) -> None:
   memory = flags.plan_memory
   plan = run_plan.make_plan(
     abstract_run.abstract_run(config),
-    device_memory=memory and sizes.parse(memory, "--plan_memory"),
+    device_memory=None
+    if memory is None
+    else sizes.parse(memory, "--plan_memory"),
     compiling=not flags.plan_uncompiled,
     simulated=flags.plan_devices is not None,
   )

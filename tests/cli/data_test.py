@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.cli import data as data_command
+from dss_jax.cli import data_command, error_hints
 from dss_jax.datasets.records import (
   Rationale,
   Record,
@@ -28,7 +28,12 @@ def data(fixtures, monkeypatch):
 def _run(*flags):
   parser = argparse.ArgumentParser(prog="dss-jax data")
   data_command.add_arguments(parser)
-  return data_command.run(parser.parse_args([str(flag) for flag in flags]))
+  args = parser.parse_args([str(flag) for flag in flags])
+  try:
+    return data_command.run(args)
+  except UserError as error:
+    message = error_hints.with_hints(error, args.field_flags)
+    raise UserError(message) from error
 
 
 # --- stats -------------------------------------------------------------------
@@ -305,7 +310,10 @@ def test_convert_a_file(data, tmp_path, capsys):
     ("stats --dataset=svamp --input=a.csv", "give either"),
     ("stats --dataset=sst", "unknown dataset 'sst'; known: anli1"),
     ("stats --dataset=svamp --split=validation", "has no 'validation' data"),
-    ("stats --dataset=svamp --limit=0", "--limit is 0"),
+    (
+      "stats --dataset=svamp --limit=0",
+      "limit is 0; it must be 1 or more, or None (--limit)",
+    ),
     ("stats --dataset=svamp --parser=x", "parser = 'x'; allowed: official"),
     ("stats --dataset=svamp --vocabulary=x.model", "x.model"),
     ("stats --dataset=svamp --skip_malformed", "are for --input"),
@@ -346,7 +354,7 @@ def test_flags_cost_nothing_to_define():
   """The parser is built on every start of `dss-jax`, also for `--help`."""
   code = """
 import argparse, sys
-from dss_jax.cli import data as data_command
+from dss_jax.cli import data_command, error_hints
 data_command.add_arguments(argparse.ArgumentParser())
 heavy = {"numpy", "rich", "sentencepiece", "pyarrow", "jax", "tensorflow"}
 print(sorted(heavy & set(sys.modules)))

@@ -1,22 +1,66 @@
 """Errors of the library name fields; the command line adds what sets them."""
 
+import argparse
+
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.cli import error_hints, gin_config
+from dss_jax.cli import command_line, error_hints, gin_config
 from dss_jax.training.evaluation import EvaluationConfig
 
+GIN = {"GinFlags.gin_file": "gin_file"}
+ALL_MODES = [mode for modes in command_line.MODES.values() for mode in modes]
 
-def test_a_field_that_is_a_flag():
+
+@pytest.mark.parametrize(
+  "flags",
+  [
+    {"Predictor.batch_size": "batch_size", "Other.batch_size": "size"},
+    {"SpeedFlags.batch_size": "batch_size"},  # of the mode's own
+  ],
+)
+def test_a_field_that_is_a_flag(flags):
   error = UserError("batch_size is 0", fields="Predictor.batch_size")
-  assert error_hints.with_hints(error, {"batch_size"}) == (
+  assert error_hints.with_hints(error, flags) == (
     "batch_size is 0 (--batch_size)"
   )
 
 
+def test_flags_of_another_name():
+  error = UserError(
+    "topk is -1", fields=("DecodeOptions.topk", "DatasetConfig.pack")
+  )
+  flags = {"DecodeOptions.topk": "top_k", "BatchFlags.no_packing": "no_packing"}
+  assert error_hints.with_hints(error, flags) == (
+    "topk is -1 (--top_k, --no_packing)"
+  )
+
+
+def test_a_flag_that_the_message_names_is_not_repeated():
+  error = UserError("--limit is 0", fields="RecordFlags.limit")
+  flags = {"RecordFlags.limit": "limit"}
+  assert error_hints.with_hints(error, flags) == "--limit is 0"
+
+
+@pytest.mark.parametrize("mode", ALL_MODES)
+def test_every_mode_knows_which_flag_sets_which_field(mode):
+  """Each flag of a mode is the one of a field, for `build` and for hints."""
+  parser = argparse.ArgumentParser()
+  command_line._add_mode(parser, mode)
+  for command in command_line._all_parsers(parser):
+    flags = {
+      option.removeprefix("--")
+      for action in command._actions
+      for option in action.option_strings
+      if option.startswith("--")
+    } - {"help", "debug", "gin.NAME=VALUE"}
+    known = command.get_default("field_flags") or {}
+    assert flags == set(known.values())
+
+
 def test_a_field_that_nothing_sets():
   error = UserError("batch_size is 0", fields="Predictor.batch_size")
-  assert error_hints.with_hints(error, {"gin_file"}) == "batch_size is 0"
+  assert error_hints.with_hints(error, GIN) == "batch_size is 0"
 
 
 @pytest.mark.parametrize(
@@ -31,7 +75,7 @@ def test_fields_that_gin_sets(field, value, hint):
   try:
     with pytest.raises(UserError) as caught:
       EvaluationConfig(**{field: value})
-    text = error_hints.with_hints(caught.value, {"gin_file"})
+    text = error_hints.with_hints(caught.value, GIN)
   finally:
     gin_config.clear()
   assert text.startswith(f"{field} is {value}; it must be")

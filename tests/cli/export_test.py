@@ -28,17 +28,20 @@ def _refused(capsys, *flags):
 @pytest.mark.parametrize(
   ("flag", "reason"),
   [
-    ("--check=-1", "--check is -1"),
-    ("--min_agreement=1.5", "--min_agreement is 1.5"),
-    ("--min_agreement=nan", "--min_agreement is nan"),
-    ("--num_beams=0", "--num_beams is 0"),
+    ("--check=-1", "(--check)"),
+    (
+      "--min_agreement=1.5",
+      "min_agreement is 1.5; it must be from 0 to 1, or None (--min_agreement)",
+    ),
+    ("--min_agreement=nan", "min_agreement is nan"),
+    ("--num_beams=0", "num_beams is 0; it must be 1 or more (--num_beams)"),
     ("--num_beams=4", "belongs to --format=stablehlo"),
     ("--quantization=int8", "belongs to --format=ctranslate2"),
     ("--t5x_layout=orbax", "belongs to --format=t5x"),
   ],
 )
 def test_flags_that_cannot_be_are_told(tmp_path, capsys, flag, reason):
-  flags = (f"--model_dir={tmp_path}", f"--output={tmp_path / 'out'}", flag)
+  flags = (f"--model_dir={tmp_path}", f"--output_dir={tmp_path / 'out'}", flag)
   assert reason in _refused(capsys, *flags)
 
 
@@ -46,10 +49,10 @@ def test_what_is_in_the_way_is_told_before_anything_is_read(tmp_path, capsys):
   output = tmp_path / "out"
   output.mkdir()
   (output / "thesis.tex").write_text("x")
-  flags = ("--model_dir=none", f"--output={output}", "--overwrite")
+  flags = ("--model_dir=none", f"--output_dir={output}", "--overwrite")
   assert "no export wrote" in _refused(capsys, *flags)
   absent = f"--model_dir={tmp_path / 'none'}"
-  flags = (absent, f"--output={tmp_path / 'new'}", "--format=t5x")
+  flags = (absent, f"--output_dir={tmp_path / 'new'}", "--format=t5x")
   assert str(tmp_path / "none") in _refused(capsys, *flags)
   assert not (tmp_path / "new").exists()
 
@@ -74,7 +77,7 @@ def test_packages_that_are_missing_are_named(
     return None if package in missing else found(package, *more)
 
   monkeypatch.setattr(formats.importlib.util, "find_spec", find_spec)
-  flags = ("--model_dir=none", f"--output={tmp_path / 'out'}")
+  flags = ("--model_dir=none", f"--output_dir={tmp_path / 'out'}")
   line = _refused(capsys, *flags, f"--format={name}")
   assert told in line
   assert "pip install 'dss_jax[export]'" in line
@@ -109,7 +112,7 @@ def test_a_run_is_exported_with_its_optimizers_state(
     f"--model_dir={run}",
     "--format=t5x",
     "--check=8",
-    f"--output={output}",
+    f"--output_dir={output}",
   ]
   capsys.readouterr()
   assert main.main(flags) == 0

@@ -430,7 +430,7 @@ def test_malformed_lines(mine, tmp_path, loopback, capsys):
     (["--formats=jsonl,jsonl"], "--formats names 'jsonl' twice"),
     (["--formats=,"], "--formats names no format"),
     (["--output_split=../x"], "--output_split is '../x'"),
-    (["--limit=0"], "--limit is 0"),
+    (["--limit=0"], "limit is 0; it must be 1 or more, or None (--limit)"),
     (["--samples=0"], "--samples is 0"),
     (["--samples=3"], "raise --temperature"),
     (["--temperature=3"], "--temperature is 3.0; allowed: 0 to 2"),

@@ -15,7 +15,7 @@ import jax
 import pytest
 
 from dss_jax import main
-from dss_jax.cli import gin_config, infer
+from dss_jax.cli import gin_config, infer_command
 
 RUN = [
   "--gin_file=models/taxonli.gin",
@@ -312,21 +312,24 @@ def test_an_input_that_changed_is_noticed(folder, tmp_path, capsys):
   [
     (["--input=none.jsonl"], "--input: no such file: none.jsonl"),
     (["--output=out.txt"], "unknown suffix '.txt'"),
-    (["--batch_size=0"], "--batch_size is 0; allowed: whole numbers from 1"),
-    (["--window=-1"], "--window is -1"),
+    (
+      ["--batch_size=0"],
+      "batch_size is 0; it must be from 1 to 65536 (--batch_size)",
+    ),
+    (["--window=-1"], "window is -1"),
     (["--temperature=1"], "--temperature is for --samples"),
     (["--outputs=lable"], "--outputs has 'lable'"),
     (["--labels=,"], "--labels is ','; it names no label"),
     (["--labels=a,b,a"], "--labels has 'a' twice"),
     (
-      ["--samples=2", "--topp=2"],
-      "--topp is 2.0; allowed: numbers from 0 to 1",
+      ["--samples=2", "--top_p=2"],
+      "topp is 2.0",
     ),
     (
-      ["--samples=2", "--topk=-1"],
-      "--topk is -1; allowed: whole numbers from 0",
+      ["--samples=2", "--top_k=-1"],
+      "topk is -1",
     ),
-    (["--samples=2", "--temperature=nan"], "--temperature is nan; allowed"),
+    (["--samples=2", "--temperature=nan"], "temperature is nan"),
     (["--model_dir=~none/run"], "the home directory is not known"),
     (["--field_mapping", "inptu=x"], "'inptu' is no field of a record"),
     (["--model_dir=/nonexistent"], "/nonexistent"),
@@ -345,12 +348,12 @@ def test_wrong_flags_are_said_in_one_line(flags, message, tmp_path, capsys):
 def test_labels_from_a_file(tmp_path):
   path = tmp_path / "labels.txt"
   path.write_text("yes, of course\nno\n\n")
-  assert infer.read_labels(str(path)) == ("yes, of course", "no")
+  assert infer_command.read_labels(str(path)) == ("yes, of course", "no")
   # As Windows writes it, and large.
   path.write_bytes(
     "\ufeff".encode() + b"".join(b"%d\r\n" % n for n in range(10**5))
   )
-  assert infer.read_labels(str(path))[:2] == ("0", "1")
+  assert infer_command.read_labels(str(path))[:2] == ("0", "1")
   path.write_bytes(b"\xff")
-  with pytest.raises(infer.UserError, match="not valid UTF-8"):
-    infer.read_labels(str(path))
+  with pytest.raises(infer_command.UserError, match="not valid UTF-8"):
+    infer_command.read_labels(str(path))

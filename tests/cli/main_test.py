@@ -101,7 +101,6 @@ def test_help_fits_a_terminal(mode, capsys, monkeypatch):
     (["tran"], "dss-jax", "'tran'"),
     (["train", "--gin_fil=x"], "dss-jax train", "--gin_fil=x"),
     (["checkpoints", "x", "--gin.A=1"], "dss-jax checkpoints", "--gin.A=1"),
-    (["checkpoints"], "dss-jax checkpoints", "PATH"),
     (["data", "show", "--task=a", "--x"], "dss-jax data show", "--x"),
     (["data", "stats", "--limit=x"], "dss-jax data stats", "--limit"),
     (["quickstart", "--seeds=x"], "dss-jax quickstart", "--seeds"),
@@ -115,6 +114,25 @@ def test_unknown_arguments_end_with_2_and_one_line(argv, prog, said, capsys):
   assert line.startswith(f"{prog}: ")
   assert line.endswith(f"see `{prog} --help`")
   assert said in line
+
+
+@pytest.mark.parametrize("argv", [[], ["x", "--model_dir=x"]])
+def test_checkpoints_are_named_once(argv, capsys):
+  assert main.main(["checkpoints", *argv]) == 2
+  assert capsys.readouterr().err == (
+    "dss-jax checkpoints: give either --model_dir or PATH\n"
+  )
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_shells_complete_modes_and_flags(shell, capsys):
+  pytest.importorskip("shtab")
+  with pytest.raises(SystemExit) as ended:
+    main.main([f"--print_completion={shell}"])
+  assert ended.value.code == 0
+  script = capsys.readouterr().out
+  for word in ("quickstart", "--records_per_batch", "--gin_search_paths"):
+    assert word in script
 
 
 def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
@@ -191,11 +209,11 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
     ),
     "no processes": (
       processes("10.0.0.1:1234", count=0, index=0),
-      "--process_count is 0",
+      "process_count is 0; it must be 1 or more (--process_count)",
     ),
     "a process too many": (
       processes("10.0.0.1:1234", count=2, index=2),
-      "--process_index is 2",
+      "process_index is 2; it must be from 0 to 1 (--process_index)",
     ),
     "batch and devices": (
       [*train, "--gin.BATCH_SIZE=12", "--gin.RECORDS_PER_BATCH=None"],
@@ -392,7 +410,7 @@ def test_eval_scores_a_run_again(trained, capsys, tmp_path, monkeypatch):
 
 def test_checkpoints_are_listed_and_hashed(trained, capsys, monkeypatch):
   monkeypatch.setenv("HOME", str(trained))
-  assert main.main(["checkpoints", "~", "--hash"]) == 0
+  assert main.main(["checkpoints", "--model_dir=~", "--hash"]) == 0
   text = capsys.readouterr().out
   assert "step 2: best, latest" in text
   for name in ("params", "opt_state", "loop", "metrics"):

@@ -30,7 +30,10 @@ def test_numbers_that_cannot_be_are_told(flag, capsys):
   assert main.main(["quickstart", flag]) == 2
   (line,) = capsys.readouterr().err.splitlines()
   name, _, value = flag.partition("=")
-  assert f"{name} is {value}; give at least" in line
+  allowed = {"--seeds": 1, "--steps": quickstart.NUM_EVALUATIONS}[name]
+  assert line.endswith(
+    f"{name[2:]} is {value}; it must be {allowed} or more ({name})"
+  )
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ VOCABULARY = training_data.vocabulary_of(CONFIG)
 def folder(tmp_path_factory):
   """Eleven batches, written by the command line."""
   path = tmp_path_factory.mktemp("batches") / "files"
-  argv = ["data", "batches", *FLAGS, "--steps=11", f"--output={path}"]
+  argv = ["data", "batches", *FLAGS, "--steps=11", f"--output_dir={path}"]
   assert main.main(argv) == 0
   return path
 
@@ -97,7 +97,14 @@ def test_files_of_something_else_are_told_in_one_line(folder, changes, said):
 
 @pytest.mark.parametrize("flag", ["--steps=0", "--rows_multiple_of=0"])
 def test_wrong_flags_are_told(flag, tmp_path, capsys):
-  argv = ["data", "batches", *FLAGS, "--steps=2", f"--output={tmp_path}", flag]
+  argv = [
+    "data",
+    "batches",
+    *FLAGS,
+    "--steps=2",
+    f"--output_dir={tmp_path}",
+    flag,
+  ]
   assert main.main(argv) == 2
   assert flag.partition("=")[0] in capsys.readouterr().err
 

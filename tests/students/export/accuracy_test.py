@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax.cli import export
+from dss_jax.cli import export_command
 from dss_jax.data.tokens import evaluations, examples
 from dss_jax.models.config import T5Config
 from dss_jax.students.export import checks, formats
@@ -78,7 +78,7 @@ def _accuracy(test_set, predictions):
 
 
 def _export(taxonli, folder, name, options=formats.Options()):  # noqa: B008
-  label, rationale = export.export(
+  label, rationale = export_command.export(
     taxonli,
     str(folder),
     name,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.cli import export
+from dss_jax.cli import export_command
 from dss_jax.data.pairs import subtasks
 from dss_jax.models.config import T5Config
 from dss_jax.students.export import checks, formats
@@ -118,7 +118,7 @@ def test_a_vocabulary_larger_than_the_table_is_refused(make_student, tmp_path):
   table = T5Config(vocab_size=200, emb_dim=8, num_heads=2, head_dim=4)
   student = make_student(table, params={})
   with pytest.raises(UserError, match="259 ids but the student only 200"):
-    export.export(
+    export_command.export(
       student,
       str(tmp_path / "out"),
       "t5x",

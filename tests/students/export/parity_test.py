@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.cli import export
+from dss_jax.cli import export_command
 from dss_jax.models.config import T5Config
 from dss_jax.students.export import checks, formats, huggingface
 
@@ -71,7 +71,7 @@ def test_transformers_models_go_round(
 
 def _export(student, output, name, options=None, **more):
   form = formats.get(name, checked=True)
-  return export.export(
+  return export_command.export(
     student,
     str(output),
     name,

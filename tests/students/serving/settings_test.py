@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.cli import serve
+from dss_jax.cli import serve_command
 from dss_jax.students.serving import settings
 from dss_jax.students.serving.settings import ServeSettings
 
@@ -77,14 +77,14 @@ def test_mapped_addresses_are_what_they_map():
 
 def test_flags_and_environment_make_the_settings(monkeypatch):
   parser = argparse.ArgumentParser()
-  serve.add_arguments(parser)
+  serve_command.add_arguments(parser)
   monkeypatch.delenv(settings.TOKEN_VARIABLE, raising=False)
   args = parser.parse_args(["--model_dir=x"])
-  assert serve.settings_of(args) == ServeSettings()
+  assert serve_command.settings_of(args) == ServeSettings()
   monkeypatch.setenv(settings.TOKEN_VARIABLE, TOKEN)
   args = parser.parse_args(
     ["--model_dir=x", "--host=0.0.0.0", "--max_wait_ms=2", "--access_log"]
   )
-  assert serve.settings_of(args) == ServeSettings(
+  assert serve_command.settings_of(args) == ServeSettings(
     host="0.0.0.0", max_wait_ms=2.0, access_log=True, token=TOKEN
   )

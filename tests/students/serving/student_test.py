@@ -16,7 +16,7 @@ import small_runs  # noqa: E402
 
 from dss_jax import vocabularies  # noqa: E402
 from dss_jax.base.errors import UserError  # noqa: E402
-from dss_jax.cli import serve  # noqa: E402
+from dss_jax.cli import serve_command  # noqa: E402
 from dss_jax.data.pairs import subtasks  # noqa: E402
 from dss_jax.models import encoder_decoder  # noqa: E402
 from dss_jax.students.predictions import PredictInput, PredictOptions  # noqa: E402
@@ -153,7 +153,7 @@ def test_what_a_student_was_not_taught_cannot_be_offered():
 def test_flags_become_the_backend(monkeypatch):
   """From the flags to what would be served, with no model."""
   parser = argparse.ArgumentParser()
-  serve.add_arguments(parser)
+  serve_command.add_arguments(parser)
   student = dataclasses.replace(
     Student(model=None, params=None, vocabulary=None),  # type: ignore[arg-type]
     subtasks=subtasks.METHODS["dss"].subtasks,
@@ -168,23 +168,28 @@ def test_flags_become_the_backend(monkeypatch):
   )
   flags = ["--model_dir=x", "--port=0", "--max_batch=8", "--outputs=label"]
   args = parser.parse_args([*flags, "--labels=b, a", "--lengths=64,16"])
-  assert serve.run(args, lambda given: student) == 0
+  monkeypatch.setattr(
+    serve_command.run_flags, "open_student", lambda _: student
+  )
+  assert serve_command.run(args) == 0
   _, outputs, options, sizes, lengths, _ = seen["backend"]
   assert (outputs, options.labels) == (("label",), ("b", "a"))
   assert (sizes, lengths) == ([1, 2, 8], [16, 64])
   assert seen["served"][1].labels == ("b", "a")
   for wrong in ("--outputs=", "--outputs=label,", "--labels=", "--labels=a,a"):
     with pytest.raises(UserError, match=wrong.partition("=")[0]):
-      serve.run(parser.parse_args([*flags, wrong]), lambda given: student)
+      serve_command.run(parser.parse_args([*flags, wrong]))
   for lengths in ("", "x", "0", "1,-2", "9" * 30):
     args = parser.parse_args([*flags, f"--lengths={lengths}"])
     with pytest.raises(UserError, match="--lengths is"):
-      serve.run(args, lambda given: student)
+      serve_command.run(args)
 
 
 def test_without_the_framework_it_says_what_to_install(monkeypatch):
-  monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None)
+  monkeypatch.setattr(
+    serve_command.importlib.util, "find_spec", lambda name: None
+  )
   parser = argparse.ArgumentParser()
-  serve.add_arguments(parser)
+  serve_command.add_arguments(parser)
   with pytest.raises(UserError, match=r"pip install 'dss_jax\[serve\]'"):
-    serve.run(parser.parse_args(["--model_dir=x"]), lambda args: None)  # type: ignore[arg-type]
+    serve_command.run(parser.parse_args(["--model_dir=x"]))
