@@ -133,8 +133,8 @@ def _show_prompt(source: Source, plan: Plan) -> int:
       sampling=own.sampling,
       label=label,
     )
-    told = "" if label is None else ", told the gold label"
-    print(f"--- POST {request.url}, for record {printable(record.id)}{told}")
+    hint = "" if label is None else ", with the gold label as a hint"
+    print(f"--- POST {request.url}, for record {printable(record.id)}{hint}")
     _show_request(request)
   if not asked:
     print("no teacher of this plan is asked in words")
@@ -251,7 +251,7 @@ def _extract(
   if not result.stopped:
     return 0
   print(
-    f"dss-jax extract: {result.stopped}; start it again to go on, or with"
+    f"dss-jax extract: {result.stopped}; start it again to resume, or with"
     " --no_ask to write the records as they are",
     file=sys.stderr,
   )
@@ -270,7 +270,7 @@ def _as_json(result: Result) -> dict[str, Any]:
   }
 
 
-def _told(summary: Summary) -> str:
+def _summary_line(summary: Summary) -> str:
   """What asking did, in one line."""
   parts = [f"{summary.answered:,} answered"]
   for name, words in (
@@ -292,7 +292,7 @@ def _print_result(result: Result) -> None:
   for name, rounds in result.summaries.items():
     for round_name, summary in rounds.items():
       title = name if round_name == "first" else f"{name}, {round_name}"
-      print(f"{title}: {_told(summary)}")
+      print(f"{title}: {_summary_line(summary)}")
   if result.report is not None:
     quality_tables.print_report(result.report)
   for path in result.files:

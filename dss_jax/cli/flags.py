@@ -9,38 +9,26 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
-import functools
 import inspect
 import pathlib
 import re
-import textwrap
-from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 Options = TypeVar("Options")
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 
-# Annotation -> type and placeholder.
-_TYPES: dict[str, tuple[type, str]] = {
-  "int": (int, "N"),
-  "float": (float, "X"),
-  "str": (str, "NAME"),
+_TYPES = {"int": (int, "N"), "float": (float, "X"), "str": (str, "NAME")}
+
+
+# Changes `add_flags` for a tuple whose names are separated by commas.
+NAMES = {
+  "type": lambda text: tuple(name.strip() for name in text.split(",")),
+  "action": "store",
+  "nargs": None,
+  "metavar": "A,B,...",
 }
-
-
-class _Field(NamedTuple):
-  """A field of a dataclass, as its source states it.
-
-  Attributes:
-    annotation: without `| None`.
-    default: source of the default; None for a required field.
-    help: its entry in the docstring's `Attributes:` section.
-  """
-
-  annotation: str
-  default: str | None
-  help: str
 
 
 def add_flags(
@@ -70,15 +58,12 @@ def add_flags(
   """
   group = next((g for g in parser._action_groups if g.title == title), None)
   group = group or (parser.add_argument_group(title) if title else parser)
-  fields = _read(options)
   field_flags = dict(parser.get_default("field_flags") or {})
-  class_name = options if isinstance(options, str) else options.__name__
-  class_name = class_name.rpartition(".")[2]
-  for name in names or fields:
-    change = changes.get(name, {})
-    if change is None:
+  class_name = str(getattr(options, "__name__", options)).rpartition(".")[2]
+  for name, read in _read(options, names).items():
+    if (change := changes.get(name, {})) is None:
       continue
-    arguments = {**_arguments(name, fields[name]), **change}
+    arguments = {**read, **change}
     flag = arguments.pop("flag", name)
     field_flags[f"{class_name}.{name}"] = flag
     group.add_argument(f"--{flag}", **arguments)
@@ -105,33 +90,27 @@ def build(
   return options(**found | values)
 
 
-def _names(text: str) -> tuple[str, ...]:
-  return tuple(name.strip() for name in text.split(","))
-
-
-# Changes `add_flags` for a tuple whose names are separated by commas.
-NAMES = {"type": _names, "action": "store", "nargs": None, "metavar": "A,B,..."}
-
-
-def _arguments(name: str, field: _Field) -> dict[str, Any]:
+def _arguments(field: ast.AnnAssign, help_text: str) -> dict[str, Any]:
   """Arguments of `add_argument` for a field."""
-  arguments: dict[str, Any] = {"help": field.help.replace("%", "%%")}
-  if field.default is None:
+  name, annotation = ast.unparse(field.target), ast.unparse(field.annotation)
+  arguments: dict[str, Any] = {"help": help_text.replace("%", "%%")}
+  if field.value is None:
     arguments["required"] = True
   else:
-    shown: Any = field.default
     try:
-      shown = arguments["default"] = ast.literal_eval(field.default)
+      shown = arguments["default"] = ast.literal_eval(field.value)
     except ValueError:  # an expression, which the class itself computes
+      shown = ast.unparse(field.value)
       arguments["default"] = argparse.SUPPRESS
     if isinstance(shown, tuple):
       arguments["default"], shown = list(shown), ",".join(shown)
     if not (shown is None or shown is False or shown == ""):
       arguments["help"] += f"; default: {shown}"
-  if field.annotation == "bool":
+  kind = annotation.removesuffix(" | None")
+  if kind == "bool":
     return {**arguments, "action": "store_true"}
-  kind, several = re.subn(r"tuple\[(\w+), \.\.\.\]", r"\1", field.annotation)
-  if several:
+  if kind.startswith("tuple["):
+    kind = kind.removeprefix("tuple[").removesuffix(", ...]")
     arguments |= {"action": "extend", "nargs": "+"}
   arguments["type"], arguments["metavar"] = _TYPES[kind]
   if name.endswith("_dir"):
@@ -141,44 +120,31 @@ def _arguments(name: str, field: _Field) -> dict[str, Any]:
   return arguments
 
 
-def _read(options: type | str) -> dict[str, _Field]:
-  """The fields of a dataclass, by name."""
+def _read(
+  options: type | str, names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+  """Arguments of `add_argument` for fields of a dataclass, by their names."""
   if isinstance(options, str):
     module, _, class_name = options.rpartition(".")
     file = _PACKAGE / f"{module.replace('.', '/')}.py"
   else:
-    file, class_name = inspect.getfile(options), options.__name__
+    file, class_name = pathlib.Path(inspect.getfile(options)), options.__name__
   (definition,) = (
     node
-    for node in _parsed(str(file)).body
+    for node in ast.parse(file.read_text(encoding="utf-8")).body
     if isinstance(node, ast.ClassDef) and node.name == class_name
   )
-  helps = _attributes(ast.get_docstring(definition) or "")
-  return {
-    node.target.id: _Field(
-      ast.unparse(node.annotation).removesuffix(" | None"),
-      node.value and ast.unparse(node.value),
-      helps.get(node.target.id, ""),
-    )
-    for node in definition.body
-    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-  }
-
-
-@functools.cache
-def _parsed(file: str) -> ast.Module:
-  return ast.parse(pathlib.Path(file).read_text(encoding="utf-8"))
-
-
-def _attributes(docstring: str) -> dict[str, str]:
-  """The entries of the `Attributes:` section, each in one line."""
-  section = re.search(r"^Attributes:\n((?: +.*\n?|\n)+)", docstring, re.M)
-  if not section:
-    return {}
-  entries = re.findall(
-    r"^(\w+): (.*(?:\n +.*)*)", textwrap.dedent(section.group(1)), re.M
-  )
-  return {
+  _, _, section = (ast.get_docstring(definition) or "").partition("Attributes:")
+  helps = {
     name: " ".join(text.replace("`", "").split()).rstrip(".")
-    for name, text in entries
+    for name, text in re.findall(r"\n  (\w+): (.*(?:\n    .*)*)", section)
+  }
+  fields = {
+    ast.unparse(node.target): node
+    for node in definition.body
+    if isinstance(node, ast.AnnAssign)
+  }
+  return {
+    name: _arguments(fields[name], helps.get(name, ""))
+    for name in names or fields
   }

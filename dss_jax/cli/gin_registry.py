@@ -1,4 +1,4 @@
-"""What the library brings to gin: its configurables, under T5X's names."""
+"""The library's configurables in gin, under T5X's names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import gin.config
 PACKAGED_FOLDER = pathlib.Path(__file__).resolve().parents[1] / "gin"
 
 MACRO = "gin.macro"
-CONSTANT = "gin.constant"  # of which gin.REQUIRED is the only one in use
+CONSTANT = "gin.constant"  # gin.REQUIRED is the only one in use
 
 # Name in gin -> what it configures, filled by `register`.
 configurables: dict[str, Any] = {}

@@ -33,7 +33,8 @@ Lines that bring a label are scored.
 MAX_WINDOW = 1 << 20
 MAX_LABELS_BYTES = 16 << 20
 
-# Only flags that were given are set, so that they can be told from defaults.
+# Only flags that were given are set, so that they can be distinguished from
+# defaults.
 _GIVEN = {"default": argparse.SUPPRESS}
 
 

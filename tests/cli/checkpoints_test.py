@@ -1,4 +1,4 @@
-"""Checkpoints on the command line: described, taken sizes from, told apart."""
+"""Checkpoints on the command line: described, taken sizes from, distinguished."""
 
 import json
 import shutil

@@ -58,7 +58,7 @@ def test_what_is_in_the_way_is_told_before_anything_is_read(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-  ("name", "missing", "told"),
+  ("name", "missing", "message"),
   [
     ("huggingface", {"safetensors"}, "needs safetensors"),
     ("huggingface", {"torch"}, "is checked with torch"),
@@ -67,7 +67,7 @@ def test_what_is_in_the_way_is_told_before_anything_is_read(tmp_path, capsys):
   ],
 )
 def test_packages_that_are_missing_are_named(
-  tmp_path, capsys, monkeypatch, name, missing, told
+  tmp_path, capsys, monkeypatch, name, missing, message
 ):
   found = importlib.util.find_spec
 
@@ -79,7 +79,7 @@ def test_packages_that_are_missing_are_named(
   monkeypatch.setattr(formats.importlib.util, "find_spec", find_spec)
   flags = ("--model_dir=none", f"--output_dir={tmp_path / 'out'}")
   line = _refused(capsys, *flags, f"--format={name}")
-  assert told in line
+  assert message in line
   assert "pip install 'dss_jax[export]'" in line
 
 
@@ -138,7 +138,7 @@ def test_a_run_is_exported_with_its_optimizers_state(
   row = json.loads((run / "results.jsonl").read_text().splitlines()[-1])
   assert f"| {row['value']:.4f} | 16 |" in readme
   assert str(tmp_path) not in readme
-  # Again: not without being told to, and then in its place.
+  # Again: not unless asked to, and then in its place.
   assert main.main(flags) == 2
   flags += ["--overwrite", "--t5x_layout=orbax", "--check=0"]
   assert main.main(flags) == 0

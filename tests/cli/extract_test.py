@@ -317,7 +317,7 @@ def test_show_prompt(cqa, mine, loopback, tmp_path, capsys):
 def test_show_prompt_with_the_gold_label(mine, capsys):
   assert mine("--show_prompt", "--gold=rationalise", "--limit=1") == 0
   text = capsys.readouterr().out
-  assert "told the gold label" in text
+  assert "with the gold label as a hint" in text
   assert "The correct answer is red. Explain why." in text
 
 
@@ -424,7 +424,7 @@ def test_malformed_lines(mine, tmp_path, loopback, capsys):
 
 
 @pytest.mark.parametrize(
-  ("flags", "told"),
+  ("flags", "message"),
   [
     (["--formats=xml"], "--formats names 'xml'; allowed: jsonl, "),
     (["--formats=jsonl,jsonl"], "--formats names 'jsonl' twice"),
@@ -462,21 +462,21 @@ def test_malformed_lines(mine, tmp_path, loopback, capsys):
     (["--max_tokens_field=n"], "--max_tokens_field is 'n'"),
   ],
 )
-def test_wrong_flags_in_one_line(mine, loopback, capsys, flags, told):
+def test_wrong_flags_in_one_line(mine, loopback, capsys, flags, message):
   assert mine(*flags) == 2
-  assert told in of_error(capsys)
+  assert message in of_error(capsys)
   assert not loopback.bodies
 
 
 def test_wrong_sources_in_one_line(tmp_path, capsys):
-  for flags, told in (
+  for flags, message in (
     (["--output_dir=x", "--model=m"], "give either --dataset NAME or --input"),
     (["--dataset=cqa", "--model=m"], "give --output_dir"),
     (["--input=x.jsonl", "--output_dir=x", "--prompt=cqa", "--model=m"], "no such file"),
     (["--dataset=cqb", "--output_dir=x", "--model=m"], "cqb"),
   ):  # fmt: skip
     assert main(["extract", *flags]) == 2
-    assert told in of_error(capsys)
+    assert message in of_error(capsys)
   write_records(tmp_path / "a.jsonl", [Record("a", "b")])
   flags = ["extract", "--input", str(tmp_path / "a.jsonl"), "--model=m"]
   assert main([*flags, "--output_dir", str(tmp_path)]) == 2
@@ -487,15 +487,15 @@ def test_wrong_sources_in_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-  ("status", "told"),
+  ("status", "message"),
   [(401, "--api_key_env"), (404, "check --base_url and --model")],
 )
-def test_what_a_person_must_mend(mine, loopback, capsys, status, told):
+def test_what_a_person_must_mend(mine, loopback, capsys, status, message):
   loopback.answer = lambda body, times: status
   assert mine("--concurrency=1") == 2
   error = capsys.readouterr().err.splitlines()[-1]
   assert error.startswith("dss-jax extract: http://127.0.0.1:")
-  assert told in error
+  assert message in error
 
 
 def test_a_stop_before_it_costs_too_much(mine, tmp_path, loopback, capsys):
@@ -600,7 +600,7 @@ def test_interrupted_and_killed_runs_go_on(tmp_path, loopback):
   assert "requests under way; Ctrl-C again stops now" in error
   assert "Traceback" not in error
   assert error.splitlines()[-1] == (
-    "dss-jax extract: interrupted; start it again to go on, or with --no_ask"
+    "dss-jax extract: interrupted; start it again to resume, or with --no_ask"
     " to write the records as they are"
   )
   asked = len(loopback.bodies)

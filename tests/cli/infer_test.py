@@ -250,7 +250,7 @@ def test_a_file_that_may_not_grow_is_told_in_one_line(folder, tmp_path):
   assert last.startswith("dss-jax infer: cannot write")
   assert "File too large" in last
   assert b"Traceback" not in said
-  # With room, it goes on.
+  # With room, it resumes.
   assert _infer(folder, tmp_path / "out.jsonl", "--window=16") == 0
   assert len(_read(tmp_path / "out.jsonl")) == NUM_ROWS
 

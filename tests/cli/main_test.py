@@ -266,6 +266,10 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
       "RECORDS_PER_BATCH",
     ),
     "seed below 0": ([*train, "--gin.RANDOM_SEED=-1"], "RANDOM_SEED"),
+    "no loss batches": (
+      [*train, "--gin.EVAL_STEPS=-1"],
+      "loss_batches is -1; it must be 0 or more, or None (--gin.EVAL_STEPS)",
+    ),
     "no folder": ([*train, "--gin.MODEL_DIR="], "MODEL_DIR"),
     "a file for a folder": (
       [*train, f"--gin.MODEL_DIR={trained / 'run.json'}"],
