@@ -3,6 +3,7 @@
 A field is given as `Class.name`; the message says only `name`.
 """
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -32,6 +33,29 @@ def in_range(
   if least <= value and (most is None or value <= most):
     return
   allowed = f"{least} or more" if most is None else f"from {least} to {most}"
+  _refuse(field, value, allowed + (", or None" if or_none else ""))
+
+
+def positive(
+  field: str,
+  value: Any,
+  most: float | None = None,
+  *,
+  or_none: bool = False,
+) -> None:
+  """Raises UserError unless `value` is above 0, finite and at most `most`.
+
+  Args:
+    field: the option, as `Class.name`.
+    value: its value.
+    most: the largest value allowed; None for any finite one.
+    or_none: whether None is allowed too.
+  """
+  if or_none and value is None:
+    return
+  if 0 < value < math.inf and (most is None or value <= most):
+    return
+  allowed = "above 0, and finite" if most is None else f"above 0, up to {most}"
   _refuse(field, value, allowed + (", or None" if or_none else ""))
 
 

@@ -25,7 +25,7 @@ from dss_jax.cli.extract_flags import add_arguments
 if TYPE_CHECKING:
   from dss_jax.rationales.asking.request_loop import Summary
   from dss_jax.rationales.extraction import Result, Source
-  from dss_jax.rationales.extraction_plan import Plan
+  from dss_jax.rationales.extraction_plan import ExtractionPlan
   from dss_jax.rationales.ledger import Ledger
   from dss_jax.rationales.prices import Prices
   from dss_jax.rationales.requests import Request
@@ -119,7 +119,7 @@ def _ledger_to_read(args: argparse.Namespace) -> Iterator[Ledger | None]:
     yield ledger
 
 
-def _show_prompt(source: Source, plan: Plan) -> int:
+def _show_prompt(source: Source, plan: ExtractionPlan) -> int:
   record = next(source.read(), None)
   if record is None:
     raise UserError(f"{source.name} has no records")
@@ -158,7 +158,7 @@ def _show_request(request: Request) -> None:
 def _dry_run(
   args: argparse.Namespace,
   source: Source,
-  plan: Plan,
+  plan: ExtractionPlan,
   ledger: Ledger | None,
   prices: Prices,
 ) -> int:
@@ -192,7 +192,10 @@ def _money(cost: float | None) -> str:
 
 
 def _write_batch(
-  args: argparse.Namespace, source: Source, plan: Plan, ledger: Ledger | None
+  args: argparse.Namespace,
+  source: Source,
+  plan: ExtractionPlan,
+  ledger: Ledger | None,
 ) -> int:
   from dss_jax.rationales import extraction
   from dss_jax.rationales.teachers import batch_answers, batch_requests
@@ -233,7 +236,7 @@ def _read_batch(args: argparse.Namespace) -> None:
 
 
 def _extract(
-  args: argparse.Namespace, source: Source, plan: Plan, prices: Prices
+  args: argparse.Namespace, source: Source, plan: ExtractionPlan, prices: Prices
 ) -> int:
   from dss_jax.rationales import extraction
 

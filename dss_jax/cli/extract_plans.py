@@ -15,7 +15,7 @@ if TYPE_CHECKING:
   from dss_jax.datasets import DataOptions
   from dss_jax.datasets.records import Record
   from dss_jax.rationales.extraction import Source
-  from dss_jax.rationales.extraction_plan import Plan
+  from dss_jax.rationales.extraction_plan import ExtractionPlan
 
 
 def make_source(args: argparse.Namespace) -> Source:
@@ -106,11 +106,10 @@ def _count(args: argparse.Namespace) -> int:
   return count
 
 
-def make_plan(args: argparse.Namespace) -> Plan:
+def make_plan(args: argparse.Namespace) -> ExtractionPlan:
   """What the flags ask of which teachers."""
-  from dss_jax.rationales import prompt_files, teacher_plans
-  from dss_jax.rationales.choosing import ChooseOptions
-  from dss_jax.rationales.extraction_plan import Plan
+  from dss_jax.rationales import prompt_files, teacher_tables
+  from dss_jax.rationales.extraction_plan import ChooseOptions, ExtractionPlan
 
   if not args.prompt and not args.dataset:
     raise UserError(
@@ -124,9 +123,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
     prompt = prompt.with_exemplars(args.num_exemplars)
   tables: list[dict[str, Any]] = [{}]
   if args.teachers:
-    tables = teacher_plans.read_tables(args.teachers)
+    tables = teacher_tables.read_tables(args.teachers)
   teachers = tuple(
-    teacher_plans.teacher_plan(
+    teacher_tables.teacher_plan(
       vars(args) | table,
       dataset=args.dataset,
       split=split_name(args),
@@ -135,7 +134,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     )
     for table in tables
   )
-  return Plan(
+  return ExtractionPlan(
     prompt=prompt,
     teachers=teachers,
     parser=args.parser,

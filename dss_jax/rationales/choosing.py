@@ -21,6 +21,7 @@ from typing import Any
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.completions import Parsed
 from dss_jax.datasets.records import MAX_RATIONALES, Rationale, Record
+from dss_jax.rationales.extraction_plan import ChooseOptions
 from dss_jax.rationales.votes import Answer, SameAnswer, Vote, count_votes
 
 # Statuses that are given here, to answers that the parser was content with.
@@ -33,47 +34,6 @@ MAX_TEXT_CHARS = 1 << 16
 
 # The key of `Record.meta` under which `choose` leaves its account.
 ACCOUNT = "choosing"
-
-_CHOICES = {
-  "vote": ("none", "majority"),
-  "keep": ("all", "majority", "one"),
-  "gold": ("keep", "drop", "rationalise"),
-  "keep_completions": ("unparsed", "all", "none"),
-  "earlier": ("drop", "keep"),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class ChooseOptions:
-  """What becomes of answers.
-
-  Attributes:
-    vote: "majority" multiplies a rationale's weight by the share of its label,
-      which is 0 for answers without a vote; "none" leaves the teacher's weight.
-    keep: "all" answers, usable or not; only those for the "majority"'s label;
-      or the "one" of the greatest weight. If none is usable, all are kept, for
-      their statuses.
-    gold: of a record with a gold label, "keep" rationales for other labels, or
-      "drop" them, or drop them and "rationalise": take rationales that were
-      written for the given label where no other is left.
-    keep_completions: the raw text in `Rationale.extra`: of the "unparsed"
-      (those whose status is not "ok"), of "all", or of "none".
-    earlier: whether rationales that the record came with are kept, in front.
-  """
-
-  vote: str = "majority"
-  keep: str = "all"
-  gold: str = "keep"
-  keep_completions: str = "unparsed"
-  earlier: str = "drop"
-
-  def __post_init__(self):
-    for name, allowed in _CHOICES.items():
-      if getattr(self, name) not in allowed:
-        raise UserError(
-          f"{name} = {getattr(self, name)!r}; allowed: {', '.join(allowed)}"
-          f" (rationales.ChooseOptions.{name}, --{name})"
-        )
 
 
 def needs_rationalising(

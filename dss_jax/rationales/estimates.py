@@ -7,7 +7,7 @@ import dataclasses
 from dss_jax.datasets.records import SeenTexts
 from dss_jax.rationales.asking import request_loop
 from dss_jax.rationales.extraction import Source
-from dss_jax.rationales.extraction_plan import Plan
+from dss_jax.rationales.extraction_plan import ExtractionPlan
 from dss_jax.rationales.grouping import in_groups
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.planned_requests import Questions
@@ -39,7 +39,7 @@ class Estimate:
 
 
 def estimate(
-  source: Source, plan: Plan, ledger: Ledger | None, prices: Prices
+  source: Source, plan: ExtractionPlan, ledger: Ledger | None, prices: Prices
 ) -> dict[str, Estimate]:
   """Requests, tokens and cost of a run, by teacher; asks nothing.
 
@@ -78,7 +78,9 @@ def estimate(
   return found
 
 
-def _mean_completion(plan: Plan, ledger: Ledger | None, model: str) -> float:
+def _mean_completion(
+  plan: ExtractionPlan, ledger: Ledger | None, model: str
+) -> float:
   """Tokens of an answer, by those there are or by the exemplars."""
   if ledger is not None:
     totals = ledger.totals().models.get(model)

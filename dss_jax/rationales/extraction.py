@@ -33,7 +33,7 @@ from dss_jax.base.progress import Progress
 from dss_jax.datasets.records import Record, atomic_file
 from dss_jax.rationales import choosing, parsing
 from dss_jax.rationales.asking import request_loop
-from dss_jax.rationales.extraction_plan import Plan, TeacherPlan
+from dss_jax.rationales.extraction_plan import ExtractionPlan, TeacherPlan
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.planned_requests import Questions
 from dss_jax.rationales.prices import Prices
@@ -86,7 +86,7 @@ class Result:
 
 def ask_everything(
   source: Source,
-  plan: Plan,
+  plan: ExtractionPlan,
   ledger: Ledger,
   *,
   prices: Prices | None = None,
@@ -115,7 +115,7 @@ def ask_everything(
 
 def extract(
   source: Source,
-  plan: Plan,
+  plan: ExtractionPlan,
   output_dir: str | pathlib.Path,
   *,
   split: str = "train",
@@ -170,7 +170,7 @@ def extract(
 
 
 def requests(
-  source: Source, plan: Plan, ledger: Ledger | None = None
+  source: Source, plan: ExtractionPlan, ledger: Ledger | None = None
 ) -> Iterator[Request]:
   """Everything that can be asked now, for batch files and estimates.
 
@@ -195,7 +195,7 @@ def requests(
 
 async def _ask_all(
   source: Source,
-  plan: Plan,
+  plan: ExtractionPlan,
   ledger: Ledger,
   prices: Prices,
   stream: TextIO | None,
@@ -240,7 +240,7 @@ def _title(teacher: str, round_name: str) -> str:
 
 
 def _rounds(
-  source: Source, plan: Plan, ledger: Ledger
+  source: Source, plan: ExtractionPlan, ledger: Ledger
 ) -> Iterator[tuple[TeacherPlan, str, Iterator[Request], int]]:
   """Teacher, name, requests and their number of each round, in its turn."""
   asked = [
@@ -286,7 +286,7 @@ def _stopped(summaries: dict[str, dict[str, request_loop.Summary]]) -> str:
 
 
 def chosen_records(
-  source: Source, plan: Plan, ledger: Ledger
+  source: Source, plan: ExtractionPlan, ledger: Ledger
 ) -> Iterator[Record]:
   """The records with the rationales that the answers so far give them."""
   same_answer = functools.partial(parsing.same_answer, plan.prompt)
@@ -295,7 +295,7 @@ def chosen_records(
 
 
 def _answered(
-  source: Source, plan: Plan, ledger: Ledger
+  source: Source, plan: ExtractionPlan, ledger: Ledger
 ) -> Iterator[tuple[Record, list[Answer]]]:
   """The records with the answers of all teachers."""
   of_teachers = [
@@ -306,7 +306,9 @@ def _answered(
     yield of_record[0][0], answers
 
 
-def _check_answered(source: Source, plan: Plan, ledger: Ledger) -> None:
+def _check_answered(
+  source: Source, plan: ExtractionPlan, ledger: Ledger
+) -> None:
   """Raises UserError if there is nothing to write but questions."""
   for _, answers in _answered(source, plan, ledger):
     if any(answer.parsed.status != UNANSWERED for answer in answers):
@@ -320,7 +322,7 @@ def _check_answered(source: Source, plan: Plan, ledger: Ledger) -> None:
 
 def _write(
   source: Source,
-  plan: Plan,
+  plan: ExtractionPlan,
   ledger: Ledger,
   paths: Sequence[pathlib.Path],
   prices: Prices,
@@ -338,7 +340,7 @@ def _write(
 
 def _description(
   source: Source,
-  plan: Plan,
+  plan: ExtractionPlan,
   summaries: dict[str, dict[str, request_loop.Summary]],
 ) -> dict[str, Any]:
   """What made the files: everything but keys, which nothing here knows."""

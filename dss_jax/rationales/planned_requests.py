@@ -23,7 +23,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.datasets.completions import Parsed
 from dss_jax.datasets.records import Record
 from dss_jax.rationales import choosing, parsing
-from dss_jax.rationales.extraction_plan import Plan, TeacherPlan
+from dss_jax.rationales.extraction_plan import ExtractionPlan, TeacherPlan
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.outcomes import Outcome
 from dss_jax.rationales.requests import Completion, Request
@@ -46,7 +46,7 @@ class Questions:
   """
 
   def __init__(
-    self, plan: Plan, teacher_plan: TeacherPlan, ledger: Ledger | None
+    self, plan: ExtractionPlan, teacher_plan: TeacherPlan, ledger: Ledger | None
   ):
     self._plan = plan
     self._own = teacher_plan

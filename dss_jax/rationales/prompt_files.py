@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,9 +20,9 @@ from dss_jax.datasets.records import Record
 from dss_jax.rationales import parsing
 from dss_jax.rationales.prompts import Exemplar, Prompt, fields_of
 from dss_jax.rationales.requests import Completion
+from dss_jax.rationales.toml_files import read_toml
 
-# Bounds on files: far above what a teacher's context holds.
-MAX_BYTES = 1 << 20
+# Far more than a teacher's context holds.
 MAX_EXEMPLARS = 256
 # OpenAI's endpoints take at most this many stop texts.
 MAX_STOP = 4
@@ -60,44 +59,30 @@ def for_dataset(dataset: str) -> str:
   if name not in names():
     raise UserError(
       f"no prompt is shipped for dataset {dataset!r}, only for"
-      f" {', '.join(names())}; copy one of {FOLDER} and name it with --prompt"
+      f" {', '.join(names())}; copy one of {FOLDER} and name that file",
+      fields="prompt",
     )
   return name
 
 
 def load(name_or_path: str | os.PathLike[str]) -> Prompt:
   """See `Prompt.load`."""
-  path = pathlib.Path(name_or_path).expanduser()
+  path = pathlib.Path(name_or_path)
   if path.suffix != ".toml":
     if str(name_or_path) not in names():
       raise UserError(
         f"no prompt {str(name_or_path)!r}; allowed: {', '.join(names())}, or"
-        " the path of a .toml file (--prompt)"
+        " the path of a .toml file",
+        fields="prompt",
       )
     path = FOLDER / f"{name_or_path}.toml"
+  content = read_toml(path, field="prompt")
   try:
-    prompt = from_dict(path.stem, _read(path))
+    prompt = from_dict(path.stem, content)
     check(prompt)
   except UserError as error:
-    raise UserError(f"{path}: {error} (--prompt)") from None
+    raise UserError(f"{path}: {error}", fields="prompt") from None
   return prompt
-
-
-def _read(path: pathlib.Path) -> Mapping[str, Any]:
-  try:
-    with path.open("rb") as file:
-      content = file.read(MAX_BYTES + 1)
-  except OSError as error:
-    raise UserError(f"cannot be read: {error.strerror}") from None
-  if len(content) > MAX_BYTES:
-    raise UserError(f"more than {MAX_BYTES} bytes")
-  try:
-    return tomllib.loads(content.decode("utf-8"))
-  except UnicodeDecodeError as error:
-    raise UserError(f"not valid UTF-8 (byte {error.start})") from None
-  except (tomllib.TOMLDecodeError, RecursionError) as error:
-    reason = " ".join(str(error).split())
-    raise UserError(f"not valid TOML: {reason}") from None
 
 
 def from_dict(name: str, content: Mapping[str, Any]) -> Prompt:

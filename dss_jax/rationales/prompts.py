@@ -18,13 +18,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.answers import AnswerForm
 from dss_jax.datasets.records import Record
-from dss_jax.rationales.requests import Message, Request, Sampling
-
-# A text to go on from, or a chat with the exemplars as earlier turns.
-STYLES = ("completion", "chat")
+from dss_jax.rationales.requests import STYLES, Message, Request, Sampling
 
 _FIELD = re.compile(r"\{(\w+)\}")
 _CHOICE = re.compile(r"\s*\(([A-Za-z])\)\s*(\S.*)")
@@ -145,10 +143,7 @@ class Prompt:
       UserError: if the style is unknown, or the record lacks what the formats
         need.
     """
-    if style not in STYLES:
-      raise UserError(
-        f"style {style!r}; allowed: {', '.join(STYLES)} (--style)"
-      )
+    checks.one_of("TeacherPlan.style", style, STYLES)
     sampling = sampling or Sampling()
     prompt: str | tuple[Message, ...]
     if style == "chat":

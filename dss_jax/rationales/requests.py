@@ -9,6 +9,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from dss_jax.base import checks
+
+# Forms of a prompt: one text to continue, or a chat with exemplars as turns.
+STYLES = ("completion", "chat")
+
 # Role ("system", "user" or "assistant") and text.
 Message = tuple[str, str]
 
@@ -18,13 +23,14 @@ class Sampling:
   """How a teacher draws its answers.
 
   Attributes:
-    temperature: 0 takes the likeliest token.
-    top_p: nucleus sampling; 1 is off.
-    max_tokens: longest completion, in the teacher's tokens.
-    stop: texts that end a completion and are no part of it.
-    seed: of the first sample, where the endpoint knows seeds; sample i has
-      seed + i. None sends none.
-    extra: further fields of the request body (`top_k`, `reasoning_effort`, ...).
+    temperature: 0 takes the likeliest token each time; up to 2.
+    top_p: nucleus sampling, 0 to 1; 1 turns it off.
+    max_tokens: longest answer, in the teacher's tokens.
+    stop: texts that end an answer and are no part of it.
+    seed: seed of the first sample, for endpoints that know seeds; sample i has
+      seed + i. None sends no seed.
+    extra: further fields of the request body, such as `top_k` or
+      `reasoning_effort`.
   """
 
   temperature: float = 0.0
@@ -33,6 +39,11 @@ class Sampling:
   stop: tuple[str, ...] = ()
   seed: int | None = None
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+  def __post_init__(self):
+    checks.in_range("Sampling.temperature", self.temperature, 0, 2)
+    checks.in_range("Sampling.top_p", self.top_p, 0, 1)
+    checks.in_range("Sampling.max_tokens", self.max_tokens, 1)
 
 
 @dataclasses.dataclass(frozen=True)

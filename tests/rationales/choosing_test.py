@@ -315,8 +315,8 @@ def test_text_that_no_record_can_hold_stops_nothing(tmp_path, bad):
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    ({"vote": "all"}, "vote = 'all'; allowed: none, majority"),
-    ({"keep": "best"}, "keep = 'best'; allowed: all, majority, one"),
+    ({"vote": "all"}, "vote is 'all'; it must be one of none, majority"),
+    ({"keep": "best"}, "keep is 'best'; it must be one of all, majority, one"),
     ({"gold": "x"}, "keep, drop, rationalise"),
     ({"keep_completions": "x"}, "unparsed, all, none"),
   ],

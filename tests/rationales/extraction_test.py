@@ -9,10 +9,13 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Record, read_records
 from dss_jax.rationales import extraction
-from dss_jax.rationales.choosing import ChooseOptions
 from dss_jax.rationales.estimates import estimate
 from dss_jax.rationales.extraction import Source, extract, requests
-from dss_jax.rationales.extraction_plan import Plan, TeacherPlan
+from dss_jax.rationales.extraction_plan import (
+  ChooseOptions,
+  ExtractionPlan,
+  TeacherPlan,
+)
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.prices import Price, Prices
 from dss_jax.rationales.prompts import Exemplar, Prompt
@@ -67,7 +70,7 @@ class Knowing:
 
 
 def plan(*teachers, samples=1, **rest):
-  return Plan(
+  return ExtractionPlan(
     PROMPT,
     tuple(
       TeacherPlan(each, samples=samples, sampling=Sampling(0.7))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dss_jax.base.errors import UserError
 from dss_jax.rationales import outcomes
 from dss_jax.rationales.asking import pacing
-from dss_jax.rationales.asking.ask_options import AskOptions, Summary
+from dss_jax.rationales.asking.ask_options import Summary
 from dss_jax.rationales.asking.costs import Costs
 from dss_jax.rationales.asking.job_queue import (
   Job,
@@ -21,6 +21,7 @@ from dss_jax.rationales.asking.job_queue import (
   tokens_of_size,
   utf8_size,
 )
+from dss_jax.rationales.extraction_plan import AskOptions
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.outcomes import Attempt, Outcome
 from dss_jax.rationales.requests import Completion

@@ -16,12 +16,13 @@ from collections.abc import Iterable
 from dss_jax.base.errors import UserError
 from dss_jax.rationales import outcomes
 from dss_jax.rationales.asking import interrupts, pacing
-from dss_jax.rationales.asking.ask_options import AskOptions, Progress, Summary
+from dss_jax.rationales.asking.ask_options import Progress, Summary
 from dss_jax.rationales.asking.attempt_ends import AttemptEnds
 from dss_jax.rationales.asking.costs import Costs
 from dss_jax.rationales.asking.group_commit import GroupCommit
 from dss_jax.rationales.asking.job_queue import Job, JobQueue, estimated_tokens
 from dss_jax.rationales.asking.progress_text import progress_text
+from dss_jax.rationales.extraction_plan import AskOptions
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.prices import Prices
 from dss_jax.rationales.requests import Request

@@ -16,7 +16,7 @@ from dss_jax.datasets.records import Record, json_lines
 from dss_jax.rationales import choosing, extraction, ledger_shards
 from dss_jax.rationales.beam import beam_files, counters, elements
 from dss_jax.rationales.extraction import Source
-from dss_jax.rationales.extraction_plan import Plan
+from dss_jax.rationales.extraction_plan import ExtractionPlan
 from dss_jax.rationales.prices import Prices
 
 INTERRUPTED = "interrupted; start it again to go on"
@@ -55,7 +55,7 @@ class ExtractRationales(beam.PTransform):
 
   def __init__(
     self,
-    plan: Plan,
+    plan: ExtractionPlan,
     ledger_dir: str,
     *,
     num_shards: int | None = None,
@@ -101,7 +101,9 @@ class ExtractRationales(beam.PTransform):
     )
 
 
-def _with_shares(plan: Plan, num_shards: int, parallel_shards: int) -> Plan:
+def _with_shares(
+  plan: ExtractionPlan, num_shards: int, parallel_shards: int
+) -> ExtractionPlan:
   """The plan with a shard's part of the limits."""
 
   def part(value: float | None, of: int) -> float | None:
@@ -127,7 +129,7 @@ def _by_shard(record: Record, num_shards: int) -> tuple[int, bytes]:
 class _Answer(beam.DoFn):
   """Teachers that know records need neither ledger nor network."""
 
-  def __init__(self, plan: Plan):
+  def __init__(self, plan: ExtractionPlan):
     self._plan = plan
 
   def process(self, element):
@@ -140,7 +142,7 @@ class _AskShard(beam.DoFn):
 
   def __init__(
     self,
-    plan: Plan,
+    plan: ExtractionPlan,
     folder: str,
     kind: str,
     num_shards: int,
@@ -210,7 +212,9 @@ class _AskShard(beam.DoFn):
       _LOG.warning("%s stopped: %s", source.name, stopped)
 
 
-def _chosen(source: Source, plan: Plan, ledger: Any) -> Iterator[Record]:
+def _chosen(
+  source: Source, plan: ExtractionPlan, ledger: Any
+) -> Iterator[Record]:
   """The records as the answers make them, counted."""
   for record in extraction.chosen_records(source, plan, ledger):
     counters.count("records")

@@ -18,7 +18,7 @@ import pytest
 
 from dss_jax.base.errors import UserError
 from dss_jax.rationales.asking import request_loop
-from dss_jax.rationales.asking.request_loop import AskOptions
+from dss_jax.rationales.extraction_plan import AskOptions
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.prices import Price, Prices
 from dss_jax.rationales.requests import Completion, Request, Sampling
@@ -485,8 +485,9 @@ def test_progress_tells_rates_and_cost(ledger):
 )
 def test_wrong_options_are_named(wrong):
   [name] = wrong
-  with pytest.raises(UserError, match=f"^--{name} is "):
+  with pytest.raises(UserError, match=f"^{name} is ") as caught:
     AskOptions(**wrong)
+  assert caught.value.fields == (f"AskOptions.{name}",)
 
 
 # -- a server that misbehaves and a process that is killed
@@ -495,6 +496,7 @@ def test_wrong_options_are_named(wrong):
 CLIENT = """
 import asyncio, sys
 from dss_jax.rationales.asking import request_loop
+from dss_jax.rationales.extraction_plan import AskOptions
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.requests import Request, Sampling
 from dss_jax.rationales.teachers.openai_endpoint import OpenAIEndpoint
@@ -509,7 +511,7 @@ def requests():
 async def main():
   teacher = OpenAIEndpoint(
     "t", "m", f"http://127.0.0.1:{port}/v1", timeout_s=float(timeout_s))
-  options = request_loop.AskOptions(
+  options = AskOptions(
     concurrency=int(concurrency), timeout_s=float(timeout_s),
     backoff_s=0.05, max_backoff_s=0.5, max_attempts=30)
   with Ledger(path) as ledger:

@@ -33,9 +33,13 @@ from dss_jax.cli import beam as beam_command
 from dss_jax.datasets import DataOptions
 from dss_jax.datasets.records import Record, read_records, write_records
 from dss_jax.rationales import beam, extraction, prompt_files
-from dss_jax.rationales.asking.request_loop import AskOptions
-from dss_jax.rationales.choosing import ChooseOptions
-from dss_jax.rationales.extraction_plan import Endpoint, Plan, TeacherPlan
+from dss_jax.rationales.extraction_plan import (
+  AskOptions,
+  ChooseOptions,
+  Endpoint,
+  ExtractionPlan,
+  TeacherPlan,
+)
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.prices import Price, Prices
 from dss_jax.rationales.prompts import Prompt
@@ -123,7 +127,7 @@ def start_server(tmp_path):
     server.close()
 
 
-def plan_for(url: str, **changes: Any) -> Plan:
+def plan_for(url: str, **changes: Any) -> ExtractionPlan:
   ask = {"concurrency": 4, "backoff_s": 0.01, "max_backoff_s": 0.05}
   ask |= {"timeout_s": 1.0, "max_attempts": 50}
   teacher = TeacherPlan(
@@ -132,7 +136,7 @@ def plan_for(url: str, **changes: Any) -> Plan:
     ask=AskOptions(**(ask | changes.pop("ask", {}))),
     samples=changes.pop("samples", 1),
   )
-  return Plan(PROMPT, (teacher,), **changes)
+  return ExtractionPlan(PROMPT, (teacher,), **changes)
 
 
 def run(
@@ -181,7 +185,7 @@ def test_rules_need_neither_network_nor_ledger(tmp_path, as_lines):
   options = DataOptions(taxonli_num_train=30)
   records = datasets.load_source_split("taxonli", "train", options=options)
   prompt = prompt_files.load("taxonli")
-  plan = Plan(prompt, (TeacherPlan(TaxonliRules(error_rate=0.3)),))
+  plan = ExtractionPlan(prompt, (TeacherPlan(TaxonliRules(error_rate=0.3)),))
   elements = records
   if as_lines:
     elements = [json.dumps(record.to_dict()) for record in records]
@@ -195,7 +199,7 @@ def test_replay_is_read_where_it_runs(tmp_path, fixtures):
   options = DataOptions(data_dir=str(fixtures / "release"))
   records = datasets.load_source_split("cqa", "train", options=options)
   teacher = Replay("cqa", "train", options)
-  plan = Plan(prompt_files.load("cqa"), (TeacherPlan(teacher),))
+  plan = ExtractionPlan(prompt_files.load("cqa"), (TeacherPlan(teacher),))
   completion = teacher.answer(records[0])
   assert completion is not None
   carried = pickle.dumps(teacher)
@@ -501,7 +505,7 @@ def test_files_are_read_as_by_extract(tmp_path):
     '{"question": "one"}\n{"question": "two", "id": "x"}\n'
   )
   (tmp_path / "a-1.csv").write_text("question\nthree\n")
-  plan = Plan(PROMPT, (_NOBODY,))
+  plan = ExtractionPlan(PROMPT, (_NOBODY,))
 
   def read(pattern, **rest):
     out = tmp_path / "out" / "read.jsonl"

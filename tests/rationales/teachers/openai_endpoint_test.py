@@ -13,6 +13,7 @@ import pytest
 
 from dss_jax.base.errors import UserError
 from dss_jax.rationales.asking import request_loop
+from dss_jax.rationales.extraction_plan import AskOptions
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.requests import Request, Sampling
 from dss_jax.rationales.teachers import (
@@ -461,7 +462,7 @@ def test_the_key_is_sent_and_found_nowhere_else(key, tmp_path, caplog):
     async with server.listening() as url:
       endpoint = OpenAIEndpoint("t", "m", url)
       said.append(repr(endpoint) + str(vars(endpoint)))
-      options = request_loop.AskOptions(
+      options = AskOptions(
         concurrency=1, backoff_s=0.001, max_backoff_s=0.002, max_attempts=20
       )
       with Ledger(path) as ledger:
