@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from dss_jax.datasets.records import SeenTexts
-from dss_jax.rationales.asking import request_loop
 from dss_jax.rationales.extraction import Source
 from dss_jax.rationales.extraction_plan import ExtractionPlan
 from dss_jax.rationales.grouping import in_groups
@@ -60,7 +59,7 @@ def estimate(
         if request.key in settled:
           result.answered += 1
         elif seen.add(request.key) is None:
-          prompt_tokens, most = request_loop.estimated_tokens(request)
+          prompt_tokens, most = request.estimated_tokens()
           result.requests += 1
           result.prompt_tokens += prompt_tokens
           result.most_completion_tokens += most

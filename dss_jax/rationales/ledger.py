@@ -27,15 +27,15 @@ import time
 from collections.abc import Iterable, Iterator
 
 from dss_jax.base.errors import UserError
-from dss_jax.rationales.outcomes import (
+from dss_jax.rationales.requests import (
   ANSWERED,
   INTERRUPTED,
   Attempt,
+  Completion,
   ModelTotals,
   Outcome,
   Totals,
 )
-from dss_jax.rationales.requests import Completion
 
 # "DSSL" in ASCII; tells our files from other SQLite files.
 _APPLICATION_ID = 0x4453534C

@@ -37,8 +37,7 @@ from typing import Protocol
 
 from dss_jax.base.errors import UserError, one_line
 from dss_jax.rationales.ledger import InUseError, Ledger
-from dss_jax.rationales.outcomes import ANSWERED, Outcome
-from dss_jax.rationales.requests import Completion
+from dss_jax.rationales.requests import ANSWERED, Completion, Outcome
 
 KINDS = ("auto", "sqlite", "segments")
 MAX_SHARDS = 99_999

@@ -25,8 +25,7 @@ from dss_jax.datasets.records import Record
 from dss_jax.rationales import choosing, parsing
 from dss_jax.rationales.extraction_plan import ExtractionPlan, TeacherPlan
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.outcomes import Outcome
-from dss_jax.rationales.requests import Completion, Request
+from dss_jax.rationales.requests import Completion, Outcome, Request
 from dss_jax.rationales.votes import UNANSWERED, UNASKED, UNKNOWN, Answer
 
 # A record and what has been answered about it.

@@ -1,4 +1,7 @@
-"""What is asked of a teacher, and the key under which it is asked only once."""
+"""Requests to teachers, their completions, and how each of them ends.
+
+A request has a key, under which it is asked only once.
+"""
 
 from __future__ import annotations
 
@@ -92,6 +95,16 @@ class Request:
       body["seed"] = sampling.seed + self.sample
     return body | dict(sampling.extra)
 
+  def estimated_tokens(self) -> tuple[int, int]:
+    """A guess at its tokens: those read, and the most that may be written."""
+    if isinstance(self.prompt, str):
+      read = estimated_tokens(self.prompt)
+    else:
+      # A turn of a chat costs four tokens more than its text.
+      texts = [text for _, text in self.prompt]
+      read = estimated_tokens(*texts) + 4 * len(texts)
+    return read, self.sampling.max_tokens
+
   @functools.cached_property
   def key(self) -> str:
     """SHA-256, in hex, of everything that decides the answer.
@@ -102,6 +115,15 @@ class Request:
     content = {"url": self.url, "body": self.body(), "sample": self.sample}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def estimated_tokens(*texts: str) -> int:
+  """A guess at the tokens of texts together: four bytes of UTF-8 for one."""
+  size = sum(
+    len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+    for text in texts
+  )
+  return -(-size // 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,3 +145,101 @@ class Completion:
   prompt_tokens: int | None = None
   completion_tokens: int | None = None
   refusal: str | None = None
+
+
+# --- how requests and their attempts end --------------------------------------
+
+ANSWERED = "answered"
+REJECTED = "rejected"
+GAVE_UP = "gave_up"
+
+# Results of attempts, in addition to the kinds of TransientError.
+INTERRUPTED = "interrupted"
+CANCELLED = "cancelled"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How a request ended.
+
+  Attributes:
+    key: of the request.
+    kind: "answered", "rejected" (the provider will never answer it) or
+      "gave_up" (it failed too often).
+    teacher: its name.
+    model: as requested.
+    completion: the answer; None unless answered.
+    reason: why there is none, in one line.
+    seconds: from sending to the last byte, of the attempt that ended it.
+    unix: when it ended, seconds since 1970.
+    attempt: number of that attempt; None if it was not asked from here.
+  """
+
+  key: str
+  kind: str
+  teacher: str
+  model: str
+  completion: Completion | None = None
+  reason: str = ""
+  seconds: float | None = None
+  unix: float = 0.0
+  attempt: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+  """One sending of a request.
+
+  Attributes:
+    number: counts up through the life of a ledger.
+    id: as the provider got it (X-Client-Request-Id); unique beyond the ledger.
+    key: of the request.
+    teacher: its name.
+    started: seconds since 1970.
+    ended: likewise; None if the process ended first.
+    result: "answered", "rejected", "fatal", the kind of a TransientError,
+      "cancelled", or "interrupted" (found open by a later process); None while
+      it is under way.
+    message: what went wrong, in one line.
+  """
+
+  number: int
+  id: str
+  key: str
+  teacher: str
+  started: float
+  ended: float | None
+  result: str | None
+  message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelTotals:
+  """What one model answered: answers, and tokens as the provider counts them.
+
+  Attributes:
+    answers: number of answers.
+    prompt_tokens: over the answers that tell.
+    completion_tokens: likewise.
+    without_usage: answers that do not tell both counts.
+  """
+
+  answers: int
+  prompt_tokens: int
+  completion_tokens: int
+  without_usage: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Totals:
+  """Counts over a whole ledger.
+
+  Attributes:
+    outcomes: kind -> number of requests.
+    attempts: result -> number of attempts ("open" while under way).
+    models: requested model -> its totals.
+  """
+
+  outcomes: dict[str, int]
+  attempts: dict[str, int]
+  models: dict[str, ModelTotals]

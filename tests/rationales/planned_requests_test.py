@@ -17,10 +17,9 @@ from dss_jax.rationales.extraction_plan import (
   TeacherPlan,
 )
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.outcomes import Outcome
 from dss_jax.rationales.planned_requests import Questions
 from dss_jax.rationales.prompts import Exemplar, Prompt
-from dss_jax.rationales.requests import Completion, Sampling
+from dss_jax.rationales.requests import Completion, Outcome, Sampling
 
 PROMPT = Prompt(
   "colours",

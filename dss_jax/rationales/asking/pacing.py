@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
+import dataclasses
 import math
 import random
 import time
@@ -98,8 +100,8 @@ def backoff(
   """Seconds to wait after a number of failures in a row.
 
   Doubles from `first` on up to `longest`, then is drawn evenly from its upper
-  half, so that requests that failed together do not come back together. What
-  the server asks for goes before it, with up to a tenth added, but never
+  half, so that requests that failed together do not come back together. A wait
+  that the server asks for takes its place, with up to a tenth added, but never
   counts for more than `longest_retry_after`.
 
   Args:
@@ -182,7 +184,7 @@ class Breaker:
         self._until = self._clock() + self._pause
 
   def abandoned(self, is_probe: bool) -> None:
-    """An attempt ended without telling anything of the server."""
+    """An attempt ended without any evidence about the server."""
     if is_probe:
       self._probing = False
 
@@ -213,24 +215,23 @@ class Budget:
     self.spent += spent
 
 
+@dataclasses.dataclass(slots=True)
 class Pass:
-  """Leave to send one request; see `Pace.enter`."""
+  """Leave to send one request; see `Pace.enter`.
 
-  __slots__ = ("cost", "grant", "is_probe", "number", "tokens")
+  Attributes:
+    tokens: estimate of the tokens read and written.
+    cost: money that is reserved.
+    grant: what `RateLimit.take` gave for the tokens; None without a limit.
+    is_probe: whether the breaker is open and the request tries it.
+    number: counts up from 1 through the life of the gate.
+  """
 
-  def __init__(
-    self,
-    tokens: float,
-    cost: float,
-    grant: list[float] | None,
-    is_probe: bool,
-    number: int,
-  ):
-    self.tokens = tokens
-    self.cost = cost
-    self.grant = grant
-    self.is_probe = is_probe
-    self.number = number
+  tokens: float
+  cost: float
+  grant: list[float] | None
+  is_probe: bool
+  number: int
 
 
 class Pace:
@@ -269,7 +270,7 @@ class Pace:
     self._clock = clock
     self._paused_until = 0.0
     self._turn = asyncio.Lock()
-    self._waiter: asyncio.Future[None] | None = None
+    self._changed = asyncio.Event()
     self._entered = 0
     self._closed = False
     self.in_flight = 0
@@ -279,8 +280,8 @@ class Pace:
     """Waits until a request may be sent.
 
     Args:
-      tokens: an estimate, settled by `leave`.
-      cost: likewise.
+      tokens: an estimate of the tokens used, which `leave` settles.
+      cost: an estimate of the money spent, likewise.
 
     Returns:
       What to give back to `leave`; None if the gate is closed: for good, or
@@ -296,7 +297,10 @@ class Pace:
           self.out_of_money = True
           self.close()
           break
-        await self._sleep(wait)
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+          async with asyncio.timeout(None if wait == math.inf else wait):
+            await self._changed.wait()
     return None
 
   def _delay(self, tokens: float, cost: float) -> float:
@@ -318,24 +322,6 @@ class Pace:
     self._entered += 1
     return Pass(tokens, cost, grant, self._breaker.enter(), self._entered)
 
-  async def _sleep(self, seconds: float) -> None:
-    """Until then, or until something changes."""
-    loop = asyncio.get_running_loop()
-    self._waiter = waiter = loop.create_future()
-    timer = None
-    if seconds < math.inf:
-      timer = loop.call_later(seconds, self._wake)
-    try:
-      await waiter
-    finally:
-      self._waiter = None
-      if timer is not None:
-        timer.cancel()
-
-  def _wake(self) -> None:
-    if self._waiter is not None and not self._waiter.done():
-      self._waiter.set_result(None)
-
   def leave(
     self,
     entry: Pass,
@@ -344,14 +330,14 @@ class Pace:
     tokens: float | None = None,
     cost: float = 0.0,
   ) -> None:
-    """Says how a request ended.
+    """Takes back the leave of a request that ended.
 
     Args:
       entry: what `enter` gave.
       result: "ok" (the server answered), "rate_limited", "failed", or
         "abandoned" (nobody knows).
-      tokens: used, where known; else the estimate stands.
-      cost: spent.
+      tokens: tokens used, where known; else the estimate stands.
+      cost: money spent.
     """
     self.in_flight -= 1
     self.budget.settle(entry.cost, cost)
@@ -364,11 +350,11 @@ class Pace:
       self._breaker.failed(entry.is_probe)
     else:
       self._breaker.abandoned(entry.is_probe)
-    # Those that were under way together are told together: halve once.
+    # Requests that were under way together are refused together: halve once.
     if result == "rate_limited" and entry.number > self._shrunk_at:
       self._window = max(self._window / 2, 1.0)
       self._shrunk_at = self._entered
-    self._wake()
+    self._changed.set()
 
   def pause(self, seconds: float) -> None:
     """Lets nothing through for so long."""
@@ -377,13 +363,12 @@ class Pace:
   def close(self) -> None:
     """Lets nothing through any more."""
     self._closed = True
-    self._wake()
+    self._changed.set()
 
   @property
   def paused_s(self) -> float:
     """Seconds for which nothing is sent; inf while a probe is under way."""
-    wait = max(self._breaker.delay(), self._paused_until - self._clock(), 0.0)
-    return wait
+    return max(self._breaker.delay(), self._paused_until - self._clock(), 0.0)
 
   @property
   def is_broken(self) -> bool:

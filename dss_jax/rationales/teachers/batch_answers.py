@@ -6,8 +6,7 @@ from collections.abc import Container, Sequence
 from typing import Protocol
 
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.outcomes import ANSWERED, REJECTED, Outcome
-from dss_jax.rationales.requests import Completion
+from dss_jax.rationales.requests import ANSWERED, REJECTED, Completion, Outcome
 
 # The teacher of what batch files bring, in the ledger.
 BATCH = "batch"
