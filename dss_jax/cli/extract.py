@@ -198,12 +198,12 @@ def _write_batch(
   ledger: Ledger | None,
 ) -> int:
   from dss_jax.rationales import extraction
-  from dss_jax.rationales.teachers import batch_answers, batch_requests
+  from dss_jax.rationales.teachers import batch_files
 
-  written = batch_requests.write_requests(
+  written = batch_files.write_requests(
     extraction.requests(source, plan, ledger),
     args.write_batch,
-    ledger and batch_answers.LedgerAnswers(ledger),
+    ledger,
   )
   for file in written.files:
     print(file.path)
@@ -218,13 +218,13 @@ def _write_batch(
 def _read_batch(args: argparse.Namespace) -> None:
   from dss_jax.rationales.extraction import LEDGER_FILE
   from dss_jax.rationales.ledger import Ledger
-  from dss_jax.rationales.teachers import batch_answers, batch_results
+  from dss_jax.rationales.teachers import batch_files
 
   folder = pathlib.Path(args.output_dir)
   with Ledger(folder / LEDGER_FILE) as ledger:
-    report = batch_results.read_results(
+    report = batch_files.read_results(
       args.read_batch,
-      batch_answers.LedgerAnswers(ledger),
+      ledger,
       asked=args.batch_dir,
     )
   for problem in report.problems:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 from dss_jax.datasets.records import SeenTexts
 from dss_jax.rationales.extraction import Source
 from dss_jax.rationales.extraction_plan import ExtractionPlan
-from dss_jax.rationales.grouping import in_groups
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.planned_requests import Questions
 from dss_jax.rationales.prices import Prices
+
+# Requests looked up in the ledger together.
+_CHUNK = 500
 
 
 @dataclasses.dataclass
@@ -52,7 +55,8 @@ def estimate(
     model = teacher_plan.teacher.model
     result = Estimate()
     seen = SeenTexts()
-    for group in in_groups(questions.first(source.read())):
+    requests = questions.first(source.read())
+    while group := list(itertools.islice(requests, _CHUNK)):
       keys = [request.key for request in group]
       settled = ledger.settled(keys) if ledger is not None else set()
       for request in group:
