@@ -198,9 +198,9 @@ def _write_batch(
   ledger: Ledger | None,
 ) -> int:
   from dss_jax.rationales import extraction
-  from dss_jax.rationales.teachers import batch_files
+  from dss_jax.rationales.teachers import batch_interface
 
-  written = batch_files.write_requests(
+  written = batch_interface.write_requests(
     extraction.requests(source, plan, ledger),
     args.write_batch,
     ledger,
@@ -218,11 +218,11 @@ def _write_batch(
 def _read_batch(args: argparse.Namespace) -> None:
   from dss_jax.rationales.extraction import LEDGER_FILE
   from dss_jax.rationales.ledger import Ledger
-  from dss_jax.rationales.teachers import batch_files
+  from dss_jax.rationales.teachers import batch_interface
 
   folder = pathlib.Path(args.output_dir)
   with Ledger(folder / LEDGER_FILE) as ledger:
-    report = batch_files.read_results(
+    report = batch_interface.read_results(
       args.read_batch,
       ledger,
       asked=args.batch_dir,
