@@ -24,7 +24,7 @@ from dss_jax.cli.extract_flags import add_arguments
 
 if TYPE_CHECKING:
   from dss_jax.rationales.asking.request_loop import Summary
-  from dss_jax.rationales.extraction import Result, Source
+  from dss_jax.rationales.extraction import ExtractionResult, RecordSource
   from dss_jax.rationales.extraction_plan import ExtractionPlan
   from dss_jax.rationales.ledger import Ledger
   from dss_jax.rationales.prices import Prices
@@ -90,7 +90,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _check_formats(args: argparse.Namespace) -> None:
-  from dss_jax.rationales.record_outputs import SUFFIXES
+  from dss_jax.rationales.record_writers import SUFFIXES
 
   allowed = [suffix[1:] for suffix in SUFFIXES]
   args.formats = [n.strip() for n in args.formats.split(",") if n.strip()]
@@ -119,7 +119,7 @@ def _ledger_to_read(args: argparse.Namespace) -> Iterator[Ledger | None]:
     yield ledger
 
 
-def _show_prompt(source: Source, plan: ExtractionPlan) -> int:
+def _show_prompt(source: RecordSource, plan: ExtractionPlan) -> int:
   record = next(source.read(), None)
   if record is None:
     raise UserError(f"{source.name} has no records")
@@ -157,7 +157,7 @@ def _show_request(request: Request) -> None:
 
 def _dry_run(
   args: argparse.Namespace,
-  source: Source,
+  source: RecordSource,
   plan: ExtractionPlan,
   ledger: Ledger | None,
   prices: Prices,
@@ -193,7 +193,7 @@ def _money(cost: float | None) -> str:
 
 def _write_batch(
   args: argparse.Namespace,
-  source: Source,
+  source: RecordSource,
   plan: ExtractionPlan,
   ledger: Ledger | None,
 ) -> int:
@@ -236,7 +236,10 @@ def _read_batch(args: argparse.Namespace) -> None:
 
 
 def _extract(
-  args: argparse.Namespace, source: Source, plan: ExtractionPlan, prices: Prices
+  args: argparse.Namespace,
+  source: RecordSource,
+  plan: ExtractionPlan,
+  prices: Prices,
 ) -> int:
   from dss_jax.rationales import extraction
 
@@ -263,7 +266,7 @@ def _extract(
   return 130 if result.stopped == "interrupted" else 1
 
 
-def _as_json(result: Result) -> dict[str, Any]:
+def _as_json(result: ExtractionResult) -> dict[str, Any]:
   return {
     "report": result.report.to_dict() if result.report else None,
     "files": [str(path) for path in result.files],
@@ -291,7 +294,7 @@ def _told(summary: Summary) -> str:
   return f"{', '.join(parts)}; {summary.seconds:.0f} s{cost}"
 
 
-def _print_result(result: Result) -> None:
+def _print_result(result: ExtractionResult) -> None:
   from dss_jax.rationales.quality import quality_tables
 
   for name, rounds in result.summaries.items():

@@ -14,17 +14,17 @@ from dss_jax.base.errors import UserError
 if TYPE_CHECKING:
   from dss_jax.datasets import DataOptions
   from dss_jax.datasets.records import Record
-  from dss_jax.rationales.extraction import Source
+  from dss_jax.rationales.extraction import RecordSource
   from dss_jax.rationales.extraction_plan import ExtractionPlan
 
 
-def make_source(args: argparse.Namespace) -> Source:
+def make_source(args: argparse.Namespace) -> RecordSource:
   """The records that the flags name, `--limit` of them at most.
 
   Raises:
     UserError: for data that is not there, or not as it should be.
   """
-  from dss_jax.rationales.extraction import Source
+  from dss_jax.rationales.extraction import RecordSource
 
   if args.dataset:
     from dss_jax import datasets
@@ -33,9 +33,9 @@ def make_source(args: argparse.Namespace) -> Source:
       args.dataset, split_name(args), options=data_options(args)
     )
     name = f"{args.dataset}, {split_name(args)}"
-    return Source.of_records(name, records[: args.limit])
+    return RecordSource.of_records(name, records[: args.limit])
   count = _count(args)
-  return Source(pathlib.Path(args.input).name, lambda: _read(args), count)
+  return RecordSource(pathlib.Path(args.input).name, lambda: _read(args), count)
 
 
 def split_name(args: argparse.Namespace) -> str:

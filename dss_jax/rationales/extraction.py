@@ -1,6 +1,6 @@
 """The run of stage 1: ask, read, choose, write, report.
 
-  result = extract(Source.of_records("mine", records), plan, "out")
+  result = extract(RecordSource.of_records("mine", records), plan, "out")
 
 In the output folder:
 
@@ -10,8 +10,8 @@ In the output folder:
   SPLIT.report.html    the same, to look at
   SPLIT.run.json       what made them
 
-A run that was stopped, by whatever means, goes on when it is started again; the
-records are written when everything was asked, or without asking.
+A run that was stopped, by whatever means, continues when it is started again;
+the records are written when everything was asked, or without asking.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import pathlib
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import dss_jax
 from dss_jax.base.errors import UserError
@@ -35,26 +35,29 @@ from dss_jax.rationales import choosing, parsing
 from dss_jax.rationales.asking import request_loop
 from dss_jax.rationales.extraction_plan import ExtractionPlan, TeacherPlan
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.planned_requests import Questions
+from dss_jax.rationales.planned_requests import PlannedRequests
 from dss_jax.rationales.prices import Prices
 from dss_jax.rationales.quality import counting
 from dss_jax.rationales.quality.quality_report import QualityReport
 from dss_jax.rationales.quality.report_page import PageSample, write_page
-from dss_jax.rationales.record_outputs import check_outputs, open_outputs
+from dss_jax.rationales.record_writers import check_paths, open_writers
 from dss_jax.rationales.requests import Request
-from dss_jax.rationales.votes import UNANSWERED, Answer
+from dss_jax.rationales.teacher_answers import UNANSWERED, TeacherAnswer
 
 LEDGER_FILE = "ledger.sqlite"
 
+# Teacher -> round -> what asking did.
+Summaries = dict[str, dict[str, request_loop.Summary]]
+
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class RecordSource:
   """Records that can be read any number of times.
 
   Attributes:
-    name: for titles, such as "cqa, train".
-    read: a new iterator over them, in a fixed order.
-    count: how many there are.
+    name: name for titles, such as "cqa, train".
+    read: makes a new iterator over the records, in a fixed order.
+    count: number of records.
   """
 
   name: str
@@ -62,48 +65,49 @@ class Source:
   count: int
 
   @classmethod
-  def of_records(cls, name: str, records: Sequence[Record]) -> Source:
+  def of_records(cls, name: str, records: Sequence[Record]) -> RecordSource:
     """Records that are in memory."""
     return cls(name, lambda: iter(records), len(records))
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-  """What a run of stage 1 came to.
+class ExtractionResult:
+  """The result of a run of stage 1.
 
   Attributes:
-    report: on the records written; None if it was stopped and wrote nothing.
-    files: written, in the order of their importance.
+    report: quality of the records written; None if the run was stopped and
+      wrote nothing.
+    files: the files written, the most important first.
     summaries: teacher -> round -> what asking did.
-    stopped: why it ended before everything was asked; "" if it did not.
+    stopped: why the run ended before everything was asked; "" if it did not.
   """
 
   report: QualityReport | None
   files: tuple[pathlib.Path, ...]
-  summaries: dict[str, dict[str, request_loop.Summary]]
+  summaries: Summaries
   stopped: str = ""
 
 
 def ask_everything(
-  source: Source,
+  source: RecordSource,
   plan: ExtractionPlan,
   ledger: Ledger,
   *,
   prices: Prices | None = None,
   stream: TextIO | None = None,
-) -> tuple[dict[str, dict[str, request_loop.Summary]], str]:
+) -> tuple[Summaries, str]:
   """Asks the teachers everything that the ledger does not hold.
 
   Args:
     source: the records.
     plan: prompt and teachers.
     ledger: open for writing.
-    prices: of models; the packaged table if None.
-    stream: where progress goes; None writes it to standard error.
+    prices: prices of models; the packaged table if None.
+    stream: where progress is shown; None shows it on standard error.
 
   Returns:
-    Teacher -> round -> what asking did, and why something is left to ask ("" if
-    nothing is). The answers are in the ledger.
+    What asking did, and why something is left to ask ("" if nothing is). The
+    answers are in the ledger.
 
   Raises:
     UserError: as `request_loop.ask`.
@@ -114,7 +118,7 @@ def ask_everything(
 
 
 def extract(
-  source: Source,
+  source: RecordSource,
   plan: ExtractionPlan,
   output_dir: str | pathlib.Path,
   *,
@@ -123,19 +127,19 @@ def extract(
   prices: Prices | None = None,
   ask: bool = True,
   stream: TextIO | None = None,
-) -> Result:
+) -> ExtractionResult:
   """Asks the teachers about all records and writes what they answered.
 
   Args:
     source: the records; rationales they have are kept or dropped as
       `plan.choose.earlier` says.
     plan: prompt, teachers, votes.
-    output_dir: made if absent.
-    split: names the files.
-    formats: suffixes of `outputs.SUFFIXES`, without the dot.
-    prices: of models, for costs; the packaged table if None.
+    output_dir: folder of the files; made if absent.
+    split: the beginning of the files' names.
+    formats: suffixes of `record_writers.SUFFIXES`, without the dot.
+    prices: prices of models, for costs; the packaged table if None.
     ask: False asks nothing and writes what the ledger holds.
-    stream: where progress goes; None writes it to standard error.
+    stream: where progress is shown; None shows it on standard error.
 
   Raises:
     UserError: for wrong input, or a teacher that cannot be asked at all.
@@ -143,11 +147,11 @@ def extract(
   folder = pathlib.Path(output_dir)
   _make(folder)
   paths = [folder / f"{split}.{suffix}" for suffix in formats]
-  check_outputs(paths)
+  check_paths(paths)
   prices = prices or Prices.load()
   with Ledger(folder / LEDGER_FILE) as ledger:
     _remove_leftovers(folder, split)
-    summaries: dict[str, dict[str, request_loop.Summary]] = {}
+    summaries: Summaries = {}
     if ask:
       summaries = asyncio.run(_ask_all(source, plan, ledger, prices, stream))
     else:
@@ -155,7 +159,7 @@ def extract(
     stopped = _stopped(summaries)
     if stopped:
       # Files of records, where there are any, stay those of a whole run.
-      return Result(None, (), summaries, stopped)
+      return ExtractionResult(None, (), summaries, stopped)
     report, sample = _write(source, plan, ledger, paths, prices)
   files = [*paths]
   files.append(folder / f"{split}.report.html")
@@ -166,103 +170,125 @@ def extract(
   _write_json(files[-1], report.to_dict())
   files.append(folder / f"{split}.run.json")
   _write_json(files[-1], _description(source, plan, summaries))
-  return Result(report, tuple(files), summaries)
+  return ExtractionResult(report, tuple(files), summaries)
 
 
 def requests(
-  source: Source, plan: ExtractionPlan, ledger: Ledger | None = None
+  source: RecordSource, plan: ExtractionPlan, ledger: Ledger | None = None
 ) -> Iterator[Request]:
   """Everything that can be asked now, for batch files and estimates.
 
   Args:
     source: the records.
     plan: prompt and teachers.
-    ledger: with it, also the retries and rationalisations that the answers
-      it holds call for.
+    ledger: if given, the retries and rationalisations that its answers make
+      necessary are included.
   """
   for teacher_plan in plan.teachers:
     if teacher_plan.knows_records:
       continue
-    questions = Questions(plan, teacher_plan, ledger)
-    yield from questions.first(source.read())
+    planned = PlannedRequests(plan, teacher_plan, ledger)
+    yield from planned.first(source.read())
     if ledger is not None:
-      yield from questions.again(source.read())
-      yield from questions.with_gold_label(_answered(source, plan, ledger))
+      yield from planned.again(source.read())
+      yield from planned.with_gold_label(_answered(source, plan, ledger))
 
 
 # --- asking ------------------------------------------------------------------
 
 
 async def _ask_all(
-  source: Source,
+  source: RecordSource,
   plan: ExtractionPlan,
   ledger: Ledger,
   prices: Prices,
   stream: TextIO | None,
-) -> dict[str, dict[str, request_loop.Summary]]:
-  """All rounds of all teachers, one after the other, until one is stopped."""
-  summaries: dict[str, dict[str, request_loop.Summary]] = {}
+) -> Summaries:
+  """Asks all rounds of all teachers, one after the other, until one stops."""
+  summaries: Summaries = {}
   async with contextlib.AsyncExitStack() as stack:
-    # All of them first: what one lacks shall not be told hours later.
+    # All of them first: a missing key must not surface hours later.
     teachers = {
-      own.teacher.name: await stack.enter_async_context(_connected(own))
-      for own in plan.teachers
-      if not own.knows_records
+      teacher_plan.teacher.name: await stack.enter_async_context(
+        _connected(teacher_plan)
+      )
+      for teacher_plan in plan.teachers
+      if not teacher_plan.knows_records
     }
-    for own, name, wanted, total in _rounds(source, plan, ledger):
-      teacher = teachers[own.teacher.name]
+    for asking in _rounds(source, plan, ledger):
+      teacher = teachers[asking.teacher_plan.teacher.name]
       progress = Progress(
-        total,
-        description=_title(teacher.name, name),
+        asking.total,
+        description=_title(teacher.name, asking.name),
         waiting="asking ...",
         stream=stream,
       )
       with contextlib.closing(progress):
         summary = await request_loop.ask(
-          wanted,
+          asking.requests,
           teacher,
           ledger,
-          own.ask,
+          asking.teacher_plan.ask,
           prices=prices,
           progress=progress,
-          total=total,
+          total=asking.total,
         )
-      summaries.setdefault(teacher.name, {})[name] = summary
+      summaries.setdefault(teacher.name, {})[asking.name] = summary
       if summary.stopped:
         break
   return summaries
 
 
 def _title(teacher: str, round_name: str) -> str:
-  """As the bar of 80 columns has room for."""
+  """The title of a progress bar, short enough for a line of 80 columns."""
   teacher = teacher if len(teacher) <= 20 else f"{teacher[:19]}…"
   return teacher if round_name == "first" else f"{teacher} {round_name}"
 
 
+class _Round(NamedTuple):
+  """What is asked of a teacher in one call of `ask`."""
+
+  teacher_plan: TeacherPlan
+  name: str
+  requests: Iterator[Request]
+  total: int
+
+
 def _rounds(
-  source: Source, plan: ExtractionPlan, ledger: Ledger
-) -> Iterator[tuple[TeacherPlan, str, Iterator[Request], int]]:
-  """Teacher, name, requests and their number of each round, in its turn."""
+  source: RecordSource, plan: ExtractionPlan, ledger: Ledger
+) -> Iterator[_Round]:
+  """The rounds in their order, each by what the ledger holds by then."""
+
+  def further(
+    teacher_plan: TeacherPlan, name: str, requests: Callable[[], Iterator]
+  ) -> Iterator[_Round]:
+    total = sum(1 for _ in requests())
+    if total:
+      yield _Round(teacher_plan, name, requests(), total)
+
   asked = [
-    (own, Questions(plan, own, ledger))
-    for own in plan.teachers
-    if not own.knows_records
+    (teacher_plan, PlannedRequests(plan, teacher_plan, ledger))
+    for teacher_plan in plan.teachers
+    if not teacher_plan.knows_records
   ]
-  for own, questions in asked:
-    total = source.count * own.samples
-    yield own, "first", questions.first(source.read()), total
+  for teacher_plan, planned in asked:
+    total = source.count * teacher_plan.samples
+    yield _Round(teacher_plan, "first", planned.first(source.read()), total)
     for number in range(1, plan.retry_unparsed + 1):
-      total = sum(1 for _ in questions.again(source.read()))
-      if total:
-        wanted = questions.again(source.read())
-        yield own, f"retry {number}", wanted, total
+      yield from further(
+        teacher_plan,
+        f"retry {number}",
+        lambda planned=planned: planned.again(source.read()),
+      )
   if plan.choose.gold == "rationalise":
-    for own, questions in asked:
-      answered = functools.partial(_answered, source, plan, ledger)
-      total = sum(1 for _ in questions.with_gold_label(answered()))
-      if total:
-        wanted = questions.with_gold_label(answered())
-        yield own, "rationalise", wanted, total
+    for teacher_plan, planned in asked:
+      yield from further(
+        teacher_plan,
+        "rationalise",
+        lambda planned=planned: planned.with_gold_label(
+          _answered(source, plan, ledger)
+        ),
+      )
 
 
 @contextlib.asynccontextmanager
@@ -274,7 +300,7 @@ async def _connected(teacher_plan: TeacherPlan):
     await teacher.close()
 
 
-def _stopped(summaries: dict[str, dict[str, request_loop.Summary]]) -> str:
+def _stopped(summaries: Summaries) -> str:
   for rounds in summaries.values():
     for summary in rounds.values():
       if summary.stopped:
@@ -286,7 +312,7 @@ def _stopped(summaries: dict[str, dict[str, request_loop.Summary]]) -> str:
 
 
 def chosen_records(
-  source: Source, plan: ExtractionPlan, ledger: Ledger
+  source: RecordSource, plan: ExtractionPlan, ledger: Ledger
 ) -> Iterator[Record]:
   """The records with the rationales that the answers so far give them."""
   same_answer = functools.partial(parsing.same_answer, plan.prompt)
@@ -295,33 +321,34 @@ def chosen_records(
 
 
 def _answered(
-  source: Source, plan: ExtractionPlan, ledger: Ledger
-) -> Iterator[tuple[Record, list[Answer]]]:
+  source: RecordSource, plan: ExtractionPlan, ledger: Ledger
+) -> Iterator[tuple[Record, list[TeacherAnswer]]]:
   """The records with the answers of all teachers."""
-  of_teachers = [
-    Questions(plan, own, ledger).answers(source.read()) for own in plan.teachers
+  by_teacher = [
+    PlannedRequests(plan, teacher_plan, ledger).answers(source.read())
+    for teacher_plan in plan.teachers
   ]
-  for of_record in zip(*of_teachers):
-    answers = [answer for _, given in of_record for answer in given]
-    yield of_record[0][0], answers
+  for answered in zip(*by_teacher):
+    yield answered[0][0], [a for _, answers in answered for a in answers]
 
 
 def _check_answered(
-  source: Source, plan: ExtractionPlan, ledger: Ledger
+  source: RecordSource, plan: ExtractionPlan, ledger: Ledger
 ) -> None:
   """Raises UserError if there is nothing to write but questions."""
   for _, answers in _answered(source, plan, ledger):
     if any(answer.parsed.status != UNANSWERED for answer in answers):
       return
   raise UserError(
-    f"{str(ledger.path)!r} holds no answer to these requests; the flags must be"
-    " those that they were asked with (model, prompt, style, samples,"
-    " temperature, ...; see the folder's run.json)"
+    f"{str(ledger.path)!r} holds no answer to these requests; model, prompt,"
+    " style, samples, temperature and so on must be those that they were asked"
+    " with (see the folder's run.json)",
+    fields=("Endpoint.model", "prompt"),
   )
 
 
 def _write(
-  source: Source,
+  source: RecordSource,
   plan: ExtractionPlan,
   ledger: Ledger,
   paths: Sequence[pathlib.Path],
@@ -330,7 +357,7 @@ def _write(
   same_answer = functools.partial(parsing.same_answer, plan.prompt)
   counted = counting.Quality(same_answer=same_answer, cost=prices.cost)
   sample = PageSample(same_answer=same_answer)
-  with open_outputs(paths) as write:
+  with open_writers(paths) as write:
     for record in chosen_records(source, plan, ledger):
       write(record)
       counted.add(record)
@@ -339,11 +366,11 @@ def _write(
 
 
 def _description(
-  source: Source,
+  source: RecordSource,
   plan: ExtractionPlan,
-  summaries: dict[str, dict[str, request_loop.Summary]],
+  summaries: Summaries,
 ) -> dict[str, Any]:
-  """What made the files: everything but keys, which nothing here knows."""
+  """What made the files: everything but API keys, which are unknown here."""
   return {
     "dss_jax": dss_jax.__version__,
     "python": platform.python_version(),
@@ -359,7 +386,9 @@ def _description(
     "retry_unparsed": plan.retry_unparsed,
     "retry_temperature": plan.retry_temperature,
     "choose": dataclasses.asdict(plan.choose),
-    "teachers": [_teacher_description(each) for each in plan.teachers],
+    "teachers": [
+      _teacher_description(teacher_plan) for teacher_plan in plan.teachers
+    ],
     "asked": {
       name: {key: dataclasses.asdict(value) for key, value in rounds.items()}
       for name, rounds in summaries.items()
@@ -375,7 +404,7 @@ def _teacher_description(plan: TeacherPlan) -> dict[str, Any]:
     return known
   if dataclasses.is_dataclass(teacher) and not isinstance(teacher, type):
     known = dataclasses.asdict(teacher)
-    # Some give the key itself in its place.
+    # Some users write the key itself in its place.
     known.pop("api_key_env", None)
   return {
     **known,
@@ -397,8 +426,9 @@ def _make(folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(
-      f"--output_dir is {str(folder)!r}, where no folder can be made:"
-      f" {error.strerror}"
+      f"output_dir is {str(folder)!r}, where no folder can be made:"
+      f" {error.strerror}",
+      fields="output_dir",
     ) from None
 
 

@@ -17,7 +17,7 @@ from dss_jax.rationales.extraction_plan import (
   TeacherPlan,
 )
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.planned_requests import Questions
+from dss_jax.rationales.planned_requests import PlannedRequests
 from dss_jax.rationales.prompts import Exemplar, Prompt
 from dss_jax.rationales.requests import Completion, Outcome, Sampling
 
@@ -57,7 +57,7 @@ class World:
     self.sent = []
 
   def questions(self, index=0):
-    return Questions(self.plan, self.plan.teachers[index], self.ledger)
+    return PlannedRequests(self.plan, self.plan.teachers[index], self.ledger)
 
   def settle(self, requests):
     """Answers what has no outcome yet; the number of those."""
@@ -213,7 +213,7 @@ def test_rationales_for_the_gold_label_where_there_is_none(world):
   ]
   assert rationalised == [[False], *[[False, True]] * 3, [False]]
   without = plan(choose=ChooseOptions(gold="drop"))
-  found = Questions(without, without.teachers[0], asked.ledger)
+  found = PlannedRequests(without, without.teachers[0], asked.ledger)
   assert list(found.with_gold_label(asked.answered())) == []
 
 
@@ -239,7 +239,7 @@ def test_records_that_do_not_fit_are_not_asked(tmp_path):
   fits = Record("fits", "what?", meta={"choices": ["red", "blue"]})
   made = ExtractionPlan(prompt, (own(),))
   with Ledger(tmp_path / "l") as ledger:
-    questions = Questions(made, made.teachers[0], ledger)
+    questions = PlannedRequests(made, made.teachers[0], ledger)
     assert len(list(questions.first([RECORDS[0], fits]))) == 1
     ((_, [first]), (_, [second])) = questions.answers([RECORDS[0], fits])
     assert first.parsed.status == "unasked"

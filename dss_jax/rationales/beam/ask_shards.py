@@ -15,7 +15,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Record, json_lines
 from dss_jax.rationales import choosing, extraction, ledger_shards
 from dss_jax.rationales.beam import beam_files, counters, elements
-from dss_jax.rationales.extraction import Source
+from dss_jax.rationales.extraction import RecordSource
 from dss_jax.rationales.extraction_plan import ExtractionPlan
 from dss_jax.rationales.prices import Prices
 
@@ -133,7 +133,7 @@ class _Answer(beam.DoFn):
     self._plan = plan
 
   def process(self, element):
-    source = Source.of_records("", [element])
+    source = RecordSource.of_records("", [element])
     yield from _chosen(source, self._plan, None)
 
 
@@ -163,7 +163,7 @@ class _AskShard(beam.DoFn):
 
   def process(self, element):
     shard, lines = element
-    source = Source(
+    source = RecordSource(
       f"shard {shard} of {self._num_shards}",
       lambda: map(elements.as_record, lines),
       sum(1 for _ in lines),
@@ -188,7 +188,7 @@ class _AskShard(beam.DoFn):
       return False
     return True
 
-  def _ask_everything(self, source: Source, ledger: Any) -> None:
+  def _ask_everything(self, source: RecordSource, ledger: Any) -> None:
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
       summaries, stopped = extraction.ask_everything(
         source, self._plan, ledger, prices=self._prices, stream=nowhere
@@ -213,7 +213,7 @@ class _AskShard(beam.DoFn):
 
 
 def _chosen(
-  source: Source, plan: ExtractionPlan, ledger: Any
+  source: RecordSource, plan: ExtractionPlan, ledger: Any
 ) -> Iterator[Record]:
   """The records as the answers make them, counted."""
   for record in extraction.chosen_records(source, plan, ledger):

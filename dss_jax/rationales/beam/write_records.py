@@ -11,7 +11,7 @@ import apache_beam as beam
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Record, json_lines
-from dss_jax.rationales import ledger_shards, record_outputs
+from dss_jax.rationales import ledger_shards, record_writers
 from dss_jax.rationales.beam import beam_files, counters, elements
 
 
@@ -20,7 +20,7 @@ class WriteRecords(beam.PTransform):
 
   Args:
     paths: one for each format that is wanted, with suffixes of
-      `record_outputs.SUFFIXES`, in any of Beam's file systems.
+      `record_writers.SUFFIXES`, in any of Beam's file systems.
     num_shards: files of each; with more than one, "train.jsonl" stands for
       "train-00000-of-00004.jsonl" and so on.
 
@@ -40,10 +40,10 @@ class WriteRecords(beam.PTransform):
       )
     for path in paths:
       stem, suffix = os.path.splitext(path)
-      if suffix.lower() not in record_outputs.SUFFIXES:
+      if suffix.lower() not in record_writers.SUFFIXES:
         raise UserError(
           f"{path}: unknown suffix {suffix!r}; allowed:"
-          f" {', '.join(record_outputs.SUFFIXES)} (--output)"
+          f" {', '.join(record_writers.SUFFIXES)} (--output)"
         )
       mine = {_sharded(path, i, num_shards) for i in range(num_shards)}
       others = (
@@ -100,7 +100,7 @@ class _WriteShard(beam.DoFn):
         for i, path in enumerate(self._paths)
       ]
       made = (elements.as_record(line) for line in lines if line)
-      counters.count("written", record_outputs.write_outputs(local, made))
+      counters.count("written", record_writers.write_records_to(local, made))
       for made_here, path in zip(local, self._paths):
         target = _sharded(path, shard, self._num_shards)
         with made_here.open("rb") as file:

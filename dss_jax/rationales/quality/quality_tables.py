@@ -9,8 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from dss_jax.base.errors import printable
-from dss_jax.rationales.quality.lengths import Lengths
-from dss_jax.rationales.quality.quality_report import QualityReport, Share
+from dss_jax.rationales.quality.quality_report import (
+  Lengths,
+  QualityReport,
+  Share,
+)
 
 _BAR = 24
 # Examples of failures printed per status, and characters of each.

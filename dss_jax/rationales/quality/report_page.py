@@ -30,7 +30,7 @@ from dss_jax.rationales import choosing
 from dss_jax.rationales.quality import counting
 from dss_jax.rationales.quality.accounts import account_of
 from dss_jax.rationales.quality.quality_report import QualityReport
-from dss_jax.rationales.votes import SameAnswer
+from dss_jax.rationales.teacher_answers import SameAnswer
 
 _FOLDER = pathlib.Path(__file__).parent / "page"
 

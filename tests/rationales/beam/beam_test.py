@@ -172,7 +172,7 @@ def timeless(records):
 
 def extracted(records, plan, folder):
   """What `extract` makes of the same."""
-  source = extraction.Source.of_records("x", records)
+  source = extraction.RecordSource.of_records("x", records)
   extraction.extract(source, plan, folder, stream=io.StringIO())
   return read_records(folder / "train.jsonl")[0]
 
