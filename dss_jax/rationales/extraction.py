@@ -25,7 +25,7 @@ import pathlib
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import dss_jax
 from dss_jax.base.errors import UserError
@@ -215,25 +215,29 @@ async def _ask_all(
       for teacher_plan in plan.teachers
       if not teacher_plan.knows_records
     }
-    for asking in _rounds(source, plan, ledger):
-      teacher = teachers[asking.teacher_plan.teacher.name]
+    for teacher_plan, name, requests in _rounds(source, plan, ledger):
+      if name == "first":
+        total = source.count * teacher_plan.samples
+      elif not (total := sum(1 for _ in requests())):
+        continue
+      teacher = teachers[teacher_plan.teacher.name]
       progress = Progress(
-        asking.total,
-        description=_title(teacher.name, asking.name),
+        total,
+        description=_title(teacher.name, name),
         waiting="asking ...",
         stream=stream,
       )
       with contextlib.closing(progress):
         summary = await request_loop.ask(
-          asking.requests,
+          requests(),
           teacher,
           ledger,
-          asking.teacher_plan.ask,
+          teacher_plan.ask,
           prices=prices,
           progress=progress,
-          total=asking.total,
+          total=total,
         )
-      summaries.setdefault(teacher.name, {})[asking.name] = summary
+      summaries.setdefault(teacher.name, {})[name] = summary
       if summary.stopped:
         break
   return summaries
@@ -245,49 +249,26 @@ def _title(teacher: str, round_name: str) -> str:
   return teacher if round_name == "first" else f"{teacher} {round_name}"
 
 
-class _Round(NamedTuple):
-  """What is asked of a teacher in one call of `ask`."""
-
-  teacher_plan: TeacherPlan
-  name: str
-  requests: Iterator[Request]
-  total: int
-
-
 def _rounds(
   source: RecordSource, plan: ExtractionPlan, ledger: Ledger
-) -> Iterator[_Round]:
-  """The rounds in their order, each by what the ledger holds by then."""
-
-  def further(
-    teacher_plan: TeacherPlan, name: str, requests: Callable[[], Iterator]
-  ) -> Iterator[_Round]:
-    total = sum(1 for _ in requests())
-    if total:
-      yield _Round(teacher_plan, name, requests(), total)
-
+) -> Iterator[tuple[TeacherPlan, str, Callable[[], Iterator[Request]]]]:
+  """Teacher, name and requests (by what the ledger holds) of each round."""
   asked = [
     (teacher_plan, PlannedRequests(plan, teacher_plan, ledger))
     for teacher_plan in plan.teachers
     if not teacher_plan.knows_records
   ]
   for teacher_plan, planned in asked:
-    total = source.count * teacher_plan.samples
-    yield _Round(teacher_plan, "first", planned.first(source.read()), total)
+    yield teacher_plan, "first", lambda p=planned: p.first(source.read())
     for number in range(1, plan.retry_unparsed + 1):
-      yield from further(
-        teacher_plan,
-        f"retry {number}",
-        lambda planned=planned: planned.again(source.read()),
-      )
+      name = f"retry {number}"
+      yield teacher_plan, name, lambda p=planned: p.again(source.read())
   if plan.choose.gold == "rationalise":
     for teacher_plan, planned in asked:
-      yield from further(
+      yield (
         teacher_plan,
         "rationalise",
-        lambda planned=planned: planned.with_gold_label(
-          _answered(source, plan, ledger)
-        ),
+        lambda p=planned: p.with_gold_label(_answered(source, plan, ledger)),
       )
 
 

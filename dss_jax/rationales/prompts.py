@@ -1,8 +1,8 @@
-"""What a teacher is sent: a prompt file and a record become a request.
+"""Prompts: a prompt file and a record become a request to a teacher.
 
 A prompt is a few worked examples, each an input with its rationale and label,
 and the formats in which they and the record's input are written. It comes from
-a TOML file, one that is shipped (`tasks/prompts/NAME.toml`) or your own copy:
+a TOML file, one that is shipped (`tasks/prompts/NAME.toml`) or your own:
 
     prompt = prompt_files.load("cqa")
     prompt.request(record, style="completion", model="my-model")
@@ -48,7 +48,7 @@ class Exemplar:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """Everything that is asked of a teacher but the record.
+  """Everything that a teacher is sent, apart from the record.
 
   Formats hold fields in braces; anything else in them stands for itself.
 
@@ -56,7 +56,7 @@ class Prompt:
     name: the file's name without its ending.
     input_format: how an input is shown, with {input}, or the names in
       `input_parts`, and {choices} where the input does not list them.
-    output_format: how the teacher is to go on from there, with {rationale} and
+    output_format: how the teacher is to continue, with {rationale} and
       {answer}; it follows the input with nothing between.
     answer_kind: see `AnswerForm`.
     answer_marker: the words of `output_format` before the answer.
@@ -134,10 +134,10 @@ class Prompt:
       record: whose input is asked about.
       style: one of STYLES.
       model: the teacher's name of itself.
-      sampling: how answers are drawn. In completion style the prompt's stop
-        texts are added if it has none.
+      sampling: how answers are drawn; in completion style, without stop texts,
+        it gets the prompt's.
       sample: which of several draws.
-      label: if given, the teacher is told this answer and asked why.
+      label: if given, the prompt shows this answer and asks why.
 
     Raises:
       UserError: if the style is unknown, or the record lacks what the formats
@@ -155,10 +155,11 @@ class Prompt:
     return Request(model, prompt, sampling, sample)
 
   def text(self, record: Record, label: str | None = None) -> str:
-    """The prompt as one text to go on from, with no space at its end."""
-    given = label is not None
-    parts = [self._instruction(given)] if self._instruction(given) else []
-    for exemplar, shown in zip(self.exemplars, self._shown[given]):
+    """The prompt as one text to continue, with no space at its end."""
+    with_answer = label is not None
+    instruction = self._instruction(with_answer)
+    parts = [instruction] if instruction else []
+    for exemplar, shown in zip(self.exemplars, self._shown[with_answer]):
       parts.append(shown + self.output(exemplar))
     parts.append(self.input_text(record, label))
     return self.separator.join(parts).rstrip(" \t")
@@ -167,13 +168,13 @@ class Prompt:
     self, record: Record, label: str | None = None
   ) -> tuple[Message, ...]:
     """The prompt as turns of a chat."""
-    given = label is not None
+    with_answer = label is not None
     turns: list[Message] = []
-    if self._instruction(given):
-      turns.append(("system", self._instruction(given)))
+    if instruction := self._instruction(with_answer):
+      turns.append(("system", instruction))
     # A chat's answer begins a turn of its own, without "A:".
-    lead = _lead(self._format(given))
-    for exemplar, shown in zip(self.exemplars, self._shown[given]):
+    lead = _lead(self._format(with_answer))
+    for exemplar, shown in zip(self.exemplars, self._shown[with_answer]):
       turns.append(("user", shown.removesuffix(lead).strip()))
       turns.append(("assistant", self.output(exemplar).strip()))
     shown = self.input_text(record, label)
@@ -226,32 +227,34 @@ class Prompt:
     if not 0 <= count <= len(self.exemplars):
       raise UserError(
         f"{count} exemplars asked of prompt {self.name!r}, which has 0 to"
-        f" {len(self.exemplars)} (--num_exemplars)"
+        f" {len(self.exemplars)}",
+        fields="num_exemplars",
       )
     if not count and not self.instruction:
       raise UserError(
         f"without exemplars prompt {self.name!r}, which has no instruction,"
-        " asks for nothing (--num_exemplars)"
+        " asks for nothing",
+        fields="num_exemplars",
       )
     return dataclasses.replace(self, exemplars=self.exemplars[:count])
 
-  def _instruction(self, given: bool) -> str:
-    return (given and self.rationalise_instruction) or self.instruction
+  def _instruction(self, with_answer: bool) -> str:
+    return (with_answer and self.rationalise_instruction) or self.instruction
 
-  def _format(self, given: bool) -> str:
-    if not given:
+  def _format(self, with_answer: bool) -> str:
+    if not with_answer:
       return self.input_format
     return self.rationalise_input_format or _with_answer(self.input_format)
 
   @functools.cached_property
   def _shown(self) -> Mapping[bool, tuple[str, ...]]:
-    """The exemplars' inputs, without and with their labels given."""
+    """The exemplars' inputs, without (False) and with (True) their labels."""
     return {
-      given: tuple(
-        self.input_text(exemplar, exemplar.label if given else None)
+      with_answer: tuple(
+        self.input_text(exemplar, exemplar.label if with_answer else None)
         for exemplar in self.exemplars
       )
-      for given in (False, True)
+      for with_answer in (False, True)
     }
 
   def _input_values(self, record: Record | Exemplar) -> dict[str, str]:
@@ -281,11 +284,11 @@ class Prompt:
     return values
 
   def _tame(self, text: str) -> str:
-    """The text, without what would look like the format around it.
+    """The text, so that no part of it looks like the format around it.
 
-    Blank lines go, and a line that begins like one of the format's, "Q:", is
-    joined to the line before: all words stay, and no input can pose as an
-    exemplar.
+    Blank lines are removed, and a line that begins like one of the format, such
+    as "Q:", is joined to the line before: all words stay, and no input can pose
+    as an exemplar.
     """
     kept: list[str] = []
     for line in text.strip().splitlines():
@@ -318,14 +321,14 @@ def _name(record: Record | Exemplar) -> str:
 
 
 def _lead(input_format: str) -> str:
-  """The last line of a format, if it is only there to be gone on from."""
+  """The last line of a format, if it only leads to the output."""
   tail = _FIELD.split(input_format)[-1]
   line = tail[tail.rfind("\n") :] if "\n" in tail else ""
   return line if line.rstrip().endswith(":") else ""
 
 
 def _with_answer(input_format: str) -> str:
-  """The format with one more line before what leads to the output."""
+  """The format with one more line before the one that leads to the output."""
   lead = _lead(input_format)
   head = input_format.removesuffix(lead).rstrip()
   return f"{head}\nThe correct answer is {{answer}}. Explain why.{lead}"

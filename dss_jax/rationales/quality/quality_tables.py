@@ -23,12 +23,12 @@ _MEANINGS = {
   "no_marker": "the answer's marker is not there",
   "several_markers": "the answer's marker is there more than once",
   "no_label": "no answer after the marker",
-  "truncated": "ends before its answer (more --max_tokens?)",
+  "truncated": "ends before its answer (a larger max_tokens may help)",
   "multiple_answers": "more than one answer",
   "label_not_in_choices": "the answer is none of the choices",
   "letter_text_mismatch": "the answer's letter belongs to another choice",
   "unevaluable": "the answer is no arithmetic with a value",
-  "label_cut": "the answer goes on after what was read",
+  "label_cut": "the answer continues after what was read",
   "empty": "nothing, or an answer without a rationale",
   "refused": "the teacher will not answer",
   "invalid_text": "nothing that a record can hold",
@@ -37,7 +37,7 @@ _MEANINGS = {
   "unanswered": "not asked yet",
   "unknown": "the teacher does not know the record",
   "rejected": "the provider will not answer this request",
-  "gave_up": "failed too often (--retry_failed asks again)",
+  "gave_up": "failed too often (retry_failed asks again)",
 }
 
 
@@ -97,7 +97,7 @@ def _headline(report: QualityReport) -> Table:
 
 
 def _answers(report: QualityReport) -> list[tuple[str, str]]:
-  """What became of the questions; see `quality`."""
+  """What became of the requests; see `quality_report`."""
   completions, rationalised = report.parse_rate.of, _rationalised(report)
   rows = [("answers", f"{report.answers:,}")]
   if missing := report.answers - rationalised - completions:

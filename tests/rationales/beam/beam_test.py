@@ -311,7 +311,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path, start_server, kind, processes):
     argv += ["--direct_running_mode=multi_processing"]
     argv += [f"--direct_num_workers={processes}"]
   process = subprocess.Popen(
-    [sys.executable, "-m", "dss_jax.rationales.beam", *argv],
+    [sys.executable, "-m", "dss_jax.cli.beam", *argv],
     start_new_session=True,
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
@@ -331,7 +331,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path, start_server, kind, processes):
   committed = _committed(tmp_path / "ledger")
   assert 0 < len(committed) <= len(before) < 119
   done = subprocess.run(
-    [sys.executable, "-m", "dss_jax.rationales.beam", *argv, "--json"],
+    [sys.executable, "-m", "dss_jax.cli.beam", *argv, "--json"],
     capture_output=True,
     check=True,
     timeout=200,
@@ -489,7 +489,9 @@ def test_limits_are_those_of_the_whole_pipeline(tmp_path):
   assert own.ask.tokens_per_minute == 2e3
   assert own.ask.max_cost == 0.25
   assert own.ask.concurrency == 4
-  with pytest.raises(UserError, match="--parallel_shards is 9; allowed: 1 to"):
+  with pytest.raises(
+    UserError, match="parallel_shards is 9; it must be from 1 to"
+  ):
     beam.ExtractRationales(plan, str(tmp_path), num_shards=8, parallel_shards=9)
 
 
@@ -528,7 +530,7 @@ def test_files_are_read_as_by_extract(tmp_path):
     "x": "two",
     "a-1.csv:line-2": "three",
   }
-  with pytest.raises(UserError, match="--limit is for one file"):
+  with pytest.raises(UserError, match="limit is for one file"):
     read("a-*", limit=1)
   with pytest.raises(UserError, match="no such file"):
     read("b-*")
@@ -661,9 +663,9 @@ def test_the_command(tmp_path, start_server, capsys):
     ("--sampels=3", "unknown argument '--sampels=3'"),
     ("--dry_run", "--dry_run is for `dss-jax extract`"),
     (f"--output_dir={tmp_path}", "--output and --output_dir exclude"),
-    ("--ledger_kind=cloud", "--ledger_kind is 'cloud'; allowed"),
-    ("--output_shards=0", "--output_shards is 0; allowed"),
-    ("--num_shards=0", "--num_shards is 0; allowed"),
+    ("--ledger_kind=cloud", "ledger_kind is 'cloud'; it must be"),
+    ("--output_shards=0", "output_shards is 0; it must be"),
+    ("--num_shards=0", "num_shards is 0; it must be"),
   ]:
     assert beam_command.main([*flags, extra]) == 2
     assert message in capsys.readouterr().err
