@@ -205,3 +205,7 @@ def _reader(args: argparse.Namespace) -> Any:
     modules=args.module,
     limit=args.limit,
   )
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""From what teachers answered to a record's rationales: votes, gold, weights.
+"""Answers of teachers become a record's rationales: votes, gold, weights.
 
 With the shares of the votes on the record (see `teacher_answers.py`),
 
@@ -358,7 +358,7 @@ def _account(
 
 
 def _teachers(entries: Sequence[_Entry]) -> dict[str, Any]:
-  """What each teacher answered, whether or not it is kept; see `quality_report`."""
+  """Counts of each teacher's answers, kept or not; see `quality_report`."""
   teachers: dict[str, dict[str, Any]] = {}
   for entry in entries:
     answer, completion = entry.answer, entry.answer.completion

@@ -1,4 +1,4 @@
-"""What a run of stage 1 would take, before it asks anything."""
+"""Estimates of what a run of stage 1 would take, before it asks anything."""
 
 from __future__ import annotations
 

@@ -334,7 +334,7 @@ class Ledger:
     """Those of the keys that need not be asked, with `Outcome.attempt`.
 
     Args:
-      keys: of requests.
+      keys: keys of requests.
       retry_failed: whether to ask again what was rejected or given up before
         this ledger was opened.
     """

@@ -93,8 +93,8 @@ def check_num_shards(names: Iterable[str], wanted: int | None) -> int | None:
   """The number of shards that a ledger has, by the names in its folder.
 
   Args:
-    names: of the files in it.
-    wanted: by the user; None takes what is there.
+    names: names of the files in its folder.
+    wanted: the user's number; None takes the ledger's.
 
   Returns:
     The number; `wanted` for a new ledger.
@@ -130,9 +130,9 @@ def open_shard(
   """A shard's ledger, open for writing.
 
   Args:
-    folder: of the whole ledger.
-    shard: from 0.
-    num_shards: of the whole ledger.
+    folder: folder of the whole ledger.
+    shard: number of the shard, from 0.
+    num_shards: number of shards of the whole ledger.
     kind: "sqlite" or "segments".
     files: the file system of segments.
     patience_s: longest wait, in seconds, for another process that writes the
@@ -176,9 +176,9 @@ class SegmentedLedger(Ledger):
   """A scratch ledger whose outcomes come from segments and go to new ones.
 
   Args:
-    path: of the scratch file, which is new.
+    path: the scratch file, which is new.
     prefix: what the paths of its segments begin with.
-    files: their file system.
+    files: the segments' file system.
     publish_every_s: seconds between segments.
   """
 

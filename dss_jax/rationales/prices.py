@@ -1,4 +1,4 @@
-"""What answers cost, from a table that the user can edit.
+"""Prices of models, from a table that the user can extend.
 
 The packaged table, prices.toml, holds a few list prices as examples. Prices
 change: check them against the provider's page, and keep your own in a file of
@@ -27,11 +27,11 @@ _REVISION = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{3,8}|-latest|@[\w.-]+)$")
 
 @dataclasses.dataclass(frozen=True)
 class Price:
-  """Of a model, in US dollars (or whatever the table is in) a million tokens.
+  """The price of a model's tokens, a million of them, in the table's currency.
 
   Attributes:
-    prompt: for tokens read.
-    completion: for tokens written, thinking included.
+    prompt: price of tokens read.
+    completion: price of tokens written, thinking included.
   """
 
   prompt: float
@@ -43,7 +43,7 @@ class Prices:
   """Tables of prices.
 
   Attributes:
-    tables: name, or pattern with `*`, -> price; the user's before ours.
+    tables: name, or pattern with `*`, -> price; the user's table first.
   """
 
   tables: tuple[Mapping[str, Price], ...]
@@ -55,8 +55,8 @@ class Prices:
     Raises:
       UserError: the file cannot be used.
     """
-    own = () if path is None else (_read(path),)
-    return cls((*own, _read(_PACKAGED)))
+    paths = (_PACKAGED,) if path is None else (path, _PACKAGED)
+    return cls(tuple(map(_read, paths)))
 
   def price(self, model: str) -> Price | None:
     """The price of a model; None if no table has it.

@@ -33,11 +33,11 @@ class Exemplar:
   """One worked example.
 
   Attributes:
-    input: as a record's.
+    input: the input, as a record has it.
     rationale: what leads to the label.
-    label: in the dataset's spelling.
-    choices: as a record's `meta["choices"]`, where the input does not list
-      them.
+    label: the label, in the dataset's spelling.
+    choices: the choices, as in a record's `meta["choices"]`, where the input
+      does not list them.
   """
 
   input: str
@@ -62,7 +62,7 @@ class Prompt:
     answer_marker: the words of `output_format` before the answer.
     labels: all there are, for kind "label".
     instruction: what to do; heads the text, or is the chat's system message.
-    rationalise_instruction: the same when the label is given.
+    rationalise_instruction: the instruction where the prompt shows the label.
     rationalise_input_format: `input_format` with the label as {answer}.
     input_split: the text between the parts of an input; "" if it has none.
     input_parts: the names of the parts, in order.
@@ -131,7 +131,7 @@ class Prompt:
     """What to send for a record.
 
     Args:
-      record: whose input is asked about.
+      record: the record whose input is asked about.
       style: one of STYLES.
       model: the teacher's name of itself.
       sampling: how answers are drawn; in completion style, without stop texts,

@@ -98,7 +98,7 @@ def _open(path: PathLike) -> contextlib.AbstractContextManager[Write]:
 
 @contextlib.contextmanager
 def _open_tfrecord(path: PathLike) -> Iterator[Write]:
-  # Late: the only place here that may import TensorFlow.
+  # Imported late: it needs TensorFlow.
   from dss_jax.datasets import external
 
   seen = records.SeenTexts()

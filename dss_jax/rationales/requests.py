@@ -54,11 +54,11 @@ class Request:
   """One completion that is wanted.
 
   Attributes:
-    model: the teacher's name of itself, as the endpoint knows it.
-    prompt: a text to go on from (`/v1/completions`), or the turns of a chat
+    model: the model's name, as the endpoint knows it.
+    prompt: a text to continue (`/v1/completions`), or the turns of a chat
       (`/v1/chat/completions`).
     sampling: how to draw the answer.
-    sample: which of several draws of the same prompt, from 0.
+    sample: number of the draw among those for the same prompt, from 0.
   """
 
   model: str
@@ -109,8 +109,8 @@ class Request:
   def key(self) -> str:
     """SHA-256, in hex, of everything that decides the answer.
 
-    Where the endpoint is and how it is reached are no part of it: a run goes
-    on when the same model is served elsewhere.
+    The address of the endpoint is no part of it, so that a run can continue
+    when the same model is served elsewhere.
     """
     content = {"url": self.url, "body": self.body(), "sample": self.sample}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
@@ -131,11 +131,11 @@ class Completion:
   """What a teacher answered.
 
   Attributes:
-    text: untouched, as it came.
+    text: the unchanged text.
     finish_reason: "stop", "length", "content_filter", or the provider's word.
     model: the name and revision that the provider reports.
-    prompt_tokens: as the provider counts them; None if it does not say.
-    completion_tokens: likewise.
+    prompt_tokens: tokens read, by the provider's count; None if it is unknown.
+    completion_tokens: tokens written, by the provider's count; None likewise.
     refusal: the provider's own field for a refusal; None if there is none.
   """
 
@@ -163,16 +163,16 @@ class Outcome:
   """How a request ended.
 
   Attributes:
-    key: of the request.
+    key: key of the request.
     kind: "answered", "rejected" (the provider will never answer it) or
       "gave_up" (it failed too often).
-    teacher: its name.
-    model: as requested.
+    teacher: name of the teacher.
+    model: the requested model.
     completion: the answer; None unless answered.
-    reason: why there is none, in one line.
-    seconds: from sending to the last byte, of the attempt that ended it.
-    unix: when it ended, seconds since 1970.
-    attempt: number of that attempt; None if it was not asked from here.
+    reason: why there is no answer, in one line.
+    seconds: time from sending to the last byte, in the attempt that ended it.
+    unix: when it ended, in seconds since 1970.
+    attempt: number of that attempt; None if another process made it.
   """
 
   key: str
@@ -192,11 +192,11 @@ class Attempt:
 
   Attributes:
     number: counts up through the life of a ledger.
-    id: as the provider got it (X-Client-Request-Id); unique beyond the ledger.
-    key: of the request.
-    teacher: its name.
-    started: seconds since 1970.
-    ended: likewise; None if the process ended first.
+    id: what the provider got as X-Client-Request-Id; unique across ledgers.
+    key: key of the request.
+    teacher: name of the teacher.
+    started: when it was sent, in seconds since 1970.
+    ended: when it ended, in seconds since 1970; None if the process ended first.
     result: "answered", "rejected", "fatal", the kind of a TransientError,
       "cancelled", or "interrupted" (found open by a later process); None while
       it is under way.
@@ -215,13 +215,13 @@ class Attempt:
 
 @dataclasses.dataclass(frozen=True)
 class ModelTotals:
-  """What one model answered: answers, and tokens as the provider counts them.
+  """What one model answered, with tokens as the provider counts them.
 
   Attributes:
     answers: number of answers.
-    prompt_tokens: over the answers that tell.
-    completion_tokens: likewise.
-    without_usage: answers that do not tell both counts.
+    prompt_tokens: tokens read, over the answers with that count.
+    completion_tokens: tokens written, over the answers with that count.
+    without_usage: number of answers without both counts.
   """
 
   answers: int

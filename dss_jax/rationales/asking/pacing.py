@@ -193,8 +193,8 @@ class Budget:
   """Money: what is spent, and what is reserved for requests under way.
 
   Args:
-    limit: never to be exceeded by both together; None for none.
-    spent: so far.
+    limit: bound on both together; None for none.
+    spent: money spent so far.
   """
 
   def __init__(self, limit: float | None = None, spent: float = 0.0):
@@ -244,11 +244,11 @@ class Pace:
 
   Args:
     concurrency: most requests under way.
-    breaker: its rules.
-    budget: of money.
-    requests: limit of requests a minute.
-    tokens: limit of tokens a minute.
-    clock: the time.
+    breaker: stops asking when nothing but failures comes back.
+    budget: bounds the money.
+    requests: limit on requests a minute.
+    tokens: limit on tokens a minute.
+    clock: the time, in seconds.
   """
 
   def __init__(

@@ -103,7 +103,7 @@ def _answers(report: QualityReport) -> list[tuple[str, str]]:
   if missing := report.answers - rationalised - completions:
     rows.append(("  that never came", _of(missing, report.answers)))
   if rationalised:
-    rows.append(("  told the gold label", _of(rationalised, report.answers)))
+    rows.append(("  shown the gold label", _of(rationalised, report.answers)))
   rows += [
     ("label could be read (parse rate)", share(report.parse_rate)),
     ("label can be used", share(report.usable)),

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dss_jax.base import checks
-from dss_jax.base.errors import UserError
+from dss_jax.base.errors import UserError, one_line
 from dss_jax.rationales.requests import Completion, Request
 from dss_jax.rationales.teachers import (
   FatalError,
@@ -32,8 +32,8 @@ MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens")
 
 _MAX_MESSAGE = 300
 
-# Fields without which there is no request; a message that names one of them
-# speaks of its content.
+# Fields without which there is no request; a message that names one of them is
+# about its content.
 _CONTENT_FIELDS = {"model", "messages", "prompt"}
 _UNKNOWN_FIELD = re.compile(
   r"unsupported|not supported|unknown|unrecognized|unexpected|extra_forbidden"
@@ -54,19 +54,7 @@ _NO_MONEY = re.compile(
 class OpenAIEndpoint:
   """A `Teacher` behind an OpenAI-compatible endpoint.
 
-  Args:
-    name: `source` of its rationales.
-    model: as the endpoint knows it.
-    base_url: up to and with `/v1`, as the client of OpenAI takes it; None is
-      OpenAI's own.
-    api_key_env: environment variable that holds the key. It may be absent for
-      an endpoint on this machine.
-    weight: of its rationales beside other teachers'.
-    timeout_s: for one answer, from connecting to its last byte.
-    api_version: query parameter `api-version` of every request (Azure).
-    max_tokens_field: what the endpoint calls `max_tokens`.
-    omit_fields: fields of the body that the endpoint does not take and that
-      are therefore not sent, such as ("seed", "stop").
+  Its arguments are the fields of `extraction_plan.Endpoint`.
 
   Raises:
     UserError: no key, an unusable URL, an unknown field, or the package
@@ -209,7 +197,7 @@ class OpenAIEndpoint:
       # Some routers wrap another server's failure in a success.
       code = error.get("code") if isinstance(error, dict) else None
       kind = "rate_limited" if code == 429 else "server_error"
-      raise TransientError(kind, self._told(answer))
+      raise TransientError(kind, self._message(answer))
     try:
       found = server_responses.completion_of(answer, is_chat=request.is_chat)
     except UserError as reason:
@@ -247,15 +235,15 @@ class OpenAIEndpoint:
     """What a status other than success means for this request and the next."""
     status = response.status_code
     try:
-      told = json.loads(response.content)
+      answer = json.loads(response.content)
     except (ValueError, RecursionError):
-      told = None
-    text = self._told(told) if told else self._excerpt(response.content)
+      answer = None
+    text = self._message(answer) if answer else self._excerpt(response.content)
     message = f"HTTP {status}: {text}"
     where = f"{self.base_url} answers HTTP {status}: {text}"
     retry_after = server_responses.retry_after(response.headers)
     if status == 402 or (
-      status == 429 and _NO_MONEY.search(server_responses.error_code(told))
+      status == 429 and _NO_MONEY.search(server_responses.error_code(answer))
     ):
       return FatalError(f"no credit left: {where}")
     if status == 429:
@@ -271,7 +259,7 @@ class OpenAIEndpoint:
         fields=("Endpoint.base_url", "Endpoint.model"),
       )
     if status in (400, 422):
-      return self._bad_request(told, text, message, where, body)
+      return self._bad_request(answer, text, message, where, body)
     if status == 408:
       return TransientError("timeout", message, retry_after)
     if status in (409, 425) or status >= 500:
@@ -281,15 +269,15 @@ class OpenAIEndpoint:
     return RejectedError(message)
 
   def _bad_request(
-    self, told: Any, text: str, message: str, where: str, body: Mapping
+    self, answer: Any, text: str, message: str, where: str, body: Mapping
   ) -> Exception:
-    """Whether a 400 is about this prompt or about how we ask."""
-    code = server_responses.error_code(told)
+    """Whether a 400 is about this prompt or about how requests are made."""
+    code = server_responses.error_code(answer)
     if _TOO_LONG.search(f"{code} {text}"):
       return RejectedError(message)
     # Longest first: `max_tokens` is a part of other names.
     fields = sorted(set(body) - _CONTENT_FIELDS, key=len, reverse=True)
-    parameter = server_responses.error_parameter(told)
+    parameter = server_responses.error_parameter(answer)
     if parameter not in fields:
       parameter = None
       if _UNKNOWN_FIELD.search(f"{code} {text}"):
@@ -308,9 +296,9 @@ class OpenAIEndpoint:
       f"{where}; the field is {parameter!r}: {advice}", fields=options
     )
 
-  def _told(self, told: Any) -> str:
+  def _message(self, body: Any) -> str:
     """The message of an error body, in one line."""
-    error = told.get("error", told) if isinstance(told, dict) else told
+    error = body.get("error", body) if isinstance(body, dict) else body
     if isinstance(error, dict):
       error = error.get("message") or error.get("detail") or error
     if not isinstance(error, str):
@@ -324,14 +312,12 @@ class OpenAIEndpoint:
   def _one_line(self, text: str) -> str:
     # The key goes first: half of it would not be recognised.
     text = self._secret.removed_from(text)[: 4 * _MAX_MESSAGE]
-    text = " ".join(
-      "".join(c if c.isprintable() else " " for c in text).split()
-    )
-    return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + " ..."
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return one_line(text, longest=_MAX_MESSAGE)
 
 
 def _shown_variable(name: str) -> str:
-  """The name, if it is one: some give the key itself in its place.
+  """The name, if it is one: some users write the key itself in its place.
 
   Raises:
     UserError: no variable can be called so.

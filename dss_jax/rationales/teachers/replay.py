@@ -27,7 +27,7 @@ class Replay:
 
   Attributes:
     name: "palm" or "gpt-neox".
-    model: likewise.
+    model: the same.
     weight: weight of its rationales.
   """
 
@@ -50,7 +50,7 @@ class Replay:
     Raises:
       UserError: if the dataset or its completions are not there.
     """
-    # Late: the catalogue reads `release` as well.
+    # Imported late, since the catalogue imports `release` as well.
     from dss_jax.datasets import catalogue
 
     specs = {spec.name: spec for spec in catalogue.SPECS}

@@ -47,7 +47,7 @@ class TaxonliRules:
         another relation, so that the label changes, and argues for that label.
       seed: which inputs these are; what an input is answered depends on
         nothing else.
-      prompt: in whose form it answers; the shipped one if None.
+      prompt: the prompt in whose form it answers; the shipped one if None.
       weight: weight of its rationales relative to other teachers'.
 
     Raises:
@@ -126,8 +126,8 @@ def _states(metadata: Mapping[str, Any]) -> str | None:
   return " -> ".join(map(str, states)) if len(states) > 1 else None
 
 
-# Of the package's hundred sets these come with the steps of a solution; what
-# the others call a solution is the bare answer.
+# The sets of the package that come with the steps of a solution; the others give
+# only the answer.
 _STEPS: Mapping[str, Callable[[Mapping[str, Any]], str | None]] = {
   "gsm_symbolic": _worked_steps,
   "string_manipulation": _states,
@@ -154,7 +154,11 @@ def reasoning_gym_records(
   Raises:
     UserError: for an unknown set, or if the package is missing.
   """
-  checks.one_of("name", name, REASONING_GYM_SETS)
+  if name not in _STEPS:
+    raise UserError(
+      f"no worked solutions in reasoning-gym's {name!r}; allowed:"
+      f" {', '.join(REASONING_GYM_SETS)}"
+    )
   checks.in_range("num_records", num_records, 1)
   try:
     import reasoning_gym
