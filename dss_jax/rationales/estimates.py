@@ -52,9 +52,7 @@ def estimate(
   Retries and rationalisations cannot be foreseen and are left out.
   """
   found = {}
-  for teacher_plan in plan.teachers:
-    if teacher_plan.knows_records:
-      continue
+  for teacher_plan in plan.prompted_teachers:
     planned = PlannedRequests(plan, teacher_plan, ledger)
     model = teacher_plan.teacher.model
     result = Estimate()

@@ -114,7 +114,13 @@ def ask_everything(
   """
   prices = prices or Prices.load()
   summaries = asyncio.run(_ask_all(source, plan, ledger, prices, stream))
-  return summaries, _stopped(summaries)
+  reasons = [
+    summary.reason
+    for rounds in summaries.values()
+    for summary in rounds.values()
+    if summary.stopped
+  ]
+  return summaries, reasons[0] if reasons else ""
 
 
 def extract(
@@ -151,26 +157,26 @@ def extract(
   prices = prices or Prices.load()
   with Ledger(folder / LEDGER_FILE) as ledger:
     _remove_leftovers(folder, split)
-    summaries: Summaries = {}
+    summaries, stopped = {}, ""
     if ask:
-      summaries = asyncio.run(_ask_all(source, plan, ledger, prices, stream))
+      summaries, stopped = ask_everything(
+        source, plan, ledger, prices=prices, stream=stream
+      )
     else:
       _check_answered(source, plan, ledger)
-    stopped = _stopped(summaries)
     if stopped:
       # Files of records, where there are any, stay those of a whole run.
       return ExtractionResult(None, (), summaries, stopped)
     report, sample = _write(source, plan, ledger, paths, prices)
-  files = [*paths]
-  files.append(folder / f"{split}.report.html")
-  write_page(
-    files[-1], report, sample, title=source.name, subtitle=str(paths[0])
+  page, numbers, description = (
+    folder / f"{split}.{suffix}"
+    for suffix in ("report.html", "report.json", "run.json")
   )
-  files.append(folder / f"{split}.report.json")
-  _write_json(files[-1], report.to_dict())
-  files.append(folder / f"{split}.run.json")
-  _write_json(files[-1], _description(source, plan, summaries))
-  return ExtractionResult(report, tuple(files), summaries)
+  write_page(page, report, sample, title=source.name, subtitle=str(paths[0]))
+  _write_json(numbers, report.to_dict())
+  _write_json(description, _description(source, plan, summaries))
+  files = (*paths, page, numbers, description)
+  return ExtractionResult(report, files, summaries)
 
 
 def requests(
@@ -184,9 +190,7 @@ def requests(
     ledger: if given, the retries and rationalisations that its answers make
       necessary are included.
   """
-  for teacher_plan in plan.teachers:
-    if teacher_plan.knows_records:
-      continue
+  for teacher_plan in plan.prompted_teachers:
     planned = PlannedRequests(plan, teacher_plan, ledger)
     yield from planned.first(source.read())
     if ledger is not None:
@@ -208,13 +212,11 @@ async def _ask_all(
   summaries: Summaries = {}
   async with contextlib.AsyncExitStack() as stack:
     # All of them first: a missing key must not surface hours later.
-    teachers = {
-      teacher_plan.teacher.name: await stack.enter_async_context(
-        _connected(teacher_plan)
-      )
-      for teacher_plan in plan.teachers
-      if not teacher_plan.knows_records
-    }
+    teachers = {}
+    for teacher_plan in plan.prompted_teachers:
+      teacher = teacher_plan.teacher.connect()  # type: ignore[union-attr]
+      stack.push_async_callback(teacher.close)
+      teachers[teacher.name] = teacher
     for teacher_plan, name, requests in _rounds(source, plan, ledger):
       if name == "first":
         total = source.count * teacher_plan.samples
@@ -255,8 +257,7 @@ def _rounds(
   """Teacher, name and requests (by what the ledger holds) of each round."""
   asked = [
     (teacher_plan, PlannedRequests(plan, teacher_plan, ledger))
-    for teacher_plan in plan.teachers
-    if not teacher_plan.knows_records
+    for teacher_plan in plan.prompted_teachers
   ]
   for teacher_plan, planned in asked:
     yield teacher_plan, "first", lambda p=planned: p.first(source.read())
@@ -270,23 +271,6 @@ def _rounds(
         "rationalise",
         lambda p=planned: p.with_gold_label(_answered(source, plan, ledger)),
       )
-
-
-@contextlib.asynccontextmanager
-async def _connected(teacher_plan: TeacherPlan):
-  teacher = teacher_plan.teacher.connect()  # type: ignore[union-attr]
-  try:
-    yield teacher
-  finally:
-    await teacher.close()
-
-
-def _stopped(summaries: Summaries) -> str:
-  for rounds in summaries.values():
-    for summary in rounds.values():
-      if summary.stopped:
-        return summary.reason
-  return ""
 
 
 # --- writing -----------------------------------------------------------------

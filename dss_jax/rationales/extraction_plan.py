@@ -250,6 +250,11 @@ class ExtractionPlan:
   retry_temperature: float = 0.7
   choose: ChooseOptions = dataclasses.field(default_factory=ChooseOptions)
 
+  @property
+  def prompted_teachers(self) -> tuple[TeacherPlan, ...]:
+    """The teachers that are sent prompts, since they do not know records."""
+    return tuple(plan for plan in self.teachers if not plan.knows_records)
+
   def __post_init__(self):
     from dss_jax.rationales.parsing import check_parser
 
@@ -267,8 +272,7 @@ class ExtractionPlan:
       )
     asked = [
       (plan.teacher.model, plan.style, plan.sampling)
-      for plan in self.teachers
-      if not plan.knows_records
+      for plan in self.prompted_teachers
     ]
     if any(asked.count(same) > 1 for same in asked):
       raise UserError(

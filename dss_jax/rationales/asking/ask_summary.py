@@ -53,6 +53,10 @@ class Summary:
     """Requests that this call settled."""
     return self.answered + self.rejected + self.gave_up
 
+  def count_fault(self, kind: str) -> None:
+    """Counts an attempt that ended in a fault."""
+    self.faults[kind] = self.faults.get(kind, 0) + 1
+
 
 class Progress(Protocol):
   """Where `ask` shows its progress, such as a `base.progress.Progress`."""

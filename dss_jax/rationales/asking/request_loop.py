@@ -89,15 +89,8 @@ async def ask(
     UserError: nothing can be asked until a person changes something: the
       key, the model's name, the ledger's disk.
   """
-  asking = _Asking(
-    requests,
-    teacher,
-    ledger,
-    options or AskOptions(),
-    prices or Prices(()),
-    progress,
-    total,
-  )
+  options, prices = options or AskOptions(), prices or Prices(())
+  asking = _Asking(requests, teacher, ledger, options, prices, progress, total)
   return await asking.run()
 
 
@@ -129,7 +122,6 @@ class _Asking:
     )
     self._spent_at_start = _spent(self._prices, self._ledger)
     self._pace = _pace(options, self._spent_at_start)
-    self._stopping = False
     self._error: BaseException | None = None
     self._cancelling: asyncio.TimerHandle | None = None
     self._showing: asyncio.TimerHandle | None = None
@@ -161,15 +153,12 @@ class _Asking:
       for _ in range(self._options.concurrency)
     ]
     try:
-      results = await asyncio.gather(*self._workers, return_exceptions=True)
+      await asyncio.gather(*self._workers, return_exceptions=True)
     except asyncio.CancelledError:
       # Cancelled from outside, as by the caller's own timeout.
       self._cancel()
       await asyncio.gather(*self._workers, return_exceptions=True)
       raise
-    for result in results:
-      if isinstance(result, Exception) and self._error is None:
-        self._error = result
 
   async def _worker(self) -> None:
     try:
@@ -236,20 +225,20 @@ class _Asking:
       return
     message = str(answer)
     if isinstance(answer, TransientError):
-      self._count_fault(answer.kind)
+      self._summary.count_fault(answer.kind)
       self._ledger.end_attempt(attempt, answer.kind, message)
       self._retry(job, attempt, entry, answer, seconds)
     elif isinstance(answer, RejectedError):
       self._pace.leave(entry, "ok")
       self._last_success = time.monotonic()
-      self._count_fault(REJECTED)
+      self._summary.count_fault(REJECTED)
       self._summary.rejected += 1
       self._ledger.end_attempt(attempt, REJECTED, message)
       self._settle(job, attempt, REJECTED, seconds, reason=message)
       self._check_rejections(message)
     else:
       self._pace.leave(entry, "abandoned")
-      self._count_fault("fatal")
+      self._summary.count_fault("fatal")
       self._ledger.end_attempt(attempt, "fatal", message)
       self._fail(UserError(message, fields=answer.fields))
 
@@ -361,9 +350,6 @@ class _Asking:
       )
     return cost or 0.0
 
-  def _count_fault(self, kind: str) -> None:
-    self._summary.faults[kind] = self._summary.faults.get(kind, 0) + 1
-
   def _check_rejections(self, message: str) -> None:
     rejected = self._summary.rejected
     if (
@@ -411,13 +397,11 @@ class _Asking:
 
   def _stop(self, reason: str) -> None:
     """Sends nothing more; requests under way may end."""
-    if self._stopping:
-      return
-    self._stopping = True
-    self._summary.stopped = True
-    self._summary.reason = reason
-    self._pace.close()
-    self._queue.close()
+    if not self._summary.stopped:
+      self._summary.stopped = True
+      self._summary.reason = reason
+      self._pace.close()
+      self._queue.close()
 
   def _fail(self, error: BaseException) -> None:
     """Stops as `_stop` does, and lets `ask` raise the error."""

@@ -93,7 +93,7 @@ class ExtractRationales(beam.PTransform):
     records = pcoll | "Parse" >> beam.Map(elements.as_record).with_output_types(
       Record
     )
-    if all(teacher.knows_records for teacher in self._plan.teachers):
+    if not self._plan.prompted_teachers:
       return records | "Answer" >> beam.ParDo(_Answer(self._plan))
     return (
       records
