@@ -1,6 +1,6 @@
 """Prompts: a prompt file and a record become a request to a teacher.
 
-A prompt is a few worked examples, each an input with its rationale and label,
+A prompt is a few exemplars, each an input with its rationale and its label,
 and the formats in which they and the record's input are written. It comes from
 a TOML file, one that is shipped (`tasks/prompts/NAME.toml`) or your own:
 
@@ -30,7 +30,7 @@ _CHOICE = re.compile(r"\s*\(([A-Za-z])\)\s*(\S.*)")
 
 @dataclasses.dataclass(frozen=True)
 class Exemplar:
-  """One worked example.
+  """An input that is shown with its rationale and label.
 
   Attributes:
     input: the input, as a record has it.
@@ -68,7 +68,7 @@ class Prompt:
     input_parts: the names of the parts, in order.
     separator: between exemplars.
     stop: texts that end a completion; a chat's turns end by themselves.
-    exemplars: the worked examples, in the order shown.
+    exemplars: in the order shown.
   """
 
   name: str
@@ -260,7 +260,7 @@ class Prompt:
   def _input_values(self, record: Record | Exemplar) -> dict[str, str]:
     values: dict[str, str] = {}
     if not self.input_parts:
-      values["input"] = self._tame(record.input)
+      values["input"] = self._without_format(record.input)
     else:
       parts = record.input.split(self.input_split)
       if len(parts) != len(self.input_parts):
@@ -269,7 +269,7 @@ class Prompt:
           f" {self.input_split!r}, prompt {self.name!r} wants"
           f" {len(self.input_parts)}: {', '.join(self.input_parts)}"
         )
-      values |= zip(self.input_parts, map(self._tame, parts))
+      values |= zip(self.input_parts, map(self._without_format, parts))
     if "{choices}" in self.input_format:
       choices = choices_of(record)
       if not choices:
@@ -278,12 +278,12 @@ class Prompt:
           " has none in meta['choices']"
         )
       values["choices"] = "\n".join(
-        f"({chr(ord('a') + i)}) {self._tame(choice)}"
+        f"({chr(ord('a') + i)}) {self._without_format(choice)}"
         for i, choice in enumerate(choices[:26])
       )
     return values
 
-  def _tame(self, text: str) -> str:
+  def _without_format(self, text: str) -> str:
     """The text, so that no part of it looks like the format around it.
 
     Blank lines are removed, and a line that begins like one of the format, such

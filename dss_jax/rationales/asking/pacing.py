@@ -216,7 +216,7 @@ class Budget:
 
 
 @dataclasses.dataclass(slots=True)
-class Pass:
+class Permit:
   """Leave to send one request; see `Pace.enter`.
 
   Attributes:
@@ -276,7 +276,9 @@ class Pace:
     self.in_flight = 0
     self.out_of_money = False
 
-  async def enter(self, tokens: float = 0.0, cost: float = 0.0) -> Pass | None:
+  async def enter(
+    self, tokens: float = 0.0, cost: float = 0.0
+  ) -> Permit | None:
     """Waits until a request may be sent.
 
     Args:
@@ -313,18 +315,18 @@ class Pace:
       wait = max(wait, self._tokens.delay(tokens))
     return wait
 
-  def _take(self, tokens: float, cost: float) -> Pass:
+  def _take(self, tokens: float, cost: float) -> Permit:
     if self._requests is not None:
       self._requests.take()
     grant = None if self._tokens is None else self._tokens.take(tokens)
     self.budget.reserve(cost)
     self.in_flight += 1
     self._entered += 1
-    return Pass(tokens, cost, grant, self._breaker.enter(), self._entered)
+    return Permit(tokens, cost, grant, self._breaker.enter(), self._entered)
 
   def leave(
     self,
-    entry: Pass,
+    permit: Permit,
     result: str,
     *,
     tokens: float | None = None,
@@ -333,25 +335,25 @@ class Pace:
     """Takes back the leave of a request that ended.
 
     Args:
-      entry: what `enter` gave.
+      permit: what `enter` gave.
       result: "ok" (the server answered), "rate_limited", "failed", or
         "abandoned" (nobody knows).
       tokens: tokens used, where known; else the estimate stands.
       cost: money spent.
     """
     self.in_flight -= 1
-    self.budget.settle(entry.cost, cost)
-    if entry.grant is not None and self._tokens and tokens is not None:
-      self._tokens.settle(entry.grant, entry.tokens, tokens)
+    self.budget.settle(permit.cost, cost)
+    if permit.grant is not None and self._tokens and tokens is not None:
+      self._tokens.settle(permit.grant, permit.tokens, tokens)
     if result == "ok":
       self._breaker.succeeded()
       self._window = min(self._window + 1, self._concurrency)
     elif result == "failed":
-      self._breaker.failed(entry.is_probe)
+      self._breaker.failed(permit.is_probe)
     else:
-      self._breaker.abandoned(entry.is_probe)
+      self._breaker.abandoned(permit.is_probe)
     # Requests that were under way together are refused together: halve once.
-    if result == "rate_limited" and entry.number > self._shrunk_at:
+    if result == "rate_limited" and permit.number > self._shrunk_at:
       self._window = max(self._window / 2, 1.0)
       self._shrunk_at = self._entered
     self._changed.set()

@@ -171,8 +171,8 @@ class _Asking:
 
   async def _attempt(self, job: Job) -> None:
     """Sends a job once and does what follows from how that ends."""
-    entry = await self._pace.enter(sum(job.tokens), job.cost)
-    if entry is None:
+    permit = await self._pace.enter(sum(job.tokens), job.cost)
+    if permit is None:
       if self._pace.out_of_money:
         self._stop(
           f"max_cost is {self._options.max_cost:g}, which does not suffice for"
@@ -185,7 +185,7 @@ class _Asking:
     except BaseException:
       # Nothing was sent.
       self._ledger.end_attempt(attempt, CANCELLED)
-      self._pace.leave(entry, "abandoned")
+      self._pace.leave(permit, "abandoned")
       raise
     job.attempts += 1
     self._summary.attempts += 1
@@ -196,7 +196,7 @@ class _Asking:
         answer = await self._teacher.complete(job.request, attempt.id)
     except asyncio.CancelledError:
       self._ledger.end_attempt(attempt, CANCELLED)
-      self._pace.leave(entry, "abandoned", cost=job.cost)
+      self._pace.leave(permit, "abandoned", cost=job.cost)
       raise
     except TimeoutError:
       seconds = f"{self._options.timeout_s:g} s"
@@ -206,20 +206,20 @@ class _Asking:
     except Exception as error:
       # Its text is not shown: it may hold anything.
       answer = TransientError("unexpected", type(error).__name__)
-    self._end(job, attempt, entry, answer, time.monotonic() - started)
+    self._end(job, attempt, permit, answer, time.monotonic() - started)
     self._schedule_commit()
 
   def _end(
     self,
     job: Job,
     attempt: Attempt,
-    entry: pacing.Pass,
+    permit: pacing.Permit,
     answer: Completion | RejectedError | FatalError | TransientError,
     seconds: float,
   ) -> None:
     """Notes how an attempt ended: an outcome, another try, or the end."""
     if isinstance(answer, Completion):
-      self._add_answer(job, entry, answer)
+      self._add_answer(job, permit, answer)
       self._ledger.end_attempt(attempt, ANSWERED)
       self._settle(job, attempt, ANSWERED, seconds, answer)
       return
@@ -227,9 +227,9 @@ class _Asking:
     if isinstance(answer, TransientError):
       self._summary.count_fault(answer.kind)
       self._ledger.end_attempt(attempt, answer.kind, message)
-      self._retry(job, attempt, entry, answer, seconds)
+      self._retry(job, attempt, permit, answer, seconds)
     elif isinstance(answer, RejectedError):
-      self._pace.leave(entry, "ok")
+      self._pace.leave(permit, "ok")
       self._last_success = time.monotonic()
       self._summary.count_fault(REJECTED)
       self._summary.rejected += 1
@@ -237,13 +237,13 @@ class _Asking:
       self._settle(job, attempt, REJECTED, seconds, reason=message)
       self._check_rejections(message)
     else:
-      self._pace.leave(entry, "abandoned")
+      self._pace.leave(permit, "abandoned")
       self._summary.count_fault("fatal")
       self._ledger.end_attempt(attempt, "fatal", message)
       self._fail(UserError(message, fields=answer.fields))
 
   def _add_answer(
-    self, job: Job, entry: pacing.Pass, completion: Completion
+    self, job: Job, permit: pacing.Permit, completion: Completion
   ) -> None:
     """Counts the tokens of an answer and what they cost."""
     prompt, written = completion.prompt_tokens, completion.completion_tokens
@@ -252,7 +252,7 @@ class _Asking:
       estimated_tokens(completion.text) if written is None else written,
     )
     cost = self._cost(job.request, *used)
-    self._pace.leave(entry, "ok", tokens=sum(used), cost=cost)
+    self._pace.leave(permit, "ok", tokens=sum(used), cost=cost)
     self._last_success = time.monotonic()
     self._summary.answered += 1
     self._summary.prompt_tokens += prompt or 0
@@ -262,7 +262,7 @@ class _Asking:
     self,
     job: Job,
     attempt: Attempt,
-    entry: pacing.Pass,
+    permit: pacing.Permit,
     error: TransientError,
     seconds: float,
   ) -> None:
@@ -270,13 +270,13 @@ class _Asking:
     options = self._options
     limited = error.kind == "rate_limited"
     self._pace.leave(
-      entry,
+      permit,
       "rate_limited" if limited else "failed",
       cost=job.cost if error.kind in _MAY_BE_BILLED else 0.0,
     )
     if limited:
       job.rate_limited += 1
-    elif not entry.is_probe:
+    elif not permit.is_probe:
       job.failures += 1
     if (
       job.failures >= options.max_attempts
