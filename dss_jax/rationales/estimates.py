@@ -88,10 +88,10 @@ def _mean_completion(
 ) -> float:
   """Mean tokens of an answer, by the ledger or else by the exemplars."""
   if ledger is not None:
-    totals = ledger.totals().models.get(model)
-    counted = totals.answers - totals.without_usage if totals else 0
-    if totals and counted:
-      return totals.completion_tokens / counted
+    usage = ledger.usage().get(model)
+    counted = usage.answers - usage.without_usage if usage else 0
+    if usage and counted:
+      return usage.completion_tokens / counted
   written = [plan.prompt.output(exemplar) for exemplar in plan.prompt.exemplars]
   if not written:
     return 100.0

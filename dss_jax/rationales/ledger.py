@@ -33,9 +33,8 @@ from dss_jax.rationales.requests import (
   INTERRUPTED,
   Attempt,
   Completion,
-  ModelTotals,
+  ModelUsage,
   Outcome,
-  Totals,
 )
 
 # "DSSL" in ASCII; tells our files from other SQLite files.
@@ -360,25 +359,16 @@ class Ledger:
     for number, *fields in self._select(query):
       yield Attempt(number, f"{self.id}-{number}", *fields)
 
-  def totals(self) -> Totals:
-    """Counts over the whole ledger; reads all of it."""
-    models = self._select(
+  def usage(self) -> dict[str, ModelUsage]:
+    """What each requested model answered, over the whole ledger."""
+    found = self._select(
       "SELECT model, COUNT(*), COALESCE(SUM(prompt_tokens), 0),"
       " COALESCE(SUM(completion_tokens), 0),"
       " SUM(prompt_tokens IS NULL OR completion_tokens IS NULL)"
       " FROM outcomes WHERE kind = ? GROUP BY model ORDER BY model",
       (ANSWERED,),
     )
-    return Totals(
-      dict(self._select("SELECT kind, COUNT(*) FROM outcomes GROUP BY kind")),
-      dict(
-        self._select(
-          "SELECT COALESCE(result, 'open') AS r, COUNT(*) FROM attempts"
-          " GROUP BY r"
-        )
-      ),
-      {model: ModelTotals(*numbers) for model, *numbers in models},
-    )
+    return {model: ModelUsage(*numbers) for model, *numbers in found}
 
   def _one(self, query: str) -> tuple:
     return self._db.execute(query).fetchone()

@@ -214,7 +214,7 @@ class Attempt:
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelTotals:
+class ModelUsage:
   """What one model answered, with tokens as the provider counts them.
 
   Attributes:
@@ -228,18 +228,3 @@ class ModelTotals:
   prompt_tokens: int
   completion_tokens: int
   without_usage: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Totals:
-  """Counts over a whole ledger.
-
-  Attributes:
-    outcomes: kind -> number of requests.
-    attempts: result -> number of attempts ("open" while under way).
-    models: requested model -> its totals.
-  """
-
-  outcomes: dict[str, int]
-  attempts: dict[str, int]
-  models: dict[str, ModelTotals]

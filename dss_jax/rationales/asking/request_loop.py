@@ -466,7 +466,7 @@ def _spent(prices: Prices, ledger: Ledger) -> float:
     return 0.0
   return sum(
     prices.cost(model, tokens.prompt_tokens, tokens.completion_tokens) or 0.0
-    for model, tokens in ledger.totals().models.items()
+    for model, tokens in ledger.usage().items()
   )
 
 
