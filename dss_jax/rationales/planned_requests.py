@@ -80,8 +80,8 @@ class PlannedRequests:
     """The further samples that replace answers which cannot be read."""
     if not self._plan.retry_unparsed:
       return
-    for _, pairs in self._looked_up(records):
-      for request, answer in pairs:
+    for _, asked in self._looked_up(records):
+      for request, answer in asked:
         if (
           request is not None
           and request.sample >= self._teacher_plan.samples
@@ -114,8 +114,8 @@ class PlannedRequests:
       for record in records:
         yield record, [self._known_answer(record)]
       return
-    for record, pairs in self._looked_up(records):
-      yield record, [answer for _, answer in pairs]
+    for record, asked in self._looked_up(records):
+      yield record, [answer for _, answer in asked]
 
   def _looked_up(
     self, records: Iterable[Record]
@@ -126,7 +126,7 @@ class PlannedRequests:
     """
     records = iter(records)
     while chunk := list(itertools.islice(records, _CHUNK)):
-      pairs: list[list[tuple[Request | None, TeacherAnswer]]] = [
+      asked: list[list[tuple[Request | None, TeacherAnswer]]] = [
         [] for _ in chunk
       ]
       wanted: list[tuple[int, Request]] = []
@@ -135,23 +135,23 @@ class PlannedRequests:
           wanted += [(i, request) for request in self._samples(record)]
         except UserError as error:
           answer = self._answer("", UNASKED, reason=str(error))
-          pairs[i].append((None, answer))
+          asked[i].append((None, answer))
       for retry in range(self._plan.retry_unparsed + 1):
         outcomes = self._outcomes(wanted)
         unreadable = []
         for i, request in wanted:
           answer = self._read(chunk[i], request, outcomes.get(request.key))
-          pairs[i].append((request, answer))
+          asked[i].append((request, answer))
           if retry < self._plan.retry_unparsed and _is_unreadable(answer):
             unreadable.append((i, self._next_sample(request)))
         wanted = unreadable
-      self._add_rationalisations(chunk, pairs)
-      yield from zip(chunk, pairs)
+      self._add_rationalisations(chunk, asked)
+      yield from zip(chunk, asked)
 
   def _add_rationalisations(
     self,
     chunk: Sequence[Record],
-    pairs: Sequence[list[tuple[Request | None, TeacherAnswer]]],
+    asked: Sequence[list[tuple[Request | None, TeacherAnswer]]],
   ) -> None:
     """Adds the answers to rationalisations that the ledger holds."""
     if self._plan.choose.gold != "rationalise":
@@ -166,7 +166,7 @@ class PlannedRequests:
       if request.key in outcomes:
         answer = self._read(chunk[i], request, outcomes[request.key])
         answer = dataclasses.replace(answer, rationalised=True)
-        pairs[i].append((request, answer))
+        asked[i].append((request, answer))
 
   def _outcomes(
     self, wanted: Iterable[tuple[int, Request]]

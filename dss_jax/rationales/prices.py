@@ -17,6 +17,7 @@ from typing import Any
 
 from dss_jax.base import value_types
 from dss_jax.base.errors import UserError
+from dss_jax.rationales.requests import ModelUsage
 from dss_jax.rationales.toml_files import read_toml
 
 _PACKAGED = pathlib.Path(__file__).with_name("prices.toml")
@@ -88,6 +89,13 @@ class Prices:
     return (
       price.prompt * prompt_tokens + price.completion * completion_tokens
     ) / _PER
+
+  def total(self, usage: Mapping[str, ModelUsage]) -> float:
+    """The cost of all answers of a ledger; models without a price cost 0."""
+    return sum(
+      self.cost(model, used.prompt_tokens, used.completion_tokens) or 0.0
+      for model, used in usage.items()
+    )
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Price]:

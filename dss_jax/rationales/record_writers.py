@@ -6,7 +6,8 @@
 
 .jsonl, .parquet, .array_record, .csv and .tsv are read by
 `dss_jax.datasets.records`; .tfrecord is for SeqIO and other readers of
-TFExamples, and needs TensorFlow (`data.tasks.tfrecord_source`, `external.read_tfrecords`).
+TFExamples, and needs TensorFlow (`data.seqio.tfrecords.tfrecord_source`,
+`external.read_tfrecords`).
 Only .csv and .tsv are held in memory, and one row group of Parquet.
 """
 

@@ -15,6 +15,8 @@ import random
 import time
 from collections.abc import Callable
 
+from dss_jax.rationales.extraction_plan import AskOptions
+
 Clock = Callable[[], float]
 
 _MINUTE = 60.0
@@ -275,6 +277,26 @@ class Pace:
     self._closed = False
     self.in_flight = 0
     self.out_of_money = False
+
+  @classmethod
+  def from_options(cls, options: AskOptions, spent: float) -> Pace:
+    """The gate that the options ask for, after some money was spent before."""
+
+    def limit(per_minute: float | None) -> RateLimit | None:
+      return None if per_minute is None else RateLimit(per_minute)
+
+    breaker = Breaker(
+      threshold=max(10, options.concurrency),
+      first_pause=4 * options.backoff_s,
+      longest_pause=max(options.max_backoff_s, 4 * options.backoff_s),
+    )
+    return cls(
+      options.concurrency,
+      breaker,
+      Budget(options.max_cost, spent),
+      limit(options.requests_per_minute),
+      limit(options.tokens_per_minute),
+    )
 
   async def enter(
     self, tokens: float = 0.0, cost: float = 0.0

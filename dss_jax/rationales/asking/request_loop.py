@@ -120,8 +120,10 @@ class _Asking:
       retry_failed=options.retry_failed,
       most_delayed=4 * options.concurrency,
     )
-    self._spent_at_start = _spent(self._prices, self._ledger)
-    self._pace = _pace(options, self._spent_at_start)
+    self._spent_at_start = (
+      self._prices.total(self._ledger.usage()) if self._prices.tables else 0.0
+    )
+    self._pace = pacing.Pace.from_options(options, self._spent_at_start)
     self._error: BaseException | None = None
     self._cancelling: asyncio.TimerHandle | None = None
     self._showing: asyncio.TimerHandle | None = None
@@ -458,40 +460,6 @@ class _Asking:
     self._progress.update(done, text)
     if not summary.seconds:
       self._showing = self._loop.call_later(_SHOW_EVERY_S, self._show)
-
-
-def _spent(prices: Prices, ledger: Ledger) -> float:
-  """What all answers of the ledger have cost, of whatever models."""
-  if not prices.tables:
-    return 0.0
-  return sum(
-    prices.cost(model, tokens.prompt_tokens, tokens.completion_tokens) or 0.0
-    for model, tokens in ledger.usage().items()
-  )
-
-
-def _pace(options: AskOptions, spent: float) -> pacing.Pace:
-  """The gate that the options ask for.
-
-  Args:
-    options: how to ask.
-    spent: money spent before.
-  """
-
-  def limit(per_minute: float | None) -> pacing.RateLimit | None:
-    return None if per_minute is None else pacing.RateLimit(per_minute)
-
-  return pacing.Pace(
-    options.concurrency,
-    pacing.Breaker(
-      threshold=max(10, options.concurrency),
-      first_pause=4 * options.backoff_s,
-      longest_pause=max(options.max_backoff_s, 4 * options.backoff_s),
-    ),
-    pacing.Budget(options.max_cost, spent),
-    limit(options.requests_per_minute),
-    limit(options.tokens_per_minute),
-  )
 
 
 @contextlib.contextmanager
