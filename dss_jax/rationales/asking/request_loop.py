@@ -128,8 +128,9 @@ class _Asking:
     self._cancelling: asyncio.TimerHandle | None = None
     self._showing: asyncio.TimerHandle | None = None
     self._workers: list[asyncio.Task[None]] = []
-    # Done when the ledger has written what all workers noted until then.
-    self._commit: asyncio.Future[None] | None = None
+    # Set when the ledger has written what all workers noted until then.
+    self._commit: asyncio.Event | None = None
+    self._commit_error: Exception | None = None
 
   # -- the run
 
@@ -375,11 +376,13 @@ class _Asking:
     worker has noted by then: often the answer to the last request and the
     attempt of the next one.
     """
-    await asyncio.shield(self._schedule_commit())
+    await self._schedule_commit().wait()
+    if self._commit_error is not None:
+      raise self._commit_error
 
-  def _schedule_commit(self) -> asyncio.Future[None]:
+  def _schedule_commit(self) -> asyncio.Event:
     if self._commit is None:
-      self._commit = self._loop.create_future()
+      self._commit = asyncio.Event()
       self._loop.call_soon(self._flush)
     return self._commit
 
@@ -389,11 +392,9 @@ class _Asking:
     try:
       self._ledger.flush()
     except Exception as error:
+      self._commit_error = error
       self._fail(error)
-      commit.set_exception(error)
-      commit.exception()  # retrieved, though no worker may wait for it
-    else:
-      commit.set_result(None)
+    commit.set()
 
   # -- stopping
 

@@ -196,6 +196,24 @@ def test_a_broken_iterable_loses_no_answers(ledger):
   assert None not in results_of(ledger)
 
 
+def test_a_ledger_that_cannot_be_written_stops_the_run(ledger, monkeypatch):
+  teacher, flush = Scripted(), ledger.flush
+
+  def flush_until_full():
+    if sum(teacher.asked.values()) >= 10:
+      raise UserError("no space left")
+    flush()
+
+  monkeypatch.setattr(ledger, "flush", flush_until_full)
+  with pytest.raises(UserError, match=r"^no space left$"):
+    ask(map(request, range(500)), teacher, ledger, quick(concurrency=4))
+  monkeypatch.undo()
+  # Nothing was sent whose attempt could not be noted; no answer is lost.
+  asked = sum(teacher.asked.values())
+  assert 10 <= asked <= 13
+  assert results_of(ledger)["answered"] == asked
+
+
 # -- faults
 
 
