@@ -88,7 +88,7 @@ def parse(
   text = _answer_text(prompt, record, text)
   if not text.strip():
     return Parsed("", None, "truncated" if is_cut_off else "empty")
-  # Choices come from the record, whose facts nobody has checked.
+  # Choices come from the record, whose facts are unchecked.
   choices = [_storable(choice) for choice in choices_of(record)]
   parsed = answers.read(prompt.form, text, choices, is_cut_off=is_cut_off)
   if parsed.status == "no_marker" and _REFUSAL.match(text.lstrip()):

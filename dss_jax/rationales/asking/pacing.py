@@ -359,7 +359,7 @@ class Pace:
     Args:
       permit: what `enter` gave.
       result: "ok" (the server answered), "rate_limited", "failed", or
-        "abandoned" (nobody knows).
+        "abandoned" (nothing is known).
       tokens: tokens used, where known; else the estimate stands.
       cost: money spent.
     """

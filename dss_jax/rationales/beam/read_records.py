@@ -93,7 +93,7 @@ def _read_file(
       except UserError as error:
         if not skip_malformed:
           raise UserError(
-            f"{path}:{line}: {error}; mend it, or set skip_malformed",
+            f"{path}:{line}: {error}; correct it, or set skip_malformed",
             fields="skip_malformed",
           ) from None
         elements.count("malformed_lines")
