@@ -15,7 +15,7 @@ from typing import Any
 
 from dss_jax.base import user_modules
 from dss_jax.base.errors import UserError
-from dss_jax.cli import extract_flags, extract_plans
+from dss_jax.cli import error_hints, extract_flags, extract_plans
 
 _PROGRAM = "python -m dss_jax.cli.beam"
 
@@ -62,7 +62,8 @@ def main(argv: Sequence[str]) -> int:
   try:
     return _run(args, flags)
   except UserError as error:
-    print(f"{_PROGRAM}: {error}", file=sys.stderr)
+    message = error_hints.with_hints(error, vars(args))
+    print(f"{_PROGRAM}: {message}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print(f"{_PROGRAM}: interrupted; start it again to go on", file=sys.stderr)

@@ -664,7 +664,10 @@ def test_the_command(tmp_path, start_server, capsys):
     ("--dry_run", "--dry_run is for `dss-jax extract`"),
     (f"--output_dir={tmp_path}", "--output and --output_dir exclude"),
     ("--ledger_kind=cloud", "ledger_kind is 'cloud'; it must be"),
-    ("--output_shards=0", "output_shards is 0; it must be"),
+    (
+      "--output_shards=0",
+      "output_shards is 0; it must be from 1 to 99999 (--output_shards)",
+    ),
     ("--num_shards=0", "num_shards is 0; it must be"),
   ]:
     assert beam_command.main([*flags, extra]) == 2
