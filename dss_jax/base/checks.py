@@ -3,6 +3,7 @@
 A field is given as `Class.name`; the message says only `name`.
 """
 
+import numbers
 from collections.abc import Collection
 from typing import Any
 
@@ -16,8 +17,9 @@ def in_range(
   most: float | None = None,
   *,
   or_none: bool = False,
+  whole: bool = False,
 ) -> None:
-  """Raises UserError unless `least <= value <= most`.
+  """Raises UserError unless `value` is a number, `least <= value <= most`.
 
   Args:
     field: the option, as `Class.name`.
@@ -25,14 +27,20 @@ def in_range(
     least: the smallest value allowed.
     most: the largest value allowed; None for no limit.
     or_none: whether None is allowed too.
+    whole: whether only whole numbers are allowed.
   """
   if or_none and value is None:
     return
   # Written so that NaN is refused.
-  if least <= value and (most is None or value <= most):
+  if (
+    isinstance(value, numbers.Integral if whole else numbers.Real)
+    and least <= value
+    and (most is None or value <= most)
+  ):
     return
   allowed = f"{least} or more" if most is None else f"from {least} to {most}"
-  _refuse(field, value, allowed + (", or None" if or_none else ""))
+  kind = "a whole number, " if whole else ""
+  _refuse(field, value, kind + allowed + (", or None" if or_none else ""))
 
 
 def one_of(field: str, value: Any, allowed: Collection[Any]) -> None:
