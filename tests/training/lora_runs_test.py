@@ -18,7 +18,13 @@ from dss_jax.cli import gin_utils
 from dss_jax.models import lora
 from dss_jax.models.lora import LoraOptions
 from dss_jax.students import scoring, student
-from dss_jax.training import checkpoints, initialization, optimizers, train
+from dss_jax.training import (
+  checkpoints,
+  initialization,
+  monitoring,
+  optimizers,
+  train,
+)
 from dss_jax.training.train_config import TrainConfig
 
 OPTIONS = LoraOptions(rank=2, alpha=8.0, targets="output")
@@ -136,7 +142,7 @@ def test_readers_get_the_whole_student(base, finished):
       )
       saved = finished / "eval" / "taxonli_label" / f"{row['step']}.jsonl"
       rows = [json.loads(line) for line in saved.read_text().splitlines()]
-      assert [dict(each) for each in scores[0].rows] == rows
+      assert [dict(each) for each in scores[0].predictions] == rows
 
 
 @pytest.mark.slow
@@ -174,14 +180,14 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
 ):
   config = _adapter_config(tmp_path, base)
   with monkeypatch.context() as patched:
-    original = train._Run._after_step
+    original = monitoring.Monitor.add_step
 
-    def stop(self, step):
+    def stop(self, step, *args):
+      original(self, step, *args)
       if step == at:
         raise _Killed
-      return original(self, step)
 
-    patched.setattr(train._Run, "_after_step", stop)
+    patched.setattr(monitoring.Monitor, "add_step", stop)
     with pytest.raises(_Killed):
       _train(config)
   _train(config)
