@@ -63,7 +63,7 @@ class Scores:
   Attributes:
     task: the task's name.
     split: the split.
-    metrics: name -> value, the one that counts first.
+    metrics: name -> value, the most important one first.
     predictions: what eval/<task>/<step>.jsonl holds, in the data's order.
   """
 
@@ -79,7 +79,7 @@ class Evaluator:
   Attributes:
     generator: decodes.
     vocabulary: turns ids into text.
-    tasks: `evaluations.Evaluation`s or `materialize.SeqioEvaluation`s.
+    tasks: what is decoded and scored.
   """
 
   def __init__(
@@ -103,7 +103,12 @@ class Evaluator:
     """
     return [self._run_task(params, task, progress) for task in self.tasks]
 
-  def _run_task(self, params, task, progress) -> Scores:
+  def _run_task(
+    self,
+    params: PyTree,
+    task: pipeline.EvaluationTask,
+    progress: Callable[[str], None] | None,
+  ) -> Scores:
     def report(done: int) -> None:
       if progress:
         progress(f"{task.name} {task.split} {done}/{len(task)}")

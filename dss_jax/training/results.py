@@ -19,7 +19,7 @@ from dss_jax.data.pairs import subtasks
 from dss_jax.models import abstract_params, encoder_decoder, flops
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training import evaluation as evaluation_lib
-from dss_jax.training import run_directory
+from dss_jax.training import lora_runs, run_directory
 from dss_jax.training.run_setup import Setup
 from dss_jax.training.train_config import TrainConfig
 from dss_jax.training.train_state import LoopState
@@ -51,14 +51,7 @@ def score_selected(
   entries = _finished_entries(config, folder, step)
   if entries:
     return best, entries
-  params = setup.student_params(
-    checkpoints.restore_params(
-      best,
-      abstract_params.with_shardings(
-        abstract_params.param_shapes(setup.model), setup.shardings.params
-      ),
-    )
-  )
+  params = lora_runs.restore_student(config, checkpoints, best, setup.base)
   for evaluator in setup.evaluators:
     scores = evaluator.run(params)
     if jax.process_index() == 0:

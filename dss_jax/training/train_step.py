@@ -5,7 +5,6 @@ state's step into the run's key, so step n is the same whenever it is run.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -25,7 +24,7 @@ LossFn = Callable[[Any, Batch, jax.Array], tuple[jax.Array, Sums]]
 
 
 class Model(Protocol):
-  """All that a step needs of a model."""
+  """The functions of a model that a step calls."""
 
   def hidden_states(
     self, params: Any, batch: Batch, *, dropout_key: jax.Array | None = None
@@ -214,32 +213,6 @@ def train_step(
   return new_state, sums
 
 
-def eval_step(
-  params: Any,
-  batch: Batch,
-  *,
-  model: Model,
-  num_subtasks: int = 1,
-  logits_at_once: int | None = None,
-) -> Sums:
-  """Teacher-forced sums of a batch, without dropout.
-
-  Returns:
-    `losses.subtask_sums` of the batch.
-  """
-  counted = losses.loss_mask(batch) > 0
-  _, tokens = vocabulary_loss.weighted_loss(
-    model.logits,
-    params,
-    model.hidden_states(params, batch),
-    batch["decoder_target_tokens"],
-    counted.astype(jnp.float32),
-    counted,
-    chunk=logits_at_once,
-  )
-  return losses.subtask_sums(tokens, batch, num_subtasks)
-
-
 class JittedStep:
   """A step compiled for a mesh: call it, or `lower` it to read its program.
 
@@ -335,15 +308,26 @@ def jit_eval_step(
   num_subtasks: int = 1,
   logits_at_once: int | None = None,
 ) -> JittedStep:
-  """`eval_step` compiled: `(params, batch) -> sums`."""
-  step = functools.partial(
-    eval_step,
-    model=model,
-    num_subtasks=num_subtasks,
-    logits_at_once=logits_at_once,
-  )
+  """Teacher-forced sums of a batch, compiled: `(params, batch) -> sums`.
+
+  Without dropout; the sums are those of `losses.subtask_sums`.
+  """
+
+  def eval_step(params, batch):
+    counted = losses.loss_mask(batch) > 0
+    _, tokens = vocabulary_loss.weighted_loss(
+      model.logits,
+      params,
+      model.hidden_states(params, batch),
+      batch["decoder_target_tokens"],
+      counted.astype(jnp.float32),
+      counted,
+      chunk=logits_at_once,
+    )
+    return losses.subtask_sums(tokens, batch, num_subtasks)
+
   jitted = jax.jit(
-    step,
+    eval_step,
     in_shardings=(param_shardings, partitioner.batch_sharding()),
     out_shardings=partitioner.replicated(),
   )

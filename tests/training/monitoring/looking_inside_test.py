@@ -143,7 +143,7 @@ def test_a_resumed_run_traces_what_is_left_of_the_window(tmp_path):
   _train(config)
   longer = dataclasses.replace(config, total_steps=4)
   said = _train(dataclasses.replace(longer, profile_steps="1:9"))
-  assert "of steps 1 to 8 only 3 to 8 will be traced" in said
+  assert "of the steps 1 to 8, only 3 to 8 will be traced" in said
   assert "profiler: steps 3 to 4 in" in said
   names = [e["name"] for e in _trace(tmp_path) if e.get("name") == "train"]
   assert len(names) == 2

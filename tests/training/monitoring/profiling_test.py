@@ -15,14 +15,14 @@ def test_a_window_ends_before_its_second_number():
   "text",
   ["", "5", "5:5", "6:5", "0:3", "-1:3", "1:2:3", "a:b", "1.5:3", "1:5\n"],
 )
-def test_anything_else_is_told_in_one_line(text):
-  with pytest.raises(UserError, match=r"--profile_steps.*A:B") as error:
+def test_anything_else_is_refused_in_one_line(text):
+  with pytest.raises(UserError, match=r"^profile_steps is.*A:B") as error:
     profiling.parse_steps(text, 10)
   assert "\n" not in str(error.value)
 
 
-def test_a_window_after_the_end_is_told():
-  with pytest.raises(UserError, match=r"ends with step 10.*TRAIN_STEPS"):
+def test_a_window_after_the_end_is_refused():
+  with pytest.raises(UserError, match=r"ends with step 10.*total_steps"):
     profiling.parse_steps("11:12", 10)
 
 
@@ -30,7 +30,7 @@ def test_a_window_after_the_end_is_told():
   ("first_step", "said"),
   [
     (0, None),
-    (4, "goes on with step 5, so that of steps 3 to 6 only 5 to 6"),
+    (4, "continues with step 5; of the steps 3 to 6, only 5 to 6"),
     (6, "steps 3 to 6 are made already"),
   ],
 )
