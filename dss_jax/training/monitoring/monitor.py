@@ -101,7 +101,7 @@ class Monitor:
       self._closing.callback(part.close)
     self._pending: list[tuple[int, Mapping[str, Any]]] = []
     self._compiled_once: set[str] = set()
-    self._step_began = self._period_start = time.monotonic()
+    self._period_start = time.monotonic()
 
   def __enter__(self) -> Monitor:
     return self
@@ -141,7 +141,7 @@ class Monitor:
     """Update number `step` of `state` is passed to the devices inside."""
     self._profiler.before(step, state)
     with self._once("step", f"step {step}"):
-      self._step_began = time.monotonic()
+      self._breakdown.call_step()
       with jax.profiler.StepTraceAnnotation("train", step_num=step):
         yield
 
@@ -159,7 +159,7 @@ class Monitor:
     Raises:
       FloatingPointError: where a debugger finds that it is not finite.
     """
-    self._breakdown.add_step(self._step_began, sums["loss"])
+    self._breakdown.add_step(sums["loss"])
     self._pending.append((step, sums))
     self._profiler.after(step, state)
     if self._debugger:

@@ -26,7 +26,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -56,10 +56,14 @@ class TimeBreakdown:
   """Takes in what the loop does, and measures how long the phases took.
 
   It counts only what the thread that made it compiles.
+
+  Args:
+    clock: returns the time in seconds.
   """
 
-  def __init__(self):
-    self.started = time.monotonic()
+  def __init__(self, clock: Callable[[], float] = time.monotonic):
+    self._clock = clock
+    self.started = self._called = clock()
     self.total: dict[str, float] = dict.fromkeys(PHASES, 0.0)
     self._phase, self._since = "setup", self.started
     self._segments: list[Segment] = []
@@ -77,7 +81,7 @@ class TimeBreakdown:
 
   def switch(self, phase: str) -> str:
     """Begins `phase` on the host; returns the phase it ends."""
-    now = time.monotonic()
+    now = self._clock()
     self._segments.append((self._since, now, self._phase))
     before, self._phase, self._since = self._phase, phase, now
     return before
@@ -106,19 +110,22 @@ class TimeBreakdown:
 
   # ------------------------------------------------------ what the devices do
 
-  def add_step(self, called: float, result: Any) -> None:
-    """Notes a step that was passed to the devices just now.
+  def call_step(self) -> None:
+    """Notes that the call of a step begins now."""
+    self._called = self._clock()
+
+  def add_step(self, result: Any) -> None:
+    """Notes that the step is passed to the devices, and its call ends now.
 
     Args:
-      called: when its call began, in seconds of `time.monotonic`.
       result: an array that the step returns; it is kept until it is ready.
     """
     # A step that is done already was computed within the call. The devices may
     # have begun any other a little before now; that little counts as `host`.
     if result.is_ready():
-      begun = max(called, compilations.last_end())
+      begun = max(self._called, compilations.last_end())
     else:
-      begun = time.monotonic()
+      begun = self._clock()
     if self._thread is None:
       self._thread = threading.Thread(
         target=self._watch, name="dss_jax-steps", daemon=True
@@ -135,7 +142,7 @@ class TimeBreakdown:
       with contextlib.suppress(Exception):
         jax.block_until_ready(result)
       begun = max(begun, done)
-      done = max(begun, time.monotonic())
+      done = max(begun, self._clock())
       self._busy.append((begun, done))
       del step, result
       self._seen.release()
