@@ -38,6 +38,7 @@ from dss_jax.cli import gin_utils
 from dss_jax.training import (
   checkpoints,
   cpu_memory,
+  monitoring,
   run_directory,
   run_setup,
   train,
@@ -78,7 +79,7 @@ def turns(config: TrainConfig, steps: int, repeats: int) -> dict[str, Any]:
     setup, state, memory = run_setup.set_up(config, folder, saved)
     step_fn = setup.make_step(setup.tx)
     monitor = stack.enter_context(
-      train.make_monitor(config, setup, 0, stream=io.StringIO())
+      monitoring.Monitor(config, setup, 0, stream=io.StringIO())
     )
     put = functools.partial(
       config.partitioner.put_batch, global_shapes=setup.data.global_shapes

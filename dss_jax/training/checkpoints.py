@@ -37,6 +37,7 @@ from dss_jax.base.errors import (
   lost_process,
   one_line,
 )
+from dss_jax.training import run_directory
 
 PyTree = Any
 FOLDER = "checkpoints"
@@ -389,8 +390,6 @@ def print_summary(model_dir: str, *, hashes: bool = False) -> None:
     hashes: whether to print the SHA-256 of its parameters, its optimizer state,
       what the loop remembers and metrics.jsonl, the latter two without times.
   """
-  from dss_jax.training import monitoring
-
   with Checkpoints(model_dir, read_only=True) as checkpoints:
     latest = checkpoints.resolve_step("latest")
     best = checkpoints.loop_state(latest).get("best_step")
@@ -409,4 +408,4 @@ def print_summary(model_dir: str, *, hashes: bool = False) -> None:
   print(f"opt_state  {named_trees.tree_hash(tree['opt_state'])}")
   text = json.dumps(loop, sort_keys=True)
   print(f"loop       {hashlib.sha256(text.encode()).hexdigest()}")
-  print(f"metrics    {monitoring.metrics_hash(pathlib.Path(model_dir))}")
+  print(f"metrics    {run_directory.metrics_hash(pathlib.Path(model_dir))}")

@@ -25,6 +25,10 @@ from dss_jax import __version__
 from dss_jax.base.atomic_files import write_atomically
 from dss_jax.base.errors import UserError, damaged_file
 
+METRICS_FILE = "metrics.jsonl"
+# The key of its lines for what may differ between runs of one configuration.
+TIME = "time"
+
 _PACKAGES = (
   "jax",
   "jaxlib",
@@ -67,6 +71,21 @@ def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
         break
       entries.append(dict(json.loads(line)))
   return entries
+
+
+def metrics_hash(folder: pathlib.Path) -> str:
+  """SHA-256 of metrics.jsonl with the times left out."""
+  digest = hashlib.sha256()
+  path = folder / METRICS_FILE
+  with (
+    open(path, encoding="utf-8") as file,
+    damaged_file(path, "restore it"),
+  ):
+    for text in file:
+      line = json.loads(text)
+      line.pop(TIME, None)
+      digest.update(json.dumps(line, sort_keys=True).encode() + b"\n")
+  return digest.hexdigest()
 
 
 @contextlib.contextmanager

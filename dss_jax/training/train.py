@@ -24,7 +24,7 @@ from dss_jax.base import atomic_files
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training import cpu_memory, results, run_directory, run_setup
 from dss_jax.training import evaluation as evaluation_lib
-from dss_jax.training.monitoring import Monitor, nonfinite, profiling
+from dss_jax.training.monitoring import Monitor
 from dss_jax.training.monitoring.time_breakdown import TimeBreakdown
 from dss_jax.training.run_setup import Setup
 from dss_jax.training.train_config import TrainConfig
@@ -76,7 +76,7 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
     step = first_step = int(state.step)
     first_tokens = loop.tokens_seen
     monitor = stack.enter_context(
-      make_monitor(config, setup, first_step, breakdown, stream)
+      Monitor(config, setup, first_step, breakdown=breakdown, stream=stream)
     )
     write_description(config, setup, monitor)
 
@@ -196,42 +196,6 @@ def evaluate(
   best = " (best)" if is_best else ""
   monitor.say(f"step {step}: {scores[0].split} {shown}{best}")
   return is_best
-
-
-def make_monitor(
-  config: TrainConfig,
-  setup: Setup,
-  first_step: int,
-  breakdown: TimeBreakdown | None = None,
-  stream: TextIO | None = None,
-) -> Monitor:
-  """What watches this start of a run, which has made `first_step` steps."""
-  profile_steps = None
-  if config.profile_steps is not None:
-    profile_steps = profiling.parse_steps(
-      config.profile_steps, config.total_steps
-    )
-  debugger = None
-  if config.debug_nans:
-    debugger = nonfinite.NanDebugger(
-      setup.make_step,
-      setup.tx,
-      subtasks=setup.data.subtask_names,
-      frozen=setup.base.params if setup.base else None,
-    )
-  return Monitor(
-    pathlib.Path(config.model_dir),
-    setup.data.subtask_names,
-    slots=setup.data.shape.slots,
-    total_steps=config.total_steps,
-    from_step=first_step,
-    breakdown=breakdown,
-    earlier=setup.earlier,
-    profile_steps=profile_steps,
-    debugger=debugger,
-    stream=stream,
-    writes=jax.process_index() == 0,
-  )
 
 
 def write_description(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Sequence
 
 from dss_jax import vocabularies
@@ -16,7 +17,6 @@ from dss_jax.models.decoding import generation
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training import evaluation as evaluation_lib
 from dss_jax.training import losses, optimizers, vocabulary_loss
-from dss_jax.training.monitoring import profiling
 from dss_jax.training.optimizers import schedules
 
 VOCABULARY_LOSSES = ("fused", "plain")
@@ -123,6 +123,31 @@ class TrainConfig:
       platform or self.partitioner.mesh.devices.flat[0].platform,
     )
 
+  def steps_to_profile(self) -> range | None:
+    """The steps that JAX's profiler records, numbered from 1.
+
+    Raises:
+      UserError: where `profile_steps` is not `A:B`, or after the last step.
+    """
+    if self.profile_steps is None:
+      return None
+    text, fields = str(self.profile_steps), "TrainConfig.profile_steps"
+    match = re.fullmatch(r"([1-9]\d{0,11}):(\d{1,12})", text)
+    steps = range(int(match[1]), int(match[2])) if match else range(0)
+    if not steps:
+      raise UserError(
+        f"profile_steps is {text!r}; it must be A:B with 1 <= A < B, such as"
+        " 20:25, and records the steps A to B - 1",
+        fields=fields,
+      )
+    if steps[0] > self.total_steps:
+      raise UserError(
+        f"profile_steps is {text!r}, but the run ends with step"
+        f" {self.total_steps}: choose earlier steps, or raise total_steps",
+        fields=(fields, "TrainConfig.total_steps"),
+      )
+    return steps
+
   def __post_init__(self):
     where = "TrainConfig"
     checks.one_of(
@@ -175,8 +200,7 @@ class TrainConfig:
           f"{where}.initial_checkpoint_path",
         ),
       )
-    if self.profile_steps is not None:
-      profiling.parse_steps(self.profile_steps, self.total_steps)
+    self.steps_to_profile()
 
 
 def check_vocabulary(

@@ -129,9 +129,7 @@ def init_state(
   Returns:
     The state, and its shardings in the same structure.
   """
-  shardings = partitioner.state_shardings(
-    state_shapes(model, tx), model.param_axes()
-  )
+  _, shardings = abstract_state(model, tx, partitioner)
   init = jax.jit(
     lambda key: TrainState.create(model.init(key), tx),
     out_shardings=shardings,

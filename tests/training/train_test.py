@@ -124,7 +124,7 @@ def _fingerprint(folder: pathlib.Path) -> tuple[str, ...]:
     named_trees.tree_hash(tree["params"]),
     named_trees.tree_hash(tree["opt_state"]),
     json.dumps(loop, sort_keys=True),
-    monitoring.metrics_hash(folder),
+    run_directory.metrics_hash(folder),
   )
 
 

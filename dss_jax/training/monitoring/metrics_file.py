@@ -1,6 +1,5 @@
-"""`metrics.jsonl`: what every step and evaluation measured, and its hash."""
+"""`metrics.jsonl`: what every step and evaluation measured."""
 
-import hashlib
 import json
 import math
 import os
@@ -9,11 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dss_jax.base.errors import damaged_file, writing
-
-METRICS_FILE = "metrics.jsonl"
-
-# Only what is under this key may differ between two runs of one configuration.
-TIME = "time"
+from dss_jax.training.run_directory import METRICS_FILE, TIME
 
 
 class MetricsLog:
@@ -112,18 +107,3 @@ def step_values(
     "nonfinite": int(sums["nonfinite"]),
   }
   return values
-
-
-def metrics_hash(folder: pathlib.Path) -> str:
-  """SHA-256 of metrics.jsonl with the times left out."""
-  digest = hashlib.sha256()
-  path = folder / METRICS_FILE
-  with (
-    open(path, encoding="utf-8") as file,
-    damaged_file(path, "restore it"),
-  ):
-    for text in file:
-      line = json.loads(text)
-      line.pop(TIME, None)
-      digest.update(json.dumps(line, sort_keys=True).encode() + b"\n")
-  return digest.hexdigest()

@@ -19,6 +19,8 @@ from dss_jax.training.monitoring.metrics_file import MetricsLog, step_values
 from dss_jax.training.monitoring.nonfinite import NanDebugger
 from dss_jax.training.monitoring.profiling import ProfilerWindow
 from dss_jax.training.monitoring.tensorboard_log import TensorBoardLog
+from dss_jax.training.run_setup import Setup
+from dss_jax.training.train_config import TrainConfig
 from dss_jax.training.train_state import TrainState
 
 # The progress line names what takes this share of the time, or more.
@@ -32,64 +34,58 @@ class Monitor:
   """Logs a run, measures its time, counts what it compiles, looks for NaNs.
 
   Metrics of steps stay on the device until `flush`, so that looking at them
-  does not hold the device up.
+  does not hold the device up. Among several processes, the first one writes.
 
   Args:
-    folder: the run's folder.
-    subtasks: names of the sub-tasks, in the order of their ids.
-    slots: encoder and decoder positions of a batch, padding included.
-    total_steps: steps of the whole run.
-    from_step: steps made before this start.
+    config: the run.
+    setup: what this start of the run works with.
+    first_step: steps made before this start.
     breakdown: measures where the time goes; None begins to measure now.
-    earlier: what `run.json` says of the starts before this one.
-    profile_steps: the steps that JAX's profiler records; None records none.
-    debugger: looks at each step; None looks at none.
     stream: where progress goes; None writes it to standard error.
-    writes: whether this process writes and records; one of several does.
 
   Attributes:
     recompilations: programs compiled by steps and evaluations after the first
       ones of their start, over all starts.
-    time: where the time of the last start that made steps went, for people
-      and `run.json`; None before the first one ends.
+    time: where the time of the last start that made steps went; None before
+      the first one ends.
   """
 
   def __init__(
     self,
-    folder: pathlib.Path,
-    subtasks: Sequence[str],
+    config: TrainConfig,
+    setup: Setup,
+    first_step: int,
     *,
-    slots: int,
-    total_steps: int,
-    from_step: int,
     breakdown: time_breakdown.TimeBreakdown | None = None,
-    earlier: Mapping[str, Any] | None = None,
-    profile_steps: range | None = None,
-    debugger: NanDebugger | None = None,
     stream: TextIO | None = None,
-    writes: bool = True,
   ):
-    earlier = earlier or {}
-    self.recompilations = int(earlier.get("recompilations", 0))
-    self.time: Mapping[str, Any] | None = earlier.get("time")
-    self._subtasks = tuple(subtasks)
-    self._slots = slots
+    folder = pathlib.Path(config.model_dir)
+    self.recompilations = int(setup.earlier.get("recompilations", 0))
+    self.time: Mapping[str, Any] | None = setup.earlier.get("time")
+    self._subtasks = setup.data.subtask_names
+    self._slots = setup.data.shape.slots
     self._breakdown = breakdown or time_breakdown.TimeBreakdown()
-    self._debugger = debugger
     self._closing = contextlib.ExitStack()
-    if not writes:
+    profile_steps = config.steps_to_profile()
+    if jax.process_index() != 0:
       # The same calls, so that all processes take the same path.
       nowhere = self._closing.enter_context(tempfile.TemporaryDirectory())
       folder, stream = pathlib.Path(nowhere), io.StringIO()
-    self._metrics = MetricsLog(folder, from_step=from_step)
-    self._tensorboard = TensorBoardLog(folder, from_step=from_step)
-    self._progress = Progress(total_steps, from_step, stream=stream)
+      profile_steps = None
+    self._metrics = MetricsLog(folder, from_step=first_step)
+    self._tensorboard = TensorBoardLog(folder, from_step=first_step)
+    self._progress = Progress(config.total_steps, first_step, stream=stream)
     self._profiler = ProfilerWindow(
-      profile_steps if writes else None,
-      folder,
-      first_step=from_step,
-      say=self.say,
+      profile_steps, folder, first_step=first_step, say=self.say
     )
+    self._debugger = None
+    if config.debug_nans:
+      self._debugger = NanDebugger(
+        setup.make_step,
+        setup.tx,
+        subtasks=self._subtasks,
+        frozen=setup.base.params if setup.base else None,
+      )
     # In reverse; one that cannot be written must not keep the others open.
     for part in (
       self._tensorboard,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,29 +12,6 @@ from dss_jax.base.errors import UserError
 
 # Where TensorBoard's profile plugin looks, in its log folder.
 _PLUGIN_FOLDER = pathlib.Path("plugins") / "profile"
-
-
-def parse_steps(text: str, total_steps: int) -> range:
-  """The steps of `A:B`: A to B - 1, numbered from 1 as in metrics.jsonl.
-
-  Raises:
-    UserError: for anything else, or a window after the run's last step.
-  """
-  match = re.fullmatch(r"([1-9]\d{0,11}):(\d{1,12})", str(text))
-  steps = range(int(match[1]), int(match[2])) if match else range(0)
-  if not steps:
-    raise UserError(
-      f"profile_steps is {text!r}; it must be A:B with 1 <= A < B, such as 20:25,"
-      " and traces the steps A to B - 1",
-      fields="TrainConfig.profile_steps",
-    )
-  if steps[0] > total_steps:
-    raise UserError(
-      f"profile_steps is {text!r}, but the run ends with step {total_steps}:"
-      " choose earlier steps, or raise total_steps",
-      fields=("TrainConfig.profile_steps", "TrainConfig.total_steps"),
-    )
-  return steps
 
 
 class ProfilerWindow:

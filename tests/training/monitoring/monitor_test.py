@@ -8,9 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_runs
 
 from dss_jax.training import monitoring, run_directory
-from dss_jax.training.monitoring import monitor, tensorboard_log
+from dss_jax.training.monitoring import metrics_file, tensorboard_log
 
 
 def _sums(loss: float) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def _sums(loss: float) -> dict[str, Any]:
 
 
 def test_values_of_a_step_by_hand():
-  values = monitor.step_values(_sums(0.5), ("label", "rationale"), 108)
+  values = metrics_file.step_values(_sums(0.5), ("label", "rationale"), 108)
   assert values["label/loss"] == 0.5
   assert values["rationale/loss"] == 0.5
   assert values["label/accuracy"] == 0.25
@@ -42,18 +43,18 @@ def test_values_of_a_step_by_hand():
 
 
 def _monitor(folder, from_step, stream=None):
-  return monitoring.Monitor(
-    folder,
-    ("label", "rationale"),
-    slots=108,
-    total_steps=10,
-    from_step=from_step,
-    stream=stream or io.StringIO(),
+  data = types.SimpleNamespace(
+    subtask_names=("label", "rationale"),
+    shape=types.SimpleNamespace(slots=108),
   )
+  setup: Any = types.SimpleNamespace(data=data, earlier={})
+  config = small_runs.config(folder, total_steps=10)
+  stream = stream or io.StringIO()
+  return monitoring.Monitor(config, setup, from_step, stream=stream)
 
 
 def _lines(folder):
-  return run_directory.read_jsonl(folder / monitoring.METRICS_FILE)
+  return run_directory.read_jsonl(folder / run_directory.METRICS_FILE)
 
 
 def test_resumed_log_holds_every_step_once(tmp_path):
@@ -72,7 +73,7 @@ def test_resumed_log_holds_every_step_once(tmp_path):
     log.add_step(step, None, {}, _sums(step))
   log.flush(0, 0)
   log.close()
-  with open(cut / monitoring.METRICS_FILE, "a") as file:
+  with open(cut / run_directory.METRICS_FILE, "a") as file:
     file.write('{"step": 6, "kind": "tr')  # killed while writing
   log = _monitor(cut, 3)  # the last checkpoint was of step 3
   for step in range(4, 7):
@@ -82,7 +83,7 @@ def test_resumed_log_holds_every_step_once(tmp_path):
   log.close()
 
   assert [line["step"] for line in _lines(cut)] == [1, 2, 3, 4, 5, 6, 6]
-  assert monitoring.metrics_hash(cut) == monitoring.metrics_hash(whole)
+  assert run_directory.metrics_hash(cut) == run_directory.metrics_hash(whole)
   assert _lines(cut)[5]["tokens_seen"] == 6 * 54
 
 
@@ -95,7 +96,7 @@ def test_hash_sees_values(tmp_path):
     log.add_step(1, None, {}, _sums(loss))
     log.flush(0, 0)
     log.close()
-    hashes.add(monitoring.metrics_hash(folder))
+    hashes.add(run_directory.metrics_hash(folder))
   assert len(hashes) == 2
 
 
@@ -104,7 +105,7 @@ def test_what_is_not_finite_stays_valid_json(tmp_path):
   log.add_step(1, None, {}, _sums(float("nan")))
   log.flush(0, 0)
   log.close()
-  text = (tmp_path / monitoring.METRICS_FILE).read_text()
+  text = (tmp_path / run_directory.METRICS_FILE).read_text()
   line = json.loads(text, parse_constant=lambda name: pytest.fail(name))
   assert line["loss"] is None
 

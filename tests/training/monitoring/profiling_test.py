@@ -1,14 +1,24 @@
 """The window of steps that is profiled."""
 
+import pathlib
+
 import pytest
+import small_runs
 
 from dss_jax.base.errors import UserError
 from dss_jax.training.monitoring import profiling
 
 
+def _steps(text: str) -> range | None:
+  config = small_runs.config(
+    pathlib.Path("unused"), total_steps=10, profile_steps=text
+  )
+  return config.steps_to_profile()
+
+
 def test_a_window_ends_before_its_second_number():
-  assert list(profiling.parse_steps("3:5", 10)) == [3, 4]
-  assert profiling.parse_steps("10:99", 10) == range(10, 99)
+  assert _steps("3:5") == range(3, 5)
+  assert _steps("10:99") == range(10, 99)
 
 
 @pytest.mark.parametrize(
@@ -17,13 +27,13 @@ def test_a_window_ends_before_its_second_number():
 )
 def test_anything_else_is_refused_in_one_line(text):
   with pytest.raises(UserError, match=r"^profile_steps is.*A:B") as error:
-    profiling.parse_steps(text, 10)
+    _steps(text)
   assert "\n" not in str(error.value)
 
 
 def test_a_window_after_the_end_is_refused():
   with pytest.raises(UserError, match=r"ends with step 10.*total_steps"):
-    profiling.parse_steps("11:12", 10)
+    _steps("11:12")
 
 
 @pytest.mark.parametrize(
