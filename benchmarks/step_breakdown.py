@@ -70,13 +70,12 @@ def configuration(
 def turns(config: TrainConfig, steps: int, repeats: int) -> dict[str, Any]:
   """Seconds a step, bare and in the loop, in turns."""
   seconds: dict[str, list[float]] = {"bare": [], "resident": [], "loop": []}
-  folder = pathlib.Path(config.model_dir)
   with (
     config.partitioner.activate(),
-    checkpoints.Checkpoints(folder, config.save_cfg) as saved,
+    checkpoints.Checkpoints(config.folder, config.save_cfg) as saved,
     contextlib.ExitStack() as stack,
   ):
-    setup, state, memory = run_setup.set_up(config, folder, saved)
+    setup, state, memory = run_setup.set_up(config, saved)
     step_fn = setup.make_step(setup.tx)
     monitor = stack.enter_context(
       monitoring.Monitor(config, setup, 0, stream=io.StringIO())

@@ -140,9 +140,9 @@ class Evaluator:
 def write_predictions(
   folder: pathlib.Path, step: int, scores: Sequence[Scores]
 ) -> None:
-  """Writes `<folder>/<task>/<step>.jsonl`, or `<task>-<split>` for the folder.
+  """Writes `<folder>/<task>/<step>.jsonl` for each task.
 
-  The name has no split for the validation split.
+  For other splits than validation, the task's folder is `<task>-<split>`.
   """
   for score in scores:
     suffix = "" if score.split == "validation" else f"-{score.split}"

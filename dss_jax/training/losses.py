@@ -40,6 +40,9 @@ NORMALIZERS = (
 Batch = Mapping[str, Any]  # name -> [batch, length] array
 
 
+# --------------------------------------------------------- losses of tokens
+
+
 def smoothing_constants(
   vocab_size: int, label_smoothing: float
 ) -> tuple[float, float, float]:
@@ -99,6 +102,9 @@ def token_nll(
   return log_z - expected - entropy, z_loss * log_z * log_z
 
 
+# ------------------------------------------------- features of packed batches
+
+
 def loss_mask(batch: Batch) -> jax.Array:
   """[batch, length] float32 loss weight of each target token, 0 on padding."""
   if "decoder_loss_weights" in batch:
@@ -145,6 +151,9 @@ def _segment_sums(batch: Batch, mask: jax.Array) -> jax.Array:
   segments = segment_ids(batch)
   same = segments[:, :, None] == segments[:, None, :]
   return jnp.sum(jnp.where(same, mask[:, None, :], 0.0), axis=-1)
+
+
+# -------------------------------------------------------- weights of tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -337,6 +346,9 @@ class Objective:
         fields="Objective.subtask_weights",
       )
     return Weighting(weights, self.normalizer)
+
+
+# ------------------------------------------------------------------- metrics
 
 
 class TokenLosses(NamedTuple):

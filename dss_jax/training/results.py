@@ -6,7 +6,6 @@ The test split is scored here, once, after training.
 from __future__ import annotations
 
 import math
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,16 +45,15 @@ def score_selected(
   Returns:
     The step of the selected checkpoint, and the entries of results.jsonl.
   """
-  folder = pathlib.Path(config.model_dir)
   best = checkpoints.resolve_step("best")
-  entries = _finished_entries(config, folder, step)
+  entries = _finished_entries(config, step)
   if entries:
     return best, entries
   params = lora_runs.restore_student(config, checkpoints, best, setup.base)
   for evaluator in setup.evaluators:
     scores = evaluator.run(params)
     if jax.process_index() == 0:
-      evaluation_lib.write_predictions(folder / "eval", best, scores)
+      evaluation_lib.write_predictions(config.folder / "eval", best, scores)
     entries += result_entries(
       config,
       setup.data,
@@ -65,18 +63,17 @@ def score_selected(
       loop=loop,
     )
   if jax.process_index() == 0:
-    run_directory.write_jsonl(folder / RESULTS_FILE, entries)
+    run_directory.write_jsonl(config.folder / RESULTS_FILE, entries)
   return best, entries
 
 
-def _finished_entries(
-  config: TrainConfig, folder: pathlib.Path, step: int
-) -> list[dict[str, Any]]:
+def _finished_entries(config: TrainConfig, step: int) -> list[dict[str, Any]]:
   """What an earlier start wrote after `step`, if all of it is there."""
   evaluation = config.evaluation_cfg
   wanted = set(filter(None, (evaluation.split, evaluation.test_split)))
-  entries = run_directory.read_jsonl(folder / RESULTS_FILE)
-  with damaged_file(folder / RESULTS_FILE, "delete it"):
+  path = config.folder / RESULTS_FILE
+  entries = run_directory.read_jsonl(path)
+  with damaged_file(path, "delete it"):
     splits = {entry["split"] for entry in entries}
     steps = {entry["steps"] for entry in entries}
   return entries if steps == {step} and splits == wanted else []

@@ -165,5 +165,5 @@ def source_revision() -> str | None:
 
 
 def config_sha(text: str) -> str:
-  """A short name of a configuration, for result rows."""
+  """A short name of a configuration, for results.jsonl."""
   return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -51,10 +50,8 @@ class Setup:
     validation_loss: of the selecting split; None where it is not measured.
     base: the frozen base that adapters are trained on; None where all
       parameters are trained.
-    model: what is trained: the student, or adapters for it.
     tx: the optimizer.
     make_step: makes the step, not yet compiled, for an optimizer.
-    shardings: where the state's arrays live.
     earlier: `run.json` of the run that is continued; empty where there is none.
   """
 
@@ -62,10 +59,8 @@ class Setup:
   evaluators: Sequence[evaluation_lib.Evaluator]
   validation_loss: ValidationLoss | None
   base: lora_runs.Base | None
-  model: Any
   tx: optax.GradientTransformation
   make_step: Callable[[optax.GradientTransformation], train_step.JittedStep]
-  shardings: train_state.TrainState
   earlier: Mapping[str, Any]
 
   def student_params(self, params: PyTree) -> PyTree:
@@ -75,14 +70,12 @@ class Setup:
 
 def set_up(
   config: TrainConfig,
-  folder: pathlib.Path,
   checkpoints: checkpoints_lib.Checkpoints,
 ) -> tuple[Setup, train_state.TrainState, LoopState]:
   """Reads and checks all that a run needs, the cheapest first.
 
   Args:
-    config: the run.
-    folder: its folder, locked.
+    config: the run; its folder is locked.
     checkpoints: those in the folder.
 
   Returns:
@@ -97,7 +90,7 @@ def set_up(
   train_config.check_vocabulary(config.vocabulary, config.model)
   latest = checkpoints.latest_step()
   start = _open_initial(config, latest)
-  earlier = _earlier_description(folder, latest)
+  earlier = _earlier_description(config, latest)
   data = training_data.load(
     config.train_dataset_cfg,
     config.vocabulary,
@@ -142,10 +135,8 @@ def set_up(
     evaluators=evaluators,
     validation_loss=validation_loss,
     base=base,
-    model=model,
     tx=tx,
     make_step=make_step,
-    shardings=shardings,
     earlier=earlier,
   )
   return setup, state, loop
@@ -186,10 +177,10 @@ def _open_initial(
 
 
 def _earlier_description(
-  folder: pathlib.Path, latest: int | None
+  config: TrainConfig, latest: int | None
 ) -> dict[str, Any]:
   """`run.json` of the run that is continued; empty where there is none."""
-  path = folder / "run.json"
+  path = config.folder / "run.json"
   if latest is None or not path.exists():
     return {}
   remedy = "restore it, or choose another model_dir"

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
@@ -62,17 +61,17 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
     FloatingPointError: where too many updates in a row were not finite, or
       one with `debug_nans`.
   """
-  folder = pathlib.Path(config.model_dir)
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0:
-      stack.enter_context(run_directory.locked(folder))
+      stack.enter_context(run_directory.locked(config.folder))
     stack.enter_context(config.partitioner.activate())
     checkpoints = stack.enter_context(
-      checkpoints_lib.Checkpoints(folder, config.save_cfg)
+      checkpoints_lib.Checkpoints(config.folder, config.save_cfg)
     )
+    # Restore the run, or begin it.
     saved_at = time.monotonic()
     breakdown = TimeBreakdown()
-    setup, state, loop = run_setup.set_up(config, folder, checkpoints)
+    setup, state, loop = run_setup.set_up(config, checkpoints)
     step = first_step = int(state.step)
     first_tokens = loop.tokens_seen
     monitor = stack.enter_context(
@@ -86,6 +85,8 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
     if first_step < stop_step:
       _describe(config, setup, first_step, monitor)
       monitor.check_state(state)
+
+    # Train.
     step_fn = setup.make_step(setup.tx)
     put = functools.partial(
       config.partitioner.put_batch, global_shapes=setup.data.global_shapes
@@ -123,6 +124,7 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
         if stops:
           break
 
+    # Score the selected checkpoint.
     with monitor.phase("checkpoint"):
       checkpoints.wait()
     write_description(config, setup, monitor)
@@ -178,8 +180,7 @@ def evaluate(
   )
   is_best = loop.note_evaluation(step, selection)
   if jax.process_index() == 0:
-    folder = pathlib.Path(config.model_dir) / "eval"
-    evaluation_lib.write_predictions(folder, step, scores)
+    evaluation_lib.write_predictions(config.folder / "eval", step, scores)
   values = evaluation_lib.flat_metrics(scores)
   if setup.validation_loss:
     values |= setup.validation_loss.run(params)
@@ -208,10 +209,9 @@ def write_description(
   """
   if jax.process_index() != 0:
     return
-  folder = pathlib.Path(config.model_dir)
   if config.config_text_fn:
     atomic_files.write_atomically(
-      folder / "config.gin", config.config_text_fn()
+      config.folder / "config.gin", config.config_text_fn()
     )
   description = run_directory.describe_machine() | {
     "data_fingerprint": setup.data.fingerprint,
@@ -228,7 +228,7 @@ def write_description(
     "time": monitor.time,
   }
   atomic_files.write_atomically(
-    folder / "run.json", json.dumps(description, indent=2) + "\n"
+    config.folder / "run.json", json.dumps(description, indent=2) + "\n"
   )
 
 

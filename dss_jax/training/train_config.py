@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pathlib
 import re
 from collections.abc import Callable, Sequence
 
@@ -109,6 +110,11 @@ class TrainConfig:
   profile_steps: str | None = None
   debug_nans: bool = False
   config_text_fn: Callable[[], str] | None = None
+
+  @property
+  def folder(self) -> pathlib.Path:
+    """The run's folder, `model_dir`."""
+    return pathlib.Path(self.model_dir)
 
   def logits_at_once(self, platform: str | None = None) -> int | None:
     """Positions of a device whose logits exist at once; None for all.

@@ -59,7 +59,7 @@ class Monitor:
     breakdown: time_breakdown.TimeBreakdown | None = None,
     stream: TextIO | None = None,
   ):
-    folder = pathlib.Path(config.model_dir)
+    folder = config.folder
     self.recompilations = int(setup.earlier.get("recompilations", 0))
     self.time: Mapping[str, Any] | None = setup.earlier.get("time")
     self._subtasks = setup.data.subtask_names
