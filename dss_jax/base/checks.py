@@ -31,16 +31,17 @@ def in_range(
   """
   if or_none and value is None:
     return
+  kind: Any = numbers.Integral if whole else numbers.Real
   # Written so that NaN is refused.
   if (
-    isinstance(value, numbers.Integral if whole else numbers.Real)
+    isinstance(value, kind)
     and least <= value
     and (most is None or value <= most)
   ):
     return
   allowed = f"{least} or more" if most is None else f"from {least} to {most}"
-  kind = "a whole number, " if whole else ""
-  _refuse(field, value, kind + allowed + (", or None" if or_none else ""))
+  prefix = "a whole number, " if whole else ""
+  _refuse(field, value, prefix + allowed + (", or None" if or_none else ""))
 
 
 def one_of(field: str, value: Any, allowed: Collection[Any]) -> None:
