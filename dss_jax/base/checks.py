@@ -19,7 +19,7 @@ def in_range(
   or_none: bool = False,
   whole: bool = False,
 ) -> None:
-  """Raises UserError unless `value` is a number, `least <= value <= most`.
+  """Raises UserError unless `value` is a number from `least` to `most`.
 
   Args:
     field: the option, as `Class.name`.
