@@ -25,7 +25,9 @@ def told_in_a_line(binding: str = "", where: str = "") -> Iterator[None]:
     yield
   except UserError as error:
     # gin appends its own trace of scopes to the message: keep the first line.
-    raise UserError(str(error).split("\n")[0]) from error
+    raise UserError(
+      str(error).split("\n")[0], details=error.details, fields=error.fields
+    ) from error
   except (
     ValueError,
     RuntimeError,

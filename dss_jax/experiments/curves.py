@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dss_jax.training import monitoring as logging_lib
 from dss_jax.training import run_directory
 
 # Colour-blind safe (Okabe and Ito), readable in grey.
@@ -40,7 +39,7 @@ def read_curve(
   """
   points = [
     (line[x], line[metric])
-    for line in run_directory.read_jsonl(model_dir / logging_lib.METRICS_FILE)
+    for line in run_directory.read_jsonl(model_dir / run_directory.METRICS_FILE)
     if metric in line and x in line
   ]
   array = np.asarray(points, np.float64).reshape(-1, 2)
