@@ -104,12 +104,14 @@ class Side:
     step = train_step.jit_train_step(
       model=model,
       tx=tx,
-      weighting=self._weighting,
+      options=train_step.StepOptions(
+        self._weighting,
+        num_microbatches=self._num_microbatches,
+        logits_at_once=self._logits_at_once(),
+      ),
       partitioner=self._partitioner,
       state_shardings=shardings,
       base_key=jax.random.key(1),
-      num_microbatches=self._num_microbatches,
-      logits_at_once=self._logits_at_once(),
     )
     return state, step
 

@@ -4,7 +4,7 @@
     python benchmarks/step_breakdown.py -- --gin_file=models/bench.gin ...
 
 Runs `dss-jax train` with the given flags (by default a student on the built-in
-dataset) and prints the phases that the run itself tells, per step once it is
+dataset) and prints the phases that the run itself measures, per step once it is
 warm, and of the whole. Beforehand, in turns:
 
 bare      the same compiled step, called again and again on batches that are on
@@ -17,6 +17,8 @@ loop      the loop as it is, with batches made and moved in its thread, which
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import io
 import itertools
 import json
@@ -33,7 +35,14 @@ import measuring
 
 from dss_jax import main
 from dss_jax.cli import gin_config, run_flags
-from dss_jax.training import checkpoints, cpu_memory, run_directory, train
+from dss_jax.training import (
+  checkpoints,
+  cpu_memory,
+  monitoring,
+  run_directory,
+  run_setup,
+  train,
+)
 from dss_jax.training.monitoring import time_breakdown
 from dss_jax.training.train_config import TrainConfig
 
@@ -61,40 +70,42 @@ def configuration(
 def turns(config: TrainConfig, steps: int, repeats: int) -> dict[str, Any]:
   """Seconds a step, bare and in the loop, in turns."""
   seconds: dict[str, list[float]] = {"bare": [], "resident": [], "loop": []}
-  folder = pathlib.Path(config.model_dir)
   with (
     config.partitioner.activate(),
-    checkpoints.Checkpoints(folder, config.save_cfg) as saved,
-    train._Run(config, folder, saved, io.StringIO()) as run,
+    checkpoints.Checkpoints(config.folder, config.save_cfg) as saved,
+    contextlib.ExitStack() as stack,
   ):
-    put = config.partitioner.put_batch
-    batches = [
-      put(run.data.batches[i], run.data.global_shapes) for i in range(_RESIDENT)
-    ]
-    state = run.state
+    setup, state, memory = run_setup.set_up(config, saved)
+    step_fn = setup.make_step(setup.tx)
+    monitor = stack.enter_context(
+      monitoring.Monitor(config, setup, 0, stream=io.StringIO())
+    )
+    put = functools.partial(
+      config.partitioner.put_batch, global_shapes=setup.data.global_shapes
+    )
+    batches = [put(setup.data.batches[i]) for i in range(_RESIDENT)]
 
     def bare(count: int) -> None:
       nonlocal state
       for i in range(count):
-        state, _ = run.step_fn(state, batches[i % _RESIDENT])
+        state, _ = step_fn(state, batches[i % _RESIDENT])
       jax.block_until_ready(state)
 
     def loop(batches: Iterable[tuple[int, Any]]) -> None:
-      """What `loop_over_steps` does between two evaluations."""
+      """What `train` does between two evaluations."""
       nonlocal state
-      run.state = state
-      for position, batch in run.breakdown.waiting("data", batches):
-        run._step(position + 1, batch)
+      for position, batch in monitor.batches(batches):
+        step = position + 1
+        with monitor.step(step, state):
+          state, sums = step_fn(state, batch)
+        monitor.add_step(step, state, batch, sums)
         del batch
-        if (position + 1) % config.stats_period == 0:
-          run._flush(leaving=1)
-      run._flush()
-      state = run.state
+        if step % config.stats_period == 0:
+          train.flush(config, memory, monitor, leaving=1)
+      train.flush(config, memory, monitor)
 
     def prefetched(first: int) -> None:
-      with run.data.prefetch(
-        first, first + steps, lambda batch: put(batch, run.data.global_shapes)
-      ) as batches:
+      with setup.data.prefetch(first, first + steps, put) as batches:
         loop(batches)
 
     def resident(first: int) -> None:
@@ -113,11 +124,11 @@ def turns(config: TrainConfig, steps: int, repeats: int) -> dict[str, Any]:
 def phases(folder: pathlib.Path) -> dict[str, Any]:
   """What a run says of its time, per warm step and of the whole."""
   lines = run_directory.read_jsonl(folder / "metrics.jsonl")
-  told = [line for line in lines if "seconds" in line["time"]]
+  timed = [line for line in lines if "seconds" in line["time"]]
   # From the second look on, and without what evaluations take.
   warm: list[dict[str, float]] = []
   steps = 0
-  for before, line in itertools.pairwise(told):
+  for before, line in itertools.pairwise(timed):
     warm.append(line["time"]["seconds"])
     steps += line["step"] - before["step"]
   per_step = {

@@ -31,6 +31,7 @@ from collections.abc import Iterator
 import measuring
 
 from dss_jax.rationales.asking import request_loop
+from dss_jax.rationales.extraction_plan import AskOptions
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.requests import Request, Sampling
 from dss_jax.rationales.teachers.openai_endpoint import OpenAIEndpoint
@@ -135,7 +136,7 @@ async def _bare(endpoint, count: int, concurrency: int, typed: bool) -> None:
 async def _ask(endpoint, count: int, concurrency: int, folder: str) -> None:
   path = pathlib.Path(tempfile.mkdtemp(dir=folder)) / "ledger.sqlite"
   with Ledger(path) as ledger:
-    options = request_loop.AskOptions(concurrency=concurrency)
+    options = AskOptions(concurrency=concurrency)
     summary = await request_loop.ask(requests(count), endpoint, ledger, options)
   assert summary.answered == count == summary.attempts, summary
 
@@ -204,7 +205,7 @@ async def _memory(url: str, args, folder: str) -> dict:
   path = pathlib.Path(folder) / "memory.sqlite"
   endpoint = OpenAIEndpoint("t", "m", url)
   with Ledger(path) as ledger:
-    options = request_loop.AskOptions(concurrency=64)
+    options = AskOptions(concurrency=64)
     summary = await request_loop.ask(watched(), endpoint, ledger, options)
   await endpoint.close()
   assert summary.answered == args.memory_rows, summary

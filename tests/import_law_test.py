@@ -277,7 +277,7 @@ run = train.train(train_config.TrainConfig(
     evaluation_cfg=evaluation.EvaluationConfig(max_examples=4),
     total_steps=1,
 ))
-assert run.step == 1 and run.rows, run
+assert run.step == 1 and run.results, run
 loaded = {{name.split(".")[0] for name, module in sys.modules.items() if module}}
 assert not loaded & {(HEAVY | {"gin"})!r}, loaded
 """

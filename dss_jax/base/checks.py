@@ -3,6 +3,8 @@
 A field is given as `Class.name`; the message says only `name`.
 """
 
+import math
+import numbers
 from collections.abc import Collection
 from typing import Any
 
@@ -16,8 +18,9 @@ def in_range(
   most: float | None = None,
   *,
   or_none: bool = False,
+  whole: bool = False,
 ) -> None:
-  """Raises UserError unless `least <= value <= most`.
+  """Raises UserError unless `value` is a number from `least` to `most`.
 
   Args:
     field: the option, as `Class.name`.
@@ -25,13 +28,43 @@ def in_range(
     least: the smallest value allowed.
     most: the largest value allowed; None for no limit.
     or_none: whether None is allowed too.
+    whole: whether only whole numbers are allowed.
   """
   if or_none and value is None:
     return
+  kind: Any = numbers.Integral if whole else numbers.Real
   # Written so that NaN is refused.
-  if least <= value and (most is None or value <= most):
+  if (
+    isinstance(value, kind)
+    and least <= value
+    and (most is None or value <= most)
+  ):
     return
   allowed = f"{least} or more" if most is None else f"from {least} to {most}"
+  prefix = "a whole number, " if whole else ""
+  _refuse(field, value, prefix + allowed + (", or None" if or_none else ""))
+
+
+def positive(
+  field: str,
+  value: Any,
+  most: float | None = None,
+  *,
+  or_none: bool = False,
+) -> None:
+  """Raises UserError unless `value` is above 0, finite and at most `most`.
+
+  Args:
+    field: the option, as `Class.name`.
+    value: its value.
+    most: the largest value allowed; None for any finite one.
+    or_none: whether None is allowed too.
+  """
+  if or_none and value is None:
+    return
+  if 0 < value < math.inf and (most is None or value <= most):
+    return
+  allowed = "above 0, and finite" if most is None else f"above 0, up to {most}"
   _refuse(field, value, allowed + (", or None" if or_none else ""))
 
 

@@ -3,7 +3,6 @@
 import functools
 import threading
 import time
-from collections.abc import Callable
 
 from jax import monitoring
 
@@ -74,35 +73,3 @@ def take_spans() -> list[tuple[float, float]]:
 def last_end() -> float:
   """When this thread last ended compiling, in seconds of `time.monotonic`."""
   return _record().last_end
-
-
-class Recompilations:
-  """Counts what a run compiles after the first step, or evaluation, of a start.
-
-  The first may compile as much as it likes, all others should find it done.
-
-  Attributes:
-    number: programs compiled again, over all starts.
-  """
-
-  def __init__(self, number: int, *, say: Callable[[str], None]):
-    self.number = number
-    self._say = say
-    self._compiled: dict[str, int] = {}
-
-  def note(self, kind: str, what: str, compiled: int) -> None:
-    """Takes in what was just done.
-
-    Args:
-      kind: of what may compile once.
-      what: was done, for people.
-      compiled: programs that its kind has compiled in this start.
-    """
-    new = compiled - self._compiled.get(kind, compiled)
-    self._compiled[kind] = compiled
-    if new:
-      self.number += new
-      self._say(
-        f"{what} was compiled again, as only the first should be: it took"
-        " longer for it"
-      )

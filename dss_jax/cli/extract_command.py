@@ -23,8 +23,8 @@ from dss_jax.cli.extract_flags import EPILOG, OutputFlags, add_arguments
 
 if TYPE_CHECKING:
   from dss_jax.rationales.asking.request_loop import Summary
-  from dss_jax.rationales.extraction import Result, Source
-  from dss_jax.rationales.extraction_plan import Plan
+  from dss_jax.rationales.extraction import ExtractionResult, RecordSource
+  from dss_jax.rationales.extraction_plan import ExtractionPlan
   from dss_jax.rationales.ledger import Ledger
   from dss_jax.rationales.prices import Prices
   from dss_jax.rationales.requests import Request
@@ -89,7 +89,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _check_formats(formats: Sequence[str]) -> None:
-  from dss_jax.rationales.record_outputs import SUFFIXES
+  from dss_jax.rationales.record_writers import SUFFIXES
 
   allowed = [suffix[1:] for suffix in SUFFIXES]
   for name in formats:
@@ -117,7 +117,7 @@ def _ledger_to_read(args: argparse.Namespace) -> Iterator[Ledger | None]:
     yield ledger
 
 
-def _show_prompt(source: Source, plan: Plan) -> int:
+def _show_prompt(source: RecordSource, plan: ExtractionPlan) -> int:
   record = next(source.read(), None)
   if record is None:
     raise UserError(f"{source.name} has no records")
@@ -155,8 +155,8 @@ def _show_request(request: Request) -> None:
 
 def _dry_run(
   args: argparse.Namespace,
-  source: Source,
-  plan: Plan,
+  source: RecordSource,
+  plan: ExtractionPlan,
   ledger: Ledger | None,
   prices: Prices,
 ) -> int:
@@ -190,15 +190,18 @@ def _money(cost: float | None) -> str:
 
 
 def _write_batch(
-  args: argparse.Namespace, source: Source, plan: Plan, ledger: Ledger | None
+  args: argparse.Namespace,
+  source: RecordSource,
+  plan: ExtractionPlan,
+  ledger: Ledger | None,
 ) -> int:
   from dss_jax.rationales import extraction
-  from dss_jax.rationales.teachers import batch_answers, batch_requests
+  from dss_jax.rationales.teachers import batch_interface
 
-  written = batch_requests.write_requests(
+  written = batch_interface.write_requests(
     extraction.requests(source, plan, ledger),
     args.write_batch,
-    ledger and batch_answers.LedgerAnswers(ledger),
+    ledger,
   )
   for file in written.files:
     print(file.path)
@@ -213,13 +216,13 @@ def _write_batch(
 def _read_batch(args: argparse.Namespace) -> None:
   from dss_jax.rationales.extraction import LEDGER_FILE
   from dss_jax.rationales.ledger import Ledger
-  from dss_jax.rationales.teachers import batch_answers, batch_results
+  from dss_jax.rationales.teachers import batch_interface
 
   folder = pathlib.Path(args.output_dir)
   with Ledger(folder / LEDGER_FILE) as ledger:
-    report = batch_results.read_results(
+    report = batch_interface.read_results(
       args.read_batch,
-      batch_answers.LedgerAnswers(ledger),
+      ledger,
       asked=args.batch_dir,
     )
   for problem in report.problems:
@@ -231,7 +234,10 @@ def _read_batch(args: argparse.Namespace) -> None:
 
 
 def _extract(
-  args: argparse.Namespace, source: Source, plan: Plan, prices: Prices
+  args: argparse.Namespace,
+  source: RecordSource,
+  plan: ExtractionPlan,
+  prices: Prices,
 ) -> int:
   from dss_jax.rationales import extraction
 
@@ -258,7 +264,7 @@ def _extract(
   return 130 if result.stopped == "interrupted" else 1
 
 
-def _as_json(result: Result) -> dict[str, Any]:
+def _as_json(result: ExtractionResult) -> dict[str, Any]:
   return {
     "report": result.report.to_dict() if result.report else None,
     "files": [str(path) for path in result.files],
@@ -286,7 +292,7 @@ def _summary_line(summary: Summary) -> str:
   return f"{', '.join(parts)}; {summary.seconds:.0f} s{cost}"
 
 
-def _print_result(result: Result) -> None:
+def _print_result(result: ExtractionResult) -> None:
   from dss_jax.rationales.quality import quality_tables
 
   for name, rounds in result.summaries.items():

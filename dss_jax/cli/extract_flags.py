@@ -22,8 +22,8 @@ from dss_jax.cli.data_flags import (
 if TYPE_CHECKING:
   from dss_jax.datasets import DataOptions
   from dss_jax.datasets.records import Record
-  from dss_jax.rationales.extraction import Source
-  from dss_jax.rationales.extraction_plan import Plan
+  from dss_jax.rationales.extraction import RecordSource
+  from dss_jax.rationales.extraction_plan import ExtractionPlan
 
 EPILOG = """\
 examples:
@@ -222,7 +222,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   asking = "how it is asked"
   flags.add_flags(
     parser,
-    "rationales.asking.ask_options.AskOptions",
+    "rationales.extraction_plan.AskOptions",
     *("concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s"),
     *("max_attempts", "give_up_after_s", "retry_failed", "max_cost"),
     title=asking,
@@ -239,21 +239,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   choosing = "reading and choosing"
   flags.add_flags(
     parser,
-    f"{plan}.Plan",
+    f"{plan}.ExtractionPlan",
     *("parser", "retry_unparsed", "retry_temperature"),
     title=choosing,
   )
-  flags.add_flags(parser, "rationales.choosing.ChooseOptions", title=choosing)
+  flags.add_flags(parser, f"{plan}.ChooseOptions", title=choosing)
   flags.add_flags(parser, OutputFlags, title="output", formats=flags.NAMES)
 
 
-def make_source(args: argparse.Namespace) -> Source:
+def make_source(args: argparse.Namespace) -> RecordSource:
   """The records that the flags name.
 
   Raises:
     UserError: for data that is not there, or not as it should be.
   """
-  from dss_jax.rationales.extraction import Source
+  from dss_jax.rationales.extraction import RecordSource
 
   if args.dataset:
     from dss_jax import datasets
@@ -262,9 +262,9 @@ def make_source(args: argparse.Namespace) -> Source:
       args.dataset, split_name(args), options=data_options(args)
     )
     name = f"{args.dataset}, {split_name(args)}"
-    return Source.of_records(name, records[: args.limit])
+    return RecordSource.of_records(name, records[: args.limit])
   count = _count(args)
-  return Source(pathlib.Path(args.input).name, lambda: _read(args), count)
+  return RecordSource(pathlib.Path(args.input).name, lambda: _read(args), count)
 
 
 def split_name(args: argparse.Namespace) -> str:
@@ -325,11 +325,10 @@ def _count(args: argparse.Namespace) -> int:
   return count
 
 
-def make_plan(args: argparse.Namespace) -> Plan:
+def make_plan(args: argparse.Namespace) -> ExtractionPlan:
   """The teachers that the flags name, and what each is asked."""
-  from dss_jax.rationales import prompt_files, teacher_plans
-  from dss_jax.rationales.choosing import ChooseOptions
-  from dss_jax.rationales.extraction_plan import Plan
+  from dss_jax.rationales import prompt_files, teacher_tables
+  from dss_jax.rationales.extraction_plan import ChooseOptions, ExtractionPlan
 
   if not args.prompt and not args.dataset:
     raise UserError(
@@ -343,9 +342,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
     prompt = prompt.with_exemplars(args.num_exemplars)
   tables: list[dict[str, Any]] = [{}]
   if args.teachers:
-    tables = teacher_plans.read_tables(args.teachers)
+    tables = teacher_tables.read_tables(args.teachers)
   teachers = tuple(
-    teacher_plans.teacher_plan(
+    teacher_tables.teacher_plan(
       vars(args) | table,
       dataset=args.dataset,
       split=split_name(args),
@@ -355,7 +354,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     for table in tables
   )
   return flags.build(
-    Plan,
+    ExtractionPlan,
     args,
     prompt=prompt,
     teachers=teachers,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dss_jax.training import monitoring, run_directory
+from dss_jax.training import run_directory
 
 # Colour-blind safe (Okabe and Ito), readable in grey.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -39,7 +39,7 @@ def read_curve(
   """
   points = [
     (line[x], line[metric])
-    for line in run_directory.read_jsonl(model_dir / monitoring.METRICS_FILE)
+    for line in run_directory.read_jsonl(model_dir / run_directory.METRICS_FILE)
     if metric in line and x in line
   ]
   array = np.asarray(points, np.float64).reshape(-1, 2)
@@ -71,7 +71,7 @@ def draw_png(
     curves: name -> the curves of its seeds, with y as a fraction.
     title: above the picture.
     x_label: below it.
-    y_label: left of it.
+    y_label: beside it.
     chance: what guessing reaches, drawn as a dotted line.
   """
   from matplotlib import figure, ticker

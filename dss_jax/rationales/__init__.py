@@ -2,17 +2,19 @@
 
 Data flow down the page:
 
-  prompts      a prompt file and a record -> what is sent
-  requests     what is sent, and the key under which it is asked only once
-  teachers     who answers: an OpenAI-compatible endpoint, released files, rules
-  asking       many requests at once, within limits, through faults
-  ledger       what was asked and answered, on disk, whatever happens
-  parsing      a completion -> rationale and answer, or why not
-  answers      what was answered to a record, and the votes among it
-  choosing     votes, agreement with gold labels, weights -> records
-  quality      how good records are, counted -> quality_report
-  questions    which requests a run makes, round by round
-  extraction   the run that joins them; `dss-jax extract`
+  extraction_plan   the options: whom to ask, how, and what to keep
+  prompts           a prompt file and a record -> a request
+  requests          what is sent, its key, and how it ends
+  teachers          who answers: an endpoint, batch files, released files, rules
+  asking            many requests at once, within limits, through faults
+  ledger            what was asked and answered, on disk, whatever happens
+  parsing           a completion -> rationale and label, or why not
+  planned_requests  which requests a run makes, round by round
+  teacher_answers   the answers about a record, and their votes
+  choosing          votes, agreement with gold labels, weights -> records
+  quality           how good the records are: counts, tables, a page
+  extraction        the run that joins them; `dss-jax extract`
+  beam              the same run on many workers
 
-Needs neither JAX nor TensorFlow.
+Stage 1 needs neither JAX nor TensorFlow.
 """

@@ -1,11 +1,11 @@
-"""From what teachers answered to a record's rationales: votes, gold, weights.
+"""Answers of teachers become a record's rationales: votes, gold, weights.
 
-With the shares of the votes on the record (see `answers.py`),
+With the shares of the votes on the record (see `teacher_answers.py`),
 
     weight of a rationale = weight of its teacher x share of its label
 
 What is left out is counted in the record's meta, so that a file of records
-tells by itself how good its teachers were (see `quality.py`).
+shows by itself how good its teachers were (see the folder `quality`).
 
 Nothing here invents text: a rationale's text and label are those of an answer,
 and a record without anything usable comes out with the reasons.
@@ -15,73 +15,41 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.completions import Parsed
 from dss_jax.datasets.records import MAX_RATIONALES, Rationale, Record
-from dss_jax.rationales.votes import Answer, SameAnswer, Vote, count_votes
+from dss_jax.rationales.extraction_plan import ChooseOptions
+from dss_jax.rationales.requests import Completion
+from dss_jax.rationales.teacher_answers import (
+  NO_COMPLETION,
+  SameAnswer,
+  TeacherAnswer,
+  Vote,
+  count_votes,
+)
 
-# Statuses that are given here, to answers that the parser was content with.
+# Statuses given here to answers that the parser accepted.
 DISAGREES = "disagrees_with_gold"
 INVALID_TEXT = "invalid_text"
 
-# No rationale is longer, and of a longer completion a record keeps the beginning
-# (the ledger has all of it): lines of records must stay short enough to be read.
+# No rationale is longer, and a record keeps only the beginning of a longer
+# completion (the ledger has all of it): its line must stay short enough to be
+# read.
 MAX_TEXT_CHARS = 1 << 16
 
 # The key of `Record.meta` under which `choose` leaves its account.
 ACCOUNT = "choosing"
 
-_CHOICES = {
-  "vote": ("none", "majority"),
-  "keep": ("all", "majority", "one"),
-  "gold": ("keep", "drop", "rationalise"),
-  "keep_completions": ("unparsed", "all", "none"),
-  "earlier": ("drop", "keep"),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class ChooseOptions:
-  """What becomes of answers.
-
-  Attributes:
-    vote: "majority" multiplies a rationale's weight by the share of its label,
-      which is 0 for answers without a vote; "none" leaves the teacher's weight.
-    keep: "all" answers, usable or not; only those for the "majority"'s label;
-      or the "one" of the greatest weight. If none is usable, all are kept, for
-      their statuses.
-    gold: of a record with a gold label, "keep" rationales for other labels, or
-      "drop" them, or drop them and "rationalise": take rationales that were
-      written for the given label where no other is left.
-    keep_completions: the raw text in `Rationale.extra`: of the "unparsed"
-      (those whose status is not "ok"), of "all", or of "none".
-    earlier: whether rationales that the record came with are kept, in front.
-  """
-
-  vote: str = "majority"
-  keep: str = "all"
-  gold: str = "keep"
-  keep_completions: str = "unparsed"
-  earlier: str = "drop"
-
-  def __post_init__(self):
-    for name, allowed in _CHOICES.items():
-      if getattr(self, name) not in allowed:
-        raise UserError(
-          f"{name} = {getattr(self, name)!r}; allowed: {', '.join(allowed)}"
-          f" (rationales.ChooseOptions.{name}, --{name})"
-        )
-
 
 def needs_rationalising(
-  record: Record, answers: Iterable[Answer], same_answer: SameAnswer
+  record: Record, answers: Iterable[TeacherAnswer], same_answer: SameAnswer
 ) -> bool:
   """Whether the record has a gold label that no usable answer agrees with.
 
-  Those that were written for that label count.
+  Rationales that were written for that label count as well.
   """
   if record.label is None:
     return False
@@ -94,7 +62,7 @@ def needs_rationalising(
 
 def choose(
   record: Record,
-  answers: Iterable[Answer],
+  answers: Iterable[TeacherAnswer],
   options: ChooseOptions,
   same_answer: SameAnswer,
 ) -> Record:
@@ -102,8 +70,9 @@ def choose(
 
   Args:
     record: id, input and gold label stay as they are.
-    answers: of this record, in a fixed order (teachers, then samples).
-    options: see there.
+    answers: answers about this record, in a fixed order (teachers, then
+      samples).
+    options: which answers to keep, and their weights.
     same_answer: whether two labels are the same answer.
 
   Returns:
@@ -121,14 +90,7 @@ def choose(
   if len(kept) > MAX_RATIONALES:
     left_out["too_many"] += len(kept) - MAX_RATIONALES
     kept = kept[:MAX_RATIONALES]
-  account: dict[str, Any] = {}
-  if votes:
-    account["votes"] = [[vote.label, vote.share] for vote in votes]
-  if votes and record.label is not None:
-    account["agrees"] = same_answer(votes[0].label, record.label)
-  if left_out:
-    account["left_out"] = dict(left_out)
-  account["teachers"] = _teachers(entries)
+  account = _account(record, entries, votes, left_out, same_answer)
   meta = {**record.meta, ACCOUNT: account}
   meta.pop("voted_label", None)
   if votes and record.label is None:
@@ -142,19 +104,65 @@ def choose(
   )
 
 
+def account_of_rationales(
+  record: Record, same_answer: SameAnswer
+) -> dict[str, Any]:
+  """The account of a record that `choose` did not make.
+
+  Each rationale counts as one answer of its source; those with a weight vote.
+  """
+  answers = [_answer_of(rationale) for rationale in record.rationales]
+  votes = count_votes([a for a in answers if a.weight > 0], same_answer)
+  entries = [
+    _entry(answer, record, votes, ChooseOptions(), same_answer)
+    for answer in answers
+  ]
+  return _account(record, entries, votes, {}, same_answer)
+
+
+def _answer_of(rationale: Rationale) -> TeacherAnswer:
+  extra = rationale.extra
+  model = extra.get("model")
+  completion = None
+  if rationale.status not in NO_COMPLETION:
+    completion = Completion(
+      "",
+      prompt_tokens=count_in(extra.get("prompt_tokens")),
+      completion_tokens=count_in(extra.get("completion_tokens")),
+    )
+  return TeacherAnswer(
+    request_key="",
+    teacher=rationale.source,
+    model=model if isinstance(model, str) else "",
+    sample=0,
+    parsed=Parsed(rationale.text, rationale.label, rationale.status),
+    completion=completion,
+    weight=rationale.weight,
+  )
+
+
+def count_in(value: Any) -> int:
+  """The value of a file as a count; 0 if it is not one."""
+  if isinstance(value, bool) or not isinstance(value, int):
+    return 0
+  return value if 0 <= value < 1 << 53 else 0
+
+
 # --- one answer --------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-  """An answer beside the rationale that it gives.
+  """An answer and the rationale that it gives.
 
   Attributes:
+    answer: the teacher's answer.
+    rationale: as the record would hold it.
     agrees: whether its label is the gold one; None if one of them is missing.
-    share: of the votes, for its label.
+    share: share of the votes for its label.
   """
 
-  answer: Answer
+  answer: TeacherAnswer
   rationale: Rationale
   agrees: bool | None
   share: float
@@ -166,7 +174,7 @@ class _Entry:
     return self.answer.is_usable
 
 
-def _storable_answer(answer: Answer) -> Answer:
+def _storable_answer(answer: TeacherAnswer) -> TeacherAnswer:
   """The answer itself, or without what no record can hold.
 
   That is a NUL character, half a surrogate pair, or too long a text.
@@ -182,7 +190,7 @@ def _storable_answer(answer: Answer) -> Answer:
 
 
 def _entry(
-  answer: Answer,
+  answer: TeacherAnswer,
   record: Record,
   votes: Sequence[Vote],
   options: ChooseOptions,
@@ -217,7 +225,7 @@ def _entry(
 
 
 def _share(
-  answer: Answer, votes: Sequence[Vote], same_answer: SameAnswer
+  answer: TeacherAnswer, votes: Sequence[Vote], same_answer: SameAnswer
 ) -> float:
   if not answer.has_vote:
     return 0.0
@@ -225,7 +233,7 @@ def _share(
   return next((v.share for v in votes if same_answer(v.label, label)), 0.0)
 
 
-def _provenance(answer: Answer) -> dict[str, Any]:
+def _provenance(answer: TeacherAnswer) -> dict[str, Any]:
   """Where a rationale comes from, as JSON values."""
   completion = answer.completion
   extra: dict[str, Any] = {
@@ -276,24 +284,24 @@ def _select(
   same_answer: SameAnswer,
 ) -> tuple[list[_Entry], collections.Counter[str]]:
   """The entries to keep, and how many are left out for which reason."""
-  own = [entry for entry in entries if not entry.answer.rationalised]
-  given = [entry for entry in entries if entry.answer.rationalised]
+  free = [entry for entry in entries if not entry.answer.rationalised]
+  rationalised = [entry for entry in entries if entry.answer.rationalised]
   if options.gold == "keep" or record.label is None:
-    kept = [entry for entry in own if entry.is_usable]
+    kept = [entry for entry in free if entry.is_usable]
     if options.keep == "all":
-      kept = own
+      kept = free
   else:
-    kept = [entry for entry in own if entry.is_usable and entry.agrees]
+    kept = [entry for entry in free if entry.is_usable and entry.agrees]
     if not kept and options.gold == "rationalise":
-      kept = [entry for entry in given if entry.is_usable]
-    own = [_rejected(entry) for entry in own]
-    given = [_rejected(entry) for entry in given]
+      kept = [entry for entry in rationalised if entry.is_usable]
+    free = [_rejected(entry) for entry in free]
+    rationalised = [_rejected(entry) for entry in rationalised]
   if options.keep == "majority":
     kept = _majority(kept, same_answer)
   elif options.keep == "one":
     kept = sorted(kept, key=lambda e: (-e.rationale.weight, -e.share))[:1]
   if not kept:  # nothing to learn from: the reasons stay
-    kept = [*own, *given] if options.gold == "rationalise" else own
+    kept = [*free, *rationalised] if options.gold == "rationalise" else free
   chosen = {id(entry.answer) for entry in kept}
   left_out: collections.Counter[str] = collections.Counter()
   for entry in entries:
@@ -311,7 +319,7 @@ def _select(
 
 
 def _rejected(entry: _Entry) -> _Entry:
-  """The entry as it stays where nothing is kept: without a weight."""
+  """The entry without a weight, as it stays where nothing else is kept."""
   rationale = entry.rationale
   status = rationale.status
   if entry.agrees is False and status == "ok":
@@ -323,39 +331,54 @@ def _rejected(entry: _Entry) -> _Entry:
 def _majority(
   entries: Sequence[_Entry], same_answer: SameAnswer
 ) -> list[_Entry]:
-  """Those for the label with the largest share; the first of equal ones."""
+  """The entries for the label with the largest share; the first of equals."""
   if not entries:
     return []
   winner = max(entries, key=lambda entry: entry.share).rationale.label or ""
   return [e for e in entries if same_answer(e.rationale.label or "", winner)]
 
 
+def _account(
+  record: Record,
+  entries: Sequence[_Entry],
+  votes: Sequence[Vote],
+  left_out: Mapping[str, int],
+  same_answer: SameAnswer,
+) -> dict[str, Any]:
+  """What a record's meta says of its answers; see `choose`."""
+  account: dict[str, Any] = {}
+  if votes:
+    account["votes"] = [[vote.label, vote.share] for vote in votes]
+  if votes and record.label is not None:
+    account["agrees"] = same_answer(votes[0].label, record.label)
+  if left_out:
+    account["left_out"] = dict(left_out)
+  account["teachers"] = _teachers(entries)
+  return account
+
+
 def _teachers(entries: Sequence[_Entry]) -> dict[str, Any]:
-  """What each teacher answered, whether or not it is kept; see `quality_report`."""
+  """Counts of each teacher's answers, kept or not; see `quality_report`."""
   teachers: dict[str, dict[str, Any]] = {}
   for entry in entries:
     answer, completion = entry.answer, entry.answer.completion
     counts = teachers.setdefault(
       answer.teacher, {"model": answer.model, "answers": 0, "statuses": {}}
     )
-    counts["answers"] += 1
-    statuses = counts["statuses"]
-    status = entry.rationale.status
+    statuses, status = counts["statuses"], entry.rationale.status
     statuses[status] = statuses.get(status, 0) + 1
+    added = {"answers": 1}
     if answer.rationalised:
-      _count(counts, "rationalised", 1)
+      added["rationalised"] = 1
     else:
-      _count(counts, "completions", int(completion is not None))
-      _count(counts, "parsed", int(entry.rationale.label is not None))
-      _count(counts, "usable", int(answer.has_vote))
+      added["completions"] = completion is not None
+      added["parsed"] = entry.rationale.label is not None
+      added["usable"] = answer.has_vote
       if answer.has_vote and entry.agrees is not None:
-        _count(counts, "compared", 1)
-        _count(counts, "agree", int(entry.agrees))
+        added |= {"compared": 1, "agree": entry.agrees}
     if completion is not None:
       for name in ("prompt_tokens", "completion_tokens"):
-        _count(counts, name, getattr(completion, name) or 0)
+        added[name] = getattr(completion, name) or 0
+    for name, number in added.items():
+      counts[name] = counts.get(name, 0) + int(number)
   return teachers
-
-
-def _count(counts: dict[str, Any], name: str, number: int):
-  counts[name] = counts.get(name, 0) + number

@@ -1,17 +1,19 @@
-"""What a run of stage 1 would take, before it asks anything."""
+"""Estimates of what a run of stage 1 would take, before it asks anything."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 from dss_jax.datasets.records import SeenTexts
-from dss_jax.rationales.asking import request_loop
-from dss_jax.rationales.extraction import Source
-from dss_jax.rationales.extraction_plan import Plan
-from dss_jax.rationales.grouping import in_groups
+from dss_jax.rationales.extraction import RecordSource
+from dss_jax.rationales.extraction_plan import ExtractionPlan
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.planned_requests import Questions
+from dss_jax.rationales.planned_requests import PlannedRequests
 from dss_jax.rationales.prices import Prices
+
+# Requests looked up in the ledger together.
+_CHUNK = 500
 
 
 @dataclasses.dataclass
@@ -19,14 +21,15 @@ class Estimate:
   """What asking a teacher would take.
 
   Attributes:
-    requests: that are not answered yet.
-    answered: that are.
-    prompt_tokens: estimated, at four bytes a token.
-    completion_tokens: likewise: by the mean of the ledger's answers of the
-      model, or else by the prompt's exemplars.
-    most_completion_tokens: if every answer is as long as it may be.
-    cost: None where the price is not known.
-    most_cost: likewise, with the longest answers.
+    requests: requests without an answer yet.
+    answered: requests with an answer.
+    prompt_tokens: estimate of the tokens read, at four bytes a token.
+    completion_tokens: estimate of the tokens written, by the mean of the
+      model's answers in the ledger, or else by the prompt's exemplars.
+    most_completion_tokens: tokens written if every answer is as long as it may
+      be.
+    cost: money for the estimated tokens; None where the price is not known.
+    most_cost: money with the longest answers; None likewise.
   """
 
   requests: int = 0
@@ -39,28 +42,30 @@ class Estimate:
 
 
 def estimate(
-  source: Source, plan: Plan, ledger: Ledger | None, prices: Prices
+  source: RecordSource,
+  plan: ExtractionPlan,
+  ledger: Ledger | None,
+  prices: Prices,
 ) -> dict[str, Estimate]:
   """Requests, tokens and cost of a run, by teacher; asks nothing.
 
   Retries and rationalisations cannot be foreseen and are left out.
   """
   found = {}
-  for teacher_plan in plan.teachers:
-    if teacher_plan.knows_records:
-      continue
-    questions = Questions(plan, teacher_plan, ledger)
+  for teacher_plan in plan.prompted_teachers:
+    planned = PlannedRequests(plan, teacher_plan, ledger)
     model = teacher_plan.teacher.model
     result = Estimate()
     seen = SeenTexts()
-    for group in in_groups(questions.first(source.read())):
+    requests = planned.first(source.read())
+    while group := list(itertools.islice(requests, _CHUNK)):
       keys = [request.key for request in group]
       settled = ledger.settled(keys) if ledger is not None else set()
       for request in group:
         if request.key in settled:
           result.answered += 1
         elif seen.add(request.key) is None:
-          prompt_tokens, most = request_loop.estimated_tokens(request)
+          prompt_tokens, most = request.estimated_tokens()
           result.requests += 1
           result.prompt_tokens += prompt_tokens
           result.most_completion_tokens += most
@@ -78,14 +83,16 @@ def estimate(
   return found
 
 
-def _mean_completion(plan: Plan, ledger: Ledger | None, model: str) -> float:
-  """Tokens of an answer, by those there are or by the exemplars."""
+def _mean_completion(
+  plan: ExtractionPlan, ledger: Ledger | None, model: str
+) -> float:
+  """Mean tokens of an answer, by the ledger or else by the exemplars."""
   if ledger is not None:
-    totals = ledger.totals().models.get(model)
-    counted = totals.answers - totals.without_usage if totals else 0
-    if totals and counted:
-      return totals.completion_tokens / counted
-  written = [plan.prompt.output(each) for each in plan.prompt.exemplars]
+    usage = ledger.usage().get(model)
+    counted = usage.answers - usage.without_usage if usage else 0
+    if usage and counted:
+      return usage.completion_tokens / counted
+  written = [plan.prompt.output(exemplar) for exemplar in plan.prompt.exemplars]
   if not written:
     return 100.0
   return sum(len(text.encode()) for text in written) / len(written) / 4

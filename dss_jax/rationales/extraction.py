@@ -1,6 +1,6 @@
 """The run of stage 1: ask, read, choose, write, report.
 
-  result = extract(Source.of_records("mine", records), plan, "out")
+  result = extract(RecordSource.of_records("mine", records), plan, "out")
 
 In the output folder:
 
@@ -10,8 +10,8 @@ In the output folder:
   SPLIT.report.html    the same, to look at
   SPLIT.run.json       what made them
 
-A run that was stopped, by whatever means, goes on when it is started again; the
-records are written when everything was asked, or without asking.
+A run that was stopped, by whatever means, continues when it is started again;
+the records are written when everything was asked, or without asking.
 """
 
 from __future__ import annotations
@@ -33,28 +33,31 @@ from dss_jax.base.progress import Progress
 from dss_jax.datasets.records import Record, atomic_file
 from dss_jax.rationales import choosing, parsing
 from dss_jax.rationales.asking import request_loop
-from dss_jax.rationales.extraction_plan import Plan, TeacherPlan
+from dss_jax.rationales.extraction_plan import ExtractionPlan, TeacherPlan
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.planned_requests import Questions
+from dss_jax.rationales.planned_requests import PlannedRequests
 from dss_jax.rationales.prices import Prices
 from dss_jax.rationales.quality import counting
 from dss_jax.rationales.quality.quality_report import QualityReport
 from dss_jax.rationales.quality.report_page import PageSample, write_page
-from dss_jax.rationales.record_outputs import check_outputs, open_outputs
+from dss_jax.rationales.record_writers import check_paths, open_writers
 from dss_jax.rationales.requests import Request
-from dss_jax.rationales.votes import UNANSWERED, Answer
+from dss_jax.rationales.teacher_answers import UNANSWERED, TeacherAnswer
 
 LEDGER_FILE = "ledger.sqlite"
 
+# Teacher -> round -> what asking did.
+Summaries = dict[str, dict[str, request_loop.Summary]]
+
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class RecordSource:
   """Records that can be read any number of times.
 
   Attributes:
-    name: for titles, such as "cqa, train".
-    read: a new iterator over them, in a fixed order.
-    count: how many there are.
+    name: name for titles, such as "cqa, train".
+    read: makes a new iterator over the records, in a fixed order.
+    count: number of records.
   """
 
   name: str
@@ -62,60 +65,67 @@ class Source:
   count: int
 
   @classmethod
-  def of_records(cls, name: str, records: Sequence[Record]) -> Source:
+  def of_records(cls, name: str, records: Sequence[Record]) -> RecordSource:
     """Records that are in memory."""
     return cls(name, lambda: iter(records), len(records))
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-  """What a run of stage 1 came to.
+class ExtractionResult:
+  """The result of a run of stage 1.
 
   Attributes:
-    report: on the records written; None if it was stopped and wrote nothing.
-    files: written, in the order of their importance.
+    report: quality of the records written; None if the run was stopped and
+      wrote nothing.
+    files: the files written, the most important first.
     summaries: teacher -> round -> what asking did.
-    stopped: why it ended before everything was asked; "" if it did not.
+    stopped: why the run ended before everything was asked; "" if it did not.
   """
 
   report: QualityReport | None
   files: tuple[pathlib.Path, ...]
-  summaries: dict[str, dict[str, request_loop.Summary]]
+  summaries: Summaries
   stopped: str = ""
 
 
 def ask_everything(
-  source: Source,
-  plan: Plan,
+  source: RecordSource,
+  plan: ExtractionPlan,
   ledger: Ledger,
   *,
   prices: Prices | None = None,
   stream: TextIO | None = None,
-) -> tuple[dict[str, dict[str, request_loop.Summary]], str]:
+) -> tuple[Summaries, str]:
   """Asks the teachers everything that the ledger does not hold.
 
   Args:
     source: the records.
     plan: prompt and teachers.
     ledger: open for writing.
-    prices: of models; the packaged table if None.
-    stream: where progress goes; None writes it to standard error.
+    prices: prices of models; the packaged table if None.
+    stream: where progress is shown; None shows it on standard error.
 
   Returns:
-    Teacher -> round -> what asking did, and why something is left to ask ("" if
-    nothing is). The answers are in the ledger.
+    What asking did, and why something is left to ask ("" if nothing is). The
+    answers are in the ledger.
 
   Raises:
     UserError: as `request_loop.ask`.
   """
   prices = prices or Prices.load()
   summaries = asyncio.run(_ask_all(source, plan, ledger, prices, stream))
-  return summaries, _stopped(summaries)
+  reasons = [
+    summary.reason
+    for rounds in summaries.values()
+    for summary in rounds.values()
+    if summary.stopped
+  ]
+  return summaries, reasons[0] if reasons else ""
 
 
 def extract(
-  source: Source,
-  plan: Plan,
+  source: RecordSource,
+  plan: ExtractionPlan,
   output_dir: str | pathlib.Path,
   *,
   split: str = "train",
@@ -123,19 +133,19 @@ def extract(
   prices: Prices | None = None,
   ask: bool = True,
   stream: TextIO | None = None,
-) -> Result:
+) -> ExtractionResult:
   """Asks the teachers about all records and writes what they answered.
 
   Args:
     source: the records; rationales they have are kept or dropped as
       `plan.choose.earlier` says.
     plan: prompt, teachers, votes.
-    output_dir: made if absent.
-    split: names the files.
-    formats: suffixes of `outputs.SUFFIXES`, without the dot.
-    prices: of models, for costs; the packaged table if None.
+    output_dir: folder of the files; made if absent.
+    split: the beginning of the files' names.
+    formats: suffixes of `record_writers.SUFFIXES`, without the dot.
+    prices: prices of models, for costs; the packaged table if None.
     ask: False asks nothing and writes what the ledger holds.
-    stream: where progress goes; None writes it to standard error.
+    stream: where progress is shown; None shows it on standard error.
 
   Raises:
     UserError: for wrong input, or a teacher that cannot be asked at all.
@@ -143,74 +153,76 @@ def extract(
   folder = pathlib.Path(output_dir)
   _make(folder)
   paths = [folder / f"{split}.{suffix}" for suffix in formats]
-  check_outputs(paths)
+  check_paths(paths)
   prices = prices or Prices.load()
   with Ledger(folder / LEDGER_FILE) as ledger:
     _remove_leftovers(folder, split)
-    summaries: dict[str, dict[str, request_loop.Summary]] = {}
+    summaries, stopped = {}, ""
     if ask:
-      summaries = asyncio.run(_ask_all(source, plan, ledger, prices, stream))
+      summaries, stopped = ask_everything(
+        source, plan, ledger, prices=prices, stream=stream
+      )
     else:
       _check_answered(source, plan, ledger)
-    stopped = _stopped(summaries)
     if stopped:
       # Files of records, where there are any, stay those of a whole run.
-      return Result(None, (), summaries, stopped)
+      return ExtractionResult(None, (), summaries, stopped)
     report, sample = _write(source, plan, ledger, paths, prices)
-  files = [*paths]
-  files.append(folder / f"{split}.report.html")
-  write_page(
-    files[-1], report, sample, title=source.name, subtitle=str(paths[0])
+  page, numbers, description = (
+    folder / f"{split}.{suffix}"
+    for suffix in ("report.html", "report.json", "run.json")
   )
-  files.append(folder / f"{split}.report.json")
-  _write_json(files[-1], report.to_dict())
-  files.append(folder / f"{split}.run.json")
-  _write_json(files[-1], _description(source, plan, summaries))
-  return Result(report, tuple(files), summaries)
+  write_page(page, report, sample, title=source.name, subtitle=str(paths[0]))
+  _write_json(numbers, report.to_dict())
+  _write_json(description, _description(source, plan, summaries))
+  files = (*paths, page, numbers, description)
+  return ExtractionResult(report, files, summaries)
 
 
 def requests(
-  source: Source, plan: Plan, ledger: Ledger | None = None
+  source: RecordSource, plan: ExtractionPlan, ledger: Ledger | None = None
 ) -> Iterator[Request]:
   """Everything that can be asked now, for batch files and estimates.
 
   Args:
     source: the records.
     plan: prompt and teachers.
-    ledger: with it, also the retries and rationalisations that the answers
-      it holds call for.
+    ledger: if given, the retries and rationalisations that its answers make
+      necessary are included.
   """
-  for teacher_plan in plan.teachers:
-    if teacher_plan.knows_records:
-      continue
-    questions = Questions(plan, teacher_plan, ledger)
-    yield from questions.first(source.read())
+  for teacher_plan in plan.prompted_teachers:
+    planned = PlannedRequests(plan, teacher_plan, ledger)
+    yield from planned.first(source.read())
     if ledger is not None:
-      yield from questions.again(source.read())
-      yield from questions.with_gold_label(_answered(source, plan, ledger))
+      yield from planned.again(source.read())
+      yield from planned.with_gold_label(_answered(source, plan, ledger))
 
 
 # --- asking ------------------------------------------------------------------
 
 
 async def _ask_all(
-  source: Source,
-  plan: Plan,
+  source: RecordSource,
+  plan: ExtractionPlan,
   ledger: Ledger,
   prices: Prices,
   stream: TextIO | None,
-) -> dict[str, dict[str, request_loop.Summary]]:
-  """All rounds of all teachers, one after the other, until one is stopped."""
-  summaries: dict[str, dict[str, request_loop.Summary]] = {}
+) -> Summaries:
+  """Asks all rounds of all teachers, one after the other, until one stops."""
+  summaries: Summaries = {}
   async with contextlib.AsyncExitStack() as stack:
-    # All of them first: what one lacks shall not be told hours later.
-    teachers = {
-      own.teacher.name: await stack.enter_async_context(_connected(own))
-      for own in plan.teachers
-      if not own.knows_records
-    }
-    for own, name, wanted, total in _rounds(source, plan, ledger):
-      teacher = teachers[own.teacher.name]
+    # All of them first: a missing key must not surface hours later.
+    teachers = {}
+    for teacher_plan in plan.prompted_teachers:
+      teacher = teacher_plan.teacher.connect()  # type: ignore[union-attr]
+      stack.push_async_callback(teacher.close)
+      teachers[teacher.name] = teacher
+    for teacher_plan, name, requests in _rounds(source, plan, ledger):
+      if name == "first":
+        total = source.count * teacher_plan.samples
+      elif not (total := sum(1 for _ in requests())):
+        continue
+      teacher = teachers[teacher_plan.teacher.name]
       progress = Progress(
         total,
         description=_title(teacher.name, name),
@@ -219,10 +231,10 @@ async def _ask_all(
       )
       with contextlib.closing(progress):
         summary = await request_loop.ask(
-          wanted,
+          requests(),
           teacher,
           ledger,
-          own.ask,
+          teacher_plan.ask,
           prices=prices,
           progress=progress,
           total=total,
@@ -234,59 +246,38 @@ async def _ask_all(
 
 
 def _title(teacher: str, round_name: str) -> str:
-  """As the bar of 80 columns has room for."""
+  """The title of a progress bar, short enough for a line of 80 columns."""
   teacher = teacher if len(teacher) <= 20 else f"{teacher[:19]}…"
   return teacher if round_name == "first" else f"{teacher} {round_name}"
 
 
 def _rounds(
-  source: Source, plan: Plan, ledger: Ledger
-) -> Iterator[tuple[TeacherPlan, str, Iterator[Request], int]]:
-  """Teacher, name, requests and their number of each round, in its turn."""
+  source: RecordSource, plan: ExtractionPlan, ledger: Ledger
+) -> Iterator[tuple[TeacherPlan, str, Callable[[], Iterator[Request]]]]:
+  """Teacher, name and requests (by what the ledger holds) of each round."""
   asked = [
-    (own, Questions(plan, own, ledger))
-    for own in plan.teachers
-    if not own.knows_records
+    (teacher_plan, PlannedRequests(plan, teacher_plan, ledger))
+    for teacher_plan in plan.prompted_teachers
   ]
-  for own, questions in asked:
-    total = source.count * own.samples
-    yield own, "first", questions.first(source.read()), total
+  for teacher_plan, planned in asked:
+    yield teacher_plan, "first", lambda p=planned: p.first(source.read())
     for number in range(1, plan.retry_unparsed + 1):
-      total = sum(1 for _ in questions.again(source.read()))
-      if total:
-        wanted = questions.again(source.read())
-        yield own, f"retry {number}", wanted, total
+      name = f"retry {number}"
+      yield teacher_plan, name, lambda p=planned: p.again(source.read())
   if plan.choose.gold == "rationalise":
-    for own, questions in asked:
-      answered = functools.partial(_answered, source, plan, ledger)
-      total = sum(1 for _ in questions.with_gold_label(answered()))
-      if total:
-        wanted = questions.with_gold_label(answered())
-        yield own, "rationalise", wanted, total
-
-
-@contextlib.asynccontextmanager
-async def _connected(teacher_plan: TeacherPlan):
-  teacher = teacher_plan.teacher.connect()  # type: ignore[union-attr]
-  try:
-    yield teacher
-  finally:
-    await teacher.close()
-
-
-def _stopped(summaries: dict[str, dict[str, request_loop.Summary]]) -> str:
-  for rounds in summaries.values():
-    for summary in rounds.values():
-      if summary.stopped:
-        return summary.reason
-  return ""
+    for teacher_plan, planned in asked:
+      yield (
+        teacher_plan,
+        "rationalise",
+        lambda p=planned: p.with_gold_label(_answered(source, plan, ledger)),
+      )
 
 
 # --- writing -----------------------------------------------------------------
 
 
 def chosen_records(
-  source: Source, plan: Plan, ledger: Ledger
+  source: RecordSource, plan: ExtractionPlan, ledger: Ledger
 ) -> Iterator[Record]:
   """The records with the rationales that the answers so far give them."""
   same_answer = functools.partial(parsing.same_answer, plan.prompt)
@@ -295,32 +286,35 @@ def chosen_records(
 
 
 def _answered(
-  source: Source, plan: Plan, ledger: Ledger
-) -> Iterator[tuple[Record, list[Answer]]]:
+  source: RecordSource, plan: ExtractionPlan, ledger: Ledger
+) -> Iterator[tuple[Record, list[TeacherAnswer]]]:
   """The records with the answers of all teachers."""
-  of_teachers = [
-    Questions(plan, own, ledger).answers(source.read()) for own in plan.teachers
+  by_teacher = [
+    PlannedRequests(plan, teacher_plan, ledger).answers(source.read())
+    for teacher_plan in plan.teachers
   ]
-  for of_record in zip(*of_teachers):
-    answers = [answer for _, given in of_record for answer in given]
-    yield of_record[0][0], answers
+  for answered in zip(*by_teacher):
+    yield answered[0][0], [a for _, answers in answered for a in answers]
 
 
-def _check_answered(source: Source, plan: Plan, ledger: Ledger) -> None:
+def _check_answered(
+  source: RecordSource, plan: ExtractionPlan, ledger: Ledger
+) -> None:
   """Raises UserError if there is nothing to write but questions."""
   for _, answers in _answered(source, plan, ledger):
     if any(answer.parsed.status != UNANSWERED for answer in answers):
       return
   raise UserError(
-    f"{str(ledger.path)!r} holds no answer to these requests; the flags must be"
-    " those that they were asked with (model, prompt, style, samples,"
-    " temperature, ...; see the folder's run.json)"
+    f"{str(ledger.path)!r} holds no answer to these requests; model, prompt,"
+    " style, samples, temperature and so on must be those that they were asked"
+    " with (see the folder's run.json)",
+    fields=("Endpoint.model", "prompt"),
   )
 
 
 def _write(
-  source: Source,
-  plan: Plan,
+  source: RecordSource,
+  plan: ExtractionPlan,
   ledger: Ledger,
   paths: Sequence[pathlib.Path],
   prices: Prices,
@@ -328,7 +322,7 @@ def _write(
   same_answer = functools.partial(parsing.same_answer, plan.prompt)
   counted = counting.Quality(same_answer=same_answer, cost=prices.cost)
   sample = PageSample(same_answer=same_answer)
-  with open_outputs(paths) as write:
+  with open_writers(paths) as write:
     for record in chosen_records(source, plan, ledger):
       write(record)
       counted.add(record)
@@ -337,11 +331,11 @@ def _write(
 
 
 def _description(
-  source: Source,
-  plan: Plan,
-  summaries: dict[str, dict[str, request_loop.Summary]],
+  source: RecordSource,
+  plan: ExtractionPlan,
+  summaries: Summaries,
 ) -> dict[str, Any]:
-  """What made the files: everything but keys, which nothing here knows."""
+  """What made the files: everything but API keys, which are unknown here."""
   return {
     "dss_jax": dss_jax.__version__,
     "python": platform.python_version(),
@@ -357,7 +351,9 @@ def _description(
     "retry_unparsed": plan.retry_unparsed,
     "retry_temperature": plan.retry_temperature,
     "choose": dataclasses.asdict(plan.choose),
-    "teachers": [_teacher_description(each) for each in plan.teachers],
+    "teachers": [
+      _teacher_description(teacher_plan) for teacher_plan in plan.teachers
+    ],
     "asked": {
       name: {key: dataclasses.asdict(value) for key, value in rounds.items()}
       for name, rounds in summaries.items()
@@ -373,7 +369,7 @@ def _teacher_description(plan: TeacherPlan) -> dict[str, Any]:
     return known
   if dataclasses.is_dataclass(teacher) and not isinstance(teacher, type):
     known = dataclasses.asdict(teacher)
-    # Some give the key itself in its place.
+    # Some users write the key itself in its place.
     known.pop("api_key_env", None)
   return {
     **known,
@@ -395,8 +391,9 @@ def _make(folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(
-      f"--output_dir is {str(folder)!r}, where no folder can be made:"
-      f" {error.strerror}"
+      f"output_dir is {str(folder)!r}, where no folder can be made:"
+      f" {error.strerror}",
+      fields="output_dir",
     ) from None
 
 

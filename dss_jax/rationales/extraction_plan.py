@@ -1,28 +1,131 @@
-"""What a run of stage 1 is to do: whom to ask, how often, and what to keep."""
+"""The options of stage 1: whom to ask, how, how often, and what to keep.
+
+Nothing heavy is imported here, since the command line makes its flags of these
+classes.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
-from dss_jax.datasets.records import MAX_RATIONALES
-from dss_jax.datasets.records.record import MAX_WEIGHT
-from dss_jax.rationales.asking.request_loop import AskOptions
-from dss_jax.rationales.choosing import ChooseOptions
-from dss_jax.rationales.parsing import check_parser
-from dss_jax.rationales.prompts import STYLES, Prompt
-from dss_jax.rationales.requests import Sampling
-from dss_jax.rationales.teachers import RecordTeacher, Teacher
+from dss_jax.rationales.requests import STYLES, Sampling
+
+if TYPE_CHECKING:
+  from dss_jax.rationales.prompts import Prompt
+  from dss_jax.rationales.teachers import RecordTeacher, Teacher
+
+# Each request under way is a connection; systems allow a process few more.
+_MAX_CONCURRENCY = 4096
 
 
-class Reachable(Protocol):
-  """A teacher that is asked in words, before a connection is needed.
+@dataclasses.dataclass(frozen=True)
+class AskOptions:
+  """How to ask a teacher.
+
+  Attributes:
+    concurrency: most requests under way at once.
+    requests_per_minute: the provider's limit on requests, if there is one.
+    tokens_per_minute: the provider's limit on tokens read and written, if there
+      is one. A request counts with an estimate until its answer arrives.
+    timeout_s: longest wait for one answer, to its last byte, in seconds.
+    max_attempts: failures after which a request is given up. Being asked too
+      often (HTTP 429) counts for a tenth, a failed probe for nothing.
+    max_cost: stop before the money spent on everything in the ledger, and on
+      what is under way, exceeds this; in the currency of the price table.
+    retry_failed: ask again what earlier runs gave up or saw rejected.
+    give_up_after_s: stop when every attempt has failed for this long, in
+      seconds.
+    backoff_s: wait after a first failure, in seconds; it doubles with each
+      further one.
+    max_backoff_s: longest such wait, in seconds.
+    max_retry_after_s: longest wait that a server may ask for, in seconds.
+    stop_after_rejections: stop when this many requests were rejected and none
+      was answered, since something is then wrong with all of them.
+    seed: seed of the random part of waits.
+  """
+
+  concurrency: int = 8
+  requests_per_minute: float | None = None
+  tokens_per_minute: float | None = None
+  timeout_s: float = 120.0
+  max_attempts: int = 8
+  max_cost: float | None = None
+  retry_failed: bool = False
+  give_up_after_s: float = 1800.0
+  backoff_s: float = 1.0
+  max_backoff_s: float = 60.0
+  max_retry_after_s: float = 300.0
+  stop_after_rejections: int = 50
+  seed: int | None = None
+
+  def __post_init__(self):
+    checks.in_range(
+      "AskOptions.concurrency", self.concurrency, 1, _MAX_CONCURRENCY
+    )
+    for name in ("max_attempts", "stop_after_rejections"):
+      checks.in_range(f"AskOptions.{name}", getattr(self, name), 1)
+    for name in (
+      "requests_per_minute",
+      "tokens_per_minute",
+      "timeout_s",
+      "give_up_after_s",
+      "backoff_s",
+    ):
+      checks.positive(f"AskOptions.{name}", getattr(self, name), or_none=True)
+    checks.in_range("AskOptions.max_cost", self.max_cost, 0, or_none=True)
+
+
+_CHOICES = {
+  "vote": ("none", "majority"),
+  "keep": ("all", "majority", "one"),
+  "gold": ("keep", "drop", "rationalise"),
+  "keep_completions": ("unparsed", "all", "none"),
+  "earlier": ("drop", "keep"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ChooseOptions:
+  """Which answers become rationales of a record, and with which weights.
+
+  Attributes:
+    vote: "majority" multiplies a rationale's weight by its label's share of the
+      votes, which is 0 for answers without a vote; "none" leaves the teacher's
+      weight.
+    keep: which rationales stay: of "all" answers, usable or not; of those for
+      the "majority"'s label; or the "one" of the greatest weight. If no answer
+      is usable, all are kept, for their statuses.
+    gold: what becomes of rationales that argue against a record's gold label:
+      "keep" them, "drop" them, or drop them and "rationalise": ask the teacher
+      for a rationale of the given label where no other is left.
+    keep_completions: the raw texts kept in the records: those of "unparsed"
+      answers (whose status is not "ok"), of "all", or of "none". The ledger
+      has them all.
+    earlier: whether to "keep" the rationales that a record came with, in front,
+      or to "drop" them.
+  """
+
+  vote: str = "majority"
+  keep: str = "all"
+  gold: str = "keep"
+  keep_completions: str = "unparsed"
+  earlier: str = "drop"
+
+  def __post_init__(self):
+    for name, allowed in _CHOICES.items():
+      checks.one_of(f"ChooseOptions.{name}", getattr(self, name), allowed)
+
+
+class Connectable(Protocol):
+  """A teacher that is sent prompts, before a connection is needed.
 
   Attributes:
     name: the `source` of its rationales.
     model: the `model` of requests meant for it.
-    weight: weight of its rationales beside other teachers'.
+    weight: weight of its rationales relative to other teachers'.
   """
 
   @property
@@ -45,7 +148,23 @@ class Reachable(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Endpoint:
-  """Where an OpenAI-compatible endpoint is; see `teachers.openai_endpoint`."""
+  """Where an OpenAI-compatible endpoint is, and what it expects.
+
+  Attributes:
+    name: the `source` of its rationales.
+    model: the model's name, as the endpoint knows it.
+    weight: weight of its rationales relative to other teachers'.
+    base_url: address of the endpoint, such as http://127.0.0.1:8000/v1; None is
+      OpenAI's own.
+    api_key_env: environment variable that holds the key; a server on this
+      machine needs none.
+    api_version: the `api-version` of every request, for Azure.
+    timeout_s: longest wait for one answer, to its last byte, in seconds.
+    max_tokens_field: the endpoint's name for the field `max_tokens`:
+      "max_tokens" or "max_completion_tokens".
+    omit_fields: fields of requests that the endpoint does not accept and that
+      are therefore not sent, such as temperature and stop.
+  """
 
   name: str
   model: str
@@ -58,19 +177,14 @@ class Endpoint:
   omit_fields: tuple[str, ...] = ()
 
   def connect(self) -> Teacher:
-    """See `Reachable.connect`."""
+    """See `Connectable.connect`."""
     from dss_jax.rationales.teachers.openai_endpoint import OpenAIEndpoint
 
     return OpenAIEndpoint(
-      self.name,
-      self.model,
-      self.base_url,
-      api_key_env=self.api_key_env,
-      weight=self.weight,
-      timeout_s=self.timeout_s,
-      api_version=self.api_version,
-      max_tokens_field=self.max_tokens_field,
-      omit_fields=self.omit_fields,
+      **{
+        field.name: getattr(self, field.name)
+        for field in dataclasses.fields(self)
+      }
     )
 
 
@@ -79,38 +193,32 @@ class TeacherPlan:
   """One teacher and what it is asked.
 
   Attributes:
-    teacher: who answers; one that knows records is not asked in words, and
-      nothing below matters.
-    style: "completion" (one text to go on from) or "chat" (turns).
-    samples: answers wanted per record.
-    sampling: how they are drawn.
+    teacher: who answers. A teacher that knows records is sent no prompt, and
+      the other fields do not matter.
+    style: form of the prompt: "chat" (exemplars as turns) or "completion" (one
+      text).
+    samples: answers wanted per record; they vote.
+    sampling: how answers are drawn.
     ask: concurrency, limits and patience.
   """
 
-  teacher: Reachable | RecordTeacher
+  teacher: Connectable | RecordTeacher
   style: str = "chat"
   samples: int = 1
   sampling: Sampling = dataclasses.field(default_factory=Sampling)
   ask: AskOptions = dataclasses.field(default_factory=AskOptions)
 
   def __post_init__(self):
-    if self.style not in STYLES:
-      raise UserError(
-        f"style is {self.style!r}; allowed: {', '.join(STYLES)} (--style)"
-      )
-    if not 1 <= self.samples <= MAX_RATIONALES:
-      raise UserError(
-        f"--samples is {self.samples}; allowed: 1 to {MAX_RATIONALES}, which a"
-        " record can hold"
-      )
-    if not 0 <= self.teacher.weight <= MAX_WEIGHT:
-      raise UserError(
-        f"--weight is {self.teacher.weight}; allowed: finite numbers from 0"
-      )
+    from dss_jax.datasets.records.record import MAX_RATIONALES, MAX_WEIGHT
+
+    checks.one_of("TeacherPlan.style", self.style, STYLES)
+    checks.in_range("TeacherPlan.samples", self.samples, 1, MAX_RATIONALES)
+    checks.in_range("Endpoint.weight", self.teacher.weight, 0, MAX_WEIGHT)
     if self.samples > 1 and self.sampling.temperature == 0:
       raise UserError(
-        f"{self.samples} samples at temperature 0 would be the same answer"
-        f" {self.samples} times: raise --temperature, or lower --samples to 1"
+        f"samples is {self.samples} and temperature is 0, which would draw the"
+        " same answer each time; raise temperature, or lower samples to 1",
+        fields=("TeacherPlan.samples", "Sampling.temperature"),
       )
 
   @property
@@ -120,17 +228,18 @@ class TeacherPlan:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-  """Everything that decides which records come out.
+class ExtractionPlan:
+  """Everything that decides which records come out of stage 1.
 
   Attributes:
     prompt: exemplars and formats.
     teachers: whom to ask; each is asked about every record.
-    parser: "tolerant", or "official" for the released completions.
+    parser: how completions are read: "tolerant", or "official" for released
+      completions, exactly as the paper's code reads them.
     retry_unparsed: how many further samples replace an answer that cannot be
       read.
-    retry_temperature: lowest temperature of those, since at 0 the same answer
-      would come again.
+    retry_temperature: lowest temperature of those samples, since at 0 the same
+      answer would come again.
     choose: votes, gold labels, what is kept.
   """
 
@@ -141,34 +250,40 @@ class Plan:
   retry_temperature: float = 0.7
   choose: ChooseOptions = dataclasses.field(default_factory=ChooseOptions)
 
+  @property
+  def prompted_teachers(self) -> tuple[TeacherPlan, ...]:
+    """The teachers that are sent prompts, since they do not know records."""
+    return tuple(plan for plan in self.teachers if not plan.knows_records)
+
   def __post_init__(self):
+    from dss_jax.rationales.parsing import check_parser
+
     if not self.teachers:
-      raise UserError("no teacher is named (--model, --teacher or --teachers)")
+      raise UserError(
+        "no teacher is named", fields=("model", "teacher", "teachers")
+      )
     names = [plan.teacher.name for plan in self.teachers]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
       raise UserError(
-        f"two teachers are called {twice[0]!r}; rationales are told apart by"
-        " that name, so give each its own"
+        f"two teachers are called {twice[0]!r}; their rationales are told apart"
+        " by that name, so give each its own",
+        fields="Endpoint.name",
       )
     asked = [
       (plan.teacher.model, plan.style, plan.sampling)
-      for plan in self.teachers
-      if not plan.knows_records
+      for plan in self.prompted_teachers
     ]
     if any(asked.count(same) > 1 for same in asked):
       raise UserError(
-        "two teachers have the same model, style and sampling: their answers"
-        " would be the same ones twice; change one's seed, say (--teachers)"
+        "two teachers have the same model, style and sampling, so their answers"
+        " would be the same; give one of them another seed",
+        fields="teachers",
       )
     check_parser(self.prompt, self.parser)
-    if not 0 <= self.retry_unparsed <= 100:
-      raise UserError(
-        f"retry_unparsed is {self.retry_unparsed}; allowed: 0 to 100"
-        " (--retry_unparsed)"
-      )
-    if not 0 < self.retry_temperature <= 2:
-      raise UserError(
-        f"retry_temperature is {self.retry_temperature}; allowed: above 0, to 2"
-        " (--retry_temperature)"
-      )
+    checks.in_range(
+      "ExtractionPlan.retry_unparsed", self.retry_unparsed, 0, 100
+    )
+    checks.positive(
+      "ExtractionPlan.retry_temperature", self.retry_temperature, most=2
+    )

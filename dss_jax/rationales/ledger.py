@@ -1,4 +1,4 @@
-"""The ledger: what was asked of teachers and what came of it, on disk.
+"""The ledger: what teachers were asked and what they answered, on disk.
 
 A SQLite file with two tables. An attempt is written before its request is
 sent; an outcome closes a request for good. Whatever happens to the process in
@@ -19,23 +19,23 @@ and nothing that a teacher needs to log in.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pathlib
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from dss_jax.base.errors import UserError
-from dss_jax.rationales.outcomes import (
+from dss_jax.rationales.requests import (
   ANSWERED,
   INTERRUPTED,
   Attempt,
-  ModelTotals,
+  Completion,
+  ModelUsage,
   Outcome,
-  Totals,
 )
-from dss_jax.rationales.requests import Completion
 
 # "DSSL" in ASCII; tells our files from other SQLite files.
 _APPLICATION_ID = 0x4453534C
@@ -89,11 +89,10 @@ _PUT_OUTCOME = (
 _SMALLEST = 512
 # SQLite's older bound on the parameters of a statement is 999.
 _KEYS_A_QUERY = 500
-_ROWS_A_PAGE = 1000
 
 
 class InUseError(UserError):
-  """Another process writes the ledger."""
+  """Another process has the ledger open for writing."""
 
 
 class Ledger:
@@ -136,8 +135,8 @@ class Ledger:
     """Keeps other processes from writing for as long as this one lives."""
     import fcntl
 
-    # Beside the ledger: SQLite's own locks on the file itself would be lost if
-    # anything else in this process closed it.
+    # A file next to the ledger: SQLite's own locks on the ledger itself would be
+    # lost if anything else in this process closed it.
     lock_path = self.path.with_name(self.path.name + ".lock")
     try:
       self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +178,7 @@ class Ledger:
       self._db.execute("PRAGMA synchronous = NORMAL")
       if not self._has_tables():
         self._create()
-      # Their process is gone: nobody knows whether they reached the provider.
+      # Their process is gone, and they may or may not have reached the provider.
       self._db.execute(
         "UPDATE attempts SET result = ? WHERE result IS NULL", (INTERRUPTED,)
       )
@@ -325,11 +324,8 @@ class Ledger:
 
   def get_many(self, keys: Iterable[str]) -> dict[str, Outcome]:
     """The outcomes of those of the keys that have one."""
-    found = {}
-    for row in self._rows_of(_OUTCOME_FIELDS, keys):
-      outcome = _outcome(row)
-      found[outcome.key] = outcome
-    return found
+    found = map(_outcome, self._outcome_fields(_OUTCOME_FIELDS, keys))
+    return {outcome.key: outcome for outcome in found}
 
   def settled(
     self, keys: Iterable[str], *, retry_failed: bool = False
@@ -337,13 +333,13 @@ class Ledger:
     """Those of the keys that need not be asked, with `Outcome.attempt`.
 
     Args:
-      keys: of requests.
+      keys: keys of requests.
       retry_failed: whether to ask again what was rejected or given up before
         this ledger was opened.
     """
     return {
       key: attempt
-      for key, kind, attempt in self._rows_of("key, kind, attempt", keys)
+      for key, kind, attempt in self._outcome_fields("key, kind, attempt", keys)
       if not retry_failed
       or kind == ANSWERED
       or (attempt is not None and attempt >= self.first_attempt)
@@ -351,84 +347,54 @@ class Ledger:
 
   def outcomes(self) -> Iterator[Outcome]:
     """All outcomes, in the order in which requests first ended."""
-    for row in self._pages("outcomes", _OUTCOME_FIELDS):
-      yield _outcome(row[1:])
+    query = f"SELECT {_OUTCOME_FIELDS} FROM outcomes ORDER BY id"
+    return map(_outcome, self._select(query))
 
   def attempts(self) -> Iterator[Attempt]:
     """All attempts, in order."""
-    fields = "key, teacher, started, ended, result, message"
-    for row in self._pages("attempts", fields):
-      number, key, teacher, started, ended, result, message = row
-      yield Attempt(
-        number=number,
-        id=f"{self.id}-{number}",
-        key=key,
-        teacher=teacher,
-        started=started,
-        ended=ended,
-        result=result,
-        message=message or "",
-      )
+    query = (
+      "SELECT id, key, teacher, started, ended, result, COALESCE(message, '')"
+      " FROM attempts ORDER BY id"
+    )
+    for number, *fields in self._select(query):
+      yield Attempt(number, f"{self.id}-{number}", *fields)
 
-  def totals(self) -> Totals:
-    """Counts over the whole ledger; reads all of it."""
-    self.flush()
-    with self._guard():
-      outcomes = dict(
-        self._db.execute("SELECT kind, COUNT(*) FROM outcomes GROUP BY kind")
-      )
-      attempts = dict(
-        self._db.execute(
-          "SELECT COALESCE(result, 'open') AS r, COUNT(*) FROM attempts"
-          " GROUP BY r"
-        )
-      )
-      models = {
-        model: ModelTotals(*numbers)
-        for model, *numbers in self._db.execute(
-          "SELECT model, COUNT(*), COALESCE(SUM(prompt_tokens), 0),"
-          " COALESCE(SUM(completion_tokens), 0),"
-          " SUM(prompt_tokens IS NULL OR completion_tokens IS NULL)"
-          " FROM outcomes WHERE kind = ? GROUP BY model ORDER BY model",
-          (ANSWERED,),
-        )
-      }
-    return Totals(outcomes, attempts, models)
+  def usage(self) -> dict[str, ModelUsage]:
+    """What each requested model answered, over the whole ledger."""
+    found = self._select(
+      "SELECT model, COUNT(*), COALESCE(SUM(prompt_tokens), 0),"
+      " COALESCE(SUM(completion_tokens), 0),"
+      " SUM(prompt_tokens IS NULL OR completion_tokens IS NULL)"
+      " FROM outcomes WHERE kind = ? GROUP BY model ORDER BY model",
+      (ANSWERED,),
+    )
+    return {model: ModelUsage(*numbers) for model, *numbers in found}
 
   def _one(self, query: str) -> tuple:
     return self._db.execute(query).fetchone()
 
-  def _rows_of(self, fields: str, keys: Iterable[str]) -> Iterator[tuple]:
-    """The fields of the outcomes of the keys."""
-    self.flush()
-    wanted = list(keys)
-    for start in range(0, len(wanted), _KEYS_A_QUERY):
-      some = wanted[start : start + _KEYS_A_QUERY]
+  def _outcome_fields(
+    self, fields: str, keys: Iterable[str]
+  ) -> Iterator[tuple]:
+    """The fields of the outcomes of the keys, as far as there are any."""
+    keys = iter(keys)
+    while some := list(itertools.islice(keys, _KEYS_A_QUERY)):
       marks = ", ".join("?" * len(some))
-      with self._guard():
-        rows = self._db.execute(
-          f"SELECT {fields} FROM outcomes WHERE key IN ({marks})", some
-        ).fetchall()
-      yield from rows
+      yield from self._select(
+        f"SELECT {fields} FROM outcomes WHERE key IN ({marks})", some
+      )
 
-  def _pages(self, table: str, fields: str) -> Iterator[tuple]:
-    """Rows (id, *fields) by id; the table may grow meanwhile."""
-    last = 0
-    while True:
-      self.flush()
-      with self._guard():
-        rows = self._db.execute(
-          f"SELECT id, {fields} FROM {table} WHERE id > ? ORDER BY id LIMIT ?",
-          (last, _ROWS_A_PAGE),
-        ).fetchall()
-      yield from rows
-      if len(rows) < _ROWS_A_PAGE:
-        return
-      last = rows[-1][0]
+  def _select(
+    self, query: str, parameters: Sequence[str] = ()
+  ) -> Iterator[tuple]:
+    """What a query finds, with everything that was noted until now."""
+    self.flush()
+    with self._guard():
+      yield from self._db.execute(query, parameters)
 
   @contextlib.contextmanager
   def _guard(self) -> Iterator[None]:
-    """Says in one line what SQLite finds wrong with the file."""
+    """Turns what SQLite finds wrong with the file into one line."""
     try:
       yield
     except sqlite3.ProgrammingError:
@@ -447,8 +413,8 @@ def _storable(text: str) -> str:
   return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _outcome(row: tuple) -> Outcome:
-  key, kind, attempt, teacher, model, seconds, unix, reason, *answer = row
+def _outcome(fields: tuple) -> Outcome:
+  key, kind, attempt, teacher, model, seconds, unix, reason, *answer = fields
   return Outcome(
     key=key,
     kind=kind,

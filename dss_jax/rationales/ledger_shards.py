@@ -1,8 +1,8 @@
 """One ledger in many shards, for runs of many processes and machines.
 
 A record belongs to the shard that the hash of its input names, whatever is
-asked about it, so equal requests meet in one shard. Whoever asks a shard opens
-it with `open_shard`, and there are two kinds:
+asked about it, so equal requests meet in one shard. A process opens a shard
+with `open_shard`, and there are two kinds:
 
 sqlite    FOLDER/shard-00003-of-00016.sqlite, an ordinary `Ledger`: nothing that
           was answered is lost by any end of a process, and a lock lets only one
@@ -35,17 +35,17 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError, one_line
 from dss_jax.rationales.ledger import InUseError, Ledger
-from dss_jax.rationales.outcomes import ANSWERED, Outcome
-from dss_jax.rationales.requests import Completion
+from dss_jax.rationales.requests import ANSWERED, Completion, Outcome
 
 KINDS = ("auto", "sqlite", "segments")
 MAX_SHARDS = 99_999
 
 _SHARD = re.compile(r"shard-\d{5}-of-(\d{5})\b")
 _SEGMENT = ".jsonl"
-# So often in a row may publishing fail before asking stops.
+# Failures to publish in a row after which asking stops.
 _MAX_FAILURES = 4
 
 
@@ -53,7 +53,7 @@ class Files(Protocol):
   """A file system, as far as segments need one."""
 
   def beginning_with(self, prefix: str) -> list[str]:
-    """Paths of the files whose paths begin so, folder included."""
+    """Paths of the files whose paths, with their folders, begin so."""
     ...
 
   def read(self, path: str) -> bytes: ...
@@ -76,13 +76,13 @@ def shard_name(shard: int, num_shards: int) -> str:
 
 def kind_of(kind: str, folder: str) -> str:
   """The kind for a folder: "auto" takes SQLite where the path has no scheme."""
-  if kind not in KINDS:
-    raise UserError(f"--ledger_kind is {kind!r}; allowed: {', '.join(KINDS)}")
+  checks.one_of("ledger_kind", kind, KINDS)
   remote = "://" in folder
   if kind == "sqlite" and remote:
     raise UserError(
-      f"--ledger_kind=sqlite needs a local folder, not {folder!r}; for that one"
-      " take segments"
+      f"ledger_kind sqlite needs a local folder, not {folder!r}; that one needs"
+      " segments",
+      fields="ledger_kind",
     )
   if kind == "auto":
     return "segments" if remote else "sqlite"
@@ -93,8 +93,8 @@ def check_num_shards(names: Iterable[str], wanted: int | None) -> int | None:
   """The number of shards that a ledger has, by the names in its folder.
 
   Args:
-    names: of the files in it.
-    wanted: by the user; None takes what is there.
+    names: names of the files in its folder.
+    wanted: the user's number; None takes the ledger's.
 
   Returns:
     The number; `wanted` for a new ledger.
@@ -102,8 +102,7 @@ def check_num_shards(names: Iterable[str], wanted: int | None) -> int | None:
   Raises:
     UserError: it has another number; its answers would not be found.
   """
-  if wanted is not None and not 1 <= wanted <= MAX_SHARDS:
-    raise UserError(f"--num_shards is {wanted}; allowed: 1 to {MAX_SHARDS}")
+  checks.in_range("num_shards", wanted, 1, MAX_SHARDS, or_none=True)
   found = {int(m[1]) for m in map(_SHARD.match, names) if m}
   if not found:
     return wanted
@@ -111,7 +110,8 @@ def check_num_shards(names: Iterable[str], wanted: int | None) -> int | None:
     counts = ", ".join(map(str, sorted(found)))
     raise UserError(
       f"the ledger has {counts} shards, not {wanted or 'one number of them'}:"
-      " leave out --num_shards, or name another --ledger_dir"
+      " leave num_shards out, or name another folder",
+      fields=("num_shards", "ledger_dir"),
     )
   return found.pop()
 
@@ -130,22 +130,24 @@ def open_shard(
   """A shard's ledger, open for writing.
 
   Args:
-    folder: of the whole ledger.
-    shard: from 0.
-    num_shards: of the whole ledger.
+    folder: folder of the whole ledger.
+    shard: number of the shard, from 0.
+    num_shards: number of shards of the whole ledger.
     kind: "sqlite" or "segments".
     files: the file system of segments.
-    patience_s: how long to wait for another process that writes the same file:
-      one that was given up may take a while to end.
-    publish_every_s: at most so old are answers that no segment holds.
+    patience_s: longest wait, in seconds, for another process that writes the
+      same file; one that was stopped may take a while to end.
+    publish_every_s: largest age, in seconds, of answers that no segment holds.
 
   Raises:
     UserError: as `Ledger`, and for a segment that cannot be read.
   """
   name = shard_name(shard, num_shards)
   if kind == "sqlite":
-    with _patiently(pathlib.Path(folder, f"{name}.sqlite"), patience_s) as own:
-      yield own
+    with _patiently(
+      pathlib.Path(folder, f"{name}.sqlite"), patience_s
+    ) as ledger:
+      yield ledger
     return
   with (
     tempfile.TemporaryDirectory(prefix="dss_jax-ledger-") as scratch,
@@ -174,9 +176,9 @@ class SegmentedLedger(Ledger):
   """A scratch ledger whose outcomes come from segments and go to new ones.
 
   Args:
-    path: of the scratch file, which is new.
+    path: the scratch file, which is new.
     prefix: what the paths of its segments begin with.
-    files: their file system.
+    files: the segments' file system.
     publish_every_s: seconds between segments.
   """
 
@@ -215,7 +217,7 @@ class SegmentedLedger(Ledger):
       self._new.append(outcome)
 
   def flush(self) -> None:
-    """See `Ledger.flush`; also tells that publishing keeps failing."""
+    """See `Ledger.flush`; also raises if publishing keeps failing."""
     super().flush()
     if len(self._failures) >= _MAX_FAILURES:
       raise self._failures[-1]
@@ -231,7 +233,7 @@ class SegmentedLedger(Ledger):
       super().close()
 
   def _restore(self, path: str) -> None:
-    """Takes a segment's outcomes."""
+    """Adds a segment's outcomes to the scratch ledger."""
     for number, line in enumerate(self._files.read(path).splitlines(), 1):
       try:
         # An attempt's number means nothing in another ledger.
@@ -239,7 +241,8 @@ class SegmentedLedger(Ledger):
       except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UserError(
           f"{path}:{number}: no outcome of a request; restore the file from a"
-          " copy, or name another --ledger_dir"
+          " copy, or name another folder",
+          fields="ledger_dir",
         ) from None
 
   def _keep_publishing(self) -> None:
@@ -263,8 +266,8 @@ class SegmentedLedger(Ledger):
       self._files.write(f"{self._prefix}-{name}", content)
     except Exception as error:  # each file system has its own
       raise UserError(
-        f"answers cannot be kept in {self._prefix}-*: {one_line(error)}"
-        " (--ledger_dir)"
+        f"answers cannot be kept in {self._prefix}-*: {one_line(error)}",
+        fields="ledger_dir",
       ) from None
     with self._mutex:
       del self._new[: len(outcomes)]

@@ -1,9 +1,9 @@
-"""What a teacher answered: rationale and answer, or why there are none.
+"""Parsing: a completion becomes a rationale and an answer, or a reason why not.
 
 The answer itself is read by `dss_jax.datasets.answers`, as in the released
-completions. Here is what only completions of one's own teachers have: refusals,
-known truncation, and the habits of chat models, which repeat the question,
-think aloud in tags and set the answer in bold type.
+completions. This module handles what only new completions have: refusals, known
+truncation, and the habits of chat models, which repeat the question, think
+aloud in tags and set the answer in bold type.
 
 Statuses are those of `dss_jax.datasets.completions`, and
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import answers, arithmetic, completions
 from dss_jax.datasets.answers import Parsed
@@ -25,8 +26,8 @@ from dss_jax.rationales.requests import Completion
 STATUSES = (*completions.STATUSES, "refused")
 PARSERS = ("tolerant", "official")
 
-# What providers call the end that they chose, and the end at max_tokens. An
-# unknown word leaves it to the text itself.
+# Providers' words for an end that the model chose, an end at max_tokens, and a
+# refusal. With another word, the text itself shows how it ended.
 _ENDED = ("stop", "end_turn", "stop_sequence", "eos", "eos_token")
 _CUT_OFF = ("length", "max_tokens", "max_output_tokens")
 _REFUSED = ("content_filter", "refusal", "safety")
@@ -34,7 +35,7 @@ _REFUSED = ("content_filter", "refusal", "safety")
 # The dataset whose official parser reads a prompt's completions.
 _OFFICIAL = {"cqa": "cqa", "svamp": "svamp", "esnli": "esnli", "anli": "anli1"}
 
-# A record holds neither NUL nor halves of characters.
+# A record holds neither NUL nor halves of surrogate pairs.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _THOUGHT_BEGIN, _THOUGHT_END = "<think>", "</think>"
 # Emphasis begins before a word and ends behind one; `2 ** 3` and `9**9` do not.
@@ -58,9 +59,9 @@ def parse(
   """Reads a completion; never raises because of what is in it.
 
   Args:
-    prompt: that was asked with.
-    record: that was asked about; it holds the choices.
-    completion: what came back.
+    prompt: the prompt that was sent.
+    record: the record that it was about, which holds the choices.
+    completion: what the teacher answered.
     parser: "tolerant", or "official" for exactly what the paper's code does
       (only for prompts of the released datasets, by their names).
 
@@ -84,10 +85,10 @@ def parse(
     is_cut_off = True
   elif ended in _ENDED:
     is_cut_off = False
-  text = _own_words(prompt, record, text)
+  text = _answer_text(prompt, record, text)
   if not text.strip():
     return Parsed("", None, "truncated" if is_cut_off else "empty")
-  # Choices come from the record, whose facts nobody has checked.
+  # Choices come from the record, whose facts are unchecked.
   choices = [_storable(choice) for choice in choices_of(record)]
   parsed = answers.read(prompt.form, text, choices, is_cut_off=is_cut_off)
   if parsed.status == "no_marker" and _REFUSAL.match(text.lstrip()):
@@ -97,14 +98,12 @@ def parse(
 
 def check_parser(prompt: Prompt, parser: str) -> None:
   """Raises UserError if there is no such parser for the prompt."""
-  if parser not in PARSERS:
-    raise UserError(
-      f"parser is {parser!r}; allowed: {', '.join(PARSERS)} (--parser)"
-    )
+  checks.one_of("ExtractionPlan.parser", parser, PARSERS)
   if parser == "official" and prompt.name not in _OFFICIAL:
     raise UserError(
       f"there is no official parser for prompt {prompt.name!r}, only for"
-      f" {', '.join(_OFFICIAL)}; use --parser=tolerant"
+      f" {', '.join(_OFFICIAL)}; set parser to tolerant",
+      fields="ExtractionPlan.parser",
     )
 
 
@@ -112,7 +111,7 @@ def _storable(text: str) -> str:
   return _UNSTORABLE.sub("\ufffd", text[:MAX_FIELD_CHARS])
 
 
-def _own_words(prompt: Prompt, record: Record, text: str) -> str:
+def _answer_text(prompt: Prompt, record: Record, text: str) -> str:
   """The text without thoughts, the repeated question, and bold type."""
   if _THOUGHT_END in text:
     text = text.rpartition(_THOUGHT_END)[2]
@@ -127,20 +126,21 @@ def _own_words(prompt: Prompt, record: Record, text: str) -> str:
 def _without_question(prompt: Prompt, record: Record, text: str) -> str:
   """The text without a repetition of the question before it, and without "A:".
 
-  Only of this record's own question, with the "Q:" before it: others are those
-  that a teacher invents, and what follows them answers something else; and
-  without "Q:", the question's words may be the rationale's first step.
+  Only a repetition of this record's question, with "Q:" before it, is removed:
+  another question is one that the teacher invented, and what follows it answers
+  something else. Without "Q:", the question's words may be the rationale's first
+  step.
   """
   head = prompt.form.next_exemplar
-  own: list[str] = []
+  question: list[str] = []
   if head and text.lstrip().startswith(head):
     try:
       shown = prompt.input_text(record).removesuffix(prompt.lead)
     except UserError:
       shown = ""
-    own = [line.strip() for line in shown.split("\n")]
+    question = [line.strip() for line in shown.split("\n")]
   lead = prompt.lead if prompt.lead != prompt.answer_marker else ""
-  rest = _after_lines(text, [line for line in own if line])
+  rest = _after_lines(text, [line for line in question if line])
   begins = rest.lstrip()
   return begins[len(lead) :] if lead and begins.startswith(lead) else rest
 
@@ -171,8 +171,9 @@ def same_answer(prompt_or_kind: Prompt | str, first: str, second: str) -> bool:
     second: another.
 
   Returns:
-    For expressions and numbers whether both have the same value (what has none
-    is no answer); else whether they are equal up to case and space.
+    For expressions and numbers, whether both have the same value (a label
+    without a value is no answer); else whether they are equal up to case and
+    space.
   """
   key = answer_key(prompt_or_kind, first)
   if _is_arithmetic(prompt_or_kind) and key.startswith("?"):

@@ -5,10 +5,11 @@ Rounds, each a function of the records and of what the ledger holds:
 1. `samples` answers per record;
 2. in place of each that cannot be read a further sample, up to
    `retry_unparsed` times;
-3. for records without a rationale for the gold label, if that is wished, one
-   by the teacher who is told that label; another teacher's, if it gives none.
+3. for records without a rationale for the gold label, where the plan says
+   "rationalise", a request that shows the teacher this label, made to one
+   teacher after the other until one writes such a rationale.
 
-A run goes on by making the same rounds again: what the ledger holds is not
+A run continues by making the same rounds again: what the ledger holds is not
 asked again, what it lacks is.
 """
 
@@ -23,33 +24,37 @@ from dss_jax.base.errors import UserError
 from dss_jax.datasets.completions import Parsed
 from dss_jax.datasets.records import Record
 from dss_jax.rationales import choosing, parsing
-from dss_jax.rationales.extraction_plan import Plan, TeacherPlan
+from dss_jax.rationales.extraction_plan import ExtractionPlan, TeacherPlan
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.outcomes import Outcome
-from dss_jax.rationales.requests import Completion, Request
-from dss_jax.rationales.votes import UNANSWERED, UNASKED, UNKNOWN, Answer
+from dss_jax.rationales.requests import Completion, Outcome, Request
+from dss_jax.rationales.teacher_answers import (
+  UNANSWERED,
+  UNASKED,
+  UNKNOWN,
+  TeacherAnswer,
+)
 
 # A record and what has been answered about it.
-Answered = tuple[Record, list[Answer]]
+Answered = tuple[Record, list[TeacherAnswer]]
 
 # Records whose answers are looked up at once.
 _CHUNK = 128
 
 
-class Questions:
+class PlannedRequests:
   """The requests to one teacher, and its answers.
 
   Args:
-    plan: what is wished of all teachers.
-    teacher_plan: what is wished of this one.
-    ledger: what it was asked and answered so far; None if it knows records.
+    plan: what all teachers are asked.
+    teacher_plan: what this teacher is asked.
+    ledger: what it answered so far; None if it knows records.
   """
 
   def __init__(
-    self, plan: Plan, teacher_plan: TeacherPlan, ledger: Ledger | None
+    self, plan: ExtractionPlan, teacher_plan: TeacherPlan, ledger: Ledger | None
   ):
     self._plan = plan
-    self._own = teacher_plan
+    self._teacher_plan = teacher_plan
     self._ledger = ledger
     self._same_answer = functools.partial(parsing.same_answer, plan.prompt)
 
@@ -72,14 +77,14 @@ class Questions:
       raise UserError(f"no record fits the prompt; the first: {misfit}")
 
   def again(self, records: Iterable[Record]) -> Iterator[Request]:
-    """The further samples that answers which cannot be read call for."""
+    """The further samples that replace answers which cannot be read."""
     if not self._plan.retry_unparsed:
       return
-    for _, pairs in self._looked_up(records):
-      for request, answer in pairs:
+    for _, asked in self._looked_up(records):
+      for request, answer in asked:
         if (
           request is not None
-          and request.sample >= self._own.samples
+          and request.sample >= self._teacher_plan.samples
           and answer.parsed.status == UNANSWERED
         ):
           yield request
@@ -88,8 +93,8 @@ class Questions:
     """Asks for a rationale for the gold label where there is none.
 
     Args:
-      answered: records with the answers of all teachers; those that have not
-        been asked everything yet are passed over.
+      answered: records with the answers of all teachers. A record about which
+        something is still to be asked is passed over.
     """
     if self._plan.choose.gold != "rationalise":
       return
@@ -105,61 +110,63 @@ class Questions:
 
   def answers(self, records: Iterable[Record]) -> Iterator[Answered]:
     """Each record with its answers so far, in the order of their samples."""
-    if self._own.knows_records:
+    if self._teacher_plan.knows_records:
       for record in records:
         yield record, [self._known_answer(record)]
       return
-    for record, pairs in self._looked_up(records):
-      yield record, [answer for _, answer in pairs]
+    for record, asked in self._looked_up(records):
+      yield record, [answer for _, answer in asked]
 
   def _looked_up(
     self, records: Iterable[Record]
-  ) -> Iterator[tuple[Record, list[tuple[Request | None, Answer]]]]:
+  ) -> Iterator[tuple[Record, list[tuple[Request | None, TeacherAnswer]]]]:
     """Each record with its requests and their answers.
 
     Sample `samples` + i is there if sample i cannot be read, and so on.
     """
     records = iter(records)
     while chunk := list(itertools.islice(records, _CHUNK)):
-      pairs: list[list[tuple[Request | None, Answer]]] = [[] for _ in chunk]
+      asked: list[list[tuple[Request | None, TeacherAnswer]]] = [
+        [] for _ in chunk
+      ]
       wanted: list[tuple[int, Request]] = []
       for i, record in enumerate(chunk):
         try:
           wanted += [(i, request) for request in self._samples(record)]
         except UserError as error:
           answer = self._answer("", UNASKED, reason=str(error))
-          pairs[i].append((None, answer))
+          asked[i].append((None, answer))
       for retry in range(self._plan.retry_unparsed + 1):
         outcomes = self._outcomes(wanted)
         unreadable = []
         for i, request in wanted:
           answer = self._read(chunk[i], request, outcomes.get(request.key))
-          pairs[i].append((request, answer))
+          asked[i].append((request, answer))
           if retry < self._plan.retry_unparsed and _is_unreadable(answer):
             unreadable.append((i, self._next_sample(request)))
         wanted = unreadable
-      self._add_rationalisations(chunk, pairs)
-      yield from zip(chunk, pairs)
+      self._add_rationalisations(chunk, asked)
+      yield from zip(chunk, asked)
 
   def _add_rationalisations(
     self,
     chunk: Sequence[Record],
-    pairs: Sequence[list[tuple[Request | None, Answer]]],
+    asked: Sequence[list[tuple[Request | None, TeacherAnswer]]],
   ) -> None:
-    """Adds those that the ledger holds."""
+    """Adds the answers to rationalisations that the ledger holds."""
     if self._plan.choose.gold != "rationalise":
       return
-    given = [
+    rationalisations = [
       (i, request)
       for i, record in enumerate(chunk)
       if (request := self._rationalisation(record))
     ]
-    outcomes = self._outcomes(given)
-    for i, request in given:
+    outcomes = self._outcomes(rationalisations)
+    for i, request in rationalisations:
       if request.key in outcomes:
         answer = self._read(chunk[i], request, outcomes[request.key])
         answer = dataclasses.replace(answer, rationalised=True)
-        pairs[i].append((request, answer))
+        asked[i].append((request, answer))
 
   def _outcomes(
     self, wanted: Iterable[tuple[int, Request]]
@@ -169,7 +176,7 @@ class Questions:
 
   def _read(
     self, record: Record, request: Request, outcome: Outcome | None
-  ) -> Answer:
+  ) -> TeacherAnswer:
     if outcome is None:
       return self._answer(request.key, UNANSWERED, sample=request.sample)
     if outcome.completion is None:
@@ -191,10 +198,10 @@ class Questions:
       unix=outcome.unix,
     )
 
-  def _known_answer(self, record: Record) -> Answer:
-    """Of a teacher that knows records."""
-    key = f"{self._own.teacher.model}/{record.id}"
-    completion: Completion | None = self._own.teacher.answer(record)  # type: ignore[union-attr]
+  def _known_answer(self, record: Record) -> TeacherAnswer:
+    """The answer of a teacher that knows records."""
+    key = f"{self._teacher_plan.teacher.model}/{record.id}"
+    completion: Completion | None = self._teacher_plan.teacher.answer(record)  # type: ignore[union-attr]
     if completion is None:
       return self._answer(key, UNKNOWN)
     parsed = parsing.parse(
@@ -202,10 +209,10 @@ class Questions:
     )
     return self._answer(key, parsed, completion=completion)
 
-  def _answer(self, key: str, parsed: Parsed | str, **known) -> Answer:
-    """An answer; a mere status stands for one that did not come."""
-    teacher = self._own.teacher
-    return Answer(
+  def _answer(self, key: str, parsed: Parsed | str, **known) -> TeacherAnswer:
+    """An answer; a bare status stands for an answer that did not come."""
+    teacher = self._teacher_plan.teacher
+    return TeacherAnswer(
       request_key=key,
       teacher=teacher.name,
       model=teacher.model,
@@ -224,30 +231,30 @@ class Questions:
     Raises:
       UserError: the record does not fit the prompt.
     """
-    own = self._own
+    plan = self._teacher_plan
     return self._plan.prompt.request(
       record,
-      style=own.style,
-      model=own.teacher.model,
-      sampling=own.sampling,
+      style=plan.style,
+      model=plan.teacher.model,
+      sampling=plan.sampling,
       label=label,
     )
 
   def _samples(self, record: Record) -> list[Request]:
-    """The first round's; raises as `_request`."""
+    """The requests of the first round; raises as `_request` does."""
     request = self._request(record)
     return [
       dataclasses.replace(request, sample=sample)
-      for sample in range(self._own.samples)
+      for sample in range(self._teacher_plan.samples)
     ]
 
   def _next_sample(self, request: Request) -> Request:
-    """What is asked if the answer to a request cannot be read."""
+    """The request to make if the answer to this one cannot be read."""
     # At temperature 0 the same answer would come again.
     warm = max(request.sampling.temperature, self._plan.retry_temperature)
     return dataclasses.replace(
       request,
-      sample=request.sample + self._own.samples,
+      sample=request.sample + self._teacher_plan.samples,
       sampling=dataclasses.replace(request.sampling, temperature=warm),
     )
 
@@ -260,7 +267,7 @@ class Questions:
       return None
 
 
-def _is_unreadable(answer: Answer) -> bool:
+def _is_unreadable(answer: TeacherAnswer) -> bool:
   """Whether another sample may do better."""
   return (
     answer.completion is not None

@@ -1,4 +1,4 @@
-"""What answers cost, from a table that the user can edit.
+"""Prices of models, from a table that the user can extend.
 
 The packaged table, prices.toml, holds a few list prices as examples. Prices
 change: check them against the provider's page, and keep your own in a file of
@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import math
 import os
 import pathlib
 import re
-import tomllib
 from collections.abc import Mapping
 from typing import Any
 
+from dss_jax.base import value_types
 from dss_jax.base.errors import UserError
+from dss_jax.rationales.requests import ModelUsage
+from dss_jax.rationales.toml_files import read_toml
 
 _PACKAGED = pathlib.Path(__file__).with_name("prices.toml")
-_MAX_BYTES = 2**20
 _PER = 1_000_000
 # gpt-4.1-2025-04-14, gpt-4-0613, gemini-2.0-flash-001, some-model@20250101.
 _REVISION = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{3,8}|-latest|@[\w.-]+)$")
@@ -28,11 +28,11 @@ _REVISION = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{3,8}|-latest|@[\w.-]+)$")
 
 @dataclasses.dataclass(frozen=True)
 class Price:
-  """Of a model, in US dollars (or whatever the table is in) a million tokens.
+  """The price of a model's tokens, a million of them, in the table's currency.
 
   Attributes:
-    prompt: for tokens read.
-    completion: for tokens written, thinking included.
+    prompt: price of tokens read.
+    completion: price of tokens written, thinking included.
   """
 
   prompt: float
@@ -44,7 +44,7 @@ class Prices:
   """Tables of prices.
 
   Attributes:
-    tables: name, or pattern with `*`, -> price; the user's before ours.
+    tables: name, or pattern with `*`, -> price; the user's table first.
   """
 
   tables: tuple[Mapping[str, Price], ...]
@@ -56,8 +56,8 @@ class Prices:
     Raises:
       UserError: the file cannot be used.
     """
-    own = () if path is None else (_read(pathlib.Path(path)),)
-    return cls((*own, _read(_PACKAGED)))
+    paths = (_PACKAGED,) if path is None else (path, _PACKAGED)
+    return cls(tuple(map(_read, paths)))
 
   def price(self, model: str) -> Price | None:
     """The price of a model; None if no table has it.
@@ -90,38 +90,30 @@ class Prices:
       price.prompt * prompt_tokens + price.completion * completion_tokens
     ) / _PER
 
+  def total(self, usage: Mapping[str, ModelUsage]) -> float:
+    """The cost of all answers of a ledger; models without a price cost 0."""
+    return sum(
+      self.cost(model, used.prompt_tokens, used.completion_tokens) or 0.0
+      for model, used in usage.items()
+    )
 
-def _read(path: pathlib.Path) -> dict[str, Price]:
-  def wrong(what: str) -> UserError:
-    return UserError(f"the price table {str(path)!r} {what} (--prices)")
 
-  try:
-    with open(path, "rb") as file:
-      content = file.read(_MAX_BYTES + 1)
-    if len(content) > _MAX_BYTES:
-      raise wrong("is larger than 1 MiB")
-    table = tomllib.loads(content.decode("utf-8"))
-  except OSError as error:
-    raise wrong(f"cannot be read: {error.strerror}") from None
-  except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-    raise wrong(f"is not TOML: {error}") from None
-  except RecursionError:
-    raise wrong("is nested too deeply") from None
-  models = table.get("models")
+def _read(path: str | os.PathLike[str]) -> dict[str, Price]:
+  models = read_toml(path, field="prices").get("models")
   if not isinstance(models, dict):
-    raise wrong('holds no entries like [models."NAME"]')
-  return {name: _price(name, entry, wrong) for name, entry in models.items()}
+    raise UserError(f'{path}: no entries like [models."NAME"]', fields="prices")
+  return {
+    name: _price(f"{path}: [models.{name!r}]", entry)
+    for name, entry in models.items()
+  }
 
 
-def _price(name: str, entry: Any, wrong: Any) -> Price:
+def _price(where: str, entry: Any) -> Price:
   if not isinstance(entry, dict) or set(entry) != {"prompt", "completion"}:
-    raise wrong(f"must give [models.{name!r}] prompt and completion, no more")
+    raise UserError(
+      f"{where} must give prompt and completion, no more", fields="prices"
+    )
   for value in entry.values():
-    if (
-      isinstance(value, bool)
-      or not isinstance(value, (int, float))
-      or not math.isfinite(value)
-      or value < 0
-    ):
-      raise wrong(f"gives [models.{name!r}] {value!r}, which is no price")
+    if not value_types.matches(value, float) or value < 0:
+      raise UserError(f"{where}: {value!r} is no price", fields="prices")
   return Price(float(entry["prompt"]), float(entry["completion"]))

@@ -1,4 +1,4 @@
-"""Prompt files: TOML to `Prompt`, checked so that what is asked can be read.
+"""Prompt files: TOML to `Prompt`, checked so that its answers can be read.
 
 Every exemplar is written as the teacher would write it and parsed again; a
 format whose answers the parser would not find is an error when the file is
@@ -10,36 +10,27 @@ from __future__ import annotations
 
 import os
 import pathlib
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dss_jax
+from dss_jax.base import value_types
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.answers import ANSWER_KINDS
 from dss_jax.datasets.records import Record
 from dss_jax.rationales import parsing
 from dss_jax.rationales.prompts import Exemplar, Prompt, fields_of
 from dss_jax.rationales.requests import Completion
+from dss_jax.rationales.toml_files import read_toml
 
-# Bounds on files: far above what a teacher's context holds.
-MAX_BYTES = 1 << 20
+# Far more than a teacher's context holds.
 MAX_EXEMPLARS = 256
 # OpenAI's endpoints take at most this many stop texts.
 MAX_STOP = 4
 
-_TEXTS = (
-  "instruction",
-  "input_format",
-  "output_format",
-  "answer_kind",
-  "answer_marker",
-  "rationalise_instruction",
-  "rationalise_input_format",
-  "input_split",
-  "separator",
-)
-_LISTS = ("labels", "input_parts", "stop")
+# Key of a file -> type of its value.
+_TYPES = dict(value_types.parameter_types(Prompt))
+del _TYPES["name"], _TYPES["exemplars"]
 _REQUIRED = ("input_format", "output_format", "answer_kind", "answer_marker")
 
 FOLDER = pathlib.Path(dss_jax.__file__).parent / "tasks" / "prompts"
@@ -60,44 +51,35 @@ def for_dataset(dataset: str) -> str:
   if name not in names():
     raise UserError(
       f"no prompt is shipped for dataset {dataset!r}, only for"
-      f" {', '.join(names())}; copy one of {FOLDER} and name it with --prompt"
+      f" {', '.join(names())}; copy one of {FOLDER} and name that file",
+      fields="prompt",
     )
   return name
 
 
 def load(name_or_path: str | os.PathLike[str]) -> Prompt:
-  """See `Prompt.load`."""
-  path = pathlib.Path(name_or_path).expanduser()
+  """The prompt of a file, or the shipped one of that name.
+
+  Raises:
+    UserError: there is no such prompt, or the parser would not read what it
+      asks for.
+  """
+  path = pathlib.Path(name_or_path)
   if path.suffix != ".toml":
     if str(name_or_path) not in names():
       raise UserError(
         f"no prompt {str(name_or_path)!r}; allowed: {', '.join(names())}, or"
-        " the path of a .toml file (--prompt)"
+        " the path of a .toml file",
+        fields="prompt",
       )
     path = FOLDER / f"{name_or_path}.toml"
+  content = read_toml(path, field="prompt")
   try:
-    prompt = from_dict(path.stem, _read(path))
+    prompt = from_dict(path.stem, content)
     check(prompt)
   except UserError as error:
-    raise UserError(f"{path}: {error} (--prompt)") from None
+    raise UserError(f"{path}: {error}", fields="prompt") from None
   return prompt
-
-
-def _read(path: pathlib.Path) -> Mapping[str, Any]:
-  try:
-    with path.open("rb") as file:
-      content = file.read(MAX_BYTES + 1)
-  except OSError as error:
-    raise UserError(f"cannot be read: {error.strerror}") from None
-  if len(content) > MAX_BYTES:
-    raise UserError(f"more than {MAX_BYTES} bytes")
-  try:
-    return tomllib.loads(content.decode("utf-8"))
-  except UnicodeDecodeError as error:
-    raise UserError(f"not valid UTF-8 (byte {error.start})") from None
-  except (tomllib.TOMLDecodeError, RecursionError) as error:
-    reason = " ".join(str(error).split())
-    raise UserError(f"not valid TOML: {reason}") from None
 
 
 def from_dict(name: str, content: Mapping[str, Any]) -> Prompt:
@@ -106,15 +88,12 @@ def from_dict(name: str, content: Mapping[str, Any]) -> Prompt:
   Raises:
     UserError: if a key is unknown or missing, or a value of the wrong kind.
   """
-  allowed = (*_TEXTS, *_LISTS, "exemplars")
-  _check_keys(content, allowed, _REQUIRED)
-  values: dict[str, Any] = {}
-  for key in _TEXTS:
-    if key in content:
-      values[key] = _text(content, key)
-  for key in _LISTS:
-    if key in content:
-      values[key] = _text_list(content, key)
+  _check_keys(content, (*_TYPES, "exemplars"), _REQUIRED)
+  values: dict[str, Any] = {
+    key: (_text if hint is str else _text_list)(content, key)
+    for key, hint in _TYPES.items()
+    if key in content
+  }
   for key in ("instruction", "rationalise_instruction"):
     values[key] = values.get(key, "").strip()
   listed = content.get("exemplars", [])
@@ -256,19 +235,19 @@ def _check_answers(prompt: Prompt):
 
 
 def _check_exemplar(prompt: Prompt, exemplar: Exemplar):
-  """Its output must be read as itself, alone and where the next one begins."""
+  """Its output must be parsed as itself, alone and before another exemplar."""
   record = Record(
     "exemplar", exemplar.input, meta={"choices": exemplar.choices}
   )
-  for given in (None, exemplar.label):
-    shown = prompt.input_text(exemplar, given)
+  for label in (None, exemplar.label):
+    shown = prompt.input_text(exemplar, label)
   output = prompt.output(exemplar)
   for stop in prompt.stop:
     if stop in output:
       raise UserError(f"its output holds the stop text {stop!r}")
   run_on = f"{output}{prompt.separator}{shown}"
   wanted = parsing.Parsed(exemplar.rationale, exemplar.label)
-  # A run-on is told by how inputs begin; without that it stays unread.
+  # A run-on is recognised by the beginning of inputs, where they have one.
   texts = (output, output.strip(), run_on if prompt.form.next_exemplar else "")
   for text in filter(None, texts):
     parsed = parsing.parse(prompt, record, Completion(text))

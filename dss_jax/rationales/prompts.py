@@ -1,8 +1,8 @@
-"""What a teacher is sent: a prompt file and a record become a request.
+"""Prompts: a prompt file and a record become a request to a teacher.
 
-A prompt is a few worked examples, each an input with its rationale and label,
+A prompt is a few exemplars, each an input with its rationale and its label,
 and the formats in which they and the record's input are written. It comes from
-a TOML file, one that is shipped (`tasks/prompts/NAME.toml`) or your own copy:
+a TOML file, one that is shipped (`tasks/prompts/NAME.toml`) or your own:
 
     prompt = prompt_files.load("cqa")
     prompt.request(record, style="completion", model="my-model")
@@ -18,13 +18,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.answers import AnswerForm
 from dss_jax.datasets.records import Record
-from dss_jax.rationales.requests import Message, Request, Sampling
-
-# A text to go on from, or a chat with the exemplars as earlier turns.
-STYLES = ("completion", "chat")
+from dss_jax.rationales.requests import STYLES, Message, Request, Sampling
 
 _FIELD = re.compile(r"\{(\w+)\}")
 _CHOICE = re.compile(r"\s*\(([A-Za-z])\)\s*(\S.*)")
@@ -32,14 +30,14 @@ _CHOICE = re.compile(r"\s*\(([A-Za-z])\)\s*(\S.*)")
 
 @dataclasses.dataclass(frozen=True)
 class Exemplar:
-  """One worked example.
+  """An input that is shown with its rationale and label.
 
   Attributes:
-    input: as a record's.
+    input: the input, as a record has it.
     rationale: what leads to the label.
-    label: in the dataset's spelling.
-    choices: as a record's `meta["choices"]`, where the input does not list
-      them.
+    label: the label, in the dataset's spelling.
+    choices: the choices, as in a record's `meta["choices"]`, where the input
+      does not list them.
   """
 
   input: str
@@ -50,7 +48,7 @@ class Exemplar:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """Everything that is asked of a teacher but the record.
+  """Everything that a teacher is sent, apart from the record.
 
   Formats hold fields in braces; anything else in them stands for itself.
 
@@ -58,19 +56,19 @@ class Prompt:
     name: the file's name without its ending.
     input_format: how an input is shown, with {input}, or the names in
       `input_parts`, and {choices} where the input does not list them.
-    output_format: how the teacher is to go on from there, with {rationale} and
+    output_format: how the teacher is to continue, with {rationale} and
       {answer}; it follows the input with nothing between.
     answer_kind: see `AnswerForm`.
     answer_marker: the words of `output_format` before the answer.
     labels: all there are, for kind "label".
     instruction: what to do; heads the text, or is the chat's system message.
-    rationalise_instruction: the same when the label is given.
+    rationalise_instruction: the instruction where the prompt shows the label.
     rationalise_input_format: `input_format` with the label as {answer}.
     input_split: the text between the parts of an input; "" if it has none.
     input_parts: the names of the parts, in order.
     separator: between exemplars.
     stop: texts that end a completion; a chat's turns end by themselves.
-    exemplars: the worked examples, in the order shown.
+    exemplars: in the order shown.
   """
 
   name: str
@@ -133,22 +131,19 @@ class Prompt:
     """What to send for a record.
 
     Args:
-      record: whose input is asked about.
+      record: the record whose input is asked about.
       style: one of STYLES.
       model: the teacher's name of itself.
-      sampling: how answers are drawn. In completion style the prompt's stop
-        texts are added if it has none.
+      sampling: how answers are drawn; in completion style, without stop texts,
+        it gets the prompt's.
       sample: which of several draws.
-      label: if given, the teacher is told this answer and asked why.
+      label: if given, the prompt shows this answer and asks why.
 
     Raises:
       UserError: if the style is unknown, or the record lacks what the formats
         need.
     """
-    if style not in STYLES:
-      raise UserError(
-        f"style {style!r}; allowed: {', '.join(STYLES)} (--style)"
-      )
+    checks.one_of("TeacherPlan.style", style, STYLES)
     sampling = sampling or Sampling()
     prompt: str | tuple[Message, ...]
     if style == "chat":
@@ -160,10 +155,11 @@ class Prompt:
     return Request(model, prompt, sampling, sample)
 
   def text(self, record: Record, label: str | None = None) -> str:
-    """The prompt as one text to go on from, with no space at its end."""
-    given = label is not None
-    parts = [self._instruction(given)] if self._instruction(given) else []
-    for exemplar, shown in zip(self.exemplars, self._shown[given]):
+    """The prompt as one text to continue, with no space at its end."""
+    with_answer = label is not None
+    instruction = self._instruction(with_answer)
+    parts = [instruction] if instruction else []
+    for exemplar, shown in zip(self.exemplars, self._shown[with_answer]):
       parts.append(shown + self.output(exemplar))
     parts.append(self.input_text(record, label))
     return self.separator.join(parts).rstrip(" \t")
@@ -172,13 +168,13 @@ class Prompt:
     self, record: Record, label: str | None = None
   ) -> tuple[Message, ...]:
     """The prompt as turns of a chat."""
-    given = label is not None
+    with_answer = label is not None
     turns: list[Message] = []
-    if self._instruction(given):
-      turns.append(("system", self._instruction(given)))
+    if instruction := self._instruction(with_answer):
+      turns.append(("system", instruction))
     # A chat's answer begins a turn of its own, without "A:".
-    lead = _lead(self._format(given))
-    for exemplar, shown in zip(self.exemplars, self._shown[given]):
+    lead = _lead(self._format(with_answer))
+    for exemplar, shown in zip(self.exemplars, self._shown[with_answer]):
       turns.append(("user", shown.removesuffix(lead).strip()))
       turns.append(("assistant", self.output(exemplar).strip()))
     shown = self.input_text(record, label)
@@ -231,38 +227,40 @@ class Prompt:
     if not 0 <= count <= len(self.exemplars):
       raise UserError(
         f"{count} exemplars asked of prompt {self.name!r}, which has 0 to"
-        f" {len(self.exemplars)} (--num_exemplars)"
+        f" {len(self.exemplars)}",
+        fields="num_exemplars",
       )
     if not count and not self.instruction:
       raise UserError(
         f"without exemplars prompt {self.name!r}, which has no instruction,"
-        " asks for nothing (--num_exemplars)"
+        " asks for nothing",
+        fields="num_exemplars",
       )
     return dataclasses.replace(self, exemplars=self.exemplars[:count])
 
-  def _instruction(self, given: bool) -> str:
-    return (given and self.rationalise_instruction) or self.instruction
+  def _instruction(self, with_answer: bool) -> str:
+    return (with_answer and self.rationalise_instruction) or self.instruction
 
-  def _format(self, given: bool) -> str:
-    if not given:
+  def _format(self, with_answer: bool) -> str:
+    if not with_answer:
       return self.input_format
     return self.rationalise_input_format or _with_answer(self.input_format)
 
   @functools.cached_property
   def _shown(self) -> Mapping[bool, tuple[str, ...]]:
-    """The exemplars' inputs, without and with their labels given."""
+    """The exemplars' inputs, without (False) and with (True) their labels."""
     return {
-      given: tuple(
-        self.input_text(exemplar, exemplar.label if given else None)
+      with_answer: tuple(
+        self.input_text(exemplar, exemplar.label if with_answer else None)
         for exemplar in self.exemplars
       )
-      for given in (False, True)
+      for with_answer in (False, True)
     }
 
   def _input_values(self, record: Record | Exemplar) -> dict[str, str]:
     values: dict[str, str] = {}
     if not self.input_parts:
-      values["input"] = self._tame(record.input)
+      values["input"] = self._without_format(record.input)
     else:
       parts = record.input.split(self.input_split)
       if len(parts) != len(self.input_parts):
@@ -271,7 +269,7 @@ class Prompt:
           f" {self.input_split!r}, prompt {self.name!r} wants"
           f" {len(self.input_parts)}: {', '.join(self.input_parts)}"
         )
-      values |= zip(self.input_parts, map(self._tame, parts))
+      values |= zip(self.input_parts, map(self._without_format, parts))
     if "{choices}" in self.input_format:
       choices = choices_of(record)
       if not choices:
@@ -280,17 +278,17 @@ class Prompt:
           " has none in meta['choices']"
         )
       values["choices"] = "\n".join(
-        f"({chr(ord('a') + i)}) {self._tame(choice)}"
+        f"({chr(ord('a') + i)}) {self._without_format(choice)}"
         for i, choice in enumerate(choices[:26])
       )
     return values
 
-  def _tame(self, text: str) -> str:
-    """The text, without what would look like the format around it.
+  def _without_format(self, text: str) -> str:
+    """The text, so that no part of it looks like the format around it.
 
-    Blank lines go, and a line that begins like one of the format's, "Q:", is
-    joined to the line before: all words stay, and no input can pose as an
-    exemplar.
+    Blank lines are removed, and a line that begins like one of the format, such
+    as "Q:", is joined to the line before: all words stay, and no input can pose
+    as an exemplar.
     """
     kept: list[str] = []
     for line in text.strip().splitlines():
@@ -323,14 +321,14 @@ def _name(record: Record | Exemplar) -> str:
 
 
 def _lead(input_format: str) -> str:
-  """The last line of a format, if it is only there to be gone on from."""
+  """The last line of a format, if it only leads to the output."""
   tail = _FIELD.split(input_format)[-1]
   line = tail[tail.rfind("\n") :] if "\n" in tail else ""
   return line if line.rstrip().endswith(":") else ""
 
 
 def _with_answer(input_format: str) -> str:
-  """The format with one more line before what leads to the output."""
+  """The format with one more line before the one that leads to the output."""
   lead = _lead(input_format)
   head = input_format.removesuffix(lead).rstrip()
   return f"{head}\nThe correct answer is {{answer}}. Explain why.{lead}"

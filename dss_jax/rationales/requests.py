@@ -1,4 +1,7 @@
-"""What is asked of a teacher, and the key under which it is asked only once."""
+"""Requests to teachers, their completions, and how each of them ends.
+
+A request has a key, under which it is asked only once.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from dss_jax.base import checks
+
+# Forms of a prompt: one text to continue, or a chat with exemplars as turns.
+STYLES = ("completion", "chat")
+
 # Role ("system", "user" or "assistant") and text.
 Message = tuple[str, str]
 
@@ -18,13 +26,14 @@ class Sampling:
   """How a teacher draws its answers.
 
   Attributes:
-    temperature: 0 takes the likeliest token.
-    top_p: nucleus sampling; 1 is off.
-    max_tokens: longest completion, in the teacher's tokens.
-    stop: texts that end a completion and are no part of it.
-    seed: of the first sample, where the endpoint knows seeds; sample i has
-      seed + i. None sends none.
-    extra: further fields of the request body (`top_k`, `reasoning_effort`, ...).
+    temperature: 0 takes the likeliest token each time; up to 2.
+    top_p: nucleus sampling, 0 to 1; 1 turns it off.
+    max_tokens: longest answer, in the teacher's tokens.
+    stop: texts that end an answer and are no part of it.
+    seed: seed of the first sample, for endpoints that know seeds; sample i has
+      seed + i. None sends no seed.
+    extra: further fields of the request body, such as `top_k` or
+      `reasoning_effort`.
   """
 
   temperature: float = 0.0
@@ -34,17 +43,22 @@ class Sampling:
   seed: int | None = None
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
+  def __post_init__(self):
+    checks.in_range("Sampling.temperature", self.temperature, 0, 2)
+    checks.in_range("Sampling.top_p", self.top_p, 0, 1)
+    checks.in_range("Sampling.max_tokens", self.max_tokens, 1)
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
   """One completion that is wanted.
 
   Attributes:
-    model: the teacher's name of itself, as the endpoint knows it.
-    prompt: a text to go on from (`/v1/completions`), or the turns of a chat
+    model: the model's name, as the endpoint knows it.
+    prompt: a text to continue (`/v1/completions`), or the turns of a chat
       (`/v1/chat/completions`).
     sampling: how to draw the answer.
-    sample: which of several draws of the same prompt, from 0.
+    sample: number of the draw among those for the same prompt, from 0.
   """
 
   model: str
@@ -81,16 +95,35 @@ class Request:
       body["seed"] = sampling.seed + self.sample
     return body | dict(sampling.extra)
 
+  def estimated_tokens(self) -> tuple[int, int]:
+    """A guess at its tokens: those read, and the most that may be written."""
+    if isinstance(self.prompt, str):
+      read = estimated_tokens(self.prompt)
+    else:
+      # A turn of a chat costs four tokens more than its text.
+      texts = [text for _, text in self.prompt]
+      read = estimated_tokens(*texts) + 4 * len(texts)
+    return read, self.sampling.max_tokens
+
   @functools.cached_property
   def key(self) -> str:
     """SHA-256, in hex, of everything that decides the answer.
 
-    Where the endpoint is and how it is reached are no part of it: a run goes
-    on when the same model is served elsewhere.
+    The address of the endpoint is no part of it, so that a run can continue
+    when the same model is served elsewhere.
     """
     content = {"url": self.url, "body": self.body(), "sample": self.sample}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def estimated_tokens(*texts: str) -> int:
+  """A guess at the tokens of texts together: four bytes of UTF-8 for one."""
+  size = sum(
+    len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+    for text in texts
+  )
+  return -(-size // 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +131,11 @@ class Completion:
   """What a teacher answered.
 
   Attributes:
-    text: untouched, as it came.
+    text: the unchanged text.
     finish_reason: "stop", "length", "content_filter", or the provider's word.
     model: the name and revision that the provider reports.
-    prompt_tokens: as the provider counts them; None if it does not say.
-    completion_tokens: likewise.
+    prompt_tokens: tokens read, by the provider's count; None if it is unknown.
+    completion_tokens: tokens written, by the provider's count; None likewise.
     refusal: the provider's own field for a refusal; None if there is none.
   """
 
@@ -112,3 +145,86 @@ class Completion:
   prompt_tokens: int | None = None
   completion_tokens: int | None = None
   refusal: str | None = None
+
+
+# --- how requests and their attempts end --------------------------------------
+
+ANSWERED = "answered"
+REJECTED = "rejected"
+GAVE_UP = "gave_up"
+
+# Results of attempts, in addition to the kinds of TransientError.
+INTERRUPTED = "interrupted"
+CANCELLED = "cancelled"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How a request ended.
+
+  Attributes:
+    key: key of the request.
+    kind: "answered", "rejected" (the provider will never answer it) or
+      "gave_up" (it failed too often).
+    teacher: name of the teacher.
+    model: the requested model.
+    completion: the answer; None unless answered.
+    reason: why there is no answer, in one line.
+    seconds: time from sending to the last byte, in the attempt that ended it.
+    unix: when it ended, in seconds since 1970.
+    attempt: number of that attempt; None if another process made it.
+  """
+
+  key: str
+  kind: str
+  teacher: str
+  model: str
+  completion: Completion | None = None
+  reason: str = ""
+  seconds: float | None = None
+  unix: float = 0.0
+  attempt: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+  """One sending of a request.
+
+  Attributes:
+    number: counts up through the life of a ledger.
+    id: what the provider got as X-Client-Request-Id; unique across ledgers.
+    key: key of the request.
+    teacher: name of the teacher.
+    started: when it was sent, in seconds since 1970.
+    ended: when it ended, in seconds since 1970; None if the process ended first.
+    result: "answered", "rejected", "fatal", the kind of a TransientError,
+      "cancelled", or "interrupted" (found open by a later process); None while
+      it is under way.
+    message: what went wrong, in one line.
+  """
+
+  number: int
+  id: str
+  key: str
+  teacher: str
+  started: float
+  ended: float | None
+  result: str | None
+  message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelUsage:
+  """What one model answered, with tokens as the provider counts them.
+
+  Attributes:
+    answers: number of answers.
+    prompt_tokens: tokens read, over the answers with that count.
+    completion_tokens: tokens written, over the answers with that count.
+    without_usage: number of answers without both counts.
+  """
+
+  answers: int
+  prompt_tokens: int
+  completion_tokens: int
+  without_usage: int

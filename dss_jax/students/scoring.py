@@ -62,7 +62,7 @@ def as_json(step: int, scores: Sequence[evaluation.Scores]) -> dict[str, Any]:
       {
         "task": score.task,
         "split": score.split,
-        "n": len(score.rows),
+        "n": len(score.predictions),
         **score.metrics,
       }
       for score in scores
@@ -86,6 +86,10 @@ def print_table(step: int, scores: Sequence[evaluation.Scores]) -> None:
   for score in scores:
     for metric, value in score.metrics.items():
       result.add_row(
-        score.task, score.split, metric, f"{value:.4f}", str(len(score.rows))
+        score.task,
+        score.split,
+        metric,
+        f"{value:.4f}",
+        str(len(score.predictions)),
       )
   console.Console().print(result)

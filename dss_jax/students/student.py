@@ -11,7 +11,7 @@ from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks
 from dss_jax.data.pairs.subtasks import MethodOptions, SubTask
-from dss_jax.models import abstract_params, encoder_decoder, partitioning
+from dss_jax.models import encoder_decoder, partitioning
 from dss_jax.pretrained import student_card
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training import lora_runs, train_config
@@ -145,18 +145,10 @@ def load_params(
     UserError: for a checkpoint that is not there, damaged or of another model,
       or whose base is not there or another.
   """
-  model = config.model
-  shapes = abstract_params.param_shapes(model)
-  shardings = config.partitioner.param_shardings(shapes, model.param_axes())
   with checkpoints_lib.Checkpoints(config.model_dir, read_only=True) as saved:
     step = saved.resolve_step(checkpoint)
     base = lora_runs.open_base(config, saved, step)
-    if base is not None:
-      return step, lora_runs.restore_merged(config, saved, step, base)
-    params = saved.restore_params(
-      step, abstract_params.with_shardings(shapes, shardings)
-    )
-  return step, params
+    return step, lora_runs.restore_student(config, saved, step, base)
 
 
 def load_run(

@@ -5,7 +5,8 @@ killed at any moment and started again ends as if it had not been:
 
   checkpoints/<step>/state   parameters, optimizer state, step (arrays)
   checkpoints/<step>/loop    what the loop remembers: best step, patience, ...
-  checkpoints/<step>/base    of runs that train adapters: whose they are
+  checkpoints/<step>/base    the base that adapters belong to, where a run
+                             trains adapters
 
 Saving is asynchronous. A save cut short leaves no checkpoint behind, only a
 temporary folder that the next start removes.
@@ -28,7 +29,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from dss_jax.base import named_trees, value_types
+from dss_jax.base import checks, named_trees, value_types
 from dss_jax.base.errors import (
   StorageError,
   UserError,
@@ -36,11 +37,12 @@ from dss_jax.base.errors import (
   lost_process,
   one_line,
 )
+from dss_jax.training import run_directory
 
 PyTree = Any
 FOLDER = "checkpoints"
 _SECONDS_WITHOUT_OTHERS = 5.0
-# What is noted of the parameters that adapters add to.
+# What a checkpoint of adapters says about their base.
 _BASE: dict[str, Any] = {
   "path": str,
   "sha256": str,
@@ -60,7 +62,7 @@ class SaveOptions:
       best so far, and the last step, are saved too.
     keep: how many of the newest to keep; None keeps all. The best one by the
       validation metric is always kept.
-    asynchronous: write while training goes on.
+    asynchronous: whether to write while training continues.
   """
 
   period: int = 1000
@@ -68,16 +70,8 @@ class SaveOptions:
   asynchronous: bool = True
 
   def __post_init__(self):
-    if self.period < 1:
-      raise UserError(
-        f"utils.SaveCheckpointConfig.period is {self.period}; it counts"
-        " steps and must be at least 1"
-      )
-    if self.keep is not None and self.keep < 1:
-      raise UserError(
-        f"utils.SaveCheckpointConfig.keep is {self.keep}; give at least 1, or"
-        " None to keep all"
-      )
+    checks.in_range("SaveOptions.period", self.period, 1)
+    checks.in_range("SaveOptions.keep", self.keep, 1, or_none=True)
 
 
 class _NewestAndBest(checkpoint_managers.PreservationPolicy):
@@ -116,12 +110,15 @@ class Checkpoints:
     self.folder = pathlib.Path(model_dir).absolute() / FOLDER
     if read_only and not self.folder.is_dir():
       raise UserError(
-        f"no checkpoints in {str(model_dir)!r}: give the MODEL_DIR of a"
-        " finished or running training"
+        f"there are no checkpoints in model_dir {str(model_dir)!r}; it must be"
+        " the folder of a finished or running training",
+        fields="TrainConfig.model_dir",
       )
     self._policy = _NewestAndBest(options.keep)
-    # Orbax looks at all of them first.
-    with damaged_file(self.folder, "delete the step's folder that it is in"):
+    # Orbax looks at all checkpoints first.
+    with damaged_file(
+      self.folder, "delete the folder of the step that it is in"
+    ):
       self._manager = ocp.CheckpointManager(
         self.folder,
         item_names=("state", "loop", "base"),
@@ -136,7 +133,7 @@ class Checkpoints:
         ),
       )
 
-  # ------------------------------------------------------------------ looking
+  # ---------------------------------------------------------- what there is
 
   def steps(self) -> list[int]:
     """The steps that have a complete checkpoint, ascending."""
@@ -180,13 +177,10 @@ class Checkpoints:
       UserError: where the checkpoint is damaged.
     """
     with self._reading(step):
-      restored = self._manager.restore(
-        step, args=ocp.args.Composite(loop=ocp.args.JsonRestore())
-      )
-      return dict(restored["loop"])
+      return self._read_json(step, "loop")
 
   def base(self, step: int) -> dict[str, Any] | None:
-    """What the parameters saved at `step` add to; None where they are all.
+    """The base of the adapters saved at `step`; None where all was trained.
 
     Raises:
       UserError: where the checkpoint is damaged.
@@ -194,14 +188,26 @@ class Checkpoints:
     if not (self.folder / str(step) / "base").is_dir():
       return None
     with self._reading(step):
-      restored = self._manager.restore(
-        step, args=ocp.args.Composite(base=ocp.args.JsonRestore())
-      )
-      base = dict(restored["base"])
+      base = self._read_json(step, "base")
       for name, hint in _BASE.items():
         if not value_types.matches(base.get(name), hint):
           raise ValueError(f"the {name} of its base is {base.get(name)!r}")
       return base
+
+  def _read_json(self, step: int, item: str) -> dict[str, Any]:
+    args = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
+    return dict(self._manager.restore(step, args=args)[item])
+
+  def param_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters saved at `step`, by their paths."""
+    with self._reading(step):
+      return named_trees.shapes(self._metadata(step)["params"])
+
+  def _metadata(self, step: int) -> PyTree:
+    return ocp.PyTreeCheckpointHandler().metadata(self._arrays(step)).tree
+
+  def _arrays(self, step: int) -> epath.Path:
+    return epath.Path(self.folder) / str(step) / "state"
 
   # ------------------------------------------------------------------- saving
 
@@ -218,10 +224,11 @@ class Checkpoints:
       step: updates made so far, which is also the position in the data.
       state: the train state.
       loop_state: JSON values; `best_step` says which checkpoint to keep.
-      base: JSON values; says what the parameters add to, if they do.
+      base: JSON values about the base of adapters; None without adapters.
 
     Raises:
-      StorageError: where it, or the one before, cannot be written.
+      StorageError: where this checkpoint, or the one before, cannot be
+        written.
     """
     self._policy.best_step = loop_state.get("best_step")
     items = {
@@ -234,10 +241,10 @@ class Checkpoints:
       self._manager.save(step, args=ocp.args.Composite(**items))
 
   def wait(self) -> None:
-    """Waits until what is being saved is on disk.
+    """Waits until the checkpoints are on disk.
 
     Raises:
-      StorageError: where it cannot be written.
+      StorageError: where one cannot be written.
     """
     with self._writing():
       self._manager.wait_until_finished()
@@ -253,7 +260,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:
-    """Tells a failed save in one line; Orbax raises what its parts raise."""
+    """Turns a failed save into one line; Orbax raises what its parts raise."""
     try:
       yield
     except StorageError:
@@ -262,13 +269,13 @@ class Checkpoints:
       reason = one_line(getattr(error, "strerror", None) or error, longest=300)
       raise StorageError(
         f"a checkpoint could not be written to {self.folder} ({reason}): make"
-        " room, or what else it takes, and start the run again; it goes on"
-        " from its last checkpoint"
+        " room, or mend what the reason names, and start the run again; it"
+        " continues from its last checkpoint"
       ) from error
 
   @contextlib.contextmanager
   def _reading(self, step: int) -> Iterator[None]:
-    """Tells a damaged checkpoint in one line."""
+    """Turns what a damaged checkpoint raises into one line."""
     try:
       yield
     except UserError:
@@ -277,7 +284,7 @@ class Checkpoints:
       reason = one_line(str(error) or type(error).__name__)
       raise UserError(
         f"the checkpoint {self.folder / str(step)} is damaged ({reason}):"
-        " delete that folder to go on from the one before, or from the start"
+        " delete that folder to continue from the one before, or from the start"
       ) from error
 
   def __enter__(self) -> Checkpoints:
@@ -289,7 +296,7 @@ class Checkpoints:
     if not lost_process(error):
       self.close()
       return
-    # What is being saved would wait for the others until JAX gives them up.
+    # A save in progress waits for the other processes until JAX gives up.
     closing = threading.Thread(target=self._try_to_close, daemon=True)
     closing.start()
     closing.join(_SECONDS_WITHOUT_OTHERS)
@@ -309,18 +316,11 @@ class Checkpoints:
         which the arrays are placed directly) or of arrays.
 
     Raises:
-      UserError: where the checkpoint is of another model or optimizer.
+      UserError: where the checkpoint belongs to another model or optimizer.
     """
     tree = _as_tree(like)
     self._check_same(step, tree)
     return dataclasses.replace(like, **self._restore(step, tree))
-
-  def param_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of the parameters saved at `step`, by their paths."""
-    path = epath.Path(self.folder) / str(step) / "state"
-    with self._reading(step):
-      tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
-      return named_trees.shapes(tree["params"])
 
   def restore_params(self, step: int, like: PyTree) -> PyTree:
     """Only the parameters saved at `step`; `like` as in `restore`."""
@@ -343,40 +343,33 @@ class Checkpoints:
 
   def restore_numpy(self, step: int) -> PyTree:
     """The whole saved tree as host arrays, whatever its structure."""
-    path = epath.Path(self.folder) / str(step) / "state"
-    handler = ocp.PyTreeCheckpointHandler()
     with self._reading(step):
-      metadata = handler.metadata(path).tree
       restore_args = jax.tree.map(
         lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-        metadata,
+        self._metadata(step),
         is_leaf=lambda leaf: hasattr(leaf, "shape"),
       )
-      return handler.restore(
-        path, args=ocp.args.PyTreeRestore(restore_args=restore_args)
+      return ocp.PyTreeCheckpointHandler().restore(
+        self._arrays(step),
+        args=ocp.args.PyTreeRestore(restore_args=restore_args),
       )
 
   def _check_same(
     self, step: int, wanted: PyTree, only: str | None = None
   ) -> None:
     """Compares names and shapes before anything is read."""
-    path = epath.Path(self.folder) / str(step) / "state"
     with self._reading(step):
-      saved = named_trees.shapes(
-        ocp.PyTreeCheckpointHandler().metadata(path).tree
-      )
+      saved = named_trees.shapes(self._metadata(step))
     if only:
       saved = {k: v for k, v in saved.items() if k.startswith(f"{only}/")}
     problems = named_trees.describe_mismatch(saved, named_trees.shapes(wanted))
     if problems:
       raise UserError(
-        f"the checkpoint of step {step} in {self.folder} is not of this model"
-        f" and optimizer: {problems}; use the gin files it was trained with,"
-        " or another MODEL_DIR"
+        f"the checkpoint of step {step} in {self.folder} belongs to another"
+        f" model or optimizer: {problems}; use the configuration that it was"
+        " trained with, or another model_dir",
+        fields="TrainConfig.model_dir",
       )
-
-
-# ------------------------------------------------------------------- helpers
 
 
 def _as_tree(state: PyTree) -> PyTree:
@@ -393,12 +386,10 @@ def print_summary(model_dir: str, *, hashes: bool = False) -> None:
   """Prints a run's checkpoints and, if asked, what identifies the latest.
 
   Args:
-    model_dir: the run.
-    hashes: print SHA-256 of its parameters, optimizer state, what the loop
-      remembers (times aside) and metrics.jsonl (times aside).
+    model_dir: the run's folder.
+    hashes: whether to print the SHA-256 of its parameters, its optimizer state,
+      what the loop remembers and metrics.jsonl, the latter two without times.
   """
-  from dss_jax.training import monitoring as logging_lib
-
   with Checkpoints(model_dir, read_only=True) as checkpoints:
     latest = checkpoints.resolve_step("latest")
     best = checkpoints.loop_state(latest).get("best_step")
@@ -417,4 +408,4 @@ def print_summary(model_dir: str, *, hashes: bool = False) -> None:
   print(f"opt_state  {named_trees.tree_hash(tree['opt_state'])}")
   text = json.dumps(loop, sort_keys=True)
   print(f"loop       {hashlib.sha256(text.encode()).hexdigest()}")
-  print(f"metrics    {logging_lib.metrics_hash(pathlib.Path(model_dir))}")
+  print(f"metrics    {run_directory.metrics_hash(pathlib.Path(model_dir))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -62,14 +63,14 @@ class Scores:
   Attributes:
     task: the task's name.
     split: the split.
-    metrics: name -> value, the one that counts first.
-    rows: what eval/<task>/<step>.jsonl holds, in the data's order.
+    metrics: name -> value, the most important one first.
+    predictions: what eval/<task>/<step>.jsonl holds, in the data's order.
   """
 
   task: str
   split: str
   metrics: Mapping[str, float]
-  rows: Sequence[Mapping[str, Any]]
+  predictions: Sequence[Mapping[str, Any]]
 
 
 class Evaluator:
@@ -78,7 +79,7 @@ class Evaluator:
   Attributes:
     generator: decodes.
     vocabulary: turns ids into text.
-    tasks: `evaluations.Evaluation`s or `materialize.SeqioEvaluation`s.
+    tasks: what is decoded and scored.
   """
 
   def __init__(
@@ -98,11 +99,16 @@ class Evaluator:
 
     Args:
       params: the student's parameters, on the generator's mesh.
-      progress: called with a short text now and then.
+      progress: called with a short text from time to time.
     """
     return [self._run_task(params, task, progress) for task in self.tasks]
 
-  def _run_task(self, params, task, progress) -> Scores:
+  def _run_task(
+    self,
+    params: PyTree,
+    task: pipeline.EvaluationTask,
+    progress: Callable[[str], None] | None,
+  ) -> Scores:
     def report(done: int) -> None:
       if progress:
         progress(f"{task.name} {task.split} {done}/{len(task)}")
@@ -114,32 +120,34 @@ class Evaluator:
       progress=report,
     )
     decoded = [self.vocabulary.decode(output) for output in outputs]
-    predictions = task.predictions(decoded)
-    correct = task.correct(predictions) or [None] * len(task)
-    rows = [
+    answers = task.predictions(decoded)
+    correct = task.correct(answers) or [None] * len(task)
+    predictions = [
       {
         "id": task.ids[i],
         "input": task.input_texts[i],
         "target": task.targets[i],
-        "prediction": predictions[i],
+        "prediction": answers[i],
         "correct": correct[i],
         "output": decoded[i],
         "log_prob": round(float(log_probs[i]), 5),
       }
       for i in range(len(task))
     ]
-    return Scores(task.name, task.split, task.score(predictions), rows)
+    return Scores(task.name, task.split, task.score(answers), predictions)
 
 
 def write_predictions(
   folder: pathlib.Path, step: int, scores: Sequence[Scores]
 ) -> None:
-  """Writes `<folder>/<task>/<step>.jsonl`; other splits than validation get
-  their name appended to the task's."""
+  """Writes `<folder>/<task>/<step>.jsonl` for each task.
+
+  For other splits than validation, the task's folder is `<task>-<split>`.
+  """
   for score in scores:
     suffix = "" if score.split == "validation" else f"-{score.split}"
     run_directory.write_jsonl(
-      folder / f"{score.task}{suffix}" / f"{step}.jsonl", score.rows
+      folder / f"{score.task}{suffix}" / f"{step}.jsonl", score.predictions
     )
 
 
@@ -157,18 +165,18 @@ def check_metric(
 ) -> None:
   """Raises UserError now for a metric that would be missing after training.
 
-  Of SeqIO's tasks only their functions know what they return.
+  The metrics of SeqIO's tasks are known only when their functions return.
   """
   names = [getattr(task, "metric_names", None) for task in tasks]
-  known = list(dict.fromkeys(name for each in names for name in each or ()))
+  known = list(dict.fromkeys(itertools.chain(*(n or () for n in names))))
   if metric is not None and None not in names and metric not in known:
     raise _unknown_metric(metric, known)
 
 
 def _unknown_metric(metric: str, known: Sequence[str]) -> UserError:
   return UserError(
-    f"evaluation.EvaluationConfig.metric is {metric!r}; the evaluated tasks have"
-    f" {', '.join(known)}"
+    f"metric is {metric!r}; the evaluated tasks have {', '.join(known)}",
+    fields="EvaluationConfig.metric",
   )
 
 

@@ -1,8 +1,8 @@
 """A run that trains adapters: its frozen base, on disk and on the mesh.
 
-Checkpoints of such a run hold what is trained and, beside it, whose adapters
-they are: where the base lies, the SHA-256 of its weights, and how adapters
-count. Whoever reads one gets the base from there, or a UserError.
+Checkpoints of such a run hold what is trained and a note about its base: where
+the base lies, the SHA-256 of its weights, and the options of the adapters. A
+reader of a checkpoint gets the base from there, or a UserError.
 """
 
 from __future__ import annotations
@@ -22,13 +22,7 @@ from dss_jax.training.train_config import TrainConfig
 
 PyTree = Any
 
-# Values of a checkpoint's note about its base, and the macros that set them.
-_MACROS = {
-  "rank": "LORA_RANK",
-  "alpha": "LORA_ALPHA",
-  "targets": "LORA_TARGETS",
-  "also_train": "LORA_ALSO_TRAIN",
-}
+_BASE_FIELD = "TrainConfig.initial_checkpoint_path"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +31,9 @@ class Base:
 
   Attributes:
     adapters: the functions of its adapters.
-    params: the base's parameters, on the run's mesh; training leaves them.
-    note: JSON values, which go into every checkpoint.
+    params: the base's parameters, on the run's mesh; training does not change
+      them.
+    note: JSON values, saved with every checkpoint.
   """
 
   adapters: lora.LoraModel
@@ -54,12 +49,12 @@ class Base:
     trained = self.adapters.num_trained()
     total = sum(leaf.size for leaf in jax.tree.leaves(self.params))
     return (
-      f"LoRA: {trained:,} parameters are trained beside the {total:,} of"
+      f"LoRA: {trained:,} parameters are trained, next to the {total:,} of"
       f" {self.note['path']} ({100 * trained / total:.2g}%)"
     )
 
   def as_json(self) -> dict[str, Any]:
-    """What run.json says of it."""
+    """What run.json says about the base."""
     return {**self.note, "trained_parameters": self.adapters.num_trained()}
 
 
@@ -72,14 +67,14 @@ def open_base(
 
   Args:
     config: the run.
-    saved: its checkpoints.
+    saved: the run's checkpoints.
     step: the checkpoint that will be read; None where there is none yet.
 
   Returns:
     None for a run that trains all parameters.
 
   Raises:
-    UserError: where the base is not there, or not the one that the checkpoint
+    UserError: where the base is missing, or is not the one that the checkpoint
       was made with.
   """
   earlier = None if step is None else saved.base(step)
@@ -88,7 +83,7 @@ def open_base(
   if config.lora is None:
     return None
   path = config.initial_checkpoint_path
-  assert path is not None  # TrainConfig sees to it
+  assert path is not None  # TrainConfig refuses it
   if earlier is not None:
     _check_same_adapters(config.lora, saved, earlier)
     # Paths in configurations are relative to where training was started.
@@ -103,42 +98,52 @@ def open_base(
     )
   except UserError as error:
     raise UserError(
-      f"INITIAL_CHECKPOINT_PATH, the base of the adapters in {saved.folder}:"
+      f"initial_checkpoint_path, the base of the adapters in {saved.folder}:"
       f" {error}",
       details=error.details,
+      fields=(*error.fields, _BASE_FIELD),
     ) from error
   sha256 = lora.weights_hash(params)
   if earlier is not None and earlier["sha256"] != sha256:
     raise UserError(
-      f"INITIAL_CHECKPOINT_PATH {path!r} holds other weights (SHA-256"
+      f"initial_checkpoint_path {path!r} holds other weights (SHA-256"
       f" {sha256[:12]}) than those that the adapters in {saved.folder} were"
-      f" trained on ({earlier['sha256'][:12]}): give that base"
+      f" trained on ({earlier['sha256'][:12]}): name that base",
+      fields=_BASE_FIELD,
     )
   note = {"path": _absolute(path), "sha256": sha256}
   note |= dataclasses.asdict(config.lora)
   return Base(lora.LoraModel(config.model, config.lora), params, note)
 
 
-def restore_merged(
-  config: TrainConfig, saved: checkpoints_lib.Checkpoints, step: int, base: Base
+def restore_student(
+  config: TrainConfig,
+  saved: checkpoints_lib.Checkpoints,
+  step: int,
+  base: Base | None,
 ) -> PyTree:
-  """The student's parameters at `step` of a run that trains adapters.
+  """The whole student's parameters at `step`, on the run's mesh.
+
+  Args:
+    config: the run.
+    saved: the run's checkpoints.
+    step: a step that has one.
+    base: what `open_base` returned for the run.
 
   Raises:
-    UserError: for a damaged checkpoint.
+    UserError: for a damaged checkpoint, or one of another model.
   """
-  shapes = abstract_params.param_shapes(base.adapters)
-  shardings = config.partitioner.param_shardings(
-    shapes, base.adapters.param_axes()
-  )
+  model = base.adapters if base else config.model
+  shapes = abstract_params.param_shapes(model)
+  shardings = config.partitioner.param_shardings(shapes, model.param_axes())
   trained = saved.restore_params(
     step, abstract_params.with_shardings(shapes, shardings)
   )
-  return base.merge(trained)
+  return base.merge(trained) if base else trained
 
 
 def _is_here(path: str) -> bool:
-  """Whether it is on this machine, and not in a store or on the hub."""
+  """Whether a path is on this machine, and not in a store or on the hub."""
   return os.path.exists(os.path.expanduser(path))
 
 
@@ -151,16 +156,17 @@ def _check_same_kind(
   saved: checkpoints_lib.Checkpoints,
   earlier: Mapping[str, Any] | None,
 ) -> None:
-  """A run trains adapters from its beginning to its end, or never."""
+  """Refuses to train adapters for a part of a run only."""
   if (earlier is None) == (config.lora is None):
     return
   if earlier is None:
-    found, remedy = "all parameters", "leave out lora.gin"
+    found, remedy = "all parameters", "train without lora (lora.gin)"
   else:
-    found, remedy = "adapters (LoRA)", "add --gin_file=lora.gin"
+    found, remedy = "adapters (LoRA)", "train with lora (lora.gin)"
   raise UserError(
     f"{saved.folder} holds a run that trains {found}, unlike this"
-    f" configuration: {remedy}, or give another MODEL_DIR"
+    f" configuration: {remedy}, or choose another model_dir",
+    fields="TrainConfig.model_dir",
   )
 
 
@@ -169,11 +175,13 @@ def _check_same_adapters(
   saved: checkpoints_lib.Checkpoints,
   earlier: Mapping[str, Any],
 ) -> None:
-  for name, macro in _MACROS.items():
-    value = getattr(options, name)
+  for field in dataclasses.fields(options):
+    value = getattr(options, field.name)
     value = list(value) if isinstance(value, tuple) else value
-    if earlier[name] != value:
+    if earlier[field.name] != value:
       raise UserError(
-        f"{macro} is {value!r}, but the adapters in {saved.folder} are trained"
-        f" with {earlier[name]!r}: give that, or another MODEL_DIR"
+        f"{field.name} is {value!r}, but the adapters in {saved.folder} are"
+        f" trained with {earlier[field.name]!r}: set that, or choose another"
+        " model_dir",
+        fields=f"LoraOptions.{field.name}",
       )

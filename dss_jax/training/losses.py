@@ -15,18 +15,19 @@ arXiv:2305.02301, and the authors' code, where alpha = 0.5).
 """
 
 import dataclasses
-import functools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 
-# What a sub-task's summed loss is divided by. The names in capitals are T5X's
-# `SpecialLossNormalizingFactor`s.
+# What the summed loss of a sub-task is divided by. The names in capitals are
+# T5X's `SpecialLossNormalizingFactor`s.
 NORMALIZERS = (
   "subtask_tokens",
   "all_tokens",
@@ -37,6 +38,9 @@ NORMALIZERS = (
 )
 
 Batch = Mapping[str, Any]  # name -> [batch, length] array
+
+
+# --------------------------------------------------------- losses of tokens
 
 
 def smoothing_constants(
@@ -57,53 +61,6 @@ def smoothing_constants(
   return confidence, low, entropy
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _token_nll(logits, targets, z_loss, label_smoothing):
-  return _token_nll_fwd(logits, targets, z_loss, label_smoothing)[0]
-
-
-def _token_nll_fwd(logits, targets, z_loss, label_smoothing):
-  vocab_size = logits.shape[-1]
-  confidence, low, entropy = smoothing_constants(vocab_size, label_smoothing)
-  log_z = jax.nn.logsumexp(logits, axis=-1)
-  # A masked sum instead of a gather: it stays local to each device when the
-  # vocabulary is sharded.
-  is_target = jnp.arange(vocab_size) == targets[..., None]
-  target_logit = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
-  if label_smoothing:
-    expected = (confidence - low) * target_logit
-    expected += low * jnp.sum(logits, axis=-1)
-    nll = log_z - expected - entropy
-  else:
-    nll = log_z - target_logit
-  return (nll, z_loss * log_z * log_z), (logits, targets, log_z)
-
-
-def _token_nll_bwd(z_loss, label_smoothing, residuals, cotangents):
-  # Written by hand so that only the logits are kept for the backward pass, not
-  # their exponentials too, and so that the targets' part is added in place: a
-  # one-hot subtraction takes a third [batch, length, vocab] float32 array.
-  logits, targets, log_z = residuals
-  nll_bar, z_bar = cotangents
-  confidence, low, _ = smoothing_constants(logits.shape[-1], label_smoothing)
-  scale = nll_bar + 2.0 * z_loss * log_z * z_bar
-  gradient = scale[..., None] * jnp.exp(logits - log_z[..., None])
-  if label_smoothing:
-    gradient -= low * nll_bar[..., None]
-
-  def add_at(row, target, value):
-    return row.at[target].add(value, unique_indices=True)
-
-  # Mapped over rows, so that the devices of a sharded vocabulary each add
-  # their own part; one scatter over all indices would gather them.
-  for _ in range(targets.ndim):
-    add_at = jax.vmap(add_at)
-  return add_at(gradient, targets, (low - confidence) * nll_bar), None
-
-
-_token_nll.defvjp(_token_nll_fwd, _token_nll_bwd)
-
-
 def token_nll(
   logits: jax.typing.ArrayLike,
   targets: jax.typing.ArrayLike,
@@ -118,6 +75,9 @@ def token_nll(
   q puts `1 - label_smoothing` on the target and shares the rest equally among
   the other `vocab - 1` ids; H(q) is its entropy (0 without smoothing).
 
+  Training computes the same in `vocabulary_loss`, with its gradient and without
+  an array of all logits; this is the definition.
+
   Args:
     logits: [..., vocab] float; computed on in float32.
     targets: [...] int32, ids below `vocab`.
@@ -129,7 +89,20 @@ def token_nll(
   """
   logits = jnp.asarray(logits, jnp.float32)
   targets = jnp.asarray(targets)
-  return _token_nll(logits, targets, float(z_loss), float(label_smoothing))
+  vocab_size = logits.shape[-1]
+  confidence, low, entropy = smoothing_constants(vocab_size, label_smoothing)
+  log_z = jax.nn.logsumexp(logits, axis=-1)  # [...]
+  # A masked sum instead of a gather: it stays local to each device where the
+  # vocabulary is sharded.
+  is_target = jnp.arange(vocab_size) == targets[..., None]  # [..., vocab]
+  target_logit = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
+  expected = (confidence - low) * target_logit
+  if label_smoothing:
+    expected += low * jnp.sum(logits, axis=-1)
+  return log_z - expected - entropy, z_loss * log_z * log_z
+
+
+# ------------------------------------------------- features of packed batches
 
 
 def loss_mask(batch: Batch) -> jax.Array:
@@ -169,8 +142,8 @@ def example_starts(batch: Batch) -> jax.Array:
   return (segments != before) & (segments > 0)
 
 
-def _tokens_in_own_segment(batch: Batch, mask: jax.Array) -> jax.Array:
-  """[batch, length] float32: summed `mask` of the segment a token is in.
+def _segment_sums(batch: Batch, mask: jax.Array) -> jax.Array:
+  """[batch, length] float32: `mask` summed over the segment of each token.
 
   A compare-and-reduce over pairs of positions: XLA fuses it, so the pairs are
   never stored, and the sums are exact for 0/1 masks.
@@ -178,6 +151,9 @@ def _tokens_in_own_segment(batch: Batch, mask: jax.Array) -> jax.Array:
   segments = segment_ids(batch)
   same = segments[:, :, None] == segments[:, None, :]
   return jnp.sum(jnp.where(same, mask[:, None, :], 0.0), axis=-1)
+
+
+# -------------------------------------------------------- weights of tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,17 +186,18 @@ class Weighting:
 
   def __post_init__(self):
     weights = self.subtask_weights
+    fields = ("Objective.alpha", "Objective.subtask_weights")
     if not weights or not all(math.isfinite(w) and w >= 0 for w in weights):
       raise UserError(
-        f"sub-task weights are {weights}; allowed is one finite number >= 0"
-        " per sub-task; set losses.Objective.alpha or"
-        " losses.Objective.subtask_weights"
+        f"subtask_weights is {weights}; it must hold a finite number of 0 or"
+        " more for each sub-task",
+        fields=fields,
       )
     if not any(weights):
       raise UserError(
-        f"sub-task weights are all zero: {weights}; nothing would be"
-        " trained; set losses.Objective.alpha or"
-        " losses.Objective.subtask_weights"
+        f"subtask_weights is {weights}: with weights of zero nothing would be"
+        " trained",
+        fields=fields,
       )
     normalizer = self.normalizer
     if isinstance(normalizer, str):
@@ -233,9 +210,9 @@ class Weighting:
       )
     if not known:
       raise UserError(
-        f"unknown loss normaliser {normalizer!r}; allowed are"
-        f" {', '.join(NORMALIZERS)}, a number above 0 or None; set"
-        " LOSS_NORMALIZING_FACTOR"
+        f"normalizer is {normalizer!r}; it must be one of"
+        f" {', '.join(NORMALIZERS)}, a number above 0, or None",
+        fields="Objective.normalizer",
       )
 
   @property
@@ -256,39 +233,50 @@ class Weighting:
       example_weights = jnp.ones_like(mask)
     tokens = mask * example_weights
     if self.normalizer == "AVERAGE_PER_SEQUENCE":
-      tokens = tokens / jnp.maximum(_tokens_in_own_segment(batch, mask), 1e-20)
+      tokens = tokens / jnp.maximum(_segment_sums(batch, mask), 1e-20)
     scales = self._scales(batch, ids, tokens, example_weights)
     weights = jnp.where((ids < 0) | (ids > self.num_subtasks), jnp.nan, 0.0)
     for k, scale in enumerate(scales, start=1):
       weights = jnp.where(ids == k, scale * tokens, weights)
     return weights
 
-  def _scales(self, batch, ids, tokens, example_weights):
-    """w_k / n_k for every sub-task, as scalars."""
+  def _scales(
+    self,
+    batch: Batch,
+    ids: jax.Array,
+    tokens: jax.Array,
+    example_weights: jax.Array,
+  ) -> list[jax.Array | float]:
+    """w_k / n_k of each sub-task, scalars float32.
 
-    def count(values, k):
+    Args:
+      batch: the features of the global batch.
+      ids: [batch, length] int32, see `subtask_ids`.
+      tokens: [batch, length] float32, what each target token counts for.
+      example_weights: [batch, length] float32, the weight of its example.
+    """
+
+    def total(values, k):
       return jnp.sum(jnp.where(ids == k, values, 0.0))
 
     ks = range(1, self.num_subtasks + 1)
     if self.normalizer == "subtask_tokens":
-      divisors = [jnp.maximum(count(tokens, k), 1.0) for k in ks]
+      divisors = [jnp.maximum(total(tokens, k), 1.0) for k in ks]
     elif self.normalizer == "examples":
       starts = jnp.where(example_starts(batch), example_weights, 0.0)
-      divisors = [jnp.maximum(count(starts, k), 1.0) for k in ks]
-    elif self.normalizer in ("all_tokens", "NUM_REAL_TARGET_TOKENS"):
-      divisors = [jnp.maximum(jnp.sum(tokens), 1.0)] * len(ks)
-    elif self.normalizer == "AVERAGE_PER_SEQUENCE":
+      divisors = [jnp.maximum(total(starts, k), 1.0) for k in ks]
+    elif self.normalizer in (
+      "all_tokens",
+      "NUM_REAL_TARGET_TOKENS",
       # `tokens` sums to an example's weight here, so this counts examples.
+      "AVERAGE_PER_SEQUENCE",
+    ):
       divisors = [jnp.maximum(jnp.sum(tokens), 1.0)] * len(ks)
     elif self.normalizer == "NUM_TOTAL_TARGET_TOKENS":
       divisors = [float(tokens.size)] * len(ks)
     else:
       divisors = [float(self.normalizer or 1.0)] * len(ks)
     return [w / n for w, n in zip(self.subtask_weights, divisors, strict=True)]
-
-
-def _is_number(value: Any) -> bool:
-  return isinstance(value, int | float)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,20 +303,14 @@ class Objective:
   label_smoothing: float = 0.0
 
   def __post_init__(self):
-    if not (_is_number(self.alpha) and 0.0 <= self.alpha <= 1.0):
+    checks.in_range("Objective.alpha", self.alpha, 0, 1)
+    checks.in_range("Objective.z_loss", self.z_loss, 0, sys.float_info.max)
+    checks.in_range("Objective.label_smoothing", self.label_smoothing, 0)
+    if self.label_smoothing >= 1:
       raise UserError(
-        f"alpha is {self.alpha!r}; allowed is 0 to 1; set ALPHA"
-        " (losses.Objective.alpha)"
-      )
-    smoothing = self.label_smoothing
-    if not (_is_number(smoothing) and 0.0 <= smoothing < 1.0):
-      raise UserError(
-        f"label smoothing is {smoothing!r}; allowed is 0 up to, not"
-        " including, 1; set LABEL_SMOOTHING"
-      )
-    if not (_is_number(self.z_loss) and 0.0 <= self.z_loss < math.inf):
-      raise UserError(
-        f"z-loss is {self.z_loss!r}; allowed is 0 or more; set Z_LOSS"
+        f"label_smoothing is {self.label_smoothing!r}; it must be 0 or more, and"
+        " less than 1",
+        fields="Objective.label_smoothing",
       )
 
   def weighting(self, subtask_names: Sequence[str]) -> Weighting:
@@ -342,14 +324,14 @@ class Objective:
     """
     names = tuple(subtask_names)
     if self.subtask_weights is not None:
-      given = dict(self.subtask_weights)
-      if set(given) != set(names):
+      by_name = dict(self.subtask_weights)
+      if set(by_name) != set(names):
         raise UserError(
-          f"sub-task weights are given for {sorted(given)}, but the run's"
-          f" sub-tasks are {sorted(names)}; set"
-          " losses.Objective.subtask_weights"
+          f"subtask_weights has weights for {sorted(by_name)}, but the run's"
+          f" sub-tasks are {sorted(names)}",
+          fields="Objective.subtask_weights",
         )
-      weights = tuple(float(given[name]) for name in names)
+      weights = tuple(float(by_name[name]) for name in names)
     elif len(names) == 1:
       weights = (1.0,)
     elif len(names) == 2:
@@ -359,10 +341,14 @@ class Objective:
       )
     else:
       raise UserError(
-        f"alpha weighs two sub-tasks, the run has {len(names)}: {names}; set"
-        " losses.Objective.subtask_weights to a weight for each"
+        f"alpha weighs two sub-tasks, and the run has {len(names)}: {names}; set"
+        " subtask_weights to a weight for each of them",
+        fields="Objective.subtask_weights",
       )
     return Weighting(weights, self.normalizer)
+
+
+# ------------------------------------------------------------------- metrics
 
 
 class TokenLosses(NamedTuple):

@@ -1,11 +1,11 @@
-"""The files of one run, in MODEL_DIR, apart from its checkpoints.
+"""The files of one run, in its `model_dir`, apart from its checkpoints.
 
 config.gin      the configuration it ran with, ready to be parsed again
 run.json        versions, source revision, devices, data fingerprint
 metrics.jsonl   one line per step and one per evaluation
 events.out.*    the same for TensorBoard
 eval/<task>/<step>.jsonl   what was decoded: input, target, prediction, correct
-results.jsonl   final scores, one row per metric
+results.jsonl   final scores, one line per metric
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ from dss_jax import __version__
 from dss_jax.base.atomic_files import write_atomically
 from dss_jax.base.errors import UserError, damaged_file
 
+METRICS_FILE = "metrics.jsonl"
+# The key of its lines for what may differ between runs of one configuration.
+TIME = "time"
+
 _PACKAGES = (
   "jax",
   "jaxlib",
@@ -38,12 +42,12 @@ _PACKAGES = (
 )
 
 
-def write_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_jsonl(
+  path: pathlib.Path, entries: Iterable[Mapping[str, Any]]
+) -> None:
   """Writes one JSON object a line, atomically."""
-  write_atomically(
-    path,
-    "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
-  )
+  lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+  write_atomically(path, "".join(lines))
 
 
 def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -56,7 +60,7 @@ def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
   """
   if not path.exists():
     return []
-  rows = []
+  entries = []
   with (
     damaged_file(path, "delete it, and what can be made again will be"),
     open(path, encoding="utf-8") as file,
@@ -65,15 +69,30 @@ def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
     for line in file:
       if not line.endswith("\n"):
         break
-      rows.append(dict(json.loads(line)))
-  return rows
+      entries.append(dict(json.loads(line)))
+  return entries
+
+
+def metrics_hash(folder: pathlib.Path) -> str:
+  """SHA-256 of metrics.jsonl with the times left out."""
+  digest = hashlib.sha256()
+  path = folder / METRICS_FILE
+  with (
+    open(path, encoding="utf-8") as file,
+    damaged_file(path, "restore it"),
+  ):
+    for text in file:
+      line = json.loads(text)
+      line.pop(TIME, None)
+      digest.update(json.dumps(line, sort_keys=True).encode() + b"\n")
+  return digest.hexdigest()
 
 
 @contextlib.contextmanager
 def locked(model_dir: pathlib.Path) -> Iterator[None]:
   """Holds the run's folder: two processes must not write the same run.
 
-  The lock goes with the process, so a killed run leaves none behind.
+  The lock ends with the process, so a killed run leaves none behind.
 
   Raises:
     UserError: where another process holds it, or it cannot be written.
@@ -85,17 +104,18 @@ def locked(model_dir: pathlib.Path) -> Iterator[None]:
     file = open(model_dir / ".lock", "a+", encoding="utf-8")  # noqa: SIM115
   except (OSError, ValueError) as error:
     raise UserError(
-      f"MODEL_DIR {str(model_dir)!r} is no folder that can be written to"
-      f" ({getattr(error, 'strerror', None) or error}): give another"
-      " --gin.MODEL_DIR"
+      f"model_dir {str(model_dir)!r} is not a folder that can be written to"
+      f" ({getattr(error, 'strerror', None) or error}): choose another one",
+      fields="TrainConfig.model_dir",
     ) from error
   with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
       raise UserError(
-        f"another process is training in {str(model_dir)!r}: wait for it, or"
-        " give another --gin.MODEL_DIR"
+        f"another process is training in model_dir {str(model_dir)!r}: wait for"
+        " it, or choose another one",
+        fields="TrainConfig.model_dir",
       ) from error
     yield
 
@@ -145,5 +165,5 @@ def source_revision() -> str | None:
 
 
 def config_sha(text: str) -> str:
-  """A short name of a configuration, for result rows."""
+  """A short name of a configuration, for results.jsonl."""
   return hashlib.sha256(text.encode()).hexdigest()[:12]

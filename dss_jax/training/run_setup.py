@@ -2,15 +2,15 @@
 
 Everything that may be refused is looked at here, before the first step: a
 configuration that cannot run, or that does not fit the run found in the folder,
-is told before it costs anything or changes a file.
+is refused before it costs anything or changes a file.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,14 +26,13 @@ from dss_jax.training import (
   initialization,
   lora_runs,
   losses,
-  results,
-  run_directory,
   train_config,
   train_state,
   train_step,
 )
-from dss_jax.training.loop_state import LoopState
 from dss_jax.training.train_config import TrainConfig
+from dss_jax.training.train_state import LoopState
+from dss_jax.training.validation_loss import ValidationLoss
 
 PyTree = Any
 
@@ -48,34 +47,39 @@ class Setup:
   Attributes:
     data: what is trained on.
     evaluators: of the selecting split, and of the test split if there is one.
-    base: what adapters are trained beside; None where all is trained.
-    model: what is trained: the student, or adapters for it.
-    shardings: where the state's arrays live.
+    validation_loss: of the selecting split; None where it is not measured.
+    base: the frozen base that adapters are trained on; None where all
+      parameters are trained.
+    tx: the optimizer.
+    make_step: makes the step, not yet compiled, for an optimizer.
     earlier: `run.json` of the run that is continued; empty where there is none.
   """
 
   data: training_data.TrainingData
   evaluators: Sequence[evaluation_lib.Evaluator]
+  validation_loss: ValidationLoss | None
   base: lora_runs.Base | None
-  model: Any
-  shardings: train_state.TrainState
+  tx: optax.GradientTransformation
+  make_step: Callable[[optax.GradientTransformation], train_step.JittedStep]
   earlier: Mapping[str, Any]
+
+  def student_params(self, params: PyTree) -> PyTree:
+    """The whole student's parameters, from those that are trained."""
+    return self.base.merge(params) if self.base else params
 
 
 def set_up(
   config: TrainConfig,
-  folder: pathlib.Path,
   checkpoints: checkpoints_lib.Checkpoints,
 ) -> tuple[Setup, train_state.TrainState, LoopState]:
-  """Reads and checks all that a run needs, in the order of what it costs.
+  """Reads and checks all that a run needs, the cheapest first.
 
   Args:
-    config: the run.
-    folder: its folder, locked.
+    config: the run; its folder is locked.
     checkpoints: those in the folder.
 
   Returns:
-    What the run works with, the state to go on from, which steps will take
+    What the run works with, the state to continue from, which steps will take
     over, and what the loop remembered.
 
   Raises:
@@ -86,7 +90,7 @@ def set_up(
   train_config.check_vocabulary(config.vocabulary, config.model)
   latest = checkpoints.latest_step()
   start = _open_initial(config, latest)
-  earlier = _earlier_description(folder, latest)
+  earlier = _earlier_description(config, latest)
   data = training_data.load(
     config.train_dataset_cfg,
     config.vocabulary,
@@ -105,39 +109,41 @@ def set_up(
   if latest is not None:
     with damaged_file(checkpoints.folder / str(latest), "delete that folder"):
       loop = LoopState(**checkpoints.loop_state(latest))
-  state, shardings = _restore_or_init(config, checkpoints, model, base, start)
-  setup = Setup(data, evaluators, base, model, shardings, earlier)
-  return setup, state, loop
-
-
-def describe(config: TrainConfig, setup: Setup) -> dict[str, Any]:
-  """What `run.json` says of a run before it has made a step."""
-  description = run_directory.describe_machine() | {
-    "data_fingerprint": setup.data.fingerprint,
-    "task": setup.data.task_name,
-    "seed": config.random_seed,
-    "num_parameters": results.num_parameters(config.model),
-    "mesh": dict(config.partitioner.mesh.shape),
-    "batch_shape": dataclasses.asdict(setup.data.shape),
-  }
-  if setup.base:
-    description["lora"] = setup.base.as_json()
-  return description
-
-
-def transformation(
-  config: TrainConfig, model: Any
-) -> optax.GradientTransformation:
-  """The run's optimizer, for what is trained."""
-  return config.optimizer.transform(
+  tx = config.optimizer.transform(
     config.learning_rate_fn,
     abstract_params.param_shapes(model),
     model.param_axes(),
   )
+  state, shardings = _restore_or_init(
+    config, checkpoints, model, tx, base, start
+  )
+  validation_loss = None
+  if config.evaluation_cfg.loss_batches != 0:
+    student_shardings = shardings.params
+    if base:
+      student_shardings = jax.tree.map(lambda x: x.sharding, base.params)
+    validation_loss = ValidationLoss(config, data.shape, student_shardings)
+  make_step = functools.partial(
+    jit_step,
+    config,
+    config.objective.weighting(data.subtask_names),
+    shardings=shardings,
+    adapted=(base.adapters.on, base.params) if base else None,
+  )
+  setup = Setup(
+    data=data,
+    evaluators=evaluators,
+    validation_loss=validation_loss,
+    base=base,
+    tx=tx,
+    make_step=make_step,
+    earlier=earlier,
+  )
+  return setup, state, loop
 
 
 def _evaluators(config: TrainConfig) -> list[evaluation_lib.Evaluator]:
-  """Made before training, so that a split that is not there is told at once."""
+  """Made before training, so that a missing split is refused at once."""
   evaluation = config.evaluation_cfg
   selecting = train_config.make_evaluator(config, evaluation.split)
   evaluation_lib.check_metric(selecting.tasks, evaluation.metric)
@@ -149,8 +155,8 @@ def _evaluators(config: TrainConfig) -> list[evaluation_lib.Evaluator]:
     )
   except UserError as error:
     raise UserError(
-      f"{error}; to train without a test, set"
-      " evaluation.EvaluationConfig.test_split to None"
+      f"{error}; to train without a test, set test_split to None",
+      fields=(*error.fields, "EvaluationConfig.test_split"),
     ) from error
   return [selecting, test]
 
@@ -171,13 +177,13 @@ def _open_initial(
 
 
 def _earlier_description(
-  folder: pathlib.Path, latest: int | None
+  config: TrainConfig, latest: int | None
 ) -> dict[str, Any]:
   """`run.json` of the run that is continued; empty where there is none."""
-  path = folder / "run.json"
+  path = config.folder / "run.json"
   if latest is None or not path.exists():
     return {}
-  remedy = "restore it, or give another MODEL_DIR"
+  remedy = "restore it, or choose another model_dir"
   with damaged_file(path, remedy):
     earlier = json.loads(path.read_text(encoding="utf-8"))
     shape = earlier.get("batch_shape")
@@ -191,19 +197,20 @@ def _check_same_data(
   data: training_data.TrainingData,
   earlier: Mapping[str, Any],
 ) -> None:
-  """A run goes on only with the data and the order it began with."""
+  """A run continues only with the data, and the order, that it began with."""
   now = {"data_fingerprint": data.fingerprint, "seed": config.random_seed}
   for name, value in now.items():
     if earlier.get(name, value) != value:
       raise UserError(
-        f"MODEL_DIR {config.model_dir!r} holds a run whose {name} is"
-        f" {earlier[name]!r}, now it is {value!r}: give another MODEL_DIR, or"
-        " the data, task and RANDOM_SEED it began with"
+        f"model_dir {config.model_dir!r} holds a run whose {name} is"
+        f" {earlier[name]!r}, and now it is {value!r}: choose another model_dir,"
+        " or the data, task and random_seed that the run began with",
+        fields=("TrainConfig.model_dir", "TrainConfig.random_seed"),
       )
 
 
 def _check_attention(config: TrainConfig, shape: row_plans.BatchShape) -> None:
-  """A kernel that was asked for by name takes these rows on these devices."""
+  """Refuses an attention kernel that cannot take these rows on these devices."""
   if config.model.config.attention_implementation in ("auto", "xla"):
     return
   batch = {
@@ -224,11 +231,11 @@ def _restore_or_init(
   config: TrainConfig,
   checkpoints: checkpoints_lib.Checkpoints,
   model: Any,
+  tx: optax.GradientTransformation,
   base: lora_runs.Base | None,
   start: initialization.Initial | None,
 ) -> tuple[train_state.TrainState, train_state.TrainState]:
-  """The state to go on from, and its shardings."""
-  tx = transformation(config, model)
+  """The state to continue from, and its shardings."""
   step = checkpoints.latest_step()
   if step is not None:
     shapes, shardings = train_state.abstract_state(
@@ -263,24 +270,26 @@ def jit_step(
 
   Args:
     config: the run.
-    weighting: of the tokens of its batches.
+    weighting: weighs the tokens of its batches.
     tx: the optimizer.
-    shardings: of the state.
+    shardings: where the state's arrays live.
     adapted: see `train_step.jit_train_step`.
   """
   return train_step.jit_train_step(
     model=config.model,
     adapted=adapted,
     tx=tx,
-    weighting=weighting,
+    options=train_step.StepOptions(
+      weighting,
+      num_microbatches=config.num_microbatches,
+      z_loss=config.objective.z_loss,
+      label_smoothing=config.objective.label_smoothing,
+      logits_at_once=config.logits_at_once(),
+      learning_rate_fn=config.learning_rate_fn,
+    ),
     partitioner=config.partitioner,
     state_shardings=shardings,
     base_key=jax.random.fold_in(
       jax.random.key(config.random_seed), DROPOUT_KEY
     ),
-    num_microbatches=config.num_microbatches,
-    z_loss=config.objective.z_loss,
-    label_smoothing=config.objective.label_smoothing,
-    logits_at_once=config.logits_at_once(),
-    learning_rate_fn=config.learning_rate_fn,
   )

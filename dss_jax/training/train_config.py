@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pathlib
+import re
 from collections.abc import Callable, Sequence
 
 from dss_jax import vocabularies
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.data import pipeline
 from dss_jax.models import encoder_decoder, partitioning
@@ -15,27 +18,24 @@ from dss_jax.models.decoding import generation
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training import evaluation as evaluation_lib
 from dss_jax.training import losses, optimizers, vocabulary_loss
-from dss_jax.training.monitoring import profiling
 from dss_jax.training.optimizers import schedules
 
-# Fields of a run that are objects, a method that tells them from the function
-# that makes them, and an example.
+VOCABULARY_LOSSES = ("fused", "plain")
+# Fields that are objects, a method that only the object has (and not the class
+# or function that makes it), and an example.
 _OBJECTS = {
   "model": ("hidden_states", "models.EncoderDecoderModel"),
   "optimizer": ("transform", "optimizers.AdamW"),
   "partitioner": ("put_batch", "partitioning.PjitPartitioner"),
 }
-VOCABULARY_LOSSES = ("fused", "plain")
-# Fields of a run that count something, and the macros that set them.
-_PATIENCE = "early_stopping_patience"
-_AT_LEAST_ONE = {
-  "total_steps": "TRAIN_STEPS",
-  "num_microbatches": "NUM_MICROBATCHES",
-  "eval_period": "EVAL_PERIOD",
-  "stats_period": "STATS_PERIOD",
-  "max_nonfinite_steps": "train.train.max_nonfinite_steps",
-  _PATIENCE: "EARLY_STOPPING_PATIENCE",
-}
+# Fields that count something.
+_COUNTS = (
+  "total_steps",
+  "num_microbatches",
+  "stats_period",
+  "max_nonfinite_steps",
+)
+_OPTIONAL_COUNTS = ("eval_period", "early_stopping_patience")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +55,11 @@ class TrainConfig:
     partitioner: the mesh.
     objective: weights and normalisation of the sub-tasks' losses.
     save_cfg: when checkpoints are made and kept.
-    initial_checkpoint_path: parameters to start from (a run's MODEL_DIR, a
+    initial_checkpoint_path: parameters to start from (the folder of a run, a
       Hugging Face folder or a T5X checkpoint); None starts from random ones.
-    restore_optimizer: go on with the Adafactor state of that checkpoint too,
-      which T5X wrote.
-    lora: train adapters beside those parameters; None trains all parameters.
+    restore_optimizer: continue with the Adafactor state of that checkpoint
+      too, which T5X wrote.
+    lora: train adapters for those parameters; None trains all parameters.
     num_microbatches: parts a batch is cut into to save memory.
     random_seed: of initial parameters, dropout and data order.
     eval_period: steps between evaluations; None evaluates at the end only.
@@ -72,8 +72,8 @@ class TrainConfig:
       "fused", or "plain" from all logits at once, the slow reference.
     profile_steps: `A:B` records the steps A to B - 1 with JAX's profiler;
       None records none.
-    debug_nans: end the run at the first step that is not finite, and say where
-      it came from; costs speed. Else such steps are skipped, see
+    debug_nans: end the run at the first step that is not finite, and say which
+      operation made it so; costs speed. Otherwise such steps are skipped, see
       `max_nonfinite_steps`.
     config_text_fn: returns the configuration as text, for `config.gin`.
   """
@@ -111,11 +111,16 @@ class TrainConfig:
   debug_nans: bool = False
   config_text_fn: Callable[[], str] | None = None
 
+  @property
+  def folder(self) -> pathlib.Path:
+    """The run's folder, `model_dir`."""
+    return pathlib.Path(self.model_dir)
+
   def logits_at_once(self, platform: str | None = None) -> int | None:
     """Positions of a device whose logits exist at once; None for all.
 
     Args:
-      platform: of the devices, as JAX names it; None asks the mesh.
+      platform: JAX's name for the kind of device; None takes the mesh's.
     """
     if self.vocabulary_loss == "plain":
       return None
@@ -124,15 +129,51 @@ class TrainConfig:
       platform or self.partitioner.mesh.devices.flat[0].platform,
     )
 
-  def __post_init__(self):
-    if self.vocabulary_loss not in VOCABULARY_LOSSES:
+  def steps_to_profile(self) -> range | None:
+    """The steps that JAX's profiler records, numbered from 1.
+
+    Raises:
+      UserError: where `profile_steps` is not `A:B`, or after the last step.
+    """
+    if self.profile_steps is None:
+      return None
+    text, fields = str(self.profile_steps), "TrainConfig.profile_steps"
+    match = re.fullmatch(r"([1-9]\d{0,11}):(\d{1,12})", text)
+    steps = range(int(match[1]), int(match[2])) if match else range(0)
+    if not steps:
       raise UserError(
-        f"train.train.vocabulary_loss is {self.vocabulary_loss!r}; allowed are"
-        f" {', '.join(map(repr, VOCABULARY_LOSSES))}"
+        f"profile_steps is {text!r}; it must be A:B with 1 <= A < B, such as"
+        " 20:25, and records the steps A to B - 1",
+        fields=fields,
       )
+    if steps[0] > self.total_steps:
+      raise UserError(
+        f"profile_steps is {text!r}, but the run ends with step"
+        f" {self.total_steps}: choose earlier steps, or raise total_steps",
+        fields=(fields, "TrainConfig.total_steps"),
+      )
+    return steps
+
+  def __post_init__(self):
+    where = "TrainConfig"
+    checks.one_of(
+      f"{where}.vocabulary_loss", self.vocabulary_loss, VOCABULARY_LOSSES
+    )
+    for name in (*_COUNTS, *_OPTIONAL_COUNTS):
+      checks.in_range(
+        f"{where}.{name}",
+        getattr(self, name),
+        1,
+        whole=True,
+        or_none=name in _OPTIONAL_COUNTS,
+      )
+    checks.in_range(
+      f"{where}.random_seed", self.random_seed, 0, 2**32 - 1, whole=True
+    )
     if not self.model_dir or "\0" in self.model_dir:
       raise UserError(
-        f"MODEL_DIR is {self.model_dir!r}; it must be the path of a folder"
+        f"model_dir is {self.model_dir!r}; it must be the path of a folder",
+        fields=f"{where}.model_dir",
       )
     folder = os.path.expanduser(self.model_dir)
     object.__setattr__(self, "model_dir", folder)
@@ -142,37 +183,30 @@ class TrainConfig:
       value = getattr(self, name)
       if isinstance(value, type) or not hasattr(value, method):
         raise UserError(
-          f"train.train.{name} is {value!r}; give the object, with parentheses"
-          f" in gin: @{example}()"
+          f"{name} is {value!r}; it must be an object, in gin with parentheses:"
+          f" @{example}()",
+          fields=f"{where}.{name}",
         )
     if self.lora is not None and self.initial_checkpoint_path is None:
       raise UserError(
-        "lora.gin trains adapters beside the parameters of a base, and there is"
-        " none: add --gin.INITIAL_CHECKPOINT_PATH=..., a run's MODEL_DIR or a"
-        " pretrained checkpoint"
+        "lora is set, which trains adapters for the parameters of a base, and"
+        " there is no base: set initial_checkpoint_path to the folder of a run"
+        " or to a pretrained checkpoint",
+        fields=f"{where}.initial_checkpoint_path",
       )
     if self.restore_optimizer and (
       self.lora is not None or self.initial_checkpoint_path is None
     ):
       raise UserError(
-        "RESTORE_OPTIMIZER is True, which goes on with the optimizer state of a"
-        " T5X checkpoint: set INITIAL_CHECKPOINT_PATH to one and leave out"
-        " lora.gin, or set it to False"
+        "restore_optimizer is True, which continues with the optimizer state of"
+        " a T5X checkpoint: set initial_checkpoint_path to one and train without"
+        " lora, or set restore_optimizer to False",
+        fields=(
+          f"{where}.restore_optimizer",
+          f"{where}.initial_checkpoint_path",
+        ),
       )
-    for name, binding in _AT_LEAST_ONE.items():
-      value = getattr(self, name)
-      optional = value is None and name in ("eval_period", _PATIENCE)
-      if not optional and not (isinstance(value, int) and value >= 1):
-        raise UserError(
-          f"{binding} is {value!r}; it must be a whole number from 1"
-        )
-    if self.profile_steps is not None:
-      profiling.parse_steps(self.profile_steps, self.total_steps)
-    seed = self.random_seed
-    if not (isinstance(seed, int) and 0 <= seed < 2**32):
-      raise UserError(
-        f"RANDOM_SEED is {seed!r}; it must be a whole number from 0, below 2^32"
-      )
+    self.steps_to_profile()
 
 
 def check_vocabulary(
@@ -183,9 +217,9 @@ def check_vocabulary(
   if vocabulary.vocab_size > model.config.vocab_size:
     raise UserError(
       f"the vocabulary {vocabulary.name} has {vocabulary.vocab_size} ids but"
-      f" the student only {model.config.vocab_size}: set"
-      " network.T5Config.vocab_size to at least that (a multiple of 128 is"
-      " fastest), or another VOCABULARY"
+      f" vocab_size of the student is {model.config.vocab_size}: set it to at"
+      " least that (a multiple of 128 is fastest), or take another vocabulary",
+      fields=("T5Config.vocab_size", "TrainConfig.vocabulary"),
     )
 
 
@@ -201,8 +235,8 @@ def make_evaluator(
     config: the run.
     split: `validation` or `test`.
     tasks: names to score instead of those of the run.
-    generator: of another evaluator of the run, whose compiled programs are
-      used again.
+    generator: the generator of another evaluator of the run, whose compiled
+      programs are used again.
   """
   evaluation = config.evaluation_cfg
   dataset = config.train_dataset_cfg
@@ -221,7 +255,8 @@ def make_evaluator(
     if not len(task):
       raise UserError(
         f"{task.name} has nothing to score in split {split!r}: there are no"
-        " records with a target; choose EVAL_TASKS or another split"
+        " records with a target; choose other tasks, or another split",
+        fields=("EvaluationConfig.tasks", "EvaluationConfig.split"),
       )
   generator = generator or generation.Generator(
     config.model,

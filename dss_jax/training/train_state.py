@@ -1,6 +1,7 @@
-"""What training changes: step, parameters, optimizer state; nothing else."""
+"""What training changes: the arrays, and what the loop remembers besides."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ class TrainState:
     step: [] int32, steps made, skipped ones included; also the position in
       the data.
     params: nested dict of float32 arrays, with T5X's paths.
-    opt_state: of the optimizer.
+    opt_state: the optimizer's state.
   """
 
   step: jax.Array
@@ -37,6 +38,62 @@ class TrainState:
   ) -> "TrainState":
     """The state before the first step."""
     return cls(jnp.zeros([], jnp.int32), params, tx.init(params))
+
+
+@dataclasses.dataclass
+class LoopState:
+  """What the loop must remember besides the arrays; saved with them.
+
+  Attributes:
+    best_step: the step whose evaluation was best so far.
+    best_value: its selection metric.
+    stale_evaluations: evaluations since then.
+    encoder_tokens: non-padding input tokens trained on so far.
+    decoder_tokens: non-padding target tokens trained on so far.
+    examples_seen: sub-task examples trained on so far.
+    nonfinite_steps: updates skipped because loss or gradient was not finite.
+    nonfinite_in_a_row: how many of the latest updates were skipped.
+    wall_s: seconds spent, over all starts.
+  """
+
+  best_step: int | None = None
+  best_value: float | None = None
+  stale_evaluations: int = 0
+  encoder_tokens: int = 0
+  decoder_tokens: int = 0
+  examples_seen: int = 0
+  nonfinite_steps: int = 0
+  nonfinite_in_a_row: int = 0
+  wall_s: float = 0.0
+
+  @property
+  def tokens_seen(self) -> int:
+    """Non-padding tokens of all sub-tasks trained on so far."""
+    return self.encoder_tokens + self.decoder_tokens
+
+  def note_steps(self, steps: Sequence[Mapping[str, float]]) -> None:
+    """Takes in the values of steps made, as in metrics.jsonl."""
+    for values in steps:
+      self.encoder_tokens += int(values["encoder_tokens"])
+      self.decoder_tokens += int(values["decoder_tokens"])
+      self.examples_seen += int(values["examples"])
+      self.nonfinite_steps += int(values["nonfinite"])
+      self.nonfinite_in_a_row = (
+        self.nonfinite_in_a_row + 1 if values["nonfinite"] else 0
+      )
+
+  def note_evaluation(self, step: int, value: float) -> bool:
+    """Takes an evaluation in; returns whether it is the best so far."""
+    if self.best_value is None or value > self.best_value:
+      self.best_step, self.best_value = step, value
+      self.stale_evaluations = 0
+      return True
+    self.stale_evaluations += 1
+    return False
+
+  def out_of_patience(self, patience: int | None) -> bool:
+    """Whether so many evaluations passed without a better one."""
+    return patience is not None and self.stale_evaluations >= patience
 
 
 def state_shapes(model: Any, tx: optax.GradientTransformation) -> TrainState:
@@ -72,9 +129,7 @@ def init_state(
   Returns:
     The state, and its shardings in the same structure.
   """
-  shardings = partitioner.state_shardings(
-    state_shapes(model, tx), model.param_axes()
-  )
+  _, shardings = abstract_state(model, tx, partitioner)
   init = jax.jit(
     lambda key: TrainState.create(model.init(key), tx),
     out_shardings=shardings,
@@ -98,8 +153,8 @@ def state_from_params(
     tx: the optimizer; its state starts afresh.
     partitioner: says where everything lives.
     param_axes: logical axes of the parameters.
-    copy: leave the parameters to the caller; else the state takes them over,
-      where they are already in place, and nobody may use them afterwards.
+    copy: whether the caller keeps the parameters; if not, the state takes over
+      those that are already in place, and they must not be used afterwards.
 
   Returns:
     The state, and its shardings in the same structure.

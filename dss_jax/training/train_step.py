@@ -4,7 +4,7 @@ A step is a function of (state, batch, key) alone. Everything random folds the
 state's step into the run's key, so step n is the same whenever it is run.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dss_jax.base import compilations
 from dss_jax.base.errors import UserError
 from dss_jax.models.partitioning import Partitioner, place
 from dss_jax.training import losses, vocabulary_loss
@@ -25,7 +24,7 @@ LossFn = Callable[[Any, Batch, jax.Array], tuple[jax.Array, Sums]]
 
 
 class Model(Protocol):
-  """All that a step needs of a model."""
+  """The functions of a model that a step calls."""
 
   def hidden_states(
     self, params: Any, batch: Batch, *, dropout_key: jax.Array | None = None
@@ -49,8 +48,9 @@ def split_microbatches(batch: Batch, num_microbatches: int) -> Batch:
     rows = x.shape[0]
     if rows % num_microbatches:
       raise UserError(
-        f"BATCH_SIZE is {rows} rows, not a multiple of {num_microbatches}"
-        " micro-batches; set BATCH_SIZE or NUM_MICROBATCHES"
+        f"a batch has {rows} rows, not a multiple of {num_microbatches}"
+        " micro-batches: change batch_size or num_microbatches",
+        fields=("DatasetConfig.batch_size", "TrainConfig.num_microbatches"),
       )
     return x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1)
 
@@ -106,6 +106,28 @@ def accumulate(
   return jax.tree.map(lambda x: jnp.sum(x, axis=0), values), grads
 
 
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+  """How a step computes its loss: constants of its compiled program.
+
+  Attributes:
+    weighting: token weights over the whole batch, w_k and n_k settled.
+    num_microbatches: parts the batch is computed in, one after another.
+    z_loss: see `losses.token_nll`.
+    label_smoothing: see `losses.token_nll`.
+    logits_at_once: positions of a device whose logits exist at once; None
+      computes all of them, the plain way. See `vocabulary_loss`.
+    learning_rate_fn: only to log `learning_rate`; the optimizer has its own.
+  """
+
+  weighting: losses.Weighting
+  num_microbatches: int = 1
+  z_loss: float = 0.0
+  label_smoothing: float = 0.0
+  logits_at_once: int | None = None
+  learning_rate_fn: LearningRateFn | None = None
+
+
 def train_step(
   state: TrainState,
   batch: Batch,
@@ -113,12 +135,7 @@ def train_step(
   model: Model,
   tx: optax.GradientTransformation,
   base_key: jax.Array,
-  weighting: losses.Weighting,
-  num_microbatches: int = 1,
-  z_loss: float = 0.0,
-  label_smoothing: float = 0.0,
-  logits_at_once: int | None = None,
-  learning_rate_fn: LearningRateFn | None = None,
+  options: StepOptions,
   grad_shardings: Any = None,
 ) -> tuple[TrainState, Sums]:
   """One update.
@@ -130,15 +147,9 @@ def train_step(
     state: the state to start from.
     batch: global `[rows, length]` arrays; see `data/feeding/batches.py`.
     model: the student.
-    tx: the optimizer; told the step through the extra argument `step`.
+    tx: the optimizer; gets the step as the extra argument `step`.
     base_key: typed key of the run, for dropout.
-    weighting: token weights over the whole batch, w_k and n_k settled.
-    num_microbatches: parts the batch is computed in, one after another.
-    z_loss: see `losses.token_nll`.
-    label_smoothing: see `losses.token_nll`.
-    logits_at_once: positions (of a device) whose logits exist at once; None
-      computes all of them, the plain way. See `vocabulary_loss`.
-    learning_rate_fn: only to report `learning_rate`; `tx` has its own.
+    options: how the loss is computed.
     grad_shardings: see `accumulate`.
 
   Returns:
@@ -148,7 +159,7 @@ def train_step(
     parameters), `nonfinite` (0 or 1), `learning_rate` if asked for.
   """
   key = jax.random.fold_in(base_key, state.step)
-  weights = weighting(batch)  # [rows, length] float32, over the WHOLE batch
+  weights = options.weighting(batch)  # [rows, length] f32, of the WHOLE batch
 
   def loss_fn(params, micro, key):
     """A weighted sum over tokens, so that micro-batches add up."""
@@ -159,17 +170,22 @@ def train_step(
       micro["decoder_target_tokens"],  # [rows, length]
       micro["token_weights"],
       losses.loss_mask(micro) > 0,
-      z_loss=z_loss,
-      label_smoothing=label_smoothing,
-      chunk=logits_at_once,
+      z_loss=options.z_loss,
+      label_smoothing=options.label_smoothing,
+      chunk=options.logits_at_once,
     )
-    sums = losses.subtask_sums(tokens, micro, weighting.num_subtasks)
+    num_subtasks = options.weighting.num_subtasks
+    sums = losses.subtask_sums(tokens, micro, num_subtasks)
     sums["z_loss"] = jnp.sum(tokens.z * micro["token_weights"])
     return loss, sums
 
-  batch = {**batch, "token_weights": weights}
   (loss, sums), grads = accumulate(
-    loss_fn, state.params, batch, key, num_microbatches, grad_shardings
+    loss_fn,
+    state.params,
+    {**batch, "token_weights": weights},
+    key,
+    options.num_microbatches,
+    grad_shardings,
   )
   grad_norm = optax.tree.norm(grads)
   updates, opt_state = optax.with_extra_args_support(tx).update(
@@ -189,40 +205,12 @@ def train_step(
     "param_norm": optax.tree.norm(state.params),
     "nonfinite": jnp.logical_not(finite).astype(jnp.int32),
   }
-  if learning_rate_fn is not None:
-    sums["learning_rate"] = learning_rate_fn(state.step)
+  if options.learning_rate_fn is not None:
+    sums["learning_rate"] = options.learning_rate_fn(state.step)
   new_state = state.replace(
     step=state.step + 1, params=params, opt_state=opt_state
   )
   return new_state, sums
-
-
-def eval_step(
-  params: Any,
-  batch: Batch,
-  *,
-  model: Model,
-  num_subtasks: int = 1,
-  label_smoothing: float = 0.0,
-  logits_at_once: int | None = None,
-) -> Sums:
-  """Teacher-forced sums of a batch, without dropout.
-
-  Returns:
-    `losses.subtask_sums` of the batch.
-  """
-  counted = losses.loss_mask(batch) > 0
-  _, tokens = vocabulary_loss.weighted_loss(
-    model.logits,
-    params,
-    model.hidden_states(params, batch),
-    batch["decoder_target_tokens"],
-    counted.astype(jnp.float32),
-    counted,
-    label_smoothing=label_smoothing,
-    chunk=logits_at_once,
-  )
-  return losses.subtask_sums(tokens, batch, num_subtasks)
 
 
 class JittedStep:
@@ -230,25 +218,17 @@ class JittedStep:
 
   Both happen under the partitioner's mesh and rules, whatever is active
   outside.
-
-  Attributes:
-    compilations: programs compiled, or read from the compilation cache, by
-      calls; 1 as long as all batches have one shape.
   """
 
   def __init__(self, jitted: Any, partitioner: Partitioner, *last: Any):
-    self.compilations = 0
     self._jitted = jitted
     self._partitioner = partitioner
     self._last = last
 
   def __call__(self, state_or_params: Any, batch: Batch) -> Any:
-    """Runs one step; the first call per batch shape compiles."""
-    before = compilations.count()
+    """Runs one step; the first call with a batch shape compiles."""
     with self._partitioner.activate():
-      results = self._jitted(state_or_params, batch, *self._last)
-    self.compilations += compilations.count() - before
-    return results
+      return self._jitted(state_or_params, batch, *self._last)
 
   def lower(self, state_or_params: Any, batch: Batch) -> jax.stages.Lowered:
     """The step's program for arguments like these (shapes will do)."""
@@ -258,7 +238,7 @@ class JittedStep:
   def run_by(
     self, run: Callable[[Any, list[Any]], Any], state: Any, batch: Batch
   ) -> Any:
-    """Gives `run` the step's ClosedJaxpr and its arguments, to run it by."""
+    """Calls `run` with the step's ClosedJaxpr and its flat arguments."""
     arguments = (state, batch, *self._last)
     with self._partitioner.activate():
       traced = self._jitted.trace(*arguments)
@@ -269,15 +249,10 @@ def jit_train_step(
   *,
   model: Model,
   tx: optax.GradientTransformation,
-  weighting: losses.Weighting,
+  options: StepOptions,
   partitioner: Partitioner,
   state_shardings: TrainState,
   base_key: jax.Array,
-  num_microbatches: int = 1,
-  z_loss: float = 0.0,
-  label_smoothing: float = 0.0,
-  logits_at_once: int | None = None,
-  learning_rate_fn: LearningRateFn | None = None,
   adapted: tuple[Callable[[Any], Model], Any] | None = None,
 ) -> JittedStep:
   """`train_step` compiled: `(state, batch) -> (state, sums)`.
@@ -286,22 +261,10 @@ def jit_train_step(
   after stepping from it. The other arguments are those of `train_step`.
 
   Args:
-    adapted: trains another model in place of `model`: that which this function
-      makes of these arrays, on the mesh. The step leaves them as they are; they
-      stay the caller's (are not donated).
+    adapted: `(model_on, arrays)`: trains the model that `model_on(arrays)`
+      makes, in place of `model`. The step does not change these arrays, which
+      lie on the mesh and stay the caller's (they are not donated).
   """
-  step = functools.partial(
-    train_step,
-    tx=tx,
-    weighting=weighting,
-    num_microbatches=num_microbatches,
-    z_loss=z_loss,
-    label_smoothing=label_smoothing,
-    logits_at_once=logits_at_once,
-    learning_rate_fn=learning_rate_fn,
-    grad_shardings=state_shardings.params,
-  )
-
   # The key is an argument, not a constant of the program: another seed finds
   # the same program in the compilation cache. So are the arrays of `adapted`.
   impl = jax.random.key_impl(base_key)
@@ -309,11 +272,17 @@ def jit_train_step(
 
   def step_with_key(state, batch, key_data, *frozen):
     partitioner.check_batch_size(
-      batch["decoder_target_tokens"].shape[0], num_microbatches
+      batch["decoder_target_tokens"].shape[0], options.num_microbatches
     )
-    base_key = jax.random.wrap_key_data(key_data, impl=impl)
-    student = model_on(*frozen) if model_on else model
-    return step(state, batch, model=student, base_key=base_key)
+    return train_step(
+      state,
+      batch,
+      model=model_on(*frozen) if model_on else model,
+      tx=tx,
+      base_key=jax.random.wrap_key_data(key_data, impl=impl),
+      options=options,
+      grad_shardings=state_shardings.params,
+    )
 
   replicated = partitioner.replicated()
   jitted = jax.jit(
@@ -337,19 +306,28 @@ def jit_eval_step(
   partitioner: Partitioner,
   param_shardings: Any,
   num_subtasks: int = 1,
-  label_smoothing: float = 0.0,
   logits_at_once: int | None = None,
 ) -> JittedStep:
-  """`eval_step` compiled: `(params, batch) -> sums`."""
-  step = functools.partial(
-    eval_step,
-    model=model,
-    num_subtasks=num_subtasks,
-    label_smoothing=label_smoothing,
-    logits_at_once=logits_at_once,
-  )
+  """Teacher-forced sums of a batch, compiled: `(params, batch) -> sums`.
+
+  Without dropout; the sums are those of `losses.subtask_sums`.
+  """
+
+  def eval_step(params, batch):
+    counted = losses.loss_mask(batch) > 0
+    _, tokens = vocabulary_loss.weighted_loss(
+      model.logits,
+      params,
+      model.hidden_states(params, batch),
+      batch["decoder_target_tokens"],
+      counted.astype(jnp.float32),
+      counted,
+      chunk=logits_at_once,
+    )
+    return losses.subtask_sums(tokens, batch, num_subtasks)
+
   jitted = jax.jit(
-    step,
+    eval_step,
     in_shardings=(param_shardings, partitioner.batch_sharding()),
     out_shardings=partitioner.replicated(),
   )

@@ -39,9 +39,9 @@ class ValidationLoss:
 
     Args:
       config: the run; `evaluation_cfg` says which split and how much of it.
-      training_shape: of the training batches; rows are as many and at least as
-        long.
-      param_shardings: where the student's parameters are.
+      training_shape: the shape of the training batches. Those of the split have
+        as many rows, at least as long.
+      param_shardings: where the student's parameters live.
     """
     dataset = dataclasses.replace(
       config.train_dataset_cfg, split=config.evaluation_cfg.split
@@ -99,7 +99,7 @@ class ValidationLoss:
         self._batches[index], self._global_shapes
       )
       waiting.append(self._step(params, batch))
-      # The next batch is filled while the devices are at work on this one.
+      # The next batch is made while the devices work on this one.
       if len(waiting) > _IN_FLIGHT:
         collect()
     while waiting:
@@ -116,7 +116,12 @@ class ValidationLoss:
     return values
 
 
-def _long_enough(length: int, sizes: list[np.ndarray]) -> int:
-  """`length`, or what the longest of `sizes` needs, a multiple of eight."""
-  longest = max((int(each.max(initial=0)) for each in sizes), default=0)
+def _long_enough(length: int, example_lengths: list[np.ndarray]) -> int:
+  """A row length of at least `length` that every example fits into.
+
+  Args:
+    length: tokens.
+    example_lengths: [examples] int, tokens, of each sub-task.
+  """
+  longest = max((int(n.max(initial=0)) for n in example_lengths), default=0)
   return max(length, -(-longest // 8) * 8)

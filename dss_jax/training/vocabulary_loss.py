@@ -4,14 +4,14 @@ Logits are the largest array of training, and the projection onto a vocabulary
 of 32,128 a quarter of its work. Three things make it cheap here:
 
 * Positions without a target (padding) are left out before they are projected:
-  the others are moved to the front, and only as many chunks of positions are
-  computed as hold any.
-* A chunk's gradients are computed with its losses, while its logits are there.
-  The loss is a weighted sum with weights known beforehand, so nothing later
-  can change them but a factor. No logits are kept or computed again.
-* What the backward pass then needs is the gradient of the hidden states and of
-  the projection's parameters, whatever those are. Each device sums its own
-  positions'; devices sum up once, at the end.
+  the others are moved to the front, and only the chunks of positions that hold
+  any of them are computed.
+* The gradients of a chunk are computed with its losses, while its logits exist.
+  The loss is a weighted sum with weights known beforehand, so that only a
+  factor can change them later. No logits are kept or computed again.
+* The backward pass then needs only the gradients of the hidden states and of
+  the projection's parameters, whatever those are. Each device sums those of its
+  own positions, and the devices add their sums once, at the end.
 
 Without a chunk size the same is computed by its definition, from all logits.
 """
@@ -19,7 +19,7 @@ Without a chunk size the same is computed by its definition, from all logits.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,11 +32,11 @@ from dss_jax.training.losses import TokenLosses
 
 LogitsFn = Callable[[Any, jax.Array], jax.Array]
 
-# Logits that exist at once, on one device. On a CPU they should stay near its
-# caches; elsewhere a few large products are fastest.
+# Bytes of logits that exist at once, on one device. On a CPU they should stay
+# near its caches; elsewhere a few large products are fastest.
 _MAX_LOGITS_BYTES = {"cpu": 24 * 2**20}
 _DEFAULT_MAX_LOGITS_BYTES = 512 * 2**20
-_MULTIPLE = 64  # of positions: whole tiles of matrix units
+_MULTIPLE = 64  # positions: they fill the tiles of matrix units
 
 
 def positions_at_once(vocab_size: int, platform: str) -> int:
@@ -64,7 +64,7 @@ def weighted_loss(
     logits_fn: `(params, hidden) -> logits`, [rows, length, vocab] float32 from
       [rows, length, emb], each position by itself. No gradients flow to what
       it closes over.
-    params: pytree, of which it may read but a part.
+    params: pytree; `logits_fn` may read only some of its arrays.
     hidden: [rows, length, emb].
     targets: [rows, length] int32.
     weights: [rows, length] float32; no gradient flows to them.
@@ -80,17 +80,16 @@ def weighted_loss(
     have no gradients.
   """
   if chunk is None:
-    return _plain_loss(
-      logits_fn,
-      params,
-      hidden,
-      targets,
-      weights,
-      counted,
-      z_loss,
-      label_smoothing,
+    logits = logits_fn(params, hidden)  # [rows, length, vocab]
+    nll, z = losses.token_nll(logits, targets, z_loss, label_smoothing)
+    tokens = TokenLosses(
+      jnp.where(counted, nll, 0.0),
+      jnp.where(counted, z, 0.0),
+      counted & (jnp.argmax(logits, axis=-1) == targets),
     )
-  read, rebuild = _what_is_read(logits_fn, params, hidden[:1, :1])
+    loss = jnp.sum(jnp.where(counted, weights, 0.0) * (tokens.nll + tokens.z))
+    return loss, jax.lax.stop_gradient(tokens)
+  read, rebuild = _arrays_read(logits_fn, params, hidden[:1, :1])
   static = _Static(
     lambda read, hidden: logits_fn(rebuild(read), hidden),
     z_loss,
@@ -100,10 +99,12 @@ def weighted_loss(
   return _weighted_loss(static, read, hidden, targets, weights, counted)
 
 
-def _what_is_read(logits_fn, params, hidden):
+def _arrays_read(
+  logits_fn: LogitsFn, params: Any, hidden: jax.Array
+) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
   """The arrays of `params` that logits depend on, and how to put them back.
 
-  The others would have gradients of zeros, as large as they are.
+  The other arrays would have gradients of zeros, as large as they are.
   """
   leaves, structure = jax.tree.flatten(params)
   jaxpr = jax.make_jaxpr(logits_fn)(params, hidden).jaxpr
@@ -121,33 +122,10 @@ def _what_is_read(logits_fn, params, hidden):
   return [leaves[i] for i in which], rebuild
 
 
-def _plain_loss(
-  logits_fn: LogitsFn,
-  params: Any,
-  hidden: jax.Array,
-  targets: jax.Array,
-  weights: jax.Array,
-  counted: jax.Array,
-  z_loss: float,
-  label_smoothing: float,
-) -> tuple[jax.Array, TokenLosses]:
-  """By definition, from all logits at once."""
-  logits = logits_fn(params, hidden)
-  nll, z = losses.token_nll(logits, targets, z_loss, label_smoothing)
-  correct = jnp.argmax(logits, axis=-1) == targets
-  tokens = TokenLosses(
-    jnp.where(counted, nll, 0.0),
-    jnp.where(counted, z, 0.0),
-    counted & correct,
-  )
-  loss = jnp.sum(jnp.where(counted, weights, 0.0) * (tokens.nll + tokens.z))
-  return loss, jax.lax.stop_gradient(tokens)
-
-
 class _Static(NamedTuple):
   """The arguments of `weighted_loss` that are no arrays."""
 
-  logits_fn: LogitsFn  # of the parameters that it reads
+  logits_fn: LogitsFn  # takes only the parameters that it reads
   z_loss: float
   label_smoothing: float
   chunk: int
@@ -172,31 +150,49 @@ def _weighted_loss_fwd(static, params, hidden, targets, weights, counted):
   def losses_and_gradients(params, hidden, targets, weights, counted):
     logits, pullback = jax.vjp(static.logits_fn, params, hidden)
     loss, tokens, gradient = _losses(static, logits, targets, weights, counted)
-    of_params, of_hidden = pullback(gradient)
-    return (loss, of_params), (tokens, of_hidden)
+    param_grads, hidden_grads = pullback(gradient)
+    return (loss, param_grads), (tokens, hidden_grads)
 
-  (loss, of_params), (tokens, of_hidden) = _on_each_device(
+  (loss, param_grads), (tokens, hidden_grads) = _on_each_device(
     functools.partial(_over_chunks, losses_and_gradients, static.chunk),
     params,
     (hidden, targets, weights, counted),
   )
-  return (loss, tokens), (of_params, of_hidden)
+  return (loss, tokens), (param_grads, hidden_grads)
 
 
 def _weighted_loss_bwd(static, residuals, cotangents):
   del static
-  scale, _ = cotangents  # the positions' parts have no gradients
-  of_params, of_hidden = jax.tree.map(
+  scale, _ = cotangents  # the parts of the positions have no gradients
+  param_grads, hidden_grads = jax.tree.map(
     lambda gradient: (scale * gradient).astype(gradient.dtype), residuals
   )
-  return of_params, of_hidden, None, None, None
+  return param_grads, hidden_grads, None, None, None
 
 
 _weighted_loss.defvjp(_weighted_loss_fwd, _weighted_loss_bwd)
 
 
-def _losses(static, logits, targets, weights, counted):
-  """The loss of some positions, its parts, and the gradient of the logits."""
+def _losses(
+  static: _Static,
+  logits: jax.Array,
+  targets: jax.Array,
+  weights: jax.Array,
+  counted: jax.Array,
+) -> tuple[jax.Array, TokenLosses, jax.Array]:
+  """The loss of a chunk of positions, its parts, and its gradient.
+
+  Args:
+    static: what the chunk is computed with.
+    logits: [1, chunk, vocab] float32.
+    targets: [1, chunk] int32.
+    weights: [1, chunk] float32, 0 where not counted.
+    counted: [1, chunk] bool.
+
+  Returns:
+    The loss in weighted nats, scalar float32; its parts, [1, chunk] each; and
+    its gradient by the logits, [1, chunk, vocab] float32.
+  """
   vocab_size = logits.shape[-1]
   confidence, low, entropy = losses.smoothing_constants(
     vocab_size, static.label_smoothing
@@ -219,24 +215,26 @@ def _losses(static, logits, targets, weights, counted):
   return jnp.sum(weights * (nll + z)), tokens, gradient
 
 
-def _on_each_device(fn, params, arrays):
+def _on_each_device(
+  fn: Callable[..., tuple[Any, Any]], params: Any, arrays: Sequence[jax.Array]
+) -> tuple[Any, Any]:
   """Lets each device of the mesh's `data` axis compute its own rows.
 
   Args:
-    fn: `(params, *arrays) -> (sums, of rows)`.
+    fn: `(params, *arrays) -> (sums, parts)`.
     params: pytree, the same on all devices.
     arrays: [rows, ...] each.
 
   Returns:
-    What `fn` returns for all rows; the sums over all devices.
+    `(sums, parts)`: the sums over all devices, the parts of all rows.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.shape.get(DATA_AXIS, 1) == 1:
     return fn(params, *arrays)
 
   def on_device(params, *arrays):
-    sums, of_rows = fn(params, *arrays)
-    return jax.lax.psum(sums, DATA_AXIS), of_rows
+    sums, parts = fn(params, *arrays)
+    return jax.lax.psum(sums, DATA_AXIS), parts
 
   rows = PartitionSpec(DATA_AXIS)
   return jax.shard_map(
@@ -248,25 +246,37 @@ def _on_each_device(fn, params, arrays):
   )(params, *arrays)
 
 
-def _over_chunks(fn, chunk, params, hidden, targets, weights, counted):
-  """Applies `fn` to the counted positions, a chunk at a time.
+def _over_chunks(
+  fn: Callable[..., tuple[Any, Any]],
+  chunk: int,
+  params: Any,
+  hidden: jax.Array,
+  targets: jax.Array,
+  weights: jax.Array,
+  counted: jax.Array,
+) -> tuple[Any, Any]:
+  """Applies `fn` to the counted positions of one device, a chunk at a time.
 
   Args:
-    fn: `(params, *arrays) -> (sums, of positions)`, arrays [1, positions, ...].
+    fn: `(params, *arrays) -> (sums, parts)` of arrays [1, chunk, ...], in the
+      order of the arguments below; parts are [1, chunk, ...] too.
     chunk: positions.
-    params: pytree, handed to `fn`.
-    hidden: [rows, length, emb]; the others are [rows, length].
+    params: pytree, passed to `fn`.
+    hidden: [rows, length, emb].
+    targets: [rows, length] int32.
+    weights: [rows, length] float32.
+    counted: [rows, length] bool.
 
   Returns:
-    `(sums, of positions)` of them all, the latter [rows, length, ...].
+    `(sums, parts)` of all positions, the parts [rows, length, ...].
   """
   rows, length, _ = hidden.shape
   positions = rows * length
 
-  def flat(x):
+  def flat(x):  # [rows, length, ...] -> [1, positions, ...]
     return x.reshape(1, positions, *x.shape[2:])
 
-  def unflat(x):
+  def unflat(x):  # [1, positions or more, ...] -> [rows, length, ...]
     return x[:, :positions].reshape(rows, length, *x.shape[2:])
 
   weights = jnp.where(counted, weights, 0.0)
@@ -274,8 +284,8 @@ def _over_chunks(fn, chunk, params, hidden, targets, weights, counted):
   if positions <= chunk:
     sums, parts = fn(params, *arrays)
     return sums, jax.tree.map(unflat, parts)
-  # The counted positions first, in order; then whole chunks.
-  order = jnp.argsort(~counted.reshape(-1), stable=True)
+  # The counted positions come first, in order; padding fills the last chunk.
+  order = jnp.argsort(~counted.reshape(-1), stable=True)  # [positions]
 
   def pack(x):
     widths = [(0, 0), (0, -positions % chunk)] + [(0, 0)] * (x.ndim - 2)
@@ -291,21 +301,39 @@ def _over_chunks(fn, chunk, params, hidden, targets, weights, counted):
   return sums, jax.tree.map(lambda x: unflat(x[:, inverse]), parts)
 
 
-def _loop(fn, arrays, chunk, num_chunks):
-  """`fn` of the first chunks of [1, positions, ...] arrays."""
+def _loop(
+  fn: Callable[..., tuple[Any, Any]],
+  arrays: Sequence[jax.Array],
+  chunk: int,
+  num_chunks: jax.Array,
+) -> tuple[Any, Any]:
+  """Applies `fn` to the first chunks of [1, positions, ...] arrays.
+
+  Args:
+    fn: `(*arrays) -> (sums, parts)` of one chunk.
+    arrays: [1, positions, ...], with a multiple of `chunk` positions.
+    chunk: positions.
+    num_chunks: scalar int32, how many chunks to compute.
+
+  Returns:
+    The sums over these chunks, and the parts [1, positions, ...], which are 0
+    after them.
+  """
 
   def step(index, carry):
     sums, parts = carry
-    at = index * chunk
-    more, new = fn(
-      *(jax.lax.dynamic_slice_in_dim(x, at, chunk, axis=1) for x in arrays)
+    start = index * chunk
+    new_sums, new_parts = fn(
+      *(jax.lax.dynamic_slice_in_dim(x, start, chunk, axis=1) for x in arrays)
     )
     parts = jax.tree.map(
-      lambda x, part: jax.lax.dynamic_update_slice_in_dim(x, part, at, axis=1),
+      lambda x, part: jax.lax.dynamic_update_slice_in_dim(
+        x, part, start, axis=1
+      ),
       parts,
-      new,
+      new_parts,
     )
-    return jax.tree.map(jnp.add, sums, more), parts
+    return jax.tree.map(jnp.add, sums, new_sums), parts
 
   positions = arrays[0].shape[1]
   sums, parts = jax.eval_shape(fn, *(x[:, :chunk] for x in arrays))

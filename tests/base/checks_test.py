@@ -19,6 +19,18 @@ def test_what_is_out_of_range_is_named_with_what_is_allowed(value):
   assert caught.value.fields == ("Options.size",)
 
 
+@pytest.mark.parametrize("value", [1.5, "2", None, 0])
+def test_whole_numbers(value):
+  checks.in_range("Options.count", 2, 1, whole=True)
+  with pytest.raises(UserError, match="it must be a whole number, 1 or more"):
+    checks.in_range("Options.count", value, 1, whole=True)
+
+
+def test_what_is_no_number_is_refused():
+  with pytest.raises(UserError, match="size is 'x'; it must be from 1 to 4"):
+    checks.in_range("Options.size", "x", 1, 4)
+
+
 def test_none_is_allowed_only_where_it_is_said():
   checks.in_range("Options.size", None, 1, or_none=True)
   with pytest.raises(UserError, match="1 or more, or None"):

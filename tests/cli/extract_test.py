@@ -424,59 +424,65 @@ def test_malformed_lines(mine, tmp_path, loopback, capsys):
 
 
 @pytest.mark.parametrize(
-  ("flags", "message"),
+  ("flags", "told"),
   [
     (["--formats=xml"], "--formats names 'xml'; allowed: jsonl, "),
     (["--formats=jsonl,jsonl"], "--formats names 'jsonl' twice"),
     (["--formats=,"], "--formats names no format"),
     (["--output_split=../x"], "--output_split is '../x'"),
     (["--limit=0"], "limit is 0; it must be 1 or more, or None (--limit)"),
-    (["--samples=0"], "--samples is 0"),
-    (["--samples=3"], "raise --temperature"),
-    (["--temperature=3"], "--temperature is 3.0; allowed: 0 to 2"),
-    (["--temperature=nan"], "--temperature is nan"),
-    (["--max_tokens=0"], "--max_tokens is 0"),
-    (["--timeout_s=nan"], "--timeout_s is nan"),
-    (["--timeout_s=inf"], "--timeout_s is inf"),
-    (["--concurrency=1000000000"], "--concurrency is 1000000000"),
-    (["--weight=-1"], "--weight is -1.0"),
-    (["--extra_body=[]"], "--extra_body is '[]'; it must be a JSON object"),
-    (["--extra_body={"], "--extra_body is '{'"),
+    (["--samples=0"], "samples is 0; it must be from 1 to 1024 (--samples)"),
+    (["--samples=3"], "raise temperature"),
+    (
+      ["--temperature=3"],
+      "temperature is 3.0; it must be from 0 to 2 (--temperature)",
+    ),
+    (["--temperature=nan"], "temperature is nan"),
+    (["--max_tokens=0"], "max_tokens is 0"),
+    (["--timeout_s=nan"], "timeout_s is nan"),
+    (["--timeout_s=inf"], "timeout_s is inf"),
+    (["--concurrency=1000000000"], "concurrency is 1000000000"),
+    (["--weight=-1"], "weight is -1.0"),
+    (["--extra_body=[]"], "extra_body is '[]'; it must be a JSON object"),
+    (["--extra_body={"], "extra_body is '{'"),
     (["--num_exemplars=9"], "9 exemplars asked of prompt"),
     (["--num_exemplars=0"], "which has no instruction, asks for nothing"),
-    (["--style=verse"], "style is 'verse'; allowed: completion, chat"),
-    (["--vote=all"], "vote = 'all'"),
+    (["--style=verse"], "style is 'verse'; it must be one of completion, chat"),
+    (["--vote=all"], "vote is 'all'"),
     (["--parser=own"], "parser is 'own'"),
     (["--parser=official"], "no official parser for prompt 'mine'"),
     (["--prompt=nothing"], "no prompt 'nothing'; allowed: anli, "),
-    (["--teachers=absent.toml"], "cannot read absent.toml"),
+    (["--teachers=absent.toml"], "absent.toml: cannot be read"),
     (["--prices=absent.toml"], "cannot be read"),
-    (["--teacher=replay"], "--teacher=replay is for a released --dataset"),
-    (["--teacher=rules"], "--teacher=rules knows taxonli only"),
+    (
+      ["--teacher=replay"],
+      "the teacher replay is for a released dataset (--teacher, --dataset)",
+    ),
+    (["--teacher=rules"], "the teacher rules knows the dataset taxonli only"),
     (["--dry_run", "--show_prompt"], "exclude each other"),
     (["--batch_dir=x"], "--batch_dir is for --read_batch"),
     (["--read_batch", "absent.jsonl"], "cannot read absent.jsonl"),
     (["--split=test"], "--split is for --dataset"),
-    (["--max_cost=nan"], "--max_cost is nan"),
-    (["--omit_fields=model"], "--omit_fields names model"),
-    (["--max_tokens_field=n"], "--max_tokens_field is 'n'"),
+    (["--max_cost=nan"], "max_cost is nan"),
+    (["--omit_fields=model"], "omit_fields names model"),
+    (["--max_tokens_field=n"], "max_tokens_field is 'n'"),
   ],
 )
-def test_wrong_flags_in_one_line(mine, loopback, capsys, flags, message):
+def test_wrong_flags_in_one_line(mine, loopback, capsys, flags, told):
   assert mine(*flags) == 2
-  assert message in of_error(capsys)
+  assert told in of_error(capsys)
   assert not loopback.bodies
 
 
 def test_wrong_sources_in_one_line(tmp_path, capsys):
-  for flags, message in (
+  for flags, told in (
     (["--output_dir=x", "--model=m"], "give either --dataset NAME or --input"),
     (["--dataset=cqa", "--model=m"], "give --output_dir"),
     (["--input=x.jsonl", "--output_dir=x", "--prompt=cqa", "--model=m"], "no such file"),
     (["--dataset=cqb", "--output_dir=x", "--model=m"], "cqb"),
   ):  # fmt: skip
     assert main(["extract", *flags]) == 2
-    assert message in of_error(capsys)
+    assert told in of_error(capsys)
   write_records(tmp_path / "a.jsonl", [Record("a", "b")])
   flags = ["extract", "--input", str(tmp_path / "a.jsonl"), "--model=m"]
   assert main([*flags, "--output_dir", str(tmp_path)]) == 2
@@ -487,27 +493,34 @@ def test_wrong_sources_in_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-  ("status", "message"),
-  [(401, "--api_key_env"), (404, "check --base_url and --model")],
+  ("status", "told"),
+  [
+    (401, "--api_key_env"),
+    (404, "check base_url and model (--base_url, --model)"),
+  ],
 )
-def test_what_a_person_must_mend(mine, loopback, capsys, status, message):
+def test_what_a_person_must_mend(mine, loopback, capsys, status, told):
   loopback.answer = lambda body, times: status
   assert mine("--concurrency=1") == 2
   error = capsys.readouterr().err.splitlines()[-1]
   assert error.startswith("dss-jax extract: http://127.0.0.1:")
-  assert message in error
+  assert told in error
 
 
 def test_a_stop_before_it_costs_too_much(mine, tmp_path, loopback, capsys):
   prices = tmp_path / "prices.toml"
   prices.write_text('[models."m"]\nprompt = 1000.0\ncompletion = 1000.0\n')
   assert mine("--max_cost=0.5") == 2
-  assert "--max_cost needs the price of 'm'" in capsys.readouterr().err
+  error = capsys.readouterr().err
+  assert "needs the price of 'm'" in error
+  assert "(--max_cost, --prices)" in error
   # An answer costs 0.11, one under way may cost up to about 0.28.
   flags = ["--prices", prices, "--max_cost=0.5", "--concurrency=1"]
   assert mine(*flags) == 1
   output = capsys.readouterr()
-  assert "--max_cost=0.5 does not suffice" in output.err.splitlines()[-1]
+  assert (
+    "max_cost is 0.5, which does not suffice" in output.err.splitlines()[-1]
+  )
   asked = len(loopback.bodies)
   assert 1 <= asked < 6
   assert not (tmp_path / "out" / "train.jsonl").exists()
@@ -600,7 +613,7 @@ def test_interrupted_and_killed_runs_go_on(tmp_path, loopback):
   assert "requests under way; Ctrl-C again stops now" in error
   assert "Traceback" not in error
   assert error.splitlines()[-1] == (
-    "dss-jax extract: interrupted; start it again to resume, or with --no_ask"
+    "dss-jax extract: interrupted; start it again to go on, or with --no_ask"
     " to write the records as they are"
   )
   asked = len(loopback.bodies)

@@ -172,7 +172,7 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
     ),
     "wrong value": ([*train, "--gin.TRAIN_STEPS=few"], "TRAIN_STEPS"),
     "wrong seed": ([*train, "--gin.RANDOM_SEED=x"], "RANDOM_SEED is 'x'"),
-    "negative seed": ([*train, "--gin.RANDOM_SEED=-1"], "RANDOM_SEED is -1"),
+    "negative seed": ([*train, "--gin.RANDOM_SEED=-1"], "random_seed is -1"),
     "alpha is no number": ([*train, "--gin.ALPHA=half"], "ALPHA"),
     "z-loss is no number": ([*train, "--gin.Z_LOSS=x"], "Z_LOSS"),
     "rate is no number": (
@@ -251,7 +251,7 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
     ),
     "no window in gin": (
       [*train, "--gin.train.train.profile_steps=a:b"],
-      "train.train.profile_steps",
+      "profile_steps is 'a:b'",
     ),
     "no such metric": (
       [*train, "--gin.evaluation.EvaluationConfig.metric=f1"],

@@ -333,7 +333,7 @@ def _prepare(model, partitioner):
     model=model,
     adapted=(adapters.on, base),
     tx=tx,
-    weighting=losses.Objective().weighting(("label",)),
+    options=train_step.StepOptions(losses.Objective().weighting(("label",))),
     partitioner=partitioner,
     state_shardings=shardings,
     base_key=jax.random.key(7),

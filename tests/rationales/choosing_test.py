@@ -24,7 +24,7 @@ from dss_jax.rationales.choosing import (
   needs_rationalising,
 )
 from dss_jax.rationales.requests import Completion, Sampling
-from dss_jax.rationales.votes import Answer, count_votes
+from dss_jax.rationales.teacher_answers import TeacherAnswer, count_votes
 
 RECORD = Record("q1", "Where is a weasel?\n(a) zoo\n(b) pond", "zoo")
 NO_GOLD = dataclasses.replace(RECORD, label=None)
@@ -43,9 +43,9 @@ def _answer(
   teacher: str = "big",
   raw: str = "raw",
   **fields,
-) -> Answer:
+) -> TeacherAnswer:
   text = f"so it is {label}" if text is None else text
-  return Answer(
+  return TeacherAnswer(
     f"key-{teacher}-{sample}",
     teacher,
     "model-1",
@@ -56,7 +56,7 @@ def _answer(
   )
 
 
-def _answers(*labels: str | None) -> list[Answer]:
+def _answers(*labels: str | None) -> list[TeacherAnswer]:
   return [_answer(label, sample=i) for i, label in enumerate(labels)]
 
 
@@ -190,7 +190,7 @@ def test_a_record_that_loses_all_keeps_its_input_and_the_reasons(keep):
 
 
 def test_requests_without_an_answer_come_out_too():
-  answer = Answer("k", "big", "m", 0, Parsed("", None, "rejected"))
+  answer = TeacherAnswer("k", "big", "m", 0, Parsed("", None, "rejected"))
   record = choose(RECORD, [answer], ChooseOptions(), same)
   assert record.rationales[0].status == "rejected"
   assert record.meta["choosing"]["teachers"]["big"] == {
@@ -315,8 +315,8 @@ def test_text_that_no_record_can_hold_stops_nothing(tmp_path, bad):
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    ({"vote": "all"}, "vote = 'all'; allowed: none, majority"),
-    ({"keep": "best"}, "keep = 'best'; allowed: all, majority, one"),
+    ({"vote": "all"}, "vote is 'all'; it must be one of none, majority"),
+    ({"keep": "best"}, "keep is 'best'; it must be one of all, majority, one"),
     ({"gold": "x"}, "keep, drop, rationalise"),
     ({"keep_completions": "x"}, "unparsed, all, none"),
   ],
@@ -328,7 +328,7 @@ def test_wrong_options(fields, message):
 
 @pytest.mark.parametrize("weight", [-1, math.nan, math.inf])
 def test_wrong_weights(weight):
-  with pytest.raises(UserError, match="'big' has weight"):
+  with pytest.raises(UserError, match=r"weight is .*; it must be from 0"):
     _answer("zoo", weight=weight)
 
 

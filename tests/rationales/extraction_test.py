@@ -9,10 +9,13 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Record, read_records
 from dss_jax.rationales import extraction
-from dss_jax.rationales.choosing import ChooseOptions
 from dss_jax.rationales.estimates import estimate
-from dss_jax.rationales.extraction import Source, extract, requests
-from dss_jax.rationales.extraction_plan import Plan, TeacherPlan
+from dss_jax.rationales.extraction import RecordSource, extract, requests
+from dss_jax.rationales.extraction_plan import (
+  ChooseOptions,
+  ExtractionPlan,
+  TeacherPlan,
+)
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.prices import Price, Prices
 from dss_jax.rationales.prompts import Exemplar, Prompt
@@ -29,7 +32,7 @@ PROMPT = Prompt(
   exemplars=(Exemplar("sky", "It is day.", "blue"),),
 )
 RECORDS = [Record(f"r{i}", f"thing {i}", "red") for i in range(10)]
-SOURCE = Source.of_records("things, train", RECORDS)
+SOURCE = RecordSource.of_records("things, train", RECORDS)
 RED, BLUE = (f"It is so. So the answer is {x}." for x in ("red", "blue"))
 
 
@@ -67,7 +70,7 @@ class Knowing:
 
 
 def plan(*teachers, samples=1, **rest):
-  return Plan(
+  return ExtractionPlan(
     PROMPT,
     tuple(
       TeacherPlan(each, samples=samples, sampling=Sampling(0.7))
@@ -127,7 +130,7 @@ def test_another_teacher_is_told_where_the_first_one_fails(tmp_path):
 
   first, other = Scripted("a", answer), Scripted("b", second)
   options = ChooseOptions(gold="rationalise")
-  source = Source.of_records("things", RECORDS[:3])
+  source = RecordSource.of_records("things", RECORDS[:3])
   result = run(tmp_path, plan(first, other, choose=options), source)
   told = [r.prompt[-1][1] for r in other.asked if "correct" in r.prompt[-1][1]]
   # BLUE is no rationale for red: the first teacher is of no use at all.
@@ -151,7 +154,7 @@ def test_records_are_read_as_they_are_asked(tmp_path):
       yield Record(f"r{i}", f"thing {i}")
 
   teacher = Scripted(answer=lambda _: gaps.append(read - len(gaps)) or RED)
-  run(tmp_path, plan(teacher), Source("many", many, 2000))
+  run(tmp_path, plan(teacher), RecordSource("many", many, 2000))
   assert len(gaps) == 2000
   assert max(gaps) <= 100
 
@@ -180,13 +183,13 @@ def test_what_a_person_must_mend_leaves_the_answers(tmp_path):
 def test_what_would_be_asked(tmp_path):
   teacher = Scripted()
   made = plan(teacher, Knowing(), samples=2)
-  doubled = Source.of_records("twice", RECORDS + RECORDS)
+  doubled = RecordSource.of_records("twice", RECORDS + RECORDS)
   prices = Prices(({"model-t": Price(1.0, 10.0)},))
   found = estimate(doubled, made, None, prices)
   assert list(found) == ["t"]
   assert (found["t"].requests, found["t"].answered) == (20, 0)
   assert found["t"].most_completion_tokens == 20 * 256
-  run(tmp_path, made, Source.of_records("some", RECORDS[:5]))
+  run(tmp_path, made, RecordSource.of_records("some", RECORDS[:5]))
   with Ledger(tmp_path / extraction.LEDGER_FILE, read_only=True) as ledger:
     found = estimate(SOURCE, made, ledger, prices)["t"]
     assert (found.requests, found.answered) == (10, 10)
@@ -204,7 +207,7 @@ def test_what_a_killed_run_began_to_write_goes(tmp_path):
 
 
 def test_nothing_to_ask_about(tmp_path):
-  result = run(tmp_path, plan(Scripted()), Source.of_records("none", []))
+  result = run(tmp_path, plan(Scripted()), RecordSource.of_records("none", []))
   assert result.report is not None
   assert result.report.records == 0
   assert (tmp_path / "train.jsonl").read_bytes() == b""

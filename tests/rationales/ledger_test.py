@@ -13,8 +13,7 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.rationales import ledger as ledgers
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.outcomes import ModelTotals, Outcome
-from dss_jax.rationales.requests import Completion
+from dss_jax.rationales.requests import Completion, ModelUsage, Outcome
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def test_absent_counts_stay_absent(path):
     assert completion.prompt_tokens is None
     assert completion.completion_tokens is None
     assert completion.refusal is None
-    assert ledger.totals().models == {"m": ModelTotals(1, 0, 0, 1)}
+    assert ledger.usage() == {"m": ModelUsage(1, 0, 0, 1)}
 
 
 def test_the_first_answer_stays(path):
@@ -81,7 +80,7 @@ def test_a_failure_gives_way(path):
     outcome = outcome_of(ledger, "k")
     assert (outcome.kind, outcome.reason) == ("answered", "")
     assert outcome.completion.text == "late"
-    assert ledger.totals().outcomes == {"answered": 1}
+    assert [o.kind for o in ledger.outcomes()] == ["answered"]
 
 
 def test_an_outcome_is_an_answer_or_says_why_not(path):
@@ -116,8 +115,8 @@ def test_outcomes_can_be_added_while_they_are_read(path):
       if not keys:
         ledger.add_outcome(answered("more"))
       keys.append(outcome.key)
-    assert keys[-1] == "more"
-    assert len(keys) == 1501
+    assert keys == [f"k{i}" for i in range(1500)]
+    assert [outcome.key for outcome in ledger.outcomes()][-1] == "more"
 
 
 def test_attempts_count_on_and_have_unique_ids(path):
@@ -140,9 +139,9 @@ def test_attempts_count_on_and_have_unique_ids(path):
 def test_open_attempts_become_interrupted(path):
   with Ledger(path) as ledger:
     ledger.start_attempt("a", "t")
-    assert ledger.totals().attempts == {"open": 1}
+    assert [a.result for a in ledger.attempts()] == [None]
   with Ledger(path) as ledger:
-    assert ledger.totals().attempts == {"interrupted": 1}
+    assert [a.result for a in ledger.attempts()] == ["interrupted"]
     assert next(iter(ledger.attempts())).ended is None
 
 
@@ -159,17 +158,18 @@ def test_settled(path):
     assert set(ledger.settled(keys, retry_failed=True)) == {"answered", "now"}
 
 
-def test_totals(path):
+def test_usage(path):
   with Ledger(path) as ledger:
     ledger.add_outcome(answered("a", tokens=(10, 1)))
     ledger.add_outcome(answered("b", tokens=(20, 2)))
     ledger.add_outcome(answered("c", model="other", tokens=(5, None)))
     ledger.add_outcome(failed("d", "gave_up"))
-    totals = ledger.totals()
-  assert totals.outcomes == {"answered": 3, "gave_up": 1}
-  assert totals.models == {
-    "m": ModelTotals(2, 30, 3, 0),
-    "other": ModelTotals(1, 5, 0, 1),
+    usage = ledger.usage()
+    kinds = [outcome.kind for outcome in ledger.outcomes()]
+  assert kinds == ["answered"] * 3 + ["gave_up"]
+  assert usage == {
+    "m": ModelUsage(2, 30, 3, 0),
+    "other": ModelUsage(1, 5, 0, 1),
   }
 
 
@@ -177,7 +177,7 @@ def test_what_is_flushed_survives_sigkill(path, repository):
   program = f"""
 import os, signal
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.outcomes import Outcome
+from dss_jax.rationales.requests import Outcome
 from dss_jax.rationales.requests import Completion
 ledger = Ledger({str(path)!r})
 attempt = ledger.start_attempt("a", "t")
@@ -236,7 +236,7 @@ def test_reading_only_writes_nothing(path, tmp_path):
   with Ledger(path) as ledger:
     ledger.start_attempt("a", "t")
   with Ledger(path, read_only=True) as reader:
-    assert reader.totals().attempts == {"open": 1}
+    assert [a.result for a in reader.attempts()] == [None]
     reader.add_outcome(answered("k"))
     with pytest.raises(UserError, match=r"readonly|read-only"):
       reader.flush()
@@ -283,7 +283,7 @@ def test_a_damaged_ledger_is_told_in_one_line(path):
     with Ledger(path) as ledger:
       list(ledger.outcomes())
       ledger.get_many(f"k{i}" for i in range(500))
-      ledger.totals()
+      ledger.usage()
 
   with pytest.raises(UserError, match="cannot use the ledger") as caught:
     read_all()
@@ -322,6 +322,6 @@ def test_files_without_tables_are_completed(path):
   """What a kill between making the file and its tables leaves."""
   path.write_bytes(b"")
   with Ledger(path) as ledger:
-    assert ledger.totals().outcomes == {}
+    assert list(ledger.outcomes()) == []
   assert pathlib.Path(path).stat().st_size > 0
   assert ledgers.ANSWERED == "answered"

@@ -232,7 +232,7 @@ def test_official_parser_is_for_released_prompts_only():
     UserError, match="no official parser for prompt 'taxonli'"
   ):
     parse(PROMPTS["taxonli"], NLI, Completion(text), **read)
-  with pytest.raises(UserError, match="allowed: tolerant, official"):
+  with pytest.raises(UserError, match="must be one of tolerant, official"):
     parse(PROMPTS["anli"], NLI, Completion(text), "strict")
 
 

@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Record
-from dss_jax.rationales.choosing import ChooseOptions
-from dss_jax.rationales.extraction_plan import Endpoint, Plan, TeacherPlan
+from dss_jax.rationales.extraction_plan import (
+  ChooseOptions,
+  Endpoint,
+  ExtractionPlan,
+  TeacherPlan,
+)
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.outcomes import Outcome
-from dss_jax.rationales.planned_requests import Questions
+from dss_jax.rationales.planned_requests import PlannedRequests
 from dss_jax.rationales.prompts import Exemplar, Prompt
-from dss_jax.rationales.requests import Completion, Sampling
+from dss_jax.rationales.requests import Completion, Outcome, Sampling
 
 PROMPT = Prompt(
   "colours",
@@ -31,7 +34,7 @@ RECORDS = [Record(f"r{i}", f"thing {i}", "red") for i in range(6)]
 
 
 def plan(*teachers, **rest):
-  return Plan(PROMPT, teachers or (own(),), **rest)
+  return ExtractionPlan(PROMPT, teachers or (own(),), **rest)
 
 
 def own(name="t", samples=1, temperature=0.7, **rest):
@@ -54,7 +57,7 @@ class World:
     self.sent = []
 
   def questions(self, index=0):
-    return Questions(self.plan, self.plan.teachers[index], self.ledger)
+    return PlannedRequests(self.plan, self.plan.teachers[index], self.ledger)
 
   def settle(self, requests):
     """Answers what has no outcome yet; the number of those."""
@@ -210,7 +213,7 @@ def test_rationales_for_the_gold_label_where_there_is_none(world):
   ]
   assert rationalised == [[False], *[[False, True]] * 3, [False]]
   without = plan(choose=ChooseOptions(gold="drop"))
-  found = Questions(without, without.teachers[0], asked.ledger)
+  found = PlannedRequests(without, without.teachers[0], asked.ledger)
   assert list(found.with_gold_label(asked.answered())) == []
 
 
@@ -234,9 +237,9 @@ def test_records_that_do_not_fit_are_not_asked(tmp_path):
   prompt = dataclasses.replace(PROMPT, input_format="{input}\n{choices}\nA:")
   prompt = dataclasses.replace(prompt, answer_kind="choice", exemplars=())
   fits = Record("fits", "what?", meta={"choices": ["red", "blue"]})
-  made = Plan(prompt, (own(),))
+  made = ExtractionPlan(prompt, (own(),))
   with Ledger(tmp_path / "l") as ledger:
-    questions = Questions(made, made.teachers[0], ledger)
+    questions = PlannedRequests(made, made.teachers[0], ledger)
     assert len(list(questions.first([RECORDS[0], fits]))) == 1
     ((_, [first]), (_, [second])) = questions.answers([RECORDS[0], fits])
     assert first.parsed.status == "unasked"
@@ -260,21 +263,21 @@ def test_why_there_is_no_answer_stays(world):
 
 def test_wrong_plans():
   with pytest.raises(UserError, match="no teacher is named"):
-    Plan(PROMPT, ())
+    ExtractionPlan(PROMPT, ())
   with pytest.raises(UserError, match="two teachers are called 't'"):
     plan(own(), own())
   with pytest.raises(UserError, match="the same model, style and sampling"):
     plan(own(), dataclasses.replace(own(), teacher=Endpoint("u", "model-t")))
-  with pytest.raises(UserError, match="--samples is 0; allowed: 1 to"):
+  with pytest.raises(UserError, match="samples is 0; it must be from 1 to"):
     own(samples=0)
-  with pytest.raises(UserError, match="--samples is 1000000000"):
+  with pytest.raises(UserError, match="samples is 1000000000"):
     own(samples=1_000_000_000)
-  with pytest.raises(UserError, match="the same answer 2 times"):
+  with pytest.raises(UserError, match="the same answer each time"):
     own(samples=2, temperature=0.0)
   for weight in (-1.0, float("nan"), float("inf")):
-    with pytest.raises(UserError, match="--weight is"):
+    with pytest.raises(UserError, match="weight is"):
       own(weight=weight)
-  with pytest.raises(UserError, match="--retry_unparsed"):
+  with pytest.raises(UserError, match="retry_unparsed is -1"):
     plan(retry_unparsed=-1)
   with pytest.raises(UserError, match="retry_temperature is nan"):
     plan(retry_temperature=float("nan"))

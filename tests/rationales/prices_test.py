@@ -74,7 +74,7 @@ def test_revisions(name, fits):
   [
     ("models = 3", "no entries"),
     ("", "no entries"),
-    ("[models", "not TOML"),
+    ("[models", "not valid TOML"),
     ('[models."m"]\nprompt = 1\n', "prompt and completion"),
     (entry("m", -1), "no price"),
     (entry("m", "nan"), "no price"),
@@ -96,5 +96,5 @@ def test_no_table(tmp_path):
   with pytest.raises(UserError, match="cannot be read"):
     Prices.load(tmp_path)
   (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
-  with pytest.raises(UserError, match="not TOML"):
+  with pytest.raises(UserError, match="not valid UTF-8"):
     Prices.load(tmp_path / "binary.toml")

@@ -9,7 +9,7 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
 from dss_jax.datasets.records import Record
-from dss_jax.rationales import parsing, prompt_files
+from dss_jax.rationales import parsing, prompt_files, toml_files
 from dss_jax.rationales.prompts import (
   STYLES,
   Exemplar,
@@ -185,7 +185,7 @@ def test_stop_texts_are_the_prompts_unless_given():
   assert stop("completion", Sampling(temperature=1.0)) == ("\nQ:",)
   assert stop("completion", Sampling(stop=("#",))) == ("#",)
   assert stop("chat") == ()
-  with pytest.raises(UserError, match="allowed: completion, chat"):
+  with pytest.raises(UserError, match="one of completion, chat"):
     stop("essay")
 
 
@@ -330,7 +330,7 @@ def test_files_that_are_none(tmp_path):
   with pytest.raises(UserError, match=r"x\.toml: cannot be read: No such file"):
     prompt_files.load(tmp_path / "x.toml")
   path = tmp_path / "big.toml"
-  path.write_bytes(b"#" * (prompt_files.MAX_BYTES + 1))
+  path.write_bytes(b"#" * (toml_files.MAX_BYTES + 1))
   with pytest.raises(UserError, match="more than 1048576 bytes"):
     prompt_files.load(path)
   path.write_bytes(b'name = "\xff"')

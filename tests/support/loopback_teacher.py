@@ -1,4 +1,4 @@
-"""A server that answers as a test wants."""
+"""An OpenAI-compatible server on the loopback, with a test's own answers."""
 
 import http.server
 import json
@@ -10,13 +10,14 @@ import pytest
 
 
 class Loopback:
-  """An OpenAI-compatible server on the loopback that says what a test wants.
+  """An OpenAI-compatible server on the loopback that a test controls.
 
   Attributes:
-    base_url: where it is.
-    answer: (request body, times that this body came) -> text, or a status.
-    bodies: of all requests so far.
-    headers: likewise.
+    base_url: the server's address.
+    answer: (request body, times that this body came before) -> text, or an HTTP
+      status.
+    bodies: bodies of all requests so far.
+    headers: headers of all requests so far.
   """
 
   def __init__(self):
@@ -26,7 +27,7 @@ class Loopback:
     self.bodies: list[dict[str, Any]] = []
     self.headers: list[dict[str, str]] = []
     self._lock = threading.Lock()
-    own = self
+    loopback = self
 
     class Handler(http.server.BaseHTTPRequestHandler):
       protocol_version = "HTTP/1.1"
@@ -34,8 +35,8 @@ class Loopback:
       def do_POST(self):
         size = int(self.headers["content-length"])
         body = json.loads(self.rfile.read(size))
-        status, told = own._reply(body, self.headers)
-        content = json.dumps(told).encode()
+        status, answer = loopback._reply(body, self.headers)
+        content = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

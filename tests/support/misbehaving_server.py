@@ -2,11 +2,11 @@
 
     python misbehaving_server.py --log FILE [--faults 0.35] [--seed 0]
 
-Prints its port on a line of its own, then serves until it is killed. Standard
-library only. What it does with a request follows from the seed, the body and
-how often it has seen that body: not from time or order. Each request is
-written to the log as a line of JSON before it is answered:
-`{"id": <X-Client-Request-Id>, "prompt": ..., "fault": ..., "open": <others
+It prints its port on one line, then serves until it is killed, with nothing but
+the standard library. What it does with a request depends on the seed, the body
+and how often it has seen that body, not on time or order. It writes each
+request to the log as a line of JSON before it answers: `{"id":
+<X-Client-Request-Id>, "prompt": ..., "fault": ..., "open": <number of requests
 under way>}`.
 
 The answer to a prompt is `answer to <prompt>`, so that answers that reach the
@@ -93,10 +93,10 @@ class Server:
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         self._open += 1
         try:
-          goes_on = await self._answer(lines[0], headers, body, writer)
+          keeps_open = await self._answer(lines[0], headers, body, writer)
         finally:
           self._open -= 1
-        if not goes_on:
+        if not keeps_open:
           break
     writer.transport.abort()
 

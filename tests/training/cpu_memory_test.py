@@ -1,4 +1,4 @@
-"""What is told to the C library, in processes of their own."""
+"""What the C library keeps, in processes of their own."""
 
 import os
 import platform

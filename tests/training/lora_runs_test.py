@@ -18,7 +18,13 @@ from dss_jax.cli import gin_config
 from dss_jax.models import lora
 from dss_jax.models.lora import LoraOptions
 from dss_jax.students import scoring, student
-from dss_jax.training import checkpoints, initialization, optimizers, train
+from dss_jax.training import (
+  checkpoints,
+  initialization,
+  monitoring,
+  optimizers,
+  train,
+)
 from dss_jax.training.train_config import TrainConfig
 
 OPTIONS = LoraOptions(rank=2, alpha=8.0, targets="output")
@@ -108,7 +114,7 @@ def test_progress_says_how_much_is_trained(base, tmp_path):
   config = _adapter_config(tmp_path, base, total_steps=1)
   _train(config, stream)
   values = 2 * (small_runs.SIZES.vocab_size + small_runs.SIZES.mlp_dim)
-  assert f"LoRA: {values} parameters are trained beside" in stream.getvalue()
+  assert f"LoRA: {values} parameters are trained, next to" in stream.getvalue()
 
 
 @pytest.mark.slow
@@ -136,7 +142,7 @@ def test_readers_get_the_whole_student(base, finished):
       )
       saved = finished / "eval" / "taxonli_label" / f"{row['step']}.jsonl"
       rows = [json.loads(line) for line in saved.read_text().splitlines()]
-      assert [dict(each) for each in scores[0].rows] == rows
+      assert [dict(each) for each in scores[0].predictions] == rows
 
 
 @pytest.mark.slow
@@ -174,14 +180,14 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
 ):
   config = _adapter_config(tmp_path, base)
   with monkeypatch.context() as patched:
-    original = train._Run._after_step
+    original = monitoring.Monitor.add_step
 
-    def stop(self, step):
+    def stop(self, step, *args):
+      original(self, step, *args)
       if step == at:
         raise _Killed
-      return original(self, step)
 
-    patched.setattr(train._Run, "_after_step", stop)
+    patched.setattr(monitoring.Monitor, "add_step", stop)
     with pytest.raises(_Killed):
       _train(config)
   _train(config)
@@ -225,7 +231,7 @@ def test_a_base_in_a_store_is_asked_for_where_the_other_is_gone(
   monkeypatch.setattr(initialization, "load_params", load_params)
   _save(tmp_path / "run", _note("/gone"))
   config = _adapter_config(tmp_path / "run", "gs://moved/there")
-  said = "INITIAL_CHECKPOINT_PATH, the base of the adapters in .*not there"
+  said = "initial_checkpoint_path, the base of the adapters in .*not there"
   with pytest.raises(UserError, match=said):
     student.load_params(config)
   assert asked == ["gs://moved/there"]
@@ -248,11 +254,11 @@ def test_adapters_that_are_their_own_base_are_refused(tmp_path):
     ({"also_train": [1]}, "the also_train of its base"),
   ],
 )
-def test_a_note_that_cannot_be_is_told(tmp_path, changes, said):
+def test_a_note_that_cannot_be_is_refused(tmp_path, changes, said):
   _save(tmp_path, _note("x", **changes))
-  with pytest.raises(UserError, match=said) as told:
+  with pytest.raises(UserError, match=said) as error:
     initialization.load_params(str(tmp_path), _config(tmp_path).model)
-  assert "\n" not in str(told.value)
+  assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow
@@ -261,7 +267,7 @@ def test_another_base_is_refused(base, finished, tmp_path):
   _train(_config(other, random_seed=1, total_steps=1))
   config = _adapter_config(finished, other)
   said = re.escape(
-    f"INITIAL_CHECKPOINT_PATH {str(other)!r} holds other weights"
+    f"initial_checkpoint_path {str(other)!r} holds other weights"
   )
   with pytest.raises(UserError, match=said):
     student.load_params(config, "latest")
@@ -273,9 +279,9 @@ def test_another_base_is_refused(base, finished, tmp_path):
 @pytest.mark.parametrize(
   ("changes", "said"),
   [
-    ({"alpha": 9.0}, "LORA_ALPHA is 9.0, but the adapters in"),
-    ({"rank": 3}, "LORA_RANK is 3, but the adapters in"),
-    ({"also_train": "embedding"}, "LORA_ALSO_TRAIN is ['embedding'], but"),
+    ({"alpha": 9.0}, "alpha is 9.0, but the adapters in"),
+    ({"rank": 3}, "rank is 3, but the adapters in"),
+    ({"also_train": "embedding"}, "also_train is ['embedding'], but"),
   ],
 )
 def test_other_adapters_are_refused(base, finished, changes, said):
@@ -294,9 +300,10 @@ def test_a_run_trains_adapters_from_its_beginning_or_never(base, finished):
 
 
 def test_adapters_need_a_base(tmp_path):
-  with pytest.raises(UserError, match="INITIAL_CHECKPOINT_PATH=") as told:
+  with pytest.raises(UserError, match="there is no base") as error:
     _config(tmp_path, lora=OPTIONS)
-  assert "\n" not in str(told.value)
+  assert "\n" not in str(error.value)
+  assert error.value.fields == ("TrainConfig.initial_checkpoint_path",)
 
 
 @pytest.mark.parametrize(

@@ -214,14 +214,16 @@ class TestWeighting:
 
   @pytest.mark.parametrize("normalizer", ["tokens", 0, -1.0, math.nan])
   def test_unknown_normalizer(self, normalizer):
-    with pytest.raises(UserError, match="LOSS_NORMALIZING_FACTOR") as error:
+    with pytest.raises(UserError, match=r"^normalizer is") as error:
       losses.Weighting((1.0,), normalizer)
+    assert error.value.fields == ("Objective.normalizer",)
     assert "AVERAGE_PER_SEQUENCE" in str(error.value)
 
   @pytest.mark.parametrize("weights", [(), (-1.0, 1.0), (math.nan,), (0.0,)])
   def test_unusable_weights(self, weights):
-    with pytest.raises(UserError, match=r"losses\.Objective\.alpha"):
+    with pytest.raises(UserError, match=r"^subtask_weights is") as error:
       losses.Weighting(weights)
+    assert "Objective.alpha" in error.value.fields
 
 
 class TestObjective:
@@ -241,18 +243,27 @@ class TestObjective:
     assert weighting == losses.Weighting((2.0, 0.5, 1.0), "examples")
 
   @pytest.mark.parametrize(
-    ("settings", "names", "words"),
+    ("settings", "names", "field", "words"),
     [
-      ({}, "abc", ["3", "losses.Objective.subtask_weights"]),
-      ({"subtask_weights": {"a": 1}}, "ab", ["['a']", "['a', 'b']"]),
-      ({"alpha": 1.5}, "a", ["1.5", "losses.Objective.alpha"]),
-      ({"label_smoothing": 1.0}, "a", ["1.0", "LABEL_SMOOTHING"]),
-      ({"z_loss": -1e-4}, "a", ["-0.0001", "Z_LOSS"]),
+      ({}, "abc", "subtask_weights", ["3", "subtask_weights"]),
+      (
+        {"subtask_weights": {"a": 1}},
+        "ab",
+        "subtask_weights",
+        ["['a']", "['a', 'b']"],
+      ),
+      ({"alpha": 1.5}, "a", "alpha", ["1.5"]),
+      ({"alpha": "x"}, "a", "alpha", ["'x'"]),
+      ({"label_smoothing": 1.0}, "a", "label_smoothing", ["1.0"]),
+      ({"label_smoothing": "x"}, "a", "label_smoothing", ["'x'"]),
+      ({"z_loss": -1e-4}, "a", "z_loss", ["-0.0001"]),
+      ({"z_loss": math.inf}, "a", "z_loss", ["inf"]),
     ],
   )
-  def test_mistakes(self, settings, names, words):
+  def test_mistakes(self, settings, names, field, words):
     with pytest.raises(UserError) as error:
       losses.Objective(**settings).weighting(tuple(names))
+    assert error.value.fields == (f"Objective.{field}",)
     for word in words:
       assert word in str(error.value)
 

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 import pytest
 
+from dss_jax.base import compilations
 from dss_jax.base.errors import UserError
 from dss_jax.models.partitioning import Partitioner, standard_logical_axis_rules
 from dss_jax.training import losses, optimizers, train_state
@@ -166,12 +167,12 @@ def start(model, optimizer, partitioner, *, weighting=WEIGHTING, **settings):
   step = train_step_lib.jit_train_step(
     model=model,
     tx=tx,
-    weighting=weighting,
+    options=train_step_lib.StepOptions(
+      weighting, learning_rate_fn=learning_rate, **settings
+    ),
     partitioner=partitioner,
     state_shardings=shardings,
     base_key=jax.random.key(7),
-    learning_rate_fn=learning_rate,
-    **settings,
   )
   return state, step
 
@@ -214,12 +215,14 @@ def lowered_step(partitioner, model, *, num_microbatches=1, seed=0):
   step = train_step_lib.jit_train_step(
     model=model,
     tx=tx,
-    weighting=WEIGHTING,
+    options=train_step_lib.StepOptions(
+      WEIGHTING,
+      num_microbatches=num_microbatches,
+      logits_at_once=LOGITS_AT_ONCE,
+    ),
     partitioner=partitioner,
     state_shardings=partitioner.state_shardings(state, axes),
     base_key=jax.random.key(seed),
-    num_microbatches=num_microbatches,
-    logits_at_once=LOGITS_AT_ONCE,
   )
   return step.lower(state, random_batch()), shapes
 
@@ -366,7 +369,7 @@ def test_every_step_has_its_own_dropout_key():
       model=model,
       tx=tx,
       base_key=jax.random.key(7),
-      weighting=WEIGHTING,
+      options=train_step_lib.StepOptions(WEIGHTING),
     )
     return sums["loss"]
 
@@ -442,14 +445,14 @@ class TestStep:
       ToyStudent(), OPTIMIZERS["adafactor"], partitioner, **SETTINGS
     )
     batches = [partitioner.put_batch(random_batch(seed)) for seed in range(3)]
-    assert step.compilations == 0
+    before = compilations.count()
     new_state, _ = step(state, batches[0])
-    assert step.compilations == 1
+    assert compilations.count() == before + 1
     old = jax.tree.leaves(state)
     assert all(leaf.is_deleted() for leaf in old)
     for batch in batches[1:]:
       new_state, _ = step(new_state, batch)
-    assert step.compilations == 1
+    assert compilations.count() == before + 1
     assert int(new_state.step) == 3
 
   def test_another_seed_is_the_same_program(self):
@@ -479,8 +482,11 @@ class TestStep:
     )
     with pytest.raises(UserError, match=r"BATCH_SIZE is 16 .*4 micro-batches"):
       step(state, random_batch())
-    with pytest.raises(UserError, match="NUM_MICROBATCHES"):
+    with pytest.raises(
+      UserError, match="16 rows, not a multiple of 3"
+    ) as error:
       train_step_lib.split_microbatches(random_batch(), 3)
+    assert "TrainConfig.num_microbatches" in error.value.fields
 
   def test_microbatch_i_takes_rows_i_plus_multiples_of_n(self):
     batch = {"x": jnp.arange(6), "y": jnp.arange(12).reshape(6, 2)}
@@ -807,7 +813,7 @@ def test_runs_with_tensorflow_seqio_gin_and_flax_blocked():
     state, sums = jax.jit(
         lambda state, batch: train_step.train_step(
             state, batch, model=Model(), tx=tx, base_key=jax.random.key(0),
-            weighting=losses.Weighting(),
+            options=train_step.StepOptions(losses.Weighting()),
         )
     )(state, batch)
     print(int(state.step), round(float(sums["loss"]), 4))

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
+import dataclasses
 import math
 import random
 import time
 from collections.abc import Callable
+
+from dss_jax.rationales.extraction_plan import AskOptions
 
 Clock = Callable[[], float]
 
@@ -98,8 +102,8 @@ def backoff(
   """Seconds to wait after a number of failures in a row.
 
   Doubles from `first` on up to `longest`, then is drawn evenly from its upper
-  half, so that requests that failed together do not come back together. What
-  the server asks for goes before it, with up to a tenth added, but never
+  half, so that requests that failed together do not come back together. A wait
+  that the server asks for takes its place, with up to a tenth added, but never
   counts for more than `longest_retry_after`.
 
   Args:
@@ -182,7 +186,7 @@ class Breaker:
         self._until = self._clock() + self._pause
 
   def abandoned(self, is_probe: bool) -> None:
-    """An attempt ended without telling anything of the server."""
+    """An attempt ended without any evidence about the server."""
     if is_probe:
       self._probing = False
 
@@ -191,8 +195,8 @@ class Budget:
   """Money: what is spent, and what is reserved for requests under way.
 
   Args:
-    limit: never to be exceeded by both together; None for none.
-    spent: so far.
+    limit: bound on both together; None for none.
+    spent: money spent so far.
   """
 
   def __init__(self, limit: float | None = None, spent: float = 0.0):
@@ -213,24 +217,23 @@ class Budget:
     self.spent += spent
 
 
-class Pass:
-  """Leave to send one request; see `Pace.enter`."""
+@dataclasses.dataclass(slots=True)
+class Permit:
+  """Leave to send one request; see `Pace.enter`.
 
-  __slots__ = ("cost", "grant", "is_probe", "number", "tokens")
+  Attributes:
+    tokens: estimate of the tokens read and written.
+    cost: money that is reserved.
+    grant: what `RateLimit.take` gave for the tokens; None without a limit.
+    is_probe: whether the breaker is open and the request tries it.
+    number: counts up from 1 through the life of the gate.
+  """
 
-  def __init__(
-    self,
-    tokens: float,
-    cost: float,
-    grant: list[float] | None,
-    is_probe: bool,
-    number: int,
-  ):
-    self.tokens = tokens
-    self.cost = cost
-    self.grant = grant
-    self.is_probe = is_probe
-    self.number = number
+  tokens: float
+  cost: float
+  grant: list[float] | None
+  is_probe: bool
+  number: int
 
 
 class Pace:
@@ -243,11 +246,11 @@ class Pace:
 
   Args:
     concurrency: most requests under way.
-    breaker: its rules.
-    budget: of money.
-    requests: limit of requests a minute.
-    tokens: limit of tokens a minute.
-    clock: the time.
+    breaker: stops asking when nothing but failures comes back.
+    budget: bounds the money.
+    requests: limit on requests a minute.
+    tokens: limit on tokens a minute.
+    clock: the time, in seconds.
   """
 
   def __init__(
@@ -269,18 +272,40 @@ class Pace:
     self._clock = clock
     self._paused_until = 0.0
     self._turn = asyncio.Lock()
-    self._waiter: asyncio.Future[None] | None = None
+    self._changed = asyncio.Event()
     self._entered = 0
     self._closed = False
     self.in_flight = 0
     self.out_of_money = False
 
-  async def enter(self, tokens: float = 0.0, cost: float = 0.0) -> Pass | None:
+  @classmethod
+  def from_options(cls, options: AskOptions, spent: float) -> Pace:
+    """The gate that the options ask for, after some money was spent before."""
+
+    def limit(per_minute: float | None) -> RateLimit | None:
+      return None if per_minute is None else RateLimit(per_minute)
+
+    breaker = Breaker(
+      threshold=max(10, options.concurrency),
+      first_pause=4 * options.backoff_s,
+      longest_pause=max(options.max_backoff_s, 4 * options.backoff_s),
+    )
+    return cls(
+      options.concurrency,
+      breaker,
+      Budget(options.max_cost, spent),
+      limit(options.requests_per_minute),
+      limit(options.tokens_per_minute),
+    )
+
+  async def enter(
+    self, tokens: float = 0.0, cost: float = 0.0
+  ) -> Permit | None:
     """Waits until a request may be sent.
 
     Args:
-      tokens: an estimate, settled by `leave`.
-      cost: likewise.
+      tokens: an estimate of the tokens used, which `leave` settles.
+      cost: an estimate of the money spent, likewise.
 
     Returns:
       What to give back to `leave`; None if the gate is closed: for good, or
@@ -296,7 +321,10 @@ class Pace:
           self.out_of_money = True
           self.close()
           break
-        await self._sleep(wait)
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+          async with asyncio.timeout(None if wait == math.inf else wait):
+            await self._changed.wait()
     return None
 
   def _delay(self, tokens: float, cost: float) -> float:
@@ -309,66 +337,48 @@ class Pace:
       wait = max(wait, self._tokens.delay(tokens))
     return wait
 
-  def _take(self, tokens: float, cost: float) -> Pass:
+  def _take(self, tokens: float, cost: float) -> Permit:
     if self._requests is not None:
       self._requests.take()
     grant = None if self._tokens is None else self._tokens.take(tokens)
     self.budget.reserve(cost)
     self.in_flight += 1
     self._entered += 1
-    return Pass(tokens, cost, grant, self._breaker.enter(), self._entered)
-
-  async def _sleep(self, seconds: float) -> None:
-    """Until then, or until something changes."""
-    loop = asyncio.get_running_loop()
-    self._waiter = waiter = loop.create_future()
-    timer = None
-    if seconds < math.inf:
-      timer = loop.call_later(seconds, self._wake)
-    try:
-      await waiter
-    finally:
-      self._waiter = None
-      if timer is not None:
-        timer.cancel()
-
-  def _wake(self) -> None:
-    if self._waiter is not None and not self._waiter.done():
-      self._waiter.set_result(None)
+    return Permit(tokens, cost, grant, self._breaker.enter(), self._entered)
 
   def leave(
     self,
-    entry: Pass,
+    permit: Permit,
     result: str,
     *,
     tokens: float | None = None,
     cost: float = 0.0,
   ) -> None:
-    """Says how a request ended.
+    """Takes back the leave of a request that ended.
 
     Args:
-      entry: what `enter` gave.
+      permit: what `enter` gave.
       result: "ok" (the server answered), "rate_limited", "failed", or
-        "abandoned" (nobody knows).
-      tokens: used, where known; else the estimate stands.
-      cost: spent.
+        "abandoned" (nothing is known).
+      tokens: tokens used, where known; else the estimate stands.
+      cost: money spent.
     """
     self.in_flight -= 1
-    self.budget.settle(entry.cost, cost)
-    if entry.grant is not None and self._tokens and tokens is not None:
-      self._tokens.settle(entry.grant, entry.tokens, tokens)
+    self.budget.settle(permit.cost, cost)
+    if permit.grant is not None and self._tokens and tokens is not None:
+      self._tokens.settle(permit.grant, permit.tokens, tokens)
     if result == "ok":
       self._breaker.succeeded()
       self._window = min(self._window + 1, self._concurrency)
     elif result == "failed":
-      self._breaker.failed(entry.is_probe)
+      self._breaker.failed(permit.is_probe)
     else:
-      self._breaker.abandoned(entry.is_probe)
-    # Those that were under way together are told together: halve once.
-    if result == "rate_limited" and entry.number > self._shrunk_at:
+      self._breaker.abandoned(permit.is_probe)
+    # Requests that were under way together are refused together: halve once.
+    if result == "rate_limited" and permit.number > self._shrunk_at:
       self._window = max(self._window / 2, 1.0)
       self._shrunk_at = self._entered
-    self._wake()
+    self._changed.set()
 
   def pause(self, seconds: float) -> None:
     """Lets nothing through for so long."""
@@ -377,13 +387,12 @@ class Pace:
   def close(self) -> None:
     """Lets nothing through any more."""
     self._closed = True
-    self._wake()
+    self._changed.set()
 
   @property
   def paused_s(self) -> float:
     """Seconds for which nothing is sent; inf while a probe is under way."""
-    wait = max(self._breaker.delay(), self._paused_until - self._clock(), 0.0)
-    return wait
+    return max(self._breaker.delay(), self._paused_until - self._clock(), 0.0)
 
   @property
   def is_broken(self) -> bool:

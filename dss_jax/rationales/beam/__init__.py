@@ -10,9 +10,9 @@
 
 or `python -m dss_jax.cli.beam` with the flags of `dss-jax extract` and
 Beam's own. Prompts, requests, parsing and choosing are those of `extraction`;
-here is only how records are dealt out. They are grouped by shard of the ledger
-(see `ledger_shards`), and whoever has a shard asks about its records,
-`concurrency` at a time. A bundle that is tried again, and a pipeline that is
+this folder only distributes the records. They are grouped by shard of the
+ledger (see `ledger_shards`), and the worker that has a shard asks about its
+records, `concurrency` at a time. A bundle that is tried again, and a pipeline that is
 run again, find in the ledger what was answered. API keys are read from the
 environment of the worker that asks; the pipeline never holds one.
 
@@ -35,7 +35,7 @@ except ImportError as error:
 from dss_jax.base.errors import UserError
 from dss_jax.rationales.beam.ask_shards import INTERRUPTED, ExtractRationales
 from dss_jax.rationales.beam.beam_files import BeamFiles
-from dss_jax.rationales.beam.counters import NAMESPACE
+from dss_jax.rationales.beam.elements import NAMESPACE
 from dss_jax.rationales.beam.read_records import ReadDataset, ReadRecords
 from dss_jax.rationales.beam.write_records import WriteRecords
 
@@ -64,7 +64,7 @@ def pipeline_options(flags: Sequence[str]) -> Any:
     known._add_argparse_args(parser)
   _, unknown = parser.parse_known_args(list(flags))
   if unknown:
-    raise UserError(f"unknown argument {unknown[0]!r}; see --help")
+    raise UserError(f"unknown argument {unknown[0]!r}")
   return options.PipelineOptions(list(flags))
 
 
@@ -74,19 +74,19 @@ def run_pipeline(
   write: WriteRecords,
   options: Any = None,
 ) -> dict[str, int]:
-  """Runs the three one after the other; waits for the end.
+  """Runs the three transforms as a pipeline and waits for its end.
 
   Args:
-    read: `ReadRecords`, `beam.Create` of records, or others.
-    extract: see there.
-    write: see there.
-    options: of Beam; the environment's own flags are not looked at.
+    read: `ReadRecords`, `beam.Create` of records, or another transform.
+    extract: records -> records with rationales.
+    write: records -> files.
+    options: Beam's options; the process's own flags are ignored.
 
   Returns:
     The metrics, by name.
 
   Raises:
-    UserError: of a worker as well, where the runner tells of it.
+    UserError: also one of a worker, where the runner passes it on.
     KeyboardInterrupt: Ctrl-C, here or in a worker.
   """
   pipeline = beam.Pipeline(options=options or pipeline_options([]))
@@ -100,12 +100,12 @@ def run_pipeline(
     result = pipeline.run()
     result.wait_until_finish()
   except Exception as error:
-    told = _told_by_worker(error)
-    if told is None:
+    message = _worker_error(error)
+    if message is None:
       raise
-    if told == INTERRUPTED:
+    if message == INTERRUPTED:
       raise KeyboardInterrupt from None
-    raise UserError(told) from error
+    raise UserError(message) from error
   found: dict[str, int] = {}
   for counter in result.metrics().query()["counters"]:
     if counter.key.metric.namespace == NAMESPACE:
@@ -114,14 +114,14 @@ def run_pipeline(
   return dict(sorted(found.items()))
 
 
-def _told_by_worker(error: Exception) -> str | None:
-  """What a UserError on a worker said; None if it was another error."""
+def _worker_error(error: Exception) -> str | None:
+  """The message of a UserError on a worker; None for another error."""
   marks = ("UserError: ", "InUseError: ")
   for line in reversed(str(error).splitlines()):
     for mark in marks:
       if mark in line:
-        told = line.partition(mark)[2]
-        return told.partition(" [while running")[0]
+        message = line.partition(mark)[2]
+        return message.partition(" [while running")[0]
   if isinstance(error, UserError):
     return str(error).partition(" [while running")[0]
   return None

@@ -1,4 +1,4 @@
-"""Records -> records with rationales: each shard of them asks for its own."""
+"""Records -> records with rationales, each shard of the records by itself."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import apache_beam as beam
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Record, json_lines
 from dss_jax.rationales import choosing, extraction, ledger_shards
-from dss_jax.rationales.beam import beam_files, counters, elements
-from dss_jax.rationales.extraction import Source
-from dss_jax.rationales.extraction_plan import Plan
+from dss_jax.rationales.beam import beam_files, elements
+from dss_jax.rationales.extraction import RecordSource
+from dss_jax.rationales.extraction_plan import ExtractionPlan
 from dss_jax.rationales.prices import Prices
 
-INTERRUPTED = "interrupted; start it again to go on"
+INTERRUPTED = "interrupted; start it again to continue"
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,26 +27,26 @@ _LOG = logging.getLogger(__name__)
 class ExtractRationales(beam.PTransform):
   """Records -> the same records with the rationales of a plan's teachers.
 
-  Takes `Record`s, or the same as JSON lines, which are called after their hash
-  where they have no id. Every one comes out again, in any
-  order; why it has no rationale, if so, its statuses say. Metrics of the
-  namespace `dss_jax.rationales` count records, statuses, and what asking did.
+  Takes `Record`s, or the same as JSON lines, which are named by their hash where
+  they have no id. Every record comes out again, in any order; its statuses say
+  why it has no rationale, if it has none. Metrics of the namespace
+  `dss_jax.rationales` count records, statuses, and what asking did.
 
   Limits are those of the whole pipeline: requests and tokens a minute are
   divided by the shards that may be asked at once, `max_cost` by all shards.
-  `concurrency` is each shard's.
+  `concurrency` is that of each shard.
 
   Args:
     plan: prompt, teachers and votes; teachers read their keys on the worker.
-    ledger_dir: of the answers, reached under this name by all workers.
+    ledger_dir: folder of the answers, which all workers reach by this name.
     num_shards: pieces in which records are asked, none by two workers at once;
-      None takes that of the ledger, or 16. As many workers have work; each
-      shard should have many times `concurrency` records.
-    parallel_shards: shards that are asked at the same time, at most; None
-      means all.
+      None takes the number of the ledger, or 16. At most so many workers have
+      work; each shard should have many times `concurrency` records.
+    parallel_shards: most shards that are asked at the same time; None means
+      all.
     ledger_kind: "sqlite", "segments" or, by the path, "auto"; see
       `ledger_shards`.
-    prices: of models, for `max_cost`; the packaged table if None.
+    prices: prices of models, for `max_cost`; the packaged table if None.
     ask: False asks nothing; records get what the ledger holds.
 
   Raises:
@@ -55,7 +55,7 @@ class ExtractRationales(beam.PTransform):
 
   def __init__(
     self,
-    plan: Plan,
+    plan: ExtractionPlan,
     ledger_dir: str,
     *,
     num_shards: int | None = None,
@@ -67,7 +67,10 @@ class ExtractRationales(beam.PTransform):
     super().__init__()
     folder = os.fspath(ledger_dir).rstrip("/") or "/"
     if set("*?[") & set(folder):
-      raise UserError(f"--ledger_dir is {folder!r}; it may not hold *, ? or [")
+      raise UserError(
+        f"ledger_dir is {folder!r}; it may not hold *, ? or [",
+        fields="ledger_dir",
+      )
     kind = ledger_shards.kind_of(ledger_kind, folder)
     names = [
       os.path.basename(p) for p in beam_files.matching([f"{folder}/shard-*"])
@@ -76,7 +79,9 @@ class ExtractRationales(beam.PTransform):
     parallel = shards if parallel_shards is None else parallel_shards
     if not 1 <= parallel <= shards:
       raise UserError(
-        f"--parallel_shards is {parallel}; allowed: 1 to --num_shards, {shards}"
+        f"parallel_shards is {parallel}; it must be from 1 to num_shards,"
+        f" {shards}",
+        fields=("parallel_shards", "num_shards"),
       )
     self._plan = _with_shares(plan, shards, parallel)
     self._asker = _AskShard(
@@ -88,7 +93,7 @@ class ExtractRationales(beam.PTransform):
     records = pcoll | "Parse" >> beam.Map(elements.as_record).with_output_types(
       Record
     )
-    if all(own.knows_records for own in self._plan.teachers):
+    if not self._plan.prompted_teachers:
       return records | "Answer" >> beam.ParDo(_Answer(self._plan))
     return (
       records
@@ -101,21 +106,24 @@ class ExtractRationales(beam.PTransform):
     )
 
 
-def _with_shares(plan: Plan, num_shards: int, parallel_shards: int) -> Plan:
+def _with_shares(
+  plan: ExtractionPlan, num_shards: int, parallel_shards: int
+) -> ExtractionPlan:
   """The plan with a shard's part of the limits."""
 
   def part(value: float | None, of: int) -> float | None:
     return None if value is None else value / of
 
   teachers = []
-  for own in plan.teachers:
+  for teacher_plan in plan.teachers:
+    ask = teacher_plan.ask
     ask = dataclasses.replace(
-      own.ask,
-      requests_per_minute=part(own.ask.requests_per_minute, parallel_shards),
-      tokens_per_minute=part(own.ask.tokens_per_minute, parallel_shards),
-      max_cost=part(own.ask.max_cost, num_shards),
+      ask,
+      requests_per_minute=part(ask.requests_per_minute, parallel_shards),
+      tokens_per_minute=part(ask.tokens_per_minute, parallel_shards),
+      max_cost=part(ask.max_cost, num_shards),
     )
-    teachers.append(dataclasses.replace(own, ask=ask))
+    teachers.append(dataclasses.replace(teacher_plan, ask=ask))
   return dataclasses.replace(plan, teachers=tuple(teachers))
 
 
@@ -127,11 +135,11 @@ def _by_shard(record: Record, num_shards: int) -> tuple[int, bytes]:
 class _Answer(beam.DoFn):
   """Teachers that know records need neither ledger nor network."""
 
-  def __init__(self, plan: Plan):
+  def __init__(self, plan: ExtractionPlan):
     self._plan = plan
 
   def process(self, element):
-    source = Source.of_records("", [element])
+    source = RecordSource.of_records("", [element])
     yield from _chosen(source, self._plan, None)
 
 
@@ -140,7 +148,7 @@ class _AskShard(beam.DoFn):
 
   def __init__(
     self,
-    plan: Plan,
+    plan: ExtractionPlan,
     folder: str,
     kind: str,
     num_shards: int,
@@ -161,7 +169,7 @@ class _AskShard(beam.DoFn):
 
   def process(self, element):
     shard, lines = element
-    source = Source(
+    source = RecordSource(
       f"shard {shard} of {self._num_shards}",
       lambda: map(elements.as_record, lines),
       sum(1 for _ in lines),
@@ -186,7 +194,7 @@ class _AskShard(beam.DoFn):
       return False
     return True
 
-  def _ask_everything(self, source: Source, ledger: Any) -> None:
+  def _ask_everything(self, source: RecordSource, ledger: Any) -> None:
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
       summaries, stopped = extraction.ask_everything(
         source, self._plan, ledger, prices=self._prices, stream=nowhere
@@ -200,22 +208,24 @@ class _AskShard(beam.DoFn):
         for kind, number in summary.faults.items():
           totals[f"fault_{kind}"] += number
     for name, number in totals.items():
-      counters.count(name, number)
+      elements.count(name, number)
     shown = ", ".join(f"{v} {k}" for k, v in totals.items() if v)
     _LOG.info("%s: %d records; %s", source.name, source.count, shown)
     if stopped.startswith("interrupted"):
       raise UserError(INTERRUPTED)
     if stopped:
-      counters.count("shards_stopped")
+      elements.count("shards_stopped")
       _LOG.warning("%s stopped: %s", source.name, stopped)
 
 
-def _chosen(source: Source, plan: Plan, ledger: Any) -> Iterator[Record]:
+def _chosen(
+  source: RecordSource, plan: ExtractionPlan, ledger: Any
+) -> Iterator[Record]:
   """The records as the answers make them, counted."""
   for record in extraction.chosen_records(source, plan, ledger):
-    counters.count("records")
+    elements.count("records")
     account = cast(Mapping[str, Any], record.meta[choosing.ACCOUNT])
     for teacher in account["teachers"].values():
       for status, number in teacher["statuses"].items():
-        counters.count(f"status_{status}", number)
+        elements.count(f"status_{status}", number)
     yield record

@@ -41,11 +41,13 @@ def matching(patterns: Sequence[str]) -> list[str]:
     raise UserError(
       f"cannot look for {patterns[0]}: {one_line(error)}"
     ) from None
-  return sorted(found.path for each in results for found in each.metadata_list)
+  return sorted(
+    found.path for result in results for found in result.metadata_list
+  )
 
 
 def put(file: Any, path: str) -> None:
-  """Makes a file that is there whole or not at all."""
+  """Writes a file, which appears whole or not at all."""
   folder, name = FileSystems.split(path)
   if folder and not FileSystems.exists(folder):
     # Another worker may be faster.
@@ -64,7 +66,7 @@ def put(file: Any, path: str) -> None:
 
 @contextlib.contextmanager
 def local_copy(path: str) -> Iterator[str]:
-  """The path itself or, of a remote file, a copy's for as long."""
+  """The path itself or, for a remote file, that of a temporary copy."""
   if "://" not in path:
     yield path
     return

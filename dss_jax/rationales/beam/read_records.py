@@ -12,7 +12,7 @@ from dss_jax.base import user_modules
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions
 from dss_jax.datasets.records import FieldMapping, Record, SeenTexts, iter_rows
-from dss_jax.rationales.beam import beam_files, counters
+from dss_jax.rationales.beam import beam_files, elements
 
 
 class ReadRecords(beam.PTransform):
@@ -25,7 +25,7 @@ class ReadRecords(beam.PTransform):
     field_mapping: record field -> key of the file.
     skip_malformed: leave out lines that are no record, rather than fail; the
       metric `malformed_lines` counts them.
-    limit: only so many records; for one file.
+    limit: most records to read; for one file only.
 
   Raises:
     UserError: when it is applied: nothing matches.
@@ -48,10 +48,11 @@ class ReadRecords(beam.PTransform):
   def expand(self, pcoll):
     paths = beam_files.matching([self._pattern])
     if not paths:
-      raise UserError(f"no such file: {self._pattern} (--input)")
+      raise UserError(f"no such file: {self._pattern}", fields="input")
     if self._limit is not None and len(paths) > 1:
       raise UserError(
-        f"--limit is for one file, and {self._pattern} matches {len(paths)}"
+        f"limit is for one file, and {self._pattern} matches {len(paths)}",
+        fields="limit",
       )
     return (
       pcoll
@@ -75,26 +76,27 @@ def _read_file(
   skip_malformed: bool,
   limit: int | None,
 ) -> Iterator[Record]:
-  """The records of a file; those without ids are called after their lines."""
+  """The records of a file; records without an id are named by their lines."""
   prefix = f"{path.rpartition('/')[2]}:" if is_one_of_many else ""
   seen = SeenTexts()
   number = 0
   with beam_files.local_copy(path) as local:
-    for line, row in iter_rows(local, mapping):
+    for line, fields in iter_rows(local, mapping):
       if number == limit:
         return
       try:
-        if isinstance(row, UserError):
-          raise row
-        record = mapping.record(row, default_id=f"{prefix}line-{line}")
+        if isinstance(fields, UserError):
+          raise fields
+        record = mapping.record(fields, default_id=f"{prefix}line-{line}")
         if seen.add(record.id) is not None:
           raise UserError(f"id {record.id[:64]!r} appears twice")
       except UserError as error:
         if not skip_malformed:
           raise UserError(
-            f"{path}:{line}: {error} (mend it, or give --skip_malformed)"
+            f"{path}:{line}: {error}; correct it, or set skip_malformed",
+            fields="skip_malformed",
           ) from None
-        counters.count("malformed_lines")
+        elements.count("malformed_lines")
         continue
       number += 1
       yield record
@@ -104,11 +106,11 @@ class ReadDataset(beam.PTransform):
   """A registered dataset's records, read on a worker.
 
   Args:
-    dataset: its name.
-    split: of its source.
-    options: how and from where it is read; a folder, as the worker sees it.
-    modules: imported before, for datasets that they register.
-    limit: only so many records.
+    dataset: the dataset's name.
+    split: split of its source.
+    options: how and from where it is read; a folder is the worker's.
+    modules: modules to import before, for datasets that they register.
+    limit: most records to read.
   """
 
   def __init__(

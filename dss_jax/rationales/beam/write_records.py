@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 import apache_beam as beam
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Record, json_lines
-from dss_jax.rationales import ledger_shards, record_outputs
-from dss_jax.rationales.beam import beam_files, counters, elements
+from dss_jax.rationales import ledger_shards, record_writers
+from dss_jax.rationales.beam import beam_files, elements
 
 
 class WriteRecords(beam.PTransform):
@@ -20,9 +21,9 @@ class WriteRecords(beam.PTransform):
 
   Args:
     paths: one for each format that is wanted, with suffixes of
-      `record_outputs.SUFFIXES`, in any of Beam's file systems.
-    num_shards: files of each; with more than one, "train.jsonl" stands for
-      "train-00000-of-00004.jsonl" and so on.
+      `record_writers.SUFFIXES`, in any of Beam's file systems.
+    num_shards: number of files of each format; with more than one, "train.jsonl"
+      stands for "train-00000-of-00004.jsonl" and so on.
 
   Raises:
     UserError: an unknown suffix; files of another number of shards are there;
@@ -32,27 +33,20 @@ class WriteRecords(beam.PTransform):
   def __init__(self, paths: Sequence[str], *, num_shards: int = 1):
     super().__init__()
     if not paths:
-      raise UserError("no file to write records to (--output)")
-    if not 1 <= num_shards <= ledger_shards.MAX_SHARDS:
-      raise UserError(
-        f"--output_shards is {num_shards}; allowed: 1 to"
-        f" {ledger_shards.MAX_SHARDS}"
-      )
+      raise UserError("no file to write records to", fields="output")
+    checks.in_range("output_shards", num_shards, 1, ledger_shards.MAX_SHARDS)
     for path in paths:
       stem, suffix = os.path.splitext(path)
-      if suffix.lower() not in record_outputs.SUFFIXES:
-        raise UserError(
-          f"{path}: unknown suffix {suffix!r}; allowed:"
-          f" {', '.join(record_outputs.SUFFIXES)} (--output)"
-        )
-      mine = {_sharded(path, i, num_shards) for i in range(num_shards)}
-      others = (
-        set(beam_files.matching([f"{stem}-?????-of-?????{suffix}"])) - mine
-      )
+      record_writers.check_suffix(path)
+      found = set(beam_files.matching([f"{stem}-?????-of-?????{suffix}"]))
+      others = found - {
+        _sharded(path, i, num_shards) for i in range(num_shards)
+      }
       if others:
         raise UserError(
           f"{min(others)} is there already, of another number of shards: remove"
-          " those files, or change --output_shards or --output"
+          " those files, or change output_shards or output",
+          fields=("output_shards", "output"),
         )
     self._paths = tuple(paths)
     self._num_shards = num_shards
@@ -61,7 +55,7 @@ class WriteRecords(beam.PTransform):
     lines = pcoll | "ById" >> beam.Map(
       _by_id, self._num_shards
     ).with_output_types(tuple[int, bytes])
-    # So that a file without records is there as well.
+    # Files without records are written as well.
     empty = pcoll.pipeline | "Empty" >> beam.Create(
       [(shard, b"") for shard in range(self._num_shards)]
     ).with_output_types(tuple[int, bytes])
@@ -99,10 +93,10 @@ class _WriteShard(beam.DoFn):
         pathlib.Path(folder, f"{i}{os.path.splitext(path)[1]}")
         for i, path in enumerate(self._paths)
       ]
-      made = (elements.as_record(line) for line in lines if line)
-      counters.count("written", record_outputs.write_outputs(local, made))
-      for made_here, path in zip(local, self._paths):
+      records = (elements.as_record(line) for line in lines if line)
+      elements.count("written", record_writers.write_records_to(local, records))
+      for local_path, path in zip(local, self._paths):
         target = _sharded(path, shard, self._num_shards)
-        with made_here.open("rb") as file:
+        with local_path.open("rb") as file:
           beam_files.put(file, target)
         yield target

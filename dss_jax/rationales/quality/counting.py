@@ -5,8 +5,8 @@
 
 The numbers come from the records alone, in one pass and in memory that hardly
 grows with them (some 20 bytes a text, to find duplicates). Records that
-`choosing.choose` made say in their meta what their teachers answered in all;
-of other records, every rationale counts as one answer of its source.
+`choosing.choose` made say in their meta what their teachers answered in all; in
+other records, every rationale counts as one answer of its source.
 """
 
 from __future__ import annotations
@@ -16,26 +16,37 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dss_jax.datasets.records import Problem, Rationale, Record, SeenTexts
+from dss_jax.rationales.choosing import count_in
 from dss_jax.rationales.quality.accounts import (
-  COUNTS,
   Account,
   account_of,
   counts_of,
-  whole,
 )
-from dss_jax.rationales.quality.lengths import lengths_of, num_words
 from dss_jax.rationales.quality.quality_report import (
   MARGIN_BINS,
   QualityReport,
   Share,
   TeacherQuality,
+  lengths_of,
+  num_words,
 )
-from dss_jax.rationales.votes import SameAnswer
+from dss_jax.rationales.teacher_answers import SameAnswer
+
+# What is counted of a teacher; see `quality_report`.
+_COUNTS = (
+  "answers",
+  "completions",
+  "parsed",
+  "usable",
+  "compared",
+  "agree",
+  "rationalised",
+)
 
 # (model, prompt tokens, completion tokens) -> cost; None if it is not known.
 Cost = Callable[[str, int, int], float | None]
 
-# Different statuses, teachers or models told apart; files may hold anything.
+# Statuses, teachers or models that are counted apart; files may hold any number.
 _MAX_NAMES = 200
 OTHERS = "(others)"
 
@@ -69,13 +80,13 @@ class Quality:
     examples_per_status: int = 3,
     max_example_chars: int = 2000,
   ):
-    """Starts with nothing.
+    """Begins with no records.
 
     Args:
       same_answer: whether two labels are the same answer.
       cost: prices tokens; None for no cost.
       examples_per_status: how many answers of each status but "ok" are kept.
-      max_example_chars: a longer text of an example is cut.
+      max_example_chars: longest text of such an answer; the rest is cut.
     """
     self._same_answer = same_answer
     self._cost = cost
@@ -95,7 +106,7 @@ class Quality:
     self._examples: dict[str, list[Mapping[str, Any]]] = {}
 
   def add(self, item: Record | Problem):
-    """Counts a record, or a line that is none."""
+    """Counts a record, or a line that is no record."""
     if isinstance(item, Problem):
       self._totals["problems"] += 1
       return
@@ -158,7 +169,7 @@ class Quality:
     if not account.votes:
       return
     margin = account.margin or 0.0
-    # 0.7 - 0.4 belongs to the bin of 0.3, whatever its last bit says.
+    # 0.7 - 0.4 belongs to the bin of 0.3, whatever its last bit is.
     found = int(round(margin, 9) * MARGIN_BINS)
     self._margins[min(found, MARGIN_BINS - 1)] += 1
     if account.num_votes > 1:
@@ -212,7 +223,7 @@ class Quality:
       duplicate_rationales=totals["duplicate_rationales"],
       teachers=teachers,
       prompt_tokens=sum(teacher.prompt_tokens for teacher in teachers),
-      completion_tokens=sum(each.completion_tokens for each in teachers),
+      completion_tokens=sum(t.completion_tokens for t in teachers),
       cost=(
         sum(cost for cost in costs if cost is not None)
         if costs and None not in costs
@@ -243,15 +254,15 @@ class _TeacherCounts:
     self.models: dict[str, list[int]] = {}
 
   def add(self, counts: Mapping[str, Any]):
-    for name in (*COUNTS, "rationalised"):
-      self.totals[name] += whole(counts.get(name))
+    for name in _COUNTS:
+      self.totals[name] += count_in(counts.get(name))
     for status, count in counts_of(counts.get("statuses")).items():
       self.statuses[_bounded(self.statuses, status)] += count
     model = counts.get("model")
     key = _bounded(self.models, model if isinstance(model, str) else "")
     tokens = self.models.setdefault(key, [0, 0])
-    tokens[0] += whole(counts.get("prompt_tokens"))
-    tokens[1] += whole(counts.get("completion_tokens"))
+    tokens[0] += count_in(counts.get("prompt_tokens"))
+    tokens[1] += count_in(counts.get("completion_tokens"))
 
   def quality(self, name: str, cost: Cost | None) -> TeacherQuality:
     total = self.totals
@@ -272,11 +283,7 @@ class _TeacherCounts:
       statuses=_sorted(self.statuses),
       prompt_tokens=sum(tokens[0] for tokens in self.models.values()),
       completion_tokens=sum(tokens[1] for tokens in self.models.values()),
-      cost=(
-        None
-        if None in costs
-        else sum(each for each in costs if each is not None)
-      ),
+      cost=(None if None in costs else sum(c for c in costs if c is not None)),
     )
 
 

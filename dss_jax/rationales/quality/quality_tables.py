@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from dss_jax.base.errors import printable
-from dss_jax.rationales.quality.lengths import Lengths
-from dss_jax.rationales.quality.quality_report import QualityReport, Share
+from dss_jax.base.errors import one_line, printable
+from dss_jax.rationales.quality.quality_report import (
+  Lengths,
+  QualityReport,
+  Share,
+)
 
 _BAR = 24
 # Examples of failures printed per status, and characters of each.
@@ -20,12 +23,12 @@ _MEANINGS = {
   "no_marker": "the answer's marker is not there",
   "several_markers": "the answer's marker is there more than once",
   "no_label": "no answer after the marker",
-  "truncated": "ends before its answer (more --max_tokens?)",
+  "truncated": "ends before its answer (a larger max_tokens may help)",
   "multiple_answers": "more than one answer",
   "label_not_in_choices": "the answer is none of the choices",
   "letter_text_mismatch": "the answer's letter belongs to another choice",
   "unevaluable": "the answer is no arithmetic with a value",
-  "label_cut": "the answer goes on after what was read",
+  "label_cut": "the answer continues after what was read",
   "empty": "nothing, or an answer without a rationale",
   "refused": "the teacher will not answer",
   "invalid_text": "nothing that a record can hold",
@@ -34,7 +37,7 @@ _MEANINGS = {
   "unanswered": "not asked yet",
   "unknown": "the teacher does not know the record",
   "rejected": "the provider will not answer this request",
-  "gave_up": "failed too often (--retry_failed asks again)",
+  "gave_up": "failed too often (retry_failed asks again)",
 }
 
 
@@ -59,10 +62,7 @@ def print_report(report: QualityReport, console: Console | None = None):
 
 
 def _headline(report: QualityReport) -> Table:
-  table = Table(show_header=False, box=None)
-  table.add_column()
-  table.add_column(justify="right")
-  rows: list[tuple[str, str]] = [
+  lines: list[tuple[str, str]] = [
     ("records", f"{report.records:,}"),
     (
       "  with a rationale to train on",
@@ -72,46 +72,43 @@ def _headline(report: QualityReport) -> Table:
     ("rationales", f"{report.rationales:,}"),
   ]
   if report.answers:
-    rows += _answers(report)
+    lines += _answers(report)
   if report.problems:
-    rows.insert(1, ("lines that are no record", f"{report.problems:,}"))
+    lines.insert(1, ("lines that are no record", f"{report.problems:,}"))
   if report.unanimous.of and report.voted_agreement.of:
-    rows.append(("records whose vote is gold", share(report.voted_agreement)))
+    lines.append(("records whose vote is gold", share(report.voted_agreement)))
   if report.unanimous.of:
-    rows.append(("records with all votes alike", share(report.unanimous)))
+    lines.append(("records with all votes alike", share(report.unanimous)))
   for name in ("inputs", "requests", "rationales"):
-    rows.append(
-      (f"repeated {name}", f"{getattr(report, f'duplicate_{name}'):,}")
-    )
+    number = getattr(report, f"duplicate_{name}")
+    lines.append((f"repeated {name}", f"{number:,}"))
   if report.prompt_tokens or report.completion_tokens:
     tokens = f"{report.prompt_tokens:,} + {report.completion_tokens:,}"
-    rows.append(("tokens, prompt + completion", tokens))
+    lines.append(("tokens, prompt + completion", tokens))
   if report.cost is not None:
-    rows.append(("cost", f"{report.cost:,.4f}"))
-  for name, value in rows:
+    lines.append(("cost", f"{report.cost:,.4f}"))
+  table = Table("", Column(justify="right"), show_header=False, box=None)
+  for name, value in lines:
     table.add_row(Text(name), Text(value))
   return table
 
 
 def _answers(report: QualityReport) -> list[tuple[str, str]]:
-  """What became of the questions; see `quality`."""
-  completions, rationalised = report.parse_rate.of, _rationalised(report)
-  rows = [("answers", f"{report.answers:,}")]
+  """What became of the requests; see `quality_report`."""
+  completions = report.parse_rate.of
+  rationalised = sum(teacher.rationalised for teacher in report.teachers)
+  lines = [("answers", f"{report.answers:,}")]
   if missing := report.answers - rationalised - completions:
-    rows.append(("  that never came", _of(missing, report.answers)))
+    lines.append(("  that never came", _of(missing, report.answers)))
   if rationalised:
-    rows.append(("  told the gold label", _of(rationalised, report.answers)))
-  rows += [
+    lines.append(("  shown the gold label", _of(rationalised, report.answers)))
+  lines += [
     ("label could be read (parse rate)", share(report.parse_rate)),
     ("label can be used", share(report.usable)),
   ]
   if report.agreement.of:
-    rows.append(("  and is the gold label", share(report.agreement)))
-  return rows
-
-
-def _rationalised(report: QualityReport) -> int:
-  return sum(teacher.rationalised for teacher in report.teachers)
+    lines.append(("  and is the gold label", share(report.agreement)))
+  return lines
 
 
 def share(found: Share) -> str:
@@ -124,13 +121,15 @@ def _of(count: int, of: int) -> str:
   return f"{count:,} of {of:,}{percent}"
 
 
+def _table(name: str, *numbers: str) -> Table:
+  """A table with a column of names and columns of numbers."""
+  return Table(name, *(Column(title, justify="right") for title in numbers))
+
+
 def _teachers(report: QualityReport) -> Table:
-  table = Table()
-  table.add_column("teacher")
-  names = ["answers", "parsed", "usable", "= gold"]
   with_tokens = bool(report.prompt_tokens or report.completion_tokens)
-  for name in names + ["tokens", "cost"] * with_tokens:
-    table.add_column(name, justify="right")
+  titles = ["answers", "parsed", "usable", "= gold"]
+  table = _table("teacher", *titles, *["tokens", "cost"] * with_tokens)
   for teacher in report.teachers:
     cells = [
       f"{teacher.answers:,}",
@@ -152,10 +151,7 @@ def _percent(found: Share) -> str:
 def _bars(counts: Mapping[str, int], name: str, unit: str) -> Table:
   total = sum(counts.values()) or 1
   most = max(counts.values(), default=0) or 1
-  table = Table()
-  table.add_column(name)
-  table.add_column(unit, justify="right")
-  table.add_column("%", justify="right")
+  table = _table(name, unit, "%")
   table.add_column("")
   for key, count in counts.items():
     table.add_row(
@@ -176,10 +172,7 @@ def _margins(margins: Sequence[int]) -> dict[str, int]:
 
 
 def _lengths(lengths: Mapping[str, Lengths]) -> Table:
-  table = Table()
-  table.add_column("text")
-  for name in ("texts", "mean", "median", "95 %", "longest"):
-    table.add_column(name, justify="right")
+  table = _table("text", "texts", "mean", "median", "95 %", "longest")
   for name, found in lengths.items():
     if found.count:
       table.add_row(
@@ -203,9 +196,8 @@ def _print_examples(out: Console, report: QualityReport):
     out.print(Text(title, style="bold"))
     for example in examples:
       shown = example.get("completion") or example.get("text")
-      shown = " ".join((shown or example.get("reason") or "").split())
-      if len(shown) > _EXAMPLE_CHARS:
-        shown = f"{shown[:_EXAMPLE_CHARS]} ..."
+      shown = shown or example.get("reason") or ""
+      shown = one_line(shown, longest=_EXAMPLE_CHARS)
       label = example.get("label")
       answer = "" if label is None else f"  {label[:40]!r}"
       quoted = f"  {shown!r}" if shown else ""

@@ -30,7 +30,7 @@ from dss_jax.rationales import choosing
 from dss_jax.rationales.quality import counting
 from dss_jax.rationales.quality.accounts import account_of
 from dss_jax.rationales.quality.quality_report import QualityReport
-from dss_jax.rationales.votes import SameAnswer
+from dss_jax.rationales.teacher_answers import SameAnswer
 
 _FOLDER = pathlib.Path(__file__).parent / "page"
 
@@ -42,8 +42,8 @@ KINDS = (FAILED, DISAGREES, FINE)
 
 # Characters of any one text on the page, and of a record's provenance.
 MAX_TEXT_CHARS = 4000
-# Rationales of any one record on the page, and characters of all of them, after
-# which no further one is shown.
+# Most rationales of any one record on the page, and characters of all of them
+# after which no further rationale is shown.
 MAX_RATIONALES = 24
 _MAX_RECORD_CHARS = 40_000
 _CUT = "… [{} more characters]"
@@ -54,7 +54,7 @@ class HeldRecord:
   """A record as the page holds it.
 
   Attributes:
-    position: in the file, from 0.
+    position: its place in the file, from 0.
     kind: one of KINDS.
     shown: what the page shows, as JSON values.
   """
@@ -74,12 +74,12 @@ class PageSample:
     max_bytes: int = 8 << 20,
     same_answer: SameAnswer = counting.same_words,
   ):
-    """Starts with none.
+    """Begins with no records.
 
     Args:
-      max_records: of all kinds together. A fifth each is kept free for the two
-        kinds that are no failures, as far as there are such.
-      max_bytes: of their JSON; records beyond are left out.
+      max_records: most records of all kinds together. Each of the two kinds
+        that are no failures has a fifth of them, as far as there are such.
+      max_bytes: largest size of their JSON; further records are left out.
       same_answer: whether two labels are the same answer.
     """
     self._max_records = max_records
@@ -146,7 +146,7 @@ def write_page(
   """Writes the page, atomically.
 
   Args:
-    path: of the .html file.
+    path: the .html file.
     report: the numbers.
     sample: the records to browse.
     title: a few words, such as the dataset and split.
@@ -203,7 +203,7 @@ def render(
   }
   page = (_FOLDER / "index.html").read_text(encoding="utf-8")
   pieces = []
-  # Piece by piece: what stands in a value is never looked at again.
+  # Piece by piece, so that a value is never searched for placeholders.
   while (start := page.find("{{")) >= 0:
     end = page.index("}}", start) + 2
     pieces += [page[:start], parts[page[start:end]]]

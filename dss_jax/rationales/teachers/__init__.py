@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from dss_jax.datasets.records import Record
@@ -28,7 +29,15 @@ class RejectedError(Exception):
 
 
 class FatalError(Exception):
-  """No request will be answered until a person changes something."""
+  """No request will be answered until a person changes something.
+
+  Attributes:
+    fields: the options to change, as in `UserError`.
+  """
+
+  def __init__(self, message: str, fields: str | Sequence[str] = ()):
+    super().__init__(message)
+    self.fields = fields
 
 
 class Teacher(Protocol):
@@ -37,7 +46,7 @@ class Teacher(Protocol):
   Attributes:
     name: the `source` of its rationales.
     model: the `model` of requests meant for it.
-    weight: weight of its rationales beside other teachers'.
+    weight: weight of its rationales relative to other teachers'.
   """
 
   name: str
@@ -68,7 +77,7 @@ class RecordTeacher(Protocol):
   Attributes:
     name: the `source` of its rationales.
     model: what its completions say that they come from.
-    weight: weight of its rationales beside other teachers'.
+    weight: weight of its rationales relative to other teachers'.
   """
 
   name: str

@@ -18,23 +18,22 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dss_jax.base.errors import UserError
+from dss_jax.base import checks
+from dss_jax.base.errors import UserError, one_line
 from dss_jax.rationales.requests import Completion, Request
 from dss_jax.rationales.teachers import (
   FatalError,
   RejectedError,
   TransientError,
-  answer_bodies,
-  error_bodies,
-  response_guard,
+  server_responses,
 )
 
 MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens")
 
 _MAX_MESSAGE = 300
 
-# Fields without which there is no request; a message that names one of them
-# speaks of its content.
+# Fields without which there is no request; a message that names one of them is
+# about its content.
 _CONTENT_FIELDS = {"model", "messages", "prompt"}
 _UNKNOWN_FIELD = re.compile(
   r"unsupported|not supported|unknown|unrecognized|unexpected|extra_forbidden"
@@ -55,19 +54,7 @@ _NO_MONEY = re.compile(
 class OpenAIEndpoint:
   """A `Teacher` behind an OpenAI-compatible endpoint.
 
-  Args:
-    name: `source` of its rationales.
-    model: as the endpoint knows it.
-    base_url: up to and with `/v1`, as the client of OpenAI takes it; None is
-      OpenAI's own.
-    api_key_env: environment variable that holds the key. It may be absent for
-      an endpoint on this machine.
-    weight: of its rationales beside other teachers'.
-    timeout_s: for one answer, from connecting to its last byte.
-    api_version: query parameter `api-version` of every request (Azure).
-    max_tokens_field: what the endpoint calls `max_tokens`.
-    omit_fields: fields of the body that the endpoint does not take and that
-      are therefore not sent, such as ("seed", "stop").
+  Its arguments are the fields of `extraction_plan.Endpoint`.
 
   Raises:
     UserError: no key, an unusable URL, an unknown field, or the package
@@ -93,17 +80,16 @@ class OpenAIEndpoint:
     self.weight = weight
     self.timeout_s = timeout_s
     self._api_version = api_version
-    if max_tokens_field not in MAX_TOKENS_FIELDS:
-      raise UserError(
-        f"--max_tokens_field is {max_tokens_field!r}; it must be one of"
-        f" {', '.join(MAX_TOKENS_FIELDS)}"
-      )
+    checks.one_of(
+      "Endpoint.max_tokens_field", max_tokens_field, MAX_TOKENS_FIELDS
+    )
     self._max_tokens_field = max_tokens_field
     required = sorted(_CONTENT_FIELDS & set(omit_fields))
     if required:
       raise UserError(
-        f"--omit_fields names {', '.join(required)}, without which nothing can"
-        " be asked"
+        f"omit_fields names {', '.join(required)}, without which nothing can"
+        " be asked",
+        fields="Endpoint.omit_fields",
       )
     self._omit_fields = tuple(omit_fields)
     self._variable = _shown_variable(api_key_env)
@@ -111,12 +97,14 @@ class OpenAIEndpoint:
     if not key and not _is_local(self.base_url):
       raise UserError(
         f"the environment variable {self._variable} holds no API key for"
-        f" {self.base_url}; set it, or name another one with --api_key_env"
+        f" {self.base_url}; set it, or name another variable",
+        fields="Endpoint.api_key_env",
       )
     if not key.isascii() or not key.isprintable():
       raise UserError(
         f"the environment variable {self._variable} holds characters that no API"
-        " key has; set it again"
+        " key has; set it again",
+        fields="Endpoint.api_key_env",
       )
     self._secret = _Secret(key)
     self._openai = _import_openai()
@@ -145,7 +133,7 @@ class OpenAIEndpoint:
           {"api-version": self._api_version} if self._api_version else None
         ),
         http_client=self._openai.DefaultAsyncHttpxClient(
-          event_hooks={"response": [response_guard.guard_response]},
+          event_hooks={"response": [server_responses.guard_response]},
           # What is compressed can be any size once it is not.
           headers={"Accept-Encoding": "identity"},
         ),
@@ -209,9 +197,9 @@ class OpenAIEndpoint:
       # Some routers wrap another server's failure in a success.
       code = error.get("code") if isinstance(error, dict) else None
       kind = "rate_limited" if code == 429 else "server_error"
-      raise TransientError(kind, self._told(answer))
+      raise TransientError(kind, self._message(answer))
     try:
-      found = answer_bodies.completion_of(answer, is_chat=request.is_chat)
+      found = server_responses.completion_of(answer, is_chat=request.is_chat)
     except UserError as reason:
       raise TransientError("bad_response", str(reason)) from None
     clean = self._secret.removed_from
@@ -247,46 +235,49 @@ class OpenAIEndpoint:
     """What a status other than success means for this request and the next."""
     status = response.status_code
     try:
-      told = json.loads(response.content)
+      answer = json.loads(response.content)
     except (ValueError, RecursionError):
-      told = None
-    text = self._told(told) if told else self._excerpt(response.content)
+      answer = None
+    text = self._message(answer) if answer else self._excerpt(response.content)
     message = f"HTTP {status}: {text}"
     where = f"{self.base_url} answers HTTP {status}: {text}"
-    retry_after = error_bodies.retry_after(response.headers)
+    retry_after = server_responses.retry_after(response.headers)
     if status == 402 or (
-      status == 429 and _NO_MONEY.search(error_bodies.code(told))
+      status == 429 and _NO_MONEY.search(server_responses.error_code(answer))
     ):
       return FatalError(f"no credit left: {where}")
     if status == 429:
       return TransientError("rate_limited", message, retry_after)
     if status in (401, 403):
       return FatalError(
-        f"{where}; set the key in the environment variable"
-        f" {self._variable} (--api_key_env)"
+        f"{where}; set the key in the environment variable {self._variable}",
+        fields="Endpoint.api_key_env",
       )
     if status in (404, 405, 501):
-      return FatalError(f"{where}; check --base_url and --model")
+      return FatalError(
+        f"{where}; check base_url and model",
+        fields=("Endpoint.base_url", "Endpoint.model"),
+      )
     if status in (400, 422):
-      return self._bad_request(told, text, message, where, body)
+      return self._bad_request(answer, text, message, where, body)
     if status == 408:
       return TransientError("timeout", message, retry_after)
     if status in (409, 425) or status >= 500:
       return TransientError("server_error", message, retry_after)
     if status < 400:
-      return FatalError(f"{where}; check --base_url")
+      return FatalError(f"{where}; check base_url", fields="Endpoint.base_url")
     return RejectedError(message)
 
   def _bad_request(
-    self, told: Any, text: str, message: str, where: str, body: Mapping
+    self, answer: Any, text: str, message: str, where: str, body: Mapping
   ) -> Exception:
-    """Whether a 400 is about this prompt or about how we ask."""
-    code = error_bodies.code(told)
+    """Whether a 400 is about this prompt or about how requests are made."""
+    code = server_responses.error_code(answer)
     if _TOO_LONG.search(f"{code} {text}"):
       return RejectedError(message)
     # Longest first: `max_tokens` is a part of other names.
     fields = sorted(set(body) - _CONTENT_FIELDS, key=len, reverse=True)
-    parameter = error_bodies.parameter(told)
+    parameter = server_responses.error_parameter(answer)
     if parameter not in fields:
       parameter = None
       if _UNKNOWN_FIELD.search(f"{code} {text}"):
@@ -296,14 +287,18 @@ class OpenAIEndpoint:
       return RejectedError(message)
     if parameter in MAX_TOKENS_FIELDS:
       other = next(f for f in MAX_TOKENS_FIELDS if f != parameter)
-      advice = f"try --max_tokens_field={other} or another --max_tokens"
+      advice = f"try max_tokens_field {other}, or another max_tokens"
+      options = ("Endpoint.max_tokens_field", "Sampling.max_tokens")
     else:
-      advice = f"change it, or leave it out with --omit_fields={parameter}"
-    return FatalError(f"{where}; the field is {parameter!r}: {advice}")
+      advice = f"change it, or name {parameter} in omit_fields"
+      options = ("Endpoint.omit_fields",)
+    return FatalError(
+      f"{where}; the field is {parameter!r}: {advice}", fields=options
+    )
 
-  def _told(self, told: Any) -> str:
+  def _message(self, body: Any) -> str:
     """The message of an error body, in one line."""
-    error = told.get("error", told) if isinstance(told, dict) else told
+    error = body.get("error", body) if isinstance(body, dict) else body
     if isinstance(error, dict):
       error = error.get("message") or error.get("detail") or error
     if not isinstance(error, str):
@@ -317,26 +312,25 @@ class OpenAIEndpoint:
   def _one_line(self, text: str) -> str:
     # The key goes first: half of it would not be recognised.
     text = self._secret.removed_from(text)[: 4 * _MAX_MESSAGE]
-    text = " ".join(
-      "".join(c if c.isprintable() else " " for c in text).split()
-    )
-    return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + " ..."
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return one_line(text, longest=_MAX_MESSAGE)
 
 
 def _shown_variable(name: str) -> str:
-  """The name, if it is one: some give the key itself in its place.
+  """The name, if it is one: some users write the key itself in its place.
 
   Raises:
     UserError: no variable can be called so.
   """
   if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
     raise UserError(
-      "--api_key_env is no name of an environment variable; the key itself"
-      " belongs into that variable, not here"
+      "api_key_env is no name of an environment variable; the key itself"
+      " belongs into that variable, not here",
+      fields="Endpoint.api_key_env",
     )
   if name in os.environ or re.fullmatch(r"[A-Z]+(_[A-Z0-9]+)+", name):
     return name
-  return "that --api_key_env names"
+  return "that api_key_env names"
 
 
 class _Secret:
@@ -385,14 +379,15 @@ def _checked_url(base_url: str | None) -> str:
   if not usable or parts is None:
     # Not repeated: it may hold a key.
     raise UserError(
-      "--base_url is no URL; it must be like http://127.0.0.1:8000/v1"
+      "base_url is no URL; it must be like http://127.0.0.1:8000/v1",
+      fields="Endpoint.base_url",
     )
   if parts.username is not None or parts.query or parts.fragment:
     # Not repeated: what is in there may be secret.
     raise UserError(
-      f"--base_url for {parts.hostname} holds a user, a query or a fragment;"
-      " give only scheme, host and path, and the key in the environment"
-      " (--api_key_env)"
+      f"base_url for {parts.hostname} holds a user, a query or a fragment;"
+      " give only scheme, host and path, and the key in the environment",
+      fields=("Endpoint.base_url", "Endpoint.api_key_env"),
     )
   return base_url.rstrip("/")
 

@@ -21,14 +21,14 @@ _ID = re.compile(r"(train|validation|test)-(\d{1,9})", re.ASCII)
 class Replay:
   """Answers with the completions of a released dataset.
 
-  Records are known by their ids, "train-17": the row of the split that the
+  Records are known by their ids: "train-17" is line 17 of the split that the
   files themselves have. Validation records that were cut off the training data
   keep such ids.
 
   Attributes:
     name: "palm" or "gpt-neox".
-    model: likewise.
-    weight: of its rationales.
+    model: the same.
+    weight: weight of its rationales.
   """
 
   def __init__(
@@ -39,18 +39,18 @@ class Replay:
     *,
     weight: float = 1.0,
   ):
-    """Reads the completions of a split; those of others when they are needed.
+    """Reads the completions of a split; of other splits when they are needed.
 
     Args:
       dataset: a released dataset's name.
       split: "train", "validation" or "test".
       options: where the files are, and whose completions to read.
-      weight: of its rationales beside other teachers'.
+      weight: weight of its rationales relative to other teachers'.
 
     Raises:
       UserError: if the dataset or its completions are not there.
     """
-    # Late: the catalogue reads `release` as well.
+    # Imported late, since the catalogue imports `release` as well.
     from dss_jax.datasets import catalogue
 
     specs = {spec.name: spec for spec in catalogue.SPECS}
@@ -58,13 +58,15 @@ class Replay:
     if dataset not in specs:
       raise UserError(
         f"no completions were released for dataset {dataset!r}; those that can"
-        f" be replayed: {', '.join(sorted(specs))}"
+        f" be replayed: {', '.join(sorted(specs))}",
+        fields="dataset",
       )
     options = options or DataOptions()
     if options.rationale_source == "human":
       raise UserError(
-        "human rationales are no completions and cannot be replayed; set"
-        " data.DataOptions.rationale_source to 'palm' or 'gpt-neox'"
+        "rationale_source is human; human rationales are no completions and"
+        " cannot be replayed, only those of palm or gpt-neox can",
+        fields="DataOptions.rationale_source",
       )
     self.name = self.model = options.rationale_source
     self.weight = weight
@@ -80,7 +82,7 @@ class Replay:
     return {**self.__dict__, "_texts": {}}
 
   def answer(self, record: Record) -> Completion | None:
-    """The completion of the record's row; None if its id names no row.
+    """The completion of the record's line; None if its id names no line.
 
     Raises:
       UserError: if the files of its split are missing or malformed.
@@ -101,8 +103,8 @@ class Replay:
       if texts is None:
         folder = self._options.dataset_folder(self._dataset)
         raise UserError(
-          f"no completions of {self.name} for {self._dataset} in {folder}"
-          " (--data_dir)"
+          f"no completions of {self.name} for {self._dataset} in {folder}",
+          fields="DataOptions.data_dir",
         )
       self._texts[split] = texts
     return self._texts[split]

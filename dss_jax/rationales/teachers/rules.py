@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
 from dss_jax.datasets.records import Rationale, Record
@@ -27,7 +28,7 @@ class TaxonliRules:
   Attributes:
     name: "rules".
     model: says that it is taxonli's, and how often it errs.
-    weight: of its rationales.
+    weight: weight of its rationales.
   """
 
   def __init__(
@@ -46,14 +47,13 @@ class TaxonliRules:
         another relation, so that the label changes, and argues for that label.
       seed: which inputs these are; what an input is answered depends on
         nothing else.
-      prompt: in whose form it answers; the shipped one if None.
-      weight: of its rationales beside other teachers'.
+      prompt: the prompt in whose form it answers; the shipped one if None.
+      weight: weight of its rationales relative to other teachers'.
 
     Raises:
       UserError: if the error rate is no share.
     """
-    if not 0 <= error_rate <= 1:
-      raise UserError(f"error_rate = {error_rate!r}; allowed: 0 to 1")
+    checks.in_range("error_rate", error_rate, 0, 1)
     self.name = "rules"
     self.model = "taxonli-rules"
     if error_rate:
@@ -126,8 +126,8 @@ def _states(metadata: Mapping[str, Any]) -> str | None:
   return " -> ".join(map(str, states)) if len(states) > 1 else None
 
 
-# Of the package's hundred sets these come with the steps of a solution; what
-# the others call a solution is the bare answer.
+# The sets of the package that come with the steps of a solution; the others give
+# only the answer.
 _STEPS: Mapping[str, Callable[[Mapping[str, Any]], str | None]] = {
   "gsm_symbolic": _worked_steps,
   "string_manipulation": _states,
@@ -159,8 +159,7 @@ def reasoning_gym_records(
       f"no worked solutions in reasoning-gym's {name!r}; allowed:"
       f" {', '.join(REASONING_GYM_SETS)}"
     )
-  if num_records < 1:
-    raise UserError(f"{num_records} records asked of {name}; at least 1")
+  checks.in_range("num_records", num_records, 1)
   try:
     import reasoning_gym
   except ImportError:

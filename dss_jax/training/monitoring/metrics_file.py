@@ -1,28 +1,22 @@
-"""`metrics.jsonl`: what every step and evaluation measured, and its hash."""
+"""`metrics.jsonl`: what every step and evaluation measured."""
 
-import hashlib
 import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dss_jax.base.errors import damaged_file, writing
-
-METRICS_FILE = "metrics.jsonl"
-
-# Everything under this key may differ between two runs of the same
-# configuration; nothing else may.
-TIME = "time"
+from dss_jax.training.run_directory import METRICS_FILE, TIME
 
 
 class MetricsLog:
   """`metrics.jsonl`: a line for each step and for each evaluation.
 
   A line is `{"step": 12, "kind": "train", <name>: <value>, ..., "time": {...}}`;
-  a value that is not finite is null.
-  Opened at a step, it drops what an interrupted run had written beyond it, so
-  that every step stands there once.
+  a value that is not finite is null. Opened at a step, the file loses what an
+  interrupted run had written beyond it, so that it holds every step once.
   """
 
   def __init__(self, folder: pathlib.Path, *, from_step: int):
@@ -36,7 +30,7 @@ class MetricsLog:
     kept = 0
     with (
       open(self.path, "rb") as file,
-      damaged_file(self.path, "restore it, or give another MODEL_DIR"),
+      damaged_file(self.path, "restore it, or choose another model_dir"),
     ):
       for line in file:
         if not line.endswith(b"\n") or json.loads(line)["step"] > step:
@@ -75,16 +69,41 @@ class MetricsLog:
       self._file.close()
 
 
-def metrics_hash(folder: pathlib.Path) -> str:
-  """SHA-256 of metrics.jsonl with the times left out."""
-  digest = hashlib.sha256()
-  path = folder / METRICS_FILE
-  with (
-    open(path, encoding="utf-8") as file,
-    damaged_file(path, "restore it"),
-  ):
-    for text in file:
-      line = json.loads(text)
-      line.pop(TIME, None)
-      digest.update(json.dumps(line, sort_keys=True).encode() + b"\n")
-  return digest.hexdigest()
+def step_values(
+  sums: Mapping[str, Any], subtasks: Sequence[str], slots: int
+) -> dict[str, float]:
+  """The numbers of one step, from the sums over its batch.
+
+  Args:
+    sums: host values of what `train_step` returned.
+    subtasks: names of the sub-tasks, in the order of their ids.
+    slots: encoder and decoder positions of the batch.
+
+  Returns:
+    `loss` (the objective), `<subtask>/loss` (mean nats a token),
+    `<subtask>/accuracy` (teacher-forced, of tokens), counts, norms, and
+    `padding`, the share of positions without a token.
+  """
+  values: dict[str, float] = {"loss": float(sums["loss"])}
+  for k, name in enumerate(subtasks):
+    tokens = int(sums["tokens"][k])
+    values[f"{name}/loss"] = float(sums["nll"][k]) / max(tokens, 1)
+    values[f"{name}/accuracy"] = int(sums["correct"][k]) / max(tokens, 1)
+    values[f"{name}/tokens"] = tokens
+    values[f"{name}/examples"] = int(sums["examples"][k])
+  encoder_tokens = int(sums["encoder_tokens"])
+  decoder_tokens = int(sums["decoder_tokens"])
+  tokens = encoder_tokens + decoder_tokens
+  values |= {
+    "tokens": tokens,
+    "encoder_tokens": encoder_tokens,
+    "decoder_tokens": decoder_tokens,
+    "examples": sum(int(n) for n in sums["examples"]),
+    "padding": 1.0 - tokens / slots,
+    "z_loss": float(sums["z_loss"]),
+    "grad_norm": float(sums["grad_norm"]),
+    "param_norm": float(sums["param_norm"]),
+    "learning_rate": float(sums["learning_rate"]),
+    "nonfinite": int(sums["nonfinite"]),
+  }
+  return values

@@ -1,8 +1,8 @@
 """Where a loss or a gradient that is not finite comes from.
 
-A step whose loss or gradient is not finite changes nothing but its number (see
-`train_step`), so that the state it began with is still there after it: it can
-be looked at, and the step made again, operation by operation.
+A step whose loss or gradient is not finite changes only the number of the step
+(see `train_step`), so that the state it began with still exists: the debugger
+looks at it, and makes the step again, operation by operation.
 """
 
 from __future__ import annotations
@@ -28,16 +28,15 @@ _SHOWN = 3  # names in a line
 
 
 class NanDebugger:
-  """Looks at each step; at the first that is not finite it ends the run.
+  """Looks at each step, and ends the run at the first that is not finite.
 
-  Waits for each step, which costs speed.
+  It waits for each step, which costs speed.
 
   Args:
     make_step: makes the jitted step for an optimizer.
     tx: the optimizer.
     subtasks: names of the sub-tasks, in the order of their ids.
-    frozen: arrays that a step reads beside its state.
-    say: called with lines for people.
+    frozen: arrays that a step reads besides its state.
   """
 
   def __init__(
@@ -47,30 +46,29 @@ class NanDebugger:
     *,
     subtasks: Sequence[str],
     frozen: PyTree = None,
-    say: Callable[[str], None],
   ):
     self._make_step = make_step
     self._tx = tx
     self._subtasks = subtasks
     self._frozen = frozen
-    self._say = say
 
-  def check_state(self, state: TrainState, step: int) -> None:
-    """Before the first step: what is read must be finite.
+  def check_state(self, state: TrainState) -> None:
+    """Looks at what the first step reads, which must be finite.
 
     Raises:
       FloatingPointError: where it is not.
     """
-    trees = {"parameters": state.params, "optimizer state": state.opt_state}
-    if self._frozen is not None:
-      trees["frozen parameters"] = self._frozen
-    bad = {name: nonfinite_leaves(tree) for name, tree in trees.items()}
-    for name, leaves in bad.items():
-      if leaves:
+    trees = {
+      "parameters": state.params,
+      "optimizer state": state.opt_state,
+      "frozen parameters": self._frozen,
+    }
+    for name, tree in trees.items():
+      if bad := nonfinite_leaves(tree):
         raise FloatingPointError(
-          f"--debug_nans: the {name} that the run goes on with after step"
-          f" {step} are not finite in {_list(leaves)}: go on from an earlier"
-          " checkpoint, or start from another"
+          f"debug_nans: the {name} that the run has after step {state.step} are not"
+          f" finite in {_list(bad)}: continue from an earlier checkpoint, or"
+          " start from another one"
         )
 
   def check(
@@ -79,35 +77,38 @@ class NanDebugger:
     state: TrainState,
     batch: Mapping[str, jax.Array],
     sums: Mapping[str, Any],
+    *,
+    say: Callable[[str], None],
   ) -> None:
-    """After a step: looks at its loss, its gradient and what it has made.
+    """Looks at the loss and the gradient of a step, and at its new state.
 
     Args:
       step: its number.
-      state: after it.
-      batch: that it read.
-      sums: that it returned.
+      state: the state after it.
+      batch: the batch that it read.
+      sums: the sums that it returned.
+      say: called with lines for people.
 
     Raises:
       FloatingPointError: where anything is not finite.
     """
     sums = jax.device_get(dict(sums))
     if int(sums["nonfinite"]):
-      self._explain(step, state, batch, sums)
+      self._explain(step, state, batch, sums, say)
     leaves = nonfinite_leaves(
       {"parameters": state.params, "optimizer": state.opt_state}
     )
     if leaves:
       rate = sums.get("learning_rate", np.nan)
       raise FloatingPointError(
-        f"--debug_nans: step {step} had a finite loss ({sums['loss']:.4g}) and"
+        f"debug_nans: step {step} had a finite loss ({sums['loss']:.4g}) and"
         f" gradient (norm {sums['grad_norm']:.4g}), but its update at learning"
-        f" rate {rate:.4g} is not finite in {_list(leaves)}: lower"
-        " BASE_LEARNING_RATE, or change OPTIMIZER"
+        f" rate {rate:.4g} is not finite in {_list(leaves)}: lower the learning"
+        " rate, or change the optimizer"
       )
 
-  def _explain(self, step, state, batch, sums) -> None:
-    self._say(
+  def _explain(self, step, state, batch, sums, say) -> None:
+    say(
       f"step {step} is not finite: loss {sums['loss']:.4g}, gradient norm"
       f" {sums['grad_norm']:.4g}; making it again, operation by operation ..."
     )
@@ -117,29 +118,24 @@ class NanDebugger:
       if not np.isfinite(nll)
     ]
     before = state.replace(step=state.step - 1)
-    found = self._find(before, batch)
+    findings = self._find(before, batch)
     gradients = [
       name.removeprefix(_GRADIENT)
-      for name in dict.fromkeys(found.named)
+      for name in dict.fromkeys(findings.named)
       if name.startswith(_GRADIENT)
     ]
-    lines = [
+    for line in (
       f"sub-tasks whose loss is not finite: {_list(sick)}",
       f"parameters that are not finite: {_list(nonfinite_leaves(state.params))}",
       f"gradients that are not finite: {_list(gradients)}",
-      *map(str, found.origins),
-    ]
-    for line in lines:
-      self._say(f"  {line}")
-    origin = (
-      f"{found.origins[0]}"
-      if found.origins
-      else (
-        "made again without compiling it is finite: the compiled program rounds"
-        " otherwise, and is at its limits"
-      )
-    )
-    raise FloatingPointError(f"--debug_nans: step {step}: {origin}")
+      *map(str, findings.origins),
+    ):
+      say(f"  {line}")
+    origin = "made again without compiling, the step is finite: the compiled"
+    origin += " program rounds otherwise, and is at its limits"
+    if findings.origins:
+      origin = str(findings.origins[0])
+    raise FloatingPointError(f"debug_nans: step {step}: {origin}")
 
   def _find(self, state, batch) -> nonfinite_origin.Findings:
     step_fn = self._make_step(_with_named_gradients(self._tx))
@@ -154,7 +150,7 @@ class NanDebugger:
 def _with_named_gradients(
   tx: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-  """The same optimizer; the gradients bear their parameters' names."""
+  """The same optimizer; its gradients are labelled by their parameters."""
   inner = optax.with_extra_args_support(tx)
 
   def update(updates, state, params=None, **extra):

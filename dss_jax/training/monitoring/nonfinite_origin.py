@@ -1,10 +1,10 @@
 """Which operation of a program makes the first value that is not finite.
 
-A compiled program says nothing of what happens in it. Here its operations run
-one by one, and what each returns is looked at: slow, and exact about where a
-NaN or an infinity comes from and of which part of the model it is, forward or
-backward. Operations inside of loops with few rounds and of calls are seen one
-by one too, those in other control flow as a whole.
+A compiled program does not show what happens in it. Here its operations run one
+by one, and the results of each are looked at. That is slow, and exact about
+where a NaN or an infinity comes from and which part of the model makes it,
+forward or backward. Operations within calls and within loops of few rounds run
+one by one too; those in other control flow run as a whole.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jax.extend import core
 
 from dss_jax.models.partitioning import placement
 
-# Primitives that only call a program, and where it is among their parameters.
+# Primitives that only call a program, and the parameters that may hold it.
 _CALLS = frozenset(
   (
     "jit",
@@ -43,8 +43,8 @@ _CALLS = frozenset(
 )
 _PROGRAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _MOST_ROUNDS = 64
-# Where arrays live is of no importance here.
-_NOTHING = frozenset(("sharding_constraint", "optimization_barrier"))
+# Primitives that return their inputs: where arrays live does not matter here.
+_IDENTITIES = frozenset(("sharding_constraint", "optimization_barrier"))
 _LIBRARIES = ("jax", "flax", "optax")
 
 
@@ -54,10 +54,10 @@ class Origin:
 
   Attributes:
     kind: `NaN` or `infinity`.
-    operation: JAX's name of it.
-    part: of the model and of its gradient, as JAX's name stack has it:
-      `transpose(jvp(decoder))/layers_0/mlp`.
-    source: file, line and function, where they are known.
+    operation: the name of the JAX primitive.
+    part: the part of the model or of its gradient, from JAX's name stack, such
+      as `transpose(jvp(decoder))/layers_0/mlp`.
+    source: file, line and function; empty where they are unknown.
   """
 
   kind: str
@@ -73,13 +73,13 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-  """What was seen.
+  """What a run of the program has shown.
 
   Attributes:
-    origins: in the order of the operations; of each kind one at most.
+    origins: in the order of the operations, at most one of each kind.
     named: the labels, by `jax.ad_checkpoint.checkpoint_name`, of values that
       are not finite.
-    outputs: what the program returned; nothing where it was not run to its end.
+    outputs: what the program returned; empty if it was not run to its end.
   """
 
   origins: Sequence[Origin]
@@ -95,8 +95,8 @@ def find(
   Args:
     program: a `ClosedJaxpr`.
     arguments: its flat arguments.
-    until: labels of values after which, all of them seen, nothing is of
-      interest any more; none runs the program to its end.
+    until: labels of values; the program ends once all of them were seen. It
+      runs to its end without any.
   """
   finder = _Finder(until)
   outputs: Sequence[Any] = ()
@@ -106,11 +106,11 @@ def find(
 
 
 class _EnoughError(Exception):
-  """Raised where all that is of interest has been seen."""
+  """Raised once all awaited labels have been seen."""
 
 
 class _Finder:
-  """Runs programs and takes notes."""
+  """Runs programs and keeps what their operations show."""
 
   def __init__(self, until: Collection[str]):
     self.origins: dict[str, Origin] = {}
@@ -145,7 +145,7 @@ class _Finder:
   def _apply(self, eqn: Any, inputs: list[Any], part: str) -> Sequence[Any]:
     name = eqn.primitive.name
     part = "/".join(filter(None, (part, str(eqn.source_info.name_stack))))
-    if name in _NOTHING:
+    if name in _IDENTITIES:
       return inputs
     if name in _CALLS:
       for key in _PROGRAMS:
@@ -165,8 +165,8 @@ class _Finder:
   def _scan(self, eqn: Any, inputs: list[Any], part: str) -> Sequence[Any]:
     program, reverse = eqn.params["jaxpr"], eqn.params["reverse"]
     body = getattr(program, "jaxpr", program)
-    # What is sliced or stacked has a dimension more outside. How many of each
-    # there are is written differently by different versions of JAX.
+    # Inputs that are sliced, and outputs that are stacked, have a dimension
+    # more outside. Versions of JAX differ in how they write their numbers.
     num_sliced, num_stacked = (
       sum(x.aval.ndim > y.aval.ndim for x, y in zip(outside, inside))
       for outside, inside in (
@@ -191,7 +191,7 @@ class _Finder:
       collected.append(outputs[num_carry:])
     if reverse:
       collected.reverse()
-    return [*carry, *(jnp.stack(each) for each in zip(*collected))]
+    return [*carry, *(jnp.stack(values) for values in zip(*collected))]
 
   def _look(
     self, eqn: Any, inputs: list[Any], outputs: Sequence[Any], part: str
@@ -214,7 +214,7 @@ class _Finder:
 
 
 def is_finite(value: Any) -> bool:
-  """Whether all numbers of an array are; those of other types always are."""
+  """Whether an array has finite numbers only; integers are always finite."""
   return not (_any(np.isnan, value) or _any(np.isinf, value))
 
 
@@ -228,7 +228,7 @@ def _any(test: Callable[[np.ndarray], np.ndarray], value: Any) -> bool:
 
 
 def _bind(eqn: Any, inputs: list[Any]) -> Sequence[Any]:
-  """Runs one operation as JAX would run it outside of any program."""
+  """Runs one operation as JAX would outside of any program."""
   params = eqn.primitive.get_bind_params(eqn.params)
   functions = ()
   if isinstance(params, tuple):  # before jax 0.10
@@ -236,7 +236,7 @@ def _bind(eqn: Any, inputs: list[Any]) -> Sequence[Any]:
   with getattr(eqn.ctx, "manager", contextlib.nullcontext()):
     bind = functools.partial(eqn.primitive.bind, *functions, **params)
     if eqn.primitive.name == "shard_map":
-      # By itself it wants all axes of the mesh to be its own.
+      # Outside of a program it would have to map all axes of the mesh.
       outputs = jax.jit(lambda *inputs: list(bind(*inputs)))(*inputs)
     else:
       outputs = bind(*inputs)
@@ -244,7 +244,7 @@ def _bind(eqn: Any, inputs: list[Any]) -> Sequence[Any]:
 
 
 def _source(trace: Any) -> str:
-  """The innermost line that is none of a library's."""
+  """The innermost line of code that is not a library's."""
   if trace is None:
     return ""
   frames = traceback.extract_tb(trace.as_python_traceback())
@@ -256,7 +256,7 @@ def _source(trace: Any) -> str:
 
 
 def _is_library(file: str) -> bool:
-  """Whether a source file is Python's, JAX's or of what wraps JAX."""
+  """Whether a source file is part of Python, JAX, Flax or Optax."""
   modules = [sys.modules[name] for name in _LIBRARIES if name in sys.modules]
   folders = [os.path.dirname(module.__file__ or "") for module in modules]
   if file.startswith(tuple(f"{folder}{os.sep}" for folder in folders)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,36 +14,16 @@ from dss_jax.base.errors import UserError
 _PLUGIN_FOLDER = pathlib.Path("plugins") / "profile"
 
 
-def parse_steps(text: str, total_steps: int) -> range:
-  """The steps of `A:B`: A to B - 1, numbered from 1 as in metrics.jsonl.
-
-  Raises:
-    UserError: for anything else, or a window after the run's last step.
-  """
-  match = re.fullmatch(r"([1-9]\d{0,11}):(\d{1,12})", str(text))
-  steps = range(int(match[1]), int(match[2])) if match else range(0)
-  if not steps:
-    raise UserError(
-      f"--profile_steps (train.train.profile_steps) is {text!r}; it must be A:B"
-      " with 1 <= A < B, and traces the steps A to B - 1: 20:25"
-    )
-  if steps[0] > total_steps:
-    raise UserError(
-      f"--profile_steps (train.train.profile_steps) is {text!r}, but the run"
-      f" ends with step {total_steps}: choose earlier steps, or raise TRAIN_STEPS"
-    )
-  return steps
-
-
 class ProfilerWindow:
-  """Records the steps of a window; all else costs nothing.
+  """Records the steps of a window; other steps cost nothing.
 
-  Steps are handed to the devices before they are computed: at both ends of the
-  window the devices are waited for, so that it holds whole steps and no other.
+  Steps are passed to the devices before they are computed. At both ends of the
+  window the host waits for the devices, so that it holds whole steps, and no
+  others.
 
   Args:
-    steps: to record; None records none.
-    folder: of the run, which is TensorBoard's log folder.
+    steps: the steps to record; None records none.
+    folder: the run's folder, which is TensorBoard's log folder.
     first_step: steps made before this start.
     say: called with lines for people.
   """
@@ -65,7 +44,7 @@ class ProfilerWindow:
       return
     if steps[-1] <= first_step:
       say(
-        f"profiler: steps {_named(steps)} are made already, the run goes on"
+        f"profiler: steps {_named(steps)} are made already, the run continues"
         f" with step {first_step + 1}: nothing is traced"
       )
       return
@@ -73,28 +52,29 @@ class ProfilerWindow:
     if self._first > steps[0]:
       left = range(self._first, self._last + 1)
       say(
-        f"profiler: the run goes on with step {self._first}, so that of steps"
-        f" {_named(steps)} only {_named(left)} will be traced"
+        f"profiler: the run continues with step {self._first}; of the steps"
+        f" {_named(steps)}, only {_named(left)} will be traced"
       )
 
   def before(self, step: int, state: Any) -> None:
-    """Called before each step, with what it will change."""
+    """Begins to record if `step` is the first; `state` is what it reads."""
     if step == self._first:
       jax.block_until_ready(state)
       options = jax.profiler.ProfileOptions()
-      # Every call of every Python function would slow the steps it shows.
+      # Recording every call of a Python function would slow the steps down.
       options.python_tracer_level = 0
       try:
         jax.profiler.start_trace(str(self._folder), profiler_options=options)
-      except RuntimeError as error:  # somebody else records
+      except RuntimeError as error:  # another profile is being recorded
         raise UserError(
-          f"--profile_steps: the profiler cannot start ({error})"
+          f"profile_steps is set, but the profiler cannot start ({error})",
+          fields="TrainConfig.profile_steps",
         ) from error
       self._recording = True
       self._begun, self._ended = step, step - 1
 
   def after(self, step: int, state: Any) -> None:
-    """Called after each step, with what it changed."""
+    """Ends the record if `step` is the last; `state` is what it returned."""
     if not self._recording:
       return
     self._ended = step
@@ -108,7 +88,7 @@ class ProfilerWindow:
       return
     self._recording = False
     jax.profiler.stop_trace()
-    if self._ended < self._begun:  # the first of them has failed
+    if self._ended < self._begun:  # the first step has failed
       return
     traces = (self._folder / _PLUGIN_FOLDER).iterdir()
     newest = max(traces, key=lambda path: path.stat().st_mtime)

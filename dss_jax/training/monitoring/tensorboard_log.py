@@ -21,7 +21,7 @@ class TensorBoardLog:
     self._writer: Any = None
     try:
       # The event file writer would import TensorFlow for its file system; the
-      # record writer below it does not.
+      # record writer underneath does not.
       from tensorboard.compat.proto import event_pb2, summary_pb2
       from tensorboard.summary.writer import record_writer
     except ImportError:
@@ -35,7 +35,7 @@ class TensorBoardLog:
     file = open(folder / name, "ab")  # noqa: SIM115
     self._writer = record_writer.RecordWriter(file)
     self._add(file_version="brain.Event:2")
-    # Tells TensorBoard to forget what an interrupted run wrote from here on.
+    # Makes TensorBoard forget what an interrupted run wrote from here on.
     start = self._events.SessionLog(status=self._events.SessionLog.START)
     self._add(step=from_step + 1, session_log=start)
 

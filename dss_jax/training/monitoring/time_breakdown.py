@@ -1,23 +1,23 @@
 """Where the wall time of a run goes, without holding the devices up.
 
-The loop hands steps to the devices and goes on; it waits for them only where
+The loop passes steps to the devices and continues; it waits for them only where
 it looks at metrics. So the time that a call takes on the host says little. Here
-a thread waits for each step's loss in the loop's place and notes when it was
-there: the devices have a step to work on from when it is handed over, or the
-one before is done, until then. All other time is told by what the host did
-while they had none:
+a thread waits for the loss of each step in the loop's place and notes when it
+is there. The devices work on a step from when it is passed to them, or when the
+step before it is done, until its loss is there. All other time is named by what
+the host did while the devices had no step:
 
 step        the devices worked on training steps
 compile     the host traced, compiled, or read programs from the cache
 data        the loop waited for the next batch
-host        anything else between steps: handing over, metrics, progress
+host        anything else between steps: calls, metrics, progress
 evaluation  decoding, scoring, losses of the validation split
 checkpoint  copying the state off the devices, waiting for the disk
 setup       from the start of `train` to the loop: data, parameters
 
-Each moment is in one phase, the first of these where several would do, so that
-they add up to the wall time. What the host does while the devices are at work,
-reading data too, costs nothing and shows nowhere.
+Each moment is in one phase, the first of these where several fit, so that they
+add up to the wall time. What the host does while the devices work, such as
+reading data, costs nothing and is not counted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -43,7 +43,7 @@ PHASES = (
   "setup",
 )
 
-# For a step that will never be done.
+# How long to wait for a step that may never be done.
 _SECONDS_TO_END = 10.0
 
 # (start, end) and (start, end, phase), in seconds of `time.monotonic`.
@@ -53,37 +53,42 @@ T = TypeVar("T")
 
 
 class TimeBreakdown:
-  """Takes in what the loop does; says how long the phases took.
+  """Takes in what the loop does, and measures how long the phases took.
 
-  For the thread that makes it: only what that thread compiles counts.
+  It counts only what the thread that made it compiles.
+
+  Args:
+    clock: returns the time in seconds.
   """
 
-  def __init__(self):
-    self.started = time.monotonic()
+  def __init__(self, clock: Callable[[], float] = time.monotonic):
+    self._clock = clock
+    self.started = self._called = clock()
     self.total: dict[str, float] = dict.fromkeys(PHASES, 0.0)
     self._phase, self._since = "setup", self.started
     self._segments: list[Segment] = []
     self._busy: list[Span] = []
     self._compiled: list[Span] = []
-    self._handed: queue.SimpleQueue[tuple[float, Any] | None]
-    self._handed = queue.SimpleQueue()
-    self._waiting_for = 0  # steps handed to the thread
+    # (begun, loss) of the steps that the thread has to wait for.
+    self._to_watch: queue.SimpleQueue[tuple[float, Any] | None]
+    self._to_watch = queue.SimpleQueue()
+    self._num_untaken = 0  # steps added that `take` has not returned yet
     self._seen = threading.Semaphore(0)
-    compilations.take_spans()  # of whatever came before
+    compilations.take_spans()  # drops those from before
     self._thread: threading.Thread | None = None
 
   # --------------------------------------------------------- what the host does
 
   def switch(self, phase: str) -> str:
-    """From now on the host is in `phase`; returns the one it was in."""
-    now = time.monotonic()
+    """Begins `phase` on the host; returns the phase it ends."""
+    now = self._clock()
     self._segments.append((self._since, now, self._phase))
     before, self._phase, self._since = self._phase, phase, now
     return before
 
   @contextlib.contextmanager
   def phase(self, name: str) -> Iterator[None]:
-    """What happens inside counts as `name`; it has that name in traces too."""
+    """Counts the time inside as `name`, which is its name in traces too."""
     before = self.switch(name)
     try:
       with jax.profiler.TraceAnnotation(name):
@@ -101,42 +106,45 @@ class TimeBreakdown:
         except StopIteration:
           return
       yield item
-      del item  # which is not kept while the next one is made
+      del item  # or it would be kept while the next one is made
 
   # ------------------------------------------------------ what the devices do
 
-  def add_step(self, called: float, result: Any) -> None:
-    """Notes a step that was handed to the devices just now.
+  def call_step(self) -> None:
+    """Notes that the call of a step begins now."""
+    self._called = self._clock()
+
+  def add_step(self, result: Any) -> None:
+    """Notes that the step is passed to the devices, and its call ends now.
 
     Args:
-      called: when its call began, in seconds of `time.monotonic`.
-      result: of the step; it is kept until it is there.
+      result: an array that the step returns; it is kept until it is ready.
     """
-    # One that is done already was computed within the call. The devices can
-    # have begun others a little before now; that little counts as the host's.
+    # A step that is done already was computed within the call. The devices may
+    # have begun any other a little before now; that little counts as `host`.
     if result.is_ready():
-      begun = max(called, compilations.last_end())
+      begun = max(self._called, compilations.last_end())
     else:
-      begun = time.monotonic()
+      begun = self._clock()
     if self._thread is None:
       self._thread = threading.Thread(
         target=self._watch, name="dss_jax-steps", daemon=True
       )
       self._thread.start()
-    self._waiting_for += 1
-    self._handed.put((begun, result))
+    self._num_untaken += 1
+    self._to_watch.put((begun, result))
 
   def _watch(self) -> None:
     done = self.started
-    while (handed := self._handed.get()) is not None:
-      begun, result = handed
+    while (step := self._to_watch.get()) is not None:
+      begun, result = step
       # The loop meets the same error where it looks at the metrics.
       with contextlib.suppress(Exception):
         jax.block_until_ready(result)
       begun = max(begun, done)
-      done = max(begun, time.monotonic())
+      done = max(begun, self._clock())
       self._busy.append((begun, done))
-      del handed, result
+      del step, result
       self._seen.release()
 
   # --------------------------------------------------------------- the numbers
@@ -145,18 +153,18 @@ class TimeBreakdown:
     """Seconds of each phase since the last call; waits for steps.
 
     Args:
-      leaving: so many of the latest steps are not waited for. The time from
-        the end of the last one before them is left to the next call.
+      leaving: how many of the latest steps are not waited for. The time since
+        the end of the step before them is left to the next call.
     """
-    num_steps = max(self._waiting_for - leaving, 0)
+    num_steps = max(self._num_untaken - leaving, 0)
     for _ in range(num_steps):
       self._seen.acquire()
-    self._waiting_for -= num_steps
+    self._num_untaken -= num_steps
     self.switch(self._phase)
     busy = self._busy[:num_steps]
     del self._busy[:num_steps]
     until = self._since
-    if self._waiting_for:
+    if self._num_untaken:
       until = busy[-1][1] if busy else self._segments[0][0]
     segments, self._segments = _cut(self._segments, until)
     self._compiled += compilations.take_spans()
@@ -171,8 +179,8 @@ class TimeBreakdown:
     return seconds
 
   def close(self) -> None:
-    """Ends the thread, once the steps it knows of are done."""
-    self._handed.put(None)
+    """Ends the thread once the steps that were added are done."""
+    self._to_watch.put(None)
     if self._thread is not None:
       self._thread.join(_SECONDS_TO_END)
 
@@ -189,12 +197,12 @@ def _cut(
 def _relabelled(
   segments: Sequence[Segment], spans: Sequence[Span], name: str
 ) -> list[Segment]:
-  """The same time, of which all that lies within `spans` is called `name`.
+  """The same segments, with the time within `spans` called `name`.
 
   Args:
     segments: ascending, without gaps.
-    spans: ascending, apart.
-    name: of the phase.
+    spans: ascending, without overlaps.
+    name: the phase of the spans.
   """
   found: list[Segment] = []
   first = 0

@@ -131,9 +131,9 @@ class Adafactor:
     for name in param.axes:
       if name is None or name not in rules:
         raise UserError(
-          f"no factor rule for axis {name!r} of parameter {param.path}"
-          f" {tuple(shape)}; allowed are {', '.join(rules)}; set"
-          " adafactor.Adafactor.logical_factor_rules"
+          f"logical_factor_rules has no rule for axis {name!r} of parameter"
+          f" {param.path} {tuple(shape)}; it has rules for {', '.join(rules)}",
+          fields="Adafactor.logical_factor_rules",
         )
       roles.append(rules[name])
     rows = tuple(dim for dim in block if roles[dim] == "row")
@@ -142,9 +142,9 @@ class Adafactor:
       return _Plan(block, None)
     if len(rows) + len(columns) != len(block):
       raise UserError(
-        f"factor rules {roles} of parameter {param.path} mix rows and columns"
-        " with other roles; allowed are rows and columns only, or neither;"
-        " set adafactor.Adafactor.logical_factor_rules"
+        f"logical_factor_rules gives parameter {param.path} the roles {roles};"
+        " they must be rows and columns only, or neither of them",
+        fields="Adafactor.logical_factor_rules",
       )
     return _Plan(block, (rows, columns))
 
@@ -300,12 +300,12 @@ def adafactor_state_from_t5x(
   template: AdafactorState,
   read: Callable[[Any, Any], jax.Array] | None = None,
 ) -> AdafactorState:
-  """The `AdafactorState` that a T5X optimizer state stands for.
+  """The `AdafactorState` of a T5X optimizer state.
 
   Args:
     param_states: as in T5X's checkpoints (`pretrained.t5x.load_t5x`).
     step: the checkpoint's.
-    template: the state (or its shapes) of the run that goes on with it.
+    template: the state (or its shapes) of the run that continues with it.
     read: (slot of the checkpoint, leaf of `template`) -> array; None for slots
       that are arrays, which go to the first device.
 
@@ -326,9 +326,10 @@ def adafactor_state_from_t5x(
       if shape != tuple(param.value.shape):
         raise UserError(
           f"optimizer state of {param.path}: {slot} has shape {shape} in the"
-          f" checkpoint, {tuple(param.value.shape)} in this run; make"
-          " adafactor.Adafactor.min_dim_size_to_factor and .beta1 those of"
-          " the checkpoint, or restore parameters only"
+          f" checkpoint, {tuple(param.value.shape)} in this run; set"
+          " min_dim_size_to_factor and beta1 to those of the checkpoint, or"
+          " restore parameters only",
+          fields=("Adafactor.min_dim_size_to_factor", "Adafactor.beta1"),
         )
       leaves.append(read(node, param.value))
     return jax.tree.structure(tree).unflatten(leaves)

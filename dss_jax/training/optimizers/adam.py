@@ -21,7 +21,8 @@ class AdamW:
     b2: decay of the second moment.
     eps: added to the root of the second moment.
     weight_decay: multiplied by the learning rate and the parameter.
-    clip_norm: largest global norm of the gradient; None does not clip.
+    clip_norm: largest global norm of the gradient, before the moments see it;
+      None does not clip.
     no_decay: paths (regular expressions) that weight decay leaves out.
   """
 
@@ -44,7 +45,7 @@ class AdamW:
 
 
 @dataclasses.dataclass(frozen=True)
-class ParameterScaledAdam:
+class ParameterScaledAdam(AdamW):
   """Adam whose step is relative to the size of each parameter.
 
       update = -lr · (max(RMS(block), min_scale) · adam_direction + decay)
@@ -55,23 +56,11 @@ class ParameterScaledAdam:
   project from scratch where plain Adam would need a rate per width.
 
   Attributes:
-    b1: decay of the first moment.
-    b2: decay of the second moment.
-    eps: added to the root of the second moment.
-    min_scale: smallest RMS a block counts with, so that zeros can grow.
-    weight_decay: multiplied by the learning rate and the parameter.
-    clip_norm: largest global norm of the gradient, before the moments see it;
-      None does not clip.
-    no_decay: paths (regular expressions) that weight decay leaves out.
+    min_scale: smallest RMS a block counts with, so that zeros can grow. The
+      other fields are those of `AdamW`.
   """
 
-  b1: float = 0.9
-  b2: float = 0.999
-  eps: float = 1e-8
   min_scale: float = 1e-3
-  weight_decay: float = 0.0
-  clip_norm: float | None = None
-  no_decay: tuple[str, ...] = updates.NO_DECAY
 
   def transform(
     self,
@@ -87,7 +76,7 @@ class ParameterScaledAdam:
 
 
 def _adam(
-  settings: AdamW | ParameterScaledAdam,
+  settings: AdamW,
   learning_rate_fn: LearningRateFn,
   params_shape: Any,
   *scalings: optax.GradientTransformation,

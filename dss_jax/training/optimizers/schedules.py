@@ -18,7 +18,7 @@ from dss_jax.base.errors import UserError
 
 LearningRateFn = Callable[[jax.Array | int], jax.Array]
 
-_BINDING = "utils.create_learning_rate_scheduler"
+_FUNCTION = "create_learning_rate_scheduler"
 
 FACTORS = (
   "constant",
@@ -82,22 +82,23 @@ def create_learning_rate_scheduler(
   unknown = [name for name in names if name not in FACTORS]
   if unknown:
     raise UserError(
-      f"unknown learning-rate factor {unknown[0]!r} in {factors!r}; allowed"
-      f" are {', '.join(FACTORS)}; set {_BINDING}.factors"
+      f"factors is {factors!r}, with the unknown {unknown[0]!r}; allowed are"
+      f" {', '.join(FACTORS)}",
+      fields=f"{_FUNCTION}.factors",
     )
 
   def require(name, value, minimum):
     if not isinstance(value, int | float) or not minimum <= value < math.inf:
       raise UserError(
         f"{name} is {value!r}, but {factors!r} needs a number of at least"
-        f" {minimum}; set {_BINDING}.{name}"
+        f" {minimum}",
+        fields=f"{_FUNCTION}.{name}",
       )
 
   require("base_learning_rate", base_learning_rate, 0)
   if {"linear_decay", "rsqrt_decay", "rsqrt_normalized_decay"} & set(names):
     require("warmup_steps", warmup_steps, 1)
   require("warmup_steps", warmup_steps, 0)
-  require("base_learning_rate", base_learning_rate, 0)
   decay_start = warmup_steps if "linear_warmup" in names else 0
   if "linear_to_zero" in names:
     require("total_steps", total_steps, decay_start + 1)

@@ -1,4 +1,4 @@
-"""Pieces that all optimizers share: clipping, decay masks, learning rates."""
+"""What optimizers share: clipping, decay masks, learning rates."""
 
 import re
 from typing import Any, NamedTuple
@@ -25,29 +25,27 @@ def decay_mask(params_shape: Any, no_decay: tuple[str, ...]) -> Any:
   )
 
 
-def _clip_by_global_norm(grads: Any, clip_norm: float | None) -> Any:
-  """Scales gradients down to a global L2 norm of at most `clip_norm`."""
-  if clip_norm is None:
-    return grads
-  scale = jnp.minimum(1.0, clip_norm / optax.tree.norm(grads))
-  return jax.tree.map(lambda g: g * scale, grads)
-
-
 def clipped(
   tx: optax.GradientTransformation, clip_norm: float | None
 ) -> optax.GradientTransformationExtraArgs:
-  """`tx` on clipped gradients. Clipping has no state, so neither has this."""
+  """`tx` on gradients scaled down to a global L2 norm of `clip_norm` or less.
+
+  The state is that of `tx`.
+  """
   tx = optax.with_extra_args_support(tx)
+  if clip_norm is None:
+    return tx
 
   def update(updates, state, params=None, **extra_args):
-    clipped_updates = _clip_by_global_norm(updates, clip_norm)
-    return tx.update(clipped_updates, state, params, **extra_args)
+    scale = jnp.minimum(1.0, clip_norm / optax.tree.norm(updates))
+    updates = jax.tree.map(lambda g: g * scale, updates)
+    return tx.update(updates, state, params, **extra_args)
 
   return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
 class ScheduleState(NamedTuple):
-  """Number of updates made, for a learning rate without a given step."""
+  """Number of updates made, the step of the learning rate by default."""
 
   count: jax.Array  # [] int32
 

@@ -18,7 +18,7 @@ import pytest
 
 from dss_jax.base.errors import UserError
 from dss_jax.rationales.asking import request_loop
-from dss_jax.rationales.asking.request_loop import AskOptions
+from dss_jax.rationales.extraction_plan import AskOptions
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.prices import Price, Prices
 from dss_jax.rationales.requests import Completion, Request, Sampling
@@ -96,6 +96,11 @@ def ledger(tmp_path):
 def outcome_of(ledger, i) -> Any:
   """The outcome of request i, or None."""
   return ledger.outcome(request(i).key)
+
+
+def results_of(ledger):
+  """Result -> number of attempts; None while they are under way."""
+  return collections.Counter(attempt.result for attempt in ledger.attempts())
 
 
 def ask(requests, teacher, ledger, options=None, **rest):
@@ -188,7 +193,25 @@ def test_a_broken_iterable_loses_no_answers(ledger):
   with pytest.raises(RuntimeError, match="bad record"):
     ask(stream(), Scripted(), ledger)
   assert len(ledger.get_many(request(i).key for i in range(3))) in (0, 3)
-  assert "open" not in ledger.totals().attempts
+  assert None not in results_of(ledger)
+
+
+def test_a_ledger_that_cannot_be_written_stops_the_run(ledger, monkeypatch):
+  teacher, flush = Scripted(), ledger.flush
+
+  def flush_until_full():
+    if sum(teacher.asked.values()) >= 10:
+      raise UserError("no space left")
+    flush()
+
+  monkeypatch.setattr(ledger, "flush", flush_until_full)
+  with pytest.raises(UserError, match=r"^no space left$"):
+    ask(map(request, range(500)), teacher, ledger, quick(concurrency=4))
+  monkeypatch.undo()
+  # Nothing was sent whose attempt could not be noted; no answer is lost.
+  asked = sum(teacher.asked.values())
+  assert 10 <= asked <= 13
+  assert results_of(ledger)["answered"] == asked
 
 
 # -- faults
@@ -203,7 +226,7 @@ def test_transient_faults_are_retried_and_counted(ledger):
   summary = ask(map(request, range(4)), teacher, ledger, options)
   assert (summary.answered, summary.retries) == (4, 8)
   assert summary.faults == {"server_error": 8}
-  assert ledger.totals().attempts == {"answered": 4, "server_error": 8}
+  assert results_of(ledger) == {"answered": 4, "server_error": 8}
 
 
 def test_a_request_that_fails_too_often_is_given_up(ledger):
@@ -270,7 +293,7 @@ def test_a_fatal_error_stops_at_once(ledger):
   asked = sum(teacher.asked.values())
   assert asked <= 28
   # What was under way beside it is kept.
-  assert ledger.totals().attempts == {"answered": asked - 1, "fatal": 1}
+  assert results_of(ledger) == {"answered": asked - 1, "fatal": 1}
   assert outcome_of(ledger, 20) is None
 
 
@@ -377,7 +400,7 @@ def test_max_cost_counts_what_is_under_way(ledger):
   summary = ask(stream, teacher, ledger, options, prices=CHEAP)
   assert teacher.most_under_way == 3
   assert summary.stopped
-  assert "--max_cost=3" in summary.reason
+  assert "max_cost is 3," in summary.reason
   # The last one went out when 2.0 were spent: 11 of 0.2.
   assert summary.answered == 11
   assert summary.cost == pytest.approx(2.2)
@@ -401,9 +424,9 @@ def test_answers_without_usage_are_estimated(ledger):
 
 def test_estimated_tokens():
   text = Request("m", "x" * 401, Sampling(max_tokens=9))
-  assert request_loop.estimated_tokens(text) == (101, 9)
+  assert text.estimated_tokens() == (101, 9)
   chat = Request("m", (("user", "x" * 40), ("user", "é")), Sampling())
-  assert request_loop.estimated_tokens(chat) == (11 + 8, 256)
+  assert chat.estimated_tokens() == (11 + 8, 256)
 
 
 # -- stopping and telling
@@ -437,7 +460,7 @@ def test_ctrl_c(ledger, presses):
   assert summary.reason == "interrupted"
   assert progress.lines[0].startswith("finishing 4 requests")
   kind = "answered" if presses == 1 else "cancelled"
-  assert ledger.totals().attempts == {kind: 4}
+  assert results_of(ledger) == {kind: 4}
   assert ask(map(request, range(50)), Scripted(), ledger).answered == (
     46 if presses == 1 else 50
   )
@@ -454,7 +477,7 @@ def test_cancelling_the_call_notes_what_was_under_way(ledger):
 
   with pytest.raises(TimeoutError):
     asyncio.run(main())
-  assert ledger.totals().attempts == {"cancelled": 8}
+  assert results_of(ledger) == {"cancelled": 8}
 
 
 def test_progress_tells_rates_and_cost(ledger):
@@ -485,8 +508,9 @@ def test_progress_tells_rates_and_cost(ledger):
 )
 def test_wrong_options_are_named(wrong):
   [name] = wrong
-  with pytest.raises(UserError, match=f"^--{name} is "):
+  with pytest.raises(UserError, match=f"^{name} is ") as caught:
     AskOptions(**wrong)
+  assert caught.value.fields == (f"AskOptions.{name}",)
 
 
 # -- a server that misbehaves and a process that is killed
@@ -495,6 +519,7 @@ def test_wrong_options_are_named(wrong):
 CLIENT = """
 import asyncio, sys
 from dss_jax.rationales.asking import request_loop
+from dss_jax.rationales.extraction_plan import AskOptions
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.requests import Request, Sampling
 from dss_jax.rationales.teachers.openai_endpoint import OpenAIEndpoint
@@ -509,7 +534,7 @@ def requests():
 async def main():
   teacher = OpenAIEndpoint(
     "t", "m", f"http://127.0.0.1:{port}/v1", timeout_s=float(timeout_s))
-  options = request_loop.AskOptions(
+  options = AskOptions(
     concurrency=int(concurrency), timeout_s=float(timeout_s),
     backoff_s=0.05, max_backoff_s=0.5, max_attempts=30)
   with Ledger(path) as ledger:
@@ -557,7 +582,7 @@ def run_with_kills(folder, number, concurrency, kills, seed, repository):
       client.send_signal(signal.SIGKILL)
       client.wait()
       with Ledger(path, read_only=True) as ledger:
-        assert ledger.totals().attempts.get("open", 0) <= concurrency
+        assert results_of(ledger)[None] <= concurrency
     subprocess.run(command, env=environment, check=True, timeout=300)
   with Ledger(path, read_only=True) as ledger:
     return logged(log), list(ledger.attempts()), list(ledger.outcomes())

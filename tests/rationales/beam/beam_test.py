@@ -33,9 +33,13 @@ from dss_jax.cli import beam as beam_command
 from dss_jax.datasets import DataOptions
 from dss_jax.datasets.records import Record, read_records, write_records
 from dss_jax.rationales import beam, extraction, prompt_files
-from dss_jax.rationales.asking.request_loop import AskOptions
-from dss_jax.rationales.choosing import ChooseOptions
-from dss_jax.rationales.extraction_plan import Endpoint, Plan, TeacherPlan
+from dss_jax.rationales.extraction_plan import (
+  AskOptions,
+  ChooseOptions,
+  Endpoint,
+  ExtractionPlan,
+  TeacherPlan,
+)
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.prices import Price, Prices
 from dss_jax.rationales.prompts import Prompt
@@ -123,7 +127,7 @@ def start_server(tmp_path):
     server.close()
 
 
-def plan_for(url: str, **changes: Any) -> Plan:
+def plan_for(url: str, **changes: Any) -> ExtractionPlan:
   ask = {"concurrency": 4, "backoff_s": 0.01, "max_backoff_s": 0.05}
   ask |= {"timeout_s": 1.0, "max_attempts": 50}
   teacher = TeacherPlan(
@@ -132,7 +136,7 @@ def plan_for(url: str, **changes: Any) -> Plan:
     ask=AskOptions(**(ask | changes.pop("ask", {}))),
     samples=changes.pop("samples", 1),
   )
-  return Plan(PROMPT, (teacher,), **changes)
+  return ExtractionPlan(PROMPT, (teacher,), **changes)
 
 
 def run(
@@ -168,7 +172,7 @@ def timeless(records):
 
 def extracted(records, plan, folder):
   """What `extract` makes of the same."""
-  source = extraction.Source.of_records("x", records)
+  source = extraction.RecordSource.of_records("x", records)
   extraction.extract(source, plan, folder, stream=io.StringIO())
   return read_records(folder / "train.jsonl")[0]
 
@@ -181,7 +185,7 @@ def test_rules_need_neither_network_nor_ledger(tmp_path, as_lines):
   options = DataOptions(taxonli_num_train=30)
   records = datasets.load_source_split("taxonli", "train", options=options)
   prompt = prompt_files.load("taxonli")
-  plan = Plan(prompt, (TeacherPlan(TaxonliRules(error_rate=0.3)),))
+  plan = ExtractionPlan(prompt, (TeacherPlan(TaxonliRules(error_rate=0.3)),))
   elements = records
   if as_lines:
     elements = [json.dumps(record.to_dict()) for record in records]
@@ -195,7 +199,7 @@ def test_replay_is_read_where_it_runs(tmp_path, fixtures):
   options = DataOptions(data_dir=str(fixtures / "release"))
   records = datasets.load_source_split("cqa", "train", options=options)
   teacher = Replay("cqa", "train", options)
-  plan = Plan(prompt_files.load("cqa"), (TeacherPlan(teacher),))
+  plan = ExtractionPlan(prompt_files.load("cqa"), (TeacherPlan(teacher),))
   completion = teacher.answer(records[0])
   assert completion is not None
   carried = pickle.dumps(teacher)
@@ -307,7 +311,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path, start_server, kind, processes):
     argv += ["--direct_running_mode=multi_processing"]
     argv += [f"--direct_num_workers={processes}"]
   process = subprocess.Popen(
-    [sys.executable, "-m", "dss_jax.rationales.beam", *argv],
+    [sys.executable, "-m", "dss_jax.cli.beam", *argv],
     start_new_session=True,
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
@@ -327,7 +331,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path, start_server, kind, processes):
   committed = _committed(tmp_path / "ledger")
   assert 0 < len(committed) <= len(before) < 119
   done = subprocess.run(
-    [sys.executable, "-m", "dss_jax.rationales.beam", *argv, "--json"],
+    [sys.executable, "-m", "dss_jax.cli.beam", *argv, "--json"],
     capture_output=True,
     check=True,
     timeout=200,
@@ -485,7 +489,9 @@ def test_limits_are_those_of_the_whole_pipeline(tmp_path):
   assert own.ask.tokens_per_minute == 2e3
   assert own.ask.max_cost == 0.25
   assert own.ask.concurrency == 4
-  with pytest.raises(UserError, match="--parallel_shards is 9; allowed: 1 to"):
+  with pytest.raises(
+    UserError, match="parallel_shards is 9; it must be from 1 to"
+  ):
     beam.ExtractRationales(plan, str(tmp_path), num_shards=8, parallel_shards=9)
 
 
@@ -501,7 +507,7 @@ def test_files_are_read_as_by_extract(tmp_path):
     '{"question": "one"}\n{"question": "two", "id": "x"}\n'
   )
   (tmp_path / "a-1.csv").write_text("question\nthree\n")
-  plan = Plan(PROMPT, (_NOBODY,))
+  plan = ExtractionPlan(PROMPT, (_NOBODY,))
 
   def read(pattern, **rest):
     out = tmp_path / "out" / "read.jsonl"
@@ -524,7 +530,7 @@ def test_files_are_read_as_by_extract(tmp_path):
     "x": "two",
     "a-1.csv:line-2": "three",
   }
-  with pytest.raises(UserError, match="--limit is for one file"):
+  with pytest.raises(UserError, match="limit is for one file"):
     read("a-*", limit=1)
   with pytest.raises(UserError, match="no such file"):
     read("b-*")
@@ -657,9 +663,12 @@ def test_the_command(tmp_path, start_server, capsys):
     ("--sampels=3", "unknown argument '--sampels=3'"),
     ("--dry_run", "--dry_run is for `dss-jax extract`"),
     (f"--output_dir={tmp_path}", "--output and --output_dir exclude"),
-    ("--ledger_kind=cloud", "--ledger_kind is 'cloud'; allowed"),
-    ("--output_shards=0", "--output_shards is 0; allowed"),
-    ("--num_shards=0", "--num_shards is 0; allowed"),
+    ("--ledger_kind=cloud", "ledger_kind is 'cloud'; it must be"),
+    (
+      "--output_shards=0",
+      "output_shards is 0; it must be from 1 to 99999 (--output_shards)",
+    ),
+    ("--num_shards=0", "num_shards is 0; it must be"),
   ]:
     assert beam_command.main([*flags, extra]) == 2
     assert message in capsys.readouterr().err

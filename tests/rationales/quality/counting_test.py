@@ -19,17 +19,16 @@ from dss_jax.datasets.records import (
 from dss_jax.rationales import choosing
 from dss_jax.rationales.quality import quality_tables
 from dss_jax.rationales.quality.counting import of_records, same_words
-from dss_jax.rationales.quality.lengths import lengths_of
-from dss_jax.rationales.quality.quality_report import Share
+from dss_jax.rationales.quality.quality_report import Share, lengths_of
 from dss_jax.rationales.requests import Completion
-from dss_jax.rationales.votes import Answer
+from dss_jax.rationales.teacher_answers import TeacherAnswer
 
 
 def _chosen(number: int, label: str | None, *answers, **options) -> Record:
   """A record whose answers are (teacher, label, status)."""
   record = Record(f"r{number}", f"what is number {number}", label)
   made = [
-    Answer(
+    TeacherAnswer(
       f"key-{number}-{i}",
       teacher,
       "model-1",

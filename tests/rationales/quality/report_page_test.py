@@ -10,7 +10,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Rationale, Record
 from dss_jax.rationales import choosing
 from dss_jax.rationales.quality import counting, report_page
-from dss_jax.rationales.votes import Answer
+from dss_jax.rationales.teacher_answers import TeacherAnswer
 
 HOSTILE = (
   "</script><script>window.hacked = 1</script>",
@@ -324,7 +324,7 @@ def test_hostile_texts_do_nothing_in_a_browser(page, tmp_path):
 def test_choices_made_by_choosing_are_shown():
   record = Record("a", "i", "zoo", meta={"page": 3})
   answers = [
-    Answer(f"k{i}", "big", "m", i, choosing.Parsed("so", label))
+    TeacherAnswer(f"k{i}", "big", "m", i, choosing.Parsed("so", label))
     for i, label in enumerate(["zoo", "pond", "zoo"])
   ]
   record = choosing.choose(

@@ -13,13 +13,14 @@ import pytest
 
 from dss_jax.base.errors import UserError
 from dss_jax.rationales.asking import request_loop
+from dss_jax.rationales.extraction_plan import AskOptions
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.requests import Request, Sampling
 from dss_jax.rationales.teachers import (
   FatalError,
   RejectedError,
   TransientError,
-  response_guard,
+  server_responses,
 )
 from dss_jax.rationales.teachers.openai_endpoint import OpenAIEndpoint
 
@@ -234,7 +235,7 @@ def test_an_error_wrapped_in_success_is_transient():
 
 @pytest.mark.parametrize("status", [200, 500])
 def test_no_more_than_the_bound_is_read(monkeypatch, status):
-  monkeypatch.setattr(response_guard, "MAX_RESPONSE_BYTES", 2**16)
+  monkeypatch.setattr(server_responses, "MAX_RESPONSE_BYTES", 2**16)
   error = error_of(status, b" " * 2**20)
   assert error.kind == "bad_response"
   assert "65536" in str(error)
@@ -333,24 +334,41 @@ def test_retry_after_as_a_date():
 
 
 @pytest.mark.parametrize(
-  ("status", "body", "told"),
+  ("status", "body", "text", "fields"),
   [
-    (401, {"error": {"message": "bad key"}}, "OPENAI_API_KEY"),
-    (403, b"", "--api_key_env"),
-    (404, {"error": {"message": "model 'm' does not exist"}}, "--model"),
-    (402, {"error": {"message": "pay"}}, "no credit left"),
+    (
+      401,
+      {"error": {"message": "bad key"}},
+      "OPENAI_API_KEY",
+      "Endpoint.api_key_env",
+    ),
+    (403, b"", "OPENAI_API_KEY", "Endpoint.api_key_env"),
+    (
+      404,
+      {"error": {"message": "model 'm' does not exist"}},
+      "check base_url and model",
+      ("Endpoint.base_url", "Endpoint.model"),
+    ),
+    (402, {"error": {"message": "pay"}}, "no credit left", ()),
     (
       429,
       {"error": {"message": "quota", "code": "insufficient_quota"}},
       "no credit left",
+      (),
     ),
-    (405, b"", "--base_url"),
+    (
+      405,
+      b"",
+      "check base_url and model",
+      ("Endpoint.base_url", "Endpoint.model"),
+    ),
   ],
 )
-def test_fatal_statuses(status, body, told):
+def test_fatal_statuses(status, body, text, fields):
   error = error_of(status, body)
   assert isinstance(error, FatalError)
-  assert told in str(error)
+  assert text in str(error)
+  assert error.fields == fields
 
 
 FIELDS = Request("m", (("user", "q"),), Sampling(stop=("\n",), seed=1))
@@ -368,23 +386,23 @@ FIELDS = Request("m", (("user", "q"),), Sampling(stop=("\n",), seed=1))
           "code": "unsupported_parameter",
         }
       },
-      "--max_tokens_field=max_completion_tokens",
+      "try max_tokens_field max_completion_tokens",
     ),
     (
       {"error": {"message": "Unsupported value", "param": "temperature"}},
-      "--omit_fields=temperature",
+      "name temperature in omit_fields",
     ),
     (
       {"error": {"message": 'Unknown name "seed": Cannot find field.'}},
-      "--omit_fields=seed",
+      "name seed in omit_fields",
     ),
     (
       {"detail": [{"type": "extra_forbidden", "loc": ["body", "stop"]}]},
-      "--omit_fields=stop",
+      "name stop in omit_fields",
     ),
     (
       {"message": "[{'type': 'extra_forbidden', 'loc': ('body', 'seed')}]"},
-      "--omit_fields=seed",
+      "name seed in omit_fields",
     ),
   ],
 )
@@ -393,6 +411,8 @@ def test_a_field_that_the_endpoint_does_not_take_is_fatal(status, body, told):
   error = error_of(status, body, request=FIELDS)
   assert isinstance(error, FatalError)
   assert told in str(error)
+  [name] = [n for n in ("max_tokens_field", "omit_fields") if n in told]
+  assert f"Endpoint.{name}" in error.fields
 
 
 @pytest.mark.parametrize(
@@ -461,7 +481,7 @@ def test_the_key_is_sent_and_found_nowhere_else(key, tmp_path, caplog):
     async with server.listening() as url:
       endpoint = OpenAIEndpoint("t", "m", url)
       said.append(repr(endpoint) + str(vars(endpoint)))
-      options = request_loop.AskOptions(
+      options = AskOptions(
         concurrency=1, backoff_s=0.001, max_backoff_s=0.002, max_attempts=20
       )
       with Ledger(path) as ledger:
@@ -521,7 +541,7 @@ def test_a_broken_key_is_not_shown(monkeypatch):
   ],
 )
 def test_unusable_urls(url):
-  with pytest.raises(UserError, match="--base_url is no URL"):
+  with pytest.raises(UserError, match="base_url is no URL"):
     OpenAIEndpoint("t", "m", url)
 
 
@@ -530,7 +550,7 @@ def test_unusable_urls(url):
   [f"https://user:{CANARY}@example.org/v1", f"https://x.org/v1?key={CANARY}"],
 )
 def test_secrets_in_urls_are_refused_and_not_shown(url):
-  with pytest.raises(UserError, match="--base_url for") as caught:
+  with pytest.raises(UserError, match="base_url for") as caught:
     OpenAIEndpoint("t", "m", url)
   assert CANARY not in str(caught.value)
 

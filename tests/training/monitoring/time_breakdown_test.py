@@ -1,5 +1,8 @@
-"""The phases of a run's time, by hand and under the real clock."""
+"""The phases of a run's time, by a clock of the tests."""
 
+from __future__ import annotations
+
+import threading
 import time
 import weakref
 
@@ -44,9 +47,57 @@ def test_shares_and_their_line():
   assert text == "4.0 s: step 75.0%, data 25.0%, host 0.0%"
 
 
+class Clock:
+  """A clock that runs only while somebody sleeps by it."""
+
+  def __init__(self):
+    self._now = time.monotonic()
+    self._steps: list[_Step] = []
+    self._read_by_watcher = threading.Event()
+
+  def __call__(self) -> float:
+    now = self._now
+    if threading.current_thread() is not threading.main_thread():
+      self._read_by_watcher.set()
+    return now
+
+  def sleep(self, seconds: float) -> None:
+    end = self._now + seconds
+    for step in self._steps:
+      if self._now < step.done <= end + 1e-9:
+        self._now = step.done
+        self._read_by_watcher.clear()
+        step.is_done.set()
+        assert self._read_by_watcher.wait(60)  # its end is noted
+    self._now = end
+
+  def step(self, seconds: float) -> _Step:
+    """The result of a step that takes so long on its device."""
+    self._steps.append(_Step(self._now + seconds))
+    return self._steps[-1]
+
+
+class _Step:
+  def __init__(self, done: float):
+    self.done = done
+    self.is_done = threading.Event()
+
+  def is_ready(self) -> bool:
+    return self.is_done.is_set()
+
+  def block_until_ready(self):
+    assert self.is_done.wait(60)
+    return self
+
+
 @pytest.fixture
-def breakdown():
-  made = time_breakdown.TimeBreakdown()
+def clock():
+  return Clock()
+
+
+@pytest.fixture
+def breakdown(clock):
+  made = time_breakdown.TimeBreakdown(clock)
   yield made
   made.close()
 
@@ -70,69 +121,68 @@ def test_what_was_waited_for_is_not_kept(breakdown):
   assert len(made) == 3
 
 
-def test_waiting_and_nested_phases_add_up(breakdown):
+def test_waiting_and_nested_phases_add_up(clock, breakdown):
   def slow():
     for i in range(3):
-      time.sleep(0.02)
+      clock.sleep(0.02)
       yield i
 
+  clock.sleep(0.5)
   breakdown.switch("host")
   assert list(breakdown.waiting("data", slow())) == [0, 1, 2]
   with breakdown.phase("evaluation"):
-    time.sleep(0.02)
+    clock.sleep(0.02)
     with breakdown.phase("checkpoint"):
-      time.sleep(0.03)
-  seconds = breakdown.take()
-  assert seconds["data"] >= 0.06
-  assert seconds["evaluation"] >= 0.02
-  assert seconds["checkpoint"] >= 0.03
-  assert seconds["step"] == 0.0
-  passed = breakdown._since - breakdown.started
-  np.testing.assert_allclose(sum(seconds.values()), passed, rtol=1e-9)
+      clock.sleep(0.03)
+  assert breakdown.take() == pytest.approx(
+    {
+      "step": 0,
+      "compile": 0,
+      "data": 0.06,
+      "host": 0,
+      "evaluation": 0.02,
+      "checkpoint": 0.03,
+      "setup": 0.5,
+    }
+  )
 
 
-class _Later:
-  """The result of a step that takes 0.2 s on its device."""
-
-  def __init__(self):
-    self._done = time.monotonic() + 0.2
-
-  def is_ready(self) -> bool:
-    return time.monotonic() >= self._done
-
-  def block_until_ready(self):
-    time.sleep(max(self._done - time.monotonic(), 0))
-    return self
-
-
-def test_steps_hide_what_the_host_does_meanwhile(breakdown):
-  """While one is computed, the loop waits 0.05 s for data, then 0.4 s."""
+def test_steps_hide_what_the_host_does_meanwhile(clock, breakdown):
+  """While a step of 0.2 s runs, the loop waits 0.05 s for data, then 0.4 s."""
   breakdown.switch("host")
-  for pause, beyond in ((0.05, 0.0), (0.4, 0.2)):
-    breakdown.add_step(time.monotonic(), _Later())
+  for waited, data, host in ((0.05, 0.0, 0.1), (0.4, 0.2, 0.25)):
+    breakdown.call_step()
+    breakdown.add_step(clock.step(0.2))
     with breakdown.phase("data"):
-      time.sleep(pause)
+      clock.sleep(waited)
+    clock.sleep(0.25)
     seconds = breakdown.take()
-    assert seconds["step"] == pytest.approx(0.2, abs=0.1)
-    assert seconds["data"] == pytest.approx(beyond, abs=0.1)
+    assert seconds["step"] == pytest.approx(0.2)
+    assert seconds["data"] == pytest.approx(data)
+    assert seconds["host"] == pytest.approx(host)
 
 
-def test_a_step_left_is_told_of_with_the_next(breakdown):
-  first, second = jnp.zeros(()), jnp.zeros(())
-  breakdown.add_step(time.monotonic(), first)
-  time.sleep(0.02)
-  breakdown.add_step(time.monotonic(), second)
+def test_a_step_that_is_left_counts_with_the_next(clock, breakdown):
+  breakdown.switch("host")
+  for _ in range(2):
+    breakdown.call_step()
+    breakdown.add_step(clock.step(0.2))
+    clock.sleep(0.3)
   one = breakdown.take(leaving=1)
+  assert one["step"] == pytest.approx(0.2)
+  assert one["host"] == 0.0  # what followed the step is left too
   assert breakdown.take(leaving=1) == dict.fromkeys(one, 0.0)
   two = breakdown.take()
-  passed = breakdown._since - breakdown.started
+  assert two["step"] == pytest.approx(0.2)
+  assert two["host"] == pytest.approx(0.2)
   whole = sum(one.values()) + sum(two.values())
-  np.testing.assert_allclose(whole, passed, rtol=1e-9)
+  assert whole == pytest.approx(0.6)
   assert sum(breakdown.total.values()) == pytest.approx(whole)
 
 
-def test_tracing_and_compiling_count_once(breakdown):
+def test_tracing_and_compiling_count_once():
   """Functions traced within others are parts of their time."""
+  breakdown = time_breakdown.TimeBreakdown()
   inner = jax.jit(lambda x: jnp.sin(x) * 2)
   breakdown.switch("host")
   with breakdown.phase("evaluation"):

@@ -208,7 +208,7 @@ class TestAdafactor:
     [
       (None, ["None", "qkv"]),
       (("embed", "heads", "wings"), ["'wings'", "qkv", "logical_factor_rules"]),
-      (("embed", "heads", "relpos_buckets"), ["mix", "logical_factor_rules"]),
+      (("embed", "heads", "relpos_buckets"), ["roles", "logical_factor_rules"]),
     ],
   )
   def test_three_dimensions_without_rules(self, axes, words):

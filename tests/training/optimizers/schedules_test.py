@@ -119,21 +119,23 @@ def test_traced_step_gives_the_same_float32():
 
 
 @pytest.mark.parametrize(
-  ("factors", "settings", "words"),
+  ("factors", "settings", "field", "words"),
   [
-    ("constant * warm_up", {}, ["'warm_up'", "linear_warmup", ".factors"]),
-    ("constant *", {}, ["''", ".factors"]),
-    ("linear_to_zero", {}, ["None", ".total_steps"]),
-    ("linear_to_zero", {"total_steps": 0}, ["is 0", ".total_steps"]),
-    ("rsqrt_decay", {"warmup_steps": 0}, ["is 0", ".warmup_steps"]),
-    ("decay_every", {"steps_per_decay": 0}, [".steps_per_decay"]),
-    ("cosine_decay", {"steps_per_cycle": 0}, [".steps_per_cycle"]),
+    ("constant * warm_up", {}, "factors", ["'warm_up'", "linear_warmup"]),
+    ("constant *", {}, "factors", ["''"]),
+    ("linear_to_zero", {}, "total_steps", ["is None"]),
+    ("linear_to_zero", {"total_steps": 0}, "total_steps", ["is 0"]),
+    ("rsqrt_decay", {"warmup_steps": 0}, "warmup_steps", ["is 0"]),
+    ("decay_every", {"steps_per_decay": 0}, "steps_per_decay", ["is 0"]),
+    ("cosine_decay", {"steps_per_cycle": 0}, "steps_per_cycle", ["is 0"]),
+    ("constant", {"base_learning_rate": "x"}, "base_learning_rate", ["'x'"]),
   ],
 )
-def test_wrong_input_is_one_clear_line(factors, settings, words):
+def test_wrong_input_is_one_clear_line(factors, settings, field, words):
   with pytest.raises(UserError) as error:
     schedules.create_learning_rate_scheduler(factors, **settings)
   message = str(error.value)
   assert "\n" not in message
-  for word in [*words, "utils.create_learning_rate_scheduler"]:
+  assert error.value.fields == (f"create_learning_rate_scheduler.{field}",)
+  for word in words:
     assert word in message

@@ -8,35 +8,41 @@ import pytest
 from hypothesis import strategies as st
 
 from dss_jax.base.errors import UserError
+from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.requests import Completion, Request, Sampling
-from dss_jax.rationales.teachers.batch_requests import (
+from dss_jax.rationales.teachers.batch_interface import (
+  ReadReport,
+  read_results,
   request_files,
   write_requests,
 )
-from dss_jax.rationales.teachers.batch_results import ReadReport, read_results
 
 
-class Memory:
+class Memory(Ledger):
   """The ledger, in memory."""
 
   def __init__(self):
     self.answers: dict[str, Completion] = {}
     self.rejections: dict[str, str] = {}
     self.models: dict[str, str] = {}
-    self.times: dict[str, float | None] = {}
+    self.times: dict[str, float] = {}
 
-  def has(self, keys):
-    return {k for k in keys if k in self.answers or k in self.rejections}
+  def settled(self, keys, **_):
+    found = self.answers.keys() | self.rejections.keys()
+    return {key: None for key in keys if key in found}
 
-  def record_answer(self, key, completion, *, model, unix):
+  def add_outcome(self, outcome):
+    key = outcome.key
     assert key not in self.answers
-    self.answers[key] = completion
-    self.models[key], self.times[key] = model, unix
-
-  def record_rejection(self, key, reason, *, model):
-    assert "\n" not in reason
-    self.rejections[key] = reason
-    self.models[key] = model
+    assert outcome.teacher == "batch"
+    self.models[key], self.times[key] = outcome.model, outcome.unix
+    if outcome.kind == "answered":
+      assert outcome.completion is not None
+      self.answers[key] = outcome.completion
+    else:
+      assert outcome.kind == "rejected"
+      assert "\n" not in outcome.reason
+      self.rejections[key] = outcome.reason
 
 
 def _request(number: int, model: str = "m", chat: bool = True) -> Request:
@@ -380,11 +386,11 @@ def test_every_line_is_counted_whatever_it_holds(tmp_path, values):
 @pytest.mark.slow
 def test_memory_stays_flat(tmp_path):
   class Counter(Memory):
-    def record_answer(self, key, completion, *, model, unix):
+    def add_outcome(self, outcome):
       pass
 
-    def has(self, keys):
-      return ()
+    def settled(self, keys, **_):
+      return {}
 
   def peak(count: int) -> int:
     folder = tmp_path / str(count)

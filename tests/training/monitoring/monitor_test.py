@@ -5,16 +5,18 @@ import sys
 import types
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_runs
 
-from dss_jax.training import monitoring as logging_lib
-from dss_jax.training import run_directory
+from dss_jax.training import monitoring, run_directory
+from dss_jax.training.monitoring import metrics_file, tensorboard_log
 
 
 def _sums(loss: float) -> dict[str, Any]:
   return {
-    "loss": np.float32(loss),
+    "loss": jnp.float32(loss),
     "nll": np.array([2.0, 5.0]),
     "tokens": np.array([4, 10]),
     "correct": np.array([1, 5]),
@@ -30,7 +32,7 @@ def _sums(loss: float) -> dict[str, Any]:
 
 
 def test_values_of_a_step_by_hand():
-  values = logging_lib.step_values(_sums(0.5), ("label", "rationale"), 108)
+  values = metrics_file.step_values(_sums(0.5), ("label", "rationale"), 108)
   assert values["label/loss"] == 0.5
   assert values["rationale/loss"] == 0.5
   assert values["label/accuracy"] == 0.25
@@ -40,48 +42,48 @@ def test_values_of_a_step_by_hand():
   assert values["padding"] == 0.5
 
 
-def _run_log(folder, from_step, stream=None):
-  return logging_lib.RunLog(
-    folder,
-    ("label", "rationale"),
-    slots=108,
-    total_steps=10,
-    from_step=from_step,
-    stream=stream or io.StringIO(),
+def _monitor(folder, from_step, stream=None):
+  data = types.SimpleNamespace(
+    subtask_names=("label", "rationale"),
+    shape=types.SimpleNamespace(slots=108),
   )
+  setup: Any = types.SimpleNamespace(data=data, earlier={})
+  config = small_runs.config(folder, total_steps=10)
+  stream = stream or io.StringIO()
+  return monitoring.Monitor(config, setup, from_step, stream=stream)
 
 
 def _lines(folder):
-  return run_directory.read_jsonl(folder / logging_lib.METRICS_FILE)
+  return run_directory.read_jsonl(folder / run_directory.METRICS_FILE)
 
 
 def test_resumed_log_holds_every_step_once(tmp_path):
   whole, cut = tmp_path / "whole", tmp_path / "cut"
   for folder in (whole, cut):
     folder.mkdir()
-  log = _run_log(whole, 0)
+  log = _monitor(whole, 0)
   for step in range(1, 7):
-    log.add_step(step, _sums(step))
+    log.add_step(step, None, {}, _sums(step))
   log.flush(0, 0)
   log.add_evaluation(6, {"t/validation/accuracy": 0.5}, 0.1)
   log.close()
 
-  log = _run_log(cut, 0)
+  log = _monitor(cut, 0)
   for step in range(1, 6):
-    log.add_step(step, _sums(step))
+    log.add_step(step, None, {}, _sums(step))
   log.flush(0, 0)
   log.close()
-  with open(cut / logging_lib.METRICS_FILE, "a") as file:
+  with open(cut / run_directory.METRICS_FILE, "a") as file:
     file.write('{"step": 6, "kind": "tr')  # killed while writing
-  log = _run_log(cut, 3)  # the last checkpoint was of step 3
+  log = _monitor(cut, 3)  # the last checkpoint was of step 3
   for step in range(4, 7):
-    log.add_step(step, _sums(step))
+    log.add_step(step, None, {}, _sums(step))
   log.flush(3 * 54, 3 * 4)
   log.add_evaluation(6, {"t/validation/accuracy": 0.5}, 7.0)
   log.close()
 
   assert [line["step"] for line in _lines(cut)] == [1, 2, 3, 4, 5, 6, 6]
-  assert logging_lib.metrics_hash(cut) == logging_lib.metrics_hash(whole)
+  assert run_directory.metrics_hash(cut) == run_directory.metrics_hash(whole)
   assert _lines(cut)[5]["tokens_seen"] == 6 * 54
 
 
@@ -90,28 +92,28 @@ def test_hash_sees_values(tmp_path):
   for loss in (1.0, 2.0):
     folder = tmp_path / str(loss)
     folder.mkdir()
-    log = _run_log(folder, 0)
-    log.add_step(1, _sums(loss))
+    log = _monitor(folder, 0)
+    log.add_step(1, None, {}, _sums(loss))
     log.flush(0, 0)
     log.close()
-    hashes.add(logging_lib.metrics_hash(folder))
+    hashes.add(run_directory.metrics_hash(folder))
   assert len(hashes) == 2
 
 
 def test_what_is_not_finite_stays_valid_json(tmp_path):
-  log = _run_log(tmp_path, 0)
-  log.add_step(1, _sums(float("nan")))
+  log = _monitor(tmp_path, 0)
+  log.add_step(1, None, {}, _sums(float("nan")))
   log.flush(0, 0)
   log.close()
-  text = (tmp_path / logging_lib.METRICS_FILE).read_text()
+  text = (tmp_path / run_directory.METRICS_FILE).read_text()
   line = json.loads(text, parse_constant=lambda name: pytest.fail(name))
   assert line["loss"] is None
 
 
 def test_progress_shows_subtasks_speed_and_padding(tmp_path):
   stream = io.StringIO()
-  log = _run_log(tmp_path, 0, stream)
-  log.add_step(1, _sums(0.7))
+  log = _monitor(tmp_path, 0, stream)
+  log.add_step(1, None, {}, _sums(0.7))
   log.flush(0, 0)
   log.close()
   text = stream.getvalue()
@@ -129,8 +131,8 @@ def test_a_narrow_terminal_shows_the_bar_and_all_numbers(tmp_path, monkeypatch):
       return True
 
   stream = Terminal()
-  log = _run_log(tmp_path, 0, stream)
-  log.add_step(1, _sums(0.7))
+  log = _monitor(tmp_path, 0, stream)
+  log.add_step(1, None, {}, _sums(0.7))
   log.flush(0, 0)
   log.close()
   screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
@@ -151,7 +153,7 @@ def test_tensorboard_reads_the_events_and_forgets_interrupted_ones(
   from tensorboard.backend.event_processing import event_accumulator
 
   for from_step, steps in ((0, (1, 2, 3)), (1, (2, 3))):
-    log = logging_lib.TensorBoardLog(tmp_path, from_step=from_step)
+    log = tensorboard_log.TensorBoardLog(tmp_path, from_step=from_step)
     for step in steps:
       log.write(step, {"train/loss": 10.0 * from_step + step})
     log.close()

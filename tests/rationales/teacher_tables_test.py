@@ -1,6 +1,5 @@
 """Tables of teachers, however wrong they are."""
 
-import argparse
 import contextlib
 
 import hypothesis
@@ -8,11 +7,10 @@ import pytest
 from hypothesis import strategies as st
 
 from dss_jax.base.errors import UserError
-from dss_jax.cli import extract_flags
 from dss_jax.datasets import DataOptions
 from dss_jax.rationales import prompt_files
 from dss_jax.rationales.extraction_plan import Endpoint
-from dss_jax.rationales.teacher_plans import read_tables, teacher_plan
+from dss_jax.rationales.teacher_tables import read_tables, teacher_plan
 
 
 def tables(tmp_path, text):
@@ -21,11 +19,9 @@ def tables(tmp_path, text):
   return read_tables(str(path))
 
 
-def plan(table, *flags, dataset=None, options=None):
-  parser = argparse.ArgumentParser()
-  extract_flags.add_arguments(parser)
+def plan(table, flags=None, *, dataset=None, options=None):
   return teacher_plan(
-    vars(parser.parse_args(list(flags))) | table,
+    (flags or {}) | table,
     dataset=dataset,
     split="train",
     options=options or DataOptions(),
@@ -48,8 +44,9 @@ def test_what_a_table_leaves_out_the_flags_say(tmp_path):
     name = "second"
     """,
   )
-  flags = ["--model=b", "--temperature=0.5", "--seed=7", "--concurrency=2"]
-  made = plan(first, *flags)
+  flags = {"model": "b", "temperature": 0.5, "seed": 7, "concurrency": 2}
+  flags |= {"stop": None, "extra_body": "{}", "omit_fields": "", "name": None}
+  made = plan(first, flags)
   assert isinstance(made.teacher, Endpoint)
   assert (made.teacher.name, made.teacher.model) == ("a", "a")
   assert made.teacher.omit_fields == ("seed",)
@@ -57,7 +54,7 @@ def test_what_a_table_leaves_out_the_flags_say(tmp_path):
   assert (made.sampling.temperature, made.sampling.seed) == (1, 7)
   assert made.sampling.stop == ("\n\n",)
   assert made.sampling.extra == {"top_k": 5}
-  made = plan(second, *flags)
+  made = plan(second, flags)
   assert (made.teacher.name, made.teacher.model) == ("second", "b")
   assert (made.samples, made.sampling.temperature) == (1, 0.5)
 
@@ -90,15 +87,15 @@ def test_teachers_that_know_records(fixtures):
     ("teacher = [3]", "with two brackets"),
     ("x = 1\n[[teacher]]\nmodel = 'a'", r"must hold \[\[teacher\]\]"),
     ("[[teacher]]\nmodle = 'a'", "unknown key 'modle'; allowed: teacher, name"),
-    ("[[teacher]]\nmodel = 3", "model is 3; it must be of type str"),
+    ("[[teacher]]\nmodel = 3", "model is 3; it must be a string"),
     ("[[teacher]]\nsamples = true", "samples is True"),
-    ("[[teacher]]\nsamples = 1.5", "samples is 1.5; it must be of type int"),
-    ("[[teacher]]\nstop = [1]", "it must be a list of texts"),
+    ("[[teacher]]\nsamples = 1.5", "samples is 1.5; it must be a whole number"),
+    ("[[teacher]]\nstop = [1]", "it must be a list, each a string"),
     ("[[teacher]]\napi_key = 'sk-canary'", "unknown key 'api_key'"),
-    ("[[teacher", "is no TOML file"),
-    (b"\xff", "is no TOML file"),
-    (b"x" * (1 << 21), "is larger than 1 MiB"),
-    ("x = " + "[" * 10_000, "is no TOML file"),
+    ("[[teacher", "not valid TOML"),
+    (b"\xff", "not valid UTF-8"),
+    (b"x" * (1 << 21), "more than 1048576 bytes"),
+    ("x = " + "[" * 10_000, "not valid TOML"),
   ],
 )
 def test_files_that_are_none(tmp_path, text, told):
@@ -120,15 +117,15 @@ def test_no_file(tmp_path):
   ("table", "told"),
   [
     ({}, "no model is named"),
-    ({"teacher": "oracle"}, "teacher is 'oracle'; allowed: endpoint, replay"),
-    ({"teacher": "replay"}, "is for a released --dataset"),
-    ({"teacher": "rules"}, "knows taxonli only"),
-    ({"model": "a", "temperature": float("inf")}, "--temperature is inf"),
-    ({"model": "a", "top_p": -0.1}, "--top_p is -0.1"),
-    ({"model": "a", "max_tokens": 0}, "--max_tokens is 0"),
-    ({"model": "a", "weight": float("nan")}, "--weight is nan"),
-    ({"model": "a", "concurrency": 0}, "--concurrency is 0"),
-    ({"model": "a", "timeout_s": float("inf")}, "--timeout_s is inf"),
+    ({"teacher": "oracle"}, "teacher is 'oracle'; it must be one of endpoint"),
+    ({"teacher": "replay"}, "is for a released dataset"),
+    ({"teacher": "rules"}, "knows the dataset taxonli only"),
+    ({"model": "a", "temperature": float("inf")}, "temperature is inf"),
+    ({"model": "a", "top_p": -0.1}, "top_p is -0.1"),
+    ({"model": "a", "max_tokens": 0}, "max_tokens is 0"),
+    ({"model": "a", "weight": float("nan")}, "weight is nan"),
+    ({"model": "a", "concurrency": 0}, "concurrency is 0"),
+    ({"model": "a", "timeout_s": float("inf")}, "timeout_s is inf"),
   ],
 )
 def test_wrong_values(table, told):
@@ -151,9 +148,9 @@ def test_wrong_values(table, told):
 )  # fmt: skip
 @hypothesis.settings(max_examples=60, deadline=None)
 def test_any_table_is_a_plan_or_a_line(tmp_path_factory, table):
-  from dss_jax.rationales import teacher_plans
+  from dss_jax.rationales import teacher_tables
 
   with contextlib.suppress(UserError):
     for key, value in table.items():
-      teacher_plans._check("here", key, value)
-    plan(table, "--model=m")
+      teacher_tables._check("here", key, value)
+    plan(table, {"model": "m"})

@@ -1,13 +1,14 @@
-"""Records into files as they come: several formats at once, whole or not at all.
+"""Records into files, one by one: several formats at once, whole or not at all.
 
-  with open_outputs(["out/train.jsonl", "out/train.parquet"]) as write:
+  with open_writers(["out/train.jsonl", "out/train.parquet"]) as write:
     for record in records:
       write(record)
 
-.jsonl, .parquet, .array_record, .csv and .tsv read back with
-`dss_jax.datasets.records`; .tfrecord is for SeqIO and other readers of TFExamples, and
-needs TensorFlow (`data.tasks.tfrecord_source`, `external.read_tfrecords`).
-Nothing but .csv and .tsv is held in memory, beyond a row group of Parquet.
+.jsonl, .parquet, .array_record, .csv and .tsv are read by
+`dss_jax.datasets.records`; .tfrecord is for SeqIO and other readers of
+TFExamples, and needs TensorFlow (`data.seqio.tfrecords.tfrecord_source`,
+`external.read_tfrecords`).
+Only .csv and .tsv are held in memory, and one row group of Parquet.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SUFFIXES = (*records.SUFFIXES, *TFRECORD_SUFFIXES)
 
 
 @contextlib.contextmanager
-def open_outputs(paths: Sequence[PathLike]) -> Iterator[Write]:
+def open_writers(paths: Sequence[PathLike]) -> Iterator[Write]:
   """A function that writes one record to each of the files.
 
   The files take the place of older ones after the block; if it raises, none
@@ -39,44 +40,52 @@ def open_outputs(paths: Sequence[PathLike]) -> Iterator[Write]:
     paths: files with suffixes of SUFFIXES, in folders that exist.
 
   Raises:
-    UserError: an unknown suffix, a path given twice, a folder that cannot be
+    UserError: an unknown suffix, a path named twice, a folder that cannot be
       written to, a package that is missing; and from the block, a record whose
       id was there before, or that cannot be written.
   """
-  check_outputs(paths)
+  check_paths(paths)
   with contextlib.ExitStack() as stack:
     writers = [stack.enter_context(_open(path)) for path in paths]
 
     def write(record: Record):
-      for each in writers:
-        each(record)
+      for writer in writers:
+        writer(record)
 
     yield write
 
 
-def check_outputs(paths: Sequence[PathLike]):
-  """Raises UserError for what `open_outputs` would not open."""
+def check_paths(paths: Sequence[PathLike]) -> None:
+  """Raises UserError for what `open_writers` would not open."""
   if not paths:
-    raise UserError("no file to write records to (--output)")
+    raise UserError("no file to write records to", fields="output")
   if len({os.path.abspath(path) for path in paths}) != len(paths):
-    raise UserError("a file is given twice (--output)")
+    raise UserError("a file is named twice", fields="output")
   for path in map(pathlib.Path, paths):
-    if path.suffix.lower() not in SUFFIXES:
-      raise UserError(
-        f"{path}: unknown suffix {path.suffix!r}; allowed:"
-        f" {', '.join(SUFFIXES)} (--output)"
-      )
+    check_suffix(path)
     if not path.parent.is_dir():
       raise UserError(
-        f"cannot write {path}: no folder {path.parent} (--output)"
+        f"cannot write {path}: no folder {path.parent}", fields="output"
       )
 
 
-def write_outputs(paths: Sequence[PathLike], made: Iterable[Record]) -> int:
-  """Writes records to all files; the number of records. See `open_outputs`."""
+def check_suffix(path: PathLike) -> None:
+  """Raises UserError unless the suffix is one of SUFFIXES."""
+  suffix = pathlib.Path(path).suffix
+  if suffix.lower() not in SUFFIXES:
+    raise UserError(
+      f"{path}: unknown suffix {suffix!r}; allowed: {', '.join(SUFFIXES)}",
+      fields="output",
+    )
+
+
+def write_records_to(
+  paths: Sequence[PathLike], written: Iterable[Record]
+) -> int:
+  """Writes records to all files, see `open_writers`; returns their number."""
   count = 0
-  with open_outputs(paths) as write:
-    for record in made:
+  with open_writers(paths) as write:
+    for record in written:
       write(record)
       count += 1
   return count
@@ -90,7 +99,7 @@ def _open(path: PathLike) -> contextlib.AbstractContextManager[Write]:
 
 @contextlib.contextmanager
 def _open_tfrecord(path: PathLike) -> Iterator[Write]:
-  # Late: the only place here that may import TensorFlow.
+  # Imported late: it needs TensorFlow.
   from dss_jax.datasets import external
 
   seen = records.SeenTexts()

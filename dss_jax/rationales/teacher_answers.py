@@ -1,4 +1,4 @@
-"""What teachers answered to a record, and the votes among it.
+"""What teachers answered about a record, and their votes on its label.
 
 Several samples of a teacher, and several teachers, vote on a record's answer
 (self-consistency, Wang et al. 2023, arXiv 2203.11171). Each answer's vote
@@ -7,8 +7,8 @@ counts with its teacher's weight, so
     share(label) = sum of weights of the answers with that label
                    / sum of weights of all answers with a label
 
-and the shares of a record add up to 1. Rationales written for a given label
-have no vote.
+and the shares of a record add up to 1. Rationales that were written for a label
+shown in the prompt have no vote.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable
 
-from dss_jax.base.errors import UserError
+from dss_jax.base import checks
 from dss_jax.datasets.completions import Parsed
 from dss_jax.datasets.records.record import MAX_WEIGHT
 from dss_jax.datasets.statistics import UNUSABLE_LABEL
-from dss_jax.rationales.outcomes import GAVE_UP, REJECTED
-from dss_jax.rationales.requests import Completion, Sampling
+from dss_jax.rationales.requests import GAVE_UP, REJECTED, Completion, Sampling
 
 # Whether two labels are the same answer.
 SameAnswer = Callable[[str, str], bool]
@@ -35,22 +34,22 @@ NO_COMPLETION = (UNASKED, UNANSWERED, UNKNOWN, REJECTED, GAVE_UP)
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-  """What came of one request.
+class TeacherAnswer:
+  """What came of one request to a teacher.
 
   Attributes:
     request_key: `Request.key`.
-    teacher: who was asked; the `source` of the rationale.
-    model: as it was asked for.
+    teacher: name of the teacher; the `source` of the rationale.
+    model: the model that was asked for.
     sample: which of several draws, from 0.
     parsed: what the completion says. Where there is none, a status that says
       why not, such as "rejected".
-    completion: as it came; None if the teacher never answered.
-    prompt_sha256: of the prompt's file.
-    rationalised: whether the prompt gave the gold label away.
-    weight: of the teacher, finite and at least 0.
+    completion: the unchanged completion; None if the teacher never answered.
+    prompt_sha256: hash of the prompt.
+    rationalised: whether the prompt showed the gold label.
+    weight: weight of the teacher, finite and at least 0.
     sampling: how the answer was drawn.
-    seconds: from request to answer.
+    seconds: time from request to answer.
     unix: when the answer came, in seconds since 1970.
     reason: why there is no completion, in one line.
   """
@@ -70,15 +69,11 @@ class Answer:
   reason: str = ""
 
   def __post_init__(self):
-    if not 0 <= self.weight <= MAX_WEIGHT:
-      raise UserError(
-        f"teacher {self.teacher!r} has weight {self.weight!r}; allowed: finite"
-        " numbers from 0"
-      )
+    checks.in_range("Endpoint.weight", self.weight, 0, MAX_WEIGHT)
 
   @property
   def has_vote(self) -> bool:
-    """Whether it names an answer of its own that can be one."""
+    """Whether it names a label, not shown to it, that can be the answer."""
     parsed = self.parsed
     return (
       not self.rationalised
@@ -88,7 +83,7 @@ class Answer:
 
   @property
   def is_usable(self) -> bool:
-    """Whether it names an answer and argues for it."""
+    """Whether it has a vote and argues for it."""
     return self.has_vote and bool(self.parsed.rationale.strip())
 
 
@@ -101,17 +96,17 @@ class Vote:
 
 
 def count_votes(
-  answers: Iterable[Answer], same_answer: SameAnswer
+  answers: Iterable[TeacherAnswer], same_answer: SameAnswer
 ) -> list[Vote]:
   """The labels that answers name, the winner first.
 
   Args:
-    answers: of one record; those without a vote are passed over.
-    same_answer: groups labels, which go by their first spelling.
+    answers: answers about one record; those without a vote are passed over.
+    same_answer: groups labels; a group has the spelling of its first one.
 
   Returns:
-    Shares that add up to 1, the largest first. Of equal shares the one seen
-    first comes first.
+    Shares that add up to 1, the largest first; equal shares in the order in
+    which their labels were seen.
   """
   groups: list[tuple[str, list[float]]] = []
   for answer in answers:

@@ -4,7 +4,7 @@ import pytest
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Rationale, Record, read_records
-from dss_jax.rationales import record_outputs
+from dss_jax.rationales import record_writers
 
 RECORDS = [
   Record(
@@ -27,7 +27,7 @@ def test_every_format_at_once(tmp_path):
     tmp_path / f"train{suffix}"
     for suffix in (".jsonl", ".parquet", ".array_record", ".csv")
   ]
-  assert record_outputs.write_outputs(paths, iter(RECORDS)) == 4
+  assert record_writers.write_records_to(paths, iter(RECORDS)) == 4
   for path in paths[:3]:
     assert read_records(path) == (RECORDS, [])
   read, _ = read_records(paths[3])
@@ -38,14 +38,14 @@ def test_all_files_or_none(tmp_path):
   paths = [tmp_path / "a.jsonl", tmp_path / "a.parquet"]
   paths[0].write_text("old\n")
   with pytest.raises(UserError, match="id 'r0' appears twice"):
-    record_outputs.write_outputs(paths, [*RECORDS, RECORDS[0]])
+    record_writers.write_records_to(paths, [*RECORDS, RECORDS[0]])
 
   def interrupted():
     yield from RECORDS
     raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    record_outputs.write_outputs(paths, interrupted())
+    record_writers.write_records_to(paths, interrupted())
   assert paths[0].read_text() == "old\n"
   assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
@@ -54,14 +54,16 @@ def test_all_files_or_none(tmp_path):
   ("names", "message"),
   [
     ([], "no file to write records to"),
-    (["a.jsonl", "./a.jsonl"], "given twice"),
+    (["a.jsonl", "./a.jsonl"], "named twice"),
     (["a.txt"], r"unknown suffix '\.txt'; allowed: \.jsonl, .*\.tfrecord"),
     (["no/a.jsonl"], r"cannot write .*no/a\.jsonl: no folder"),
   ],
 )
 def test_what_cannot_be_opened(tmp_path, names, message):
   with pytest.raises(UserError, match=message):
-    record_outputs.write_outputs([tmp_path / name for name in names], RECORDS)
+    record_writers.write_records_to(
+      [tmp_path / name for name in names], RECORDS
+    )
   assert list(tmp_path.iterdir()) == []
 
 
@@ -74,10 +76,10 @@ def test_tfrecords_round_trip_and_feed_seqio(tmp_path):
   from dss_jax.datasets import external
 
   path = tmp_path / "train.tfrecord"
-  assert record_outputs.write_outputs([path], RECORDS) == 4
+  assert record_writers.write_records_to([path], RECORDS) == 4
   assert list(external.read_tfrecords(path)) == RECORDS
   with pytest.raises(UserError, match="'r0' appears twice"):
-    record_outputs.write_outputs([path], [RECORDS[0], RECORDS[0]])
+    record_writers.write_records_to([path], [RECORDS[0], RECORDS[0]])
   assert list(external.read_tfrecords(path)) == RECORDS
 
   @seqio.map_over_dataset
