@@ -28,21 +28,24 @@ SeqIO sees the two examples of a record of `dss_paired` without adjacency; our
 trainer keeps them in one batch.
 """
 
-from dss_jax.data.seqio.dss_task import DssTask, RowSource
-from dss_jax.data.seqio.example_mapping import OutputFeatures, make_examples
-from dss_jax.data.seqio.registration import add_dss_tasks
+from dss_jax.data.seqio.dss_task import (
+  DssTask,
+  FlatRecordSource,
+  OutputFeatures,
+  make_examples,
+)
+from dss_jax.data.seqio.registration import add_dss_tasks, tfrecord_source
 from dss_jax.data.seqio.seqio_vocabularies import (
   SeqioVocabulary,
   encode_text,
   from_seqio,
   to_seqio,
 )
-from dss_jax.data.seqio.tfrecords import tfrecord_source
 
 __all__ = [
   "DssTask",
+  "FlatRecordSource",
   "OutputFeatures",
-  "RowSource",
   "SeqioVocabulary",
   "add_dss_tasks",
   "encode_text",

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records.field_mapping import MAPPABLE_FIELDS, FieldMapping
-from dss_jax.datasets.records.json_lines import Row
+from dss_jax.datasets.records.json_lines import Entry
 from dss_jax.datasets.records.record import RATIONALE_FIELDS, Record
 
 # Marks, in the column's own metadata, a text column that holds JSON.
@@ -28,9 +28,9 @@ _REST = "dss_jax.other_keys"
 _EXTRA = "extra"
 
 
-def read_rows(
+def read_entries(
   path: str | os.PathLike[str], mapping: FieldMapping
-) -> Iterator[Row]:
+) -> Iterator[Entry]:
   """The rows of a Parquet file; nulls are left out.
 
   Raises:
@@ -272,7 +272,7 @@ def _decoded(
   encodings: Mapping[str, bytes | None],
   fields: set[str],
 ) -> Mapping[str, Any] | UserError:
-  """A row as JSON-like values; the record's own fields are left to its checks."""
+  """A table row as JSON-like values; a record checks its fields itself."""
   decoded: dict[str, Any] = {}
   for key, value in row.items():
     if value is None:
