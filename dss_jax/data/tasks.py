@@ -11,7 +11,7 @@ Evaluator and `seqio_cache_tasks` take them as they are.
 
 A Task's pipeline:
 
-    rows (data/pairs/flat_records.py)  <- the records of the source split, parsed
+    flat records (data/pairs/flat_records.py)  <- the source split's records
     CacheDatasetPlaceholder
     make_examples  <- splits, training fraction, rationale filter, prefixes,
                       vocabulary; "</s>" in a text becomes the end id
@@ -20,8 +20,8 @@ A Task's pipeline:
 What comes before the placeholder depends only on the call and, for the
 released data, on the options that say how it is read (`data_dir`, parser);
 all other options are read when a dataset is asked for, after the placeholder,
-so one cache serves every fraction, filter, prefix and vocabulary. Cached rows
-carry a fingerprint of the data they were made from; a cache made from other
+so one cache serves every fraction, filter, prefix and vocabulary. Cached
+records carry a fingerprint of the data they were made from; a cache made from other
 data is refused.
 
 SeqIO sees the two examples of a record of `dss_paired` without adjacency; our

@@ -339,10 +339,10 @@ def _tf_example(tf: Any, record: Record) -> bytes:
 
 
 def _from_tf_example(
-  tf: Any, entry: bytes, mapping: FieldMapping, where: str
+  tf: Any, serialized: bytes, mapping: FieldMapping, where: str
 ) -> Record:
   try:
-    example = tf.train.Example.FromString(entry)
+    example = tf.train.Example.FromString(serialized)
     (text,) = example.features.feature["record"].bytes_list.value
     entry = json_lines.as_mapping(strict_json.loads(text.decode("utf-8")))
     return mapping.record(entry, default_id=where)
