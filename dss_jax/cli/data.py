@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 _FLAGS_OF_BINDINGS = {
   "RECORDS_PER_BATCH": ("records_per_batch",),
   "BATCH_SIZE": ("batch_size",),
-  "TASK_FEATURE_LENGTHS": ("inputs_length", "targets_length"),
+  "task_feature_lengths": ("inputs_length", "targets_length"),
   "VOCABULARY": ("vocabulary",),
   "DatasetConfig.attention_length": ("attention_length",),
   "MethodOptions.rationale_filter": ("rationale_filter",),
