@@ -68,23 +68,6 @@ def positive(
   _refuse(field, value, allowed + (", or None" if or_none else ""))
 
 
-def whole_number(
-  field: str,
-  value: Any,
-  least: int,
-  most: int | None = None,
-  *,
-  or_none: bool = False,
-) -> None:
-  """Raises UserError unless `value` is an int in the range; see `in_range`."""
-  if or_none and value is None:
-    return
-  if not isinstance(value, int) or isinstance(value, bool):
-    kind = "a whole number" + (", or None" if or_none else "")
-    _refuse(field, value, kind)
-  in_range(field, value, least, most)
-
-
 def one_of(field: str, value: Any, allowed: Collection[Any]) -> None:
   """Raises UserError unless `value` is among `allowed`."""
   if value not in allowed:

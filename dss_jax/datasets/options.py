@@ -78,11 +78,13 @@ class DataOptions:
         f"train_fraction is {fraction!r}; it must be above 0 and at most 1",
         fields="DataOptions.train_fraction",
       )
-    checks.whole_number(
-      "DataOptions.max_records", self.max_records, 1, or_none=True
+    checks.in_range(
+      "DataOptions.max_records", self.max_records, 1, or_none=True, whole=True
     )
-    checks.whole_number("DataOptions.split_seed", self.split_seed, 0)
-    checks.whole_number("DataOptions.taxonli_seed", self.taxonli_seed, 0)
+    checks.in_range("DataOptions.split_seed", self.split_seed, 0, whole=True)
+    checks.in_range(
+      "DataOptions.taxonli_seed", self.taxonli_seed, 0, whole=True
+    )
 
   def dataset_folder(self, dataset: str) -> pathlib.Path:
     """The folder of a released dataset.

@@ -107,8 +107,8 @@ def choose_batch_shape(
     ("max_row_length", max_row_length),
     ("attention_length", attention_length),
   ):
-    checks.whole_number(
-      f"DatasetConfig.{name}", value, 1, _MAX_COUNT, or_none=True
+    checks.in_range(
+      f"DatasetConfig.{name}", value, 1, _MAX_COUNT, or_none=True, whole=True
     )
   if records_per_batch is None and rows is None:
     raise UserError(

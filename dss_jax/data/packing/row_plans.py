@@ -66,7 +66,9 @@ class BatchShape:
       "decoder_length",
       "records_per_batch",
     ):
-      checks.whole_number(f"BatchShape.{field}", getattr(self, field), 1)
+      checks.in_range(
+        f"BatchShape.{field}", getattr(self, field), 1, whole=True
+      )
 
   @property
   def slots(self) -> int:

@@ -86,11 +86,12 @@ class MethodOptions:
     checks.one_of(
       "MethodOptions.rationale_filter", self.rationale_filter, RATIONALE_FILTERS
     )
-    checks.whole_number(
+    checks.in_range(
       "MethodOptions.max_rationale_tokens",
       self.max_rationale_tokens,
       1,
       or_none=True,
+      whole=True,
     )
     for name in ("label_separator", "rationale_separator"):
       if not getattr(self, name).strip():

@@ -152,7 +152,7 @@ def tfrecord_source(
   """A SeqIO source of TFRecord files of records, for Tasks of one's own.
 
   Args:
-    files: split -> file or pattern of files, as `rationales.record_outputs` writes
+    files: split -> file or pattern of files, as `rationales.record_writers` writes
       them. Several files are read in parallel, and by Beam.
     num_input_examples: split -> number of records, for mixing rates.
 
