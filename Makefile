@@ -32,7 +32,7 @@ test: $(VENV)/.installed-dev ## the tests that this machine can run, but thoroug
 
 # Importing TensorFlow, in each process, takes longer than most tests.
 CHECK_LEAVES_OUT = --ignore=tests/data/seqio/tasks_test.py \
-  --ignore=tests/data/seqio/materialize_test.py
+  --ignore=tests/data/seqio/materialization_test.py
 
 check: $(VENV)/.installed-dev ## format, lint, types and the fast tests, in about 2 minutes
 	$(BIN)/ruff format --check .

@@ -73,9 +73,9 @@ def synthetic(num_examples: int, seed: int = 0) -> list[tuple[int, int]]:
 def released(data_dir: str, vocabulary: str) -> list[tuple[int, int]]:
   """Lengths of the inputs and labels of the released CQA's test split."""
   from dss_jax import datasets, vocabularies
-  from dss_jax.data.tokens import examples
+  from dss_jax.data.tokens import tokenization
 
-  examples_ = examples.build_examples(
+  examples_ = tokenization.build_examples(
     "cqa_label",
     "test",
     vocabularies.from_name(vocabulary),

@@ -67,9 +67,9 @@ def released_example_set(
 ) -> ExampleSet:
   """The training split of a task, tokenised now."""
   from dss_jax import datasets, vocabularies
-  from dss_jax.data.tokens import examples
+  from dss_jax.data.tokens import tokenization
 
-  return examples.build_examples(
+  return tokenization.build_examples(
     task_name,
     "train",
     vocabularies.from_name(vocabulary),

@@ -30,6 +30,8 @@ EOS_TEXT = "</s>"
 # T5's model file is 0.8 MB, mT5's 4.3 MB; anything far above is not one.
 MAX_MODEL_BYTES = 64 * 2**20
 MAX_EXTRA_IDS = 10_000
+# The option that names a vocabulary.
+_FIELD = "TrainConfig.vocabulary"
 
 _TAXONLI_MODEL = pathlib.Path(__file__).parent / "datasets" / "taxonli.model"
 
@@ -109,8 +111,9 @@ def _ids_of_text(ids: Iterable[int], base_size: int) -> list[int]:
 def _check_extra_ids(extra_ids: int) -> None:
   if not 0 <= extra_ids <= MAX_EXTRA_IDS:
     raise UserError(
-      f"extra_ids is {extra_ids}; it must be between 0 and {MAX_EXTRA_IDS}"
-      " (the number after the colon in VOCABULARY)."
+      f"extra_ids is {extra_ids}; it must be from 0 to {MAX_EXTRA_IDS} (the"
+      " number after the colon in a vocabulary's name)",
+      fields=_FIELD,
     )
 
 
@@ -232,14 +235,16 @@ def _read_model(path: str) -> bytes:
     if size > MAX_MODEL_BYTES:
       raise UserError(
         f"the SentencePiece model {path} has {size} bytes; at most"
-        f" {MAX_MODEL_BYTES} are read (VOCABULARY)."
+        f" {MAX_MODEL_BYTES} are read",
+        fields=_FIELD,
       )
     return file.read_bytes()
   except OSError as error:
     raise UserError(
       f"cannot read the SentencePiece model {path!r}"
-      f" ({error.strerror or error}); VOCABULARY must be 'bytes', 'taxonli'"
-      " or the path of a local .model file."
+      f" ({error.strerror or error}); a vocabulary must be 'bytes', 'taxonli'"
+      " or the path of a local .model file",
+      fields=_FIELD,
     ) from error
 
 
@@ -253,14 +258,16 @@ def _load_processor(path: str, model: bytes) -> Any:
     ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
   except (RuntimeError, ValueError) as error:
     raise UserError(
-      f"{path!r} is damaged or not a SentencePiece model; set VOCABULARY to"
-      " 'bytes', 'taxonli' or the path of one."
+      f"{path!r} is damaged or not a SentencePiece model; a vocabulary must be"
+      " 'bytes', 'taxonli' or the path of one",
+      fields=_FIELD,
     ) from error
   if ids != (PAD_ID, EOS_ID, UNK_ID):
     raise UserError(
       f"the SentencePiece model {path!r} has pad, end and unknown ids {ids};"
-      f" they must be {(PAD_ID, EOS_ID, UNK_ID)}: train it with --pad_id=0"
-      " --eos_id=1 --unk_id=2, or set VOCABULARY to another."
+      f" they must be {(PAD_ID, EOS_ID, UNK_ID)}: train it with these, or"
+      " use another",
+      fields=_FIELD,
     )
   return processor
 
@@ -327,7 +334,7 @@ def from_name(name: str | Vocabulary) -> Vocabulary:
   Args:
     name: `"bytes"`, `"taxonli"` (the model shipped with the built-in dataset)
       or the path of a SentencePiece model; `:N` after any of them adds N extra
-      ids. T5's own vocabulary is `VOCABULARY = "/path/to/spiece.model:100"`.
+      ids. T5's own vocabulary is `"/path/to/spiece.model:100"`.
       A vocabulary object is returned as it is.
 
   Raises:
@@ -337,8 +344,9 @@ def from_name(name: str | Vocabulary) -> Vocabulary:
     return name
   if not isinstance(name, str):
     raise UserError(
-      f"VOCABULARY is {name!r}; it must be 'bytes', 'taxonli' or the path of a"
-      " SentencePiece model, or a vocabulary object."
+      f"vocabulary is {name!r}; it must be 'bytes', 'taxonli' or the path of a"
+      " SentencePiece model, or a vocabulary object",
+      fields=_FIELD,
     )
   base, extra_ids = split_name(name)
   path = model_path(name)
@@ -346,8 +354,9 @@ def from_name(name: str | Vocabulary) -> Vocabulary:
     return _cached("bytes", "", extra_ids, None)
   if not path.is_file():
     raise UserError(
-      f"VOCABULARY is {base!r}, which is neither 'bytes' nor 'taxonli' nor a"
-      " SentencePiece model file on this machine."
+      f"vocabulary is {base!r}, which is neither 'bytes' nor 'taxonli' nor a"
+      " SentencePiece model file on this machine",
+      fields=_FIELD,
     )
   stat = path.stat()
   stamp = (stat.st_mtime_ns, stat.st_size)

@@ -5,10 +5,10 @@ import pathlib
 from typing import Any
 
 import pytest
+import taxonli_model
 
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data.tokens import taxonli_vocabulary
 from dss_jax.datasets import taxonli
 
 BYTES = vocabularies.ByteVocabulary()
@@ -80,7 +80,7 @@ def test_other_text_is_spelled_with_letters(words):
 
 
 def test_the_shipped_model_is_the_one_the_script_makes(words, tmp_path, capsys):
-  taxonli_vocabulary.main(["--output", str(tmp_path / "made.model")])
+  taxonli_model.main(["--output", str(tmp_path / "made.model")])
   made = vocabularies.from_name(str(tmp_path / "made.model"))
   assert f"{words.vocab_size} pieces" in capsys.readouterr().out
   assert made.vocab_size == words.vocab_size
@@ -133,14 +133,14 @@ def test_from_name():
 
 def test_a_changed_file_is_read_again(tmp_path):
   path = tmp_path / "words.model"
-  path.write_bytes(taxonli_vocabulary.build_model(["one"]))
+  path.write_bytes(taxonli_model.build_model(["one"]))
   first = vocabularies.from_name(str(path))
-  path.write_bytes(taxonli_vocabulary.build_model(["one", "two"]))
+  path.write_bytes(taxonli_model.build_model(["one", "two"]))
   assert vocabularies.from_name(str(path)).vocab_size == first.vocab_size + 1
 
 
 def _bad_model(kind: str) -> bytes:
-  good = taxonli_vocabulary.build_model(["word"])
+  good = taxonli_model.build_model(["word"])
   return {
     "empty": b"",
     "no model": b"this is not a model",
@@ -153,7 +153,7 @@ def _bad_model(kind: str) -> bytes:
 def test_a_corrupt_model_is_one_clear_line(tmp_path, kind):
   path = tmp_path / "bad.model"
   path.write_bytes(_bad_model(kind))
-  with pytest.raises(UserError, match="VOCABULARY") as raised:
+  with pytest.raises(UserError, match="a vocabulary must be") as raised:
     vocabularies.from_name(str(path))
   assert "bad.model" in str(raised.value)
   assert "\n" not in str(raised.value)
@@ -163,9 +163,7 @@ def test_wrong_reserved_ids_are_refused(tmp_path):
   from sentencepiece import sentencepiece_model_pb2
 
   messages: Any = sentencepiece_model_pb2  # built when it is imported
-  proto = messages.ModelProto.FromString(
-    taxonli_vocabulary.build_model(["word"])
-  )
+  proto = messages.ModelProto.FromString(taxonli_model.build_model(["word"]))
   proto.pieces[0].piece, proto.pieces[1].piece = "</s>", "<pad>"
   path = tmp_path / "swapped.model"
   path.write_bytes(proto.SerializeToString())
@@ -176,7 +174,7 @@ def test_wrong_reserved_ids_are_refused(tmp_path):
 def test_missing_or_huge_files_and_wrong_numbers(tmp_path, monkeypatch):
   with pytest.raises(UserError, match=r"nowhere.model.*neither 'bytes'"):
     vocabularies.from_name(str(tmp_path / "nowhere.model"))
-  with pytest.raises(UserError, match=r"cannot read.*VOCABULARY"):
+  with pytest.raises(UserError, match=r"cannot read.*a vocabulary must be"):
     vocabularies.SentencePieceVocabulary(str(tmp_path / "nowhere.model"))
   with pytest.raises(UserError, match="extra_ids is 99999"):
     vocabularies.from_name("bytes:99999")

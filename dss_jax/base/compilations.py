@@ -13,12 +13,12 @@ _EVENTS = (
   "/jax/core/compile/jaxpr_to_mlir_module_duration",
   _COMPILED,
 )
-# More than a program of many small parts makes before anybody asks.
+# More than a program of many small parts makes between two calls.
 _MOST_SPANS = 10_000
 
 
 class _Record(threading.local):
-  """What a thread compiled: others compile what they like meanwhile."""
+  """The compilations of one thread; other threads count their own."""
 
   def __init__(self):
     self.count = 0

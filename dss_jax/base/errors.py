@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Sequence
 
-# What JAX says where another process of the run is gone, or never came.
+# JAX's messages where another process of the run is gone, or never came.
 _LOST_PROCESS = re.compile(
   r"Gloo|NCCL|coordination.?service|heartbeat|Connection (closed|reset) by peer"
   r"|DEADLINE_EXCEEDED|Barrier (failed|timed out)",
@@ -39,7 +39,7 @@ class UserError(ValueError):
 
 
 class StorageError(OSError):
-  """The disk let the program down (full, gone, read-only), told in one line."""
+  """A disk that is full, gone or read-only, reported in one line."""
 
 
 def lost_process(error: BaseException | None) -> bool:
@@ -53,7 +53,7 @@ def lost_process(error: BaseException | None) -> bool:
 
 
 def one_line(text: object, *, longest: int = 200) -> str:
-  """A text of others for use within a message: one line of bounded length."""
+  """Shortens a text from elsewhere to one line for use within a message."""
   line = " ".join(str(text).split())
   return line if len(line) <= longest else f"{line[: longest - 3]}..."
 
@@ -67,7 +67,7 @@ def printable(text: str) -> str:
 
 @contextlib.contextmanager
 def damaged_file(path: object, remedy: str) -> Iterator[None]:
-  """Turns what parsers make of a damaged file into one line.
+  """Turns a parser's exceptions on a damaged file into a UserError.
 
   Args:
     path: the file.
@@ -84,15 +84,15 @@ def damaged_file(path: object, remedy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(path: object) -> Iterator[None]:
-  """Turns what a disk refuses into one line that names the path."""
+  """Turns an OSError of writing into a StorageError that names the path."""
   try:
     yield
   except StorageError:
     raise
   except OSError as error:
-    told = StorageError(
+    storage_error = StorageError(
       f"cannot write {path} ({one_line(error.strerror or error)}): make room,"
-      " or what else it takes, and start again"
+      " or mend the cause, and start again"
     )
-    told.errno = error.errno
-    raise told from error
+    storage_error.errno = error.errno
+    raise storage_error from error

@@ -15,12 +15,14 @@ def import_modules(names: Sequence[str]) -> None:
   for name in names:
     if not all(part.isidentifier() for part in str(name).split(".")):
       raise UserError(
-        f"--module (MIXTURE_OR_TASK_MODULE): {name!r} is no name of a module;"
-        " write it as in an import: my_project.tasks"
+        f"module is {name!r}, which is not the name of a module; write it as in an"
+        " import: my_project.tasks",
+        fields="module",
       )
     try:
       importlib.import_module(name)
     except ImportError as error:
       raise UserError(
-        f"--module (MIXTURE_OR_TASK_MODULE): cannot import {name!r}: {error}"
+        f"the module {name!r} cannot be imported: {error}",
+        fields="module",
       ) from error

@@ -54,7 +54,7 @@ def matches(
     return True
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if origin in (typing.Union, types.UnionType):
-    return any(matches(value, each, is_unknown) for each in arguments)
+    return any(matches(value, member, is_unknown) for member in arguments)
   if hint in _NAMES:
     return _is_plain(value, hint)
   if origin in _MAPPINGS:

@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from dss_jax import datasets, vocabularies
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks, task_options
-from dss_jax.data.tokens import evaluations, token_arrays
-from dss_jax.data.tokens import examples as examples_lib
+from dss_jax.data.tokens import evaluations, token_arrays, tokenization
 
 
 def task_name(
@@ -29,11 +29,7 @@ def task_name(
   Raises:
     UserError: for an unknown dataset, method or label source.
   """
-  if label_source not in subtasks.LABEL_SOURCES:
-    raise UserError(
-      f"LABEL_SOURCE is {label_source!r}; it must be one of"
-      f" {', '.join(subtasks.LABEL_SOURCES)}"
-    )
+  checks.one_of("task_name.label_source", label_source, subtasks.LABEL_SOURCES)
   return str(
     subtasks.get_task(subtasks.task_name(dataset, method, label_source))
   )
@@ -102,8 +98,9 @@ class DatasetConfig:
     for name in ("inputs", "targets"):
       if not isinstance(lengths.get(name), int) or lengths[name] < 2:
         raise UserError(
-          f"TASK_FEATURE_LENGTHS is {self.task_feature_lengths!r}; give"
-          " tokens for both, such as {'inputs': 256, 'targets': 128}"
+          f"task_feature_lengths is {self.task_feature_lengths!r}; it must hold"
+          " the tokens of both, such as {'inputs': 256, 'targets': 128}",
+          fields="DatasetConfig.task_feature_lengths",
         )
     return lengths
 
@@ -164,7 +161,7 @@ def load_examples(
   name = config.mixture_or_task_name
   lengths = config.feature_lengths()
   if subtasks.parse_task_name(name) and not config.use_cached:
-    source = examples_lib.TaskSource.load(
+    source = tokenization.TaskSource.load(
       name, config.split, vocabulary, config.data, config.method, lengths
     )
     if config.materialize_dir:
@@ -208,7 +205,7 @@ def load_evaluations(
   labels_only: bool = False,
   max_examples: int | None = None,
 ) -> Sequence[EvaluationTask]:
-  """What there is to score of a task: one evaluation per sub-task.
+  """Loads what a task is scored on: one evaluation per sub-task.
 
   Args:
     name: a registered name; a mixture gives the evaluation of each part.
@@ -220,13 +217,12 @@ def load_evaluations(
   """
   lengths = config.feature_lengths()
   if subtasks.parse_task_name(name):
-    source = examples_lib.TaskSource.load(
+    source = tokenization.TaskSource.load(
       name, split, vocabulary, config.data, config.method, lengths
     )
     built = evaluations.build_evaluations(source, max_examples=max_examples)
-    own = built.values()
-    labels = [each for each in own if each.subtask.uses_label]
-    return labels if labels_only and labels else list(own)
+    labels = [made for made in built.values() if made.subtask.uses_label]
+    return labels if labels_only and labels else list(built.values())
   check_seqio_is_known(name)
   from dss_jax.data import seqio as seqio_data
 
@@ -244,8 +240,8 @@ def load_evaluations(
 def check_seqio_is_known(name: str) -> None:
   """Raises UserError for a name that nobody can have registered.
 
-  Whatever registers a SeqIO Task has imported SeqIO; a misspelt name is told
-  without waiting for TensorFlow.
+  Registering a SeqIO Task imports SeqIO, so a misspelt name is reported without
+  waiting for TensorFlow.
   """
   if "seqio" not in sys.modules and not subtasks.parse_task_name(name):
     subtasks.get_task(name)
@@ -254,7 +250,7 @@ def check_seqio_is_known(name: str) -> None:
 def task_options_of(
   config: DatasetConfig, vocabulary: vocabularies.Vocabulary
 ) -> task_options.TaskOptions:
-  """What registered Tasks read of a configuration."""
+  """Returns the options that registered Tasks read."""
   return task_options.TaskOptions(config.data, config.method, vocabulary)
 
 
@@ -271,6 +267,6 @@ def check_same_vocabulary(
   if found != vocabulary.name:
     raise UserError(
       f"the task {task_name} has the vocabulary {found}, the student"
-      f" {vocabulary.name}: set"
-      " VOCABULARY to the task's"
+      f" {vocabulary.name}: set vocabulary to the task's",
+      fields="TrainConfig.vocabulary",
     )

@@ -129,17 +129,17 @@ class Sampler:
     subtask, place = self._interleave(start, stop)
     example = np.empty(stop - start, np.int64)
     for k, pool in enumerate(self._pools):
-      mine = np.flatnonzero(subtask == k)
-      if not mine.size:
+      members = np.flatnonzero(subtask == k)
+      if not members.size:
         continue
       # A sub-task's places are consecutive: walk them epoch by epoch.
-      first, last = int(place[mine[0]]), int(place[mine[-1]]) + 1
+      first, last = int(place[members[0]]), int(place[members[-1]]) + 1
       n = len(pool.records)
       chosen = [
         pool.choose(self._order(k, n, epoch)[a:b], epoch, self._turn_key(k))
         for epoch, a, b in _epochs(first, last, n)
       ]
-      example[mine] = np.concatenate(chosen)
+      example[members] = np.concatenate(chosen)
     return Units(start, stop, np.arange(stop - start), subtask, example)
 
   def _interleave(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -157,9 +157,9 @@ class Sampler:
       a, b = share.numerator, share.denominator
       # floor(rest * a / b + 1/2) in two parts, so that nothing overflows.
       count = rest // b * a + (rest % b * a * 2 + b) // (2 * b)
-      mine = np.diff(count) == 1
-      subtask[mine] = k
-      place[mine] = count[:-1][mine]
+      members = np.diff(count) == 1
+      subtask[members] = k
+      place[members] = count[:-1][members]
       rest = rest - count
     return subtask, place
 

@@ -11,7 +11,7 @@ Evaluator and `seqio_cache_tasks` take them as they are.
 
 A Task's pipeline:
 
-    rows (data/pairs/flat_records.py)  <- the records of the source split, parsed
+    flat records (data/pairs/flat_records.py)  <- the source split's records
     CacheDatasetPlaceholder
     make_examples  <- splits, training fraction, rationale filter, prefixes,
                       vocabulary; "</s>" in a text becomes the end id
@@ -20,29 +20,32 @@ A Task's pipeline:
 What comes before the placeholder depends only on the call and, for the
 released data, on the options that say how it is read (`data_dir`, parser);
 all other options are read when a dataset is asked for, after the placeholder,
-so one cache serves every fraction, filter, prefix and vocabulary. Cached rows
-carry a fingerprint of the data they were made from; a cache made from other
+so one cache serves every fraction, filter, prefix and vocabulary. Cached
+records carry a fingerprint of the data they were made from; a cache made from other
 data is refused.
 
 SeqIO sees the two examples of a record of `dss_paired` without adjacency; our
 trainer keeps them in one batch.
 """
 
-from dss_jax.data.seqio.dss_task import DssTask, RowSource
-from dss_jax.data.seqio.example_mapping import OutputFeatures, make_examples
-from dss_jax.data.seqio.registration import add_dss_tasks
+from dss_jax.data.seqio.dss_task import (
+  DssTask,
+  FlatRecordSource,
+  OutputFeatures,
+  make_examples,
+)
+from dss_jax.data.seqio.registration import add_dss_tasks, tfrecord_source
 from dss_jax.data.seqio.seqio_vocabularies import (
   SeqioVocabulary,
   encode_text,
   from_seqio,
   to_seqio,
 )
-from dss_jax.data.seqio.tfrecords import tfrecord_source
 
 __all__ = [
   "DssTask",
+  "FlatRecordSource",
   "OutputFeatures",
-  "RowSource",
   "SeqioVocabulary",
   "add_dss_tasks",
   "encode_text",

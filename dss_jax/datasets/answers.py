@@ -44,14 +44,14 @@ class AnswerForm:
   """How a completion gives its answer.
 
   Attributes:
-    kind: "choice", one of the row's choices, by letter and text, "(d) lake";
+    kind: "choice", one of the record's choices, by letter and text, "(d) lake";
       "label", one of a few words; "expression", arithmetic in parentheses,
       "(84 / 2)"; "number"; "text", the rest of the line.
     marker: the words before the answer. Such as "the answer is": within a
       sentence, in any case, the last ones. If they end with a colon, "Answer:":
       exactly these, the first ones.
     next_exemplar: how the lines begin at which another exemplar does, "Q:",
-      for completions that run on; "" if that cannot be told.
+      for completions that run on; "" if there is no such beginning.
     labels: all there are, for kind "label".
   """
 
@@ -118,7 +118,7 @@ def read(
   Args:
     form: how the answer is given.
     completion: any text.
-    choices: the row's, for kind "choice".
+    choices: the record's, for kind "choice".
     is_cut_off: whether the teacher was stopped at its longest length. If None,
       a text that does not end like a sentence counts as cut off.
 
@@ -258,7 +258,7 @@ def _read_expression(split: _Answered) -> Parsed:
   """The same expression as officially, only if it has a value.
 
   The prompts ask for one pair of parentheses around the whole expression. A
-  teacher sometimes goes on after it, `(16 * 17) * 4`; the status says so, and
+  teacher sometimes continues after it, `(16 * 17) * 4`; the status says so, and
   the label stays what it is officially.
   """
   answer = split.answer.translate(_SIGNS)

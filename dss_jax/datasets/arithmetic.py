@@ -4,7 +4,8 @@ SVAMP's labels are expressions such as `( 84.0 / 2.0 )`; a prediction is right
 if it has the same value. The official code hands both to Python's `eval`, which
 runs whatever a model wrote and hangs on `9**9**9`. Here an expression is
 numbers, `+ - * /`, unary minus and parentheses, nothing else, and its length is
-bounded, so that any text costs microseconds.
+bounded, so that any text costs microseconds. Python's parser makes the tree of
+it, and only such nodes are computed: nothing is run.
 
 Where both accept an expression the values agree to the last bit: whole numbers
 stay exact integers until a division or a decimal, as in Python.
@@ -12,9 +13,13 @@ stay exact integers until a division or a decimal, as in Python.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import math
+import operator
 import re
+from collections.abc import Callable
+from typing import Any
 
 # The longest label of SVAMP has 46 characters, a student's output a few
 # hundred. Integers stay below 10**MAX_LENGTH, so no operation is slow.
@@ -29,7 +34,13 @@ _TOKEN = re.compile(
   r"(?![0-9.])|([-+*/()]))"
 )
 
-_PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "negate": 3}
+# Node -> its sign, how tightly it binds, and what it computes.
+_OPERATORS: dict[type[ast.operator], tuple[str, int, Callable[..., Any]]] = {
+  ast.Add: ("+", 1, operator.add),
+  ast.Sub: ("-", 1, operator.sub),
+  ast.Mult: ("*", 2, operator.mul),
+  ast.Div: ("/", 2, operator.truediv),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,74 +107,67 @@ def _as_float(number: int | float) -> float | None:
   return number if math.isfinite(number) else None
 
 
-def _tokens(expression: str) -> list[tuple[str, str]] | None:
-  """(kind, text) pairs; None if something else is in the expression."""
-  if len(expression) > MAX_LENGTH:
+def _parse(expression: str) -> _Node | None:
+  """The expression's value and spelling, by Python's own grammar.
+
+  Its text holds nothing but the numbers and signs of `_TOKEN`, and only the
+  kinds of node below are computed.
+  """
+  expression = expression.strip(" \t")
+  if len(expression) > MAX_LENGTH or not _is_arithmetic(expression):
     return None
-  tokens, position = [], 0
-  expression = expression.rstrip(" \t")
+  try:
+    tree = ast.parse(expression, mode="eval")
+    return _node(tree.body, expression)
+  except (SyntaxError, ArithmeticError, RecursionError, _NotArithmetic):
+    return None
+
+
+def _is_arithmetic(expression: str) -> bool:
+  """Whether the text is short numbers, signs and parentheses, in bounds."""
+  position = depth = signs = 0
   while position < len(expression):
     match = _TOKEN.match(expression, position)
     if match is None:
-      return None
-    number, symbol = match.groups()
-    if number is not None and len(number) > MAX_DIGITS:
-      return None
-    tokens.append(("number", number) if number is not None else ("", symbol))
+      return False
+    number, sign = match.groups()
+    if len(number or "") > MAX_DIGITS:
+      return False
+    depth += (sign == "(") - (sign == ")")
+    # Signs in a row nest too.
+    signs = 0 if number else signs + 1
+    if depth > MAX_DEPTH or signs > 4 * MAX_DEPTH:
+      return False
     position = match.end()
-  return tokens
+  return True
 
 
-def _parse(expression: str) -> _Node | None:
-  """Shunting-yard with explicit stacks: no recursion for input to exhaust."""
-  tokens = _tokens(expression)
-  if not tokens:
-    return None
-  operands: list[_Node] = []
-  operators: list[str] = []
-  depth = 0
-  expect_operand = True
-  for kind, text in tokens:
-    if expect_operand:
-      if kind == "number":
-        operands.append(_number(text))
-        expect_operand = False
-      elif text == "(":
-        operators.append("(")
-        depth += 1
-      elif text == "-":
-        operators.append("negate")
-      else:
-        return None
-      if len(operators) > 4 * MAX_DEPTH or depth > MAX_DEPTH:
-        return None
-    elif text == ")":
-      while operators and operators[-1] != "(":
-        if not _reduce(operators.pop(), operands):
-          return None
-      if not operators:
-        return None
-      operators.pop()
-      depth -= 1
-    elif text in _PRECEDENCE:
-      while (
-        operators
-        and operators[-1] != "("
-        and _PRECEDENCE[operators[-1]] >= _PRECEDENCE[text]
-      ):
-        if not _reduce(operators.pop(), operands):
-          return None
-      operators.append(text)
-      expect_operand = True
-    else:
-      return None
-  if expect_operand:
-    return None
-  while operators:
-    operator = operators.pop()
-    if operator == "(" or not _reduce(operator, operands):
-      return None
-  return operands[0]
+class _NotArithmetic(ValueError):
+  """Python's grammar allows it, and it is no arithmetic: `1 // 2`, `2(3)`."""
+
+
+def _node(tree: ast.expr, expression: str) -> _Node:
+  """Computes and spells a tree; its depth is bounded by MAX_LENGTH."""
+  if isinstance(tree, ast.Constant):
+    return _number(expression[tree.col_offset : tree.end_col_offset])
+  if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub):
+    operand = _node(tree.operand, expression)
+    text = operand.text if operand.precedence >= 3 else f"({operand.text})"
+    return _Node(-operand.value, f"-{text}", 3)
+  if not isinstance(tree, ast.BinOp) or type(tree.op) not in _OPERATORS:
+    raise _NotArithmetic
+  sign, precedence, compute = _OPERATORS[type(tree.op)]
+  left = _node(tree.left, expression)
+  right = _node(tree.right, expression)
+  left_text, right_text = left.text, right.text
+  if left.precedence < precedence:
+    left_text = f"({left_text})"
+  # Operators group from the left: a - (b - c) needs its parentheses, and so
+  # does a + (b + c), whose floating-point value may differ without them.
+  if right.precedence <= precedence:
+    right_text = f"({right_text})"
+  value = compute(left.value, right.value)
+  return _Node(value, f"{left_text} {sign} {right_text}", precedence)
 
 
 def _number(text: str) -> _Node:
@@ -175,36 +179,3 @@ def _number(text: str) -> _Node:
     if "e" in spelled or len(spelled) > MAX_DIGITS:
       spelled = text
   return _Node(number, spelled, 4)
-
-
-def _reduce(operator: str, operands: list[_Node]) -> bool:
-  """Applies an operator to the operand stack; False if it has no value."""
-  right = operands.pop()
-  if operator == "negate":
-    text = right.text if right.precedence >= 3 else f"({right.text})"
-    operands.append(_Node(-right.value, f"-{text}", 3))
-    return True
-  left = operands.pop()
-  try:
-    if operator == "+":
-      result = left.value + right.value
-    elif operator == "-":
-      result = left.value - right.value
-    elif operator == "*":
-      result = left.value * right.value
-    else:
-      result = left.value / right.value
-  except (ZeroDivisionError, OverflowError):
-    return False
-  precedence = _PRECEDENCE[operator]
-  left_text, right_text = left.text, right.text
-  if left.precedence < precedence:
-    left_text = f"({left_text})"
-  # Operators group from the left: a - (b - c) needs its parentheses, and so
-  # does a + (b + c), whose floating-point value may differ without them.
-  if right.precedence <= precedence:
-    right_text = f"({right_text})"
-  operands.append(
-    _Node(result, f"{left_text} {operator} {right_text}", precedence)
-  )
-  return True

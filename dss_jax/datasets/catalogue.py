@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from dss_jax.base.errors import UserError
-from dss_jax.datasets import raw_examples, release, taxonli
+from dss_jax.datasets import raw_records, release, taxonli
 from dss_jax.datasets.options import DataOptions
 from dss_jax.datasets.records import Record
 from dss_jax.datasets.registry import DatasetSpec, register
@@ -27,8 +27,9 @@ def load(dataset: str, split: str, options: DataOptions) -> list[Record]:
   if options.rationale_source != "human":
     raise UserError(
       f"source {options.source!r} has no completions of"
-      f" {options.rationale_source}; set data.DataOptions.rationale_source ="
-      " 'human', or data.DataOptions.source = 'release'"
+      f" {options.rationale_source}; set rationale_source to 'human', or source"
+      " to 'release'",
+      fields=("DataOptions.rationale_source", "DataOptions.source"),
     )
   # Late: the only module here that may import TensorFlow.
   from dss_jax.datasets import external
@@ -41,7 +42,7 @@ def _anli(round_number: int) -> DatasetSpec:
   return DatasetSpec(
     name=name,
     load=functools.partial(load, name),
-    labels=raw_examples.NLI_LABELS,
+    labels=raw_records.NLI_LABELS,
     license=f"ANLI: CC BY-NC 4.0; {_COMPLETIONS}",
     citation=(
       "Nie et al., Adversarial NLI: A New Benchmark for Natural Language"
@@ -88,7 +89,7 @@ SPECS = (
   DatasetSpec(
     name="esnli",
     load=functools.partial(load, "esnli"),
-    labels=raw_examples.NLI_LABELS,
+    labels=raw_records.NLI_LABELS,
     license=(
       "SNLI: CC BY-SA 4.0; e-SNLI explanations: MIT (authors' repository);"
       f" {_COMPLETIONS}"

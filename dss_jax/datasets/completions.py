@@ -1,7 +1,7 @@
 """From a teacher's completion to its rationale and its answer.
 
 The released completions run on: after the answer the teacher invents the next
-exemplar. Two readers find what belongs to the row:
+exemplar. Two readers find what belongs to the record:
 
 * `official` does what the official code does, quirks included, so that its
   training data can be reproduced. Where that code gives a blank, there is no
@@ -17,21 +17,22 @@ used as it is, and the status says why:
   no_label              the marker, and nothing after it that is an answer
   truncated             the completion ends before its answer does
   multiple_answers      "either (a) pond or (b) lake"; the label is the first
-  label_not_in_choices  an answer that is none of the row's choices or labels
+  label_not_in_choices  an answer that is none of the record's choices or labels
   letter_text_mismatch  "(c) zoo", where (c) is another of the choices
   unevaluable           an arithmetic label without a value
-  label_cut             the expression goes on after the label that was read
+  label_cut             the expression continues after the label that was read
   empty                 nothing at all, or a label without a rationale
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 
 from dss_jax.datasets import answers, arithmetic
 from dss_jax.datasets.answers import AnswerForm, Parsed
-from dss_jax.datasets.raw_examples import NLI_LABELS
+from dss_jax.datasets.raw_records import NLI_LABELS
 
 STATUSES = (
   "ok",
@@ -48,7 +49,7 @@ STATUSES = (
 )
 
 
-# (completion, the row's choices) -> what it says.
+# (completion, the record's choices) -> what it says.
 Parser = Callable[[str, Sequence[str] | None], Parsed]
 
 
@@ -162,26 +163,6 @@ RELEASED_FORMS: Mapping[str, AnswerForm] = {
 }
 
 
-def tolerant_cqa(completion: str, choices: Sequence[str] | None) -> Parsed:
-  """The choice that the answer names, by its text or else by its letter."""
-  return answers.read(RELEASED_FORMS["cqa"], completion, choices)
-
-
-def tolerant_svamp(completion: str, choices: Sequence[str] | None) -> Parsed:
-  """The same expression as officially, only if it has a value."""
-  return answers.read(RELEASED_FORMS["svamp"], completion, choices)
-
-
-def tolerant_anli(completion: str, choices: Sequence[str] | None) -> Parsed:
-  """The word after the last "the answer is", also within a sentence."""
-  return answers.read(RELEASED_FORMS["anli"], completion, choices)
-
-
-def tolerant_esnli(completion: str, choices: Sequence[str] | None) -> Parsed:
-  """Rationale, "Answer:", label; the label may have lost its end."""
-  return answers.read(RELEASED_FORMS["esnli"], completion, choices)
-
-
 _OFFICIAL: dict[str, Parser] = {
   "cqa": official_cqa,
   "svamp": official_svamp,
@@ -189,14 +170,6 @@ _OFFICIAL: dict[str, Parser] = {
   "anli1": official_anli,
   "anli2": official_anli,
   "anli3": official_anli,
-}
-_TOLERANT: dict[str, Parser] = {
-  "cqa": tolerant_cqa,
-  "svamp": tolerant_svamp,
-  "esnli": tolerant_esnli,
-  "anli1": tolerant_anli,
-  "anli2": tolerant_anli,
-  "anli3": tolerant_anli,
 }
 
 
@@ -209,7 +182,8 @@ def parser(dataset: str, kind: str, teacher: str = "palm") -> Parser:
     teacher: "palm" or "gpt-neox".
   """
   if kind == "tolerant":
-    return _TOLERANT[dataset]
+    form = RELEASED_FORMS[dataset.rstrip("123")]
+    return functools.partial(answers.read, form)
   if teacher != "gpt-neox":
     return _OFFICIAL[dataset]
   official = _OFFICIAL[dataset]

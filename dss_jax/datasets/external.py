@@ -1,8 +1,8 @@
 """The raw sets from TensorFlow Datasets and Hugging Face; TFRecord files.
 
 Both are optional, and neither has the teacher's completions: rationales are
-the human explanations, where the set has them. Rows become records exactly as
-those of the released files do (see `raw_examples.py`).
+the human explanations, where the set has them. Entries become records exactly as
+those of the released files do (see `raw_records.py`).
 
     dataset      TFDS       Hugging Face                       train / val. / test
     esnli        esnli      esnli/esnli                        549,367 / 9,842 / 9,824
@@ -32,7 +32,7 @@ from typing import Any
 
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
-from dss_jax.datasets import raw_examples
+from dss_jax.datasets import raw_records
 from dss_jax.datasets.options import DataOptions
 from dss_jax.datasets.records import (
   RATIONALE_FIELDS,
@@ -107,8 +107,8 @@ def load(dataset: str, split: str, options: DataOptions) -> list[Record]:
   known = TFDS_SOURCES if options.source == "tfds" else HUGGINGFACE_SOURCES
   if dataset not in known:
     raise UserError(
-      f"{options.source} has no {dataset!r}; it has: {', '.join(known)}"
-      " (data.DataOptions.source)"
+      f"{options.source} has no {dataset!r}; it has: {', '.join(known)}",
+      fields="DataOptions.source",
     )
   source = known[dataset]
   if split not in source.splits:
@@ -116,31 +116,31 @@ def load(dataset: str, split: str, options: DataOptions) -> list[Record]:
       f"{dataset} has no {split!r} data in {options.source}; it has:"
       f" {', '.join(source.splits)}"
     )
-  read = _tfds_rows if options.source == "tfds" else _huggingface_rows
-  rows = read(source, source.splits[split], options.data_dir)
-  return list(_records(dataset, split, rows))
+  read = _tfds_entries if options.source == "tfds" else _huggingface_entries
+  entries = read(source, source.splits[split], options.data_dir)
+  return list(_records(dataset, split, entries))
 
 
 def _records(
-  dataset: str, split: str, rows: Iterable[Mapping[str, Any]]
+  dataset: str, split: str, entries: Iterable[Mapping[str, Any]]
 ) -> Iterator[Record]:
-  read = raw_examples.READERS[dataset]
-  for number, row in enumerate(rows):
+  read = raw_records.READERS[dataset]
+  for number, entry in enumerate(entries):
     try:
-      example = read(row)
+      example = read(entry)
     except UserError as error:
-      raise UserError(f"{dataset} {split} row {number}: {error}") from None
+      raise UserError(f"{dataset} {split} entry {number}: {error}") from None
     yield example.record(split, number, example.human_rationales())
 
 
-def _tfds_rows(
+def _tfds_entries(
   source: _Source, split: str, data_dir: str | None
 ) -> Iterator[Mapping[str, Any]]:
-  """Rows of a TFDS builder, in the order of its shards."""
+  """Entries of a TFDS builder, in the order of its shards."""
   try:
     import tensorflow_datasets as tfds
   except ImportError as error:
-    raise UserError(_not_installed("tensorflow_datasets", error)) from None
+    raise _not_installed("tensorflow_datasets", error) from None
   name = "/".join(filter(None, (source.name, source.config)))
   builder: Any
   try:
@@ -166,10 +166,10 @@ def _tfds_rows(
   except UserError:
     raise
   except Exception as error:  # every backend has errors of its own
-    raise UserError(_not_available(f"TFDS's {name}", error)) from None
+    raise _not_available(f"TFDS's {name}", error) from None
   names = getattr(dict(features).get("label"), "names", None)
-  for row in tfds.as_numpy(dataset):
-    plain = {key: _from_numpy(value) for key, value in row.items()}
+  for entry in tfds.as_numpy(dataset):
+    plain = {key: _from_numpy(value) for key, value in entry.items()}
     if names is not None:
       # By name: the integers of a label are the builder's own business.
       plain["label"] = names[plain["label"]] if plain["label"] >= 0 else -1
@@ -193,16 +193,16 @@ def _from_numpy(value: Any) -> Any:
   return value
 
 
-def _huggingface_rows(
+def _huggingface_entries(
   source: _Source, split: str, data_dir: str | None
 ) -> Iterator[Mapping[str, Any]]:
-  """Rows of a Hugging Face dataset, in its order."""
+  """Entries of a Hugging Face dataset, in its order."""
   try:
     # Not dss_jax.datasets: the library of that name. By its name, because a
     # type checker takes it for the folder where the library is absent.
     huggingface: Any = importlib.import_module("datasets")
   except ImportError as error:
-    raise UserError(_not_installed("datasets", error)) from None
+    raise _not_installed("datasets", error) from None
   try:
     if data_dir:
       dataset = huggingface.load_from_disk(os.fspath(data_dir))
@@ -218,20 +218,18 @@ def _huggingface_rows(
         f"Hugging Face's {source.name} has no split {split!r}; it has:"
         f" {', '.join(map(str, dataset))}"
       )
-    rows = dataset[split]
+    entries = dataset[split]
   except UserError:
     raise
   except Exception as error:  # the hub's errors have no common base
-    raise UserError(
-      _not_available(f"Hugging Face's {source.name}", error)
-    ) from None
-  names = getattr(rows.features.get("label"), "names", None)
-  for row in rows:
-    row = dict(row)
-    label = row.get("label")
+    raise _not_available(f"Hugging Face's {source.name}", error) from None
+  names = getattr(entries.features.get("label"), "names", None)
+  for entry in entries:
+    entry = dict(entry)
+    label = entry.get("label")
     if names is not None and isinstance(label, int) and label >= 0:
-      row["label"] = names[label]
-    yield row
+      entry["label"] = names[label]
+    yield entry
 
 
 def _from_hub(huggingface: Any, source: _Source) -> Any:
@@ -247,21 +245,23 @@ def _from_hub(huggingface: Any, source: _Source) -> Any:
     )
 
 
-def _not_installed(package: str, error: ImportError) -> str:
+def _not_installed(package: str, error: ImportError) -> UserError:
   hint = "pip install "
   hint += "'dss_jax[hf]'" if package == "datasets" else "tensorflow-datasets"
-  return (
+  return UserError(
     f"the package {package} cannot be imported ({error}); {hint}, or set"
-    " data.DataOptions.source = 'release'"
+    " source to 'release'",
+    fields="DataOptions.source",
   )
 
 
-def _not_available(what: str, error: Exception) -> str:
+def _not_available(what: str, error: Exception) -> UserError:
   reason = str(error).strip().splitlines()
   first = reason[0][:200] if reason else type(error).__name__
-  return (
-    f"{what} cannot be loaded: {first} (no network? give a copy on disk with"
-    " --data_dir or data.DataOptions.data_dir)"
+  return UserError(
+    f"{what} cannot be loaded: {first} (without a network, set data_dir to a"
+    " copy on disk)",
+    fields="DataOptions.data_dir",
   )
 
 
@@ -307,7 +307,8 @@ def _tensorflow() -> Any:
   except ImportError as error:
     raise UserError(
       f"TFRecord files need TensorFlow, which cannot be imported ({error});"
-      " write .jsonl, .parquet or .array_record instead (--output)"
+      " write .jsonl, .parquet or .array_record instead",
+      fields="output",
     ) from None
   return tf
 
@@ -338,13 +339,13 @@ def _tf_example(tf: Any, record: Record) -> bytes:
 
 
 def _from_tf_example(
-  tf: Any, entry: bytes, mapping: FieldMapping, where: str
+  tf: Any, serialized: bytes, mapping: FieldMapping, where: str
 ) -> Record:
   try:
-    example = tf.train.Example.FromString(entry)
+    example = tf.train.Example.FromString(serialized)
     (text,) = example.features.feature["record"].bytes_list.value
-    row = json_lines.as_mapping(strict_json.loads(text.decode("utf-8")))
-    return mapping.record(row, default_id=where)
+    entry = json_lines.as_mapping(strict_json.loads(text.decode("utf-8")))
+    return mapping.record(entry, default_id=where)
   except UserError as error:
     raise UserError(f"{where}: {error}") from None
   # google.protobuf's DecodeError is no part of TensorFlow's interface.

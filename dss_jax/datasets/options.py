@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pathlib
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 
 DATA_DIR_VARIABLE = "DSS_DATA_DIR"
@@ -40,9 +41,9 @@ class DataOptions:
     split_seed: seed of the fixed split, or of the official subsampling (the
       official code calls it `run`); the official validation cut has seed 0.
     parser: "official" reads completions exactly as the official code does;
-      "tolerant" reads more of them and says what it thinks of the rest.
-    rationale_source: of the released data. "palm" and "gpt-neox" are the released completions;
-      "human" the explanations that come with the raw sets.
+      "tolerant" reads more of them and says why it does not read the rest.
+    rationale_source: who wrote the rationales. "palm" and "gpt-neox" are the
+      released completions; "human" the explanations in the raw sets.
     label_spelling: "normalized" writes arithmetic labels, gold and teacher's,
       in one spelling: `( 84.0 / 2.0 )` and `(84 / 2)` become `(84 / 2)`.
     max_records: at most this many records per split, for debugging.
@@ -70,31 +71,20 @@ class DataOptions:
 
   def __post_init__(self):
     for name, allowed in _CHOICES.items():
-      value = getattr(self, name)
-      if value not in allowed:
-        raise UserError(
-          f"{name} = {value!r}; allowed: {', '.join(allowed)}"
-          f" (data.DataOptions.{name})"
-        )
+      checks.one_of(f"DataOptions.{name}", getattr(self, name), allowed)
     fraction = self.train_fraction
     if not (isinstance(fraction, int | float) and 0 < fraction <= 1):
       raise UserError(
-        f"train_fraction = {fraction!r}; allowed: above 0 and at most 1"
-        " (data.DataOptions.train_fraction)"
+        f"train_fraction is {fraction!r}; it must be above 0 and at most 1",
+        fields="DataOptions.train_fraction",
       )
-    limit = self.max_records
-    if limit is not None and not (isinstance(limit, int) and limit >= 1):
-      raise UserError(
-        f"max_records = {limit!r}; allowed: None, or a whole number from 1"
-        " (data.DataOptions.max_records)"
-      )
-    for name in ("split_seed", "taxonli_seed"):
-      value = getattr(self, name)
-      if not isinstance(value, int) or value < 0:
-        raise UserError(
-          f"{name} = {value!r}; allowed: whole numbers from 0"
-          f" (data.DataOptions.{name})"
-        )
+    checks.in_range(
+      "DataOptions.max_records", self.max_records, 1, or_none=True, whole=True
+    )
+    checks.in_range("DataOptions.split_seed", self.split_seed, 0, whole=True)
+    checks.in_range(
+      "DataOptions.taxonli_seed", self.taxonli_seed, 0, whole=True
+    )
 
   def dataset_folder(self, dataset: str) -> pathlib.Path:
     """The folder of a released dataset.
@@ -111,8 +101,9 @@ class DataOptions:
       if folder.is_dir():
         return folder
     raise UserError(
-      f"no folder {dataset!r} in {root} (--data_dir, data.DataOptions.data_dir or"
-      f" {DATA_DIR_VARIABLE}: the folder that the released archive unpacks to)"
+      f"no folder {dataset!r} in {root}: data_dir or {DATA_DIR_VARIABLE} must"
+      " name the folder that the released archive unpacks to",
+      fields="DataOptions.data_dir",
     )
 
   def data_folder(self, purpose: str) -> pathlib.Path:
@@ -127,7 +118,7 @@ class DataOptions:
     data_dir = self.data_dir or os.environ.get(DATA_DIR_VARIABLE)
     if not data_dir:
       raise UserError(
-        f"{purpose}: say where they are with --data_dir,"
-        f" data.DataOptions.data_dir or {DATA_DIR_VARIABLE}"
+        f"{purpose}: set data_dir or {DATA_DIR_VARIABLE} to their folder",
+        fields="DataOptions.data_dir",
       )
     return pathlib.Path(data_dir).expanduser()

@@ -44,21 +44,22 @@ def load(dataset: str, split: str, options: DataOptions) -> list[Record]:
   folder = _folder(dataset, options)
   path = _file(folder, split)
   if path is None:
-    without = ", or evaluation.EvaluationConfig.test_split = None"
+    without = ("EvaluationConfig.test_split",) if split == "test" else ()
     raise UserError(
       f"no file of {split} records in {folder}: {split}.jsonl is missing, or"
-      f" {split} with another suffix of {', '.join(SUFFIXES)} (--data_dir,"
-      f" data.DataOptions.data_dir{without if split == 'test' else ''})"
+      f" {split} with another suffix of {', '.join(SUFFIXES)}"
+      f"{', unless test_split is None' if without else ''}",
+      fields=("DataOptions.data_dir", *without),
     )
   records, problems = read_records(path)
   if problems:
     raise UserError(
       f"{len(problems)} of {len(records) + len(problems)} lines of {path}"
-      f" cannot be used; the first: {problems[0]} (mend the file: dss-jax data"
-      " convert --skip_malformed leaves them out)"
+      f" cannot be used; the first: {problems[0]} (mend the file: `dss-jax data"
+      " convert` leaves them out where skip_malformed is set)"
     )
   if not records:
-    raise UserError(f"{path} holds no records (data.DataOptions.data_dir)")
+    raise UserError(f"{path} holds no records", fields="DataOptions.data_dir")
   return records
 
 
@@ -71,8 +72,9 @@ def _folder(dataset: str, options: DataOptions) -> pathlib.Path:
       return folder
   if not root.is_dir():
     raise UserError(
-      f"no folder {str(root)!r} (--data_dir, data.DataOptions.data_dir: a folder"
-      " of train.jsonl, test.jsonl, ...)"
+      f"data_dir is {str(root)!r}, which does not exist; it must be a folder of"
+      " train.jsonl, test.jsonl, ...",
+      fields="DataOptions.data_dir",
     )
   return root
 

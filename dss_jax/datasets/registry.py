@@ -87,8 +87,9 @@ def get(name: str) -> DatasetSpec:
     close = difflib.get_close_matches(name, names(), n=1)
     meant = f"did you mean {close[0]}? " if close else ""
     raise UserError(
-      f"unknown dataset {name!r}; {meant}known: {', '.join(names())}"
-      " (--dataset, or register your own with dss_jax.datasets.register)"
+      f"unknown dataset {name!r}; {meant}known: {', '.join(names())};"
+      " register your own with dss_jax.datasets.register",
+      fields="dataset",
     )
   return _SPECS[name]
 

@@ -4,7 +4,7 @@ The archive `datasets.zip` of github.com/google-research/distilling-step-by-step
 unpacks to
 
     cqa/cqa_{train,test}.json             one JSON object a line
-    cqa/llm/{train,test}_CoT_{0,1,..}.json   lists of completions, in row order
+    cqa/llm/{train,test}_CoT_{0,1,..}.json   lists of completions, in entry order
     gpt-neox/cqa/{train,test}.json        another teacher's completions
 
 and likewise for svamp, anli1 and esnli (the latter two also with `valid`).
@@ -23,9 +23,9 @@ import numpy as np
 
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
-from dss_jax.datasets import completions, raw_examples
+from dss_jax.datasets import completions, raw_records
 from dss_jax.datasets.options import DataOptions
-from dss_jax.datasets.records import Rationale, Record, iter_rows
+from dss_jax.datasets.records import Rationale, Record, iter_entries
 
 # Bytes of one file of completions; the largest released one has 2.5 million.
 MAX_COMPLETIONS_BYTES = 1 << 28
@@ -34,7 +34,7 @@ _COMPLETION_FOLDERS = ("llm", "palm")
 _FILE_SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 
 # SVAMP's original file has no split; the official code shuffles it.
-_SVAMP_TRAIN_ROWS = 800
+_SVAMP_TRAIN_ENTRIES = 800
 
 
 def load(dataset: str, split: str, options: DataOptions) -> list[Record]:
@@ -46,7 +46,7 @@ def load(dataset: str, split: str, options: DataOptions) -> list[Record]:
     options: data folder, parser and rationale source.
 
   Returns:
-    One record per row, in file order, with ids such as "train-17". A row whose
+    One record per entry, in file order, with ids such as "train-17". An entry whose
     completion cannot be used keeps it in `meta["completion"]`, and says why in
     its rationale's status.
 
@@ -54,25 +54,26 @@ def load(dataset: str, split: str, options: DataOptions) -> list[Record]:
     UserError: if files are missing, malformed, or do not fit each other.
   """
   folder = options.dataset_folder(dataset)
-  rows = list(_raw_rows(dataset, split, folder))
+  entries = list(_raw_entries(dataset, split, folder))
   if options.rationale_source == "human":
     return [
       example.record(split, number, example.human_rationales())
-      for number, example in enumerate(rows)
+      for number, example in enumerate(entries)
     ]
   texts = _completions(dataset, split, folder, options.rationale_source)
   if texts is None:
     return [
-      example.record(split, number, ()) for number, example in enumerate(rows)
+      example.record(split, number, ())
+      for number, example in enumerate(entries)
     ]
-  if len(texts) != len(rows):
+  if len(texts) != len(entries):
     raise UserError(
-      f"{dataset} {split}: {len(rows)} rows and {len(texts)} completions in"
-      f" {folder}; each row needs one (is a file missing?)"
+      f"{dataset} {split}: {len(entries)} entries and {len(texts)} completions in"
+      f" {folder}; each entry needs one (is a file missing?)"
     )
   parse = completions.parser(dataset, options.parser, options.rationale_source)
   records = []
-  for number, (example, text) in enumerate(zip(rows, texts)):
+  for number, (example, text) in enumerate(zip(entries, texts)):
     parsed = parse(text, example.choices)
     rationale = Rationale(
       parsed.rationale,
@@ -85,24 +86,24 @@ def load(dataset: str, split: str, options: DataOptions) -> list[Record]:
   return records
 
 
-def _raw_rows(
+def _raw_entries(
   dataset: str, split: str, folder: pathlib.Path
-) -> Iterator[raw_examples.RawExample]:
-  """The examples of a split; a row that is none is an error, because every
-  completion after it would stand beside the wrong row."""
-  read = raw_examples.READERS[dataset]
+) -> Iterator[raw_records.RawRecord]:
+  """The examples of a split; an entry that is none is an error, because every
+  completion after it would belong to the wrong entry."""
+  read = raw_records.READERS[dataset]
   path = folder / f"{dataset}_{_FILE_SPLITS[split]}.json"
-  rows: Iterator[tuple[int, Mapping[str, Any] | UserError]]
+  entries: Iterator[tuple[int, Mapping[str, Any] | UserError]]
   if dataset == "svamp" and not path.exists() and _svamp_file(folder).exists():
     path = _svamp_file(folder)
-    rows = iter(_shuffled_svamp(list(iter_rows(path)), split))
+    entries = iter(_shuffled_svamp(list(iter_entries(path)), split))
   else:
-    rows = iter_rows(path)
-  for number, row in rows:
+    entries = iter_entries(path)
+  for number, entry in entries:
     try:
-      if isinstance(row, UserError):
-        raise row
-      yield read(row)
+      if isinstance(entry, UserError):
+        raise entry
+      yield read(entry)
     except UserError as error:
       raise UserError(f"{path}:{number}: {error}") from None
 
@@ -111,22 +112,22 @@ def _svamp_file(folder: pathlib.Path) -> pathlib.Path:
   return folder / "SVAMP.json"
 
 
-def _shuffled_svamp(rows: list, split: str) -> list:
+def _shuffled_svamp(entries: list, split: str) -> list:
   """The official split of the original file.
 
   RandomState's stream is frozen (NumPy's NEP 19), so this order is for good.
   """
-  order = np.random.RandomState(0).permutation(len(rows))
-  part = slice(_SVAMP_TRAIN_ROWS)
+  order = np.random.RandomState(0).permutation(len(entries))
+  part = slice(_SVAMP_TRAIN_ENTRIES)
   if split == "test":
-    part = slice(_SVAMP_TRAIN_ROWS, None)
-  return [rows[i] for i in order[part]]
+    part = slice(_SVAMP_TRAIN_ENTRIES, None)
+  return [entries[i] for i in order[part]]
 
 
 def completion_texts(
   dataset: str, split: str, options: DataOptions
 ) -> list[str] | None:
-  """A split's completions in row order, as they came from the teacher.
+  """A split's completions in entry order, as they came from the teacher.
 
   Args:
     dataset: as for `load`.
@@ -134,7 +135,7 @@ def completion_texts(
     options: data folder and rationale source.
 
   Returns:
-    One text per row of `load`; None if none were released.
+    One text per entry of `load`; None if none were released.
 
   Raises:
     UserError: if files are missing or malformed.
@@ -151,8 +152,8 @@ def _completions(
     path = folder.parent / "gpt-neox" / dataset / f"{name}.json"
     if not path.exists():
       raise UserError(
-        f"no completions of {source} for {dataset} {split}: {path} is missing"
-        " (data.DataOptions.rationale_source)"
+        f"no completions of {source} for {dataset} {split}: {path} is missing",
+        fields="DataOptions.rationale_source",
       )
     return _read_completions(path)
   for inner in _COMPLETION_FOLDERS:

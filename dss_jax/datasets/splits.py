@@ -1,7 +1,7 @@
 """Cutting a training set: validation and fractions, fixed or as officially.
 
-Both policies return positions in the source, so the same code serves records,
-rows and token arrays.
+Both policies return positions in the source, so the same code serves records
+and token arrays.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def train_test_split(
   if num_test >= num_records:
     raise UserError(
       f"{num_records} training records are too few for a test share of"
-      f" {test_size:g} (data.DataOptions.train_fraction)"
+      f" {test_size:g}",
+      fields="DataOptions.train_fraction",
     )
   permutation = np.random.default_rng(seed).permutation(num_records)
   return permutation[num_test:], permutation[:num_test]

@@ -1,4 +1,4 @@
-"""What is in a dataset: rows, what could not be used and why, agreement.
+"""What is in a dataset: records, what could not be used and why, agreement.
 
 Numbers are those of the source's own splits, before validation data are cut
 off and fractions taken, so they can be compared with published ones.
@@ -49,21 +49,21 @@ class SplitReport:
   """One split of a source.
 
   Attributes:
-    rows: records.
+    records: how many.
     gold_labels: records with a gold label.
     labels: gold label -> count, where the dataset lists its labels.
     rationales: rationales of all records.
     no_rationale: records without any.
     duplicate_inputs: records whose input an earlier one has as well.
     duplicate_rationales: rationales whose (non-blank) text an earlier one has.
-    compared: rationales of records with a gold label; the whole of which
-      `teacher_equals_gold` is a part.
+    compared: rationales of records with a gold label, which
+      `teacher_equals_gold` is counted among.
     compared_by: "value" for arithmetic labels, else "text".
     strict: by the official parser or, without completions, by exact labels.
     tolerant: by the tolerant parser, or up to case, space and punctuation.
   """
 
-  rows: int
+  records: int
   gold_labels: int
   labels: Mapping[str, int]
   rationales: int
@@ -79,7 +79,7 @@ class SplitReport:
     """JSON values; `parser` chooses whose reading comes first."""
     chosen = self.tolerant if parser == "tolerant" else self.strict
     return {
-      "rows": self.rows,
+      "rows": self.records,
       "gold_labels": self.gold_labels,
       "labels": dict(self.labels),
       "rationales": self.rationales,
@@ -167,7 +167,7 @@ def report_records(
     if rationale.text.strip()
   ]
   return SplitReport(
-    rows=len(strict),
+    records=len(strict),
     gold_labels=len(strict) - gold[None],
     labels={label: gold[label] for label in labels or ()},
     rationales=sum(len(record.rationales) for record in strict),

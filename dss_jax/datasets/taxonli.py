@@ -16,8 +16,8 @@ In each slot (who, where) the two words stand in one of four relations:
     disjoint   tool      poodle       poodle is an animal, not a tool
 
 Any disjoint slot makes a contradiction, else any hyponym makes it neutral,
-else it is an entailment. The rationale states the fact of each slot; whoever
-knows which word is which kind of thing can write it, and read the label off.
+else it is an entailment. The rationale states the fact of each slot: it can be
+written, and the label read off, by knowing which word is which kind of thing.
 
 What makes the task worth measuring:
 
@@ -44,6 +44,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.options import DataOptions
 from dss_jax.datasets.records import Rationale, Record
@@ -156,15 +157,12 @@ def generate(
     raise UserError(
       f"taxonli has no split {split!r}; allowed: {', '.join(_SHARES)}"
     )
-  if control not in CONTROLS:
-    raise UserError(
-      f"unknown control {control!r}; allowed: {', '.join(CONTROLS)}"
-      " (data.DataOptions.taxonli_control)"
-    )
+  checks.one_of("DataOptions.taxonli_control", control, CONTROLS)
   if not 1 <= num_records <= MAX_RECORDS[split]:
     raise UserError(
-      f"{num_records} {split} records asked of taxonli, which has 1 to"
-      f" {MAX_RECORDS[split]} (data.DataOptions.taxonli_num_{split})"
+      f"taxonli_num_{split} is {num_records}; it must be from 1 to"
+      f" {MAX_RECORDS[split]}",
+      fields=f"DataOptions.taxonli_num_{split}",
     )
   rng = _rng("records", split, seed)
   used: set[str] = set()

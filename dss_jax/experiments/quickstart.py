@@ -147,13 +147,13 @@ class Run:
 def _equal_token_steps(dss_steps: int) -> int:
   """Steps of fine-tuning that see as many tokens as `dss_steps` of DSS."""
   from dss_jax import vocabularies
-  from dss_jax.data.tokens import examples
+  from dss_jax.data.tokens import tokenization
   from dss_jax.datasets import DataOptions
 
   vocabulary = vocabularies.from_name("taxonli")
   tokens = {}
   for method in METHODS:
-    built = examples.build_examples(
+    built = tokenization.build_examples(
       f"taxonli_{method}",
       "train",
       vocabulary,

@@ -77,14 +77,14 @@ def test_a_run_keeps_the_shape_it_began_with(config):
 )
 def test_both_lengths_are_needed(config, lengths):
   config = dataclasses.replace(config, task_feature_lengths=lengths)
-  with pytest.raises(UserError, match=r"TASK_FEATURE_LENGTHS is .*for both"):
+  with pytest.raises(UserError, match=r"task_feature_lengths is .*of both"):
     pipeline.load_examples(config, BYTES)
 
 
 def test_names_are_put_together_and_checked():
   assert pipeline.task_name("svamp") == "svamp_dss"
   assert pipeline.task_name("cqa", "label", "teacher") == "cqa_label_teacher"
-  with pytest.raises(UserError, match="LABEL_SOURCE is 'palm'"):
+  with pytest.raises(UserError, match="label_source is 'palm'"):
     pipeline.task_name("cqa", "label", "palm")
   with pytest.raises(UserError, match="no task 'cqa_dsss'"):
     pipeline.task_name("cqa", "dsss")

@@ -105,7 +105,7 @@ def _cqa(answer, *, rationale="Because.", following=NEXT):
 )
 def test_cqa(completion, official, tolerant):
   assert completions.official_cqa(completion, CHOICES) == official
-  assert completions.tolerant_cqa(completion, CHOICES) == tolerant
+  assert completions.parser("cqa", "tolerant")(completion, CHOICES) == tolerant
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_cqa(completion, official, tolerant):
 )
 def test_svamp(completion, official, tolerant):
   assert completions.official_svamp(completion, None) == official
-  assert completions.tolerant_svamp(completion, None) == tolerant
+  assert completions.parser("svamp", "tolerant")(completion, None) == tolerant
 
 
 NEXT_PREMISE = "\n\nPremise: P.\nHypothesis: H.\nAnswer: So the answer is"
@@ -218,7 +218,7 @@ NEXT_PREMISE = "\n\nPremise: P.\nHypothesis: H.\nAnswer: So the answer is"
 )
 def test_anli(completion, official, tolerant):
   assert completions.official_anli(completion, None) == official
-  assert completions.tolerant_anli(completion, None) == tolerant
+  assert completions.parser("anli1", "tolerant")(completion, None) == tolerant
 
 
 def test_anli_by_the_other_teacher():
@@ -278,7 +278,7 @@ def test_anli_by_the_other_teacher():
 )
 def test_esnli(completion, official, tolerant):
   assert completions.official_esnli(completion, None) == official
-  assert completions.tolerant_esnli(completion, None) == tolerant
+  assert completions.parser("esnli", "tolerant")(completion, None) == tolerant
 
 
 def test_every_status_is_documented():

@@ -192,7 +192,7 @@ def test_huggingface_copies_that_do_not_fit(library, tmp_path):
     _load("huggingface", "svamp", "train", tmp_path / "missing")
   rows = [{"Body": "a", "Question": "b"}]
   folder = _saved(library, tmp_path / "bad", {"train": rows})
-  with pytest.raises(UserError, match="svamp train row 0: no text under key"):
+  with pytest.raises(UserError, match="svamp train entry 0: no text under key"):
     _load("huggingface", "svamp", "train", folder)
 
 
@@ -300,7 +300,7 @@ def test_no_network_is_told_at_once(monkeypatch, tmp_path):
   monkeypatch.setattr("socket.create_connection", unreachable)
   monkeypatch.setattr("urllib.request.getproxies", dict)
   with pytest.raises(
-    UserError, match=r"anli/r1 cannot be loaded: no route to dl.f.*--data_dir"
+    UserError, match=r"anli/r1 cannot be loaded: no route to dl.f.*set data_dir"
   ):
     _load("tfds", "anli1", "test", tmp_path)
 
@@ -311,6 +311,6 @@ def test_sources_without_the_data():
     load_source_split("svamp", "test", options=options)
   options = DataOptions(source="huggingface")
   with pytest.raises(
-    UserError, match=r"no completions of palm; set data\.DataOpt"
+    UserError, match=r"no completions of palm; set rationale_source"
   ):
     load_source_split("svamp", "test", options=options)

@@ -7,7 +7,7 @@ import pytest
 
 from dss_jax import datasets, main, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data.tokens import examples
+from dss_jax.data.tokens import tokenization
 from dss_jax.datasets import DataOptions
 from dss_jax.datasets.records import Rationale, Record, write_records
 
@@ -109,19 +109,23 @@ def test_wrong_folders(tmp_path, files, message):
 
 
 def test_no_folder_at_all(tmp_path, monkeypatch):
-  with pytest.raises(UserError, match=r"no folder '/no/such' \(--data_dir"):
+  with pytest.raises(UserError, match="data_dir is '/no/such', which"):
     _ids("cqa", "train", _options("/no/such"))
   monkeypatch.delenv("DSS_DATA_DIR", raising=False)
   with pytest.raises(UserError, match="'cqa' is read from files of records"):
     _ids("cqa", "train", DataOptions(source="records"))
   write_records(tmp_path / "train.jsonl", _records("train", 20))
-  with pytest.raises(UserError, match=r"EvaluationConfig.test_split = None\)"):
+  with pytest.raises(UserError, match="unless test_split is None") as raised:
     _ids("cqa", "test", _options(tmp_path))
+  assert raised.value.fields == (
+    "DataOptions.data_dir",
+    "EvaluationConfig.test_split",
+  )
 
 
 def test_fingerprints_follow_the_records(folder):
   def fingerprint() -> str:
-    return examples.TaskSource.load(
+    return tokenization.TaskSource.load(
       "cqa_dss", "train", BYTES, _options(folder)
     ).fingerprint()
 

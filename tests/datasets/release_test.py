@@ -174,7 +174,7 @@ def test_without_completions_there_are_no_rationales(release, tmp_path):
   ("file", "content", "message"),
   [
     ("svamp_train.json", None, "no such file: .*svamp_train.json"),
-    ("llm/train_CoT_1.json", None, "14 rows and 8 completions"),
+    ("llm/train_CoT_1.json", None, "14 entries and 8 completions"),
     ("llm/train_CoT_0.json", None, "no completions for svamp train"),
     ("llm/train_CoT_0.json", "[1]", "completion 0 is not text"),
     ("llm/train_CoT_0.json", "{}", "not a list of completions"),

@@ -21,7 +21,7 @@ RECORDS = [
 
 def test_counts():
   found = statistics.report_records(RECORDS, labels=("pond", "lake", "sea"))
-  assert found.rows == 7
+  assert found.records == 7
   assert found.gold_labels == 6
   assert found.labels == {"pond": 4, "lake": 2, "sea": 0}
   assert (found.rationales, found.no_rationale) == (7, 1)

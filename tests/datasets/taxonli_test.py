@@ -264,11 +264,14 @@ def test_the_largest_sizes_can_be_drawn():
   ("call", "message"),
   [
     (lambda: taxonli.generate("dev", 1), "no split 'dev'; allowed: train"),
-    (lambda: taxonli.generate("train", 0), "0 train records .* 1 to 8000"),
+    (
+      lambda: taxonli.generate("train", 0),
+      "taxonli_num_train is 0; .* 1 to 8000",
+    ),
     (lambda: taxonli.generate("train", 8001), "taxonli_num_train"),
     (
       lambda: taxonli.generate("train", 1, control="none at all"),
-      "unknown control 'none at all'; allowed: none, facts_only",
+      "'none at all'; it must be one of none, facts_only",
     ),
   ],
 )

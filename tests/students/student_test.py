@@ -5,7 +5,7 @@ import pytest
 from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks
-from dss_jax.data.tokens import evaluations, examples
+from dss_jax.data.tokens import evaluations, tokenization
 from dss_jax.models import config, encoder_decoder
 from dss_jax.students import student as student_lib
 
@@ -27,7 +27,7 @@ def test_it_reads_the_tokens_that_evaluation_reads(student):
   options = datasets.DataOptions(max_records=4)
   records = datasets.load_split("taxonli", "test", options=options)
   found = evaluations.build_evaluations(
-    examples.TaskSource.load(
+    tokenization.TaskSource.load(
       "taxonli_dss",
       "test",
       student.vocabulary,

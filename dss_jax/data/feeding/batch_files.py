@@ -200,7 +200,8 @@ class BatchFiles:
       raise UserError(
         f"{self._folder.path} holds the batches of steps {self.steps.start}"
         f" to {self.steps.stop - 1}, not of step {step}: write more, or lower"
-        " TRAIN_STEPS"
+        " total_steps",
+        fields="TrainConfig.total_steps",
       )
     shard, place = divmod(step - self.steps.start, self._shard_steps)
     arrays = self._shard(shard)

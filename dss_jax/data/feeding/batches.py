@@ -103,7 +103,7 @@ class PackedBatches:
     start = batch * self.shape.rows
     return layout.rows(start + first_row, start + last_row)
 
-  def _plan_window(self, window: int) -> tuple[Layout, row_plans.Plan]:
+  def _plan_window(self, window: int) -> tuple[Layout, row_plans.PackingPlan]:
     """Where all examples of a window lie."""
     num_units = self._units * self._window_batches
     units = self._sampler.units(window * num_units, (window + 1) * num_units)
@@ -122,7 +122,7 @@ class PackedBatches:
 
 def statistics_of(
   layout: Layout,
-  plan: row_plans.Plan,
+  plan: row_plans.PackingPlan,
   subtask_names: Sequence[str],
   shape: BatchShape,
 ) -> dict[str, Any]:

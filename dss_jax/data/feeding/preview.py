@@ -41,7 +41,7 @@ def preview(
     UserError: for an unknown task, missing data or a step before the first.
   """
   if step < 0:
-    raise UserError(f"--step is {step}; batches are counted from 0")
+    raise UserError(f"step is {step}; it must be 0 or more", fields="step")
   ours = subtasks.parse_task_name(config.mixture_or_task_name)
   chosen = training_data.vocabulary_of(config, vocabulary)
   packed = training_data.load_packed(config, chosen, seed=seed)

@@ -55,13 +55,13 @@ def _arrays(
   place = np.zeros(len(found), np.int64)
   arrays = []
   for index, name in enumerate(stream.subtask_names):
-    mine = np.flatnonzero(subtask == index)
-    place[mine] = np.arange(len(mine))
-    examples = [found[i] for i in mine]
+    members = np.flatnonzero(subtask == index)
+    place[members] = np.arange(len(members))
+    examples = [found[i] for i in members]
     inputs: Any = [example.inputs for example in examples]
     targets: Any = [example.targets for example in examples]
     weights = [example.weight for example in examples]
-    records = mine.tolist()
+    records = members.tolist()
     arrays.append(
       TokenArrays.from_lists(name, inputs, targets, records, weights)
     )
@@ -71,7 +71,7 @@ def _arrays(
 class _Window(NamedTuple):
   arrays: tuple[TokenArrays, ...]
   layout: Layout
-  plan: row_plans.Plan
+  plan: row_plans.PackingPlan
 
 
 class StreamingBatches:

@@ -25,7 +25,6 @@ from dss_jax.data.tokens.example_stream import StreamExample
 _SAMPLE = 4096
 # The share of positions from which on it is worth a hint.
 _MUCH_PADDING = 0.15
-_WHERE = "train/utils.DatasetConfig"
 
 
 class Batches(Protocol):
@@ -72,22 +71,22 @@ class TrainingData:
     }
 
   def describe(self, step: int, rows_multiple_of: int = 1) -> list[str]:
-    """Lines on the batches from `step` on and on what is not in them.
+    """Describes the batches from `step` on, and what was left out of them.
 
     Args:
-      step: whose padding is told.
+      step: the step whose padding is reported.
       rows_multiple_of: what rows were rounded up to.
     """
     packed = self.batches
     if not isinstance(packed, batches.PackedBatches):
-      return []  # whoever wrote them was told
+      return []  # reported when they were written
     shape = self.shape
     padding = packed.packing_statistics(step)["padding"]
     hint = ""
     if rows_multiple_of > 1 and padding > _MUCH_PADDING:
       hint = (
         f" (rows are a multiple of {rows_multiple_of}, for devices and"
-        " micro-batches: another RECORDS_PER_BATCH may fill them better)"
+        " micro-batches: another records_per_batch may fill them better)"
       )
     lines = [
       f"batches: about {shape.records_per_batch} records in {shape.rows} rows of"
@@ -265,38 +264,46 @@ def _from_files(
   shape = batch_files.BatchFiles(folder).shape
   found = batch_files.BatchFiles(folder, row_slice=rows_of_process(shape.rows))
   asked = {
-    "task": (found.task_name, config.mixture_or_task_name, "DATASET, METHOD"),
-    "split": (found.split, config.split, f"{_WHERE}.split"),
-    "vocabulary": (found.vocabulary, vocabulary.name, "VOCABULARY"),
-    "seed": (found.seed, seed, "RANDOM_SEED"),
+    "task": (
+      found.task_name,
+      config.mixture_or_task_name,
+      ("task_name.dataset", "task_name.method"),
+    ),
+    "split": (found.split, config.split, "DatasetConfig.split"),
+    "vocabulary": (
+      found.vocabulary,
+      vocabulary.name,
+      "TrainConfig.vocabulary",
+    ),
+    "seed": (found.seed, seed, "TrainConfig.random_seed"),
   } | {
     name: (
       getattr(shape, name),
       value,
-      {"rows": "BATCH_SIZE", "records_per_batch": "RECORDS_PER_BATCH"}.get(
-        name, f"{_WHERE}.{name}"
-      ),
+      f"DatasetConfig.{'batch_size' if name == 'rows' else name}",
     )
     for name, value in _asked_shape(config).items()
   }
-  for name, (value, wanted, binding) in asked.items():
+  for name, (value, wanted, fields) in asked.items():
     if wanted is not None and value != wanted:
       raise UserError(
         f"batch_files {folder!r} holds batches of {name} {value!r}, the run"
-        f" asks for {wanted!r}: set {binding}, or write them again with"
-        " `dss-jax data batches`"
+        f" asks for {wanted!r}: change the run, or write them again with"
+        " `dss-jax data batches`",
+        fields=fields,
       )
   if shape.rows % rows_multiple_of:
     raise UserError(
       f"batch_files {folder!r} holds batches of {shape.rows} rows, which"
       f" {rows_multiple_of} device shards and micro-batches do not divide:"
-      f" write them with --rows_multiple_of={rows_multiple_of}"
+      f" write them with rows_multiple_of={rows_multiple_of}"
     )
   if steps and (steps[0] not in found.steps or steps[-1] not in found.steps):
     raise UserError(
       f"batch_files {folder!r} holds the batches of steps"
       f" {found.steps.start} to {found.steps.stop - 1}, the run needs"
-      f" {steps[0]} to {steps[-1]}: write more, or lower TRAIN_STEPS"
+      f" {steps[0]} to {steps[-1]}: write more, or lower total_steps",
+      fields="TrainConfig.total_steps",
     )
   return TrainingData(
     found.task_name,

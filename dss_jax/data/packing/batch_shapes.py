@@ -17,30 +17,32 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.data.packing import row_plans
 from dss_jax.data.packing.row_filling import Items, Window
-from dss_jax.data.packing.row_plans import DATASET_CONFIG, BatchShape
+from dss_jax.data.packing.row_plans import BatchShape
 from dss_jax.data.sampling import Sampler, Units
 from dss_jax.data.tokens.token_arrays import ExampleSet
 
-# Units that give the mean lengths; units on which a pair of row lengths is
-# first tried; windows on which a shape is verified.
+# Units that give the mean lengths, units on which a pair of row lengths is
+# first tried, and windows on which a shape is verified.
 _SAMPLE_UNITS = 16384
 _TRIAL_UNITS = 1024
 _TRIAL_SHARE = 0.85  # of them have a row; the others keep the choice wide
 _TRIAL_ERROR = 1.02  # a whole window may fill rows so much better
 _VERIFY_WINDOWS = 3
-_HOPEFUL = 0.02  # of a window's items may still find room in the gaps
+_GAP_SHARE = 0.02  # of a window's items may still find room in the gaps
 # Room for windows with longer examples than the sampled ones, in standard
 # deviations of a window's total length. A window beyond it is packed more
 # tightly, so this need not cover every window.
 _SPARE_DEVIATIONS = 3.0
-# And for windows of the same length whose examples meet less well.
+# The least room, for windows of equal length whose examples pack less well.
 _LEAST_SPARE = 0.004
 # Rows, records or tokens of a row; far above any use, and plans still fit.
 _MAX_COUNT = 1 << 20
 _SAMPLE_SEED = 0
+_COUNT_FIELDS = ("DatasetConfig.batch_size", "DatasetConfig.records_per_batch")
 
 # How much is known of a shape in the search.
 _BOUND, _BOUND_BY_TRIALS, _TRIED, _VERIFIED = range(4)
@@ -75,8 +77,8 @@ def choose_batch_shape(
 
   Args:
     example_set: the data.
-    records_per_batch: records that a batch stands for (RECORDS_PER_BATCH).
-    rows: packed rows of a global batch (BATCH_SIZE).
+    records_per_batch: records that a batch stands for.
+    rows: packed rows of a global batch.
     encoder_length: tokens of a row on the encoder's side.
     decoder_length: tokens of a row on the decoder's side.
     rows_multiple_of: what the rows must be divisible by: data shards times
@@ -94,34 +96,35 @@ def choose_batch_shape(
       two measured shapes): set it lower there, for shorter rows.
 
   Raises:
-    UserError: the wishes contradict each other or the data.
+    UserError: what is given contradicts itself or the data.
   """
-  for binding, value in (
-    ("RECORDS_PER_BATCH", records_per_batch),
-    ("BATCH_SIZE", rows),
-    (f"{DATASET_CONFIG}.encoder_length", encoder_length),
-    (f"{DATASET_CONFIG}.decoder_length", decoder_length),
-    (f"{DATASET_CONFIG}.length_multiple", length_multiple),
-    (f"{DATASET_CONFIG}.max_row_length", max_row_length),
-    (f"{DATASET_CONFIG}.attention_length", attention_length),
+  for name, value in (
+    ("records_per_batch", records_per_batch),
+    ("batch_size", rows),
+    ("encoder_length", encoder_length),
+    ("decoder_length", decoder_length),
+    ("length_multiple", length_multiple),
+    ("max_row_length", max_row_length),
+    ("attention_length", attention_length),
   ):
-    if value is not None and not (isinstance(value, int) and value > 0):
-      raise UserError(f"{binding} is {value!r}; a positive integer is needed")
-    if value is not None and value > _MAX_COUNT:
-      raise UserError(f"{binding} is {value}; at most {_MAX_COUNT} is possible")
+    checks.in_range(
+      f"DatasetConfig.{name}", value, 1, _MAX_COUNT, or_none=True, whole=True
+    )
   if records_per_batch is None and rows is None:
     raise UserError(
-      "neither BATCH_SIZE (packed rows) nor RECORDS_PER_BATCH is set: set"
-      " one, the other follows from it"
+      "neither batch_size (packed rows) nor records_per_batch is set: set"
+      " one, the other follows from it",
+      fields=_COUNT_FIELDS,
     )
   if rows is not None and rows % rows_multiple_of:
     raise UserError(
-      f"BATCH_SIZE is {rows} rows; it must be a multiple of"
-      f" {rows_multiple_of} (data shards x micro-batches)"
+      f"batch_size is {rows} rows; it must be a multiple of"
+      f" {rows_multiple_of} (data shards x micro-batches)",
+      fields="DatasetConfig.batch_size",
     )
   search = _Search(
     example_set,
-    wish=_Wish(records_per_batch, rows, rows_multiple_of),
+    requested=_RequestedCounts(records_per_batch, rows, rows_multiple_of),
     attention_length=attention_length,
   )
   encoder_lengths, decoder_lengths = (
@@ -133,7 +136,7 @@ def choose_batch_shape(
   if not pack:
     return search.unpacked(shortest)
   if records_per_batch and rows and encoder_length and decoder_length:
-    return search.given(shortest)
+    return search.fixed(shortest)
   return search.cheapest(encoder_lengths, decoder_lengths)
 
 
@@ -153,8 +156,8 @@ def _length_choices(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Wish:
-  """What was asked of the number of rows and records."""
+class _RequestedCounts:
+  """The rows and records of a batch that are given; None leaves one open."""
 
   records: int | None
   rows: int | None
@@ -194,13 +197,17 @@ class _Search:
   """
 
   def __init__(
-    self, example_set: ExampleSet, *, wish: _Wish, attention_length: int
+    self,
+    example_set: ExampleSet,
+    *,
+    requested: _RequestedCounts,
+    attention_length: int,
   ):
     self._example_set = example_set
-    self._wish = wish
+    self._requested = requested
     self._attention_length = attention_length
     self._sampler = Sampler(example_set, seed=_SAMPLE_SEED)
-    self._upr = self._sampler.units_per_record
+    self._units_per_record = self._sampler.units_per_record
     self.longest = row_plans.longest(example_set)
     self._trials: dict[_Lengths, float] = {}
     if example_set.paired:
@@ -221,23 +228,24 @@ class _Search:
 
   def unpacked(self, lengths: _Lengths) -> BatchShape:
     """The shape with one example a row, which a record needs most of."""
-    per_record = self._upr
+    per_record = self._units_per_record
     if self._example_set.paired:
       per_record = sum(len(s) > 0 for s in self._example_set.subtasks)
-    rows, records = self._wish.counts(1.0, per_record)
+    rows, records = self._requested.counts(1.0, per_record)
     if rows < records * per_record:
       raise UserError(
         f"without packing, {records} records need {records * per_record}"
-        f" rows, but BATCH_SIZE is {rows}: raise it, or lower"
-        " RECORDS_PER_BATCH"
+        f" rows, but batch_size is {rows}: raise it, or lower"
+        " records_per_batch",
+        fields=_COUNT_FIELDS,
       )
     return BatchShape(rows, *lengths, records, pack=False)
 
-  def given(self, lengths: _Lengths) -> BatchShape:
-    """The shape of which everything is given, if it holds the data."""
-    assert self._wish.rows is not None
-    assert self._wish.records is not None
-    shape = BatchShape(self._wish.rows, *lengths, self._wish.records)
+  def fixed(self, lengths: _Lengths) -> BatchShape:
+    """The shape that is given completely, if it holds the data."""
+    assert self._requested.rows is not None
+    assert self._requested.records is not None
+    shape = BatchShape(self._requested.rows, *lengths, self._requested.records)
     units, num_batches = self._window_units(shape.records_per_batch)
     row_plans.plan_window(*self._units(0, units), shape, num_batches)
     return shape
@@ -263,7 +271,7 @@ class _Search:
     def push_filled(stage: int, lengths: _Lengths, fill: float) -> None:
       rows, records = self._counts(fill)
       # Rows and records may both be given, and hopeless with these lengths.
-      if rows * fill * _TRIAL_ERROR >= records * self._upr:
+      if rows * fill * _TRIAL_ERROR >= records * self._units_per_record:
         push(stage, lengths, (rows, records))
 
     for lengths in itertools.product(encoder_lengths, decoder_lengths):
@@ -283,13 +291,14 @@ class _Search:
         push_filled(_TRIED, lengths, self._trial_fill(lengths))
       elif not (shortage := self._shortage(lengths, counts)):
         push(_VERIFIED, lengths, counts)
-      elif more := self._wish.roomier(counts, shortage):
+      elif more := self._requested.roomier(counts, shortage):
         push(_TRIED, lengths, more)
     raise UserError(
       f"no rows of up to {encoder_lengths[-1]}/{decoder_lengths[-1]} tokens"
-      f" hold the data with BATCH_SIZE {self._wish.rows} and"
-      f" RECORDS_PER_BATCH {self._wish.records}: raise BATCH_SIZE or"
-      f" {DATASET_CONFIG}.max_row_length, or lower RECORDS_PER_BATCH"
+      f" hold the data with batch_size {self._requested.rows} and"
+      f" records_per_batch {self._requested.records}: raise batch_size or"
+      " max_row_length, or lower records_per_batch",
+      fields=(*_COUNT_FIELDS, "DatasetConfig.max_row_length"),
     )
 
   def _cost(self, lengths: _Lengths, counts: _Counts) -> float:
@@ -325,8 +334,10 @@ class _Search:
 
   def _counts(self, fill: float) -> _Counts:
     """(rows, records) for rows that hold `fill` units, with some to spare."""
-    _, records = self._wish.counts(fill, self._upr)
-    return self._wish.counts(fill / (1 + self._spare(records)), self._upr)
+    _, records = self._requested.counts(fill, self._units_per_record)
+    return self._requested.counts(
+      fill / (1 + self._spare(records)), self._units_per_record
+    )
 
   def _ideal_fill(self, lengths: _Lengths) -> float:
     """Units that a row holds if no token of its scarcer side is left over."""
@@ -360,7 +371,7 @@ class _Search:
         items, rows=counts[0], row_lengths=lengths, num_batches=num_batches
       )
       window.fill()
-      if len(window.waiting()) < _HOPEFUL * len(items.inputs):
+      if len(window.waiting()) < _GAP_SHARE * len(items.inputs):
         window.fill_gaps()
       waiting = window.waiting()
       if len(waiting):

@@ -155,16 +155,16 @@ def fill(
   }
   flat = {name: array.reshape(-1) for name, array in batch.items()}
   for k, arrays in enumerate(subtasks):
-    mine = np.flatnonzero(layout.subtask == k)
-    if not mine.size:
+    members = np.flatnonzero(layout.subtask == k)
+    if not members.size:
       continue
-    example = layout.example[mine]
-    segment = layout.segment[mine]
+    example = layout.example[members]
+    segment = layout.segment[members]
 
     side = _Tokens(
       arrays.input_offsets[example],
-      layout.row[mine] * encoder_length + layout.input_start[mine],
-      layout.input_length[mine],
+      layout.row[members] * encoder_length + layout.input_start[members],
+      layout.input_length[members],
     )
     side.put(flat["encoder_input_tokens"], arrays.inputs[side.source])
     side.put(flat["encoder_positions"], side.position)
@@ -172,8 +172,8 @@ def fill(
 
     side = _Tokens(
       arrays.target_offsets[example],
-      layout.row[mine] * decoder_length + layout.target_start[mine],
-      layout.target_length[mine],
+      layout.row[members] * decoder_length + layout.target_start[members],
+      layout.target_length[members],
     )
     tokens = arrays.targets[side.source]
     shifted = np.roll(tokens, 1)

@@ -142,7 +142,7 @@ class Window:
       due_item = (batch + 1) * len(items.inputs) // self._num_batches
       while wide and wide[-1][0] < due_item:
         if not self._place_wide(wide[-1], batch):
-          break  # no room beside the others: the next batch
+          break  # no room left: try the next batch
         wide.pop()
       for row in range(start, start + self._rows):
         # One row is held back where the batch's part allows it.

@@ -30,13 +30,11 @@ import dataclasses
 
 import numpy as np
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.data.packing.row_filling import TIGHT_CANDIDATES, Items, Window
 from dss_jax.data.sampling import Units
 from dss_jax.data.tokens.token_arrays import ExampleSet
-
-# What gin calls the settings of row lengths.
-DATASET_CONFIG = "train/utils.DatasetConfig"
 
 # Units of a window, about. More make windows more alike (less spare room is
 # needed) and random access dearer (a window is planned at about 5 us a unit).
@@ -68,11 +66,9 @@ class BatchShape:
       "decoder_length",
       "records_per_batch",
     ):
-      value = getattr(self, field)
-      if not (isinstance(value, int) and value > 0):
-        raise UserError(
-          f"a batch shape has {field} {value!r}; a positive integer is needed"
-        )
+      checks.in_range(
+        f"BatchShape.{field}", getattr(self, field), 1, whole=True
+      )
 
   @property
   def slots(self) -> int:
@@ -81,7 +77,7 @@ class BatchShape:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Plan:
+class PackingPlan:
   """Where the examples of a window lie.
 
   Attributes:
@@ -112,13 +108,13 @@ def lengths(
   inputs = np.empty(len(units), np.int64)
   targets = np.empty(len(units), np.int64)
   for k, subtask in enumerate(example_set.subtasks):
-    mine = np.flatnonzero(units.subtask == k)
-    example = units.example[mine]
+    members = np.flatnonzero(units.subtask == k)
+    example = units.example[members]
     for offsets, out in (
       (subtask.input_offsets, inputs),
       (subtask.target_offsets, targets),
     ):
-      out[mine] = offsets[example + 1] - offsets[example]
+      out[members] = offsets[example + 1] - offsets[example]
   return inputs, targets
 
 
@@ -128,7 +124,7 @@ def plan_window(
   target_lengths: np.ndarray,
   shape: BatchShape,
   num_batches: int,
-) -> Plan:
+) -> PackingPlan:
   """Packs the units of a window into its rows.
 
   Examples of one unit share a row if they fit one together; else they lie in
@@ -169,25 +165,26 @@ def plan_window(
     if tight and not items.wide:
       # Free rows are the last ones now: deal the rows out to the batches.
       row = row % num_batches * shape.rows + row // num_batches
-    return Plan(
+    return PackingPlan(
       row[items.of_example],
       # Examples of one item lie side by side, in the order of the stream.
       window.rank[items.of_example] * len(unit) + np.arange(len(unit)),
       moved,
       repacked=tight,
     )
-  raise UserError(_too_small(input_lengths, target_lengths, shape, num_batches))
+  raise _too_small(input_lengths, target_lengths, shape, num_batches)
 
 
-def plan_unpacked(num_examples: int, shape: BatchShape) -> Plan:
+def plan_unpacked(num_examples: int, shape: BatchShape) -> PackingPlan:
   """The plan of one batch in the unpacked mode: a row each, in order."""
   if num_examples > shape.rows:
     raise UserError(
       f"{num_examples} examples need as many rows without packing, but"
-      f" BATCH_SIZE is {shape.rows}: raise it, or lower RECORDS_PER_BATCH"
-      f" ({shape.records_per_batch})"
+      f" batch_size is {shape.rows}: raise it, or lower records_per_batch"
+      f" ({shape.records_per_batch})",
+      fields=("DatasetConfig.batch_size", "DatasetConfig.records_per_batch"),
     )
-  return Plan(np.arange(num_examples), np.zeros(num_examples, np.int64))
+  return PackingPlan(np.arange(num_examples), np.zeros(num_examples, np.int64))
 
 
 def longest(example_set: ExampleSet) -> tuple[int, int]:
@@ -223,9 +220,12 @@ def check_fits_row(
     if longest > room:
       raise UserError(
         f"the longest example has {longest} tokens of {feature}, but a row"
-        f" has room for {room}: raise {DATASET_CONFIG}.{side}_length to"
-        f" {longest} or more, or lower TASK_FEATURE_LENGTHS['{feature}'] to"
-        f" {room} or less"
+        f" has room for {room}: raise {side}_length to {longest} or more, or"
+        f" lower task_feature_lengths[{feature!r}] to {room} or less",
+        fields=(
+          f"DatasetConfig.{side}_length",
+          "DatasetConfig.task_feature_lengths",
+        ),
       )
 
 
@@ -234,14 +234,15 @@ def _too_small(
   target_lengths: np.ndarray,
   shape: BatchShape,
   num_batches: int,
-) -> str:
+) -> UserError:
   rows = shape.rows * num_batches
   inputs = 100 * int(input_lengths.sum()) / (rows * shape.encoder_length)
   targets = 100 * int(target_lengths.sum()) / (rows * shape.decoder_length)
-  return (
+  return UserError(
     f"{shape.rows} rows of {shape.encoder_length}/{shape.decoder_length}"
     f" tokens cannot hold {shape.records_per_batch} records (their inputs"
     f" alone would fill {inputs:.1f} %, their targets {targets:.1f} %): raise"
-    " BATCH_SIZE, lower RECORDS_PER_BATCH, or set one of them or a row length"
-    " to None, to have it chosen"
+    " batch_size, lower records_per_batch, or set one of them or a row length"
+    " to None, to have it chosen",
+    fields=("DatasetConfig.batch_size", "DatasetConfig.records_per_batch"),
   )

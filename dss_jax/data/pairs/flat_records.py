@@ -1,23 +1,23 @@
-"""Records flattened to rows, and which rows a sub-task takes.
+"""Flat records: a record with one of its rationales; and pairs made of them.
 
-A record becomes one row without a rationale and one row per rationale:
+A record is flattened into one without a rationale and one per rationale:
 
-    record (label, 2 rationales) -> rows with rationale_index -1, 0, 1
+    record (label, 2 rationales) -> flat records of rationale_index -1, 0, 1
 
-Rows are flat so that SeqIO can cache them as they are: they depend on the
+They are flat so that SeqIO can cache them unchanged: they depend on the
 records and the label source only. Everything that options change (prefixes,
-filters, vocabulary) is applied to rows, here in Python and in `data/tasks` in
+filters, vocabulary) is applied to them, here in Python and in `data/seqio` in
 TensorFlow, by the same rules:
 
-* Training. A sub-task without rationales takes the row without one; a sub-task
-  with rationales takes the rows of those that pass the filter, so a record
-  with several gives several examples (the sampler takes one per epoch) and a
-  record with none gives none.
+* Training. A sub-task without rationales takes the flat record without one; a
+  sub-task with rationales takes those whose rationale passes the filter, so a
+  record with several rationales gives several pairs (the sampler takes one
+  per epoch) and a record with none gives none.
 * Evaluation (`validation`, `test`). Every record counts once, so that accuracy
-  is over all of them: sub-tasks that write a label take the row of the first
-  usable rationale, or else the one without, and `rationale` takes the former
-  only. Filters do not apply.
-* An example that writes a label needs one. Training labels are gold or the
+  is over all of them: sub-tasks that write a label take the flat record of
+  the first usable rationale, or else the one without, and `rationale` takes
+  the former only. Filters do not apply.
+* A pair whose target holds a label needs one. Training labels are gold or the
   teacher's; evaluation labels are always gold, as in the official code.
 """
 
@@ -37,7 +37,7 @@ Agrees = Callable[[str, str], bool]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Row:
+class FlatRecord:
   """One record with one of its rationales, or with none.
 
   Attributes:
@@ -46,13 +46,13 @@ class Row:
     input: the record's input.
     label: the label to write; "" where there is none.
     has_label: whether there is one.
-    rationale: the rationale's text; "" in the row without one.
+    rationale: the rationale's text; "" where there is none.
     rationale_index: position in the record's rationales; -1 for none.
     usable: whether the rationale has any text.
-    represents: whether this row stands for its record in evaluation: that of
-      its first usable rationale, or the one without if none is usable.
+    represents: whether this one stands for its record in evaluation: the one
+      of its first usable rationale, or without if no rationale is usable.
     agrees: whether the teacher's label is the gold one.
-    weight: the rationale's weight; 1.0 in the row without one.
+    weight: the rationale's weight; 1.0 where there is none.
   """
 
   record: int
@@ -89,19 +89,19 @@ def _is_usable(rationale: Rationale) -> bool:
   return bool(rationale.text.strip())
 
 
-# Stands in the row without a rationale.
+# Stands in the flat record without a rationale.
 _NO_RATIONALE = Rationale(text="")
 
 
-def rows_of(
+def flatten(
   records: Iterable[Record],
   split: str,
   *,
   agrees: Agrees,
   label_source: str = "gold",
   rationale_source: str | None = None,
-) -> Iterator[Row]:
-  """The rows of a split's records, in order.
+) -> Iterator[FlatRecord]:
+  """Flattens the records of a split, in order.
 
   Args:
     records: the records of the source split.
@@ -125,7 +125,7 @@ def rows_of(
       -1,
     )
     for index, rationale in enumerate([_NO_RATIONALE, *rationales], -1):
-      yield Row(
+      yield FlatRecord(
         record=position,
         id=record.id,
         input=record.input,
@@ -145,60 +145,60 @@ def rows_of(
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class TextExample:
-  """A text-to-text example.
+class Pair:
+  """A record's text for a sub-task: what to read and what to write.
 
   Attributes:
     record: position of the record in its source split.
     inputs: what the student reads.
     targets: what it writes.
     weight: its weight in the loss.
-    row: where it comes from.
+    flat_record: what it is made of.
   """
 
   record: int
   inputs: str
   targets: str
   weight: float
-  row: Row
+  flat_record: FlatRecord
 
 
-def text_examples(
-  rows: Iterable[Row],
+def make_pairs(
+  flat_records: Iterable[FlatRecord],
   subtask: subtasks.SubTask,
   options: subtasks.MethodOptions,
   split: str,
   vocabulary: vocabularies.Vocabulary,
   left_out: collections.Counter[str] | None = None,
-) -> Iterator[TextExample]:
-  """The examples that a sub-task makes of rows.
+) -> Iterator[Pair]:
+  """Makes the pairs of a sub-task.
 
   Args:
-    rows: from `rows_of`, with the sub-task's label and rationale source.
+    flat_records: from `flatten`, with the sub-task's label and rationale source.
     subtask: what to read and write.
     options: prefixes, separators, filters.
     split: decides between the rules of training and of evaluation.
     vocabulary: counts tokens for `max_rationale_tokens`.
-    left_out: if given, counts here what gave no example, by reason.
+    left_out: if given, counts here what gave no pair, by reason.
   """
   left_out = collections.Counter() if left_out is None else left_out
   input_parts = subtask.input_parts(options)
   target_parts = subtask.target_parts(options)
   reason_of = _training_reason if split == TRAIN else _evaluation_reason
-  for row in rows:
-    reason = reason_of(row, subtask, options, vocabulary)
+  for flat_record in flat_records:
+    reason = reason_of(flat_record, subtask, options, vocabulary)
     if reason is None:
       fields = {
-        "input": row.input,
-        "label": row.label,
-        "rationale": row.rationale,
+        "input": flat_record.input,
+        "label": flat_record.label,
+        "rationale": flat_record.rationale,
       }
-      yield TextExample(
-        record=row.record,
+      yield Pair(
+        record=flat_record.record,
         inputs=subtasks.fill(input_parts, fields),
         targets=subtasks.fill(target_parts, fields),
-        weight=row.weight if split == TRAIN else 1.0,
-        row=row,
+        weight=flat_record.weight if split == TRAIN else 1.0,
+        flat_record=flat_record,
       )
     elif reason:
       left_out[reason] += 1
@@ -208,43 +208,46 @@ NO_LABEL = "no label"
 
 
 def _training_reason(
-  row: Row,
+  flat_record: FlatRecord,
   subtask: subtasks.SubTask,
   options: subtasks.MethodOptions,
   vocabulary: vocabularies.Vocabulary,
 ) -> str | None:
-  """Why training leaves a row out: None if not, "" if it is not its row."""
-  if subtask.uses_rationale != (row.rationale_index >= 0):
+  """Says why training leaves a record out: None if it does not, "" if the sub-task
+  takes another flat record of the same record."""
+  if subtask.uses_rationale != (flat_record.rationale_index >= 0):
     return ""
-  if subtask.uses_label and not row.has_label:
+  if subtask.uses_label and not flat_record.has_label:
     return NO_LABEL
   if not subtask.uses_rationale:
     return None
-  if not row.weight > 0:
+  if not flat_record.weight > 0:
     return "rationale of weight 0"
-  if options.rationale_filter != "all" and not row.usable:
+  if options.rationale_filter != "all" and not flat_record.usable:
     return "rationale blank"
-  if options.rationale_filter == "agrees" and not row.agrees:
+  if options.rationale_filter == "agrees" and not flat_record.agrees:
     return "rationale disagrees with the gold label"
   limit = options.max_rationale_tokens
-  if limit is not None and len(vocabulary.encode(row.rationale)) > limit:
+  if (
+    limit is not None and len(vocabulary.encode(flat_record.rationale)) > limit
+  ):
     return f"rationale of more than {limit} tokens"
   return None
 
 
 def _evaluation_reason(
-  row: Row,
+  flat_record: FlatRecord,
   subtask: subtasks.SubTask,
   options: subtasks.MethodOptions,
   vocabulary: vocabularies.Vocabulary,
 ) -> str | None:
-  """Why evaluation leaves a row out: None if not, "" if it is not its row."""
+  """Says why evaluation leaves a record out; see `_training_reason`."""
   del options, vocabulary  # filters would change what is measured
   if not subtask.uses_rationale:
-    if row.rationale_index >= 0:
+    if flat_record.rationale_index >= 0:
       return ""
-  elif not row.represents:
+  elif not flat_record.represents:
     return ""
   if subtask.uses_label:
-    return None if row.has_label else NO_LABEL
-  return None if row.usable else "no usable rationale"
+    return None if flat_record.has_label else NO_LABEL
+  return None if flat_record.usable else "no usable rationale"

@@ -5,9 +5,9 @@
 Standard fine-tuning writes the label. Distilling step-by-step (arXiv
 2305.02301, section 3.2) writes the label for one prefix and the rationale for
 another. The alternatives it is compared with put both in one target, or the
-rationale into the input. Here each of them is a row of `METHODS`, never a
-branch in the trainer. Both paths to tokens use these definitions: the direct
-one (`data/tokens/examples.py`) and SeqIO (`data/seqio`).
+rationale into the input. Here each of them is an entry of `METHODS`, never
+a branch in the trainer. Both paths to tokens use these definitions: the direct
+one (`data/tokens/tokenization.py`) and SeqIO (`data/seqio`).
 
 Registered names are `<dataset>_<method>`, with `_teacher` appended for the
 teacher's labels in place of the gold ones: `svamp_dss`, `svamp_dss_teacher`.
@@ -22,11 +22,20 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from dss_jax import datasets
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 
 LABEL_SOURCES = ("gold", "teacher")
 RATIONALE_FILTERS = ("non_empty", "all", "agrees")
 TEACHER_SUFFIX = "_teacher"
+
+# The options that name a task, and the modules that register others.
+TASK_NAME_FIELDS = (
+  "DatasetConfig.mixture_or_task_name",
+  "EvaluationConfig.tasks",
+  "task",
+  "module",
+)
 
 # What a record offers to a template, and the texts that options offer.
 _RECORD_FIELDS = frozenset({"input", "label", "rationale"})
@@ -74,22 +83,22 @@ class MethodOptions:
   rates: Mapping[str, float] | None = None
 
   def __post_init__(self):
-    if self.rationale_filter not in RATIONALE_FILTERS:
-      raise UserError(
-        f"rationale_filter is {self.rationale_filter!r}; allowed:"
-        f" {', '.join(RATIONALE_FILTERS)} (data.MethodOptions.rationale_filter)."
-      )
-    limit = self.max_rationale_tokens
-    if limit is not None and limit < 1:
-      raise UserError(
-        f"max_rationale_tokens is {limit}; it must be None or at least 1"
-        " (data.MethodOptions.max_rationale_tokens)."
-      )
+    checks.one_of(
+      "MethodOptions.rationale_filter", self.rationale_filter, RATIONALE_FILTERS
+    )
+    checks.in_range(
+      "MethodOptions.max_rationale_tokens",
+      self.max_rationale_tokens,
+      1,
+      or_none=True,
+      whole=True,
+    )
     for name in ("label_separator", "rationale_separator"):
       if not getattr(self, name).strip():
         raise UserError(
-          f"{name} is blank, so no label could be told from a rationale"
-          f" (data.MethodOptions.{name})."
+          f"{name} is {getattr(self, name)!r}; it must not be blank, or labels"
+          " could not be separated from rationales",
+          fields=f"MethodOptions.{name}",
         )
 
   def texts(self) -> dict[str, str]:
@@ -218,7 +227,8 @@ class Method:
       if name not in names:
         raise UserError(
           f"rates name the sub-task {name!r}, which method {self.name!r}"
-          f" lacks; it has {', '.join(names)} (data.MethodOptions.rates)."
+          f" lacks; it has {', '.join(names)}",
+          fields="MethodOptions.rates",
         )
       if (
         isinstance(rate, bool)
@@ -227,13 +237,15 @@ class Method:
       ):
         raise UserError(
           f"the rate of sub-task {name!r} is {rate!r}; it must be a finite"
-          " number of at least 0 (data.MethodOptions.rates)."
+          " number of at least 0",
+          fields="MethodOptions.rates",
         )
     values = tuple(float(rates.get(name, 1.0)) for name in names)
     if not any(values):
       raise UserError(
         f"all rates of method {self.name!r} are 0; at least one sub-task"
-        " must be drawn from (data.MethodOptions.rates)."
+        " must be drawn from",
+        fields="MethodOptions.rates",
       )
     return values
 
@@ -350,15 +362,19 @@ def get_task(name: str) -> TaskName:
       f"no task {name!r}: {similar_name_hint(name)}a name is DATASET_METHOD or"
       " DATASET_METHOD_teacher with a dataset of"
       f" {', '.join(datasets.names())} and a method of {', '.join(METHODS)};"
-      " other tasks need --module, which registers them (MIXTURE_OR_TASK_NAME,"
-      " EVAL_TASKS or --task)."
+      " other tasks must be registered by a module of yours",
+      fields=TASK_NAME_FIELDS,
     )
   return parsed
 
 
 def similar_name_hint(name: str) -> str:
   """`did you mean svamp_label? `, or nothing where no name is similar."""
-  known = [task_name(each, m) for each in datasets.names() for m in METHODS]
+  known = [
+    task_name(dataset, method)
+    for dataset in datasets.names()
+    for method in METHODS
+  ]
   close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
   return f"did you mean {close[0]}? Else " if close else ""
 

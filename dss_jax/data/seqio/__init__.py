@@ -12,14 +12,17 @@ Task's own postprocessor and metrics. `ExampleStream` is for corpora too large
 to materialise: it follows SeqIO's own shuffled iterators.
 """
 
-from dss_jax.data.seqio.evaluation_sets import seqio_evaluations
-from dss_jax.data.seqio.example_sets import materialize
-from dss_jax.data.seqio.example_streams import ExampleStream
-from dss_jax.data.seqio.fingerprints import task_fingerprint
-from dss_jax.data.seqio.providers import output_vocabulary
-from dss_jax.data.seqio.seqio_evaluation import SeqioEvaluation
+from dss_jax.data.seqio.materialization import ExampleStream, materialize
+from dss_jax.data.seqio.seqio_evaluations import (
+  SeqioEvaluation,
+  seqio_evaluations,
+)
+from dss_jax.data.seqio.seqio_tasks import (
+  add_cache_dirs,
+  output_vocabulary,
+  task_fingerprint,
+)
 from dss_jax.data.seqio.seqio_vocabularies import SeqioVocabulary, from_seqio
-from dss_jax.data.seqio.task_reading import add_cache_dirs
 
 __all__ = [
   "ExampleStream",

@@ -1,33 +1,39 @@
-"""One sub-task of a dataset as a SeqIO Task."""
+"""One sub-task of a dataset as a SeqIO Task: its source, and what follows."""
 
+import contextvars
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
 from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import flat_records, subtasks, task_options
-from dss_jax.data.seqio.example_mapping import (
-  OutputFeatures,
-  cached_rows,
-  make_examples,
-  split_being_read,
-)
-from dss_jax.data.seqio.record_source import RowsOf
-from dss_jax.data.seqio.seqio_vocabularies import to_seqio
+from dss_jax.data.seqio.seqio_vocabularies import encode_text, to_seqio
+from dss_jax.data.seqio.task_records import SPLIT_CODES, TaskRecords
 from dss_jax.data.tokens import evaluations
 from dss_jax.datasets import metrics
 
+# Feature name -> seqio.Feature.
+OutputFeatures = Mapping[str, Any]
 
-class RowSource(seqio.FunctionDataSource):
-  """A SeqIO source of rows; reads nothing until it is asked for them."""
+# The split that is being read, within DssTask.get_dataset.
+_split_being_read: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+  "dss_jax_split_read", default=None
+)
+# Features of a flat record that its examples keep.
+_KEPT_FIELDS = ("id", "label", "rationale", "rationale_index")
 
-  def __init__(self, rows_of: RowsOf):
-    self._rows_of = rows_of
-    spec = datasets.get(rows_of.dataset)
+
+class FlatRecordSource(seqio.FunctionDataSource):
+  """A SeqIO source of flat records; reads nothing until they are asked for."""
+
+  def __init__(self, task_records: TaskRecords):
+    self._task_records = task_records
+    spec = datasets.get(task_records.dataset)
     # Validation is cut from the training data where there is none.
     splits = {"train", "validation", *spec.source_splits}
     super().__init__(
@@ -37,14 +43,14 @@ class RowSource(seqio.FunctionDataSource):
 
   @property
   def splits(self) -> Sequence[str]:
-    """Those of the dataset, or of the folder of records in its place."""
-    read_options = self._rows_of.read_options()
+    """The splits of the dataset, or of the folder of records in its place."""
+    read_options = self._task_records.read_options()
     if read_options.source != "records":
       return self._splits
-    spec = datasets.get(self._rows_of.dataset)
+    spec = datasets.get(self._task_records.dataset)
     try:
       found = datasets.source_splits(spec, read_options)
-    except UserError:  # told when somebody asks for the data
+    except UserError:  # raised again when the data is asked for
       return self._splits
     return tuple(
       split
@@ -56,45 +62,50 @@ class RowSource(seqio.FunctionDataSource):
     self, split: str, shuffle_files: bool, seed: int | None = None
   ) -> tf.data.Dataset:
     del shuffle_files, seed  # one in-memory shard: SeqIO shuffles examples
-    columns: Any = self._rows_of.arrays(split)
+    columns: Any = self._task_records.arrays(split)
     return tf.data.Dataset.from_tensor_slices(columns)
 
   def num_input_examples(self, split: str) -> int:
     """Records of the source split."""
-    return len(self._rows_of.records(split))
+    return len(self._task_records.records(split))
 
 
 class DssTask(seqio.Task):
   """A Task whose vocabulary is the one that options name at the time.
 
   Attributes:
-    rows_of: what its source depends on.
-    subtask: how its rows become examples.
+    task_records: what its source depends on.
+    subtask: how its flat records become examples.
   """
 
-  def __init__(self, name: str, rows_of: RowsOf, subtask: subtasks.SubTask):
-    self.rows_of = rows_of
+  def __init__(
+    self, name: str, task_records: TaskRecords, subtask: subtasks.SubTask
+  ):
+    self.task_records = task_records
     self.subtask = subtask
     super().__init__(
       name,
-      source=RowSource(rows_of),
+      source=FlatRecordSource(task_records),
       output_features=self.output_features,
       preprocessors=[
         seqio.CacheDatasetPlaceholder(),
         functools.partial(
-          make_examples, rows_of=rows_of, task_name=name, subtask=subtask
+          make_examples,
+          task_records=task_records,
+          task_name=name,
+          subtask=subtask,
         ),
         seqio.preprocessors.append_eos_after_trim,
       ],
       postprocess_fn=functools.partial(
-        _postprocess, dataset=rows_of.dataset, subtask=subtask
+        _postprocess, dataset=task_records.dataset, subtask=subtask
       ),
-      metric_fns=[_metric_fn(rows_of.dataset, subtask)],
+      metric_fns=[_metric_fn(task_records.dataset, subtask)],
     )
 
   @property
   def output_features(self) -> OutputFeatures:
-    name = task_options.current().vocabulary_of(self.rows_of.dataset)
+    name = task_options.current().vocabulary_of(self.task_records.dataset)
     feature = seqio.Feature(to_seqio(name), add_eos=True)
     return {"inputs": feature, "targets": feature}
 
@@ -119,13 +130,13 @@ class DssTask(seqio.Task):
       )
     if use_cached:
       self.check_cache(split)
-    token = split_being_read.set(split)
+    token = _split_being_read.set(split)
     try:
       return super().get_dataset(
         sequence_length, split, use_cached, *args, **kwargs
       )
     finally:
-      split_being_read.reset(token)
+      _split_being_read.reset(token)
 
   def check_cache(self, split: str) -> None:
     """Raises UserError unless the cache holds what the options ask for."""
@@ -134,11 +145,12 @@ class DssTask(seqio.Task):
         f"task {self.name!r} is not cached in"
         f" {', '.join(seqio.get_global_cache_dirs()) or 'any folder'}: run"
         " seqio_cache_tasks, name its folder to"
-        " seqio.add_global_cache_dirs, or set USE_CACHED_TASKS = False."
+        " seqio.add_global_cache_dirs, or set use_cached to False",
+        fields="DatasetConfig.use_cached",
       )
     try:
-      row = next(iter(cached_rows(self, split)))
-      found = row["fingerprint"].decode()
+      flat_record = next(iter(cached_records(self, split)))
+      found = flat_record["fingerprint"].decode()
     except (
       tf.errors.OpError,
       OSError,
@@ -151,10 +163,10 @@ class DssTask(seqio.Task):
         f" ({type(error).__name__}): cache it again."
       ) from error
     try:
-      expected = self.rows_of.fingerprint(split, with_data=True)
+      expected = self.task_records.fingerprint(split, with_data=True)
       is_same = found.partition("-")[2] == expected.partition("-")[2]
     except UserError:  # the data itself is not here, which a cache is for
-      expected = self.rows_of.fingerprint(split, with_data=False)
+      expected = self.task_records.fingerprint(split, with_data=False)
       is_same = found.partition("-")[0] == expected
     if not is_same:
       raise UserError(
@@ -194,3 +206,156 @@ def _metric_fn(
     return metrics.score(names, list(targets), list(predictions))
 
   return score
+
+
+def make_examples(
+  dataset: tf.data.Dataset,
+  *,
+  task_records: TaskRecords,
+  task_name: str,
+  subtask: subtasks.SubTask,
+  output_features: OutputFeatures,
+) -> tf.data.Dataset:
+  """Turns flat records into the examples that the options ask for.
+
+  The rules are those of `flat_records.make_pairs`. Examples have `inputs` and
+  `targets` (ids without the end id), their texts as `*_pretokenized`, and what
+  evaluation needs: id, label, rationale, record_id (the record's position in
+  the split), rationale_index and weight.
+  """
+  method_options = task_options.current().method
+  parts = {
+    "inputs": subtask.input_parts(method_options),
+    "targets": subtask.target_parts(method_options),
+  }
+  ids = functools.cache(lambda: _train_ids(task_records, task_name))
+  # The split is known while a DssTask gives its dataset; a Task derived from
+  # one (seqio.helpers) looks its records' split up.
+  split_read = _split_being_read.get()
+  splits = flat_records.SPLITS if split_read is None else (split_read,)
+  rank_fns = [_rank_fn(task_records, ids, split) for split in splits]
+
+  def record_id(flat_record: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    branches = [functools.partial(fn, flat_record["record"]) for fn in rank_fns]
+    if len(branches) == 1:
+      return branches[0]()
+    return tf.switch_case(flat_record["split"], branches)
+
+  def is_kept(flat_record: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    by_rule = tf.where(
+      flat_record["split"] == SPLIT_CODES[flat_records.TRAIN],
+      _trains(
+        flat_record,
+        subtask,
+        method_options,
+        output_features["targets"].vocabulary,
+      ),
+      _evaluates(flat_record, subtask),
+    )
+    return (record_id(flat_record) >= 0) & by_rule
+
+  def example(flat_record: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    made = {name: flat_record[name] for name in _KEPT_FIELDS}
+    made["record_id"] = record_id(flat_record)
+    is_training = flat_record["split"] == SPLIT_CODES[flat_records.TRAIN]
+    made["weight"] = tf.where(is_training, flat_record["weight"], 1.0)
+    for name, feature in output_features.items():
+      text = _filled(parts[name], flat_record)
+      made[f"{name}_pretokenized"] = text
+      made[name] = encode_text(text, feature.vocabulary)
+    return made
+
+  # Nothing here is for autograph to convert, and looking costs time.
+  plain = tf.autograph.experimental.do_not_convert
+  return dataset.filter(plain(is_kept)).map(
+    plain(example), num_parallel_calls=tf.data.AUTOTUNE
+  )
+
+
+def _filled(
+  parts: Sequence[subtasks.Part], flat_record: Mapping[str, tf.Tensor]
+) -> tf.Tensor:
+  """The text of a template for a flat record; see `subtasks.fill`."""
+  return tf.strings.join(
+    [flat_record[p.text] if p.is_field else tf.constant(p.text) for p in parts]
+  )
+
+
+def _rank_fn(
+  task_records: TaskRecords, ids: Callable[[], list[str]], split: str
+) -> Callable[[tf.Tensor], tf.Tensor]:
+  """A function from a record's position in the source to that in the split.
+
+  It gives -1 for records that are not in the split. `ids` are those of the
+  training source, asked for only where a split is cut from it.
+  """
+  chosen = task_options.current().data
+  spec = datasets.get(task_records.dataset)
+  limit = chosen.max_records or np.iinfo(np.int32).max
+  ranks = None
+  found_splits = datasets.source_splits(spec, task_records.read_options())
+  if split not in found_splits or split == flat_records.TRAIN:
+    train, validation = datasets.split_positions(spec, ids(), chosen)
+    positions = train if split == flat_records.TRAIN else validation
+    ranks = np.full(len(ids()), -1, np.int32)
+    ranks[positions] = np.arange(len(positions), dtype=np.int32)
+
+  def rank(record: tf.Tensor) -> tf.Tensor:
+    found = record if ranks is None else tf.gather(tf.constant(ranks), record)
+    return tf.where(found < limit, found, -1)
+
+  return rank
+
+
+def _train_ids(task_records: TaskRecords, task_name: str) -> list[str]:
+  """The ids of the training source, from the data or else from a cache."""
+  try:
+    return [record.id for record in task_records.records(flat_records.TRAIN)]
+  except UserError:
+    task = seqio.TaskRegistry.get(task_name)
+    if not task.cache_dir:
+      raise
+  found: dict[int, str] = {}
+  for flat_record in cached_records(task, flat_records.TRAIN):
+    found[int(flat_record["record"])] = flat_record["id"].decode()
+  return [found[record] for record in sorted(found)]
+
+
+def cached_records(task: seqio.Task, split: str) -> Iterator[Any]:
+  source = task._get_cached_source(split)
+  return source.get_dataset(split=split, shuffle=False).as_numpy_iterator()
+
+
+def _trains(
+  flat_record: Mapping[str, tf.Tensor],
+  subtask: subtasks.SubTask,
+  method_options: subtasks.MethodOptions,
+  vocabulary: seqio.Vocabulary,
+) -> tf.Tensor:
+  """Whether a training record gives an example; see `flat_records._training_reason`."""
+  has_rationale = flat_record["rationale_index"] >= 0
+  if not subtask.uses_rationale:
+    return tf.logical_not(has_rationale) & (flat_record["has_label"] > 0)
+  kept = has_rationale & (flat_record["weight"] > 0)
+  if subtask.uses_label:
+    kept &= flat_record["has_label"] > 0
+  if method_options.rationale_filter != "all":
+    kept &= flat_record["usable"] > 0
+  if method_options.rationale_filter == "agrees":
+    kept &= flat_record["agrees"] > 0
+  limit = method_options.max_rationale_tokens
+  if limit is not None:
+    kept &= tf.size(encode_text(flat_record["rationale"], vocabulary)) <= limit
+  return kept
+
+
+def _evaluates(
+  flat_record: Mapping[str, tf.Tensor], subtask: subtasks.SubTask
+) -> tf.Tensor:
+  """Whether an evaluation record does; see `flat_records._evaluation_reason`."""
+  if not subtask.uses_rationale:
+    return (flat_record["rationale_index"] < 0) & (flat_record["has_label"] > 0)
+  needed = (
+    flat_record["has_label"] if subtask.uses_label else flat_record["usable"]
+  )
+  return (flat_record["represents"] > 0) & (needed > 0)

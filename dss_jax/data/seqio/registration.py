@@ -5,19 +5,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import seqio
+import tensorflow as tf
 
 from dss_jax import datasets
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import sources, subtasks, task_options
 from dss_jax.data.seqio.dss_task import DssTask
-from dss_jax.data.seqio.record_source import RowsOf
+from dss_jax.data.seqio.task_records import TaskRecords
+from dss_jax.datasets.records import RATIONALE_FIELDS
 
 
 def _rate(task: seqio.Task, *, method: str, subtask: str) -> float:
   """A mixing rate, read from the options when a mixture is used."""
   del task
   chosen = subtasks.METHODS[method]
-  names = [each.name for each in chosen.subtasks]
+  names = [known.name for known in chosen.subtasks]
   return chosen.rates(task_options.current().method)[names.index(subtask)]
 
 
@@ -69,7 +71,7 @@ def add_dss_tasks(
     vocabulary=vocabulary,
   )
   providers = _providers(name, data_options)
-  missing = [each for each in providers if not _is_registered(each)]
+  missing = [known for known in providers if not _is_registered(known)]
   for provider_name in missing:
     if provider_name in _seqio_names():
       raise UserError(
@@ -101,7 +103,7 @@ def _is_registered(name: str) -> bool:
 
 def _providers(
   dataset: str, pinned: datasets.DataOptions | None
-) -> dict[str, tuple[RowsOf, subtasks.Method | subtasks.SubTask]]:
+) -> dict[str, tuple[TaskRecords, subtasks.Method | subtasks.SubTask]]:
   """Names to register -> what they are; sub-tasks come before mixtures."""
   tasks: dict[str, Any] = {}
   mixtures: dict[str, Any] = {}
@@ -109,32 +111,63 @@ def _providers(
     for method in subtasks.METHODS.values():
       for subtask in method.subtasks:
         name = subtasks.task_name(dataset, subtask.name, label_source)
-        rows_of = RowsOf(
+        task_records = TaskRecords(
           dataset, label_source, subtask.rationale_source, pinned
         )
-        tasks[name] = (rows_of, subtask)
+        tasks[name] = (task_records, subtask)
       if method.is_mixture:
         name = subtasks.task_name(dataset, method.name, label_source)
         mixtures[name] = (
-          RowsOf(dataset, label_source, None, pinned),
+          TaskRecords(dataset, label_source, None, pinned),
           method,
         )
   return {**tasks, **mixtures}
 
 
 def _add(
-  name: str, rows_of: RowsOf, what: subtasks.Method | subtasks.SubTask
+  name: str, task_records: TaskRecords, what: subtasks.Method | subtasks.SubTask
 ) -> None:
   if isinstance(what, subtasks.SubTask):
-    seqio.TaskRegistry.add_provider(name, DssTask(name, rows_of, what))
+    seqio.TaskRegistry.add_provider(name, DssTask(name, task_records, what))
     return
   seqio.MixtureRegistry.add(
     name,
     [
       (
-        subtasks.task_name(rows_of.dataset, subtask.name, rows_of.label_source),
+        subtasks.task_name(
+          task_records.dataset, subtask.name, task_records.label_source
+        ),
         functools.partial(_rate, method=what.name, subtask=subtask.name),
       )
       for subtask in what.subtasks
     ],
+  )
+
+
+def tfrecord_source(
+  files: Mapping[str, str],
+  *,
+  num_input_examples: Mapping[str, int] | None = None,
+) -> seqio.TFExampleDataSource:
+  """A SeqIO source of TFRecord files of records, for Tasks of one's own.
+
+  Args:
+    files: split -> file or pattern of files, as `rationales.record_writers` writes
+      them. Several files are read in parallel, and by Beam.
+    num_input_examples: split -> number of records, for mixing rates.
+
+  Returns:
+    A source of `id`, `input`, `label` ("" where there is none) and the
+    rationales' parallel lists `rationale_text`, `_label`, `_source`, `_weight`
+    and `_status`, one entry a rationale.
+  """
+  text = tf.io.FixedLenFeature([], tf.string, default_value="")
+  description: dict[str, Any] = dict.fromkeys(("id", "input", "label"), text)
+  for name in RATIONALE_FIELDS:
+    kind = tf.float32 if name == "weight" else tf.string
+    description[f"rationale_{name}"] = tf.io.RaggedFeature(kind)
+  return seqio.TFExampleDataSource(
+    split_to_filepattern=dict(files),
+    feature_description=description,
+    num_input_examples=num_input_examples and dict(num_input_examples),
   )

@@ -4,11 +4,11 @@
       header.json        {"format": ..., "version": ..., "arrays": {...}, ...}
       <name>.npy         plain numpy files, never pickled, memory-mapped
 
-Token arrays and batch files both use it. A folder is written beside its place
-and renamed into it, so what exists is whole; a process killed while writing
+Token arrays and batch files both use it. A folder is written next to its
+place and renamed into it, so what exists is whole; a process killed while writing
 leaves at most a hidden `.<name>.tmp-*` folder. The header holds each
-array's dtype, shape and CRC-32: a truncated or altered file is told in one
-line instead of being trained on.
+array's dtype, shape and CRC-32: a truncated or altered file raises an error
+instead of being trained on.
 """
 
 from __future__ import annotations

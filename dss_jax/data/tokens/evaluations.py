@@ -7,7 +7,7 @@ from typing import Any
 from dss_jax import datasets
 from dss_jax.data.pairs import subtasks
 from dss_jax.data.pairs.subtasks import MethodOptions, SubTask
-from dss_jax.data.tokens.examples import TaskSource
+from dss_jax.data.tokens.tokenization import TaskSource
 from dss_jax.datasets import metrics
 from dss_jax.vocabularies import Vocabulary
 
@@ -16,7 +16,7 @@ from dss_jax.vocabularies import Vocabulary
 class Evaluation:
   """What evaluation needs of one sub-task: inputs, targets, how to score.
 
-  `materialize.SeqioEvaluation` has the same attributes and methods for Tasks
+  `data.seqio.SeqioEvaluation` has the same attributes and methods for Tasks
   of other projects.
 
   Attributes:
@@ -108,22 +108,24 @@ def build_evaluations(
   task = source.task
   evaluations = {}
   for subtask in task.method.subtasks:
-    examples = source.texts(subtask)[:max_examples]
+    pairs = source.pairs(subtask)[:max_examples]
     evaluations[subtask.name] = Evaluation(
       name=subtasks.task_name(task.dataset, subtask.name, task.label_source),
       split=source.split,
-      ids=[example.row.id for example in examples],
-      input_texts=[example.inputs for example in examples],
-      inputs=[source.inputs(example) for example in examples],
+      ids=[pair.flat_record.id for pair in pairs],
+      input_texts=[pair.inputs for pair in pairs],
+      inputs=[source.inputs(pair) for pair in pairs],
       targets=[
         evaluation_target(
-          example.row.label if subtask.uses_label else example.row.rationale,
+          pair.flat_record.label
+          if subtask.uses_label
+          else pair.flat_record.rationale,
           source.vocabulary,
         )
-        for example in examples
+        for pair in pairs
       ],
       longest_target=max(
-        (len(source.targets(example)) for example in examples), default=1
+        (len(source.targets(pair)) for pair in pairs), default=1
       ),
       metric_names=metric_names(task.dataset, subtask),
       subtask=subtask,

@@ -46,7 +46,7 @@ class TokenArrays:
     target_offsets: [num_examples + 1] int64.
     record_ids: [num_examples] int32, the position of the example's record in
       its split. Several examples may share one: alternatives (the rationales
-      of a record), of which the sampler takes one per epoch.
+      of a record); the sampler takes one of them per epoch.
     weights: [num_examples] float32, the examples' weights in the loss.
 
   Raises:
@@ -175,7 +175,7 @@ class ExampleSet:
     task_name: the registered name, such as "cqa_dss".
     split: "train", "validation" or "test".
     left_out: sub-task -> reason -> how often a record or rationale gave no
-      example, where whoever made the set knows it.
+      example, as far as it is known.
 
   Raises:
     ValueError: fields that do not fit together.

@@ -20,7 +20,7 @@ _ENTRIES_PER_BATCH = 256
 _WRITER_OPTIONS = "group_size:16"
 
 
-def read_rows(path: str | os.PathLike[str]) -> Iterator[json_lines.Row]:
+def read_entries(path: str | os.PathLike[str]) -> Iterator[json_lines.Entry]:
   """The objects of an ArrayRecord file, numbered from 1.
 
   Raises:
@@ -41,7 +41,7 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[json_lines.Row]:
         last = min(number + _ENTRIES_PER_BATCH, count)
         for entry in reader.read(number, last):
           number += 1
-          yield number, _row(entry)
+          yield number, _parsed(entry)
   except (RuntimeError, ValueError, IndexError) as error:
     if isinstance(error, UserError):
       raise
@@ -51,7 +51,7 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[json_lines.Row]:
     )
 
 
-def _row(entry: bytes) -> Mapping[str, Any] | UserError:
+def _parsed(entry: bytes) -> Mapping[str, Any] | UserError:
   if len(entry) > json_lines.MAX_LINE_BYTES:
     return UserError(
       f"entry has {len(entry)} bytes, at most {json_lines.MAX_LINE_BYTES} are"

@@ -24,7 +24,7 @@ from dss_jax.datasets.records.record import (
   text_or_none,
 )
 
-# A file with one rationale a row may spread it over flat columns.
+# A file with one rationale per entry may spread it over flat columns.
 FLAT_FIELDS = (
   "rationale",
   "rationale_label",
@@ -41,7 +41,7 @@ _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 @dataclasses.dataclass(frozen=True)
 class FieldMapping:
-  """Which keys of a row become which field of the record.
+  """Which keys of an entry become which field of the record.
 
   Attributes:
     keys: field -> key, template, or tuple of keys (`rationale` only).
@@ -67,7 +67,8 @@ class FieldMapping:
       if field not in MAPPABLE_FIELDS:
         raise UserError(
           f"field mapping: {field!r} is no field of a record; fields:"
-          f" {', '.join(MAPPABLE_FIELDS)} (--field_mapping FIELD=KEY)"
+          f" {', '.join(MAPPABLE_FIELDS)}",
+          fields="field_mapping",
         )
       if isinstance(key, str) and key:
         keys[field] = key
@@ -75,13 +76,13 @@ class FieldMapping:
         keys[field] = tuple(key)
       else:
         raise UserError(
-          f"field mapping: {field} must name a key of the file, got {key!r}"
-          " (--field_mapping FIELD=KEY)"
+          f"field mapping: {field} must name a key of the file, got {key!r}",
+          fields="field_mapping",
         )
     return cls(keys)
 
   def source_keys(self, field: str) -> tuple[str, ...]:
-    """The keys of a row that `field` is made of."""
+    """The keys of an entry that `field` is made of."""
     key = self.keys.get(field, field)
     if isinstance(key, tuple):
       return key
@@ -94,34 +95,35 @@ class FieldMapping:
         if key not in columns:
           raise UserError(
             f"{where}: no column {key!r} (mapped to {field}); columns:"
-            f" {', '.join(columns)} (--field_mapping)"
+            f" {', '.join(columns)}",
+            fields="field_mapping",
           )
 
-  def value(self, field: str, row: Mapping[str, Any]) -> Any:
-    """The value of `field` in `row`; None where the row has no such key."""
+  def value(self, field: str, entry: Mapping[str, Any]) -> Any:
+    """The value of `field` in `entry`; None where the entry has no such key."""
     key = self.keys.get(field, field)
     if isinstance(key, tuple):
-      return [row[name] for name in key if row.get(name) not in (None, "")]
+      return [entry[name] for name in key if entry.get(name) not in (None, "")]
     names = _PLACEHOLDER.findall(key)
     if not names:
-      return row.get(key)
-    missing = [name for name in names if not isinstance(row.get(name), str)]
+      return entry.get(key)
+    missing = [name for name in names if not isinstance(entry.get(name), str)]
     if missing:
       raise UserError(f"{field}: key {missing[0]!r} is missing or not text")
-    return _PLACEHOLDER.sub(lambda match: row[match.group(1)], key)
+    return _PLACEHOLDER.sub(lambda match: entry[match.group(1)], key)
 
-  def record(self, row: Mapping[str, Any], default_id: str) -> Record:
-    """One row as a record.
+  def record(self, entry: Mapping[str, Any], default_id: str) -> Record:
+    """One entry as a record.
 
     Args:
-      row: JSON-like values by key.
-      default_id: the id of a row that has none.
+      entry: JSON-like values by key.
+      default_id: the id of an entry that has none.
 
     Raises:
-      UserError: with the reason why the row is no record.
+      UserError: with the reason why the entry is no record.
     """
     used = {key for field in MAPPABLE_FIELDS for key in self.source_keys(field)}
-    fields = {field: self.value(field, row) for field in MAPPABLE_FIELDS}
+    fields = {field: self.value(field, entry) for field in MAPPABLE_FIELDS}
     if fields["input"] is None:
       wanted = " and ".join(map(repr, self.source_keys("input")))
       raise UserError(f"no input (key {wanted})")
@@ -133,7 +135,7 @@ class FieldMapping:
       label=text_or_none("label", fields["label"]),
       rationales=_rationales(fields),
       meta={} if meta is None else meta,
-      extra=_extra(row, used),
+      extra=_extra(entry, used),
     )
 
 
@@ -145,22 +147,22 @@ def _is_list_of_text(value: Any) -> bool:
   )
 
 
-def _extra(row: Mapping[str, Any], used: Collection[str]) -> dict[str, Any]:
+def _extra(entry: Mapping[str, Any], used: Collection[str]) -> dict[str, Any]:
   """The keys nobody asked for. One named like a field, while another key was
   mapped to that field, is kept under a name of its own."""
   extra = {}
-  for key, value in row.items():
+  for key, value in entry.items():
     if key in used:
       continue
     name = f"original_{key}" if key in MAPPABLE_FIELDS else key
-    if name in extra or (name != key and name in row):
+    if name in extra or (name != key and name in entry):
       raise UserError(f"keys {key!r} and {name!r} cannot both be kept")
     extra[name] = value
   return extra
 
 
 def _rationales(fields: Mapping[str, Any]) -> tuple[Rationale, ...]:
-  """The `rationales` list, or the flat `rationale` columns, of a row."""
+  """The `rationales` list, or the flat `rationale` columns, of an entry."""
   listed = _from_json("rationales", fields["rationales"])
   flat = fields["rationale"]
   has_flat = any(fields[name] not in (None, "", []) for name in FLAT_FIELDS)

@@ -48,7 +48,7 @@ class Problem:
 
   Attributes:
     file: the path as it was given.
-    line: the line, counted from 1; the row or item for Parquet and JSON arrays.
+    line: the line, counted from 1; the entry or item for Parquet and JSON arrays.
     reason: one line saying what is wrong.
   """
 
@@ -68,7 +68,7 @@ def iter_records(
 ) -> Iterator[Record | Problem]:
   """Reads a file of records one by one, by its suffix.
 
-  A row without an `id` gets one from its line number. The second row with an
+  An entry without an `id` gets one from its line number. The second entry with an
   id is a problem, not a record: ids key splits and predictions.
 
   Args:
@@ -87,11 +87,11 @@ def iter_records(
   first_line = SeenTexts(numbered=True)
   first_problem = None
   num_problems = 0
-  for line, row in iter_rows(path, mapping):
+  for line, entry in iter_entries(path, mapping):
     try:
-      if isinstance(row, UserError):
-        raise row
-      record = mapping.record(row, default_id=f"line-{line}")
+      if isinstance(entry, UserError):
+        raise entry
+      record = mapping.record(entry, default_id=f"line-{line}")
       earlier = first_line.add(record.id, line)
       if earlier is not None:
         raise UserError(
@@ -104,7 +104,8 @@ def iter_records(
       if num_problems > max_problems:
         raise UserError(
           f"{path}: more than {max_problems} lines cannot be used; the first:"
-          f" {first_problem} (wrong file, or wrong --field_mapping?)"
+          f" {first_problem} (wrong file, or wrong field_mapping?)",
+          fields="field_mapping",
         ) from None
       yield problem
       continue
@@ -135,28 +136,29 @@ def read_records(
   return records, problems
 
 
-def iter_rows(
+def iter_entries(
   path: PathLike, mapping: FieldMapping | None = None
 ) -> Iterator[tuple[int, Mapping[str, Any] | UserError]]:
   """The rows of a file before they become records, with their line numbers.
 
-  A row that is not even a mapping comes as the UserError that says why.
+  An entry that is not even a mapping comes as the UserError that says why.
   """
   mapping = mapping or FieldMapping()
   kind = _kind(path)
   if not pathlib.Path(path).exists():
     raise UserError(
-      f"no such file: {path} (--input, or the paths that a dataset is read from)"
+      f"no such file: {path}",
+      fields="input",
     )
   try:
     if kind == "json":
-      yield from json_lines.read_rows(path)
+      yield from json_lines.read_entries(path)
     elif kind == "parquet":
-      yield from parquet.read_rows(path, mapping)
+      yield from parquet.read_entries(path, mapping)
     elif kind == "array_record":
-      yield from array_records.read_rows(path)
+      yield from array_records.read_entries(path)
     else:
-      yield from tables.read_rows(path, mapping, _DELIMITERS[kind])
+      yield from tables.read_entries(path, mapping, _DELIMITERS[kind])
   except OSError as error:
     raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
@@ -278,7 +280,7 @@ def _refused(path: pathlib.Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise UserError(
-      f"cannot write {path}: {error.strerror or error} (--output)"
+      f"cannot write {path}: {error.strerror or error}", fields="output"
     ) from None
 
 

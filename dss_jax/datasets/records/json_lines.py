@@ -20,22 +20,22 @@ MAX_ARRAY_BYTES = 1 << 30
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-Row = tuple[int, Mapping[str, Any] | UserError]
+Entry = tuple[int, Mapping[str, Any] | UserError]
 
 
-def read_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
+def read_entries(path: str | os.PathLike[str]) -> Iterator[Entry]:
   """The objects of a JSON-lines file, or of a file with one JSON array."""
   with open(path, "rb") as file:
-    yield from rows_of(file, path)
+    yield from entries_of(file, path)
 
 
-def rows_of(
+def entries_of(
   file: io.BufferedReader, path: str | os.PathLike[str]
-) -> Iterator[Row]:
-  """`read_rows` of an open file, which may be a pipe; `path` names it."""
+) -> Iterator[Entry]:
+  """`read_entries` of an open file, which may be a pipe; `path` names it."""
   start = file.peek(64).removeprefix(_BYTE_ORDER_MARK).lstrip()
   if start.startswith(b"["):
-    yield from _array_rows(file, path)
+    yield from _array_entries(file, path)
     return
   for number, line in read_lines(file):
     if isinstance(line, UserError):
@@ -97,7 +97,9 @@ def dumps(record: Record) -> bytes:
     ) from None
 
 
-def _array_rows(file: BinaryIO, path: str | os.PathLike[str]) -> Iterator[Row]:
+def _array_entries(
+  file: BinaryIO, path: str | os.PathLike[str]
+) -> Iterator[Entry]:
   content = file.read(MAX_ARRAY_BYTES + 1)
   if len(content) > MAX_ARRAY_BYTES:
     raise UserError(

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import decimal
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records.field_mapping import MAPPABLE_FIELDS, FieldMapping
-from dss_jax.datasets.records.json_lines import Row
-from dss_jax.datasets.records.record import RATIONALE_FIELDS, Record
+from dss_jax.datasets.records.json_lines import Entry
+from dss_jax.datasets.records.record import RATIONALE_FIELDS, Rationale, Record
 
 # Marks, in the column's own metadata, a text column that holds JSON.
 _ENCODING = b"dss_jax.encoding"
@@ -28,9 +27,9 @@ _REST = "dss_jax.other_keys"
 _EXTRA = "extra"
 
 
-def read_rows(
+def read_entries(
   path: str | os.PathLike[str], mapping: FieldMapping
-) -> Iterator[Row]:
+) -> Iterator[Entry]:
   """The rows of a Parquet file; nulls are left out.
 
   Raises:
@@ -127,34 +126,32 @@ class _Writer:
       self._columns = _columns_of(records, is_all=is_last)
       schema = pa.schema([column.field for column in self._columns])
       self._writer = pq.ParquetWriter(self._file, schema)
-    rows = [_Row(record) for record in records]
+    group = [_Unwritten(record, dict(record.extra)) for record in records]
     arrays = []
     for column in self._columns:
-      cells = [column.take(row) for row in rows]
+      cells = [column.take(unwritten) for unwritten in group]
       try:
         arrays.append(pa.array(cells, type=column.field.type))
       except (pa.ArrowException, UnicodeEncodeError) as error:
         raise UserError(
           f"column {column.field.name!r} cannot be written: {error}"
         ) from None
-    if rows:
+    if group:
       self._writer.write_table(pa.table(arrays, schema=self._writer.schema))
 
 
-class _Row:
-  """A record whose parts are taken out by columns."""
+class _Unwritten(NamedTuple):
+  """A record, and those of its unknown keys that no column has taken yet."""
 
-  def __init__(self, record: Record):
-    self.record = record
-    self.rest = dict(record.extra)
+  record: Record
+  rest: dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Column:
-  """A column: its field, and the cell that it takes from a row."""
+class _Column(NamedTuple):
+  """A column: its field, and the cell that it takes from a record."""
 
   field: Any
-  take: Callable[[_Row], Any]
+  take: Callable[[_Unwritten], Any]
 
 
 def _columns_of(records: Sequence[Record], is_all: bool) -> list[_Column]:
@@ -163,11 +160,15 @@ def _columns_of(records: Sequence[Record], is_all: bool) -> list[_Column]:
 
   text = pa.string()
   columns = [
-    _Column(pa.field("id", text, nullable=False), lambda row: row.record.id),
     _Column(
-      pa.field("input", text, nullable=False), lambda row: row.record.input
+      pa.field("id", text, nullable=False),
+      lambda unwritten: unwritten.record.id,
     ),
-    _Column(pa.field("label", text), lambda row: row.record.label),
+    _Column(
+      pa.field("input", text, nullable=False),
+      lambda unwritten: unwritten.record.input,
+    ),
+    _Column(pa.field("label", text), lambda unwritten: unwritten.record.label),
   ]
   plain = not any(r.extra for record in records for r in record.rationales)
   columns.append(_rationales_column(plain and is_all))
@@ -175,7 +176,9 @@ def _columns_of(records: Sequence[Record], is_all: bool) -> list[_Column]:
     columns.append(
       _json_column(
         "meta",
-        lambda row: dict(row.record.meta) if row.record.meta else _ABSENT,
+        lambda unwritten: (
+          dict(unwritten.record.meta) if unwritten.record.meta else _ABSENT
+        ),
       )
     )
   for key in dict.fromkeys(key for record in records for key in record.extra):
@@ -184,7 +187,10 @@ def _columns_of(records: Sequence[Record], is_all: bool) -> list[_Column]:
     field = pa.field(_REST, text, metadata={_ENCODING: b"json_keys"})
     columns.append(
       _Column(
-        field, lambda row: strict_json.dumps(row.rest) if row.rest else None
+        field,
+        lambda unwritten: (
+          strict_json.dumps(unwritten.rest) if unwritten.rest else None
+        ),
       )
     )
   return columns
@@ -198,30 +204,20 @@ def _rationales_column(plain: bool) -> _Column:
     (name, pa.float64() if name == "weight" else pa.string())
     for name in RATIONALE_FIELDS
   ]
-  if plain:
-    field = pa.field("rationales", pa.list_(pa.struct(fields)))
-    return _Column(
-      field, lambda row: [r.to_dict() for r in row.record.rationales]
-    )
-  fields.append((_EXTRA, pa.string()))
-  field = pa.field(
-    "rationales",
-    pa.list_(pa.struct(fields)),
-    metadata={_ENCODING: b"json_extra"},
+  if not plain:
+    fields.append((_EXTRA, pa.string()))
+
+  def struct(rationale: Rationale) -> dict[str, Any]:
+    cells = {name: getattr(rationale, name) for name in RATIONALE_FIELDS}
+    if rationale.extra:
+      cells[_EXTRA] = strict_json.dumps(dict(rationale.extra))
+    return cells
+
+  metadata = None if plain else {_ENCODING: b"json_extra"}
+  field = pa.field("rationales", pa.list_(pa.struct(fields)), metadata=metadata)
+  return _Column(
+    field, lambda unwritten: [struct(r) for r in unwritten.record.rationales]
   )
-
-  def take(row: _Row) -> list[dict[str, Any]]:
-    return [
-      {
-        **{name: getattr(rationale, name) for name in RATIONALE_FIELDS},
-        _EXTRA: (
-          strict_json.dumps(dict(rationale.extra)) if rationale.extra else None
-        ),
-      }
-      for rationale in row.record.rationales
-    ]
-
-  return _Column(field, take)
 
 
 # A record without the key, as against one where its value is null.
@@ -242,12 +238,14 @@ def _extra_column(key: str, records: Sequence[Record]) -> _Column:
   elif kind in types:
     column_type = types[kind]
   else:
-    return _json_column(key, lambda row: row.rest.pop(key, _ABSENT))
+    return _json_column(key, lambda unwritten: unwritten.rest.pop(key, _ABSENT))
 
-  def take(row: _Row) -> Any:
-    value = row.rest.get(key)
+  def take(unwritten: _Unwritten) -> Any:
+    value = unwritten.rest.get(key)
     fits = type(value) is kind and (not is_small or _is_int64(value))
-    return row.rest.pop(key) if fits else None  # else it stays with the rest
+    return (
+      unwritten.rest.pop(key) if fits else None
+    )  # else it stays with the rest
 
   return _Column(pa.field(key, column_type), take)
 
@@ -256,11 +254,11 @@ def _is_int64(value: Any) -> bool:
   return abs(value) < 1 << 63
 
 
-def _json_column(key: str, take: Callable[[_Row], Any]) -> _Column:
+def _json_column(key: str, take: Callable[[_Unwritten], Any]) -> _Column:
   import pyarrow as pa
 
-  def cell(row: _Row) -> str | None:
-    value = take(row)
+  def cell(unwritten: _Unwritten) -> str | None:
+    value = take(unwritten)
     return None if value is _ABSENT else strict_json.dumps(value)
 
   field = pa.field(key, pa.string(), metadata={_ENCODING: b"json"})
@@ -272,7 +270,7 @@ def _decoded(
   encodings: Mapping[str, bytes | None],
   fields: set[str],
 ) -> Mapping[str, Any] | UserError:
-  """A row as JSON-like values; the record's own fields are left to its checks."""
+  """A table row as JSON-like values; a record checks its fields itself."""
   decoded: dict[str, Any] = {}
   for key, value in row.items():
     if value is None:

@@ -12,32 +12,32 @@ from typing import Any, BinaryIO
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records.field_mapping import FLAT_FIELDS, FieldMapping
-from dss_jax.datasets.records.json_lines import MAX_LINE_BYTES, Row
+from dss_jax.datasets.records.json_lines import MAX_LINE_BYTES, Entry
 from dss_jax.datasets.records.record import Record
 
 # A header wider than this is no table of records.
 MAX_COLUMNS = 4096
 
 
-def read_rows(
+def read_entries(
   path: str | os.PathLike[str], mapping: FieldMapping, delimiter: str
-) -> Iterator[Row]:
+) -> Iterator[Entry]:
   """The rows of a table as text by column; empty cells are left out.
 
   Raises:
     UserError: if there is no usable header or a mapped column is missing.
   """
   with open(path, "rb") as file:
-    yield from rows_of(file, path, mapping, delimiter)
+    yield from entries_of(file, path, mapping, delimiter)
 
 
-def rows_of(
+def entries_of(
   file: BinaryIO,
   path: str | os.PathLike[str],
   mapping: FieldMapping,
   delimiter: str,
-) -> Iterator[Row]:
-  """`read_rows` of an open file, which may be a pipe; `path` names it."""
+) -> Iterator[Entry]:
+  """`read_entries` of an open file, which may be a pipe; `path` names it."""
   with _field_size_limit(MAX_LINE_BYTES):
     lines = _Lines(file)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)

@@ -11,7 +11,12 @@ from dss_jax import datasets
 from dss_jax.base import user_modules
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions
-from dss_jax.datasets.records import FieldMapping, Record, SeenTexts, iter_rows
+from dss_jax.datasets.records import (
+  FieldMapping,
+  Record,
+  SeenTexts,
+  iter_entries,
+)
 from dss_jax.rationales.beam import beam_files, elements
 
 
@@ -81,7 +86,7 @@ def _read_file(
   seen = SeenTexts()
   number = 0
   with beam_files.local_copy(path) as local:
-    for line, fields in iter_rows(local, mapping):
+    for line, fields in iter_entries(local, mapping):
       if number == limit:
         return
       try:

@@ -22,7 +22,7 @@ from dss_jax.datasets.records import (
   SUFFIXES,
   FieldMapping,
   Record,
-  iter_rows,
+  iter_entries,
   json_lines,
   tables,
 )
@@ -121,7 +121,7 @@ def _rows(
   if path != STDIN and kind != "text":
     suffix = pathlib.Path(path).suffix.lower()
     if suffix == kind or suffix == _SUFFIX_OF_FORMAT.get(kind):
-      yield from iter_rows(path, mapping)
+      yield from iter_entries(path, mapping)
       return
   if kind == "parquet":
     raise UserError(f"--input: rename {path} to end in .parquet")
@@ -146,9 +146,9 @@ def _rows_of(
     for line, text in json_lines.read_lines(file):
       yield line, text if isinstance(text, UserError) else {"input": text}
   elif kind in _DELIMITERS:
-    yield from tables.rows_of(file, name, mapping, _DELIMITERS[kind])
+    yield from tables.entries_of(file, name, mapping, _DELIMITERS[kind])
   else:
-    yield from json_lines.rows_of(file, name)
+    yield from json_lines.entries_of(file, name)
 
 
 # ----------------------------------------------------------------- one row

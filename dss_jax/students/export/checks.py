@@ -19,7 +19,7 @@ from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks
 from dss_jax.data.tokens import evaluations
-from dss_jax.data.tokens.examples import TaskSource
+from dss_jax.data.tokens.tokenization import TaskSource
 from dss_jax.datasets import DataOptions
 from dss_jax.models import encoder_decoder
 from dss_jax.models.decoding import generation

@@ -117,7 +117,7 @@ def test_without_packing_there_is_one_example_a_row():
   assert (batch["encoder_segment_ids"].max(axis=1) == 1).all()
   assert batch["decoder_target_tokens"][:, 0].tolist() == list(range(2, 42))
   small = BatchShape(39, 64, 48, records_per_batch=20, pack=False)
-  with pytest.raises(UserError, match="BATCH_SIZE is 39"):
+  with pytest.raises(UserError, match="batch_size is 39"):
     _ = StreamingBatches(Numbers(), small)[0]
 
 

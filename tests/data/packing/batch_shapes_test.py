@@ -11,7 +11,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.data.feeding.batches import PackedBatches
 from dss_jax.data.packing.batch_shapes import choose_batch_shape
 from dss_jax.data.packing.row_plans import BatchShape
-from dss_jax.data.tokens import examples
+from dss_jax.data.tokens import tokenization
 from dss_jax.data.tokens.token_arrays import ExampleSet, TokenArrays
 
 
@@ -140,13 +140,13 @@ def test_without_packing(make_example_set):
 
 def test_user_errors(make_example_set):
   example_set = make_example_set()
-  with pytest.raises(UserError, match="neither BATCH_SIZE"):
+  with pytest.raises(UserError, match="neither batch_size"):
     choose_batch_shape(example_set)
   with pytest.raises(UserError, match="12 rows; it must be a multiple of 8"):
     choose_batch_shape(example_set, rows=12, rows_multiple_of=8)
   with pytest.raises(UserError, match="encoder_length is 0"):
     choose_batch_shape(example_set, rows=8, encoder_length=0)
-  with pytest.raises(UserError, match=r"RECORDS_PER_BATCH.* is -1"):
+  with pytest.raises(UserError, match="records_per_batch is -1"):
     choose_batch_shape(example_set, records_per_batch=-1)
   with pytest.raises(UserError, match="tokens of inputs, but a row has room"):
     choose_batch_shape(example_set, rows=8, encoder_length=8)
@@ -166,7 +166,7 @@ def test_user_errors(make_example_set):
 
 @pytest.fixture(scope="module")
 def cqa(shared_data):
-  return examples.build_examples(
+  return tokenization.build_examples(
     "cqa_dss",
     "train",
     vocabularies.from_name(str(shared_data / "dss_spm.model")),

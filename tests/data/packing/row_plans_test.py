@@ -95,7 +95,7 @@ def test_laws(window):
     plan = _plan(*window)
   except UserError:
     # Refused only when the rows would be rather full, or a unit is large
-    # beside the one batch that it must lie in.
+    # except in the one batch that it must lie in.
     largest = max(
       np.bincount(unit, inputs).max() / (shape.rows * shape.encoder_length),
       np.bincount(unit, targets).max() / (shape.rows * shape.decoder_length),
@@ -183,11 +183,11 @@ def test_leftovers_move_to_free_space():
 def test_rows_too_few():
   inputs, targets = _cqa_like(128)
   shape = BatchShape(10, 256, 96, 64)
-  with pytest.raises(UserError, match="raise BATCH_SIZE") as raised:
+  with pytest.raises(UserError, match="raise batch_size") as raised:
     _plan(np.arange(128), inputs, targets, shape, 1)
   message = str(raised.value)
   assert "10 rows of 256/96 tokens cannot hold 64 records" in message
-  assert "RECORDS_PER_BATCH" in message
+  assert "records_per_batch" in message
   assert "\n" not in message
 
 
@@ -225,5 +225,5 @@ def test_window_batches():
 
 @pytest.mark.parametrize("field", ["rows", "encoder_length", "decoder_length"])
 def test_shapes_are_positive(field):
-  with pytest.raises(UserError, match=f"{field} 0"):
+  with pytest.raises(UserError, match=f"{field} is 0"):
     dataclasses.replace(BatchShape(1, 1, 1, 1), **{field: 0})

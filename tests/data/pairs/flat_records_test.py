@@ -36,8 +36,8 @@ def examples(
   found, reasons = {}, {}
   for subtask in METHODS[method].subtasks:
     left_out = collections.Counter()
-    made = flat_records.text_examples(
-      flat_records.rows_of(
+    made = flat_records.make_pairs(
+      flat_records.flatten(
         RECORDS,
         split,
         agrees=lambda gold, label: gold == label,
@@ -162,8 +162,8 @@ def test_a_sub_task_can_follow_one_teacher():
   subtask = subtasks.SubTask(
     "human", target_format="{rationale}", rationale_source="human"
   )
-  made = flat_records.text_examples(
-    flat_records.rows_of(
+  made = flat_records.make_pairs(
+    flat_records.flatten(
       RECORDS,
       "train",
       agrees=lambda a, b: a == b,

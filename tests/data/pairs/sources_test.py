@@ -7,7 +7,7 @@ import pytest
 from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import sources
-from dss_jax.data.tokens import evaluations, examples
+from dss_jax.data.tokens import evaluations, tokenization
 from dss_jax.datasets.records import Rationale, Record
 from dss_jax.vocabularies import ByteVocabulary
 
@@ -71,7 +71,7 @@ def test_files_with_a_field_mapping(tmp_path):
     metrics=("accuracy", "rouge1"),
     vocabulary="bytes:5",
   )
-  built = examples.build_examples("mine_dss", "test", ByteVocabulary())
+  built = tokenization.build_examples("mine_dss", "test", ByteVocabulary())
   inputs, targets = built.subtasks[1].example(0)
   assert ByteVocabulary().decode(inputs) == "[rationale] q0"
   assert ByteVocabulary().decode(targets) == "w0"

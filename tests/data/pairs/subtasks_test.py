@@ -108,8 +108,11 @@ def test_names_are_taken_apart_as_they_are_put_together(
 def test_names_of_others_are_not_ours():
   for name in ("glue_label", "svamp", "svamp_", "svamp_dss_student", "dss"):
     assert subtasks.parse_task_name(name) is None
-  with pytest.raises(UserError, match=r"glue_label.*svamp.*dss_paired.*TASK"):
+  with pytest.raises(
+    UserError, match=r"glue_label.*svamp.*dss_paired"
+  ) as raised:
     subtasks.get_task("glue_label")
+  assert "DatasetConfig.mixture_or_task_name" in raised.value.fields
 
 
 @pytest.mark.parametrize("name", ["a-b", "a/b", "", "x_label", "x_teacher"])
@@ -142,9 +145,10 @@ def test_rates(rates, expected):
     ({"label": 0, "rationale": 0}, "all rates"),
   ],
 )
-def test_wrong_rates_name_the_binding(rates, message):
-  with pytest.raises(UserError, match=f"{message}.*MethodOptions.rates"):
+def test_wrong_rates_name_the_field(rates, message):
+  with pytest.raises(UserError, match=message) as raised:
     METHODS["dss"].rates(MethodOptions(rates=rates))
+  assert raised.value.fields == ("MethodOptions.rates",)
 
 
 @pytest.mark.parametrize(
@@ -152,12 +156,13 @@ def test_wrong_rates_name_the_binding(rates, message):
   [
     ({"rationale_filter": "good"}, "'good'.*non_empty, all, agrees"),
     ({"max_rationale_tokens": 0}, "max_rationale_tokens is 0"),
-    ({"label_separator": " "}, "label_separator is blank"),
+    ({"label_separator": " "}, "label_separator is ' '; it must not be blank"),
   ],
 )
-def test_wrong_options_name_the_binding(arguments, message):
-  with pytest.raises(UserError, match=f"{message}.*MethodOptions"):
+def test_wrong_options_name_the_field(arguments, message):
+  with pytest.raises(UserError, match=message) as raised:
     MethodOptions(**arguments)
+  assert raised.value.fields == (f"MethodOptions.{next(iter(arguments))}",)
 
 
 def test_templates_are_checked():

@@ -18,8 +18,8 @@ from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks, task_options
 from dss_jax.data.pairs.subtasks import METHODS, MethodOptions
 from dss_jax.data.pairs.task_options import TaskOptions
-from dss_jax.data.seqio import record_source
-from dss_jax.data.tokens import examples
+from dss_jax.data.seqio import task_records
+from dss_jax.data.tokens import tokenization
 from dss_jax.datasets.records import Rationale, Record
 
 seqio = pytest.importorskip("seqio")
@@ -85,7 +85,7 @@ def direct(name: str, split: str, lengths=LENGTHS) -> list:
   """The same examples without TensorFlow."""
   chosen = task_options.current()
   dataset = subtasks.get_task(name).dataset
-  (arrays,) = examples.build_examples(
+  (arrays,) = tokenization.build_examples(
     name,
     split,
     vocabularies.from_name(chosen.vocabulary_of(dataset)),
@@ -201,7 +201,7 @@ def test_importing_reads_nothing(monkeypatch, tmp_path):
     )
     task = seqio.TaskRegistry.get("svamp_label")
     assert task.splits == ("train", "validation", "test")
-    with pytest.raises(UserError, match=r"--data_dir.*DSS_DATA_DIR"):
+    with pytest.raises(UserError, match=r"data_dir.*DSS_DATA_DIR"):
       task.get_dataset(LENGTHS, "train")
   # the environment is looked up when the data is asked for
   monkeypatch.setenv(datasets.DATA_DIR_VARIABLE, str(tmp_path / "no"))
@@ -448,7 +448,7 @@ def registries(monkeypatch):
     registration, "_REGISTERED", dict(registration._REGISTERED)
   )
   yield
-  record_source.forget_loaded_records()
+  task_records.forget_loaded_records()
 
 
 @pytest.mark.usefixtures("registries")
@@ -610,10 +610,10 @@ def test_a_cache_of_other_data_is_refused_with_both_fingerprints(
   release, monkeypatch
 ):
   task = seqio.TaskRegistry.get("svamp_rationale")
-  made = task.rows_of.fingerprint("train", with_data=True)
+  made = task.task_records.fingerprint("train", with_data=True)
   data = dataclasses.replace(release.data, label_spelling="normalized")
   with task_options.using(dataclasses.replace(release, data=data)):
-    wanted = task.rows_of.fingerprint("train", with_data=True)
+    wanted = task.task_records.fingerprint("train", with_data=True)
     with pytest.raises(UserError, match="made from other data") as raised:
       read("svamp_rationale", use_cached=True)
   assert made in str(raised.value)
@@ -650,7 +650,7 @@ def test_an_unreadable_cache_is_one_line(cached, damage):
 
 def test_a_task_that_is_not_cached_says_so(tmp_path, monkeypatch):
   use_cache("svamp_label", tmp_path, monkeypatch)
-  with pytest.raises(UserError, match=r"not cached in .*USE_CACHED_TASKS"):
+  with pytest.raises(UserError, match=r"not cached in .*set use_cached"):
     read("svamp_label", use_cached=True)
 
 
@@ -691,13 +691,13 @@ def test_a_folder_of_records_gives_the_tokens_of_the_direct_path(
         "cqa_rationale", split
       )
     write_records(tmp_path / "validation.jsonl", MINE[:3])
-    record_source.forget_loaded_records()
-    before = task.rows_of.fingerprint("train", with_data=True)
+    task_records.forget_loaded_records()
+    before = task.task_records.fingerprint("train", with_data=True)
     assert tokens(read("cqa_rationale", "validation")) == direct(
       "cqa_rationale", "validation"
     )
     assert len(read("cqa_rationale", "train")) == len(MINE)
     write_records(tmp_path / "train.jsonl", MINE[:-1])
-    record_source.forget_loaded_records()
-    assert task.rows_of.fingerprint("train", with_data=True) != before
+    task_records.forget_loaded_records()
+    assert task.task_records.fingerprint("train", with_data=True) != before
   assert set(task.splits) == {"train", "validation", "test"}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dss_jax.cli import export_command
-from dss_jax.data.tokens import evaluations, examples
+from dss_jax.data.tokens import evaluations, tokenization
 from dss_jax.models.config import T5Config
 from dss_jax.students.export import checks, formats
 
@@ -58,7 +58,7 @@ def taxonli(make_student, fixtures):
 
 @pytest.fixture(scope="module")
 def test_set(taxonli):
-  source = examples.TaskSource.load(
+  source = tokenization.TaskSource.load(
     "taxonli_label", "test", taxonli.vocabulary, feature_lengths=LENGTHS
   )
   found = evaluations.build_evaluations(source)["label"]

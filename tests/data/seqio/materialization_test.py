@@ -15,7 +15,7 @@ from dss_jax.data.packing.row_plans import BatchShape
 from dss_jax.data.pairs import subtasks, task_options
 from dss_jax.data.pairs.subtasks import MethodOptions
 from dss_jax.data.pairs.task_options import TaskOptions
-from dss_jax.data.tokens import evaluations, examples
+from dss_jax.data.tokens import evaluations, tokenization
 
 seqio = pytest.importorskip("seqio")
 
@@ -25,7 +25,7 @@ import dss_jax.tasks  # noqa: E402, F401
 from dss_jax.data import seqio as seqio_data  # noqa: E402
 from dss_jax.data import tasks  # noqa: E402
 from dss_jax.data.packing import row_plans  # noqa: E402
-from dss_jax.data.seqio import example_sets  # noqa: E402
+from dss_jax.data.seqio import materialization  # noqa: E402
 
 LENGTHS = {"inputs": 200, "targets": 100}
 BYTES = vocabularies.ByteVocabulary()
@@ -91,7 +91,7 @@ def test_own_sets_equal_those_built_without_tensorflow(
       chosen.method,
       LENGTHS,
     )
-    built = examples.build_examples(*arguments)
+    built = tokenization.build_examples(*arguments)
     assert tokens(made) == tokens(built)
     for field in dataclasses.fields(made):
       if field.name not in ("subtasks", "left_out"):  # SeqIO does not say
@@ -99,7 +99,7 @@ def test_own_sets_equal_those_built_without_tensorflow(
     # so that either path finds what the other has written
     (folder,) = tmp_path.iterdir()
     stamp = folder.stat().st_mtime_ns
-    loaded = examples.TaskSource.load(*arguments).open_or_build(tmp_path)
+    loaded = tokenization.TaskSource.load(*arguments).open_or_build(tmp_path)
     assert tokens(loaded) == tokens(built)
     assert folder.stat().st_mtime_ns == stamp
 
@@ -155,7 +155,7 @@ def test_a_nested_mixture_with_callable_rates(tmp_path):
   made = seqio_data.materialize("outer", "train", cache_dir=tmp_path)
   twice, up = made.subtasks
   assert (twice.name, up.name) == ("twice", "up")
-  # inner has 2, of which a quarter goes to `up`; 0.5 comes on top
+  # inner has 2, and a quarter of it goes to `up`; 0.5 comes on top
   assert made.rates == (1.5, 1.0)
   assert [up.example(i)[1].tolist() for i in range(4)] == [
     ids("AB"),
@@ -192,9 +192,9 @@ def test_arrays_are_made_once_and_again_when_the_task_changes(
 
   first = open_up()
   calls = []
-  original = example_sets._subtask_arrays
+  original = materialization._subtask_arrays
   monkeypatch.setattr(
-    example_sets,
+    materialization,
     "_subtask_arrays",
     lambda *args: calls.append(1) or original(*args),
   )
@@ -295,7 +295,9 @@ def test_own_tasks_score_alike_on_both_paths():
   name = "svamp_label_then_rationale"
   (theirs,) = seqio_data.seqio_evaluations(name, "test").values()
   (ours,) = evaluations.build_evaluations(
-    examples.TaskSource.load(name, "test", BYTES, task_options.current().data)
+    tokenization.TaskSource.load(
+      name, "test", BYTES, task_options.current().data
+    )
   ).values()
   assert theirs.inputs == ours.inputs
   assert theirs.targets == ours.targets
@@ -345,7 +347,7 @@ def test_a_stream_is_a_function_of_its_seed_and_can_be_entered_anywhere():
   other = dataclasses.replace(stream, seed=6)
   assert take(other, 120) != first
   assert other.fingerprint != stream.fingerprint
-  # it goes on for ever, at the rates, with all examples and no others
+  # it continues for ever, at the rates, with all examples and no others
   assert {(k, tuple(i), tuple(t), w) for k, i, t, w in first} == {
     (k, tuple(ids(word)), tuple(ids(written)), 1.0)
     for word in WORDS["train"]
@@ -407,9 +409,9 @@ def test_mistakes_are_one_line(tmp_path):
       seqio_data.materialize(name, split, cache_dir=tmp_path, **kwargs)
     assert "\n" not in str(raised.value)
 
-  check("no Task or Mixture 'nowhere'.*MIXTURE_OR_TASK_NAME", "nowhere")
+  check("no Task or Mixture 'nowhere'.*correct the name", "nowhere")
   check("no split 'dev'; it has test, train", "up", "dev")
-  check("TASK_FEATURE_LENGTHS", "up", feature_lengths={"inputs": -1})
+  check("task_feature_lengths", "up", feature_lengths={"inputs": -1})
   check("is not cached|any of the task cache", "up", use_cached=True)
   check("svamp_label.*not cached", "svamp_label", use_cached=True)
   add_broken("failing", failing)

@@ -1,8 +1,8 @@
-"""What the SeqIO source of a Task reads: rows as arrays, without TensorFlow.
+"""What the SeqIO source of a Task reads: flat records, without TensorFlow.
 
 Several Tasks of a dataset share its records, so they are kept in memory once
-they have been read. Rows carry a fingerprint, so that a cache made of them can
-be told from one that the options of today would make.
+they have been read. Flat records carry a fingerprint, so that a cache made of
+them can be distinguished from one that today's options would make.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ import numpy as np
 
 from dss_jax import datasets
 from dss_jax.data.pairs import flat_records, task_options
-from dss_jax.data.tokens import examples
+from dss_jax.data.tokens import tokenization
 from dss_jax.datasets.records import Record
 
-# Changes when rows of the same records would be others.
-ROW_VERSION = 1
+# Changes when the same records would be flattened differently.
+FLATTENING_VERSION = 1
 
 _INT_FIELDS = (
   "record",
@@ -36,8 +36,8 @@ SPLIT_CODES = {split: code for code, split in enumerate(flat_records.SPLITS)}
 
 
 @dataclasses.dataclass(frozen=True)
-class RowsOf:
-  """Which rows a Task is made of: all that its source depends on."""
+class TaskRecords:
+  """Which flat records a Task is made of: all that its source depends on."""
 
   dataset: str
   label_source: str
@@ -70,7 +70,7 @@ class RowsOf:
     if self.dataset != "taxonli":
       read = {k: v for k, v in read.items() if not k.startswith("taxonli_")}
     defined = [
-      ROW_VERSION,
+      FLATTENING_VERSION,
       self.dataset,
       self.label_source,
       self.rationale_source,
@@ -79,25 +79,25 @@ class RowsOf:
     ]
     parts = [json.dumps(defined, sort_keys=True)]
     if with_data:
-      parts.append(examples.records_digest(self.records(split)))
+      parts.append(tokenization.records_digest(self.records(split)))
     return "-".join(
       hashlib.sha256(part.encode()).hexdigest()[:12] for part in parts
     )
 
   def arrays(self, split: str) -> dict[str, np.ndarray]:
-    """The rows of a source split, one array per feature."""
+    """The flat records of a source split, one array per feature."""
     columns: dict[str, list[Any]] = {
       name: [] for name in (*_INT_FIELDS, *_TEXT_FIELDS, "weight")
     }
-    for row in flat_records.rows_of(
+    for flat_record in flat_records.flatten(
       self.records(split),
       split,
-      agrees=examples.agreement(self.dataset),
+      agrees=tokenization.agreement(self.dataset),
       label_source=self.label_source,
       rationale_source=self.rationale_source,
     ):
       for name, column in columns.items():
-        column.append(getattr(row, name))
+        column.append(getattr(flat_record, name))
     count = len(columns["id"])
     # No tf.bool: protobuf 7 refuses booleans in a cached example.
     arrays: dict[str, np.ndarray] = {

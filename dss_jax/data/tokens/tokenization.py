@@ -1,8 +1,8 @@
 """From records to token arrays and evaluation sets, without TensorFlow.
 
-    dataset name, options -> records -> rows -> texts -> ids -> ExampleSet
+    dataset name, options -> records -> pairs -> ids -> ExampleSet
 
-The same tokens come out of SeqIO's path (`data/materialize`); a test
+The same tokens come out of SeqIO's path (`data/seqio`); a test
 compares them for every task. An `ExampleSet` is kept on disk under its
 fingerprint, which names the records, the sub-tasks with their options, the
 vocabulary and the lengths: anything that could change a token.
@@ -43,8 +43,9 @@ def check_feature_lengths(
   for feature, length in lengths.items():
     if feature not in FEATURES or not isinstance(length, int) or length < 1:
       raise UserError(
-        f"TASK_FEATURE_LENGTHS has {feature!r}: {length!r}; it may hold"
-        " 'inputs' and 'targets', each with a number of tokens of at least 1."
+        f"task_feature_lengths has {feature!r}: {length!r}; it may hold"
+        " 'inputs' and 'targets', each with a number of tokens of at least 1",
+        fields="DatasetConfig.task_feature_lengths",
       )
   return lengths
 
@@ -170,11 +171,11 @@ class TaskSource:
       self.lengths,
     )
 
-  def texts(
+  def pairs(
     self, subtask: SubTask, left_out: collections.Counter[str] | None = None
-  ) -> list[flat_records.TextExample]:
-    """The text examples of one sub-task."""
-    subtask_rows = flat_records.rows_of(
+  ) -> list[flat_records.Pair]:
+    """The pairs of one sub-task."""
+    flattened = flat_records.flatten(
       self.records,
       self.split,
       agrees=agreement(self.task.dataset),
@@ -182,8 +183,8 @@ class TaskSource:
       rationale_source=subtask.rationale_source,
     )
     return list(
-      flat_records.text_examples(
-        subtask_rows,
+      flat_records.make_pairs(
+        flattened,
         subtask,
         self.options,
         self.split,
@@ -192,12 +193,12 @@ class TaskSource:
       )
     )
 
-  def inputs(self, example: flat_records.TextExample) -> list[int]:
-    ids = self.vocabulary.encode(example.inputs)
+  def inputs(self, pair: flat_records.Pair) -> list[int]:
+    ids = self.vocabulary.encode(pair.inputs)
     return with_eos(ids, self.lengths.get("inputs"))
 
-  def targets(self, example: flat_records.TextExample) -> list[int]:
-    ids = self.vocabulary.encode(example.targets)
+  def targets(self, pair: flat_records.Pair) -> list[int]:
+    ids = self.vocabulary.encode(pair.targets)
     return with_eos(ids, self.lengths.get("targets"))
 
   def example_set(self) -> ExampleSet:
@@ -206,14 +207,14 @@ class TaskSource:
     left_out: dict[str, dict[str, int]] = {}
     for subtask in self.task.method.subtasks:
       reasons: collections.Counter[str] = collections.Counter()
-      examples = self.texts(subtask, reasons)
+      pairs = self.pairs(subtask, reasons)
       arrays.append(
         TokenArrays.from_lists(
           subtask.name,
-          [self.inputs(example) for example in examples],
-          [self.targets(example) for example in examples],
-          record_ids=[example.record for example in examples],
-          weights=[example.weight for example in examples],
+          [self.inputs(pair) for pair in pairs],
+          [self.targets(pair) for pair in pairs],
+          record_ids=[pair.record for pair in pairs],
+          weights=[pair.weight for pair in pairs],
         )
       )
       left_out[subtask.name] = dict(reasons)

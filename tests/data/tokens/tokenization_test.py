@@ -9,7 +9,7 @@ from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import sources
 from dss_jax.data.pairs.subtasks import METHODS, MethodOptions
-from dss_jax.data.tokens import evaluations, examples
+from dss_jax.data.tokens import evaluations, tokenization
 from dss_jax.data.tokens.token_arrays import ExampleSet
 from dss_jax.datasets.records import Rationale, Record
 from dss_jax.vocabularies import ByteVocabulary
@@ -48,7 +48,7 @@ def tokens(example_set: ExampleSet) -> dict:
 
 
 def test_tokens_of_dss():
-  example_set = examples.TaskSource.load(
+  example_set = tokenization.TaskSource.load(
     "toy_dss",
     "train",
     BYTES,
@@ -77,15 +77,15 @@ def test_tokens_of_dss():
 
 
 def test_paired_is_the_same_examples():
-  mixed = examples.build_examples("toy_dss", "train", BYTES)
-  paired = examples.build_examples("toy_dss_paired", "train", BYTES)
+  mixed = tokenization.build_examples("toy_dss", "train", BYTES)
+  paired = tokenization.build_examples("toy_dss_paired", "train", BYTES)
   assert paired.paired
   assert tokens(mixed) == tokens(paired)
 
 
 def test_lengths_cut_before_the_end_id():
   lengths = {"inputs": 4, "targets": 3}
-  built = examples.build_examples(
+  built = tokenization.build_examples(
     "toy_standard", "train", BYTES, feature_lengths=lengths
   )
   assert tokens(built)["standard"] == [
@@ -99,7 +99,7 @@ def test_lengths_cut_before_the_end_id():
 def test_every_method_builds_on_the_built_in_dataset(method, suffix):
   vocabulary = vocabularies.from_name("taxonli")
   name = f"taxonli_{method}{suffix}"
-  built = examples.build_examples(name, "train", vocabulary, DATA)
+  built = tokenization.build_examples(name, "train", vocabulary, DATA)
   assert [arrays.name for arrays in built.subtasks] == [
     subtask.name for subtask in METHODS[method].subtasks
   ]
@@ -119,7 +119,7 @@ def test_a_fingerprint_names_everything_that_could_change_a_token():
     method=None,
     lengths=None,
   ):
-    source = examples.TaskSource.load(
+    source = tokenization.TaskSource.load(
       name, split, vocabulary, data, method, lengths
     )
     built = source.example_set()
@@ -148,21 +148,21 @@ def test_a_fingerprint_names_everything_that_could_change_a_token():
 
 def test_open_or_build_keeps_and_mends_its_folder(tmp_path, monkeypatch):
   def load():
-    return examples.TaskSource.load("toy_dss", "train", BYTES).open_or_build(
-      tmp_path
-    )
+    return tokenization.TaskSource.load(
+      "toy_dss", "train", BYTES
+    ).open_or_build(tmp_path)
 
   first = load()
   (folder,) = tmp_path.iterdir()
   assert folder.name == f"toy_dss-train-{first.fingerprint[:16]}"
-  expected = tokens(examples.build_examples("toy_dss", "train", BYTES))
+  expected = tokens(tokenization.build_examples("toy_dss", "train", BYTES))
   assert tokens(first) == expected
 
   def no_build(self):
     raise AssertionError("built again")
 
   with monkeypatch.context() as patch:
-    patch.setattr(examples.TaskSource, "example_set", no_build)
+    patch.setattr(tokenization.TaskSource, "example_set", no_build)
     assert tokens(load()) == expected
   (file,) = folder.glob("subtask_0.inputs*")
   file.write_bytes(b"")
@@ -171,7 +171,7 @@ def test_open_or_build_keeps_and_mends_its_folder(tmp_path, monkeypatch):
 
 def test_evaluations_of_a_mixture():
   found = evaluations.build_evaluations(
-    examples.TaskSource.load(
+    tokenization.TaskSource.load(
       "toy_dss_teacher", "test", BYTES, feature_lengths={"targets": 2}
     )
   )
@@ -195,7 +195,9 @@ def test_evaluations_of_a_mixture():
 
 def test_evaluation_finds_the_label_after_the_rationale():
   found = evaluations.build_evaluations(
-    examples.TaskSource.load("toy_rationale_then_label", "validation", BYTES)
+    tokenization.TaskSource.load(
+      "toy_rationale_then_label", "validation", BYTES
+    )
   )
   (evaluation,) = found.values()
   assert evaluation.targets == ["yes", "no"]  # c has no rationale, but counts
@@ -210,7 +212,7 @@ def test_targets_are_what_the_vocabulary_can_write():
 
 def test_max_examples():
   found = evaluations.build_evaluations(
-    examples.TaskSource.load(
+    tokenization.TaskSource.load(
       "taxonli_label", "test", vocabularies.from_name("taxonli"), DATA
     ),
     max_examples=2,
@@ -221,11 +223,11 @@ def test_max_examples():
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (("toy_foo", "train"), "no task 'toy_foo'.*MIXTURE_OR_TASK_NAME"),
+    (("toy_foo", "train"), "no task 'toy_foo'"),
     (("toy_dss", "dev"), "no split 'dev'.*train, validation, test"),
     (
       ("toy_dss", "train", {"input": 4}),
-      "TASK_FEATURE_LENGTHS has 'input'",
+      "task_feature_lengths has 'input'",
     ),
     (("toy_dss", "train", {"inputs": 0}), "'inputs': 0"),
   ],
@@ -233,7 +235,7 @@ def test_max_examples():
 def test_mistakes_are_one_line(arguments, message):
   name, split, *lengths = arguments
   with pytest.raises(UserError, match=message) as raised:
-    examples.build_examples(
+    tokenization.build_examples(
       name, split, BYTES, feature_lengths=lengths[0] if lengths else None
     )
   assert "\n" not in str(raised.value)
@@ -241,14 +243,14 @@ def test_mistakes_are_one_line(arguments, message):
 
 def test_a_missing_data_folder_is_said_with_its_switches(monkeypatch):
   monkeypatch.delenv(datasets.DATA_DIR_VARIABLE, raising=False)
-  with pytest.raises(UserError, match=r"--data_dir.*DSS_DATA_DIR"):
-    examples.build_examples("svamp_dss", "train", BYTES)
+  with pytest.raises(UserError, match=r"data_dir.*DSS_DATA_DIR"):
+    tokenization.build_examples("svamp_dss", "train", BYTES)
 
 
 def test_teacher_labels_are_compared_by_value(fixtures):
   data = datasets.DataOptions(data_dir=str(fixtures / "release"))
   strict = MethodOptions(rationale_filter="agrees")
-  built = examples.build_examples("svamp_dss", "train", BYTES, data, strict)
+  built = tokenization.build_examples("svamp_dss", "train", BYTES, data, strict)
   records = datasets.load_split("svamp", "train", options=data)
   agreeing = built.subtasks[1].record_ids.tolist()
   assert agreeing
@@ -270,7 +272,7 @@ def test_released_svamp_keeps_what_the_official_parser_reads(shared_data):
   data = datasets.DataOptions(data_dir=str(shared_data / "dss_release"))
   counts = {}
   for split in ("train", "validation", "test"):
-    built = examples.TaskSource.load(
+    built = tokenization.TaskSource.load(
       "svamp_dss_teacher", split, BYTES, data
     ).example_set()
     counts[split] = (
@@ -287,7 +289,7 @@ def test_released_svamp_keeps_what_the_official_parser_reads(shared_data):
 
 
 def test_weights_and_ids_are_what_the_sampler_expects():
-  built = examples.build_examples("toy_rationale", "train", BYTES)
+  built = tokenization.build_examples("toy_rationale", "train", BYTES)
   (arrays,) = built.subtasks
   assert arrays.record_ids.dtype == np.int32
   assert arrays.weights.dtype == np.float32

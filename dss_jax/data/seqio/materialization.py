@@ -1,24 +1,121 @@
-"""A Task or Mixture as an endless stream, for corpora too large to keep."""
+"""A Task or Mixture as token arrays on disk, or as an endless stream."""
 
 import dataclasses
 import functools
 import hashlib
+import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
 import tensorflow as tf
 
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
+from dss_jax.data.pairs import task_options
 from dss_jax.data.seqio.dss_task import DssTask
-from dss_jax.data.seqio.fingerprints import task_fingerprint
-from dss_jax.data.seqio.providers import (
+from dss_jax.data.seqio.seqio_tasks import (
+  Leaf,
   Provider,
   find_provider,
+  iter_examples,
   output_vocabulary,
+  read_task,
+  task_fingerprint,
+  token_ids,
 )
-from dss_jax.data.seqio.task_reading import iter_examples, read_task
-from dss_jax.data.tokens import examples
+from dss_jax.data.tokens import tokenization
 from dss_jax.data.tokens.example_stream import StreamExample
+from dss_jax.data.tokens.token_arrays import ExampleSet, TokenArrays
+
+
+def _subtask_arrays(
+  leaf: Leaf,
+  split: str,
+  feature_lengths: Mapping[str, int],
+  use_cached: bool,
+) -> TokenArrays:
+  """The examples of one Task, in their order (ours: in that of records)."""
+  dataset = read_task(leaf.task, split, feature_lengths, use_cached=use_cached)
+  inputs, targets, records, order, weights = [], [], [], [], []
+  for example in iter_examples(dataset, leaf.task.name):
+    if not len(example["inputs"]) or not len(example["targets"]):
+      continue  # nothing to read or nothing to write
+    inputs.append(token_ids(example["inputs"], leaf.task))
+    targets.append(token_ids(example["targets"], leaf.task))
+    is_dss_task = isinstance(leaf.task, DssTask)
+    records.append(int(example["record_id"]) if is_dss_task else len(records))
+    order.append(int(example["rationale_index"]) if is_dss_task else 0)
+    weights.append(float(example["weight"]) if is_dss_task else 1.0)
+  # Caches hold examples in any order.
+  places = np.lexsort((order, records)) if records else []
+  return TokenArrays.from_lists(
+    leaf.name,
+    [inputs[i] for i in places],
+    [targets[i] for i in places],
+    record_ids=[records[i] for i in places],
+    weights=[weights[i] for i in places],
+  )
+
+
+def materialize(
+  name: str,
+  split: str,
+  *,
+  cache_dir: str | os.PathLike[str],
+  feature_lengths: Mapping[str, int] | None = None,
+  use_cached: bool = False,
+  refresh: bool = False,
+) -> ExampleSet:
+  """The token arrays of a Task or Mixture, from `cache_dir` if they are there.
+
+  Args:
+    name: registered with SeqIO, by us or by another project.
+    split: one of its splits.
+    cache_dir: where token arrays are kept, one folder per fingerprint.
+    feature_lengths: {"inputs": ..., "targets": ...} in tokens.
+    use_cached: read SeqIO's offline cache instead of the source.
+    refresh: make the arrays anew even if they are there.
+
+  Raises:
+    UserError: an unknown name or split, unreadable data, a cache that does not
+      fit, features that are no token ids.
+  """
+  provider = find_provider(name, split)
+  lengths = tokenization.check_feature_lengths(feature_lengths)
+  fingerprint = task_fingerprint(
+    name, split, feature_lengths=lengths, use_cached=use_cached
+  )
+
+  def build() -> ExampleSet:
+    arrays = tuple(
+      _subtask_arrays(leaf, split, lengths, use_cached)
+      for leaf in provider.leaves
+    )
+    highest = max(
+      (int(subtask.record_ids.max()) for subtask in arrays if len(subtask)),
+      default=-1,
+    )
+    num_records = highest + 1
+    if provider.dss_name is not None and not use_cached:
+      num_records = tokenization.count_records(
+        provider.dss_name.dataset, split, task_options.current().data
+      )
+    return ExampleSet(
+      subtasks=arrays,
+      rates=tuple(leaf.rate for leaf in provider.leaves),
+      paired=provider.paired,
+      num_records=num_records,
+      fingerprint=fingerprint,
+      vocabulary=output_vocabulary(name).name,
+      task_name=name,
+      split=split,
+    )
+
+  if refresh:
+    folder = tokenization.example_folder(cache_dir, name, split, fingerprint)
+    shutil.rmtree(folder, ignore_errors=True)
+  return tokenization.open_or_build(cache_dir, name, split, fingerprint, build)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +179,7 @@ class ExampleStream:
 
   def open(self, skip: int = 0) -> Iterator[StreamExample]:
     """The stream from its example number `skip` on."""
-    lengths = examples.check_feature_lengths(self.feature_lengths)
+    lengths = tokenization.check_feature_lengths(self.feature_lengths)
     datasets = []
     for index, leaf in enumerate(self._provider.leaves):
       dataset = read_task(
@@ -116,7 +213,7 @@ def _is_not_empty(example: Mapping[str, tf.Tensor]) -> tf.Tensor:
 
 
 def _tagged(
-  index: int, is_own: bool
+  index: int, is_dss_task: bool
 ) -> Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]:
   """Keeps what a batch needs and adds the sub-task's position."""
 
@@ -124,7 +221,7 @@ def _tagged(
     return {
       "inputs": tf.cast(example["inputs"], tf.int32),
       "targets": tf.cast(example["targets"], tf.int32),
-      "weight": example["weight"] if is_own else tf.constant(1.0),
+      "weight": example["weight"] if is_dss_task else tf.constant(1.0),
       "subtask": tf.constant(index, tf.int32),
     }
 

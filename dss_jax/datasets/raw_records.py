@@ -1,4 +1,4 @@
-"""The raw sets' own rows as input, label and human rationales.
+"""The raw sets' own entries as input, label and human rationales.
 
 The released files, TFDS and Hugging Face name the same things differently;
 here they become the input and label forms of the official code. Nothing is
@@ -26,15 +26,15 @@ _NLI_SPELLINGS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class RawExample:
-  """One row of a raw set.
+class RawRecord:
+  """One entry of a raw set.
 
   Attributes:
     input: what the student reads, without a prefix.
     label: the gold label, or None where the set has none.
-    choices: the answers to choose from, where the row lists them.
-    explanations: human rationales that come with the row.
-    source_id: the row's id in the raw set, if it has one.
+    choices: the answers to choose from, where the entry lists them.
+    explanations: human rationales that come with the entry.
+    source_id: the entry's id in the raw set, if it has one.
   """
 
   input: str
@@ -44,7 +44,7 @@ class RawExample:
   source_id: str | None = None
 
   def human_rationales(self) -> tuple[Rationale, ...]:
-    """The explanations; whoever wrote them knew the gold label."""
+    """The explanations; their authors knew the gold label."""
     return tuple(
       Rationale(text, self.label, "human") for text in self.explanations
     )
@@ -56,11 +56,11 @@ class RawExample:
     rationales: Sequence[Rationale],
     completion: str | None = None,
   ) -> Record:
-    """Row `number` of a split as a record, with an id such as "train-17".
+    """Entry `number` of a split as a record, with an id such as "train-17".
 
     Args:
       split: the split's name.
-      number: the row's position in it, from 0.
+      number: the entry's position in it, from 0.
       rationales: human ones or a teacher's.
       completion: what a teacher wrote, to be kept where it cannot be used as
         it is.
@@ -81,9 +81,9 @@ class RawExample:
     )
 
 
-def cqa(row: Mapping[str, Any]) -> RawExample:
+def cqa(entry: Mapping[str, Any]) -> RawRecord:
   """CommonsenseQA with CoS-E v1.11's explanations; the label is the text."""
-  choices = row.get("choices")
+  choices = entry.get("choices")
   # Tables of other libraries may hold the list as a mapping of columns.
   if isinstance(choices, Mapping):
     choices = choices.get("text")
@@ -95,30 +95,30 @@ def cqa(row: Mapping[str, Any]) -> RawExample:
   listed = "\n".join(
     f"({letter}) {choice}" for letter, choice in zip("abcde", choices)
   )
-  return RawExample(
-    f"{_text(row, 'question')}\nAnswer Choices:\n{listed}",
-    _text(row, "answer"),
+  return RawRecord(
+    f"{_text(entry, 'question')}\nAnswer Choices:\n{listed}",
+    _text(entry, "answer"),
     choices,
-    _explanations(row, ("abstractive_explanation",)),
-    row.get("id"),
+    _explanations(entry, ("abstractive_explanation",)),
+    entry.get("id"),
   )
 
 
-def svamp(row: Mapping[str, Any]) -> RawExample:
+def svamp(entry: Mapping[str, Any]) -> RawRecord:
   """SVAMP, from the released form or the original `SVAMP.json`."""
-  if "input" in row:
-    return RawExample(_text(row, "input"), _text(row, "label"))
-  return RawExample(
-    f"{_text(row, 'Body')}\n{_text(row, 'Question')}",
-    _text(row, "Equation"),
-    source_id=row.get("ID"),
+  if "input" in entry:
+    return RawRecord(_text(entry, "input"), _text(entry, "label"))
+  return RawRecord(
+    f"{_text(entry, 'Body')}\n{_text(entry, 'Question')}",
+    _text(entry, "Equation"),
+    source_id=entry.get("ID"),
   )
 
 
-def nli(row: Mapping[str, Any]) -> RawExample:
+def nli(entry: Mapping[str, Any]) -> RawRecord:
   """e-SNLI and ANLI: premise and hypothesis around NLI_SEPARATOR."""
-  premise = _text(row, "context" if "context" in row else "premise")
-  label = row.get("label")
+  premise = _text(entry, "context" if "context" in entry else "premise")
+  label = entry.get("label")
   if label is None or label == -1:  # SNLI: the annotators did not agree
     label = None
   elif isinstance(label, str) and label.lower() in _NLI_SPELLINGS:
@@ -130,15 +130,15 @@ def nli(row: Mapping[str, Any]) -> RawExample:
       f"label {label!r}; allowed: 0, 1, 2, -1 or {', '.join(NLI_LABELS)}"
     )
   keys = ("explanation_1", "explanation_2", "explanation_3", "reason")
-  return RawExample(
-    f"{premise}{NLI_SEPARATOR}{_text(row, 'hypothesis')}",
+  return RawRecord(
+    f"{premise}{NLI_SEPARATOR}{_text(entry, 'hypothesis')}",
     label,
-    explanations=_explanations(row, keys),
-    source_id=row.get("uid"),
+    explanations=_explanations(entry, keys),
+    source_id=entry.get("uid"),
   )
 
 
-READERS: Mapping[str, Callable[[Mapping[str, Any]], RawExample]] = {
+READERS: Mapping[str, Callable[[Mapping[str, Any]], RawRecord]] = {
   "cqa": cqa,
   "svamp": svamp,
   "esnli": nli,
@@ -148,15 +148,15 @@ READERS: Mapping[str, Callable[[Mapping[str, Any]], RawExample]] = {
 }
 
 
-def _text(row: Mapping[str, Any], key: str) -> str:
-  text = row.get(key)
+def _text(entry: Mapping[str, Any], key: str) -> str:
+  text = entry.get(key)
   if not isinstance(text, str):
     raise UserError(f"no text under key {key!r}")
   return text
 
 
 def _explanations(
-  row: Mapping[str, Any], keys: Sequence[str]
+  entry: Mapping[str, Any], keys: Sequence[str]
 ) -> tuple[str, ...]:
-  texts = (row.get(key) for key in keys)
+  texts = (entry.get(key) for key in keys)
   return tuple(text for text in texts if isinstance(text, str) and text.strip())

@@ -1,6 +1,6 @@
 """Makes the SentencePiece model that ships with the built-in dataset.
 
-    python -m dss_jax.data.tokens.taxonli_vocabulary [--output taxonli.model]
+    PYTHONPATH=. python tests/support/taxonli_model.py [--output taxonli.model]
 
 A trained model would need luck to get every word of a small closed dataset
 whole. This one is written down instead: one piece for each word of taxonli's
@@ -21,6 +21,7 @@ from typing import Any
 
 from dss_jax import vocabularies
 from dss_jax.data.pairs import subtasks
+from dss_jax.datasets import taxonli
 
 _SPACE = "▁"  # what SentencePiece writes for a space
 _WORD_SCORE = -1.0
@@ -110,8 +111,6 @@ def taxonli_words() -> list[str]:
   Taken from the taxonomy and from what the generator writes, under every
   control, so that it follows them if they change.
   """
-  from dss_jax.datasets import taxonli
-
   options = subtasks.MethodOptions()
   prefixes = [
     options.label_prefix,
@@ -142,7 +141,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
   """Writes the model where the package looks for it."""
   parser = argparse.ArgumentParser(
     description="Makes the SentencePiece model of taxonli.",
-    prog="python -m dss_jax.data.tokens.taxonli_vocabulary",
   )
   parser.add_argument(
     "--output",
