@@ -243,7 +243,7 @@ def _run_clients(
 def _predict_alone(args) -> dict[str, Any]:
   """Labels and throughput of the predictor, in this process."""
   from dss_jax import main
-  from dss_jax.students.predictions import PredictOptions
+  from dss_jax.students.predict_options import PredictOptions
   from dss_jax.students.serving import backends
 
   parser = main.make_parser()

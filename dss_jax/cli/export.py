@@ -13,7 +13,7 @@ from dss_jax.students.export import formats
 
 if TYPE_CHECKING:
   from dss_jax.datasets import DataOptions
-  from dss_jax.students.export.checks import Agreement
+  from dss_jax.students.export.answer_checks import Agreement
   from dss_jax.students.student import Student
   from dss_jax.training.train_config import TrainConfig
 
@@ -95,7 +95,9 @@ def run(args: argparse.Namespace, read_run: student_flags.ReadRun) -> int:
   from dss_jax.students.export import folders
 
   folders.check_free(args.output, overwrite=args.overwrite)
-  options = formats.Options(args.quantization, args.t5x_layout, args.num_beams)
+  options = formats.ExportOptions(
+    args.quantization, args.t5x_layout, args.num_beams
+  )
   form = formats.get(args.format, checked=args.check > 0)
   started = time.monotonic()
   student, data = _open(args, read_run)
@@ -163,7 +165,7 @@ def export(
   output: str,
   name: str,
   form: formats.Format,
-  options: formats.Options,
+  options: formats.ExportOptions,
   *,
   count: int,
   least: float | None = None,
@@ -193,11 +195,11 @@ def export(
   """
   from dss_jax.base.atomic_files import write_atomically
   from dss_jax.pretrained import student_card
-  from dss_jax.students.export import checks, folders, model_card
+  from dss_jax.students.export import answer_checks, folders, model_card
   from dss_jax.training import train_config
 
   train_config.check_vocabulary(student.vocabulary, student.model)
-  checks.check_finite(student)
+  answer_checks.check_finite(student)
   with folders.new_folder(output, overwrite=overwrite) as folder:
     _tell(f"writing {formats.FORMATS[name]}")
     form.write(student, folder, options)
@@ -219,25 +221,25 @@ def export(
 def _check(
   student, folder, form, options, count, least, data
 ) -> list[Agreement]:
-  from dss_jax.students.export import checks, tokenizer_files
+  from dss_jax.students.export import answer_checks, tokenizer_files
 
-  ours = checks.student_answers(
+  ours = answer_checks.student_answers(
     student, options.num_beams, own_dtype=form.OWN_DTYPE
   )
   theirs = form.answers(student, folder, options)
-  longest = checks.output_tokens(student)
+  longest = answer_checks.output_tokens(student)
   agreements = []
-  for asked in checks.questions(student, count, data):
+  for asked in answer_checks.questions(student, count, data):
     if form.HAS_TOKENIZER and asked.evaluation is not None:
       tokenizer_files.check(student, folder, asked.evaluation.input_texts)
     _tell(f"asking {len(asked.inputs)} inputs of {asked.subtask.name}")
-    agreement = checks.compare(
+    agreement = answer_checks.compare(
       student,
       asked,
       ours(asked.inputs, longest),
       theirs(asked.inputs, longest),
     )
-    checks.check(
+    answer_checks.check(
       agreement,
       least=_least(options, agreement) if least is None else least,
       exact=options.quantization == "float32",
@@ -247,7 +249,7 @@ def _check(
   return agreements
 
 
-def _least(options: formats.Options, agreement: Agreement) -> float:
+def _least(options: formats.ExportOptions, agreement: Agreement) -> float:
   """The share that must agree where the flags do not say."""
   if options.quantization == "int8" and agreement.labels is None:
     return _LEAST_AGREEMENT_OF_INT8_TEXTS

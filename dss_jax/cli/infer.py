@@ -11,7 +11,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.cli import student_flags
 
 if TYPE_CHECKING:
-  from dss_jax.students.predictions import PredictOptions
+  from dss_jax.students.predict_options import PredictOptions
 
 _EPILOG = """\
 examples:
@@ -231,7 +231,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _options(args: argparse.Namespace) -> PredictOptions:
   from dss_jax.models.decoding.generation import DecodeOptions
-  from dss_jax.students.predictions import PredictOptions
+  from dss_jax.students.predict_options import PredictOptions
 
   fields = {
     "num_beams": args.num_beams,
@@ -253,7 +253,7 @@ def _options(args: argparse.Namespace) -> PredictOptions:
     samples=args.samples,
     labels=None if args.labels is None else read_labels(args.labels),
     constrain={"auto": None, "on": True, "off": False}[args.constrain],
-    max_input=args.max_input_length,
+    max_input_length=args.max_input_length,
     seed=args.seed,
   )
 

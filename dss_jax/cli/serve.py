@@ -157,7 +157,7 @@ def run(
     _say("loading the student")
     student = open_student(args)
 
-    from dss_jax.students.predictions import PredictOptions
+    from dss_jax.students.predict_options import PredictOptions
     from dss_jax.students.serving import backends
 
     offered = backends.offered_outputs(student, outputs)

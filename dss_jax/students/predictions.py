@@ -1,4 +1,4 @@
-"""What a student is asked, how, and what it answers."""
+"""What a student is asked and what it answers."""
 
 from __future__ import annotations
 
@@ -9,68 +9,6 @@ from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks
 from dss_jax.data.pairs.subtasks import MethodOptions, Part, SubTask
 from dss_jax.datasets.records import Rationale, Record
-from dss_jax.models.decoding.generation import DecodeOptions
-
-OUTPUTS = ("label", "rationale")
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictOptions:
-  """What is asked of a student, and how its answers are found.
-
-  Attributes:
-    outputs: what to predict, of OUTPUTS. A student that writes both in one
-      text is asked once, else once for each.
-    decode: how outputs are found, where none of the below says otherwise.
-    num_best: how many outputs to tell of, found by beam search.
-    samples: sample so many texts that reason before they name a label, and
-      take the label that most of them name (self-consistency, arXiv
-      2203.11171); 0 for none. `decode` has the temperature.
-    labels: all labels there are; None takes those that the student knows.
-    constrain: whether only those labels can be predicted; None where they are
-      known and the student writes nothing beside them.
-    max_input: longest input in tokens, end id included; None takes what the
-      student was trained on.
-    seed: of sampling.
-  """
-
-  outputs: tuple[str, ...] = ("label",)
-  decode: DecodeOptions = dataclasses.field(default_factory=DecodeOptions)
-  num_best: int = 1
-  samples: int = 0
-  labels: tuple[str, ...] | None = None
-  constrain: bool | None = None
-  max_input: int | None = None
-  seed: int = 0
-
-  def __post_init__(self):
-    """Checks what can be checked without a student.
-
-    Raises:
-      UserError: a value outside of the above.
-    """
-    unknown = [name for name in self.outputs if name not in OUTPUTS]
-    if unknown or not self.outputs:
-      raise UserError(
-        f"--outputs has {','.join(self.outputs)!r}; allowed: label, rationale"
-        " or label,rationale"
-      )
-    for name, least in (("num_best", 1), ("samples", 0), ("max_input", 1)):
-      value = getattr(self, name)
-      if value is not None and not least <= value <= MAX_COUNTS[name]:
-        raise UserError(
-          f"--{_FLAGS.get(name, name)} is {value}; allowed: whole numbers from"
-          f" {least} to {MAX_COUNTS[name]}"
-        )
-    if self.samples and self.num_best > 1:
-      raise UserError("--samples and --num_best exclude each other")
-    if self.labels is not None and self.constrain is False:
-      raise UserError("--labels and --constrain=off contradict each other")
-
-
-# More would only fill memory.
-MAX_COUNTS = {"num_best": 64, "samples": 256, "max_input": 1 << 16}
-_FLAGS = {"max_input": "max_input_length"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,12 +20,8 @@ from dss_jax.base.errors import UserError
 from dss_jax.data.pairs.subtasks import SubTask
 from dss_jax.models.decoding import generation, input_batches
 from dss_jax.students import predictions, programs
-from dss_jax.students.predictions import (
-  Alternative,
-  PredictInput,
-  Prediction,
-  PredictOptions,
-)
+from dss_jax.students.predict_options import PredictOptions
+from dss_jax.students.predictions import Alternative, PredictInput, Prediction
 from dss_jax.students.programs import Labels, Program, Writer, Written
 from dss_jax.students.student import Student
 
@@ -378,8 +374,8 @@ def declared_lengths(longest: int) -> list[int]:
 
 
 def _max_input(student: Student, options: PredictOptions) -> int:
-  if options.max_input is not None:
-    return options.max_input
+  if options.max_input_length is not None:
+    return options.max_input_length
   return student.feature_lengths.get("inputs", DEFAULT_MAX_INPUT)
 
 

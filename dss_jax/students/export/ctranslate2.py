@@ -16,7 +16,7 @@ import numpy as np
 
 from dss_jax.base.errors import UserError
 from dss_jax.students.export import (
-  checks,
+  answer_checks,
   formats,
   huggingface,
   model_card,
@@ -34,7 +34,7 @@ _ACTIVATIONS = ("gelu", "relu", "silu", "swish")
 
 
 def write(
-  student: Student, folder: pathlib.Path, options: formats.Options
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
 ) -> None:
   """Converts; the Hugging Face form in between is removed again."""
   activation = student.model.config.mlp_activations[0]
@@ -102,8 +102,8 @@ class _Names:
 
 
 def answers(
-  student: Student, folder: pathlib.Path, options: formats.Options
-) -> checks.Answer:
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
+) -> answer_checks.Answer:
   """The greedy answers of CTranslate2, on the CPU."""
   # By name: where it is not installed, type checkers take this module for it.
   ctranslate2: Any = importlib.import_module("ctranslate2")
@@ -116,11 +116,13 @@ def answers(
   )
   ids = {name: i for i, name in enumerate(names)}
 
-  def answer(inputs: Sequence[Sequence[int]], longest: int) -> checks.Answers:
+  def answer(
+    inputs: Sequence[Sequence[int]], longest: int
+  ) -> answer_checks.Answers:
     results = translator.translate_batch(
       [[names[token] for token in tokens] for tokens in inputs],
       beam_size=1,
-      max_batch_size=checks.BATCH_SIZE,
+      max_batch_size=answer_checks.BATCH_SIZE,
       max_input_length=0,
       max_decoding_length=longest,
       min_decoding_length=0,
@@ -128,16 +130,16 @@ def answers(
       return_scores=True,
     )
     outputs = [
-      checks.until_end([ids[token] for token in result.hypotheses[0]])
+      answer_checks.until_end([ids[token] for token in result.hypotheses[0]])
       for result in results
     ]
     scores = [result.scores[0] for result in results]
-    return checks.Answers(outputs, np.asarray(scores, np.float32))
+    return answer_checks.Answers(outputs, np.asarray(scores, np.float32))
 
   return answer
 
 
-def usage(student: Student, options: formats.Options) -> str:
+def usage(student: Student, options: formats.ExportOptions) -> str:
   """How to ask the folder with CTranslate2."""
   return f"""\
 With CTranslate2, and transformers for the tokens; `min_decoding_length=0` lets
@@ -151,6 +153,6 @@ translator = ctranslate2.Translator("FOLDER", compute_type="{options.quantizatio
 tokens = tokenizer.convert_ids_to_tokens(tokenizer({model_card.prompt(student)}).input_ids)
 result = translator.translate_batch(
     [tokens], beam_size=1, min_decoding_length=0,
-    max_decoding_length={checks.output_tokens(student)})[0]
+    max_decoding_length={answer_checks.output_tokens(student)})[0]
 print(tokenizer.decode(tokenizer.convert_tokens_to_ids(result.hypotheses[0])))
 ```"""

@@ -20,7 +20,12 @@ from dss_jax.models.config import (
   T5Config,
 )
 from dss_jax.pretrained import huggingface_weights
-from dss_jax.students.export import checks, formats, model_card, tokenizer_files
+from dss_jax.students.export import (
+  answer_checks,
+  formats,
+  model_card,
+  tokenizer_files,
+)
 from dss_jax.students.student import Student
 
 PACKAGES = ("safetensors",)
@@ -120,7 +125,7 @@ def generation_config(student: Student) -> dict[str, Any]:
     "decoder_start_token_id": 0,
     "pad_token_id": 0,
     "eos_token_id": 1,
-    "max_new_tokens": checks.output_tokens(student),
+    "max_new_tokens": answer_checks.output_tokens(student),
     "use_cache": not needs_cache_off(student.model.config),
   }
 
@@ -138,7 +143,7 @@ def prefixes(student: Student) -> dict[str, str]:
 def write(
   student: Student,
   folder: pathlib.Path,
-  options: formats.Options | None = None,
+  options: formats.ExportOptions | None = None,
   *,
   max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
@@ -231,8 +236,8 @@ def save(tensors: dict[str, np.ndarray], path: pathlib.Path) -> None:
 
 
 def answers(
-  student: Student, folder: pathlib.Path, options: formats.Options
-) -> checks.Answer:
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
+) -> answer_checks.Answer:
   """The greedy answers of transformers with what lies in `folder`."""
   del student, options
   import torch
@@ -244,10 +249,12 @@ def answers(
     )
   model.eval()
 
-  def answer(inputs: Sequence[Sequence[int]], longest: int) -> checks.Answers:
+  def answer(
+    inputs: Sequence[Sequence[int]], longest: int
+  ) -> answer_checks.Answers:
     outputs: list[list[int]] = [[] for _ in inputs]
     scores = np.zeros(len(inputs), np.float32)
-    for index, tokens in checks.batches(inputs):
+    for index, tokens in answer_checks.batches(inputs):
       ids = torch.from_numpy(tokens)
       lengths = torch.tensor([len(inputs[i]) for i in index])[:, None]
       with torch.inference_mode():
@@ -265,15 +272,15 @@ def answers(
         )
       for row, i in enumerate(index):
         written = found.sequences[row, 1:].tolist()
-        outputs[i] = checks.until_end(written)
+        outputs[i] = answer_checks.until_end(written)
         end = min(len(outputs[i]) + 1, len(written))
         scores[i] = float(log_probs[row, :end].sum())
-    return checks.Answers(outputs, scores)
+    return answer_checks.Answers(outputs, scores)
 
   return answer
 
 
-def usage(student: Student, options: formats.Options) -> str:
+def usage(student: Student, options: formats.ExportOptions) -> str:
   """How to load the folder with transformers."""
   del options
   text = f"""\

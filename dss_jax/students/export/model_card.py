@@ -16,7 +16,7 @@ from typing import Any
 from dss_jax import __version__, datasets
 from dss_jax.base.errors import UserError, one_line
 from dss_jax.data.pairs import subtasks
-from dss_jax.students.export.checks import Agreement
+from dss_jax.students.export.answer_checks import Agreement
 from dss_jax.students.student import Student
 from dss_jax.training import results, run_directory
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dss_jax.students.export import (
-  checks,
+  answer_checks,
   formats,
   huggingface,
   model_card,
@@ -37,7 +37,7 @@ _SOURCE = ".huggingface"
 
 
 def write(
-  student: Student, folder: pathlib.Path, options: formats.Options
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
 ) -> None:
   """Writes both graphs and the tokenizer."""
   del options
@@ -146,8 +146,8 @@ def _quiet() -> Iterator[None]:
 
 
 def answers(
-  student: Student, folder: pathlib.Path, options: formats.Options
-) -> checks.Answer:
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
+) -> answer_checks.Answer:
   """The greedy answers of ONNX Runtime, on the CPU."""
   del student, options
   import onnxruntime
@@ -159,17 +159,19 @@ def answers(
     for file in (ENCODER_FILE, DECODER_FILE)
   )
 
-  def answer(inputs: Sequence[Sequence[int]], longest: int) -> checks.Answers:
+  def answer(
+    inputs: Sequence[Sequence[int]], longest: int
+  ) -> answer_checks.Answers:
     outputs: list[list[int]] = [[] for _ in inputs]
     scores = np.zeros(len(inputs), np.float32)
-    for index, tokens in checks.batches(inputs):
+    for index, tokens in answer_checks.batches(inputs):
       lengths = np.array([len(inputs[i]) for i in index])[:, None]
       mask = (np.arange(tokens.shape[1]) < lengths).astype(np.int64)
       found, log_probs = _greedy(encoder, decoder, tokens, mask, longest)
       for row, i in enumerate(index):
-        outputs[i] = checks.until_end(found[row].tolist())
+        outputs[i] = answer_checks.until_end(found[row].tolist())
         scores[i] = log_probs[row]
-    return checks.Answers(outputs, scores)
+    return answer_checks.Answers(outputs, scores)
 
   return answer
 
@@ -207,7 +209,7 @@ def _greedy(
   return written[:, 1:], scores
 
 
-def usage(student: Student, options: formats.Options) -> str:
+def usage(student: Student, options: formats.ExportOptions) -> str:
   """How to decode with ONNX Runtime."""
   del options
   return f"""\
@@ -225,7 +227,7 @@ batch = tokenizer([{model_card.prompt(student)}], return_tensors="np")
 read = {{"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}}
 hidden = encoder.run(None, read)[0]
 written = np.zeros((1, 1), np.int64)
-while written.shape[1] <= {checks.output_tokens(student)} and written[0, -1] != 1:
+while written.shape[1] <= {answer_checks.output_tokens(student)} and written[0, -1] != 1:
     logits = decoder.run(None, {{
         "decoder_input_ids": written,
         "encoder_hidden_states": hidden,

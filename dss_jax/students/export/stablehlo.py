@@ -22,7 +22,7 @@ from jax import export as jax_export
 from dss_jax.base.errors import UserError
 from dss_jax.models import encoder_decoder, partitioning
 from dss_jax.students.export import (
-  checks,
+  answer_checks,
   formats,
   huggingface,
   model_card,
@@ -48,7 +48,7 @@ def input_tokens(student: Student) -> int:
 
 
 def write(
-  student: Student, folder: pathlib.Path, options: formats.Options
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
 ) -> None:
   """Writes program, parameters, tokenizer and a program that runs it."""
   params = named_params(student.params)
@@ -72,16 +72,18 @@ def named_params(params: Any) -> dict[str, np.ndarray]:
 
 
 def program(
-  student: Student, params: dict[str, np.ndarray], options: formats.Options
+  student: Student,
+  params: dict[str, np.ndarray],
+  options: formats.ExportOptions,
 ) -> jax_export.Exported:
   """(params, inputs [batch, length] int32) -> tokens and scores.
 
   The batch is of any size. Outputs are [batch, output tokens] int32, filled up
   with 0 after the end id, and [batch] float32.
   """
-  decode = checks.decode_options(options.num_beams)
+  decode = answer_checks.decode_options(options.num_beams)
   structure = jax.tree.structure(student.params)
-  longest = checks.output_tokens(student)
+  longest = answer_checks.output_tokens(student)
   # Kernels run on one kind of device and take rows of their own lengths.
   config = dataclasses.replace(
     student.model.config, attention_implementation="xla"
@@ -122,8 +124,8 @@ def _nameless_sources() -> Iterator[None]:
 
 
 def answers(
-  student: Student, folder: pathlib.Path, options: formats.Options
-) -> checks.Answer:
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
+) -> answer_checks.Answer:
   """The answers of the program, as read back."""
   del options
   import safetensors.numpy
@@ -135,25 +137,27 @@ def answers(
   call = jax.jit(exported.call)
   length = input_tokens(student)
 
-  def answer(inputs: Sequence[Sequence[int]], longest: int) -> checks.Answers:
-    if longest != checks.output_tokens(student):
+  def answer(
+    inputs: Sequence[Sequence[int]], longest: int
+  ) -> answer_checks.Answers:
+    if longest != answer_checks.output_tokens(student):
       raise UserError(f"the program writes no other length than {longest}")
     outputs: list[list[int]] = [[] for _ in inputs]
     scores = np.zeros(len(inputs), np.float32)
-    for index, tokens in checks.batches(inputs):
+    for index, tokens in answer_checks.batches(inputs):
       # One shape, so that it is compiled once.
-      padded = np.zeros((checks.BATCH_SIZE, length), np.int32)
+      padded = np.zeros((answer_checks.BATCH_SIZE, length), np.int32)
       padded[: len(index), : tokens.shape[1]] = tokens
       found, found_scores = map(np.asarray, call(params, padded))
       for row, i in enumerate(index):
-        outputs[i] = checks.until_end(found[row].tolist())
+        outputs[i] = answer_checks.until_end(found[row].tolist())
         scores[i] = found_scores[row]
-    return checks.Answers(outputs, scores)
+    return answer_checks.Answers(outputs, scores)
 
   return answer
 
 
-def usage(student: Student, options: formats.Options) -> str:
+def usage(student: Student, options: formats.ExportOptions) -> str:
   """How to run the program."""
   search = "greedy search"
   if options.num_beams > 1:
@@ -163,7 +167,7 @@ def usage(student: Student, options: formats.Options) -> str:
 {", ".join(PLATFORMS)}) of a function
 
     (params, inputs [batch, {input_tokens(student)}] int32) ->
-        (tokens [batch, {checks.output_tokens(student)}] int32, scores [batch] float32)
+        (tokens [batch, {answer_checks.output_tokens(student)}] int32, scores [batch] float32)
 
 Inputs end with id 1 and are filled up with 0; the batch has any size, and each
 size is compiled once. `params` is the dictionary of arrays in `{PARAMS_FILE}`.

@@ -22,7 +22,7 @@ from dss_jax.base import named_trees
 from dss_jax.base.errors import StorageError, UserError, one_line
 from dss_jax.models import abstract_params, partitioning
 from dss_jax.pretrained import t5x_checkpoints
-from dss_jax.students.export import checks, formats, tokenizer_files
+from dss_jax.students.export import answer_checks, formats, tokenizer_files
 from dss_jax.students.student import Student
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training.optimizers import adafactor
@@ -40,7 +40,7 @@ _ADAFACTOR_SLOTS = frozenset(adafactor.AdafactorState._fields)
 
 
 def write(
-  student: Student, folder: pathlib.Path, options: formats.Options
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
 ) -> None:
   """Writes `checkpoint_<step>` and the vocabulary."""
   params = jax.tree.map(partitioning.to_host, student.params)
@@ -48,7 +48,7 @@ def write(
   states = None
   if (found := _optimizer_state(student)) is not None:
     step, states = found
-  write_checkpoint(folder, params, states, step, layout=options.layout)
+  write_checkpoint(folder, params, states, step, layout=options.t5x_layout)
   tokenizer_files.write_vocabulary(student, folder)
 
 
@@ -189,8 +189,8 @@ def _write_zarr(path: pathlib.Path, name: str, array: np.ndarray) -> Tree:
 
 
 def answers(
-  student: Student, folder: pathlib.Path, options: formats.Options
-) -> checks.Answer:
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
+) -> answer_checks.Answer:
   """The student's own answers, with the parameters read back.
 
   Raises:
@@ -219,12 +219,12 @@ def answers(
     params,
     student.partitioner.param_shardings(wanted, student.model.param_axes()),
   )
-  return checks.student_answers(
+  return answer_checks.student_answers(
     dataclasses.replace(student, params=placed), own_dtype=True
   )
 
 
-def usage(student: Student, options: formats.Options) -> str:
+def usage(student: Student, options: formats.ExportOptions) -> str:
   """Which gin bindings name the checkpoint to T5X."""
   config = student.model.config
   network = "scalable_t5" if config.scan_layers else "t5"
@@ -242,11 +242,11 @@ def usage(student: Student, options: formats.Options) -> str:
   lines = "\n".join(f"  {key} = {value!r}" for key, value in fields.items())
   orbax = (
     ""
-    if options.layout == "orbax"
+    if options.t5x_layout == "orbax"
     else "train_script.train.use_orbax = False\n"
   )
   return f"""\
-A T5X checkpoint in its {options.layout} layout, of the network in
+A T5X checkpoint in its {options.t5x_layout} layout, of the network in
 `t5x/examples/{network}`:
 
 ```

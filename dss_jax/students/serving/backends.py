@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from dss_jax.base.errors import UserError
+from dss_jax.students.predict_options import PredictOptions
 from dss_jax.students.predictions import (
   PredictInput,
   Prediction,
-  PredictOptions,
   writes_rationale,
 )
 from dss_jax.students.serving.service import OUTPUTS, ModelCard

@@ -10,7 +10,8 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import FieldMapping
 from dss_jax.students.bulk import bulk_inference
-from dss_jax.students.predictions import Prediction, PredictOptions
+from dss_jax.students.predict_options import PredictOptions
+from dss_jax.students.predictions import Prediction
 
 
 class Echo:

@@ -8,10 +8,10 @@ import random
 import pytest
 
 from dss_jax.base.errors import StorageError, UserError
-from dss_jax.students import predictions
 from dss_jax.students.bulk import prediction_files, prediction_lines
 from dss_jax.students.bulk.prediction_files import FileOutput, check_path
 from dss_jax.students.bulk.questions import Question
+from dss_jax.students.predict_options import PredictOptions
 from dss_jax.students.predictions import Alternative, PredictInput, Prediction
 
 MADE_OF = {"student": "abc", "options": {"num_best": 1, "outputs": ["label"]}}
@@ -307,5 +307,5 @@ def test_no_rows_make_an_empty_file(tmp_path, suffix):
 
 def test_options_of_an_answer_are_json():
   # What a file is made of is compared as JSON has it.
-  options = predictions.PredictOptions(labels=("a", "b"))
+  options = PredictOptions(labels=("a", "b"))
   assert json.loads(json.dumps(options.labels)) == ["a", "b"]

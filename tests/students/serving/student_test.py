@@ -19,7 +19,8 @@ from dss_jax.base.errors import UserError  # noqa: E402
 from dss_jax.cli import serve  # noqa: E402
 from dss_jax.data.pairs import subtasks  # noqa: E402
 from dss_jax.models import encoder_decoder  # noqa: E402
-from dss_jax.students.predictions import PredictInput, PredictOptions  # noqa: E402
+from dss_jax.students.predict_options import PredictOptions  # noqa: E402
+from dss_jax.students.predictions import PredictInput  # noqa: E402
 from dss_jax.students.predictor import Predictor  # noqa: E402
 from dss_jax.students.serving import app, backends, server  # noqa: E402
 from dss_jax.students.serving.service import Service  # noqa: E402
