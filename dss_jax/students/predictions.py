@@ -13,12 +13,12 @@ from dss_jax.datasets.records import Rationale, Record
 
 @dataclasses.dataclass(frozen=True)
 class PredictInput:
-  """One question.
+  """One input that a student is asked about.
 
   Attributes:
-    input: the text, as a record has it, before any prefix.
-    rationale: for students that read one.
-    id: handed back with the answer.
+    input: the text of a record, without any prefix.
+    rationale: the record's rationale, for students that read one.
+    id: returned with the prediction.
   """
 
   input: str
@@ -26,11 +26,11 @@ class PredictInput:
   id: str | None = None
 
   def problem(self) -> str | None:
-    """Why a student cannot be asked this; None if it can."""
-    read = () if self.rationale is None else (self.rationale,)
+    """Why a student cannot be asked about this; None if it can."""
+    texts = () if self.rationale is None else (self.rationale,)
     try:
-      # A record's checks are those of a question.
-      Record("any", self.input, rationales=tuple(map(Rationale, read)))
+      # The checks of a record apply here too.
+      Record("any", self.input, rationales=tuple(map(Rationale, texts)))
     except UserError as error:
       return str(error)
     return None
@@ -42,8 +42,8 @@ class Alternative:
 
   Attributes:
     score: its log-probability.
-    label: the label it names; None where none was asked for.
-    rationale: its rationale; None where none was asked for.
+    label: the label that it names; None if none was asked for.
+    rationale: its rationale; None if none was asked for.
   """
 
   score: float
@@ -53,20 +53,20 @@ class Alternative:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-  """One answer.
+  """A student's answer to one input.
 
   Attributes:
-    label: what the student says; None where it was not asked, or on an error.
+    label: the predicted label; None if it was not asked for, or on an error.
     label_score: the log-probability of the text that names the label.
-    label_scores: probability of each label among those of a closed set.
+    label_scores: probability of each label of a closed set.
     votes: share of the samples that name the label.
-    rationale: why.
+    rationale: the predicted rationale.
     rationale_score: the log-probability of the text that holds the rationale.
-    alternatives: the `num_best` outputs, the best first: those with labels,
-      then those of rationales where these are texts of their own.
+    alternatives: the `num_best` outputs, the best first: outputs with labels,
+      then rationales if the student writes them as separate texts.
     truncated: whether the input was longer than the student can read.
     error: why there is no answer; None if there is one.
-    id: that of the question.
+    id: the id of the input.
   """
 
   label: str | None = None
@@ -82,7 +82,7 @@ class Prediction:
 
 
 def writes_rationale(subtask: SubTask) -> bool:
-  """Whether what the student writes for a sub-task holds a rationale."""
+  """Whether the student's text for a sub-task holds a rationale."""
   parts = subtask.target_parts(MethodOptions())
   return Part("rationale", is_field=True) in parts
 
@@ -90,15 +90,15 @@ def writes_rationale(subtask: SubTask) -> bool:
 def extract_rationale(
   subtask: SubTask, text: str, options: MethodOptions
 ) -> str:
-  """The rationale in what a student wrote for `subtask`.
+  """The rationale in a text that a student wrote for `subtask`.
 
-  The counterpart of `subtasks.extract_label`: what comes before the label's
-  separator, or after the rationale's own.
+  As the counterpart of `subtasks.extract_label` it returns what precedes the
+  label's separator, or what follows the rationale's.
   """
   parts = subtask.target_parts(options)
   index = parts.index(Part("rationale", is_field=True))
   if index + 1 < len(parts) and not parts[index + 1].is_field:
-    # The last one, as for the label: a rationale may hold the word itself.
+    # The last separator counts, as for the label: a rationale may contain it.
     before, found, _ = text.rpartition(parts[index + 1].text.strip())
     text = before if found else text
   if index > 0 and not parts[index - 1].is_field:
@@ -109,7 +109,7 @@ def extract_rationale(
 def read_output(
   subtask: SubTask, text: str, options: MethodOptions
 ) -> tuple[str | None, str | None]:
-  """The label and the rationale in an output; None for what it never has."""
+  """The label and the rationale in an output; None for a part it never has."""
   label = rationale = None
   if subtask.uses_label:
     label = subtasks.extract_label(subtask, text, options)
