@@ -234,7 +234,7 @@ def test_one_text_is_asked_for_where_it_holds_both(new_student):
       "outputs does not have label",
     ),
     ("dss", {"labels": ("a b", "a  b")}, "are the same to the student's"),
-    ("dss", {"labels": ("☃",)}, "cannot write '☃'"),
+    ("dss", {"labels": ("☃",)}, "'☃', which the student's vocabulary cannot"),
   ],
 )
 def test_what_a_student_cannot_do_is_said(
