@@ -179,9 +179,9 @@ def run(
 
   from dss_jax.cli.data import field_mapping
   from dss_jax.datasets.records import FieldMapping
-  from dss_jax.students.bulk import prediction_files, questions
+  from dss_jax.students.bulk import input_records, prediction_files
 
-  kind = questions.kind_of(args.input, args.input_format)
+  kind = input_records.format_of(args.input, args.input_format)
   mapping = FieldMapping.parse(field_mapping(args))
   prediction_files.check_path(args.output, args.input)
   options = _options(args)
