@@ -1,8 +1,8 @@
-"""The StableHLO form: encoding and decoding as one serialised program.
+"""The StableHLO format: encoding and decoding as one serialised program.
 
 `jax.export` keeps the whole search (the loop over tokens included) as
-StableHLO for CPUs, CUDA GPUs and TPUs. The parameters lie beside it, as
-arguments of the program: other checkpoints of the same student fit it too.
+StableHLO for CPUs, CUDA GPUs and TPUs. The parameters are a file of their own
+and arguments of the program: other checkpoints of the same student fit it too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -39,7 +39,8 @@ PROGRAM_FILE = "program.jax_export"
 PARAMS_FILE = "params.safetensors"
 RUNNER_FILE = "run.py"
 PLATFORMS = ("cpu", "cuda", "tpu")
-DEFAULT_INPUT_TOKENS = 512  # of students whose inputs have no stated length
+# Tokens that inputs are padded to, if their length is not known.
+DEFAULT_INPUT_TOKENS = 512
 
 
 def input_tokens(student: Student) -> int:
@@ -50,7 +51,7 @@ def input_tokens(student: Student) -> int:
 def write(
   student: Student, folder: pathlib.Path, options: formats.ExportOptions
 ) -> None:
-  """Writes program, parameters, tokenizer and a program that runs it."""
+  """Writes the program, its parameters, the tokenizer and a script."""
   params = named_params(student.params)
   exported = program(student, params, options)
   (folder / PROGRAM_FILE).write_bytes(exported.serialize())
@@ -61,7 +62,7 @@ def write(
 
 
 def named_params(params: Any) -> dict[str, np.ndarray]:
-  """Host arrays by their paths, `encoder/layers_0/...`."""
+  """Host arrays by their paths, such as `encoder/layers_0/...`."""
   leaves = jax.tree_util.tree_leaves_with_path(params)
   return {
     "/".join(str(key.key) for key in path): np.ascontiguousarray(
@@ -76,15 +77,15 @@ def program(
   params: dict[str, np.ndarray],
   options: formats.ExportOptions,
 ) -> jax_export.Exported:
-  """(params, inputs [batch, length] int32) -> tokens and scores.
+  """The function from (params, inputs [batch, length] int32) to outputs.
 
-  The batch is of any size. Outputs are [batch, output tokens] int32, filled up
-  with 0 after the end id, and [batch] float32.
+  The batch has any size. Outputs are tokens, [batch, output tokens] int32,
+  padded with 0 after the end id, and scores, [batch] float32.
   """
   decode = answer_checks.decode_options(options.num_beams)
   structure = jax.tree.structure(student.params)
   longest = answer_checks.output_tokens(student)
-  # Kernels run on one kind of device and take rows of their own lengths.
+  # Kernels run on one kind of device and do not take every length.
   config = dataclasses.replace(
     student.model.config, attention_implementation="xla"
   )
@@ -113,7 +114,7 @@ def program(
 
 @contextlib.contextmanager
 def _nameless_sources() -> Iterator[None]:
-  """Else the program tells of the files on this machine that it comes from."""
+  """Keeps the names of source files on this machine out of the program."""
   name = "jax_hlo_source_file_canonicalization_regex"
   before = getattr(jax.config, name)
   jax.config.update(name, ".*")
@@ -126,7 +127,7 @@ def _nameless_sources() -> Iterator[None]:
 def answers(
   student: Student, folder: pathlib.Path, options: formats.ExportOptions
 ) -> answer_checks.Answer:
-  """The answers of the program, as read back."""
+  """Returns a function that answers with the program, read back from disk."""
   del options
   import safetensors.numpy
 
@@ -137,24 +138,19 @@ def answers(
   call = jax.jit(exported.call)
   length = input_tokens(student)
 
-  def answer(
-    inputs: Sequence[Sequence[int]], longest: int
-  ) -> answer_checks.Answers:
+  def decode(
+    tokens: np.ndarray, mask: np.ndarray, longest: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    del mask
     if longest != answer_checks.output_tokens(student):
-      raise UserError(f"the program writes no other length than {longest}")
-    outputs: list[list[int]] = [[] for _ in inputs]
-    scores = np.zeros(len(inputs), np.float32)
-    for index, tokens in answer_checks.batches(inputs):
-      # One shape, so that it is compiled once.
-      padded = np.zeros((answer_checks.BATCH_SIZE, length), np.int32)
-      padded[: len(index), : tokens.shape[1]] = tokens
-      found, found_scores = map(np.asarray, call(params, padded))
-      for row, i in enumerate(index):
-        outputs[i] = answer_checks.until_end(found[row].tolist())
-        scores[i] = found_scores[row]
-    return answer_checks.Answers(outputs, scores)
+      raise UserError(f"the program cannot write outputs of length {longest}")
+    # There is one shape, so that it is compiled once.
+    padded = np.zeros((answer_checks.BATCH_SIZE, length), np.int32)
+    padded[: len(tokens), : tokens.shape[1]] = tokens
+    found, scores = call(params, padded)
+    return np.asarray(found), np.asarray(scores)
 
-  return answer
+  return answer_checks.answer_in_batches(decode)
 
 
 def usage(student: Student, options: formats.ExportOptions) -> str:

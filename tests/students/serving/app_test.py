@@ -16,8 +16,9 @@ pytest.importorskip("fastapi")
 
 from dss_jax.students.serving import app as app_lib  # noqa: E402
 from dss_jax.students.serving import batching  # noqa: E402
-from dss_jax.students.serving.service import ModelCard, Service  # noqa: E402
+from dss_jax.students.serving.app import Service  # noqa: E402
 from dss_jax.students.serving.settings import ServeSettings  # noqa: E402
+from dss_jax.students.serving.student_backend import ModelCard  # noqa: E402
 
 TOKEN = "0123456789abcdef"
 CARD = ModelCard(
