@@ -105,13 +105,21 @@ def test_without_data_random_tokens_are_asked(make_student, task, monkeypatch):
     assert all(3 <= token < 259 for token in ids[:-1])
 
 
-def test_batches_hold_every_input_once():
+def test_batches_hold_every_input_once(monkeypatch):
+  monkeypatch.setattr(answer_checks, "BATCH_SIZE", 3)
   inputs = [[5] * n + [1] for n in (3, 1, 4, 1, 5, 9, 2)]
-  seen = {}
-  for index, tokens in answer_checks.batches(inputs, 3):
-    for row, i in enumerate(index):
-      seen[i] = [t for t in tokens[row].tolist() if t]
-  assert [seen[i] for i in range(len(inputs))] == inputs
+  sizes = []
+
+  def repeat(tokens, mask, longest):
+    sizes.append((len(tokens), longest))
+    assert (mask == (tokens > 0)).all()
+    return tokens, tokens.sum(axis=1)
+
+  answers = answer_checks.answer_in_batches(repeat)(inputs, 9)
+  assert sizes == [(3, 9), (3, 9), (1, 9)]
+  assert answers.outputs == [ids[:-1] for ids in inputs]
+  assert answers.scores is not None
+  assert answers.scores.tolist() == [sum(ids) for ids in inputs]
 
 
 def test_a_vocabulary_larger_than_the_table_is_refused(make_student, tmp_path):
