@@ -298,17 +298,17 @@ def _evaluate(args: argparse.Namespace) -> int:
 
   config = _read_run(args)
 
-  from dss_jax.students import scoring
+  from dss_jax.students import checkpoint_evaluation
 
-  step, scores = scoring.score_checkpoint(
+  step, scores = checkpoint_evaluation.evaluate_checkpoint(
     config, args.checkpoint, tasks=args.task or None, split=args.split
   )
   folder = os.path.expanduser(args.output_dir or args.model_dir)
-  scoring.write(folder, step, scores)
+  checkpoint_evaluation.write_predictions(folder, step, scores)
   if args.json:
-    print(json.dumps(scoring.as_json(step, scores), indent=2))
+    print(json.dumps(checkpoint_evaluation.as_json(step, scores), indent=2))
   else:
-    scoring.print_table(step, scores)
+    checkpoint_evaluation.print_table(step, scores)
     print(f"predictions: {folder}/eval/")
   return 0
 
