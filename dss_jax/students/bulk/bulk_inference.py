@@ -100,7 +100,7 @@ def infer(predictor: Predictor, source: Source, target: Target) -> int:
     The exit status, 0.
 
   Raises:
-    UserError: for an input that cannot be read or of which no record can be
+    UserError: for an input that cannot be read or without a record that can be
       asked, or an output that exists or was made otherwise.
   """
   layout = prediction_records.Layout(

@@ -196,7 +196,7 @@ def usage(student: Student, options: formats.ExportOptions) -> str:
   """How to decode with ONNX Runtime."""
   del options
   return f"""\
-`{ENCODER_FILE}` and `{DECODER_FILE}` (weights in `*.data` beside them) take
+`{ENCODER_FILE}` and `{DECODER_FILE}` (weights in `*.data` next to them) take
 batches of any size and length. The decoder keeps no cache: it reads all that is
 written so far. Greedy decoding with ONNX Runtime:
 

@@ -56,13 +56,13 @@ def test_what_is_complete_belongs_to_this_input(echo, tmp_path, capsys):
   before = output.read_bytes()
   assert _infer(echo, source, output) == 0
   assert "9 predictions" in capsys.readouterr().err.splitlines()[-1]
-  for rows, told in (
+  for rows, message in (
     (_lines(1, 10), "has changed since"),
     (_lines(0, 8), "has changed since"),
     (_lines(0, 10), "has more records than the 9 that were answered"),
   ):
     source.write_text(rows)
-    with pytest.raises(UserError, match=f"{told}.*set overwrite"):
+    with pytest.raises(UserError, match=f"{message}.*set overwrite"):
       _infer(echo, source, output)
   assert output.read_bytes() == before
   assert _infer(echo, source, output, overwrite=True) == 0

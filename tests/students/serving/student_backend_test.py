@@ -95,15 +95,15 @@ def test_answers_are_those_of_the_predictor(method):
   both, label, rationale = asyncio.run(run())
   assert both["model"] == {"name": "my_run", "step": 7}
   for i, prediction in enumerate(expected):
-    told = both["predictions"][i]
-    assert told["label"] == prediction.label
-    assert told["label_score"] == pytest.approx(
+    reply = both["predictions"][i]
+    assert reply["label"] == prediction.label
+    assert reply["label_score"] == pytest.approx(
       prediction.label_score, abs=1e-5
     )
-    assert told["rationale"] == prediction.rationale
-    assert told["truncated"] == prediction.truncated == (i == 2)
+    assert reply["rationale"] == prediction.rationale
+    assert reply["truncated"] == prediction.truncated == (i == 2)
     if prediction.label_scores is not None:
-      assert told["label_scores"] == pytest.approx(
+      assert reply["label_scores"] == pytest.approx(
         dict(prediction.label_scores), abs=1e-5
       )
     assert label["predictions"][i]["label"] == prediction.label
