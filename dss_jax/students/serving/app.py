@@ -20,11 +20,11 @@ from dss_jax.students.serving import (
   batching,
   guard,
   pages,
-  requests,
+  predict_requests,
   server_metrics,
 )
 from dss_jax.students.serving.guard import Receive, Send
-from dss_jax.students.serving.requests import Refused
+from dss_jax.students.serving.predict_requests import Refused
 from dss_jax.students.serving.settings import ServeSettings
 from dss_jax.students.serving.student_backend import ModelCard
 
@@ -113,13 +113,15 @@ def _describe_predict(app: fastapi.FastAPI) -> None:
     summary="Predict labels and rationales",
     description="Answers one input or several, in their order.",
     operation_id="predict",
-    response_model=requests.PredictResponse,
-    responses={status: {"model": requests.Refusal} for status in statuses},
+    response_model=predict_requests.PredictResponse,
+    responses={
+      status: {"model": predict_requests.Refusal} for status in statuses
+    },
     openapi_extra={
       "requestBody": {
         "required": True,
         "content": {
-          _JSON: {"schema": requests.PredictRequest.model_json_schema()}
+          _JSON: {"schema": predict_requests.PredictRequest.model_json_schema()}
         },
       }
     },
@@ -142,10 +144,10 @@ async def _predict(
   """
   _check_media_type(headers)
   try:
-    body = await requests.read_body(receive, service.settings)
-  except requests.Disconnected:
+    body = await predict_requests.read_body(receive, service.settings)
+  except predict_requests.Disconnected:
     return
-  inputs, asked, timeout_s = requests.parse(
+  inputs, asked, timeout_s = predict_requests.parse(
     body, service.settings, service.card.outputs
   )
   outputs = tuple(name for name in OUTPUTS if name in asked.outputs)
@@ -172,7 +174,7 @@ async def _predict(
   except batching.Failed as failed:
     raise Refused(500, str(failed)) from None
   if predictions is not None:
-    content = requests.answer_body(
+    content = predict_requests.answer_body(
       predictions, outputs, scores=asked.scores, model=service.card.to_dict()
     )
     service.metrics.answered(

@@ -17,7 +17,7 @@ import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from dss_jax.students.serving.requests import Refused, too_large
+from dss_jax.students.serving.predict_requests import Refused, too_large
 from dss_jax.students.serving.server_metrics import Metrics
 from dss_jax.students.serving.settings import ServeSettings
 
