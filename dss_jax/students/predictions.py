@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks
@@ -116,3 +117,21 @@ def read_output(
   if writes_rationale(subtask):
     rationale = extract_rationale(subtask, text, options)
   return label, rationale
+
+
+def vote(
+  samples: Sequence[Alternative],
+) -> tuple[list[Alternative], float]:
+  """Finds the most probable sample among those with the most common label.
+
+  Samples without a label have no vote. Between labels with equal votes the
+  more probable sample decides.
+
+  Returns:
+    The samples, with that one first, and the share of all samples that name
+    its label.
+  """
+  votes = collections.Counter(s.label for s in samples if s.label)
+  best = max(samples, key=lambda s: (votes.get(s.label or "", 0), s.score))
+  share = votes.get(best.label or "", 0) / len(samples)
+  return [best, *(s for s in samples if s is not best)], share

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import math
 import threading
@@ -228,7 +227,7 @@ class Predictor:
       texts = texts[: self.options.num_best]
     alternatives = [self._alternative(query, text) for text in texts]
     if self.options.samples:
-      alternatives, fields["votes"] = _vote(alternatives)
+      alternatives, fields["votes"] = predictions.vote(alternatives)
     best = alternatives[0]
     if query.label:
       fields |= {"label": best.label, "label_score": best.score}
@@ -393,24 +392,6 @@ def default_lengths(longest: int) -> list[int]:
   while lengths[-1] < longest:
     lengths.append(2 * lengths[-2])
   return [length for length in lengths if length < longest] + [longest]
-
-
-def _vote(
-  samples: Sequence[Alternative],
-) -> tuple[list[Alternative], float]:
-  """Finds the most probable sample among those with the most common label.
-
-  Samples without a label have no vote. Between labels with equal votes the
-  more probable sample decides.
-
-  Returns:
-    The samples, with that one first, and the share of all samples that name
-    its label.
-  """
-  votes = collections.Counter(s.label for s in samples if s.label)
-  best = max(samples, key=lambda s: (votes.get(s.label or "", 0), s.score))
-  share = votes.get(best.label or "", 0) / len(samples)
-  return [best, *(s for s in samples if s is not best)], share
 
 
 def _probabilities(outputs: Sequence[ScoredText]) -> dict[str, float]:

@@ -176,19 +176,17 @@ def test_samples_vote(new_student, texts):
 
 
 def test_the_label_that_most_samples_name_wins():
-  from dss_jax.students import predictor
-
   def sample(label, score):
     return predictions.Alternative(score, label, f"because {score}")
 
   samples = [sample("a", -1.0), sample("b", -3.0), sample("b", -2.0)]
-  ranked, share = predictor._vote(samples)
+  ranked, share = predictions.vote(samples)
   assert (ranked[0], share) == (samples[2], 2 / 3)
   # Texts that name no label have no vote, however many they are.
   samples = [sample("", -1.0), sample("", -1.0), sample("b", -9.0)]
-  ranked, share = predictor._vote(samples)
+  ranked, share = predictions.vote(samples)
   assert (ranked[0].label, share) == ("b", 1 / 3)
-  assert predictor._vote([sample("", -1.0)])[1] == 0
+  assert predictions.vote([sample("", -1.0)])[1] == 0
 
 
 def test_label_and_rationale_are_told_apart():
