@@ -252,7 +252,9 @@ class Batcher:
     )
     self._jobs.append(job)
     self._counts[outputs] += len(inputs)
-    self._changed.set()
+    # Other arrivals change nothing for a batch that waits to be full.
+    if len(self._jobs) == 1 or self._counts[outputs] >= self._max_batch:
+      self._changed.set()
     self._open.add(job)
     timer = self._loop.call_later(timeout_s, self._expire, job)
 
@@ -335,20 +337,22 @@ class Batcher:
       self._fail_all(Failed("the predictor has stopped"))
       self._on_death(error)
 
-  async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
-    def call() -> Any:
+  async def _in_thread(
+    self, function: Callable[..., Any], *args: Any
+  ) -> tuple[Any, float]:
+    """Returns what the function returns, and the seconds that it took."""
+
+    def call() -> tuple[Any, float]:
+      start = self._busy_since = self._clock()
       try:
-        return function(*args)
+        return function(*args), self._clock() - start
       finally:
+        self._busy_since = None
         self._thread_idle.set()
 
     assert self._loop is not None
-    self._busy_since = self._clock()
     self._thread_idle.clear()
-    try:
-      return await self._loop.run_in_executor(self._executor, call)
-    finally:
-      self._busy_since = None
+    return await self._loop.run_in_executor(self._executor, call)
 
   async def _next_batch(self) -> list[_Entry]:
     """Waits for a batch; it is empty when there is nothing left to do."""
@@ -430,12 +434,12 @@ class Batcher:
 
   async def _predict(self, part: list[_Entry]) -> Sequence[Any]:
     outputs = self._present = part[0].job.outputs
-    start = self._clock()
     inputs = [job.inputs[index] for job, index in part]
-    results = await self._in_thread(self._backend.predict, inputs, outputs)
+    results, seconds = await self._in_thread(
+      self._backend.predict, inputs, outputs
+    )
     if len(results) != len(part):
       raise RuntimeError(f"{len(part)} inputs gave {len(results)} predictions")
-    seconds = self._clock() - start
     before = self._call_s.get(outputs, seconds)
     self._call_s[outputs] = max(seconds, before + 0.2 * (seconds - before))
     self._observer.batch(len(part), outputs, seconds)
