@@ -272,3 +272,10 @@ def test_lengths_follow_the_longest_input():
   assert default_lengths(48) == [16, 24, 32, 48]
   assert default_lengths(100) == [16, 24, 32, 48, 64, 96, 100]
   assert default_lengths(8) == [8]
+
+
+def test_a_batch_holds_at_least_one_input(dss_student):
+  for size in (0, [], [8, -1]):
+    with pytest.raises(UserError, match="it must be 1 or more") as error:
+      Predictor(dss_student, batch_size=size)
+    assert error.value.fields == ("batch_size",)
