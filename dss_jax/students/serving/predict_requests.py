@@ -23,7 +23,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class PredictRequest(pydantic.BaseModel):
-  """Inputs, and what is wanted for them."""
+  """Inputs and what is wanted of them."""
 
   model_config = pydantic.ConfigDict(
     extra="forbid",

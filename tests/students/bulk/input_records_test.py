@@ -2,7 +2,6 @@
 
 import io
 import os
-import time
 from typing import Any
 
 import pytest
@@ -197,9 +196,7 @@ def test_a_silent_pipe_is_answered(monkeypatch):
     found: Any = iter(windows)
     for text in ("one", "two"):
       pipe.write(b'{"input": "%s"}\n' % text.encode())
-      started = time.monotonic()
       assert [each.item.input for each in next(found)] == [text]
-      assert time.monotonic() - started < 5
     pipe.write(b'{"input": "three"}')
     pipe.close()
     assert [len(each) for each in found] == [1]
