@@ -244,18 +244,18 @@ def _predict_alone(args) -> dict[str, Any]:
   """Labels and throughput of the predictor, in this process."""
   from dss_jax import main
   from dss_jax.cli import run_flags
-  from dss_jax.students.predictions import PredictOptions
-  from dss_jax.students.serving import backends
+  from dss_jax.students.predict_options import PredictOptions
+  from dss_jax.students.serving import student_backend
 
   parser = main.make_parser()
   flags = parser.parse_args(["serve", f"--model_dir={args.model_dir}"])
   student = run_flags.open_student(flags)
   outputs = tuple(args.outputs.split(","))
-  backend = backends.StudentBackend(
+  backend = student_backend.StudentBackend(
     student,
     outputs,
     PredictOptions(),
-    backends.declared_batch_sizes(args.max_batch),
+    student_backend.declared_batch_sizes(args.max_batch),
     [24],
   )
   backend.warm_up()

@@ -49,20 +49,20 @@ def run(args: argparse.Namespace) -> int:
   """Runs the mode."""
   config = run_flags.read_run(args)
 
-  from dss_jax.students import scoring
+  from dss_jax.students import checkpoint_evaluation
 
   options = flags.build(EvalFlags, args)
-  step, scores = scoring.score_checkpoint(
+  step, scores = checkpoint_evaluation.evaluate_checkpoint(
     config,
     options.checkpoint,
     tasks=list(options.task) or None,
     split=options.split,
   )
   folder = os.path.expanduser(options.output_dir or options.model_dir)
-  scoring.write(folder, step, scores)
+  checkpoint_evaluation.write_predictions(folder, step, scores)
   if options.json:
-    print(json.dumps(scoring.as_json(step, scores), indent=2))
+    print(json.dumps(checkpoint_evaluation.as_json(step, scores), indent=2))
   else:
-    scoring.print_table(step, scores)
+    checkpoint_evaluation.print_table(step, scores)
     print(f"predictions: {folder}/eval/")
   return 0

@@ -9,13 +9,12 @@ import time
 from typing import TYPE_CHECKING
 
 from dss_jax.base import checks
-from dss_jax.base.errors import UserError
 from dss_jax.cli import flags, run_flags
 from dss_jax.students.export import formats
 
 if TYPE_CHECKING:
   from dss_jax.datasets import DataOptions
-  from dss_jax.students.export.checks import Agreement
+  from dss_jax.students.export.answer_checks import Agreement
   from dss_jax.students.student import Student
 
 EPILOG = """\
@@ -76,14 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   flags.add_flags(
     parser,
-    "students.export.formats.Options",
+    "students.export.formats.ExportOptions",
     title="options of some formats",
     quantization={"choices": formats.QUANTIZATIONS, "metavar": None},
-    layout={
-      "flag": "t5x_layout",
-      "choices": formats.LAYOUTS,
-      "metavar": None,
-    },
+    t5x_layout={"choices": formats.LAYOUTS, "metavar": None},
   )
   run_flags.add_gin_flags(parser)
 
@@ -91,8 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Runs the mode: loads, writes a new folder, checks it and publishes it."""
   wanted = flags.build(ExportFlags, args)
-  options = flags.build(formats.Options, args)
-  _check_options(options, wanted.format)
+  options = flags.build(formats.ExportOptions, args)
+  options.check_format(wanted.format)
   from dss_jax.students.export import folders
 
   folders.check_free(wanted.output_dir, overwrite=wanted.overwrite)
@@ -119,23 +114,6 @@ def run(args: argparse.Namespace) -> int:
   return 0
 
 
-def _check_options(options: formats.Options, name: str) -> None:
-  """Raises UserError for an option that the format does not have."""
-  checks.in_range("Options.num_beams", options.num_beams, 1)
-  usual = formats.Options()
-  for field, flag, owner in (
-    ("quantization", "quantization", "ctranslate2"),
-    ("layout", "t5x_layout", "t5x"),
-    ("num_beams", "num_beams", "stablehlo"),
-  ):
-    value = getattr(options, field)
-    if value != getattr(usual, field) and name != owner:
-      raise UserError(
-        f"--{flag} is {value}, which --format={name} does not have; it"
-        f" belongs to --format={owner}"
-      )
-
-
 def _open(args: argparse.Namespace) -> tuple[Student, DataOptions]:
   """The student, and the options of the data that it is checked with."""
   from dss_jax.datasets import DataOptions
@@ -155,7 +133,7 @@ def export(
   output: str,
   name: str,
   form: formats.Format,
-  options: formats.Options,
+  options: formats.ExportOptions,
   *,
   count: int,
   least: float | None = None,
@@ -185,12 +163,11 @@ def export(
   """
   from dss_jax.base.atomic_files import write_atomically
   from dss_jax.pretrained import student_card
-  from dss_jax.students.export import checks as export_checks
-  from dss_jax.students.export import folders, model_card
+  from dss_jax.students.export import answer_checks, folders, model_card
   from dss_jax.training import train_config
 
   train_config.check_vocabulary(student.vocabulary, student.model)
-  export_checks.check_finite(student)
+  answer_checks.check_finite(student)
   with folders.new_folder(output, overwrite=overwrite) as folder:
     _report(f"writing {formats.FORMATS[name]}")
     form.write(student, folder, options)
@@ -212,26 +189,25 @@ def export(
 def _check(
   student, folder, form, options, count, least, data
 ) -> list[Agreement]:
-  from dss_jax.students.export import checks as export_checks
-  from dss_jax.students.export import tokenizer_files
+  from dss_jax.students.export import answer_checks, tokenizer_files
 
-  ours = export_checks.student_answers(
+  ours = answer_checks.student_answers(
     student, options.num_beams, own_dtype=form.OWN_DTYPE
   )
   theirs = form.answers(student, folder, options)
-  longest = export_checks.output_tokens(student)
+  longest = answer_checks.output_tokens(student)
   agreements = []
-  for asked in export_checks.questions(student, count, data):
+  for asked in answer_checks.questions(student, count, data):
     if form.HAS_TOKENIZER and asked.evaluation is not None:
       tokenizer_files.check(student, folder, asked.evaluation.input_texts)
     _report(f"asking {len(asked.inputs)} inputs of {asked.subtask.name}")
-    agreement = export_checks.compare(
+    agreement = answer_checks.compare(
       student,
       asked,
       ours(asked.inputs, longest),
       theirs(asked.inputs, longest),
     )
-    export_checks.check(
+    answer_checks.check(
       agreement,
       least=_least(options, agreement) if least is None else least,
       exact=options.quantization == "float32",
@@ -241,7 +217,7 @@ def _check(
   return agreements
 
 
-def _least(options: formats.Options, agreement: Agreement) -> float:
+def _least(options: formats.ExportOptions, agreement: Agreement) -> float:
   """The share that must agree where the flags do not say."""
   if options.quantization == "int8" and agreement.labels is None:
     return _LEAST_AGREEMENT_OF_INT8_TEXTS

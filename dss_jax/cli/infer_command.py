@@ -14,7 +14,7 @@ from dss_jax.cli import flags, run_flags
 from dss_jax.cli.data_flags import parse_field_mapping
 
 if TYPE_CHECKING:
-  from dss_jax.students.predictions import PredictOptions
+  from dss_jax.students.predict_options import PredictOptions
 
 EPILOG = """\
 examples:
@@ -107,11 +107,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   title = "what to predict, and how"
   flags.add_flags(
     parser,
-    "students.predictions.PredictOptions",
-    *("outputs", "num_best", "samples", "max_input", "seed"),
+    "students.predict_options.PredictOptions",
+    *("outputs", "num_best", "samples", "max_input_length", "seed"),
     title=title,
     outputs=flags.NAMES,
-    max_input={"flag": "max_input_length"},
   )
   flags.add_flags(
     parser,
@@ -145,9 +144,9 @@ def run(args: argparse.Namespace) -> int:
   _check(args)
 
   from dss_jax.datasets.records import FieldMapping
-  from dss_jax.students.bulk import prediction_files, questions
+  from dss_jax.students.bulk import input_records, prediction_files
 
-  kind = questions.kind_of(files.input, files.input_format)
+  kind = input_records.format_of(files.input, files.input_format)
   mapping = FieldMapping.parse(parse_field_mapping(files.field_mapping))
   prediction_files.check_path(files.output, files.input)
   options = _options(args)
@@ -190,7 +189,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _options(args: argparse.Namespace) -> PredictOptions:
   from dss_jax.models.decoding.generation import DecodeOptions
-  from dss_jax.students.predictions import PredictOptions
+  from dss_jax.students.predict_options import PredictOptions
 
   search = flags.build(SearchFlags, args)
   beam = {"strategy": "beam", "num_beams": search.num_beams}

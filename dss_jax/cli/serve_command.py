@@ -107,20 +107,20 @@ def run(args: argparse.Namespace) -> int:
     _say("loading the student")
     student = run_flags.open_student(args)
 
-    from dss_jax.students.predictions import PredictOptions
-    from dss_jax.students.serving import backends
+    from dss_jax.students.predict_options import PredictOptions
+    from dss_jax.students.serving import student_backend
 
-    offered = backends.offered_outputs(student, args.outputs)
-    backend = backends.StudentBackend(
+    offered = student_backend.offered_outputs(student, args.outputs)
+    backend = student_backend.StudentBackend(
       student,
       offered,
       PredictOptions(labels=labels),
-      backends.declared_batch_sizes(settings.max_batch),
+      student_backend.declared_batch_sizes(settings.max_batch),
       lengths,
       _say,
     )
     server.log_to_stderr()
-    card = backends.card_of(student, offered, labels)
+    card = student_backend.card_of(student, offered, labels)
     return server.serve(backend, card, settings, bound, _say)
 
 

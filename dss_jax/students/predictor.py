@@ -1,14 +1,13 @@
-"""Asking a student: texts in, labels and rationales out, in order.
+"""Asks a student: texts in, labels and rationales out, in order.
 
     predictor = Predictor(student, PredictOptions(("label", "rationale")))
     [answer] = predictor.predict([PredictInput("Tom has 3 apples ...")])
 
-`dss-jax infer` and `dss-jax serve` are the two ways to it from a shell.
+`dss-jax infer` and `dss-jax serve` are the two ways to do so from a shell.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import math
 import threading
@@ -19,15 +18,16 @@ from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs.subtasks import SubTask
 from dss_jax.models.decoding import generation, input_batches
-from dss_jax.students import predictions, programs
-from dss_jax.students.predictions import (
-  Alternative,
-  PredictInput,
-  Prediction,
-  PredictOptions,
-)
-from dss_jax.students.programs import Labels, Program, Writer, Written
+from dss_jax.students import predictions, text_generators
+from dss_jax.students.predict_options import PredictOptions
+from dss_jax.students.predictions import Alternative, PredictInput, Prediction
 from dss_jax.students.student import Student
+from dss_jax.students.text_generators import (
+  FreeTextGenerator,
+  LabelSet,
+  ScoredText,
+  TextGenerator,
+)
 
 __all__ = [
   "Alternative",
@@ -37,42 +37,43 @@ __all__ = [
   "Predictor",
 ]
 
-# Longest input of a student of which nothing else is known: T5's own.
+# Tokens of the longest input and target of a student whose training lengths
+# are not known: T5's own, and what answers seldom exceed.
 DEFAULT_MAX_INPUT = 512
-# Longest target of such a student.
 DEFAULT_MAX_TARGET = 128
 
 
 @dataclasses.dataclass(frozen=True)
-class _Ask:
+class _Query:
   """One text that the student writes for each input.
 
   Attributes:
-    subtask: which.
-    program: decodes it.
+    subtask: the sub-task whose text it is.
+    generator: finds the text.
     label: whether its label is wanted.
     rationale: whether its rationale is wanted.
-    chosen: whether it is one of a closed set of labels.
+    is_closed: whether it is one of a closed set of labels.
   """
 
   subtask: SubTask
-  program: Program
+  generator: TextGenerator
   label: bool
   rationale: bool
-  chosen: bool
+  is_closed: bool
 
 
 class Predictor:
-  """Asks one student, one caller at a time (others wait).
+  """Asks one student, for one caller at a time (others wait).
 
   Attributes:
-    student: who is asked.
-    options: what, and how.
+    student: the student.
+    options: what it is asked for, and how answers are found.
     batch_sizes: numbers of inputs decoded together, ascending; a batch takes
       the smallest that holds it.
-    lengths: numbers of tokens of the inputs' rows, ascending. Each batch size
-      with each length is a shape that is compiled once, when it is first
+    lengths: lengths in tokens that inputs are padded to, ascending. Each batch
+      size with each length is a shape that is compiled once, when it is first
       needed or by `warm_up`.
+    max_input: longest input in tokens, end id included; longer ones are cut.
   """
 
   def __init__(
@@ -86,12 +87,12 @@ class Predictor:
     """Makes a predictor; nothing is compiled yet.
 
     Args:
-      student: who is asked.
-      options: what, and how.
-      batch_size: inputs decoded together at most, with 1 and 8 for the last of
+      student: the student.
+      options: what it is asked for, and how answers are found.
+      batch_size: the most inputs decoded together, with 1 and 8 for the last of
         a call; or all of `batch_sizes`. Rounded up to what the student's
         devices can share.
-      lengths: see the attribute; `declared_lengths` by default. The longest
+      lengths: see the attribute; `default_lengths` by default. The longest
         is always among them.
 
     Raises:
@@ -109,37 +110,41 @@ class Predictor:
       )
     shards = student.partitioner.data_size
     self.batch_sizes = sorted({-(-size // shards) * shards for size in sizes})
-    self.max_input = _max_input(student, self.options)
-    self.lengths = self._with_longest(
-      declared_lengths(self.max_input) if lengths is None else lengths
+    self.max_input = self.options.max_input_length or (
+      student.feature_lengths.get("inputs", DEFAULT_MAX_INPUT)
     )
-    self._asks = self._make_asks()
+    self.lengths = self._with_longest(
+      default_lengths(self.max_input) if lengths is None else lengths
+    )
+    self._queries = self._make_queries()
     self._lock = threading.Lock()
 
   @property
   def needs_rationale(self) -> bool:
     """Whether inputs must bring a rationale for the student to read."""
-    return any("{rationale}" in ask.subtask.input_format for ask in self._asks)
+    return any(
+      "{rationale}" in query.subtask.input_format for query in self._queries
+    )
 
   def fit_lengths(
     self, items: Sequence[PredictInput], *, num_lengths: int = 4
   ) -> list[int]:
-    """Declares the lengths that waste the fewest tokens on such inputs.
+    """Declares the lengths that pad such inputs with the fewest tokens.
 
     Args:
       items: a sample of what will be asked.
-      num_lengths: at most so many lengths up to the sample's longest; beyond
-        it they stay as they are.
+      num_lengths: the most lengths up to the sample's longest input; longer
+        ones stay as they are.
 
     Returns:
       The lengths.
     """
     sizes = [
       len(ids)
-      for ask in self._asks
+      for query in self._queries
       for item in items
       if item.problem() is None
-      for ids, _ in [self._encode(ask, item)]
+      for ids, _ in [self._encode(query, item)]
     ]
     if sizes:
       found = input_batches.declared_lengths(sizes, num_lengths=num_lengths)
@@ -153,12 +158,12 @@ class Predictor:
       (size, length) for size in self.batch_sizes for length in self.lengths
     ]
     with self._lock:
-      for ask in self._asks:
-        ask.program.declare(self.lengths, self.batch_sizes)
+      for query in self._queries:
+        query.generator.declare(self.lengths, self.batch_sizes)
         for size, length in shapes:
           longest = [vocabularies.EOS_ID] * length
-          ask.program([longest] * size, seed=0)
-    return len(self._asks) * len(shapes)
+          query.generator([longest] * size, seed=0)
+    return len(self._queries) * len(shapes)
 
   def predict(
     self, items: Sequence[PredictInput], *, seed: int | None = None
@@ -175,31 +180,31 @@ class Predictor:
     seed = self.options.seed if seed is None else seed
     found = [Prediction(id=item.id, error=item.problem()) for item in items]
     with self._lock:
-      for ask in self._asks:
-        self._answer(ask, items, found, seed)
-    # Of what cannot be asked in full, nothing is told.
+      for query in self._queries:
+        self._answer(query, items, found, seed)
+    # An input that one query cannot ask has no answer to the others either.
     return [
-      Prediction(id=each.id, error=each.error) if each.error else each
-      for each in found
+      Prediction(id=answer.id, error=answer.error) if answer.error else answer
+      for answer in found
     ]
 
   # ------------------------------------------------------------------- asking
 
   def _answer(
     self,
-    ask: _Ask,
+    query: _Query,
     items: Sequence[PredictInput],
     found: list[Prediction],
     seed: int,
   ) -> None:
-    """Adds to all predictions what one text says."""
+    """Adds what the texts of one query say to all predictions."""
     asked, inputs = [], []
     for position, item in enumerate(items):
       before = found[position]
       if before.error is not None:
         continue
       try:
-        ids, truncated = self._encode(ask, item)
+        ids, truncated = self._encode(query, item)
       except UserError as error:
         found[position] = dataclasses.replace(before, error=str(error))
         continue
@@ -207,55 +212,57 @@ class Predictor:
         found[position] = dataclasses.replace(before, truncated=True)
       asked.append(position)
       inputs.append(ids)
-    ask.program.declare(self.lengths, self.batch_sizes)
-    outputs = ask.program(inputs, seed=seed)
-    for position, written in zip(asked, outputs, strict=True):
-      found[position] = self._with_output(found[position], ask, written)
+    query.generator.declare(self.lengths, self.batch_sizes)
+    outputs = query.generator(inputs, seed=seed)
+    for position, texts in zip(asked, outputs, strict=True):
+      found[position] = self._with_output(found[position], query, texts)
 
   def _with_output(
-    self, before: Prediction, ask: _Ask, written: Sequence[Written]
+    self, before: Prediction, query: _Query, texts: Sequence[ScoredText]
   ) -> Prediction:
-    """A prediction with what one sub-task's texts add to it."""
+    """A prediction with what the texts of one query add to it."""
     fields: dict[str, Any] = {}
-    if ask.program.exhaustive:
-      fields["label_scores"] = _probabilities(written)
-      written = written[: self.options.num_best]
-    alternatives = [self._alternative(ask, each) for each in written]
+    if query.generator.exhaustive:
+      fields["label_scores"] = _probabilities(texts)
+      texts = texts[: self.options.num_best]
+    alternatives = [self._alternative(query, text) for text in texts]
     if self.options.samples:
-      alternatives, fields["votes"] = _vote(alternatives)
+      alternatives, fields["votes"] = predictions.vote(alternatives)
     best = alternatives[0]
-    if ask.label:
+    if query.label:
       fields |= {"label": best.label, "label_score": best.score}
-    if ask.rationale:
+    if query.rationale:
       fields |= {"rationale": best.rationale, "rationale_score": best.score}
     if self.options.num_best > 1:
       fields["alternatives"] = (*before.alternatives, *alternatives)
     return dataclasses.replace(before, **fields)
 
-  def _encode(self, ask: _Ask, item: PredictInput) -> tuple[list[int], bool]:
+  def _encode(
+    self, query: _Query, item: PredictInput
+  ) -> tuple[list[int], bool]:
     """Token ids of what the student reads, and whether that was cut."""
-    text = self.student.input_text(ask.subtask, item.input, item.rationale)
+    text = self.student.input_text(query.subtask, item.input, item.rationale)
     ids = self.student.vocabulary.encode(text)
     cut = vocabularies.with_eos(ids, self.max_input)
     return cut, len(cut) <= len(ids)
 
-  def _alternative(self, ask: _Ask, written: Written) -> Alternative:
+  def _alternative(self, query: _Query, output: ScoredText) -> Alternative:
     """What a text says."""
-    if ask.chosen:
-      return Alternative(written.log_prob, label=written.text)
+    if query.is_closed:
+      return Alternative(output.log_prob, label=output.text)
     label, rationale = predictions.read_output(
-      ask.subtask, written.text, self.student.options
+      query.subtask, output.text, self.student.options
     )
     return Alternative(
-      written.log_prob,
-      label if ask.label else None,
-      rationale if ask.rationale else None,
+      output.log_prob,
+      label if query.label else None,
+      rationale if query.rationale else None,
     )
 
-  # ------------------------------------------------------------------- making
+  # ------------------------------------------------------------------- set-up
 
-  def _make_asks(self) -> list[_Ask]:
-    """The texts to ask for: one for all outputs where one holds them."""
+  def _make_queries(self) -> list[_Query]:
+    """The texts to ask for: a single one if it holds all outputs."""
     label = self._writer("label") if "label" in self.options.outputs else None
     rationale = None
     if "rationale" in self.options.outputs:
@@ -264,52 +271,60 @@ class Predictor:
       label and predictions.writes_rationale(label)
     ):
       raise UserError(
-        "--samples votes on labels of texts that reason first; this student"
-        " writes its labels alone: leave --samples out"
+        f"samples is {self.options.samples}; votes are on labels of texts that"
+        " reason first, and this student writes its labels alone: set it to 0",
+        fields="PredictOptions.samples",
       )
-    wanted = [each for each in (label, rationale) if each]
+    wanted = [subtask for subtask in (label, rationale) if subtask]
     closed = self._closed_set(label)
     return [
-      _Ask(
+      _Query(
         subtask,
-        self._program(subtask, closed if subtask is label else None),
+        self._generator(subtask, closed if subtask is label else None),
         label=subtask is label,
         rationale=subtask is rationale,
-        chosen=closed is not None and subtask is label,
+        is_closed=closed is not None and subtask is label,
       )
       for subtask in dict.fromkeys(wanted)
     ]
 
-  def _closed_set(self, label: SubTask | None) -> Labels | None:
-    """The labels there can be; None where anything can be written.
+  def _closed_set(self, label: SubTask | None) -> LabelSet | None:
+    """The labels that can be predicted; None if any text can be.
 
     Raises:
-      UserError: they were asked for and cannot be had.
+      UserError: if a closed set was asked for that this student cannot have.
     """
-    constrain = self.options.constrain
-    known = self.options.labels or self.student.labels
-    asked = constrain or self.options.labels is not None
-    alone = label is not None and not predictions.writes_rationale(label)
-    if constrain is False or not (asked or known):
+    options = self.options
+    known = options.labels or self.student.labels
+    asked = options.constrain or options.labels is not None
+    if options.constrain is False or not (asked or known):
       return None
-    if not alone:
-      if asked:
-        raise UserError(
-          "--labels and --constrain=on are for labels that are written alone;"
-          " this student writes a rationale beside them"
-          if label
-          else "--labels and --constrain=on are for --outputs=label"
-        )
-      return None
+    if label is None or predictions.writes_rationale(label):
+      if not asked:
+        return None
+      reason = (
+        "outputs does not have label"
+        if label is None
+        else "this student writes a rationale in the same text"
+      )
+      raise UserError(
+        "labels and constrain are for labels that are written alone, but"
+        f" {reason}",
+        fields=[
+          f"PredictOptions.{name}"
+          for name in ("labels", "constrain", "outputs")
+        ],
+      )
     if known is None:
       raise UserError(
-        "--constrain=on needs --labels: the student's dataset has no closed set"
-        " of them"
+        "constrain is on, which needs labels: the student's dataset has no"
+        " closed set of labels",
+        fields=("PredictOptions.constrain", "PredictOptions.labels"),
       )
-    return Labels(self.student, known)
+    return LabelSet(self.student, known)
 
   def _writer(self, output: str, first: SubTask | None = None) -> SubTask:
-    """The sub-task whose text holds an output; `first`, if that does."""
+    """The sub-task whose text holds an output; `first`, if its text does."""
     for subtask in (first, *self.student.subtasks):
       if subtask is not None and (
         subtask.uses_label
@@ -318,15 +333,17 @@ class Predictor:
       ):
         return subtask
     raise UserError(
-      f"--outputs asks for a {output}, which this student was not taught to"
-      " write; its sub-tasks are"
-      f" {', '.join(each.name for each in self.student.subtasks)}"
+      f"outputs has {output!r}, which this student was not taught to write; its"
+      f" sub-tasks are {', '.join(s.name for s in self.student.subtasks)}",
+      fields="PredictOptions.outputs",
     )
 
-  def _program(self, subtask: SubTask, closed: Labels | None) -> Program:
+  def _generator(
+    self, subtask: SubTask, closed: LabelSet | None
+  ) -> TextGenerator:
     options, batch_size = self.options, self.batch_sizes[-1]
     if closed:
-      return programs.label_program(
+      return text_generators.label_generator(
         self.student, closed, num_best=options.num_best, batch_size=batch_size
       )
     decode = options.decode
@@ -344,7 +361,7 @@ class Predictor:
         num_beams=max(decode.num_beams, options.num_best),
         num_return=options.num_best,
       )
-    return Writer(
+    return FreeTextGenerator(
       self.student, decode, self._max_output(subtask), batch_size=batch_size
     )
 
@@ -360,16 +377,16 @@ class Predictor:
     return generation.decode_length(longest)
 
   def _with_longest(self, lengths: Sequence[int]) -> list[int]:
-    """The lengths within bounds, the longest input's among them."""
+    """The lengths within bounds, including the longest input's."""
     longest = -(-self.max_input // 8) * 8
-    return sorted({*(each for each in lengths if each < longest), longest})
+    return sorted({*(n for n in lengths if n < longest), longest})
 
 
-def declared_lengths(longest: int) -> list[int]:
-  """Row lengths for inputs of which nothing is known but the longest.
+def default_lengths(longest: int) -> list[int]:
+  """Lengths in tokens to pad inputs to, if only the longest is known.
 
-  Powers of two and what lies midway between them: at most a third of a row is
-  padding, but for the shortest inputs.
+  They are powers of two and the numbers midway between them, so that at most a
+  third is padding, except for the shortest inputs.
   """
   lengths = [16, 24]
   while lengths[-1] < longest:
@@ -377,35 +394,9 @@ def declared_lengths(longest: int) -> list[int]:
   return [length for length in lengths if length < longest] + [longest]
 
 
-def _max_input(student: Student, options: PredictOptions) -> int:
-  if options.max_input is not None:
-    return options.max_input
-  return student.feature_lengths.get("inputs", DEFAULT_MAX_INPUT)
-
-
-def _vote(
-  samples: Sequence[Alternative],
-) -> tuple[list[Alternative], float]:
-  """The most probable sample of those with the label that most name.
-
-  Samples that name none have no vote. Between labels with equal votes the
-  more probable sample decides.
-
-  Returns:
-    The samples, that one first, and the share of all samples that name its
-    label.
-  """
-  votes = collections.Counter(each.label for each in samples if each.label)
-  best = max(
-    samples, key=lambda each: (votes.get(each.label or "", 0), each.score)
-  )
-  share = votes.get(best.label or "", 0) / len(samples)
-  return [best, *(each for each in samples if each is not best)], share
-
-
-def _probabilities(written: Sequence[Written]) -> dict[str, float]:
-  """Of each label, where these are all there are."""
-  highest = max(each.log_prob for each in written)
-  weights = [math.exp(each.log_prob - highest) for each in written]
+def _probabilities(outputs: Sequence[ScoredText]) -> dict[str, float]:
+  """The probability of each label, if these are all labels."""
+  highest = max(output.log_prob for output in outputs)
+  weights = [math.exp(output.log_prob - highest) for output in outputs]
   total = sum(weights)
-  return {each.text: w / total for each, w in zip(written, weights)}
+  return {o.text: weight / total for o, weight in zip(outputs, weights)}

@@ -1,4 +1,4 @@
-"""A trained student and all that it takes to ask it something."""
+"""A trained student with all that predicting needs."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-  """A model with its parameters, its vocabulary and what it was taught.
+  """A model with its parameters, its vocabulary and what it was trained to do.
 
   Attributes:
-    model: the sizes.
+    model: the network and its sizes.
     params: nested dict of float32 arrays under T5X's paths, on the
       partitioner's mesh.
-    vocabulary: turns text into tokens and back.
+    vocabulary: turns text into token ids and back.
     partitioner: the mesh.
-    subtasks: what it can be asked to do, the label's first. A model of which
-      nothing is known has one that passes its input on as it is.
-    options: prefixes and separators, as trained with.
+    subtasks: what it can be asked to do; sub-tasks with labels come first. A
+      model about which nothing is known has one sub-task that passes its input
+      on unchanged.
+    options: prefixes and separators, as in training.
     feature_lengths: longest `inputs` and `targets` in tokens, end id included;
-      longer inputs are cut as in training. What is not there is unlimited.
-    labels: all labels there are; None for free text.
-    description: where it comes from, as JSON values: `source`, `step`, `task`,
-      `dataset`, ...
+      longer inputs are cut as in training. A missing key means no limit.
+    labels: the closed set of labels; None for free text.
+    description: where the student comes from, as JSON values: `source`, `step`,
+      `task`, `dataset`, ...
   """
 
   model: encoder_decoder.EncoderDecoderModel
@@ -55,28 +56,28 @@ class Student:
     """The sub-task of that name.
 
     Raises:
-      UserError: naming those there are.
+      UserError: if there is none; the message names all sub-tasks.
     """
-    for each in self.subtasks:
-      if each.name == name:
-        return each
+    for subtask in self.subtasks:
+      if subtask.name == name:
+        return subtask
     raise UserError(
       f"this student was not taught the sub-task {name!r}; it knows"
-      f" {', '.join(each.name for each in self.subtasks)}"
+      f" {', '.join(subtask.name for subtask in self.subtasks)}"
     )
 
   def input_text(
     self, subtask: SubTask, text: str, rationale: str | None = None
   ) -> str:
-    """What the student reads for an input, prefix included.
+    """The text that the student reads for an input, prefix included.
 
     Args:
       subtask: what it is asked to do.
       text: a record's input.
-      rationale: a record's rationale, where the sub-task reads it.
+      rationale: a record's rationale, if the sub-task reads it.
 
     Raises:
-      UserError: the sub-task reads a rationale and there is none.
+      UserError: if the sub-task reads a rationale and there is none.
     """
     fields = {"input": text}
     if rationale is not None:
@@ -85,20 +86,20 @@ class Student:
       return subtasks.fill(subtask.input_parts(self.options), fields)
     except KeyError as error:
       raise UserError(
-        f"the sub-task {subtask.name!r} reads a {error.args[0]} beside the"
+        f"the sub-task {subtask.name!r} reads a {error.args[0]} next to the"
         " input; there is none"
       ) from None
 
   def encode(self, text: str) -> list[int]:
-    """Token ids of what the student reads, end id included, cut as trained."""
+    """Token ids of a text, end id included, cut as in training."""
     return vocabularies.with_eos(
       self.vocabulary.encode(text), self.feature_lengths.get("inputs")
     )
 
   def card(self) -> student_card.StudentCard:
-    """What `dss_jax.json` says of it, beside exported weights.
+    """What `dss_jax.json` says about it, next to exported weights.
 
-    Its SentencePiece model is named `student_card.MODEL_FILE` there.
+    The SentencePiece model is named `student_card.MODEL_FILE` there.
     """
     is_bytes = isinstance(self.vocabulary, vocabularies.ByteVocabulary)
     return student_card.StudentCard(
@@ -121,7 +122,7 @@ class Student:
 
 
 def _public(value: Any) -> Any:
-  """A folder's name in place of its path, which says who exported where."""
+  """A folder's name in place of its path, which would name the exporter."""
   if isinstance(value, str) and os.path.isdir(value):
     return os.path.basename(os.path.abspath(value))
   return value
@@ -142,8 +143,8 @@ def load_params(
     The checkpoint's step and the parameters.
 
   Raises:
-    UserError: for a checkpoint that is not there, damaged or of another model,
-      or whose base is not there or another.
+    UserError: for a checkpoint that is missing, damaged or of another model, or
+      whose base model is missing or changed.
   """
   with checkpoints_lib.Checkpoints(config.model_dir, read_only=True) as saved:
     step = saved.resolve_step(checkpoint)
@@ -154,22 +155,22 @@ def load_params(
 def load_run(
   config: train_config.TrainConfig, checkpoint: str | int = "best"
 ) -> Student:
-  """The student that a run has trained; takes what `load_params` takes."""
+  """The student that a run has trained; takes the arguments of `load_params`."""
   vocabulary = vocabularies.from_name(config.vocabulary)
   train_config.check_vocabulary(vocabulary, config.model)
   step, params = load_params(config, checkpoint)
   dataset = config.train_dataset_cfg
   name = dataset.mixture_or_task_name
   task = subtasks.parse_task_name(name)
-  taught = task.method.subtasks if task else (subtasks.STANDARD,)
+  trained = task.method.subtasks if task else (subtasks.STANDARD,)
   labels = datasets.get(task.dataset).labels if task else None
   return Student(
     model=config.model,
     params=params,
     vocabulary=vocabulary,
     partitioner=config.partitioner,
-    # The label first, whatever the order of training.
-    subtasks=tuple(sorted(taught, key=lambda each: not each.uses_label)),
+    # The label's come first, in whatever order they were trained.
+    subtasks=tuple(sorted(trained, key=lambda subtask: not subtask.uses_label)),
     options=dataset.method,
     feature_lengths=dataset.feature_lengths(),
     labels=labels,

@@ -385,6 +385,7 @@ def test_messages_name_the_flags_of_the_command(flag):
   with pytest.raises(UserError) as error:
     _run("show", "--task=taxonli_dss", flag)
   name = flag.partition("=")[0]
-  line = error_hints.with_hints(error.value, {name.removeprefix("--")})
+  flag = name.removeprefix("--")
+  line = error_hints.with_hints(error.value, {flag: flag})
   assert name in line
   assert "\n" not in line

@@ -35,9 +35,9 @@ def _refused(capsys, *flags):
     ),
     ("--min_agreement=nan", "min_agreement is nan"),
     ("--num_beams=0", "num_beams is 0; it must be 1 or more (--num_beams)"),
-    ("--num_beams=4", "belongs to --format=stablehlo"),
-    ("--quantization=int8", "belongs to --format=ctranslate2"),
-    ("--t5x_layout=orbax", "belongs to --format=t5x"),
+    ("--num_beams=4", "belongs to the format stablehlo"),
+    ("--quantization=int8", "belongs to the format ctranslate2"),
+    ("--t5x_layout=orbax", "belongs to the format t5x"),
   ],
 )
 def test_flags_that_cannot_be_are_told(tmp_path, capsys, flag, reason):

@@ -91,7 +91,7 @@ def test_classes_of_the_library_are_not_imported():
 import argparse, sys
 from dss_jax.cli import flags
 parser = argparse.ArgumentParser()
-flags.add_flags(parser, "students.predictions.PredictOptions", "num_best")
+flags.add_flags(parser, "students.predict_options.PredictOptions", "num_best")
 assert parser.parse_args([]).num_best == 1
 assert "dss_jax.students" not in sys.modules
 """

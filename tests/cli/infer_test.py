@@ -269,12 +269,12 @@ def test_files_that_are_small_or_strange(folder, tmp_path, capsys):
   capsys.readouterr()
   assert _infer(folder, tmp_path / "wrong.jsonl", rows="wrong.jsonl") == 2
   said = capsys.readouterr().err
-  assert "none of the 1 rows" in said
+  assert "none of the 1 records" in said
   assert "--field_mapping" in said
   # The input may not change under a run that is gone on with.
   assert _infer(folder, tmp_path / "x.jsonl", "--limit=5") == 0
   assert _infer(folder, tmp_path / "x.jsonl", "--limit=6") == 2
-  assert "limit 5, not 6; give --overwrite" in capsys.readouterr().err
+  assert "limit 5, not 6: set overwrite" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -295,12 +295,12 @@ def test_an_input_that_changed_is_noticed(folder, tmp_path, capsys):
   gin_config.clear()
   rows.write_text("".join([lines[1], lines[0], *lines[2:64]]))
   assert main.main([*flags, "--window=16"]) == 2
-  assert "is not what it was" in capsys.readouterr().err
+  assert "has changed since" in capsys.readouterr().err
   gin_config.clear()
   # Rows that were added meanwhile are answered too.
   rows.write_text("".join(lines[:70]))
   assert main.main([*flags, "--window=16"]) == 0
-  assert "64 rows were answered before" in capsys.readouterr().err
+  assert "64 records were answered before" in capsys.readouterr().err
   assert len(_read(tmp_path / "o.jsonl")) == 70
 
 
@@ -318,7 +318,7 @@ def test_an_input_that_changed_is_noticed(folder, tmp_path, capsys):
     ),
     (["--window=-1"], "window is -1"),
     (["--temperature=1"], "--temperature is for --samples"),
-    (["--outputs=lable"], "--outputs has 'lable'"),
+    (["--outputs=lable"], "outputs is 'lable'"),
     (["--labels=,"], "--labels is ','; it names no label"),
     (["--labels=a,b,a"], "--labels has 'a' twice"),
     (

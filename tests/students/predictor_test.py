@@ -12,12 +12,12 @@ from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks
 from dss_jax.models.decoding import greedy_and_sampling
 from dss_jax.models.decoding.generation import DecodeOptions
-from dss_jax.students import predictions, programs
+from dss_jax.students import predictions, text_generators
 from dss_jax.students.predictor import (
   PredictInput,
   PredictOptions,
   Predictor,
-  declared_lengths,
+  default_lengths,
 )
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -71,12 +71,12 @@ def test_answers_are_those_of_one_by_one_decoding_in_any_shapes(
 def test_all_shapes_are_compiled_by_warming_up(dss_student, texts):
   predictor = Predictor(dss_student, PredictOptions(), [2, 4], lengths=[24, 48])
   assert predictor.warm_up() == 4
-  ask: Any = predictor._asks[0]
-  compiled = ask.program._score._cache_size()
+  query: Any = predictor._queries[0]
+  compiled = query.generator._score._cache_size()
   assert compiled == 4
   predictor.predict(_items(texts[:7]))
   predictor.predict(_items(texts[:1]))
-  assert ask.program._score._cache_size() == compiled
+  assert query.generator._score._cache_size() == compiled
 
 
 def test_labels_of_a_closed_set_are_chosen_by_their_probabilities(
@@ -116,7 +116,7 @@ def test_a_large_set_is_searched(dss_student, texts, monkeypatch):
   labels = tuple(f"{a} is {b}" for a in ("red", "dog") for b in ("a", "no"))
   options = PredictOptions(labels=labels, num_best=4)
   exact = Predictor(dss_student, options, [4]).predict(_items(texts[:3]))
-  monkeypatch.setattr(programs, "MAX_SCORED_PREFIXES", 2)
+  monkeypatch.setattr(text_generators, "MAX_SCORED_PREFIXES", 2)
   found = Predictor(dss_student, options, [4]).predict(_items(texts[:3]))
   for one, other in zip(exact, found, strict=True):
     assert other.label_scores is None
@@ -137,10 +137,10 @@ def test_scores_of_beams_are_log_probabilities(dss_student, texts, convention):
   predictor = Predictor(dss_student, options, [2])
   subtask = dss_student.subtask("rationale")
   [answer] = predictor.predict(_items(texts[:1]))
-  scorer = programs.candidates.score_sequences
+  scorer = text_generators.candidates.score_sequences
   ids = dss_student.encode(dss_student.input_text(subtask, texts[0]))
-  ask: Any = predictor._asks[0]
-  decoded = ask.program._generator.decode(
+  query: Any = predictor._queries[0]
+  decoded = query.generator._generator.decode(
     dss_student.params, [ids], max_decode_length=6
   )[0]
   checked = 0
@@ -176,19 +176,17 @@ def test_samples_vote(new_student, texts):
 
 
 def test_the_label_that_most_samples_name_wins():
-  from dss_jax.students import predictor
-
   def sample(label, score):
     return predictions.Alternative(score, label, f"because {score}")
 
   samples = [sample("a", -1.0), sample("b", -3.0), sample("b", -2.0)]
-  ranked, share = predictor._vote(samples)
+  ranked, share = predictions.vote(samples)
   assert (ranked[0], share) == (samples[2], 2 / 3)
   # Texts that name no label have no vote, however many they are.
   samples = [sample("", -1.0), sample("", -1.0), sample("b", -9.0)]
-  ranked, share = predictor._vote(samples)
+  ranked, share = predictions.vote(samples)
   assert (ranked[0].label, share) == ("b", 1 / 3)
-  assert predictor._vote([sample("", -1.0)])[1] == 0
+  assert predictions.vote([sample("", -1.0)])[1] == 0
 
 
 def test_label_and_rationale_are_told_apart():
@@ -214,8 +212,8 @@ def test_label_and_rationale_are_told_apart():
 def test_one_text_is_asked_for_where_it_holds_both(new_student):
   both = PredictOptions(("label", "rationale"))
   student = new_student("rationale_then_label")
-  assert len(Predictor(student, both)._asks) == 1
-  assert len(Predictor(new_student("dss"), both)._asks) == 2
+  assert len(Predictor(student, both)._queries) == 1
+  assert len(Predictor(new_student("dss"), both)._queries) == 2
 
 
 @pytest.mark.parametrize(
@@ -226,11 +224,15 @@ def test_one_text_is_asked_for_where_it_holds_both(new_student):
     (
       "rationale_then_label",
       {"constrain": True},
-      "writes a rationale beside them",
+      "writes a rationale in the same text",
     ),
-    ("dss", {"outputs": ("rationale",), "constrain": True}, "--outputs=label"),
+    (
+      "dss",
+      {"outputs": ("rationale",), "constrain": True},
+      "outputs does not have label",
+    ),
     ("dss", {"labels": ("a b", "a  b")}, "are the same to the student's"),
-    ("dss", {"labels": ("☃",)}, "cannot write '☃'"),
+    ("dss", {"labels": ("☃",)}, "'☃', which the student's vocabulary cannot"),
   ],
 )
 def test_what_a_student_cannot_do_is_said(
@@ -242,20 +244,23 @@ def test_what_a_student_cannot_do_is_said(
 
 def test_a_closed_set_must_be_known_to_be_kept_to(new_student):
   student = new_student(labels=None)
-  with pytest.raises(UserError, match="needs --labels"):
+  with pytest.raises(UserError, match="which needs labels"):
     Predictor(student, PredictOptions(constrain=True))
-  assert not Predictor(student, PredictOptions())._asks[0].chosen
+  assert not Predictor(student, PredictOptions())._queries[0].is_closed
 
 
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"outputs": ("lable",)}, "allowed: label, rationale"),
-    ({"outputs": ()}, "allowed: label, rationale"),
-    ({"num_best": 0}, "--num_best is 0; allowed: whole numbers from 1"),
-    ({"num_best": 2, "samples": 2}, "exclude each other"),
-    ({"labels": ("a",), "constrain": False}, "contradict"),
-    ({"max_input": 0}, "--max_input_length is 0"),
+    ({"outputs": ("lable",)}, "it must be label, rationale"),
+    ({"outputs": ()}, "it must be label, rationale"),
+    ({"num_best": 0}, "num_best is 0; it must be from 1 to 64"),
+    ({"num_best": 2, "samples": 2}, "set only one of them"),
+    (
+      {"labels": ("a",), "constrain": False},
+      "labels are given but constrain is off",
+    ),
+    ({"max_input_length": 0}, "max_input_length is 0"),
   ],
 )
 def test_options_are_checked(options, message):
@@ -264,6 +269,13 @@ def test_options_are_checked(options, message):
 
 
 def test_lengths_follow_the_longest_input():
-  assert declared_lengths(48) == [16, 24, 32, 48]
-  assert declared_lengths(100) == [16, 24, 32, 48, 64, 96, 100]
-  assert declared_lengths(8) == [8]
+  assert default_lengths(48) == [16, 24, 32, 48]
+  assert default_lengths(100) == [16, 24, 32, 48, 64, 96, 100]
+  assert default_lengths(8) == [8]
+
+
+def test_a_batch_holds_at_least_one_input(dss_student):
+  for size in (0, [], [8, -1]):
+    with pytest.raises(UserError, match="it must be 1 or more") as error:
+      Predictor(dss_student, batch_size=size)
+    assert error.value.fields == ("batch_size",)

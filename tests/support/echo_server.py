@@ -68,8 +68,8 @@ class EchoBackend:
 
 
 def main() -> int:
-  from dss_jax.students.serving import connections, server
-  from dss_jax.students.serving.service import ModelCard
+  from dss_jax.students.serving import server
+  from dss_jax.students.serving.student_backend import ModelCard
 
   parser = argparse.ArgumentParser()
   parser.add_argument("--seconds", type=float, default=0.0)
@@ -83,9 +83,7 @@ def main() -> int:
   parser.add_argument("--pure_python", action="store_true")
   args = vars(parser.parse_args())
   if args.pop("pure_python"):
-    connections.protocol = functools.partial(
-      connections.protocol, base=connections.PURE_PYTHON
-    )
+    server.FASTEST = server.PURE_PYTHON
   backend = EchoBackend(args.pop("seconds"), args.pop("warm_up_s"))
   try:
     settings = ServeSettings(**args)

@@ -17,7 +17,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.cli import gin_config
 from dss_jax.models import lora
 from dss_jax.models.lora import LoraOptions
-from dss_jax.students import scoring, student
+from dss_jax.students import checkpoint_evaluation, student
 from dss_jax.training import (
   checkpoints,
   initialization,
@@ -137,7 +137,7 @@ def test_readers_get_the_whole_student(base, finished):
   ]
   for row in lines:
     if row["kind"] == "eval":
-      _, scores = scoring.score_checkpoint(
+      _, scores = checkpoint_evaluation.evaluate_checkpoint(
         config, row["step"], split="validation"
       )
       saved = finished / "eval" / "taxonli_label" / f"{row['step']}.jsonl"

@@ -19,7 +19,7 @@ from dss_jax.data.feeding import batch_files, training_data
 from dss_jax.datasets import DataOptions
 from dss_jax.models import config as model_config
 from dss_jax.models import decode_cache, encoder_decoder, partitioning
-from dss_jax.students import scoring
+from dss_jax.students import checkpoint_evaluation
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training import (
   evaluation,
@@ -406,7 +406,9 @@ def test_best_checkpoint_is_kept_and_scored(tmp_path, monkeypatch):
   with checkpoints_lib.Checkpoints(tmp_path, read_only=True) as saved:
     assert saved.steps() == [4, 8]
   assert {row["checkpoint_step"] for row in result.results} == {4}
-  step, scores = scoring.score_checkpoint(config, "best", split="test")
+  step, scores = checkpoint_evaluation.evaluate_checkpoint(
+    config, "best", split="test"
+  )
   assert step == 4
   assert scores[0].metrics["accuracy"] == result.results[1]["value"]
 

@@ -1,4 +1,4 @@
-"""Asking a student about a whole file or a pipe: what `dss-jax infer` does."""
+"""Asks a student about a whole file or a pipe: `dss-jax infer`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import hashlib
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,23 +19,30 @@ from dss_jax.base.errors import UserError, one_line
 from dss_jax.datasets import metrics
 from dss_jax.datasets.records import FieldMapping, parquet
 from dss_jax.models import partitioning
-from dss_jax.students.bulk import prediction_files, prediction_lines, questions
+from dss_jax.students.bulk import (
+  input_records,
+  prediction_files,
+  prediction_records,
+)
+from dss_jax.students.bulk.input_records import Windows
 from dss_jax.students.bulk.prediction_files import FileOutput, StreamOutput
-from dss_jax.students.bulk.questions import Windows
 from dss_jax.students.predictor import Prediction, Predictor
 from dss_jax.students.student import Student
+
+# Formats whose first line holds no record.
+_WITH_HEADER = ("csv", ".csv", "tsv", ".tsv")
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """What is read.
+  """The input.
 
   Attributes:
-    path: a file, a named pipe, or `questions.STDIN`.
-    kind: see `questions.kind_of`.
-    mapping: which keys hold what.
-    limit: rows to read at most; None for all.
-    window: rows that are sorted by length, answered and written together.
+    path: a file, a named pipe, or `input_records.STDIN`.
+    kind: the format, from `input_records.format_of`.
+    mapping: which keys hold which fields.
+    limit: the most records to read; None for all.
+    window: records that are sorted by length, answered and written together.
   """
 
   path: str
@@ -46,28 +53,39 @@ class Source:
 
   @property
   def is_pipe(self) -> bool:
-    """Whether rows can be read once only, and may be long in coming."""
+    """Whether records can be read only once, and may take long to arrive."""
     path = pathlib.Path(self.path)
-    return self.path == questions.STDIN or not path.is_file()
+    return self.path == input_records.STDIN or not path.is_file()
 
   def open(self, predictor: Predictor) -> Windows:
-    rows = questions.read(
+    records = input_records.read(
       self.path,
       self.kind,
       self.mapping,
       with_rationale=predictor.needs_rationale,
     )
-    return Windows(rows, self.window, limit=self.limit, eager=self.is_pipe)
+    return Windows(records, self.window, limit=self.limit, eager=self.is_pipe)
+
+  def num_records(self) -> int | None:
+    """How many records there are, blank lines included; None for a pipe."""
+    if self.is_pipe:
+      return None
+    if self.kind.endswith("parquet"):
+      count = parquet.num_rows(self.path)
+    else:
+      with open(self.path, "rb") as file:
+        count = sum(1 for _ in file) - (self.kind in _WITH_HEADER)
+    return count if self.limit is None else min(count, self.limit)
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """What is written.
+  """The output.
 
   Attributes:
     path: a file, or `prediction_files.STDOUT`.
-    overwrite: begin anew, whatever is there.
-    with_input: whether rows repeat the input.
+    overwrite: start anew, even if the file exists.
+    with_input: whether predictions repeat the input.
   """
 
   path: str
@@ -76,31 +94,32 @@ class Target:
 
 
 def infer(predictor: Predictor, source: Source, target: Target) -> int:
-  """Answers all rows, in order, going on where it was stopped before.
+  """Answers all records, in order, and continues where an earlier run stopped.
 
   Returns:
-    The exit status: 2 if no row at all could be asked, else 0.
+    The exit status, 0.
 
   Raises:
-    UserError: for an input that cannot be read, or an output that is there or
-      was begun otherwise.
+    UserError: for an input that cannot be read or without a record that can be
+      asked, or an output that exists or was made otherwise.
   """
-  layout = prediction_lines.Layout(
+  layout = prediction_records.Layout(
     target.with_input, _metric(predictor.student)
   )
   with _output(predictor, source, target, layout) as output:
     with source.open(predictor) as windows:
       _skip_answered(windows, output, source)
-      seconds = None
-      if not output.is_there:
-        seconds = _answer_all(predictor, source, windows, output, layout)
+      speed = None
+      if not output.is_done:
+        speed = _answer_all(predictor, source, windows, output, layout)
     output.finish()
     totals = output.progress.totals
-  _say_summary(target.path, totals, seconds)
+  _print_summary(target.path, totals, speed)
   if totals.get("errors") and totals["errors"] == totals["rows"]:
     raise UserError(
-      f"none of the {totals['rows']} rows of {source.path} could be asked; the"
-      f" first: {totals['first_error']} (--field_mapping, --input_format)"
+      f"none of the {totals['rows']} records of {source.path} could be asked;"
+      f" the first: {totals['first_error']}",
+      fields=("field_mapping", "input_format"),
     )
   return 0
 
@@ -110,93 +129,95 @@ def _answer_all(
   source: Source,
   windows: Windows,
   output: FileOutput | StreamOutput,
-  layout: prediction_lines.Layout,
-) -> tuple[int, float]:
-  """Returns how many rows were answered in this start, in how many seconds."""
+  layout: prediction_records.Layout,
+) -> str:
+  """Returns the speed, as text."""
   state = output.progress
   if state.lengths:
     predictor.lengths = list(state.lengths)
   first, started = state.rows, time.monotonic()
-  with _shown(source, output) as show:
+  speed = ""
+  with _shown_progress(source, output) as show:
     for window in windows:
-      items = [each.item for each in window if each.item is not None]
+      items = [record.item for record in window if record.item is not None]
       if not state.lengths and not source.is_pipe:
         state.lengths = list(predictor.fit_lengths(items))
-        output.save(force=True)  # nothing else, if it were stopped now
-      answers = iter(
-        predictor.predict(items, seed=_seed(predictor, state.rows))
-      )
+        # A run that is killed now continues with the same lengths.
+        output.save(force=True)
+      # Each window samples with a seed of its own.
+      seed = (predictor.options.seed + state.rows) % (1 << 31)
+      answers = iter(predictor.predict(items, seed=seed))
       lines = []
-      for question in window:
-        answer = (
-          Prediction(error=question.error)
-          if question.item is None
-          else next(answers)
+      for record in window:
+        answer = Prediction(error=record.error)
+        if record.item is not None:
+          answer = next(answers)
+        prediction = prediction_records.prediction_record(
+          record, answer, layout
         )
-        row = prediction_lines.row_of(question, answer, layout)
-        _count(state.totals, row)
-        lines.append(prediction_lines.line_of(row))
+        _count(state.totals, prediction)
+        lines.append(prediction_records.json_line(prediction))
       output.append(b"".join(lines))
       state.rows += len(window)
       state.input_digest = windows.digest
       output.save()
-      spent = (state.rows - first, time.monotonic() - started)
-      show(state.rows, _rate(*spent))
-  return state.rows - first, time.monotonic() - started
-
-
-def _seed(predictor: Predictor, row: int) -> int:
-  """Of a window that begins with a row: another for each."""
-  return (predictor.options.seed + row) % (1 << 31)
+      rate = (state.rows - first) / max(time.monotonic() - started, 1e-9)
+      speed = f"{rate:,.0f}" if rate >= 10.0 else f"{rate:.2g}"
+      speed += " records/s"
+      show(state.rows, speed)
+  return speed
 
 
 def _skip_answered(
   windows: Windows, output: FileOutput | StreamOutput, source: Source
 ) -> None:
-  """Passes over the rows that were answered before.
+  """Passes over the records that were answered before.
 
   Raises:
-    UserError: they are not what they were, or not all there are of an output
-      that is complete.
+    UserError: if they have changed, or if a complete output lacks some.
   """
   state = output.progress
   if state.rows and (
     windows.skip(state.rows) < state.rows
     or windows.digest != state.input_digest
   ):
-    raise UserError(
-      f"--input: {source.path} is not what it was when its first"
-      f" {state.rows} rows were answered; give --overwrite to begin anew"
-    )
-  if output.is_there and windows.skip(1):
-    raise UserError(
-      f"--input: {source.path} has more rows than the {state.rows} that were"
-      " answered; give --overwrite to begin anew"
-    )
-  if state.rows and not output.is_there:
-    _say(f"{state.rows} rows were answered before; going on from there")
+    problem = f"has changed since its first {state.rows} records were answered"
+  elif output.is_done and windows.skip(1):
+    problem = f"has more records than the {state.rows} that were answered"
+  else:
+    if state.rows and not output.is_done:
+      _print(f"{state.rows} records were answered before; continuing")
+    return
+  raise UserError(
+    f"the input {source.path} {problem}; set overwrite to start anew",
+    fields=("input", "overwrite"),
+  )
 
 
-def _count(totals: dict[str, Any], row: Mapping[str, Any]) -> None:
-  totals["rows"] = totals.get("rows", 0) + 1
-  if "error" in row:
-    totals["errors"] = totals.get("errors", 0) + 1
-    totals.setdefault("first_error", one_line(f"{row['id']}: {row['error']}"))
-  if "truncated" in row:
-    totals["truncated"] = totals.get("truncated", 0) + 1
-  if "correct" in row:
-    totals["scored"] = totals.get("scored", 0) + 1
-    totals["correct"] = totals.get("correct", 0) + row["correct"]
+def _count(totals: dict[str, Any], prediction: Mapping[str, Any]) -> None:
+  def add(name: str, count: int = 1) -> None:
+    totals[name] = totals.get(name, 0) + count
+
+  add("rows")
+  if "error" in prediction:
+    add("errors")
+    error = f"{prediction['id']}: {prediction['error']}"
+    totals.setdefault("first_error", one_line(error))
+  if "truncated" in prediction:
+    add("truncated")
+  if "correct" in prediction:
+    add("scored")
+    add("correct", prediction["correct"])
 
 
-# ----------------------------------------------------------- what it is made of
+# ------------------------------------------------ what predictions depend on
 
 
 def _output(
   predictor: Predictor,
   source: Source,
   target: Target,
-  layout: prediction_lines.Layout,
+  layout: prediction_records.Layout,
 ) -> FileOutput | StreamOutput:
   if prediction_files.is_stream(target.path):
     return StreamOutput(target.path)
@@ -223,7 +244,7 @@ def _output(
 
 
 def student_digest(student: Student) -> str:
-  """SHA-256 of all that a student's answers depend on."""
+  """SHA-256 of everything in a student that its answers depend on."""
   described = (
     student.model.config,
     student.vocabulary.name,
@@ -242,27 +263,22 @@ def student_digest(student: Student) -> str:
 
 
 def _metric(student: Student) -> str:
-  """Tells whether a label is right: the dataset's own, if it is known."""
+  """The metric that decides whether a label is right: the dataset's, if known."""
   name = student.description.get("dataset")
   if name not in datasets.names():
     return "accuracy"
   return metrics.judging_metric(datasets.get(name).metrics) or "accuracy"
 
 
-# ------------------------------------------------------------------ what is said
+# ------------------------------------------------------------ what is printed
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
   print(text, file=sys.stderr, flush=True)
 
 
-def _rate(rows: int, seconds: float) -> str:
-  rate = rows / seconds
-  return f"{rate:,.0f} rows/s" if rate >= 10.0 else f"{rate:.2g} rows/s"
-
-
-def _say_summary(
-  path: str, totals: Mapping[str, Any], spent: tuple[int, float] | None
+def _print_summary(
+  path: str, totals: Mapping[str, Any], speed: str | None
 ) -> None:
   parts = [f"{totals.get('rows', 0)} predictions -> {path}"]
   for name, text in (
@@ -274,49 +290,27 @@ def _say_summary(
   if totals.get("scored"):
     share = totals["correct"] / totals["scored"]
     parts.append(f"accuracy {share:.4f} (n={totals['scored']})")
-  if spent is None:
+  if speed is None:
     parts.append("complete already")
-  elif spent[0] and spent[1] > 0:
-    parts.append(_rate(*spent))
+  elif speed:
+    parts.append(speed)
   if totals.get("errors"):
     parts.append(f"first error: {totals['first_error']}")
-  _say("; ".join(parts))
+  _print("; ".join(parts))
 
 
 @contextlib.contextmanager
-def _shown(source: Source, output: FileOutput | StreamOutput) -> Iterator[Any]:
-  """A function that shows how far it is; nothing where somebody types."""
+def _shown_progress(
+  source: Source, output: FileOutput | StreamOutput
+) -> Iterator[Callable[[int, str], None]]:
+  """A function that shows progress; it shows nothing from pipe to pipe."""
   if source.is_pipe and isinstance(output, StreamOutput):
-    yield lambda rows, text: None
+    yield lambda records, text: None
     return
-  total = None if source.is_pipe else _num_rows(source)
   bar = progress_lib.Progress(
-    total, output.progress.rows, description="infer", waiting="compiling ..."
+    source.num_records(), output.progress.rows, description="infer"
   )
   try:
     yield bar.update
   finally:
     bar.close()
-
-
-# Formats whose first line is no row.
-_WITH_HEADER = ("csv", ".csv", "tsv", ".tsv")
-
-
-def _num_rows(source: Source) -> int:
-  """About how many rows a file has: one with blank lines has fewer."""
-  rows = (
-    parquet.num_rows(source.path)
-    if source.kind.endswith("parquet")
-    else _num_lines(source.path) - (source.kind in _WITH_HEADER)
-  )
-  return rows if source.limit is None else min(rows, source.limit)
-
-
-def _num_lines(path: str) -> int:
-  count, last = 0, b"\n"
-  with open(path, "rb") as file:
-    while block := file.read(1 << 20):
-      count += block.count(b"\n")
-      last = block
-  return count + (not last.endswith(b"\n"))

@@ -1,19 +1,21 @@
-"""Predictions on their way into a file: whole windows, or a pipe.
+"""Writes predictions in whole windows, to a file or a pipe.
 
 While a file is being made there are
 
-    OUTPUT.partial       what was predicted so far, JSON lines
-    OUTPUT.infer.json    of which student, with what options, how far
+    OUTPUT.partial       the predictions so far, as JSON lines
+    OUTPUT.infer.json    the student, the options, and how far predicting is
 
-The second says how many bytes of the first count; what a kill left behind
-them is cut off, and predicting goes on from there. OUTPUT appears when all is
-done, and OUTPUT.infer.json stays beside it to tell what it was made of.
+The second file says how many bytes of the first one count. Bytes that a killed
+process left after them are cut off, and predicting continues from there. OUTPUT
+appears when all is done, and OUTPUT.infer.json stays next to it to tell what
+the predictions depend on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
@@ -24,26 +26,28 @@ from typing import Any, BinaryIO
 
 from dss_jax.base.atomic_files import write_atomically
 from dss_jax.base.errors import UserError, damaged_file, one_line, writing
-from dss_jax.students.bulk import prediction_tables
+from dss_jax.students.bulk import prediction_records
 
 STDOUT = "-"
 FORMAT = 1
-SUFFIXES = (".jsonl", ".json", *prediction_tables.SUFFIXES)
-# Between two looks at the disk by which a run could go on.
+SUFFIXES = (".jsonl", ".json", *prediction_records.TABLE_SUFFIXES)
+# Seconds between two states on disk from which a run can continue.
 _SECONDS_BETWEEN_SAVES = 1.0
+
+_REMEDY = "set overwrite to start anew"
 
 
 @dataclasses.dataclass
 class Progress:
-  """How far predicting is; all of it is in OUTPUT.infer.json.
+  """How far predicting is; OUTPUT.infer.json holds all of it.
 
   Attributes:
-    rows: of the input that were answered.
-    bytes: of the partial file that they take.
-    input_digest: over those rows.
-    lengths: row lengths that were declared, in tokens.
-    totals: counts over those rows.
-    complete: whether these are all rows.
+    rows: input records that were answered.
+    bytes: size of their predictions in the partial file.
+    input_digest: digest of those records.
+    lengths: declared lengths of inputs, in tokens.
+    totals: counts over those records.
+    complete: whether these are all records.
   """
 
   rows: int = 0
@@ -55,7 +59,7 @@ class Progress:
 
 
 def is_stream(path: str) -> bool:
-  """Whether predictions to `path` are gone once written: pipes and devices."""
+  """Whether `path` is a pipe or a device, whose content cannot be read back."""
   if path == STDOUT:
     return True
   place = pathlib.Path(path)
@@ -68,31 +72,33 @@ def check_path(path: str, source: str = "") -> None:
     return
   suffix = pathlib.Path(path).suffix.lower()
   if suffix not in SUFFIXES:
-    raise UserError(
-      f"--output: {path} has the unknown suffix {suffix!r}; allowed:"
+    problem = (
+      f"has the unknown suffix {suffix!r}; it must be one of"
       f" {', '.join(SUFFIXES)}, or - for standard output"
     )
-  if pathlib.Path(path).is_dir():
-    raise UserError(f"--output: {path} is a folder; name a file")
-  for each in _files_of(path):
-    if each.exists() and os.path.exists(source) and each.samefile(source):
-      raise UserError(
-        f"--output: {path} would take the place of --input; give another name"
-      )
+  elif pathlib.Path(path).is_dir():
+    problem = "is a folder; name a file"
+  elif os.path.exists(source) and any(
+    place.exists() and place.samefile(source) for place in _files_of(path)
+  ):
+    problem = f"would replace the input {source}; give another name"
+  else:
+    return
+  raise UserError(f"output is {path}, which {problem}", fields="output")
 
 
 def _files_of(path: str) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
   """OUTPUT, OUTPUT.partial and OUTPUT.infer.json."""
   whole, partial, state = (
-    f"{path}{end}" for end in ("", ".partial", ".infer.json")
+    pathlib.Path(f"{path}{end}") for end in ("", ".partial", ".infer.json")
   )
-  return pathlib.Path(whole), pathlib.Path(partial), pathlib.Path(state)
+  return whole, partial, state
 
 
 class StreamOutput:
-  """Predictions to a pipe or a device, at once."""
+  """Writes predictions to a pipe or a device, at once."""
 
-  is_there = False
+  is_done = False
 
   def __init__(self, path: str):
     self._path = path
@@ -113,17 +119,17 @@ class StreamOutput:
     self._file.flush()
 
   def save(self, *, force: bool = False) -> None:
-    del force  # nobody can go on with a pipe
+    """Does nothing: writing to a pipe cannot be continued."""
 
   def finish(self) -> None:
     self.progress.complete = True
 
 
 class FileOutput:
-  """Predictions to a file, in a way that can be gone on with.
+  """Writes predictions to a file so that a killed run can continue.
 
   with FileOutput(path, made_of) as output:
-    ...  # from output.progress on
+    ...  # continue after output.progress
       output.append(lines)
       output.save()
     output.finish()
@@ -137,14 +143,14 @@ class FileOutput:
     about: Mapping[str, Any] | None = None,
     overwrite: bool = False,
   ):
-    """Nothing is touched yet.
+    """Touches nothing yet.
 
     Args:
-      path: of the file, which gets its format by its suffix.
-      made_of: what the predictions depend on, as JSON values: only with equal
-        ones can what is there be gone on with.
-      about: more to tell in OUTPUT.infer.json.
-      overwrite: begin anew, whatever is there.
+      path: the file; its suffix says its format.
+      made_of: what the predictions depend on, as JSON values: a run continues
+        only if they are equal.
+      about: further content of OUTPUT.infer.json.
+      overwrite: start anew, even if the file exists.
     """
     self.path, self._partial, self._state = _files_of(path)
     self._made_of = json.loads(json.dumps(made_of))
@@ -155,20 +161,22 @@ class FileOutput:
     self.progress = Progress()
 
   def __enter__(self) -> FileOutput:
-    """Opens what is there, or begins.
+    """Opens the files of an earlier run, or starts new ones.
 
     Raises:
-      UserError: for a file that is there already, was begun otherwise, or is
+      UserError: for a file that exists already, was made otherwise, or is
         being written by another process.
     """
-    self._file = self._opened()
+    self._file = self._open_partial()
     try:
       if self._overwrite:
         self.path.unlink(missing_ok=True)
         self._state.unlink(missing_ok=True)
       self.progress = self._read_state() or Progress()
-      if not self.is_there:
-        self._cut()
+      if not self.is_done:
+        with writing(self._partial):  # such as half a line
+          self._file.truncate(self.progress.bytes)
+          self._file.seek(0, os.SEEK_END)
     except BaseException:
       self._close()
       raise
@@ -178,19 +186,19 @@ class FileOutput:
     self._close()
 
   @property
-  def is_there(self) -> bool:
+  def is_done(self) -> bool:
     """Whether the file is complete, and nothing is left to do."""
     return self.progress.complete and self.path.exists()
 
   def append(self, lines: bytes) -> None:
-    """Adds whole lines; they count once `save` has told of them."""
+    """Adds whole lines, which count once `save` has recorded them."""
     with writing(self._partial):
       self._file.write(lines)
       self._file.flush()
     self.progress.bytes += len(lines)
 
   def save(self, *, force: bool = False) -> None:
-    """Makes what was added count, if a while has passed or with `force`."""
+    """Records the added lines, if a second has passed or with `force`."""
     now = time.monotonic()
     if not force and now - self._saved_at < _SECONDS_BETWEEN_SAVES:
       return
@@ -206,57 +214,50 @@ class FileOutput:
     self._saved_at = now
 
   def finish(self) -> None:
-    """Lets the file appear; harmless if it has."""
-    if self.is_there:
+    """Puts the file in its place, unless it is there."""
+    if self.is_done:
       return
     self.progress.complete = True
     self.save(force=True)
     with writing(self.path):
-      if self.path.suffix.lower() in prediction_tables.SUFFIXES:
-        prediction_tables.convert(self._partial, self.path)
+      if self.path.suffix.lower() in prediction_records.TABLE_SUFFIXES:
+        prediction_records.write_table(self._partial, self.path)
       else:
         os.replace(self._partial, self.path)
 
-  # --------------------------------------------------------------------------
-
-  def _opened(self) -> BinaryIO:
-    """The partial file, locked: two processes must not write to it."""
-    import fcntl
-
+  def _open_partial(self) -> BinaryIO:
+    """Opens the partial file, locked: only one process may write to it."""
     try:
       file = open(self._partial, "a+b")  # noqa: SIM115
     except OSError as error:
       raise UserError(
-        f"--output: cannot write {self.path}: {error.strerror or error}"
+        f"cannot write {self.path}: {error.strerror or error}", fields="output"
       ) from None
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
       file.close()
       raise UserError(
-        f"--output: another process is writing {self.path}: wait for it, or"
-        " give another name"
+        f"another process is writing {self.path}: wait for it, or give another"
+        " output",
+        fields="output",
       ) from None
     return file
 
   def _read_state(self) -> Progress | None:
-    """How far it was; None if there is nothing to go on with."""
+    """How far an earlier run came; None if there is none to continue."""
     try:
       text = self._state.read_text(encoding="utf-8")
     except FileNotFoundError:
-      if self.path.exists():
-        raise UserError(
-          f"--output: {self.path} exists already; give --overwrite, or another"
-          " name"
-        ) from None
-      return None
-    remedy = "give --overwrite to begin anew"
-    with damaged_file(self._state, remedy):
+      if not self.path.exists():
+        return None
+      raise _refused(f"{self.path} exists already") from None
+    with damaged_file(self._state, _REMEDY):
       state = json.loads(text)
       if state["format"] != FORMAT:
-        raise UserError(
-          f"{self._state} is of format {state['format']!r}, this program"
-          f" writes {FORMAT}: {remedy}"
+        raise _refused(
+          f"{self._state} has the format {state['format']!r}, this program"
+          f" writes {FORMAT}"
         )
       found = Progress()
       for name, value in dataclasses.asdict(found).items():
@@ -264,44 +265,40 @@ class FileOutput:
           raise ValueError(f"{name} is {one_line(state[name], longest=60)}")
         setattr(found, name, state[name])
       made_of = dict(state["made_of"])
-    if found.complete and not self.path.exists() and not self._has(found):
-      return None  # taken away, to be made again
-    for name in sorted({*made_of, *self._made_of}):
-      old, new = made_of.get(name), self._made_of.get(name)
-      if old != new:
-        raise UserError(
-          f"--output: {self.path} was begun with {_shown(name, old, new)}; give"
-          " --overwrite to begin anew, or another name"
-        )
-    if not self._has(found) and not (found.complete and self.path.exists()):
-      raise UserError(f"{self._partial} is shorter than it was: {remedy}")
+    size = os.fstat(self._file.fileno()).st_size
+    if found.complete and size < found.bytes and not self.path.exists():
+      return None  # the file was removed, and is made again
+    if difference := _difference("", made_of, self._made_of):
+      raise _refused(f"{self.path} was made with {difference}")
+    if size < found.bytes and not (found.complete and self.path.exists()):
+      raise _refused(f"{self._partial} is shorter than it was")
     return found
 
-  def _has(self, found: Progress) -> bool:
-    """Whether the partial file holds what it should."""
-    return os.fstat(self._file.fileno()).st_size >= found.bytes
-
-  def _cut(self) -> None:
-    """Cuts off what does not count, such as half a line."""
-    with writing(self._partial):
-      self._file.truncate(self.progress.bytes)
-      self._file.seek(0, os.SEEK_END)
-
   def _close(self) -> None:
-    """Closes the partial file, which goes if it is of no more use."""
-    if self.is_there or not os.fstat(self._file.fileno()).st_size:
+    """Closes the partial file, and removes it if it is of no more use."""
+    if self.is_done or not os.fstat(self._file.fileno()).st_size:
       self._partial.unlink(missing_ok=True)
-    # What a disk refused has been told of, and is not tried again.
+    # An error of the disk was raised before, and is not tried again.
     with contextlib.suppress(OSError):
       self._file.close()
 
 
-def _shown(name: str, old: Any, new: Any) -> str:
-  if isinstance(old, dict) and isinstance(new, dict):
-    for key in sorted({*old, *new}):
-      if old.get(key) != new.get(key):
-        return _shown(f"{name}.{key}", old.get(key), new.get(key))
-  return (
-    f"{name} {one_line(repr(old), longest=60)}, not"
-    f" {one_line(repr(new), longest=60)}"
+def _refused(problem: str) -> UserError:
+  return UserError(
+    f"{problem}: {_REMEDY}, or give another output",
+    fields=("overwrite", "output"),
   )
+
+
+def _difference(name: str, old: Any, new: Any) -> str:
+  """Names the first value that differs, old and new; "" if all are equal."""
+  if old == new:
+    return ""
+  if isinstance(old, dict) and isinstance(new, dict):
+    found = (
+      _difference(f"{name}.{key}", old.get(key), new.get(key))
+      for key in sorted({*old, *new})
+    )
+    return next(filter(None, found), "")
+  shown = [one_line(repr(value), longest=60) for value in (old, new)]
+  return f"{name.lstrip('.')} {shown[0]}, not {shown[1]}"

@@ -1,14 +1,13 @@
-"""The CTranslate2 form, by CTranslate2's own converter.
+"""The CTranslate2 format, by CTranslate2's own converter.
 
-The converter reads the Hugging Face form. Two things are put right on the way:
-whether the logits are scaled, and the names of table rows that no token has.
+The converter reads the Hugging Face format. Two things are corrected on the way:
+whether the logits are scaled, and the names of ids that no token has.
 """
 
 from __future__ import annotations
 
 import importlib
 import pathlib
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from dss_jax.base.errors import UserError
 from dss_jax.students.export import (
-  checks,
+  answer_checks,
   formats,
   huggingface,
   model_card,
@@ -29,28 +28,26 @@ CHECK_PACKAGES = ()
 HAS_TOKENIZER = True
 OWN_DTYPE = False
 
-_SOURCE, _CONVERTED = ".huggingface", ".converted"
+_CONVERTED = ".converted"
 _ACTIVATIONS = ("gelu", "relu", "silu", "swish")
 
 
 def write(
-  student: Student, folder: pathlib.Path, options: formats.Options
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
 ) -> None:
-  """Converts; the Hugging Face form in between is removed again."""
+  """Converts the student by way of the Hugging Face format."""
   activation = student.model.config.mlp_activations[0]
   if activation not in _ACTIVATIONS:
     raise UserError(
-      f"network.T5Config.mlp_activations has {activation!r}; CTranslate2 has"
-      f" {', '.join(_ACTIVATIONS)}: export to huggingface or stablehlo"
+      f"mlp_activations has {activation!r}; CTranslate2 has"
+      f" {', '.join(_ACTIVATIONS)}: export to huggingface or stablehlo",
+      fields=("T5Config.mlp_activations", "format"),
     )
-  source, converted = folder / _SOURCE, folder / _CONVERTED
-  source.mkdir()
-  huggingface.write(student, source)
-  with tokenizer_files.quiet():
+  converted = folder / _CONVERTED
+  with huggingface.temporary_folder(student, folder) as source:
     _converter(student, source).convert(
       str(converted), quantization=options.quantization
     )
-  shutil.rmtree(source)
   for path in converted.iterdir():
     path.rename(folder / path.name)
   converted.rmdir()
@@ -65,8 +62,8 @@ def _converter(student: Student, source: pathlib.Path) -> Any:
 
     def load_model(self, model_class, model_name_or_path, **kwargs):
       model = super().load_model(model_class, model_name_or_path, **kwargs)
-      # CTranslate2 scales the logits where the configuration ties the tables.
-      # transformers 5 says so of every T5, and keeps the scaling elsewhere.
+      # CTranslate2 scales the logits if the configuration ties the tables.
+      # transformers 5 ties them in every T5, and scales by another field.
       config = student.model.config
       model.config.tie_word_embeddings = config.logits_via_embedding
       return model
@@ -83,10 +80,10 @@ def _converter(student: Student, source: pathlib.Path) -> Any:
 
 
 class _Names:
-  """What CTranslate2's converter asks of a tokenizer.
+  """The part of a tokenizer that CTranslate2's converter needs.
 
-  Of a real one it would take too few names, and call the rows that are left
-  `<extra_id_0>` and so on, which tokens may be called already.
+  A real tokenizer has too few names, and the converter would call the remaining
+  ids `<extra_id_0>` and so on, which may be names of tokens already.
   """
 
   pad_token, eos_token, unk_token = "<pad>", "</s>", "<unk>"
@@ -102,10 +99,10 @@ class _Names:
 
 
 def answers(
-  student: Student, folder: pathlib.Path, options: formats.Options
-) -> checks.Answer:
-  """The greedy answers of CTranslate2, on the CPU."""
-  # By name: where it is not installed, type checkers take this module for it.
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
+) -> answer_checks.Answer:
+  """Returns a function that answers with CTranslate2 on the CPU, greedily."""
+  # A plain import would make type checkers take this module for the package.
   ctranslate2: Any = importlib.import_module("ctranslate2")
 
   translator = ctranslate2.Translator(
@@ -116,11 +113,13 @@ def answers(
   )
   ids = {name: i for i, name in enumerate(names)}
 
-  def answer(inputs: Sequence[Sequence[int]], longest: int) -> checks.Answers:
+  def answer(
+    inputs: Sequence[Sequence[int]], longest: int
+  ) -> answer_checks.Answers:
     results = translator.translate_batch(
       [[names[token] for token in tokens] for tokens in inputs],
       beam_size=1,
-      max_batch_size=checks.BATCH_SIZE,
+      max_batch_size=answer_checks.BATCH_SIZE,
       max_input_length=0,
       max_decoding_length=longest,
       min_decoding_length=0,
@@ -128,16 +127,16 @@ def answers(
       return_scores=True,
     )
     outputs = [
-      checks.until_end([ids[token] for token in result.hypotheses[0]])
+      answer_checks.until_end([ids[token] for token in result.hypotheses[0]])
       for result in results
     ]
     scores = [result.scores[0] for result in results]
-    return checks.Answers(outputs, np.asarray(scores, np.float32))
+    return answer_checks.Answers(outputs, np.asarray(scores, np.float32))
 
   return answer
 
 
-def usage(student: Student, options: formats.Options) -> str:
+def usage(student: Student, options: formats.ExportOptions) -> str:
   """How to ask the folder with CTranslate2."""
   return f"""\
 With CTranslate2, and transformers for the tokens; `min_decoding_length=0` lets
@@ -151,6 +150,6 @@ translator = ctranslate2.Translator("FOLDER", compute_type="{options.quantizatio
 tokens = tokenizer.convert_ids_to_tokens(tokenizer({model_card.prompt(student)}).input_ids)
 result = translator.translate_batch(
     [tokens], beam_size=1, min_decoding_length=0,
-    max_decoding_length={checks.output_tokens(student)})[0]
+    max_decoding_length={answer_checks.output_tokens(student)})[0]
 print(tokenizer.decode(tokenizer.convert_tokens_to_ids(result.hypotheses[0])))
 ```"""

@@ -1,4 +1,7 @@
-"""The formats a student can be exported in, and what each of them needs."""
+"""The formats a student can be exported in, and the packages they need.
+
+Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ import importlib.util
 import pathlib
 from typing import TYPE_CHECKING, Protocol
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 
 if TYPE_CHECKING:
-  from dss_jax.students.export import checks
+  from dss_jax.students.export.answer_checks import Answer
   from dss_jax.students.student import Student
 
 FORMATS = {
@@ -26,42 +30,73 @@ LAYOUTS = ("legacy", "orbax")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-  """What the flags say beyond the format.
+class ExportOptions:
+  """What there is to choose within a format.
 
   Attributes:
-    quantization: of the weights; int8 for ctranslate2 only.
-    layout: of a T5X checkpoint.
-    num_beams: width of the exported program's beam search; 1 is greedy
-      (stablehlo only).
+    quantization: type of the weights: float32, or int8 (ctranslate2 only).
+    t5x_layout: layout of a T5X checkpoint: legacy (msgpack and zarr, which all
+      of T5X's tools read) or orbax.
+    num_beams: width of the beam search in the exported program (stablehlo
+      only); 1 is greedy.
   """
 
   quantization: str = "float32"
-  layout: str = "legacy"
+  t5x_layout: str = "legacy"
   num_beams: int = 1
+
+  def __post_init__(self):
+    checks.one_of(
+      "ExportOptions.quantization", self.quantization, QUANTIZATIONS
+    )
+    checks.one_of("ExportOptions.t5x_layout", self.t5x_layout, LAYOUTS)
+    checks.in_range("ExportOptions.num_beams", self.num_beams, 1)
+
+  def check_format(self, name: str) -> None:
+    """Raises UserError for a value that a format does not have."""
+    for field, owner in (
+      ("quantization", "ctranslate2"),
+      ("t5x_layout", "t5x"),
+      ("num_beams", "stablehlo"),
+    ):
+      value = getattr(self, field)
+      if value != getattr(ExportOptions, field) and name != owner:
+        raise UserError(
+          f"{field} is {value}, which the format {name} does not have; it"
+          f" belongs to the format {owner}",
+          fields=(f"ExportOptions.{field}", "format"),
+        )
 
 
 class Format(Protocol):
-  """What a module of this package offers."""
+  """What the module of a format offers.
 
-  PACKAGES: tuple[str, ...]  # to write it
-  CHECK_PACKAGES: tuple[str, ...]  # to check it as well
-  HAS_TOKENIZER: bool  # files that AutoTokenizer reads
-  OWN_DTYPE: bool  # computes in the student's dtype, not in float32
+  Attributes:
+    PACKAGES: packages that writing needs.
+    CHECK_PACKAGES: further packages that the check needs.
+    HAS_TOKENIZER: whether there are files that AutoTokenizer reads.
+    OWN_DTYPE: whether the result computes in the student's dtype, instead of
+      float32.
+  """
+
+  PACKAGES: tuple[str, ...]
+  CHECK_PACKAGES: tuple[str, ...]
+  HAS_TOKENIZER: bool
+  OWN_DTYPE: bool
 
   def write(
-    self, student: Student, folder: pathlib.Path, options: Options
+    self, student: Student, folder: pathlib.Path, options: ExportOptions
   ) -> None:
     """Writes all files but dss_jax.json and README.md."""
     ...
 
   def answers(
-    self, student: Student, folder: pathlib.Path, options: Options
-  ) -> checks.Answer:
-    """Answers with what lies in the folder."""
+    self, student: Student, folder: pathlib.Path, options: ExportOptions
+  ) -> Answer:
+    """Returns a function that answers with what lies in the folder."""
     ...
 
-  def usage(self, student: Student, options: Options) -> str:
+  def usage(self, student: Student, options: ExportOptions) -> str:
     """How to use the folder, in Markdown."""
     ...
 
@@ -70,7 +105,7 @@ def get(name: str, *, checked: bool) -> Format:
   """The module of a format.
 
   Args:
-    name: of FORMATS.
+    name: a key of FORMATS.
     checked: whether the result is to be checked.
 
   Raises:
@@ -80,14 +115,16 @@ def get(name: str, *, checked: bool) -> Format:
   missing = _missing(module.PACKAGES)
   if missing:
     raise UserError(
-      f"--format={name} needs {', '.join(missing)}: pip install"
-      " 'dss_jax[export]'"
+      f"the format {name} needs {', '.join(missing)}: pip install"
+      " 'dss_jax[export]'",
+      fields="format",
     )
   missing = _missing(module.CHECK_PACKAGES) if checked else []
   if missing:
     raise UserError(
-      f"--format={name} is checked with {', '.join(missing)}: pip install"
-      " 'dss_jax[export]', or set --check=0 to do without the check"
+      f"the format {name} is checked with {', '.join(missing)}: pip install"
+      " 'dss_jax[export]', or set check to 0 to do without the check",
+      fields=("format", "check"),
     )
   return module
 

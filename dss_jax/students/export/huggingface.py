@@ -1,12 +1,14 @@
-"""The Hugging Face form: what `AutoModelForSeq2SeqLM.from_pretrained` reads.
+"""The Hugging Face format, which `AutoModelForSeq2SeqLM.from_pretrained` reads.
 
-Weights go into safetensors files by NumPy alone; transformers and torch are
-needed only to check the result.
+Weights are written into safetensors files with NumPy alone; transformers and
+torch are needed only to check the result.
 """
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,7 +22,12 @@ from dss_jax.models.config import (
   T5Config,
 )
 from dss_jax.pretrained import huggingface_weights
-from dss_jax.students.export import checks, formats, model_card, tokenizer_files
+from dss_jax.students.export import (
+  answer_checks,
+  formats,
+  model_card,
+  tokenizer_files,
+)
 from dss_jax.students.student import Student
 
 PACKAGES = ("safetensors",)
@@ -33,8 +40,8 @@ INDEX_FILE = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5 * 10**9  # as transformers splits
 
 # Our activation -> Hugging Face's. T5's gelu is the tanh approximation, which
-# is "gelu_new" there; "gelu" there is exact, but means gelu_new in
-# "gated-gelu".
+# Hugging Face calls "gelu_new"; its "gelu" is exact, except in "gated-gelu",
+# where it means "gelu_new".
 _ACTIVATIONS = {"gelu": "gelu_new", "swish": "silu"}
 
 
@@ -52,16 +59,17 @@ def feed_forward(config: T5Config) -> str:
       return "gated-gelu"
     return f"gated-{_ACTIVATIONS.get(activations[0], activations[0])}"
   raise UserError(
-    f"network.T5Config.mlp_activations is {activations!r}; transformers' T5"
-    " has one activation, or one and 'linear': export to t5x or stablehlo"
+    f"mlp_activations is {activations!r}; transformers' T5 has one activation,"
+    " or one and 'linear': export to t5x or stablehlo",
+    fields=("T5Config.mlp_activations", "format"),
   )
 
 
 def needs_cache_off(config: T5Config) -> bool:
   """Whether `generate` must not use its cache.
 
-  transformers sizes the cache by the encoder's layers, and runs over its end
-  where the decoder has more.
+  transformers sizes the cache by the encoder's layers, and overruns it if the
+  decoder has more.
   """
   return config.num_decoder_layers > config.num_encoder_layers
 
@@ -70,15 +78,16 @@ def model_config(student: Student) -> dict[str, Any]:
   """`config.json`, for transformers 4 and 5.
 
   Raises:
-    UserError: for a student that transformers' T5 cannot be.
+    UserError: for a student that transformers' T5 cannot represent.
   """
   config = student.model.config
   if config.relpos_bias_per_layer:
-    # Its UMT5 can: but version 5 scales the outputs of every one, 4 only where
-    # the tables are tied, so that no folder would be right for both.
+    # Its UMT5 can, but version 5 scales the outputs of every model and version
+    # 4 only those with tied tables, so that no folder would suit both.
     raise UserError(
-      "network.T5Config.relpos_bias_per_layer is True (UMT5); transformers' T5"
-      " has one bias for all layers: export to t5x or stablehlo"
+      "relpos_bias_per_layer is True (UMT5); transformers' T5 has one bias for"
+      " all layers: export to t5x or stablehlo",
+      fields=("T5Config.relpos_bias_per_layer", "format"),
     )
   tied = config.logits_via_embedding
   return {
@@ -102,8 +111,8 @@ def model_config(student: Student) -> dict[str, Any]:
     "pad_token_id": 0,
     "eos_token_id": 1,
     "decoder_start_token_id": 0,
-    # transformers 4 scales the decoder's outputs where the tables are tied;
-    # 5 goes by the second key.
+    # transformers 4 scales the decoder's outputs if the tables are tied;
+    # version 5 reads the second key.
     "tie_word_embeddings": tied,
     "scale_decoder_outputs": tied,
     "dtype": "float32",
@@ -120,13 +129,13 @@ def generation_config(student: Student) -> dict[str, Any]:
     "decoder_start_token_id": 0,
     "pad_token_id": 0,
     "eos_token_id": 1,
-    "max_new_tokens": checks.output_tokens(student),
+    "max_new_tokens": answer_checks.output_tokens(student),
     "use_cache": not needs_cache_off(student.model.config),
   }
 
 
 def prefixes(student: Student) -> dict[str, str]:
-  """What precedes the input, for each sub-task that reads nothing else."""
+  """The text before the input, for each sub-task that reads nothing else."""
   found = {}
   for subtask in student.subtasks:
     *before, last = subtask.input_parts(student.options)
@@ -138,12 +147,12 @@ def prefixes(student: Student) -> dict[str, str]:
 def write(
   student: Student,
   folder: pathlib.Path,
-  options: formats.Options | None = None,
+  options: formats.ExportOptions | None = None,
   *,
   max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
   """Writes weights, configurations and tokenizer into `folder`."""
-  del options  # there is one form
+  del options  # there is nothing to choose
   tokenizer_files.write_json(folder / "config.json", model_config(student))
   tokenizer_files.write_json(
     folder / "generation_config.json", generation_config(student)
@@ -152,10 +161,24 @@ def write(
   write_weights(student, folder, max_shard_bytes)
 
 
+@contextlib.contextmanager
+def temporary_folder(
+  student: Student, folder: pathlib.Path
+) -> Iterator[pathlib.Path]:
+  """Yields a folder in `folder` with the student in this format, for a while.
+
+  transformers is silent meanwhile.
+  """
+  with tempfile.TemporaryDirectory(prefix=".", dir=folder) as source:
+    write(student, pathlib.Path(source))
+    with tokenizer_files.quiet():
+      yield pathlib.Path(source)
+
+
 def write_weights(
   student: Student, folder: pathlib.Path, max_shard_bytes: int
 ) -> None:
-  """Writes safetensors files; only one of them at a time is in memory."""
+  """Writes safetensors files; memory holds only one of them at a time."""
   shards = _shards(student.model.config, max_shard_bytes)
   if len(shards) == 1:
     save(dict(_tensors(student, shards[0])), folder / WEIGHTS_FILE)
@@ -177,7 +200,7 @@ def write_weights(
 def _shards(
   config: T5Config, max_shard_bytes: int
 ) -> list[list[huggingface_weights.Path]]:
-  """Our paths, in groups whose float32 arrays fit into one file."""
+  """The paths of our parameters, in groups that fit into one float32 file."""
   shapes = huggingface_weights.parameter_shapes(config)
   shards: list[list[huggingface_weights.Path]] = [[]]
   used = 0
@@ -202,7 +225,7 @@ def _tensors(
 
 
 def parameter(student: Student, path: huggingface_weights.Path) -> np.ndarray:
-  """One parameter as a host array, by its path with the layers apart."""
+  """One parameter as a host array, by its path with unstacked layers."""
   node: Any = student.params
   stack, layer, *rest = path
   if student.model.config.scan_layers and layer.startswith("layers_"):
@@ -222,18 +245,18 @@ def save(tensors: dict[str, np.ndarray], path: pathlib.Path) -> None:
 
   try:
     safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # it makes files that others cannot read
-  except safetensors.SafetensorError as error:  # its name for a full disk
+    path.chmod(0o644)  # safetensors makes files that others cannot read
+  except safetensors.SafetensorError as error:  # such as a full disk
     raise StorageError(
-      f"cannot write {path} ({one_line(error)}): make room, or what else it"
-      " takes, and start again"
+      f"cannot write {path} ({one_line(error)}): make room or mend the disk, and"
+      " start again"
     ) from error
 
 
 def answers(
-  student: Student, folder: pathlib.Path, options: formats.Options
-) -> checks.Answer:
-  """The greedy answers of transformers with what lies in `folder`."""
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
+) -> answer_checks.Answer:
+  """Returns a function that answers with transformers, greedily."""
   del student, options
   import torch
   import transformers
@@ -244,36 +267,32 @@ def answers(
     )
   model.eval()
 
-  def answer(inputs: Sequence[Sequence[int]], longest: int) -> checks.Answers:
-    outputs: list[list[int]] = [[] for _ in inputs]
-    scores = np.zeros(len(inputs), np.float32)
-    for index, tokens in checks.batches(inputs):
-      ids = torch.from_numpy(tokens)
-      lengths = torch.tensor([len(inputs[i]) for i in index])[:, None]
-      with torch.inference_mode():
-        found = model.generate(
-          ids,
-          attention_mask=(torch.arange(ids.shape[1]) < lengths).long(),
-          max_new_tokens=longest,
-          do_sample=False,
-          num_beams=1,
-          output_scores=True,
-          return_dict_in_generate=True,
-        )
-        log_probs = model.compute_transition_scores(
-          found.sequences, found.scores, normalize_logits=True
-        )
-      for row, i in enumerate(index):
-        written = found.sequences[row, 1:].tolist()
-        outputs[i] = checks.until_end(written)
-        end = min(len(outputs[i]) + 1, len(written))
-        scores[i] = float(log_probs[row, :end].sum())
-    return checks.Answers(outputs, scores)
+  def decode(
+    tokens: np.ndarray, mask: np.ndarray, longest: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    with torch.inference_mode():
+      found = model.generate(
+        torch.from_numpy(tokens),
+        attention_mask=torch.from_numpy(mask),
+        max_new_tokens=longest,
+        do_sample=False,
+        num_beams=1,
+        output_scores=True,
+        return_dict_in_generate=True,
+      )
+      log_probs = model.compute_transition_scores(
+        found.sequences, found.scores, normalize_logits=True
+      ).numpy()
+    written = found.sequences[:, 1:].numpy()
+    # Tokens after the first end id do not count.
+    ended = np.cumsum(np.isin(written, (0, 1)), axis=1)
+    counts = (ended == 0) | ((ended == 1) & np.isin(written, (0, 1)))
+    return written, np.where(counts, log_probs, 0).sum(axis=1)
 
-  return answer
+  return answer_checks.answer_in_batches(decode)
 
 
-def usage(student: Student, options: formats.Options) -> str:
+def usage(student: Student, options: formats.ExportOptions) -> str:
   """How to load the folder with transformers."""
   del options
   text = f"""\

@@ -1,4 +1,4 @@
-"""README.md of an exported student: what is known of it, and nothing else.
+"""The README.md of an exported student: what is known about it, and no more.
 
 Every figure comes from the run's own files or from the check that followed the
 export; what they do not say is left out.
@@ -16,14 +16,15 @@ from typing import Any
 from dss_jax import __version__, datasets
 from dss_jax.base.errors import UserError, one_line
 from dss_jax.data.pairs import subtasks
-from dss_jax.students.export.checks import Agreement
+from dss_jax.students.export.answer_checks import Agreement
 from dss_jax.students.student import Student
 from dss_jax.training import results, run_directory
 
 FILE = "README.md"
-_MOST_LABELS = 20  # shown
+# Labels that are listed at most.
+_MOST_LABELS = 20
 
-# Of a row of results.jsonl: what it is called in the card.
+# Keys of results.jsonl, and their names in the card.
 _TRAINING = {
   "student": "student",
   "init": "started from",
@@ -38,14 +39,14 @@ _TRAINING = {
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-  """What the card tells of the export itself.
+  """What the card says about the export itself.
 
   Attributes:
     title: the folder's name.
     format: its format, in words.
     usage: how to use it, in Markdown.
-    agreements: what the check found; empty where there was none.
-    library_name: of the hub's front matter.
+    agreements: the results of the check; empty without a check.
+    library_name: for the front matter that the hub reads.
   """
 
   title: str
@@ -57,23 +58,23 @@ class Export:
 
 def render(student: Student, export: Export) -> str:
   """The card, in Markdown."""
-  rows = _rows_of_run(student)
+  results_of_run = _results(student)
   sections = [
     _front_matter(export),
     f"# {_text(export.title)}",
     _introduction(student, export),
     _abilities(student),
     f"## Use\n\n{export.usage.strip()}",
-    _training(rows),
-    _scores(student, rows),
+    _training(results_of_run),
+    _scores(student, results_of_run),
     _check(export),
     _data(student),
   ]
-  return "\n\n".join(each for each in sections if each) + "\n"
+  return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _rows_of_run(student: Student) -> list[dict[str, Any]]:
-  """The run's rows of results.jsonl, where it is a run that has some."""
+def _results(student: Student) -> list[dict[str, Any]]:
+  """The lines of results.jsonl, if the student is that of a run with some."""
   source = student.description.get("source")
   if not source:
     return []
@@ -106,7 +107,7 @@ def _introduction(student: Student, export: Export) -> str:
 
 
 def _abilities(student: Student) -> str:
-  """What it can be asked, and in which words."""
+  """What the student can be asked, and in which words."""
   lines = ["## What it can be asked", ""]
   for subtask in student.subtasks:
     reads, writes = (
@@ -123,8 +124,8 @@ def _abilities(student: Student) -> str:
     )
   lengths = dict(student.feature_lengths)
   if lengths:
-    told = " and ".join(f"{v} tokens of {k}" for k, v in lengths.items())
-    lines += ["", f"It was trained with at most {told}, end ids included."]
+    limits = " and ".join(f"{v} tokens of {k}" for k, v in lengths.items())
+    lines += ["", f"It was trained with at most {limits}, end ids included."]
   if student.labels:
     shown = ", ".join(map(_code, student.labels[:_MOST_LABELS]))
     more = len(student.labels) - _MOST_LABELS
@@ -133,16 +134,16 @@ def _abilities(student: Student) -> str:
   return "\n".join(lines)
 
 
-def _training(rows: Sequence[Mapping[str, Any]]) -> str:
-  if not rows:
+def _training(run_results: Sequence[Mapping[str, Any]]) -> str:
+  if not run_results:
     return ""
-  row = rows[-1]
+  result = run_results[-1]
   lines = ["## Training", ""]
-  method = row.get("method")
+  method = result.get("method")
   if method:
     lines.append(f"- method: `{_text(method)}`")
   for key, name in _TRAINING.items():
-    value = row.get(key)
+    value = result.get(key)
     if value is not None:
       value = f"{value:,}" if isinstance(value, int) else _text(value)
       lines.append(f"- {name}: {value}")
@@ -155,11 +156,11 @@ def _training(rows: Sequence[Mapping[str, Any]]) -> str:
   return "\n".join(lines)
 
 
-def _scores(student: Student, rows: Sequence[Mapping[str, Any]]) -> str:
+def _scores(student: Student, run_results: Sequence[Mapping[str, Any]]) -> str:
   """The run's own scores of this checkpoint."""
   step = student.description.get("step")
-  own = [row for row in rows if row.get("checkpoint_step") == step]
-  if not own:
+  scores = [r for r in run_results if r.get("checkpoint_step") == step]
+  if not scores:
     return ""
   lines = [
     "## Scores",
@@ -167,12 +168,12 @@ def _scores(student: Student, rows: Sequence[Mapping[str, Any]]) -> str:
     "| task | split | metric | value | examples |",
     "|---|---|---|---|---|",
   ]
-  for row in own:
-    value = row.get("value")
+  for score in scores:
+    value = score.get("value")
     shown = f"{value:.4f}" if isinstance(value, (int, float)) else "?"
-    cells = [_text(row.get(key)) for key in ("task", "split", "metric")]
-    lines.append(f"| {' | '.join([*cells, shown, _text(row.get('n'))])} |")
-  selected = own[0].get("selected_by")
+    cells = [_text(score.get(key)) for key in ("task", "split", "metric")]
+    lines.append(f"| {' | '.join([*cells, shown, _text(score.get('n'))])} |")
+  selected = scores[0].get("selected_by")
   if selected:
     lines += ["", f"The checkpoint was selected by {_text(selected)}."]
   return "\n".join(lines)
@@ -204,24 +205,24 @@ def _data(student: Student) -> str:
 
 
 def prompt(student: Student) -> str:
-  """What the first sub-task reads for an input `TEXT`, as Python code."""
+  """The text that the first sub-task reads for an input `TEXT`, in Python."""
   parts = student.subtasks[0].input_parts(student.options)
   fields = {"input": "TEXT", "rationale": "RATIONALE"}
   return json.dumps(subtasks.fill(parts, fields), ensure_ascii=False)
 
 
 def title(folder: str | os.PathLike[str]) -> str:
-  """The folder's own name, also where it is called `.`."""
+  """The folder's name, even if its path is `.`."""
   return os.path.basename(os.path.abspath(folder))
 
 
 def _text(value: Any) -> str:
-  """A value of others within a line of Markdown."""
+  """An untrusted value, for use within a line of Markdown."""
   return one_line(value).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _code(text: str) -> str:
-  """A text as it is, in code: quoted, so that spaces at its ends are seen."""
+  """A text as code; it is quoted to show spaces at its ends."""
   quoted = json.dumps(text, ensure_ascii=False)
   fence = "``" if "`" in quoted else "`"
   return f"{fence}{quoted}{fence}"

@@ -1,25 +1,25 @@
-"""The ONNX form: encoder and decoder as two graphs, by torch's exporter.
+"""The ONNX format: encoder and decoder as two graphs, by torch's exporter.
 
-The graphs come from transformers' T5 with our weights. Its newer exporter
-(`dynamo=True`) is the one that is right; the older one writes, without a word,
-graphs that answer otherwise.
+The graphs come from transformers' T5 with our weights. Only torch's newer
+exporter (`dynamo=True`) is right; the older one writes, without a warning,
+graphs that answer differently.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import pathlib
-import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from dss_jax.students.export import (
-  checks,
+  answer_checks,
   formats,
   huggingface,
   model_card,
@@ -33,25 +33,20 @@ HAS_TOKENIZER = True
 OWN_DTYPE = False
 
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
-_SOURCE = ".huggingface"
 
 
 def write(
-  student: Student, folder: pathlib.Path, options: formats.Options
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
 ) -> None:
   """Writes both graphs and the tokenizer."""
   del options
   import torch
   import transformers
 
-  source = folder / _SOURCE
-  source.mkdir()
-  huggingface.write(student, source)
-  with tokenizer_files.quiet():
+  with huggingface.temporary_folder(student, folder) as source:
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
       source, dtype=torch.float32, attn_implementation="eager"
     ).eval()
-  shutil.rmtree(source)
   with _quiet(), torch.no_grad():
     _export_graphs(model, folder)
   for file in (ENCODER_FILE, DECODER_FILE):
@@ -85,7 +80,7 @@ def _export_graphs(model: Any, folder: pathlib.Path) -> None:
         use_cache=False,
       ).logits
 
-  # Any size will do; 0 and 1 would be taken for fixed ones.
+  # The sizes do not matter, but the exporter would take 0 and 1 for fixed.
   ids, mask = torch.full((2, 7), 3), torch.ones((2, 7), dtype=torch.long)
   hidden = torch.zeros((2, 7, model.config.d_model))
   written = torch.full((2, 5), 3)
@@ -119,8 +114,8 @@ def _export_graphs(model: Any, folder: pathlib.Path) -> None:
 
 
 def _forget_sources(path: pathlib.Path) -> None:
-  """Removes the lines of this machine's files that each node came from."""
-  # By name: where it is not installed, type checkers take this module for it.
+  """Removes the paths on this machine that each node came from."""
+  # A plain import would make type checkers take this module for the package.
   onnx: Any = importlib.import_module("onnx")
 
   model = onnx.load(path, load_external_data=False)
@@ -133,7 +128,7 @@ def _forget_sources(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Keeps torch from telling of its own parts, and of packages not needed."""
+  """Silences torch about its own parts and packages that are not needed."""
   logger = logging.getLogger("torch.onnx")
   level = logger.level
   logger.setLevel(logging.ERROR)
@@ -146,9 +141,9 @@ def _quiet() -> Iterator[None]:
 
 
 def answers(
-  student: Student, folder: pathlib.Path, options: formats.Options
-) -> checks.Answer:
-  """The greedy answers of ONNX Runtime, on the CPU."""
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
+) -> answer_checks.Answer:
+  """Returns a function that answers with ONNX Runtime on the CPU, greedily."""
   del student, options
   import onnxruntime
 
@@ -159,19 +154,9 @@ def answers(
     for file in (ENCODER_FILE, DECODER_FILE)
   )
 
-  def answer(inputs: Sequence[Sequence[int]], longest: int) -> checks.Answers:
-    outputs: list[list[int]] = [[] for _ in inputs]
-    scores = np.zeros(len(inputs), np.float32)
-    for index, tokens in checks.batches(inputs):
-      lengths = np.array([len(inputs[i]) for i in index])[:, None]
-      mask = (np.arange(tokens.shape[1]) < lengths).astype(np.int64)
-      found, log_probs = _greedy(encoder, decoder, tokens, mask, longest)
-      for row, i in enumerate(index):
-        outputs[i] = checks.until_end(found[row].tolist())
-        scores[i] = log_probs[row]
-    return checks.Answers(outputs, scores)
-
-  return answer
+  return answer_checks.answer_in_batches(
+    functools.partial(_greedy, encoder, decoder)
+  )
 
 
 def _greedy(
@@ -207,11 +192,11 @@ def _greedy(
   return written[:, 1:], scores
 
 
-def usage(student: Student, options: formats.Options) -> str:
+def usage(student: Student, options: formats.ExportOptions) -> str:
   """How to decode with ONNX Runtime."""
   del options
   return f"""\
-`{ENCODER_FILE}` and `{DECODER_FILE}` (weights in `*.data` beside them) take
+`{ENCODER_FILE}` and `{DECODER_FILE}` (weights in `*.data` next to them) take
 batches of any size and length. The decoder keeps no cache: it reads all that is
 written so far. Greedy decoding with ONNX Runtime:
 
@@ -225,7 +210,7 @@ batch = tokenizer([{model_card.prompt(student)}], return_tensors="np")
 read = {{"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}}
 hidden = encoder.run(None, read)[0]
 written = np.zeros((1, 1), np.int64)
-while written.shape[1] <= {checks.output_tokens(student)} and written[0, -1] != 1:
+while written.shape[1] <= {answer_checks.output_tokens(student)} and written[0, -1] != 1:
     logits = decoder.run(None, {{
         "decoder_input_ids": written,
         "encoder_hidden_states": hidden,

@@ -1,8 +1,8 @@
-"""The StableHLO form: encoding and decoding as one serialised program.
+"""The StableHLO format: encoding and decoding as one serialised program.
 
 `jax.export` keeps the whole search (the loop over tokens included) as
-StableHLO for CPUs, CUDA GPUs and TPUs. The parameters lie beside it, as
-arguments of the program: other checkpoints of the same student fit it too.
+StableHLO for CPUs, CUDA GPUs and TPUs. The parameters are a file of their own
+and arguments of the program: other checkpoints of the same student fit it too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from jax import export as jax_export
 from dss_jax.base.errors import UserError
 from dss_jax.models import encoder_decoder, partitioning
 from dss_jax.students.export import (
-  checks,
+  answer_checks,
   formats,
   huggingface,
   model_card,
@@ -39,7 +39,8 @@ PROGRAM_FILE = "program.jax_export"
 PARAMS_FILE = "params.safetensors"
 RUNNER_FILE = "run.py"
 PLATFORMS = ("cpu", "cuda", "tpu")
-DEFAULT_INPUT_TOKENS = 512  # of students whose inputs have no stated length
+# Tokens that inputs are padded to, if their length is not known.
+DEFAULT_INPUT_TOKENS = 512
 
 
 def input_tokens(student: Student) -> int:
@@ -48,9 +49,9 @@ def input_tokens(student: Student) -> int:
 
 
 def write(
-  student: Student, folder: pathlib.Path, options: formats.Options
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
 ) -> None:
-  """Writes program, parameters, tokenizer and a program that runs it."""
+  """Writes the program, its parameters, the tokenizer and a script."""
   params = named_params(student.params)
   exported = program(student, params, options)
   (folder / PROGRAM_FILE).write_bytes(exported.serialize())
@@ -61,7 +62,7 @@ def write(
 
 
 def named_params(params: Any) -> dict[str, np.ndarray]:
-  """Host arrays by their paths, `encoder/layers_0/...`."""
+  """Host arrays by their paths, such as `encoder/layers_0/...`."""
   leaves = jax.tree_util.tree_leaves_with_path(params)
   return {
     "/".join(str(key.key) for key in path): np.ascontiguousarray(
@@ -72,17 +73,19 @@ def named_params(params: Any) -> dict[str, np.ndarray]:
 
 
 def program(
-  student: Student, params: dict[str, np.ndarray], options: formats.Options
+  student: Student,
+  params: dict[str, np.ndarray],
+  options: formats.ExportOptions,
 ) -> jax_export.Exported:
-  """(params, inputs [batch, length] int32) -> tokens and scores.
+  """The function from (params, inputs [batch, length] int32) to outputs.
 
-  The batch is of any size. Outputs are [batch, output tokens] int32, filled up
-  with 0 after the end id, and [batch] float32.
+  The batch has any size. Outputs are tokens, [batch, output tokens] int32,
+  padded with 0 after the end id, and scores, [batch] float32.
   """
-  decode = checks.decode_options(options.num_beams)
+  decode = answer_checks.decode_options(options.num_beams)
   structure = jax.tree.structure(student.params)
-  longest = checks.output_tokens(student)
-  # Kernels run on one kind of device and take rows of their own lengths.
+  longest = answer_checks.output_tokens(student)
+  # Kernels run on one kind of device and do not take every length.
   config = dataclasses.replace(
     student.model.config, attention_implementation="xla"
   )
@@ -111,7 +114,7 @@ def program(
 
 @contextlib.contextmanager
 def _nameless_sources() -> Iterator[None]:
-  """Else the program tells of the files on this machine that it comes from."""
+  """Keeps the names of source files on this machine out of the program."""
   name = "jax_hlo_source_file_canonicalization_regex"
   before = getattr(jax.config, name)
   jax.config.update(name, ".*")
@@ -122,9 +125,9 @@ def _nameless_sources() -> Iterator[None]:
 
 
 def answers(
-  student: Student, folder: pathlib.Path, options: formats.Options
-) -> checks.Answer:
-  """The answers of the program, as read back."""
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
+) -> answer_checks.Answer:
+  """Returns a function that answers with the program, read back from disk."""
   del options
   import safetensors.numpy
 
@@ -135,25 +138,22 @@ def answers(
   call = jax.jit(exported.call)
   length = input_tokens(student)
 
-  def answer(inputs: Sequence[Sequence[int]], longest: int) -> checks.Answers:
-    if longest != checks.output_tokens(student):
-      raise UserError(f"the program writes no other length than {longest}")
-    outputs: list[list[int]] = [[] for _ in inputs]
-    scores = np.zeros(len(inputs), np.float32)
-    for index, tokens in checks.batches(inputs):
-      # One shape, so that it is compiled once.
-      padded = np.zeros((checks.BATCH_SIZE, length), np.int32)
-      padded[: len(index), : tokens.shape[1]] = tokens
-      found, found_scores = map(np.asarray, call(params, padded))
-      for row, i in enumerate(index):
-        outputs[i] = checks.until_end(found[row].tolist())
-        scores[i] = found_scores[row]
-    return checks.Answers(outputs, scores)
+  def decode(
+    tokens: np.ndarray, mask: np.ndarray, longest: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    del mask
+    if longest != answer_checks.output_tokens(student):
+      raise UserError(f"the program cannot write outputs of length {longest}")
+    # There is one shape, so that it is compiled once.
+    padded = np.zeros((answer_checks.BATCH_SIZE, length), np.int32)
+    padded[: len(tokens), : tokens.shape[1]] = tokens
+    found, scores = call(params, padded)
+    return np.asarray(found), np.asarray(scores)
 
-  return answer
+  return answer_checks.answer_in_batches(decode)
 
 
-def usage(student: Student, options: formats.Options) -> str:
+def usage(student: Student, options: formats.ExportOptions) -> str:
   """How to run the program."""
   search = "greedy search"
   if options.num_beams > 1:
@@ -163,7 +163,7 @@ def usage(student: Student, options: formats.Options) -> str:
 {", ".join(PLATFORMS)}) of a function
 
     (params, inputs [batch, {input_tokens(student)}] int32) ->
-        (tokens [batch, {checks.output_tokens(student)}] int32, scores [batch] float32)
+        (tokens [batch, {answer_checks.output_tokens(student)}] int32, scores [batch] float32)
 
 Inputs end with id 1 and are filled up with 0; the batch has any size, and each
 size is compiled once. `params` is the dictionary of arrays in `{PARAMS_FILE}`.

@@ -1,11 +1,11 @@
-"""The T5X form: a folder `checkpoint_<step>` as T5X itself writes it.
+"""The T5X format: a folder `checkpoint_<step>` as T5X itself writes it.
 
-Two layouts. Legacy: a msgpack file with small arrays inline, and one zarr
-folder for each large one; all of T5X's tools and converters read it. Orbax:
-what T5X trains with by default.
+There are two layouts. The legacy layout, which all of T5X's tools read, is a
+msgpack file with small arrays inline and one zarr folder for each large array.
+The Orbax layout is what T5X trains with by default.
 
-The optimizer's state goes along where it is Adafactor's, the one optimizer that
-both have.
+The optimizer's state is included if it is Adafactor's, the one optimizer that
+both projects have.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dss_jax.base import named_trees
 from dss_jax.base.errors import StorageError, UserError, one_line
 from dss_jax.models import abstract_params, partitioning
 from dss_jax.pretrained import t5x_checkpoints
-from dss_jax.students.export import checks, formats, tokenizer_files
+from dss_jax.students.export import answer_checks, formats, tokenizer_files
 from dss_jax.students.student import Student
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training.optimizers import adafactor
@@ -40,7 +40,7 @@ _ADAFACTOR_SLOTS = frozenset(adafactor.AdafactorState._fields)
 
 
 def write(
-  student: Student, folder: pathlib.Path, options: formats.Options
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
 ) -> None:
   """Writes `checkpoint_<step>` and the vocabulary."""
   params = jax.tree.map(partitioning.to_host, student.params)
@@ -48,12 +48,12 @@ def write(
   states = None
   if (found := _optimizer_state(student)) is not None:
     step, states = found
-  write_checkpoint(folder, params, states, step, layout=options.layout)
+  write_checkpoint(folder, params, states, step, layout=options.t5x_layout)
   tokenizer_files.write_vocabulary(student, folder)
 
 
 def _optimizer_state(student: Student) -> tuple[int, Tree] | None:
-  """Adafactor's updates and T5X's `param_states`, where the run has them."""
+  """Adafactor's step and T5X's `param_states`, if the run has them."""
   source, step = (student.description.get(key) for key in ("source", "step"))
   if not source or step is None:
     return None
@@ -63,7 +63,7 @@ def _optimizer_state(student: Student) -> tuple[int, Tree] | None:
     state = saved.restore_numpy(step)["opt_state"]
   if not isinstance(state, Mapping) or set(state) != _ADAFACTOR_SLOTS:
     return None
-  # Of other parameters where only some were trained: T5X has no such state.
+  # If only some parameters were trained, T5X has no state like theirs.
   if jax.tree.structure(state["v"]) != jax.tree.structure(student.params):
     return None
   states = adafactor.adafactor_state_to_t5x(adafactor.AdafactorState(**state))
@@ -81,9 +81,9 @@ def write_checkpoint(
   """Writes one checkpoint.
 
   Args:
-    folder: where `checkpoint_<step>` is made.
+    folder: gets the folder `checkpoint_<step>`.
     params: nested dict of host arrays under T5X's paths.
-    param_states: T5X's Adafactor state, `{m, v, v_row, v_col}` in place of
+    param_states: T5X's Adafactor state, with `{m, v, v_row, v_col}` in place of
       each array; None leaves it out.
     step: updates made.
     layout: `legacy` or `orbax`.
@@ -101,10 +101,10 @@ def write_checkpoint(
   tree = {"state": state, "target": params}
   try:
     (_write_legacy if layout == "legacy" else _write_orbax)(path, tree)
-  except (OSError, ValueError) as error:  # TensorStore tells in ValueErrors
+  except (OSError, ValueError) as error:  # TensorStore raises ValueErrors
     raise StorageError(
-      f"cannot write {path} ({one_line(error, longest=300)}): make room, or"
-      " what else it takes, and start again"
+      f"cannot write {path} ({one_line(error, longest=300)}): make room or mend"
+      " the disk, and start again"
     ) from error
   return path
 
@@ -149,11 +149,11 @@ def _leaves(
 
 
 def _is_large(keys: tuple[str, ...], array: np.ndarray, params: Tree) -> bool:
-  """Parameters, and what of the state is as large as its parameter."""
+  """Whether an array is a parameter, or state of the same shape as one."""
   if keys[0] == "target":
     return True
   node: Any = params
-  for key in keys[2:-1]:  # of state/param_states/<path>/<slot>
+  for key in keys[2:-1]:  # state/param_states/<path>/<slot>
     node = node[key]
   return keys[-1] != "step" and array.shape == node.shape
 
@@ -184,17 +184,17 @@ def _write_zarr(path: pathlib.Path, name: str, array: np.ndarray) -> Tree:
     create=True,
   ).result()
   store.write(array).result()
-  # A relative place: whoever reads it looks beside the msgpack file.
+  # The path is relative to the msgpack file.
   return {**spec, "kvstore": {"driver": "file", "path": f"{name}/"}}
 
 
 def answers(
-  student: Student, folder: pathlib.Path, options: formats.Options
-) -> checks.Answer:
-  """The student's own answers, with the parameters read back.
+  student: Student, folder: pathlib.Path, options: formats.ExportOptions
+) -> answer_checks.Answer:
+  """Returns a function that answers with the parameters read back from disk.
 
   Raises:
-    UserError: where one of them is not, bit for bit, what it was.
+    UserError: if they are not the same, bit for bit.
   """
   del options
   (path,) = folder.glob("checkpoint_*")
@@ -212,20 +212,20 @@ def answers(
   )
   if not same:
     raise UserError(
-      "the exported parameters read back otherwise than they were written"
+      "the exported parameters are not the same when read back"
       f" ({problems or 'other values'}), so nothing was written"
     )
   placed = partitioning.place(
     params,
     student.partitioner.param_shardings(wanted, student.model.param_axes()),
   )
-  return checks.student_answers(
+  return answer_checks.student_answers(
     dataclasses.replace(student, params=placed), own_dtype=True
   )
 
 
-def usage(student: Student, options: formats.Options) -> str:
-  """Which gin bindings name the checkpoint to T5X."""
+def usage(student: Student, options: formats.ExportOptions) -> str:
+  """The gin bindings with which T5X reads the checkpoint."""
   config = student.model.config
   network = "scalable_t5" if config.scan_layers else "t5"
   fields = {
@@ -242,11 +242,11 @@ def usage(student: Student, options: formats.Options) -> str:
   lines = "\n".join(f"  {key} = {value!r}" for key, value in fields.items())
   orbax = (
     ""
-    if options.layout == "orbax"
+    if options.t5x_layout == "orbax"
     else "train_script.train.use_orbax = False\n"
   )
   return f"""\
-A T5X checkpoint in its {options.layout} layout, of the network in
+A T5X checkpoint in its {options.t5x_layout} layout, of the network in
 `t5x/examples/{network}`:
 
 ```

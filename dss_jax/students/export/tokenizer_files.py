@@ -21,10 +21,11 @@ _TOKENS = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 def write(student: Student, folder: pathlib.Path) -> None:
-  """Writes the tokenizer's files: T5's, or ByT5's for bytes.
+  """Writes the files of T5's tokenizer, or of ByT5's for bytes.
 
-  transformers builds its tokenizer from `spiece.model` itself; what it saves
-  would lack that file, which CTranslate2's users and dss_jax need.
+  They include `spiece.model`, from which transformers builds its tokenizer.
+  Saved by transformers they would lack this file, which CTranslate2's users and
+  dss_jax need.
   """
   vocabulary = student.vocabulary
   is_bytes = isinstance(vocabulary, vocabularies.ByteVocabulary)
@@ -34,7 +35,7 @@ def write(student: Student, folder: pathlib.Path) -> None:
     **_TOKENS,
   }
   if is_bytes:
-    # Else its special tokens would swallow the spaces around them.
+    # By default, special tokens would swallow the spaces around them.
     config["added_tokens_decoder"] = {
       str(token_id): {
         "content": token,
@@ -47,7 +48,7 @@ def write(student: Student, folder: pathlib.Path) -> None:
       for token_id, token in enumerate(_TOKENS.values())
     }
   else:
-    # Each part around a `</s>` begins like a text of its own, as with us.
+    # As in our vocabulary, each part around a `</s>` begins like a whole text.
     config["legacy"] = True
     write_vocabulary(student, folder)
   if "inputs" in student.feature_lengths:
@@ -56,23 +57,24 @@ def write(student: Student, folder: pathlib.Path) -> None:
 
 
 def write_vocabulary(student: Student, folder: pathlib.Path) -> None:
-  """Copies the SentencePiece model; bytes have none."""
+  """Copies the SentencePiece model, if the vocabulary has one."""
   vocabulary = student.vocabulary
   if isinstance(vocabulary, vocabularies.SentencePieceVocabulary):
     shutil.copyfile(vocabulary.path, folder / student_card.MODEL_FILE)
   elif not isinstance(vocabulary, vocabularies.ByteVocabulary):
     raise UserError(
-      f"the vocabulary {vocabulary.name} is neither of bytes nor of a"
-      " SentencePiece model; only those can be exported"
+      f"vocabulary is {vocabulary.name}; only bytes and SentencePiece models can"
+      " be exported",
+      fields="vocabulary",
     )
 
 
 def pieces(vocabulary: vocabularies.Vocabulary, table_size: int) -> list[str]:
-  """The name of every row of the embedding table, as transformers says it.
+  """The name of every id of the embedding table, as in transformers.
 
   Args:
-    vocabulary: names the rows it has.
-    table_size: rows in all; those that no id uses get names of their own.
+    vocabulary: names its ids.
+    table_size: number of ids; those without a token get a unique name.
   """
   if isinstance(vocabulary, vocabularies.ByteVocabulary):
     names = [*_TOKENS.values(), *(chr(byte) for byte in range(256))]
@@ -90,16 +92,16 @@ def pieces(vocabulary: vocabularies.Vocabulary, table_size: int) -> list[str]:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes JSON as transformers lays it out."""
+  """Writes JSON with the layout of transformers."""
   text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2)
   path.write_text(text + "\n", encoding="utf-8")
 
 
 def check(student: Student, folder: pathlib.Path, texts: Sequence[str]) -> None:
-  """Raises UserError where AutoTokenizer makes other ids than our vocabulary.
+  """Raises UserError if AutoTokenizer makes other ids than our vocabulary.
 
-  Texts that spell out a special token other than `</s>`, or end with that one,
-  are left aside: there the two differ on purpose.
+  Texts that spell out a special token other than `</s>`, or end with `</s>`, are
+  left out, because the two differ there on purpose.
   """
   import transformers
 
@@ -112,14 +114,15 @@ def check(student: Student, folder: pathlib.Path, texts: Sequence[str]) -> None:
       raise UserError(
         f"transformers' tokenizer makes other ids of {one_line(text)!r} than"
         f" the vocabulary {student.vocabulary.name}, so nothing was written:"
-        " set --check=0 to have it all the same, and tokenize with the"
-        " sentencepiece package"
+        " set check to 0 to accept it, and tokenize with the sentencepiece"
+        " package",
+        fields="check",
       )
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-  """Keeps transformers from telling what is so on purpose."""
+  """Silences transformers, which warns about choices made on purpose."""
   from transformers.utils import logging
 
   level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,7 +1,7 @@
 """A trained student behind HTTP.
 
-The way of a request: `connections` bounds what a client may hold open, `guard`
-refuses what may not come in, `app` reads it, `batching` lets one thread
-compute it beside others, `metrics` counts it. `server` starts and stops all
-this; `command` is `dss-jax serve`.
+`server` starts and stops everything and bounds what a client may hold open. A
+request then passes `guard`, which refuses what may not come in, and `app`, which
+reads it; `batching` lets one thread compute it together with others, by
+`student_backend`. `server_metrics` counts what happens.
 """

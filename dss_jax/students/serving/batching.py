@@ -1,20 +1,22 @@
-"""Requests of many clients, computed together by one thread.
+"""Computes the requests of many clients together, one batch at a time.
 
   batcher = Batcher(backend, max_batch=32, max_wait_s=0.005, max_queue=128)
   batcher.start(loop)                    # warms up, then takes work
   job = batcher.submit(inputs, ("label",), timeout_s=10)   # or QueueFull
   predictions = await job.future         # or Expired, Failed, Stopped
 
-Inputs are the unit: those of a request may be spread over batches, a batch
-holds inputs of several requests. What waits is bounded; what is no longer
-wanted (its time is up, its client is gone) is dropped before it is computed.
-All times are monotonic: a clock that is set changes nothing.
+The unit is an input: the inputs of a request may be spread over batches, and a
+batch holds inputs of several requests. The queue is bounded; work that is no
+longer wanted (its time is up, its client has left) is dropped before it is
+computed. The backend computes in a thread; everything else happens in the
+loop. All times are monotonic, so that setting the clock changes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import enum
@@ -23,30 +25,30 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 logger = logging.getLogger(__name__)
 
 Outputs = tuple[str, ...]
 
-# By how much calls may take longer than those before them.
-_CAUTION = 1.25
+# Calls may take this many times as long as those before them.
+_SAFETY_FACTOR = 1.25
 
 
 class Backend(Protocol):
-  """What computes; called by one thread only."""
+  """Computes predictions; only one thread calls it."""
 
   def warm_up(self) -> None:
-    """Does before the first batch what would delay it."""
+    """Does everything that would delay the first batch."""
     ...
 
   def predict(self, inputs: Sequence[str], outputs: Outputs) -> Sequence[Any]:
-    """One prediction for each input, in their order."""
+    """Returns one prediction for each input, in their order."""
     ...
 
 
 class QueueFull(Exception):
-  """Too much is waiting already: for the queue, or to be answered in time.
+  """Too much work waits already, for the queue or to be answered in time.
 
   Attributes:
     retry_after_s: when there may be room again.
@@ -58,7 +60,7 @@ class QueueFull(Exception):
 
 
 class Stopped(Exception):
-  """The server takes no work: not yet, or no longer."""
+  """The server does not take work yet, or no longer."""
 
 
 class Expired(Exception):
@@ -70,7 +72,7 @@ class Failed(Exception):
 
 
 class State(enum.Enum):
-  """What the thread is at."""
+  """What the batcher does."""
 
   STARTING = "warming up"
   READY = "ok"
@@ -80,7 +82,7 @@ class State(enum.Enum):
 
 
 class Observer:
-  """Is told what happens; see `metrics`. All but `dropped` in the thread."""
+  """Learns what happens; see `server_metrics`."""
 
   def batch(self, size: int, outputs: Outputs, seconds: float) -> None:
     """A batch was computed."""
@@ -94,18 +96,18 @@ class Observer:
 
 @dataclasses.dataclass(eq=False)
 class Job:
-  """A request's inputs on their way.
+  """The inputs of one request.
 
   Attributes:
     inputs: texts.
     outputs: what is asked for.
-    arrived: when, by the batcher's clock.
+    arrived: time of arrival, by the batcher's clock.
     deadline: when its time is up.
     future: becomes the predictions, in the order of `inputs`.
-    name: of the request, for the log.
+    name: the request's name in the log.
     started: when its first input was taken; None before.
-    taken: how many inputs the thread has taken.
-    done: how many are computed.
+    taken: how many inputs were taken into batches.
+    done: how many inputs are computed.
     gone: nobody waits for it any more.
   """
 
@@ -129,8 +131,7 @@ class Job:
     return len(self.inputs) - self.taken
 
 
-@dataclasses.dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
   """One input of a batch."""
 
   job: Job
@@ -155,14 +156,14 @@ class Batcher:
     """Starts nothing yet.
 
     Args:
-      backend: what computes.
-      max_batch: most inputs of a call.
+      backend: computes.
+      max_batch: the most inputs of a call.
       max_wait_s: how long the first input of a batch waits for others.
-      max_queue: most inputs that wait.
-      observer: is told what happens.
-      on_ready: called in the loop after warming up.
-      on_death: called in the loop when the thread has died.
-      clock: seconds, never backwards; the loop's.
+      max_queue: the most inputs that wait.
+      observer: learns what happens.
+      on_ready: called after warming up.
+      on_death: called when the backend has died.
+      clock: seconds that never run backwards; the loop's clock.
     """
     self._backend = backend
     self._max_batch = max_batch
@@ -173,30 +174,28 @@ class Batcher:
     self._on_death = on_death
     self._clock = clock
     self._loop: asyncio.AbstractEventLoop | None = None
-    self._thread: threading.Thread | None = None
-    # Below: under the condition's lock.
-    self._changed = threading.Condition()
+    self._executor = concurrent.futures.ThreadPoolExecutor(1, "predictor")
+    self._thread_idle = threading.Event()
+    self._thread_idle.set()
+    self._changed = asyncio.Event()
     self._jobs: collections.deque[Job] = collections.deque()
+    # Inputs that wait, by what is asked for.
     self._counts: collections.Counter[Outputs] = collections.Counter()
-    self._waiting = 0
     self._state = State.STARTING
+    # The present call of the backend.
     self._busy_since: float | None = None
     self._present: Outputs = ()
-    # Of the slowest calls of late, by what is asked for.
+    # Seconds of the slowest recent calls, by what is asked for.
     self._call_s: dict[Outputs, float] = {}
-    # Accepted and not answered; the loop's own.
+    # Jobs that are accepted and not answered.
     self._open: set[Job] = set()
 
-  # ------------------------------------------------------------- in the loop
+  # ---------------------------------------------------------------- requests
 
   def start(self, loop: asyncio.AbstractEventLoop) -> None:
-    """Starts the thread, which warms up first."""
+    """Starts working, with a warm-up first."""
     self._loop = loop
-    # A daemon: a computation that never ends must not keep the process.
-    self._thread = threading.Thread(
-      target=self._run, name="predictor", daemon=True
-    )
-    self._thread.start()
+    self._task = loop.create_task(self._run())
 
   @property
   def state(self) -> State:
@@ -205,7 +204,7 @@ class Batcher:
   @property
   def waiting(self) -> int:
     """Inputs in the queue."""
-    return self._waiting
+    return self._counts.total()
 
   @property
   def open_requests(self) -> int:
@@ -214,7 +213,7 @@ class Batcher:
 
   @property
   def busy_s(self) -> float:
-    """For how long the thread has been at its present call; 0 if at none."""
+    """For how long the thread has been at its present call; 0 if idle."""
     since = self._busy_since
     return 0.0 if since is None else max(self._clock() - since, 0.0)
 
@@ -230,33 +229,32 @@ class Batcher:
     Args:
       inputs: texts.
       outputs: what is asked for.
-      timeout_s: within which to answer.
-      name: of the request, for the log.
+      timeout_s: time within which to answer.
+      name: the request's name in the log.
 
     Raises:
-      Stopped: the server is starting, stopping or broken.
-      QueueFull: there is no room for all of them, or what is before them will
-        take so long that they would be computed for nobody.
+      Stopped: if the server is starting, stopping or broken.
+      QueueFull: if there is no room for all inputs, or if the work before them
+        will take so long that they would be computed for nobody.
     """
     assert self._loop is not None
     now = self._clock()
-    with self._changed:
-      if self._state is not State.READY:
-        raise Stopped(self._state.value)
-      before_s = self._before_s(now)
-      expected_s = _CAUTION * (before_s + self._call_s.get(outputs, 0.0))
-      if self._waiting + len(inputs) > self._max_queue:
-        raise QueueFull(before_s or 1.0)
-      if before_s and expected_s > timeout_s:
-        raise QueueFull(expected_s - timeout_s)
-      job = Job(
-        inputs, outputs, now, now + timeout_s, self._loop.create_future(), name
-      )
-      self._jobs.append(job)
-      self._count(job, len(inputs))
-      # The thread sleeps through what changes nothing for it.
-      if len(self._jobs) == 1 or self._counts[outputs] >= self._max_batch:
-        self._changed.notify()
+    if self._state is not State.READY:
+      raise Stopped(self._state.value)
+    before_s = self._seconds_before(now)
+    expected_s = _SAFETY_FACTOR * (before_s + self._call_s.get(outputs, 0.0))
+    if self.waiting + len(inputs) > self._max_queue:
+      raise QueueFull(before_s or 1.0)
+    if before_s and expected_s > timeout_s:
+      raise QueueFull(expected_s - timeout_s)
+    job = Job(
+      inputs, outputs, now, now + timeout_s, self._loop.create_future(), name
+    )
+    self._jobs.append(job)
+    self._counts[outputs] += len(inputs)
+    # Other arrivals change nothing for a batch that waits to be full.
+    if len(self._jobs) == 1 or self._counts[outputs] >= self._max_batch:
+      self._changed.set()
     self._open.add(job)
     timer = self._loop.call_later(timeout_s, self._expire, job)
 
@@ -269,48 +267,40 @@ class Batcher:
 
   def abandon(self, job: Job, reason: str = "disconnected") -> None:
     """Drops what is not computed yet of a job that nobody waits for."""
-    with self._changed:
-      if job.gone:
-        return
-      job.gone = True
-      dropped = job.waiting
-      if dropped:
-        self._jobs.remove(job)
-        self._count(job, -dropped)
-    if dropped:
-      self._observer.dropped(reason, dropped)
+    if job.gone:
+      return
+    job.gone = True
+    if job.waiting:
+      self._drop(job, reason)
     job.future.cancel()
+
+  def _drop(self, job: Job, reason: str) -> None:
+    """Takes the rest of a job from the queue."""
+    self._observer.dropped(reason, job.waiting)
+    self._jobs.remove(job)
+    self._counts[job.outputs] -= job.waiting
+    job.taken = len(job.inputs)
 
   def _expire(self, job: Job) -> None:
     if not job.future.done():
-      computing = job.started is not None
-      job.future.set_exception(
-        Expired(
-          "its time was up while it was computed"
-          if computing
-          else "its time was up while it waited"
-        )
-      )
+      what = "waited" if job.started is None else "was computed"
+      job.future.set_exception(Expired(f"its time was up while it {what}"))
       self.abandon(job, "deadline")
 
   def drain(self) -> None:
-    """Takes no further work; what was accepted is computed."""
-    with self._changed:
-      if self._state in (State.STARTING, State.READY):
-        self._state = State.DRAINING
-      self._changed.notify()
+    """Takes no further work; accepted work is computed."""
+    if self._state in (State.STARTING, State.READY):
+      self._state = State.DRAINING
+    self._changed.set()
 
-  def stop(self, error: Exception | None = None) -> None:
+  def stop(self) -> None:
     """Drains, and answers with an error whatever is not computed yet."""
     self.drain()
-    self._fail_all(error or Stopped(State.DRAINING.value))
+    self._fail_all(Stopped(State.DRAINING.value))
 
   def join(self, timeout_s: float) -> bool:
-    """Whether the thread has ended, within a time."""
-    if self._thread is not None:
-      self._thread.join(timeout_s)
-      return not self._thread.is_alive()
-    return True
+    """Whether the thread is idle, or becomes so within a time."""
+    return self._thread_idle.wait(timeout_s)
 
   def _fail_all(self, error: Exception) -> None:
     for job in list(self._open):
@@ -318,92 +308,76 @@ class Batcher:
         job.future.set_exception(error)
       self.abandon(job, "stopped")
 
-  def _deliver(
-    self, entries: Sequence[_Entry], results: Sequence[Any] | Failed
-  ) -> None:
-    """Hands results to those who wait."""
-    for position, entry in enumerate(entries):
-      job = entry.job
-      if job.future.done():
-        continue
-      if isinstance(results, Failed):
-        job.future.set_exception(results)
-        self.abandon(job, "failed")
-        continue
-      job.results[entry.index] = results[position]
-      job.done += 1
-      if job.done == len(job.inputs):
-        job.future.set_result(job.results)
-
-  # ----------------------------------------------------------- in the thread
-
-  def _run(self) -> None:
-    try:
-      self._busy_since = self._clock()
-      self._backend.warm_up()
-      self._busy_since = None
-      with self._changed:
-        if self._state is State.STARTING:
-          self._state = State.READY
-          self._in_loop(self._on_ready)
-      while (batch := self._take()) is not None:
-        self._compute(batch)
-      with self._changed:
-        self._state = State.STOPPED
-    except BaseException as error:
-      with self._changed:
-        self._state = State.FAILED
-      self._in_loop(self._died, error)
-
-  def _died(self, error: BaseException) -> None:
-    self._fail_all(Failed("the predictor has stopped"))
-    self._on_death(error)
-
-  def _in_loop(self, function: Callable[..., None], *args: Any) -> None:
-    assert self._loop is not None
-    # A loop that is closed has nobody left who waits.
-    with contextlib.suppress(RuntimeError):
-      self._loop.call_soon_threadsafe(function, *args)
-
-  def _before_s(self, now: float) -> float:
-    """How long what is computed and what waits will take, so far as known."""
+  def _seconds_before(self, now: float) -> float:
+    """How long the present batch and the queue will take, as far as known."""
     calls_s = sum(
       math.ceil(count / self._max_batch) * self._call_s.get(outputs, 0.0)
       for outputs, count in self._counts.items()
     )
-    since = self._busy_since
-    if since is not None:
+    if self._busy_since is not None:
       present_s = self._call_s.get(self._present, 0.0)
-      calls_s += max(present_s - (now - since), 0.0)
+      calls_s += max(present_s - (now - self._busy_since), 0.0)
     return calls_s
 
-  def _count(self, job: Job, inputs: int) -> None:
-    self._waiting += inputs
-    self._counts[job.outputs] += inputs
+  # ----------------------------------------------------------------- batches
 
-  def _take(self) -> list[_Entry] | None:
-    """Waits for a batch; None when there is nothing left to do."""
-    with self._changed:
-      while True:
-        if self._jobs:
-          head = self._jobs[0]
-          patience = head.arrived + self._max_wait_s - self._clock()
-          if (
-            self._counts[head.outputs] >= self._max_batch
-            or patience <= 0
-            or self._state is not State.READY
-          ):
-            if batch := self._cut(head.outputs):
-              return batch
-            continue
-          self._changed.wait(patience)
-        elif self._state is not State.READY:
-          return None
-        else:
-          self._changed.wait()
+  async def _run(self) -> None:
+    try:
+      await self._in_thread(self._backend.warm_up)
+      if self._state is State.STARTING:
+        self._state = State.READY
+        self._on_ready()
+      while batch := await self._next_batch():
+        await self._compute(batch)
+      self._state = State.STOPPED
+    except asyncio.CancelledError:
+      raise
+    except BaseException as error:
+      self._state = State.FAILED
+      self._fail_all(Failed("the predictor has stopped"))
+      self._on_death(error)
+
+  async def _in_thread(
+    self, function: Callable[..., Any], *args: Any
+  ) -> tuple[Any, float]:
+    """Returns what the function returns, and the seconds that it took."""
+
+    def call() -> tuple[Any, float]:
+      start = self._busy_since = self._clock()
+      try:
+        return function(*args), self._clock() - start
+      finally:
+        self._busy_since = None
+        self._thread_idle.set()
+
+    assert self._loop is not None
+    self._thread_idle.clear()
+    return await self._loop.run_in_executor(self._executor, call)
+
+  async def _next_batch(self) -> list[_Entry]:
+    """Waits for a batch; it is empty when there is nothing left to do."""
+    while True:
+      self._changed.clear()
+      patience = None
+      if self._jobs:
+        first = self._jobs[0]
+        patience = first.arrived + self._max_wait_s - self._clock()
+        if (
+          self._counts[first.outputs] >= self._max_batch
+          or patience <= 0
+          or self._state is not State.READY
+        ):
+          if batch := self._cut(first.outputs):
+            return batch
+          continue
+      elif self._state is not State.READY:
+        return []
+      with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(patience):
+          await self._changed.wait()
 
   def _cut(self, outputs: Outputs) -> list[_Entry]:
-    """The oldest inputs that ask for the same, less those whose time is up."""
+    """Takes the oldest inputs that ask for `outputs` and have time left."""
     batch: list[_Entry] = []
     now = self._clock()
     for job in list(self._jobs):
@@ -411,61 +385,61 @@ class Batcher:
         break
       if job.outputs != outputs:
         continue
-      if job.deadline <= now:
-        # Its timer answers it; the loop may only be late.
-        self._jobs.remove(job)
-        self._count(job, -job.waiting)
-        self._in_loop(self._observer.dropped, "deadline", job.waiting)
-        job.taken = len(job.inputs)
+      if job.deadline <= now:  # its timer answers it, if a little late
+        self._drop(job, "deadline")
         continue
       count = min(job.waiting, self._max_batch - len(batch))
       batch += [_Entry(job, job.taken + i) for i in range(count)]
       if job.started is None:
         job.started = now
       job.taken += count
-      self._count(job, -count)
+      self._counts[outputs] -= count
       if not job.waiting:
         self._jobs.remove(job)
     return batch
 
-  def _compute(self, batch: list[_Entry]) -> None:
-    """Computes a batch; halves it where it fails, down to the culprits."""
+  async def _compute(self, batch: list[_Entry]) -> None:
+    """Computes a batch; halves it if it fails, down to the inputs at fault."""
     parts = [batch]
     while parts:
       part = parts.pop()
-      if len(part) < len(batch):  # others may have waited for long
+      if len(part) < len(batch):  # the other parts may have taken long
         now = self._clock()
         part = [e for e in part if not e.job.gone and e.job.deadline > now]
         if not part:
           continue
       try:
-        results = self._predict(part)
+        results = await self._predict(part)
       except Exception as error:
         self._observer.failure(len(part))
         if len(part) > 1:
           middle = len(part) // 2
           parts += [part[middle:], part[:middle]]
           continue
+        job = part[0].job
         logger.error(
           "request %s: the predictor failed on an input",
-          part[0].job.name,
+          job.name,
           exc_info=error,
         )
-        results = Failed("the predictor failed on this input")
-      self._in_loop(self._deliver, part, results)
+        if not job.future.done():
+          job.future.set_exception(Failed("the predictor failed on this input"))
+          self.abandon(job, "failed")
+        continue
+      for (job, index), result in zip(part, results, strict=True):
+        job.results[index] = result
+        job.done += 1
+        if job.done == len(job.inputs) and not job.future.done():
+          job.future.set_result(job.results)
 
-  def _predict(self, part: list[_Entry]) -> Sequence[Any]:
+  async def _predict(self, part: list[_Entry]) -> Sequence[Any]:
     outputs = self._present = part[0].job.outputs
-    start = self._busy_since = self._clock()
-    try:
-      results = self._backend.predict(
-        [entry.job.inputs[entry.index] for entry in part], outputs
-      )
-    finally:
-      self._busy_since = None
+    inputs = [job.inputs[index] for job, index in part]
+    results, seconds = await self._in_thread(
+      self._backend.predict, inputs, outputs
+    )
     if len(results) != len(part):
       raise RuntimeError(f"{len(part)} inputs gave {len(results)} predictions")
-    seconds = self._clock() - start
     before = self._call_s.get(outputs, seconds)
     self._call_s[outputs] = max(seconds, before + 0.2 * (seconds - before))
     self._observer.batch(len(part), outputs, seconds)

@@ -1,7 +1,7 @@
-"""What every request passes: names, tokens, sizes, headers, log and counts.
+"""Checks that every request passes: names, tokens, sizes; and log and counts.
 
-Plain ASGI: a request that is refused here costs next to nothing, and nothing
-of its body is read.
+This is plain ASGI: a request that is refused here costs next to nothing, and
+its body is not read.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from dss_jax.students.serving.request_bodies import Refused, too_large
-from dss_jax.students.serving.service import Service
+from dss_jax.students.serving.predict_requests import Refused, too_large
+from dss_jax.students.serving.server_metrics import Metrics
+from dss_jax.students.serving.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("dss_jax.students.serving.access")
@@ -28,50 +29,58 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-# Probes and the page (which asks for the token) need none.
+PREDICT_PATH = "/v1/predict"
+# Probes and the page (which asks for the token) need no token.
 OPEN_PATHS = frozenset({"/", "/docs", "/healthz", "/livez", "/openapi.json"})
-PATHS = OPEN_PATHS | {"/metrics", "/v1/model", "/v1/predict"}
+PATHS = OPEN_PATHS | {"/metrics", "/v1/model", PREDICT_PATH}
 
-# For all answers; `pages` adds what concerns documents.
+# Headers of all answers; `pages` adds those that concern documents.
 _SECURITY_HEADERS = [
   (b"x-content-type-options", b"nosniff"),
   (b"cross-origin-resource-policy", b"same-origin"),
   (b"cache-control", b"no-store"),
 ]
+_CLOSE = {"Connection": "close"}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-
-_UNFORESEEN = Refused(
-  500, "the server failed; its log says more", {"Connection": "close"}
+_HOST = re.compile(
+  r"(\[[0-9a-f:.]+\]|[^\[\]:@/\\?#\s,]+)(:[0-9]{1,5})?"  # name, port
 )
 
-# What an answer to nobody is counted as.
+# The status under which requests of clients that have left are counted.
 CLIENT_GONE = 499
 
 
-class _Unsent(Exception):
-  """An answer could not be sent: its connection is closed."""
+class _UnsentError(Exception):
+  """An answer could not be sent because its connection is closed."""
 
 
 class Guard:
   """Wraps an ASGI application."""
 
-  def __init__(self, app: Any, predict: Any, service: Service):
-    """Wraps them.
+  def __init__(
+    self,
+    app: Any,
+    predict: Callable[..., Awaitable[None]],
+    settings: ServeSettings,
+    metrics: Metrics,
+  ):
+    """Wraps both handlers.
 
     Args:
-      app: answers all paths but the one that matters.
-      predict: answers `POST /v1/predict`.
-      service: with the settings and the counters.
+      app: answers all other requests.
+      predict: answers `POST /v1/predict`, from (headers, request id, receive,
+        send).
+      settings: the limits.
+      metrics: the counters.
     """
     self._app = app
     self._predict = predict
-    self._metrics = service.metrics
-    self._settings = service.settings
-    token = service.settings.token
-    self._token = None if token is None else token.encode()
-    self._known_hosts = service.settings.known_hosts
-    # No secret, only unique: asking the system for randomness takes longer
-    # than the rest of this.
+    self._settings = settings
+    self._metrics = metrics
+    self._token = None if settings.token is None else settings.token.encode()
+    self._known_hosts = settings.known_hosts
+    # Ids are unique, not secret: asking the system for randomness each time
+    # takes longer than the rest of this class.
     self._prefix = secrets.token_hex(4)
     self._count = itertools.count(1)
 
@@ -80,12 +89,9 @@ class Guard:
       return
     start = time.perf_counter()
     headers: dict[bytes, bytes] = dict(scope["headers"])
-    given = headers.get(b"x-request-id", b"")
-    request_id = (
-      given.decode()
-      if given and _REQUEST_ID.fullmatch(given)
-      else f"{self._prefix}-{next(self._count)}"
-    )
+    request_id = f"{self._prefix}-{next(self._count)}"
+    if _REQUEST_ID.fullmatch(headers.get(b"x-request-id", b"")):
+      request_id = headers[b"x-request-id"].decode()
     scope.setdefault("state", {})["request_id"] = request_id
     status = CLIENT_GONE
 
@@ -101,18 +107,18 @@ class Guard:
       try:
         await send(message)
       except Exception as error:
-        raise _Unsent from error
+        raise _UnsentError from error
 
     try:
       await self._respond(scope, headers, request_id, receive, answer)
-    except _Unsent:
+    except _UnsentError:
       status = CLIENT_GONE
     finally:
       seconds = time.perf_counter() - start
       path = scope["path"]
       self._metrics.request(path if path in PATHS else "other", status, seconds)
       if self._settings.access_log:
-        self._log(scope, status, seconds, request_id)
+        _log_access(scope, status, seconds, request_id)
 
   async def _respond(
     self,
@@ -125,101 +131,84 @@ class Guard:
     """Answers, whatever happens."""
     try:
       self._check(scope, headers)
-      if scope["path"] == "/v1/predict" and scope["method"] == "POST":
+      if scope["path"] == PREDICT_PATH and scope["method"] == "POST":
         await self._predict(headers, request_id, receive, send)
       else:
         await self._app(scope, receive, send)
-    except Refused as refused:
-      await send_refusal(refused, request_id, send)
-    except _Unsent:
+      return
+    except _UnsentError:
       raise
+    except Refused as error:
+      refused = error
     except Exception:
       logger.exception("request %s", request_id)
-      # Where an answer has begun, the server closes the connection.
-      await send_refusal(_UNFORESEEN, request_id, send)
+      # If an answer has begun, the server closes the connection.
+      refused = Refused(500, "the server failed; its log says more", _CLOSE)
+    body = refusal_body(refused.reason, request_id)
+    await send_answer(refused.status, body, refused.headers, send)
 
   def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
     """Raises Refused."""
-    close = {"Connection": "close"}
-    host = _host_name(headers.get(b"host", b""))
-    if self._known_hosts is not None and host not in self._known_hosts:
-      raise Refused(
-        421,
-        "this server is not known by the name in the header Host; address it"
-        " as it was told, or name it with --allowed_host",
-        close,
-      )
+    host = headers.get(b"host", b"").strip().lower()
+    if self._known_hosts is not None:
+      match = _HOST.fullmatch(host.decode("latin-1"))
+      name = match[1].rstrip(".") if match else ""
+      if name not in self._known_hosts:
+        raise Refused(
+          421,
+          "this server is not known by the name in the header Host; address it"
+          " by a name that it knows, or add the name to its allowed_hosts",
+          _CLOSE,
+        )
     if self._token is not None and scope["path"] not in OPEN_PATHS:
-      scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-      # In this order, so that the time taken says nothing.
-      same = hmac.compare_digest(given.strip(), self._token)
+      scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+      # The comparison comes first, so that the time taken reveals nothing.
+      same = hmac.compare_digest(token.strip(), self._token)
       if not (same and scheme.lower() == b"bearer"):
         raise Refused(
           401,
           "the header Authorization does not hold the server's token; send"
           " 'Authorization: Bearer TOKEN'",
-          {"WWW-Authenticate": "Bearer", **close},
+          {"WWW-Authenticate": "Bearer", **_CLOSE},
         )
     if scope["method"] in ("GET", "HEAD"):
       return
-    # A page of another site may post what it likes to the loopback, if it does
-    # not want to read the answer; browsers say whose page it is.
+    # A page of another site may post anything to the loopback if it does not
+    # want to read the answer; browsers say whose page it is.
     origin = headers.get(b"origin")
     if origin is not None:
       site = origin.lower().partition(b"://")[2]
-      if not site or site != headers.get(b"host", b"").strip().lower():
+      if not site or site != host:
         raise Refused(
-          403, "pages of other sites may not use this server", close
+          403, "pages of other sites may not use this server", _CLOSE
         )
-    self._check_body(headers)
-
-  def _check_body(self, headers: dict[bytes, bytes]) -> None:
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or len(length) > 15:
-      raise Refused(
-        400,
-        "the header Content-Length is not a number",
-        {"Connection": "close"},
-      )
+      raise Refused(400, "the header Content-Length is not a number", _CLOSE)
     if int(length) > self._settings.max_body_bytes:
       raise too_large(self._settings)
 
-  def _log(
-    self, scope: Scope, status: int, seconds: float, request_id: str
-  ) -> None:
-    """Says who asked for what; never the texts."""
-    client = scope.get("client") or ("-", 0)
-    access_logger.info(
-      "%s %s %s %s %d %.1f ms %s",
-      time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-      client[0],
-      scope["method"][:16],
-      urllib.parse.quote(scope["path"][:200]),
-      status,
-      1e3 * seconds,
-      request_id,
-    )
 
-
-def _host_name(value: bytes) -> str:
-  """The name in a Host header, without the port; "" for what is none."""
-  text = value.decode("latin-1").strip().lower()
-  match = re.fullmatch(
-    r"(\[[0-9a-f:.]+\]|[^\[\]:@/\\?#\s,]+)(:[0-9]{1,5})?", text
+def _log_access(
+  scope: Scope, status: int, seconds: float, request_id: str
+) -> None:
+  """Logs who asked for what, but never the texts."""
+  client = scope.get("client") or ("-", 0)
+  access_logger.info(
+    "%s %s %s %s %d %.1f ms %s",
+    time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    client[0],
+    scope["method"][:16],
+    urllib.parse.quote(scope["path"][:200]),
+    status,
+    1e3 * seconds,
+    request_id,
   )
-  return match[1].rstrip(".") if match else ""
 
 
-def refusal_body(refused: Refused, request_id: str) -> bytes:
+def refusal_body(reason: str, request_id: str) -> bytes:
   """The JSON of every answer but 200."""
-  told = {"error": refused.reason, "request_id": request_id}
-  return json.dumps(told).encode()
-
-
-async def send_refusal(refused: Refused, request_id: str, send: Send) -> None:
-  """Answers with an error."""
-  body = refusal_body(refused, request_id)
-  await send_answer(refused.status, body, refused.headers, send)
+  return json.dumps({"error": reason, "request_id": request_id}).encode()
 
 
 async def send_answer(

@@ -1,7 +1,7 @@
 """The pages: one to try the model by hand, one that describes the interface.
 
-Each is one document with its style and script inside; its policy allows
-these, requests to the server itself, and nothing else.
+Each page is a single document with its style and script inside. Its policy
+allows these, requests to the server itself, and nothing else.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import html
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from starlette.responses import Response
@@ -21,7 +21,7 @@ _FOLDER = pathlib.Path(__file__).parent / "page"
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-  """A document and what it may do."""
+  """A document and the policy that says what it may do."""
 
   document: bytes
   policy: str
@@ -40,33 +40,38 @@ class Page:
 
 
 def trial_page(needs_token: bool) -> Page:
-  """An input, a button, and what the model makes of it."""
-  script = _read("script.js")
-  body = _read("index.html").replace(
-    "{{token}}", "" if needs_token else "hidden"
+  """A page with an input, a button, and the model's answer."""
+  return _page(
+    "index.html",
+    token="" if needs_token else "hidden",
+    script=_read("script.js"),
   )
-  return _page(body, script)
 
 
 def docs_page(openapi: Mapping[str, Any]) -> Page:
-  """What there is to ask for, from the OpenAPI description."""
-  parts = [
-    _section(method, path, operation, openapi)
+  """A page with all paths of the OpenAPI description."""
+  schemas = openapi["components"]["schemas"]
+  sections = [
+    _section(f"{method.upper()} {path}", operation, schemas)
     for path, methods in openapi["paths"].items()
     for method, operation in methods.items()
   ]
-  return _page(_read("docs.html").replace("{{paths}}", "".join(parts)), None)
+  return _page("docs.html", paths="".join(sections))
 
 
 def _read(name: str) -> str:
   return (_FOLDER / name).read_text(encoding="utf-8")
 
 
-def _page(body: str, script: str | None) -> Page:
-  style = _read("style.css")
+def _page(name: str, **parts: str) -> Page:
+  """Fills the places `{{part}}` of a document."""
+  parts["style"] = _read("style.css")
+  document = _read(name)
+  for part, text in parts.items():
+    document = document.replace(f"{{{{{part}}}}}", text)
   policy = [
     "default-src 'none'",
-    f"style-src '{_hash(style)}'",
+    f"style-src '{_hash(parts['style'])}'",
     "connect-src 'self'",
     "base-uri 'none'",
     "form-action 'none'",
@@ -74,10 +79,8 @@ def _page(body: str, script: str | None) -> Page:
     "require-trusted-types-for 'script'",
     "trusted-types 'none'",
   ]
-  document = body.replace("{{style}}", style)
-  if script is not None:
-    document = document.replace("{{script}}", script)
-    policy.append(f"script-src '{_hash(script)}'")
+  if "script" in parts:
+    policy.append(f"script-src '{_hash(parts['script'])}'")
   return Page(document.encode(), "; ".join(policy))
 
 
@@ -86,62 +89,54 @@ def _hash(text: str) -> str:
   return f"sha256-{base64.b64encode(digest).decode()}"
 
 
+# ---------------------------------------------------- the OpenAPI description
+
+
 def _section(
-  method: str,
-  path: str,
-  operation: Mapping[str, Any],
-  openapi: Mapping[str, Any],
+  title: str, operation: Mapping[str, Any], schemas: Mapping[str, Any]
 ) -> str:
-  """One operation: its fields and its answers."""
-  rows = []
-  body = operation.get("requestBody")
-  if body:
-    rows += [
-      "<h3>Request, JSON</h3>",
-      _fields(body["content"]["application/json"]["schema"]),
-    ]
-  success = operation["responses"].get("200", {})
-  reference = _schema(success).get("$ref")
-  if reference:
-    rows += ["<h3>Answer, JSON</h3>"]
-    rows.append(_fields(_resolve(reference, openapi), openapi))
+  """An operation with the fields of its request and of its answer."""
+  tables = ""
+  for heading, holder in (
+    ("Request", operation.get("requestBody", {})),
+    ("Answer", operation["responses"].get("200", {})),
+  ):
+    content = holder.get("content", {}).get("application/json", {})
+    schema = _resolve(content.get("schema", {}), schemas)
+    if "properties" in schema:
+      rows = "".join(_rows(schema, schemas))
+      tables += f"<h3>{heading}, JSON</h3>"
+      tables += f"<div class=scroll><table>{rows}</table></div>"
   statuses = ", ".join(map(html.escape, operation["responses"]))
   return (
-    f"<section><h2><code>{method.upper()} {html.escape(path)}</code></h2>"
+    f"<section><h2><code>{html.escape(title)}</code></h2>"
     f"<p>{html.escape(operation.get('summary', ''))}."
-    f" <span class=quiet>Statuses: {statuses}</span></p>"
-    f"{''.join(rows)}</section>"
+    f" <span class=quiet>Statuses: {statuses}</span></p>{tables}</section>"
   )
 
 
-def _schema(response: Mapping[str, Any]) -> Mapping[str, Any]:
-  content = response.get("content", {}).get("application/json", {})
-  return content.get("schema", {})
+def _resolve(
+  schema: Mapping[str, Any], schemas: Mapping[str, Any]
+) -> Mapping[str, Any]:
+  """The schema itself, if it refers to one of those with a name."""
+  if "$ref" in schema:
+    return schemas[schema["$ref"].rpartition("/")[2]]
+  return schema
 
 
-def _resolve(reference: str, openapi: Mapping[str, Any]) -> Mapping[str, Any]:
-  return openapi["components"]["schemas"][reference.rpartition("/")[2]]
-
-
-def _fields(
-  schema: Mapping[str, Any], openapi: Mapping[str, Any] | None = None
-) -> str:
-  rows = []
+def _rows(
+  schema: Mapping[str, Any], schemas: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+  """Table rows for the fields of a schema, and of the lists in it."""
   for name, field in schema["properties"].items():
-    told = field.get("description", "")
-    rows.append(
-      f"<tr><td><code>{html.escape(name)}</code></td>"
-      f"<td>{html.escape(_type(field))}</td><td>{html.escape(told)}</td></tr>"
+    cells = (_type(field), field.get("description", ""))
+    yield (
+      f"<tr><td><code>{html.escape(prefix + name)}</code></td>"
+      f"{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
     )
-    inner = field.get("items", {}).get("$ref")
-    if inner and openapi:
-      for below, of in _resolve(inner, openapi)["properties"].items():
-        rows.append(
-          f"<tr><td><code>{html.escape(name)}[].{html.escape(below)}</code>"
-          f"</td><td>{html.escape(_type(of))}</td>"
-          f"<td>{html.escape(of.get('description', ''))}</td></tr>"
-        )
-  return f"<div class=scroll><table>{''.join(rows)}</table></div>"
+    if "$ref" in field.get("items", {}):
+      items = _resolve(field["items"], schemas)
+      yield from _rows(items, schemas, f"{prefix}{name}[].")
 
 
 def _type(field: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Starting to listen, and stopping without losing what was accepted."""
+"""Listens, bounds connections, and stops without losing accepted requests."""
 
 from __future__ import annotations
 
@@ -14,23 +14,38 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http import auto, h11_impl
 
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.students.serving import app, batching, connections
-from dss_jax.students.serving.service import ModelCard, Service
+from dss_jax.students.serving import app, batching
 from dss_jax.students.serving.settings import ServeSettings
+from dss_jax.students.serving.student_backend import ModelCard
 
 logger = logging.getLogger(__name__)
 
-# For what is answered in the end to be written.
+# Seconds in which the last answers are written.
 _GRACE_S = 2
+# Bytes of a request line and headers.
+MAX_HEAD_BYTES = 16 << 10
+
+_HEAD_TOO_LARGE = (
+  b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+  b"content-type: application/json\r\nconnection: close\r\n"
+  b"content-length: 61\r\n\r\n"
+  b'{"error": "the request line and headers exceed 16,384 bytes"}'
+)
+
+# uvicorn's connections: with httptools if it is installed, else with h11, which
+# is pure Python.
+FASTEST: Any = auto.AutoHTTPProtocol
+PURE_PYTHON: Any = h11_impl.H11Protocol
 
 
 def bind(settings: ServeSettings) -> socket.socket:
   """Takes the address; connections are refused until `serve` listens.
 
   Raises:
-    UserError: the address is taken, or not this machine's.
+    UserError: if the address is taken, or not this machine's.
   """
   family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
   bound = socket.socket(family, socket.SOCK_STREAM)
@@ -38,18 +53,19 @@ def bind(settings: ServeSettings) -> socket.socket:
     if os.name == "posix":
       bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind((settings.host, settings.port))
-  except (OSError, TypeError) as error:  # the latter: of no such name
+  except (OSError, TypeError) as error:  # TypeError: no name can be like this
     bound.close()
     reason = one_line(getattr(error, "strerror", None) or error)
     raise UserError(
       f"cannot listen on {settings.host}:{settings.port} ({reason}): choose"
-      " another --port (0 takes any free one) or --host"
+      " another port (0 takes any free one) or host",
+      fields=("ServeSettings.port", "ServeSettings.host"),
     ) from None
   return bound
 
 
 def address(bound: socket.socket) -> str:
-  """Where a browser finds it."""
+  """The address for a browser."""
   host, port = bound.getsockname()[:2]
   return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -61,17 +77,17 @@ def serve(
   bound: socket.socket,
   say: Callable[[str], None],
 ) -> int:
-  """Serves until a signal says to stop.
+  """Serves until a signal stops it.
 
   Args:
     backend: the model; it is warmed up here.
-    card: what to tell of it.
-    settings: limits.
+    card: what the server says about the model.
+    settings: the limits.
     bound: from `bind`.
-    say: told when requests are accepted, and how it ends.
+    say: called with a line when requests are accepted, and at the end.
 
   Returns:
-    The exit status: 0 after a signal, 1 when the predictor has died.
+    The exit status: 0 after a signal, 1 if the predictor has died.
 
   Raises:
     Exception: what warming up raised.
@@ -82,7 +98,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-  """uvicorn's, with a queue to drain before it goes."""
+  """uvicorn's server, with a queue that is drained before the end."""
 
   def __init__(
     self,
@@ -96,25 +112,25 @@ class _Server(uvicorn.Server):
     self._started_at = time.monotonic()
     self._death: BaseException | None = None
     self._was_ready = False
-    self._service = Service(
+    service = app.Service(
       backend,
       card,
       settings,
       on_ready=self._on_ready,
       on_death=self._on_death,
     )
-
+    self._batcher = service.batcher
     super().__init__(
       uvicorn.Config(
-        app.make_app(self._service),
-        http=connections.protocol(settings),
+        app.make_app(service),
+        http=bounded_protocol(settings),
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        h11_max_incomplete_event_size=connections.MAX_HEAD_BYTES,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_keep_alive=int(settings.keep_alive_s),
         timeout_graceful_shutdown=int(settings.drain_s) + _GRACE_S,
       )
@@ -124,15 +140,14 @@ class _Server(uvicorn.Server):
     await super().startup(sockets)
     for bound in sockets or ():
       self._say(f"listening on {address(bound)}")
-    self._service.batcher.start(asyncio.get_running_loop())
+    self._batcher.start(asyncio.get_running_loop())
 
   async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-    batcher = self._service.batcher
-    if batcher.open_requests:
-      self._say(f"stopping; {batcher.open_requests} requests to answer first")
-    batcher.drain()
+    if count := self._batcher.open_requests:
+      self._say(f"stopping; {count} requests to answer first")
+    self._batcher.drain()
     timer = asyncio.get_running_loop().call_later(
-      self._settings.drain_s, batcher.stop
+      self._settings.drain_s, self._batcher.stop
     )
     try:
       await super().shutdown(sockets)
@@ -141,7 +156,7 @@ class _Server(uvicorn.Server):
 
   @contextlib.contextmanager
   def capture_signals(self) -> Iterator[None]:
-    """As uvicorn's, but a signal that was heeded is not raised again."""
+    """Like uvicorn's, but does not raise a handled signal again."""
     handlers = {
       number: signal.signal(number, self.handle_exit)
       for number in (signal.SIGINT, signal.SIGTERM)
@@ -160,9 +175,9 @@ class _Server(uvicorn.Server):
       logger.error("the predictor has died", exc_info=self._death)
       return 1
     self._say("stopped")
-    if not self._service.batcher.join(_GRACE_S):
-      # In the middle of a compilation or a batch that nobody waits for: the
-      # interpreter cannot end beside it in good order.
+    if not self._batcher.join(_GRACE_S):
+      # The thread compiles, or computes a batch that nobody waits for; the
+      # interpreter cannot end in good order while it does.
       sys.stdout.flush()
       sys.stderr.flush()
       os._exit(0)
@@ -178,16 +193,92 @@ class _Server(uvicorn.Server):
     self.should_exit = True
 
 
+def bounded_protocol(settings: ServeSettings, base: Any = None) -> type:
+  """The class of a server's connections, which no client can keep for nothing.
+
+  uvicorn closes connections that are idle between requests. It would keep for
+  ever a connection that never finishes a request's head or never reads an
+  answer, and with httptools it would read a head without an end.
+
+  Args:
+    settings: the limits.
+    base: uvicorn's class to build on; None takes FASTEST.
+  """
+
+  class BoundedProtocol(base or FASTEST):
+    """A connection with limits of time and size, one of a bounded number."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+      super().__init__(*args, **kwargs)
+      self._head_bytes = 0
+      self._head_timer: asyncio.TimerHandle | None = None
+      self._write_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+      super().connection_made(transport)
+      if len(self.connections) > settings.max_connections:
+        transport.abort()
+      else:
+        self._head_timer = self._close_later()
+
+    def data_received(self, data: bytes) -> None:
+      before = self.cycle
+      # Data that arrives while a request is answered belongs to the next one.
+      answering = self._is_open() and not before.more_body
+      super().data_received(data)
+      is_next = answering and self.cycle is before
+      if self._is_open() and not is_next:
+        _cancel(self._head_timer)
+        self._head_timer, self._head_bytes = None, 0
+        return
+      # It was part of a head, or a whole request that is answered already.
+      self._head_bytes += len(data)
+      if self._head_timer is None and not is_next:
+        self._head_timer = self._close_later()
+      if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+        if is_next:  # the client would take an answer for that of the first
+          self.transport.abort()
+          return
+        self.transport.write(_HEAD_TOO_LARGE)
+        self.transport.close()
+
+    def _is_open(self) -> bool:
+      """Whether there is a request that is not answered."""
+      return self.cycle is not None and not self.cycle.response_complete
+
+    def pause_writing(self) -> None:
+      super().pause_writing()
+      self._write_timer = self._close_later()
+
+    def resume_writing(self) -> None:
+      super().resume_writing()
+      _cancel(self._write_timer)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+      _cancel(self._head_timer)
+      _cancel(self._write_timer)
+      super().connection_lost(exc)
+
+    def _close_later(self) -> asyncio.TimerHandle:
+      return self.loop.call_later(settings.read_timeout_s, self.transport.abort)
+
+  return BoundedProtocol
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+  if timer is not None:
+    timer.cancel()
+
+
 def log_to_stderr() -> None:
-  """Sends what the server logs to standard error, plainly."""
+  """Sends the server's log to standard error, without decoration."""
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter("%(message)s"))
-  access: Any = logging.getLogger("dss_jax.students.serving.access")
-  access.setLevel(logging.INFO)
+  logging.getLogger("dss_jax.students.serving.access").setLevel(logging.INFO)
   for name in ("dss_jax.students.serving", "uvicorn.error"):
     log = logging.getLogger(name)
     log.addHandler(handler)
     log.propagate = False
-  # What goes wrong in an answer the guard has told; clients that do not speak
-  # HTTP, or go away in the middle of it, are not worth a line each.
+  # The guard logs failures of answers; clients that do not speak HTTP, or leave
+  # in the middle of a request, are not worth a line each.
   logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

@@ -1,8 +1,8 @@
-"""What a server counts, in the format of Prometheus."""
+"""The server's counters, in the format of Prometheus."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import prometheus_client
@@ -18,104 +18,113 @@ _SECONDS = (
 )
 _INPUTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
+# Gauges of the batcher: name, description, value.
+_GAUGES: tuple[tuple[str, str, Callable[[batching.Batcher], float]], ...] = (
+  ("queue_inputs", "Inputs that wait.", lambda b: b.waiting),
+  (
+    "open_requests",
+    "Requests that are accepted and not answered.",
+    lambda b: b.open_requests,
+  ),
+  (
+    "predictor_busy_seconds",
+    "For how long the predictor has been at its present batch.",
+    lambda b: b.busy_s,
+  ),
+  (
+    "ready",
+    "1 when requests are accepted.",
+    lambda b: float(b.state is batching.State.READY),
+  ),
+)
+
 
 class Metrics(batching.Observer):
   """Counters of one server, in a registry of its own."""
 
-  def __init__(self, model: Mapping[str, Any], batcher_of: Any):
+  def __init__(
+    self, model: Mapping[str, Any], batcher_of: Callable[[], batching.Batcher]
+  ):
     """Starts at zero.
 
     Args:
       model: names the model; its values become labels of `dss_jax_model_info`.
-      batcher_of: called for the batcher whose queue is shown.
+      batcher_of: returns the batcher whose queue is shown.
     """
-    self._registry = own = registry.CollectorRegistry()
-    self._requests = Counter(
-      "dss_jax_requests", "Requests answered.", ["path", "status"], registry=own
+    self._registry = registry.CollectorRegistry()
+
+    def make(
+      kind: Any, name: str, description: str, *args: Any, **options: Any
+    ):
+      return kind(
+        f"dss_jax_{name}",
+        description,
+        *args,
+        registry=self._registry,
+        **options,
+      )
+
+    self._requests = make(
+      Counter, "requests", "Requests answered.", ["path", "status"]
     )
-    self._seconds = Histogram(
-      "dss_jax_request_seconds",
+    self._seconds = make(
+      Histogram,
+      "request_seconds",
       "From a request's head to its answer, for /v1/predict.",
-      registry=own,
       buckets=_SECONDS,
     )
-    self._queue_seconds = Histogram(
-      "dss_jax_queue_seconds",
+    self._queue_seconds = make(
+      Histogram,
+      "queue_seconds",
       "From a request's arrival until its first input is computed.",
-      registry=own,
       buckets=_SECONDS,
     )
-    self._batch_inputs = Histogram(
-      "dss_jax_batch_inputs",
-      "Inputs computed together.",
-      registry=own,
-      buckets=_INPUTS,
+    self._batch_inputs = make(
+      Histogram, "batch_inputs", "Inputs computed together.", buckets=_INPUTS
     )
-    self._batch_seconds = Histogram(
-      "dss_jax_batch_seconds",
+    self._batch_seconds = make(
+      Histogram,
+      "batch_seconds",
       "For a batch to be computed.",
-      registry=own,
       buckets=_SECONDS,
     )
-    self._inputs = Counter(
-      "dss_jax_inputs", "Inputs computed.", ["outputs"], registry=own
-    )
-    self._truncated = Counter(
-      "dss_jax_truncated_inputs",
+    self._inputs = make(Counter, "inputs", "Inputs computed.", ["outputs"])
+    self._truncated = make(
+      Counter,
+      "truncated_inputs",
       "Inputs that were longer than the student reads.",
-      registry=own,
     )
-    self._failures = Counter(
-      "dss_jax_predictor_failures",
-      "Calls of the predictor that raised.",
-      registry=own,
+    self._failures = make(
+      Counter, "predictor_failures", "Calls of the predictor that raised."
     )
-    self._dropped = Counter(
-      "dss_jax_dropped_inputs",
+    self._dropped = make(
+      Counter,
+      "dropped_inputs",
       "Inputs dropped before they were computed.",
       ["reason"],
-      registry=own,
     )
-    for name, told, value in (
-      ("queue_inputs", "Inputs that wait.", lambda b: b.waiting),
-      (
-        "open_requests",
-        "Requests that are accepted and not answered.",
-        lambda b: b.open_requests,
-      ),
-      (
-        "predictor_busy_seconds",
-        "For how long the predictor has been at its present batch.",
-        lambda b: b.busy_s,
-      ),
-      (
-        "ready",
-        "1 when requests are accepted.",
-        lambda b: float(b.state is batching.State.READY),
-      ),
-    ):
-      gauge = Gauge(f"dss_jax_{name}", told, registry=own)
+    for name, description, value in _GAUGES:
+      gauge = make(Gauge, name, description)
       gauge.set_function(lambda value=value: value(batcher_of()))
-    info = Gauge(
-      "dss_jax_model_info", "1; the labels say which model.", list(model),
-      registry=own,
-    )  # fmt: skip
+    info = make(
+      Gauge, "model_info", "1; the labels say which model.", list(model)
+    )
     info.labels(*map(str, model.values())).set(1)
-    prometheus_client.ProcessCollector(registry=own)
-    prometheus_client.PlatformCollector(registry=own)
+    prometheus_client.ProcessCollector(registry=self._registry)
+    prometheus_client.PlatformCollector(registry=self._registry)
 
   def render(self) -> bytes:
-    """All of them, as text."""
+    """All counters, as text."""
     return prometheus_client.generate_latest(self._registry)
 
   def request(self, path: str, status: int, seconds: float) -> None:
-    """A request was answered."""
+    """Counts a request that was answered."""
     self._requests.labels(path, str(status)).inc()
     if path == "/v1/predict":
       self._seconds.observe(seconds)
 
   def answered(self, queue_s: float, truncated: int) -> None:
-    """A request's inputs were computed."""
+    """Counts a request whose inputs were computed."""
     self._queue_seconds.observe(queue_s)
     self._truncated.inc(truncated)
 

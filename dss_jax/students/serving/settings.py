@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import math
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError, one_line
 
 TOKEN_VARIABLE = "DSS_SERVE_TOKEN"
@@ -16,30 +16,34 @@ _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 @dataclasses.dataclass(frozen=True)
 class ServeSettings:
-  """Limits of a server. All times in seconds but `max_wait_ms`.
+  """Address and limits of a server. Times are in seconds, except `max_wait_ms`.
 
   Attributes:
-    host: address or name to listen on.
-    port: 0 takes any free one.
-    max_batch: most inputs computed together.
-    max_wait_ms: how long the first input of a batch waits for others.
-    max_queue: most inputs that wait; beyond, requests are answered 429.
-    timeout_s: within which a request is answered; requests may ask for less.
-    max_input_chars: of one input.
-    max_items: inputs of one request.
-    max_body_bytes: of one request.
-    max_connections: open at a time; further ones are closed at once.
-    read_timeout_s: within which a request's head must be there, and then
-      within which its body must; also how long a client may leave an answer
-      unread.
-    keep_alive_s: after which an idle connection is closed.
-    drain_s: how long accepted requests may take once the server stops.
-    stuck_after_s: after which a batch that is still computed makes `/healthz`
-      say so.
-    token: what requests must carry; None for none.
-    allowed_hosts: names beside those of the loopback under which a server on
-      the loopback may be addressed; for another one, all its names, if given.
-    access_log: writes a line for each request.
+    host: address or name to listen on; every one except the loopback's needs a
+      token.
+    port: port to listen on; 0 takes any free port and prints it.
+    max_batch: the most inputs that are computed together.
+    max_wait_ms: how long the first input of a batch waits for others, in
+      milliseconds.
+    max_queue: the most inputs that wait; requests beyond are answered 429.
+    timeout_s: time within which a request is answered, else 504; requests may
+      ask for less.
+    max_input_chars: the most characters of one input.
+    max_items: the most inputs of one request.
+    max_body_bytes: the most bytes of one request's body.
+    max_connections: the most connections that are open at a time; further
+      connections are closed at once.
+    read_timeout_s: time within which a request's head must arrive, and then
+      its body; also how long a client may leave an answer unread.
+    keep_alive_s: an idle connection is closed after this time.
+    drain_s: how long accepted requests may take after a signal to stop.
+    stuck_after_s: a batch that takes longer than this makes `/healthz` fail.
+    token: what requests must carry; None for no token.
+    allowed_hosts: further names by which clients address the server, as behind
+      a proxy. A server on the loopback always has the loopback's names; any
+      other server accepts every name unless some are given.
+    access_log: write a line for each request to standard error; never its
+      texts.
   """
 
   host: str = "127.0.0.1"
@@ -76,33 +80,31 @@ class ServeSettings:
       ("drain_s", 0, 3600),
       ("stuck_after_s", 1, 86_400),
     ):
-      value = getattr(self, name)
-      if not (math.isfinite(value) and least <= value <= most):
-        raise UserError(
-          f"--{name}={value} is not allowed; give a number from {least:,} to"
-          f" {most:,}"
-        )
+      checks.in_range(f"ServeSettings.{name}", getattr(self, name), least, most)
     if self.max_items > self.max_queue:
       raise UserError(
-        f"--max_items={self.max_items} exceeds --max_queue={self.max_queue}:"
-        " such a request could never wait for its turn; lower the first or"
-        " raise the second"
+        f"max_items is {self.max_items}, more than max_queue, which is"
+        f" {self.max_queue}: such a request could never wait for its turn;"
+        " lower the first or raise the second",
+        fields=("ServeSettings.max_items", "ServeSettings.max_queue"),
       )
     self._check_token()
 
-  def _check_token(self):
+  def _check_token(self) -> None:
     token = self.token
     if token is None:
       if not self.is_loopback:
         raise UserError(
-          f"--host={one_line(self.host)} can be reached from other machines:"
+          f"host is {one_line(self.host)!r}, which other machines can reach:"
           f" set a token of {_SHORTEST_TOKEN} or more characters in the"
-          f" environment variable {TOKEN_VARIABLE}, or listen on 127.0.0.1"
+          f" environment variable {TOKEN_VARIABLE}, or listen on 127.0.0.1",
+          fields="ServeSettings.host",
         )
       return
-    fine = token.isascii() and token.isprintable() and " " not in token
-    if not fine or len(token) < _SHORTEST_TOKEN:
-      raise UserError(  # without the value: it may be all but right
+    allowed = token.isascii() and token.isprintable() and " " not in token
+    if not allowed or len(token) < _SHORTEST_TOKEN:
+      # The message leaves out the value, which may be nearly right.
+      raise UserError(
         f"the token in {TOKEN_VARIABLE} is not allowed; give"
         f" {_SHORTEST_TOKEN} or more printable ASCII characters without spaces"
       )
@@ -121,7 +123,8 @@ class ServeSettings:
     """
     names = {name.lower() for name in self.allowed_hosts}
     if self.is_loopback:
-      return frozenset(names | {*_LOOPBACK_NAMES, _bracketed(self.host)})
+      host = f"[{self.host}]" if ":" in self.host else self.host.lower()
+      return frozenset(names | {*_LOOPBACK_NAMES, host})
     return frozenset(names) or None
 
 
@@ -135,7 +138,3 @@ def is_loopback(host: str) -> bool:
     return False
   mapped = getattr(address, "ipv4_mapped", None)
   return (mapped or address).is_loopback
-
-
-def _bracketed(host: str) -> str:
-  return f"[{host}]" if ":" in host else host.lower()

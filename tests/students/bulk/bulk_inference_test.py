@@ -10,7 +10,8 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import FieldMapping
 from dss_jax.students.bulk import bulk_inference
-from dss_jax.students.predictions import Prediction, PredictOptions
+from dss_jax.students.predict_options import PredictOptions
+from dss_jax.students.predictions import Prediction
 
 
 class Echo:
@@ -44,24 +45,24 @@ def _infer(echo, source, output, kind="jsonl", overwrite=False):
   )
 
 
-def _rows(first, last) -> str:
+def _lines(first, last) -> str:
   return "".join(f'{{"input": "q {n}"}}\n' for n in range(first, last))
 
 
-def test_what_is_complete_is_of_this_input(echo, tmp_path, capsys):
+def test_what_is_complete_belongs_to_this_input(echo, tmp_path, capsys):
   source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-  source.write_text(_rows(0, 9))
+  source.write_text(_lines(0, 9))
   assert _infer(echo, source, output) == 0
   before = output.read_bytes()
   assert _infer(echo, source, output) == 0
   assert "9 predictions" in capsys.readouterr().err.splitlines()[-1]
-  for rows, told in (
-    (_rows(1, 10), "is not what it was"),
-    (_rows(0, 8), "is not what it was"),
-    (_rows(0, 10), "has more rows than the 9 that were answered"),
+  for rows, message in (
+    (_lines(1, 10), "has changed since"),
+    (_lines(0, 8), "has changed since"),
+    (_lines(0, 10), "has more records than the 9 that were answered"),
   ):
     source.write_text(rows)
-    with pytest.raises(UserError, match=f"{told}.*--overwrite"):
+    with pytest.raises(UserError, match=f"{message}.*set overwrite"):
       _infer(echo, source, output)
   assert output.read_bytes() == before
   assert _infer(echo, source, output, overwrite=True) == 0
@@ -72,14 +73,14 @@ def test_nothing_but_errors_is_said_each_time(echo, tmp_path):
   source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
   source.write_text('{"question": "a"}\n')
   for _ in range(2):
-    with pytest.raises(UserError, match=r"none of the 1 rows .* asked"):
+    with pytest.raises(UserError, match=r"none of the 1 records .* asked"):
       _infer(echo, source, output)
 
 
 def test_a_named_pipe_is_read_once(echo, tmp_path):
   source, output = tmp_path / "in", tmp_path / "out.jsonl"
   os.mkfifo(source)
-  rows = _rows(0, 20_000)
+  rows = _lines(0, 20_000)
   writer = threading.Thread(target=source.write_text, args=[rows])
   writer.start()
   assert _infer(echo, source, output) == 0

@@ -8,10 +8,10 @@ import random
 import pytest
 
 from dss_jax.base.errors import StorageError, UserError
-from dss_jax.students import predictions
-from dss_jax.students.bulk import prediction_files, prediction_lines
+from dss_jax.students.bulk import prediction_files, prediction_records
+from dss_jax.students.bulk.input_records import InputRecord
 from dss_jax.students.bulk.prediction_files import FileOutput, check_path
-from dss_jax.students.bulk.questions import Question
+from dss_jax.students.predict_options import PredictOptions
 from dss_jax.students.predictions import Alternative, PredictInput, Prediction
 
 MADE_OF = {"student": "abc", "options": {"num_best": 1, "outputs": ["label"]}}
@@ -22,8 +22,8 @@ class _Killed(BaseException):
 
 
 def _window(number: int) -> bytes:
-  rows = [{"id": f"{number}-{k}", "x": "\u2028" * k} for k in range(3)]
-  return b"".join(map(prediction_lines.line_of, rows))
+  records = [{"id": f"{number}-{k}", "x": "\u2028" * k} for k in range(3)]
+  return b"".join(map(prediction_records.json_line, records))
 
 
 def _predict(path, windows=6, **options):
@@ -50,7 +50,7 @@ def test_a_file_appears_when_all_is_done(tmp_path):
   assert not path.exists()
   assert (tmp_path / "out.jsonl.partial").read_bytes() == b"{}\n"
   with FileOutput(str(path), MADE_OF) as output:
-    assert (output.progress.bytes, output.is_there) == (3, False)
+    assert (output.progress.bytes, output.is_done) == (3, False)
     output.finish()
   assert path.read_bytes() == b"{}\n"
   assert sorted(each.name for each in tmp_path.iterdir()) == [
@@ -58,7 +58,7 @@ def test_a_file_appears_when_all_is_done(tmp_path):
     "out.jsonl.infer.json",
   ]
   with FileOutput(str(path), MADE_OF) as output:
-    assert output.is_there
+    assert output.is_done
     output.finish()
   assert not (tmp_path / "out.jsonl.partial").exists()
 
@@ -108,13 +108,13 @@ def test_stopped_anywhere_it_ends_the_same(tmp_path, monkeypatch, suffix):
 def test_what_was_begun_otherwise_is_left_alone(tmp_path):
   path = tmp_path / "out.jsonl"
   path.write_text("mine")
-  with pytest.raises(UserError, match="exists already; give --overwrite"):
+  with pytest.raises(UserError, match="exists already: set overwrite"):
     _predict(path)
   assert [each.name for each in tmp_path.iterdir()] == ["out.jsonl"]
   _predict(path, overwrite=True)
   assert path.read_bytes() == _whole()
   other = {**MADE_OF, "options": {"num_best": 2, "outputs": ["label"]}}
-  message = r"begun with options\.num_best 1, not 2; give --overwrite"
+  message = r"made with options\.num_best 1, not 2: set overwrite"
   with pytest.raises(UserError, match=message), FileOutput(str(path), other):
     pass
   assert path.read_bytes() == _whole()
@@ -132,7 +132,7 @@ def test_a_damaged_state_is_said(tmp_path):
   assert strange != text
   for damaged in ("", "{", "[]", '{"format": 1}', '{"format": 99}', strange):
     state.write_text(damaged)
-    with pytest.raises(UserError, match="--overwrite"):
+    with pytest.raises(UserError, match="set overwrite"):
       _predict(path)
   state.write_text(text.replace('"complete": true', '"complete": false'))
   path.unlink()
@@ -152,7 +152,9 @@ def test_two_writers_of_one_file_are_kept_apart(tmp_path):
 
 
 def test_paths_that_cannot_be_written(tmp_path):
-  with pytest.raises(UserError, match=r"suffix '\.txt'; allowed: \.jsonl"):
+  with pytest.raises(
+    UserError, match=r"suffix '\.txt'; it must be one of \.jsonl"
+  ):
     check_path("out.txt")
   (tmp_path / "x.jsonl").mkdir()
   with pytest.raises(UserError, match="is a folder"):
@@ -175,7 +177,7 @@ def test_the_input_is_never_written_over(tmp_path):
     (path, tmp_path / "link.jsonl"),
     (tmp_path / "out.jsonl", partial),
   ):
-    with pytest.raises(UserError, match="take the place of --input"):
+    with pytest.raises(UserError, match="would replace the input"):
       check_path(str(output), str(source))
   check_path(str(path), str(partial))
   check_path(str(path), "-")
@@ -193,34 +195,34 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
   assert (tmp_path / "out.jsonl").read_bytes() == _whole()
 
 
-# ------------------------------------------------------------------------ rows
+# --------------------------------------------------------------------- records
 
 
-def _row(extra=None, layout=None, gold=None, **fields):
-  question = Question("q", PredictInput("in"), gold=gold, extra=extra or {})
+def _record(extra=None, layout=None, gold=None, **fields):
+  source = InputRecord("q", PredictInput("in"), gold=gold, extra=extra or {})
   answer = Prediction(**fields)
-  layout = layout or prediction_lines.Layout()
-  return prediction_lines.row_of(question, answer, layout)
+  layout = layout or prediction_records.Layout()
+  return prediction_records.prediction_record(source, answer, layout)
 
 
-def test_a_row_has_what_there_is_to_say():
-  assert _row(label="a", label_score=-0.123456789) == {
+def test_a_record_has_what_there_is_to_say():
+  assert _record(label="a", label_score=-0.123456789) == {
     "id": "q",
     "input": "in",
     "label": "a",
     "label_score": -0.12346,
   }
-  assert _row(error="no") == {"id": "q", "input": "in", "error": "no"}
+  assert _record(error="no") == {"id": "q", "input": "in", "error": "no"}
   alternatives = (Alternative(-1.0, "a"), Alternative(float("-inf"), "b"))
-  row = _row(
-    layout=prediction_lines.Layout(with_input=False),
+  record = _record(
+    layout=prediction_records.Layout(with_input=False),
     label="a",
     label_score=-1.0,
     truncated=True,
     alternatives=alternatives,
     gold=" a",
   )
-  assert row == {
+  assert record == {
     "id": "q",
     "label": "a",
     "label_score": -1.0,
@@ -232,30 +234,32 @@ def test_a_row_has_what_there_is_to_say():
     "correct": True,
     "truncated": True,
   }
-  assert list(row) == [name for name in prediction_lines.COLUMNS if name in row]
+  assert list(record) == [
+    name for name in prediction_records.COLUMNS if name in record
+  ]
 
 
 def test_keys_of_the_input_never_hide_an_answer():
   extra = {"label_score": 9, "original_label_score": 8, "x": None}
-  row = _row(extra=extra, label="a", label_score=-1.0)
-  assert row["label_score"] == -1.0
-  assert row["original_label_score"] == 9
-  assert row["original_original_label_score"] == 8
-  assert row["x"] is None
+  record = _record(extra=extra, label="a", label_score=-1.0)
+  assert record["label_score"] == -1.0
+  assert record["original_label_score"] == 9
+  assert record["original_original_label_score"] == 8
+  assert record["x"] is None
 
 
 def test_a_key_that_no_file_can_hold_costs_itself_only():
-  row = _row(extra={"x": float("nan")}, label="a", label_score=-1.0)
-  found = json.loads(prediction_lines.line_of(row))
+  record = _record(extra={"x": float("nan")}, label="a", label_score=-1.0)
+  found = json.loads(prediction_records.json_line(record))
   assert found["label"] == "a"
   assert "cannot be written" in found["error"]
-  row = _row(extra={"x": "\ud800"}, label="a", label_score=-1.0)
-  assert json.loads(prediction_lines.line_of(row))["label"] == "a"
+  record = _record(extra={"x": "\ud800"}, label="a", label_score=-1.0)
+  assert json.loads(prediction_records.json_line(record))["label"] == "a"
 
 
 # ---------------------------------------------------------------------- tables
 
-ROWS = [
+RECORDS = [
   {"id": "1", "x": 1, "label": "a", "label_scores": {"a": 0.5}, "n": 1 << 70},
   {"id": "2", "label": 'b,"\r\n', "label_score": -1.5, "y": "t", "n": 1},
   {"id": "3", "error": "no", "x": "one", "y": None, "correct": True},
@@ -265,7 +269,7 @@ ORDER = ["id", "label", "label_score", "label_scores", "correct", "error"]
 
 def _table(path):
   with FileOutput(str(path), MADE_OF) as output:
-    output.append(b"".join(map(prediction_lines.line_of, ROWS)))
+    output.append(b"".join(map(prediction_records.json_line, RECORDS)))
     output.finish()
 
 
@@ -302,10 +306,10 @@ def test_no_rows_make_an_empty_file(tmp_path, suffix):
   _predict(path, windows=0)
   assert path.exists()
   again = _predict(path, windows=0)
-  assert again.is_there
+  assert again.is_done
 
 
 def test_options_of_an_answer_are_json():
   # What a file is made of is compared as JSON has it.
-  options = predictions.PredictOptions(labels=("a", "b"))
+  options = PredictOptions(labels=("a", "b"))
   assert json.loads(json.dumps(options.labels)) == ["a", "b"]

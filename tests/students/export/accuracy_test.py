@@ -16,7 +16,7 @@ import pytest
 from dss_jax.cli import export_command
 from dss_jax.data.tokens import evaluations, tokenization
 from dss_jax.models.config import T5Config
-from dss_jax.students.export import checks, formats
+from dss_jax.students.export import answer_checks, formats
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow]
 
@@ -69,7 +69,7 @@ def test_set(taxonli):
 @pytest.fixture(scope="module")
 def labels(taxonli, test_set):
   """What the student says of each test input."""
-  outputs = checks.student_answers(taxonli)(test_set.inputs, 8).outputs
+  outputs = answer_checks.student_answers(taxonli)(test_set.inputs, 8).outputs
   return test_set.predictions([taxonli.vocabulary.decode(o) for o in outputs])
 
 
@@ -77,7 +77,7 @@ def _accuracy(test_set, predictions):
   return test_set.score(predictions)["accuracy"]
 
 
-def _export(taxonli, folder, name, options=formats.Options()):  # noqa: B008
+def _export(taxonli, folder, name, options=formats.ExportOptions()):  # noqa: B008
   label, rationale = export_command.export(
     taxonli,
     str(folder),
@@ -124,7 +124,7 @@ def test_ctranslate2_gives_the_same_labels(
   ctranslate2 = pytest.importorskip("ctranslate2")
   pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")
-  options = formats.Options(quantization=quantization)
+  options = formats.ExportOptions(quantization=quantization)
   _export(taxonli, tmp_path / "out", "ctranslate2", options)
   tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
   translator = ctranslate2.Translator(

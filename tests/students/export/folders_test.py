@@ -48,7 +48,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
 def test_an_earlier_export_is_replaced_only_when_asked(tmp_path):
   output = tmp_path / "out"
   _export(output, "old")
-  with pytest.raises(UserError, match="add --overwrite"):
+  with pytest.raises(UserError, match="set overwrite"):
     _export(output)
   _export(output, overwrite=True)
   assert (output / student_card.FILE).read_text() == "new"
@@ -102,12 +102,12 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path):
 def test_a_place_that_cannot_be_is_told_beforehand(tmp_path, monkeypatch):
   (tmp_path / "file").write_text("x")
   for path in ("file/out", "file/a/out"):
-    with pytest.raises(UserError, match="is not a folder that may be written"):
+    with pytest.raises(UserError, match="is not a writable folder"):
       folders.check_free(tmp_path / path, overwrite=False)
   (tmp_path / "empty").mkdir()
   monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
   for path in ("new", "a/new", "empty"):
-    with pytest.raises(UserError, match="is not a folder that may be written"):
+    with pytest.raises(UserError, match="is not a writable folder"):
       folders.check_free(tmp_path / path, overwrite=False)
 
 

@@ -72,7 +72,7 @@ def test_a_deeper_decoder_goes_without_the_cache(make_student):
   student = make_student(config, params={})
   assert huggingface.model_config(student)["use_cache"] is False
   assert huggingface.generation_config(student)["use_cache"] is False
-  assert "use_cache" in huggingface.usage(student, formats.Options())
+  assert "use_cache" in huggingface.usage(student, formats.ExportOptions())
 
 
 def _read(folder):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from dss_jax.students.export import checks, model_card
+from dss_jax.students.export import answer_checks, model_card
 
 ROW = {
   "task": "taxonli_label",
@@ -42,7 +42,7 @@ def _render(make_student, tmp_path, rows, agreements=(), **description):
 
 
 def test_it_tells_the_runs_figures(render):
-  agreement = checks.Agreement("label", 64, 64, 63)
+  agreement = answer_checks.Agreement("label", 64, 64, 63)
   card = render([ROW], [agreement], task="taxonli_dss", dataset="taxonli")
   for part in (
     "# mine",

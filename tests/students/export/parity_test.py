@@ -16,7 +16,7 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.cli import export_command
 from dss_jax.models.config import T5Config
-from dss_jax.students.export import checks, formats, huggingface
+from dss_jax.students.export import answer_checks, formats, huggingface
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow]
 
@@ -76,7 +76,7 @@ def _export(student, output, name, options=None, **more):
     str(output),
     name,
     form,
-    options or formats.Options(),
+    options or formats.ExportOptions(),
     **{"count": COUNT, **more},
   )
 
@@ -108,8 +108,8 @@ def test_outputs_and_probabilities_are_the_students(
   assert agreement.outputs == agreement.labels == COUNT
   assert agreement.score_difference is not None
   assert agreement.score_difference < 1e-3
-  ours = checks.student_answers(student)
-  inputs = checks.questions(student, COUNT)[0].inputs
+  ours = answer_checks.student_answers(student)
+  inputs = answer_checks.questions(student, COUNT)[0].inputs
   distinct = {token for out in ours(inputs, 12).outputs for token in out}
   assert len(distinct) >= 8
   left = sorted(path.name for path in tmp_path.iterdir())
@@ -170,7 +170,7 @@ def _always_scaled(get_model_spec):
 def test_int8_is_smaller_and_reports_its_agreement(student_of, tmp_path):
   _need("ctranslate2")
   student = student_of("t5_1_1")
-  options = formats.Options(quantization="int8")
+  options = formats.ExportOptions(quantization="int8")
   _export(student, tmp_path / "float", "ctranslate2")
   (agreement,) = _export(
     student, tmp_path / "int8", "ctranslate2", options, least=0.0
@@ -203,10 +203,10 @@ def test_a_program_runs_in_a_process_without_us(
 ):
   _need("stablehlo")
   student = student_of(family)
-  options = formats.Options(num_beams=num_beams)
+  options = formats.ExportOptions(num_beams=num_beams)
   folder = tmp_path / "out"
   _export(student, folder, "stablehlo", options)
-  inputs = checks.questions(student, 5)[0].inputs
+  inputs = answer_checks.questions(student, 5)[0].inputs
   program = _FRESH.format(folder=str(folder), inputs=json.dumps(inputs))
   done = subprocess.run(
     [sys.executable, "-I", "-c", program],
@@ -216,7 +216,7 @@ def test_a_program_runs_in_a_process_without_us(
     check=True,
   )
   one, all_ = json.loads(done.stdout)
-  answers = checks.student_answers(student, num_beams)(inputs, 12)
+  answers = answer_checks.student_answers(student, num_beams)(inputs, 12)
   assert all_[0] == answers.outputs
   assert answers.scores is not None
   np.testing.assert_allclose(all_[1], answers.scores, atol=1e-4)

@@ -16,8 +16,9 @@ pytest.importorskip("fastapi")
 
 from dss_jax.students.serving import app as app_lib  # noqa: E402
 from dss_jax.students.serving import batching  # noqa: E402
-from dss_jax.students.serving.service import ModelCard, Service  # noqa: E402
+from dss_jax.students.serving.app import Service  # noqa: E402
 from dss_jax.students.serving.settings import ServeSettings  # noqa: E402
+from dss_jax.students.serving.student_backend import ModelCard  # noqa: E402
 
 TOKEN = "0123456789abcdef"
 CARD = ModelCard(
@@ -112,9 +113,9 @@ def test_predictions_come_in_order_with_what_was_asked_for():
         "truncated": False,
       }
     ]
-    told = (await client.get("/v1/model")).json()
-    assert told["labels"] == ["yes", "no"]
-    assert told["limits"]["items"] == 64
+    reply = (await client.get("/v1/model")).json()
+    assert reply["labels"] == ["yes", "no"]
+    assert reply["limits"]["items"] == 64
 
   _run(test)
 
@@ -253,11 +254,11 @@ def test_what_is_wrong_is_told_in_one_line():
   async def test(client, service):
     for body, status, reason in cases:
       answer = await client.post("/v1/predict", content=body, headers=JSON)
-      told = answer.json()["error"]
+      reply = answer.json()["error"]
       assert answer.status_code == status, body[:99]
-      assert re.search(reason, told), body[:99]
-      assert len(told) < 300
-      assert told.isprintable()
+      assert re.search(reason, reply), body[:99]
+      assert len(reply) < 300
+      assert reply.isprintable()
 
   _run(test)
 

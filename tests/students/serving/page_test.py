@@ -116,14 +116,14 @@ def test_the_command_shown_asks_the_same(page, address):
   _until(page, "model !== null")
   _type(page, "input", HOSTILE)
   command = page.js("byId('curl').textContent")
-  told = subprocess.run(
+  reply = subprocess.run(
     ["bash", "-c", command], capture_output=True, text=True, check=True
   )
   page.js("byId('send').click()")
   _until(page, "!byId('prediction').hidden")
   assert page.js("byId('label').textContent") == HOSTILE[::-1]
 
-  assert json.loads(told.stdout)["predictions"][0]["label"] == HOSTILE[::-1]
+  assert json.loads(reply.stdout)["predictions"][0]["label"] == HOSTILE[::-1]
 
 
 def test_hostile_texts_stay_texts(page, address):
@@ -170,10 +170,10 @@ def test_a_server_with_a_token(page):
     page.open(f"{address}/")
     _until(page, "byId('health').textContent === 'ready'")
     assert _shown(page, "token-field") == "Token"
-    for token, told in (("wrong", "401"), (TOKEN, "")):
+    for token, reply in (("wrong", "401"), (TOKEN, "")):
       _type(page, "token", token)
       page.js("byId('token').blur()")
-      if told:
+      if reply:
         _until(page, "byId('error').textContent.startsWith('401')")
       else:
         _until(page, "byId('name').textContent === 'echo'")

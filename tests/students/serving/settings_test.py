@@ -29,12 +29,16 @@ TOKEN = "0123456789abcdef"
   ],
 )
 def test_numbers_out_of_range_are_named(field, value):
-  with pytest.raises(UserError, match=f"--{field}={value} .*from .* to"):
+  message = f"{field} is {value}; it must be from .* to"
+  with pytest.raises(UserError, match=message) as error:
     ServeSettings(**{field: value})
+  assert error.value.fields == (f"ServeSettings.{field}",)
 
 
 def test_a_request_must_be_able_to_wait():
-  with pytest.raises(UserError, match=r"--max_items=9 exceeds --max_queue=8"):
+  with pytest.raises(
+    UserError, match=r"max_items is 9, more than max_queue, which is 8"
+  ):
     ServeSettings(max_items=9, max_queue=8)
 
 

@@ -148,14 +148,14 @@ byId("input").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) predict(event);
 });
 byId("copy").addEventListener("click", async () => {
-  let told = "Copied";
+  let text = "Copied";
   try {
     await navigator.clipboard.writeText(byId("curl").textContent);
   } catch {
     getSelection().selectAllChildren(byId("curl"));
-    told = "Selected: press Ctrl C";
+    text = "Selected: press Ctrl C";
   }
-  byId("copy").textContent = told;
+  byId("copy").textContent = text;
   setTimeout(() => { byId("copy").textContent = "Copy"; }, 2000);
 });
 byId("metrics-link").hidden = tokenIsNeeded;

@@ -1,20 +1,19 @@
-"""A student as the server's backend."""
+"""A student as the server's backend, and what the server says about it."""
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from dss_jax.base.errors import UserError
+from dss_jax.students.predict_options import OUTPUTS, PredictOptions
 from dss_jax.students.predictions import (
   PredictInput,
   Prediction,
-  PredictOptions,
   writes_rationale,
 )
-from dss_jax.students.serving.service import OUTPUTS, ModelCard
 
 if TYPE_CHECKING:
   from dss_jax.students.predictor import Predictor
@@ -25,11 +24,33 @@ _EXAMPLES = {
 }
 
 
-class StudentBackend:
-  """Answers with a student's predictors, one for each kind of decoding.
+@dataclasses.dataclass(frozen=True)
+class ModelCard:
+  """What the server says about its model.
 
-  A student that writes label and rationale in one text is asked once for
-  both; another one is asked for what is wanted only.
+  Attributes:
+    name: a few words.
+    outputs: what requests may ask for, a part of OUTPUTS.
+    labels: the closed set of labels; None for free text.
+    facts: further JSON values, such as the step and the dataset.
+    example: an input to try.
+  """
+
+  name: str
+  outputs: tuple[str, ...] = ("label",)
+  labels: tuple[str, ...] | None = None
+  facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  example: str = ""
+
+  def to_dict(self) -> dict[str, Any]:
+    return {"name": self.name, **self.facts}
+
+
+class StudentBackend:
+  """Answers with a student's predictors, one for each kind of text.
+
+  A student that writes label and rationale in one text is always asked for
+  both; any other student is asked only for what is wanted.
   """
 
   def __init__(
@@ -44,17 +65,17 @@ class StudentBackend:
     """Compiles nothing yet.
 
     Args:
-      student: whom to ask.
-      outputs: what requests may ask for, of OUTPUTS.
-      options: how; its outputs do not matter.
-      batch_sizes: numbers of inputs that are computed together; a call that
-        has fewer takes the next larger one.
-      lengths: numbers of tokens of an input; likewise. None takes the
-        predictor's own.
-      say: told what is being warmed up.
+      student: the student.
+      outputs: what requests may ask for, a part of OUTPUTS.
+      options: how answers are found; its outputs do not matter.
+      batch_sizes: numbers of inputs that are computed together; a call takes
+        the smallest that holds it.
+      lengths: lengths in tokens that inputs are padded to; None takes the
+        predictor's default.
+      say: called with a line about what is being warmed up.
 
     Raises:
-      UserError: the student cannot be asked so.
+      UserError: if the student cannot be asked in this way.
     """
     from dss_jax.students.predictor import Predictor
 
@@ -67,17 +88,18 @@ class StudentBackend:
     for kind in kinds:
       asked = dataclasses.replace(options, outputs=kind)
       if "label" in outputs and "label" not in kind:
-        asked = dataclasses.replace(asked, labels=None)  # of the others
+        asked = dataclasses.replace(asked, labels=None)  # for the other kind
       predictor = Predictor(student, asked, batch_sizes, lengths=lengths)
       if predictor.needs_rationale:
         raise UserError(
-          "--model_dir: this student reads a rationale beside its input, which"
-          " requests do not bring; ask it with `dss-jax infer`"
+          "this student reads a rationale next to its input, which requests do"
+          " not bring; ask it with `dss-jax infer`",
+          fields="model_dir",
         )
       self._predictors[kind] = predictor
 
   def warm_up(self) -> None:
-    """Compiles all that requests can ask for."""
+    """Compiles everything that requests can ask for."""
     for kind, predictor in self._predictors.items():
       sizes = ", ".join(map(str, predictor.batch_sizes))
       lengths = ", ".join(map(str, predictor.lengths))
@@ -89,18 +111,18 @@ class StudentBackend:
   def predict(
     self, inputs: Sequence[str], outputs: tuple[str, ...]
   ) -> list[Prediction]:
-    """One prediction for each input, with at least the outputs wanted."""
-    asked = [PredictInput(text) for text in inputs]
+    """Returns one prediction for each input, with at least `outputs`."""
+    items = [PredictInput(text) for text in inputs]
     found: list[Prediction] = []
     for kind, predictor in self._predictors.items():
       if set(kind) & set(outputs):
-        more = predictor.predict(asked)
+        more = predictor.predict(items)
         found = [_merged(*both) for both in zip(found, more)] or list(more)
     return found
 
 
 def _merged(first: Prediction, second: Prediction) -> Prediction:
-  """The label of one and the rationale of the other."""
+  """The label of the first prediction and the rationale of the second."""
   return dataclasses.replace(
     first,
     rationale=second.rationale,
@@ -113,7 +135,7 @@ def _merged(first: Prediction, second: Prediction) -> Prediction:
 def declared_batch_sizes(max_batch: int) -> list[int]:
   """Numbers of inputs that are computed together, ascending.
 
-  One alone is answered soon; a few do not cost what many do.
+  A single input is answered soon; a few do not cost as much as many.
   """
   return sorted({1, max(max_batch // 4, 1), max_batch})
 
@@ -124,22 +146,23 @@ def offered_outputs(
   """What requests may ask a student for.
 
   Args:
-    student: whom.
-    wanted: of OUTPUTS; None for all that the student was taught.
+    student: the student.
+    wanted: a part of OUTPUTS; None for all that the student was taught.
 
   Raises:
-    UserError: it was not taught one of those wanted.
+    UserError: if the student was not taught one of the wanted outputs.
   """
-  knows = {
+  writes = {
     "label": any(task.uses_label for task in student.subtasks),
     "rationale": any(map(writes_rationale, student.subtasks)),
   }
-  offered = tuple(name for name in OUTPUTS if knows[name])
+  offered = tuple(name for name in OUTPUTS if writes[name])
   for name in wanted or ():
     if name not in offered:
       raise UserError(
-        f"--outputs has {name!r}, which this student was not taught; allowed:"
-        f" {', '.join(offered)}"
+        f"outputs has {name!r}, which this student was not taught; it must be"
+        f" among {', '.join(offered)}",
+        fields="outputs",
       )
   return offered if wanted is None else tuple(n for n in OUTPUTS if n in wanted)
 
@@ -147,15 +170,14 @@ def offered_outputs(
 def card_of(
   student: Student, outputs: tuple[str, ...], labels: Sequence[str] | None
 ) -> ModelCard:
-  """What is told of a student: not where on this machine it lies."""
-  told = student.description
-  source = pathlib.PurePath(str(told.get("source") or "student"))
+  """What the server says about a student: not where its files are."""
+  description = student.description
+  source = pathlib.PurePath(str(description.get("source") or "student"))
   names = ("step", "task", "dataset")
-  known = student.labels if labels is None else tuple(labels)
   return ModelCard(
     name=source.name or "student",
     outputs=outputs,
-    labels=known,
-    facts={n: told[n] for n in names if told.get(n) is not None},
-    example=_EXAMPLES.get(str(told.get("dataset")), ""),
+    labels=student.labels if labels is None else tuple(labels),
+    facts={n: description[n] for n in names if description.get(n) is not None},
+    example=_EXAMPLES.get(str(description.get("dataset")), ""),
   )

@@ -1,8 +1,8 @@
-"""What a student's programs make of token ids: texts, or chosen labels.
+"""Finds the texts that a student writes: any text, or one of known labels.
 
-Each works in declared shapes, a number of inputs by a number of tokens, that
-are compiled once: short inputs go to short rows, so that none is padded to the
-longest.
+Inputs are padded to declared shapes (a number of inputs by a number of tokens)
+that are compiled once; short inputs take short shapes, so that none is padded
+to the longest.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from dss_jax.models.decoding.generation import Decoded, DecodeOptions
 from dss_jax.students.student import Student
 from dss_jax.vocabularies import EOS_ID
 
-# Prefixes of all labels together that one pass of the decoder may hold. Larger
-# sets are searched.
+# The most prefixes of all labels together that one pass of the decoder scores.
+# Larger sets of labels are searched.
 MAX_SCORED_PREFIXES = 512
 # Beams of that search.
 _NUM_BEAMS = 4
@@ -35,35 +35,71 @@ _NUM_BEAMS = 4
 _IN_FLIGHT = 2
 
 
-class Written(NamedTuple):
+class ScoredText(NamedTuple):
   """A text and its log-probability, its end included."""
 
   text: str
   log_prob: float
 
 
-class Program(Protocol):
-  """Texts for inputs, the best first.
+class TextGenerator(Protocol):
+  """Finds texts for inputs, the best first.
 
   Attributes:
-    exhaustive: whether all texts that there could be are told of.
+    exhaustive: whether the texts of an input are all that are possible.
   """
 
   exhaustive: bool
 
   def declare(self, lengths: Sequence[int], batch_sizes: Sequence[int]) -> None:
-    """Declares the shapes of the calls to come; both ascending."""
+    """Declares the shapes of the calls to come; both ascend."""
     ...
 
   def __call__(
     self, inputs: Sequence[Sequence[int]], *, seed: int
-  ) -> list[list[Written]]:
-    """The texts of each input, of which there is one at least."""
+  ) -> list[list[ScoredText]]:
+    """Returns the texts of each input, at least one."""
     ...
 
 
-class Writer:
-  """Writes freely, or one of a large set of labels."""
+class LabelSet:
+  """A closed set of labels, as tokens of a vocabulary.
+
+  Attributes:
+    texts: the labels.
+    tokens: the ids of each label, without the end id.
+    of_tokens: the label of given ids.
+  """
+
+  def __init__(self, student: Student, texts: Sequence[str]):
+    """Raises UserError for labels that the student cannot tell apart."""
+    self.texts = tuple(texts)
+    self.tokens = [student.vocabulary.encode(text) for text in self.texts]
+    self.of_tokens: dict[tuple[int, ...], str] = {}
+    for text, ids in zip(self.texts, self.tokens, strict=True):
+      if not ids or EOS_ID in ids or student.vocabulary.unk_id in ids:
+        raise UserError(
+          f"labels has {text!r}, which the student's vocabulary cannot write;"
+          " give labels that it can write, or set constrain to off",
+          fields=("PredictOptions.labels", "PredictOptions.constrain"),
+        )
+      other = self.of_tokens.setdefault(tuple(ids), text)
+      if other != text:
+        raise UserError(
+          f"labels has {other!r} and {text!r}, which are the same to the"
+          " student's vocabulary; leave one out",
+          fields="PredictOptions.labels",
+        )
+
+  @property
+  def num_prefixes(self) -> int:
+    return len(
+      {tuple(ids[:k]) for ids in self.tokens for k in range(len(ids) + 1)}
+    )
+
+
+class FreeTextGenerator:
+  """Decodes any text, or one of a large set of labels."""
 
   exhaustive = False
 
@@ -74,16 +110,16 @@ class Writer:
     max_length: int,
     *,
     batch_size: int,
-    labels: Labels | None = None,
+    labels: LabelSet | None = None,
   ):
     """Compiles nothing yet.
 
     Args:
-      student: who writes.
-      options: how.
+      student: the student that writes.
+      options: how texts are found.
       max_length: of a text, in tokens, end id included.
-      batch_size: inputs decoded together at most.
-      labels: the texts there are; None for any.
+      batch_size: the most inputs decoded together.
+      labels: the only texts allowed; None for any text.
     """
     self._student = student
     self._options = options
@@ -101,7 +137,7 @@ class Writer:
 
   def __call__(
     self, inputs: Sequence[Sequence[int]], *, seed: int
-  ) -> list[list[Written]]:
+  ) -> list[list[ScoredText]]:
     decoded = self._generator.decode(
       self._student.params,
       inputs,
@@ -109,28 +145,28 @@ class Writer:
       seed=seed,
       constrain=self._trie,
     )
-    return [[self._written(each) for each in outputs] for outputs in decoded]
+    return [[self._scored(o) for o in outputs] for outputs in decoded]
 
-  def _written(self, output: Decoded) -> Written:
+  def _scored(self, output: Decoded) -> ScoredText:
     if self._labels is None:
       text = self._student.vocabulary.decode(output.tokens)
     else:
       text = self._labels.of_tokens[tuple(output.tokens)]
-    return Written(text, log_prob(output, self._options))
+    return ScoredText(text, log_prob(output, self._options))
 
 
-class Chooser:
-  """Chooses among all labels, by the probability of each."""
+class LabelScorer:
+  """Scores all labels of a small set in one pass of the decoder."""
 
   exhaustive = True
 
-  def __init__(self, student: Student, labels: Labels, *, batch_size: int):
+  def __init__(self, student: Student, labels: LabelSet, *, batch_size: int):
     """Compiles nothing yet.
 
     Args:
-      student: who is asked.
-      labels: all there are.
-      batch_size: inputs looked at together at most.
+      student: the student that is asked.
+      labels: all labels.
+      batch_size: the most inputs scored together.
     """
     self._student = student
     self._labels = labels.texts
@@ -148,15 +184,15 @@ class Chooser:
 
   def __call__(
     self, inputs: Sequence[Sequence[int]], *, seed: int
-  ) -> list[list[Written]]:
+  ) -> list[list[ScoredText]]:
     del seed
-    found: list[list[Written]] = [[] for _ in inputs]
+    found: list[list[ScoredText]] = [[] for _ in inputs]
     waiting: collections.deque[tuple[np.ndarray, jax.Array]]
     waiting = collections.deque()
 
     def collect() -> None:
       index, scores = waiting.popleft()
-      log_probs = partitioning.to_host(scores)
+      log_probs = partitioning.to_host(scores)  # [batch, labels]
       for row, position in enumerate(index.tolist()):
         if position >= 0:
           found[position] = self._ranked(log_probs[row])
@@ -181,68 +217,36 @@ class Chooser:
         collect()
     return found
 
-  def _ranked(self, log_probs: np.ndarray) -> list[Written]:
+  def _ranked(self, log_probs: np.ndarray) -> list[ScoredText]:
     order = np.argsort(-log_probs, kind="stable")
-    return [Written(self._labels[i], float(log_probs[i])) for i in order]
+    return [ScoredText(self._labels[i], float(log_probs[i])) for i in order]
 
 
-class Labels:
-  """A closed set of labels, as tokens of a vocabulary.
-
-  Attributes:
-    texts: the labels.
-    tokens: their ids, without the end id.
-    of_tokens: the label of given ids.
-  """
-
-  def __init__(self, student: Student, texts: Sequence[str]):
-    """Raises UserError for labels that the student cannot tell apart."""
-    self.texts = tuple(texts)
-    self.tokens = [student.vocabulary.encode(text) for text in self.texts]
-    self.of_tokens: dict[tuple[int, ...], str] = {}
-    for text, ids in zip(self.texts, self.tokens, strict=True):
-      if not ids or EOS_ID in ids or student.vocabulary.unk_id in ids:
-        raise UserError(
-          f"--labels: the student's vocabulary cannot write {text!r}; give"
-          " labels that it can, or --constrain=off"
-        )
-      other = self.of_tokens.setdefault(tuple(ids), text)
-      if other != text:
-        raise UserError(
-          f"--labels: {other!r} and {text!r} are the same to the student's"
-          " vocabulary; leave one out"
-        )
-
-  @property
-  def num_prefixes(self) -> int:
-    return len(
-      {tuple(ids[:k]) for ids in self.tokens for k in range(len(ids) + 1)}
-    )
-
-
-def label_program(
-  student: Student, labels: Labels, *, num_best: int, batch_size: int
-) -> Program:
-  """A program that predicts one of a closed set of labels."""
+def label_generator(
+  student: Student, labels: LabelSet, *, num_best: int, batch_size: int
+) -> TextGenerator:
+  """A generator that predicts one of a closed set of labels."""
   if labels.num_prefixes <= MAX_SCORED_PREFIXES:
-    return Chooser(student, labels, batch_size=batch_size)
+    return LabelScorer(student, labels, batch_size=batch_size)
   options = DecodeOptions(
     strategy="beam",
     num_beams=max(_NUM_BEAMS, num_best),
     num_return=num_best,
     length_penalty=0.0,
   )
-  return Writer(student, options, 0, batch_size=batch_size, labels=labels)
+  return FreeTextGenerator(
+    student, options, 0, batch_size=batch_size, labels=labels
+  )
 
 
 def log_prob(output: Decoded, options: DecodeOptions) -> float:
-  """An output's log-probability, without what beam search makes of it."""
+  """An output's log-probability, without the length penalty of beam search."""
   length = len(output.tokens) + output.ended
   if options.strategy != "beam" or not length:
     return output.score
   penalty = options.length_penalty
   if options.convention == "huggingface":
     return output.score * length ** (1.0 if penalty is None else penalty)
-  # What did not come to an end is scored as it is: see `beam_search`.
+  # Outputs that did not end have no penalty: see `beam_search`.
   alpha = (0.6 if penalty is None else penalty) if output.ended else 0.0
   return output.score * ((5.0 + length) / 6.0) ** alpha

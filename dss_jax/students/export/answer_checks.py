@@ -1,4 +1,4 @@
-"""Does what was exported answer as the student does?
+"""Checks that an exported student answers as the student does.
 
 The student's own greedy outputs are compared with those of the program that
 the export is for: token for token, label for label, and their log-probabilities
@@ -26,10 +26,11 @@ from dss_jax.models.decoding import generation
 from dss_jax.students.student import Student
 
 BATCH_SIZE = 32
-DEFAULT_OUTPUT_TOKENS = 128  # of students whose targets have no stated length
+# Tokens of the longest output, if the length of targets is not known.
+DEFAULT_OUTPUT_TOKENS = 128
 
-# Log-probabilities may differ by float32's rounding: nats a sequence, and nats
-# a token. Unscaled logits are off by nats a token.
+# Rounding in float32 may change log-probabilities by this many nats for each
+# sequence and for each token. Unscaled logits change them by nats for each token.
 _SCORE_TOLERANCE = 0.01
 _SCORE_TOLERANCE_PER_TOKEN = 0.005
 
@@ -40,8 +41,8 @@ class Questions:
 
   Attributes:
     subtask: what is asked.
-    inputs: token ids of each, end id included.
-    evaluation: the dataset's targets and metric, where there is one.
+    inputs: token ids of each input, end id included.
+    evaluation: the dataset's targets and metric, if there is a dataset.
   """
 
   subtask: subtasks.SubTask
@@ -54,9 +55,9 @@ class Answers:
   """Greedy outputs.
 
   Attributes:
-    outputs: token ids of each, cut before the end id.
-    scores: their log-probabilities, end id included where it was written; None
-      where a program does not tell.
+    outputs: token ids of each output, cut before the end id.
+    scores: [outputs] float32, their log-probabilities in nats, end id included
+      if it was written; None if a program has none.
   """
 
   outputs: list[list[int]]
@@ -65,6 +66,10 @@ class Answers:
 
 # (inputs, longest output in tokens) -> answers
 Answer = Callable[[Sequence[Sequence[int]], int], Answers]
+# See `answer_in_batches`.
+DecodeBatch = Callable[
+  [np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,15 +77,15 @@ class Agreement:
   """How an exported student's answers compare with the student's own.
 
   Attributes:
-    subtask: its name.
-    count: inputs asked.
+    subtask: name of the sub-task.
+    count: number of inputs.
     outputs: how many outputs are the same, token for token.
-    labels: how many labels are; None for sub-tasks that write none.
+    labels: how many labels are the same; None for sub-tasks without labels.
     score_difference: largest difference of the log-probabilities of equal
-      outputs, in nats; None where it cannot be told.
-    accuracy: the student's and the exported one's share of correct labels;
-      None without targets.
-    from_dataset: whether the inputs are a dataset's, not random tokens.
+      outputs, in nats; None if it is not known.
+    accuracy: share of correct labels of the student and of the exported
+      student; None without targets.
+    from_dataset: whether the inputs come from a dataset; else they are random.
   """
 
   subtask: str
@@ -93,7 +98,7 @@ class Agreement:
 
   @property
   def share(self) -> float:
-    """What must agree: the labels, or else the outputs."""
+    """The share that must agree: of labels, or else of outputs."""
     same = self.outputs if self.labels is None else self.labels
     return same / max(self.count, 1)
 
@@ -111,7 +116,7 @@ class Agreement:
 
 
 def output_tokens(student: Student) -> int:
-  """The longest output to ask for: as long as the longest target trained on."""
+  """Tokens of the longest output: as many as the longest target in training."""
   return student.feature_lengths.get("targets") or DEFAULT_OUTPUT_TOKENS
 
 
@@ -122,7 +127,8 @@ def check_finite(student: Student) -> None:
       name = "/".join(str(getattr(key, "key", key)) for key in path)
       raise UserError(
         f"the student's parameter {name} holds values that are not finite"
-        " numbers: choose an earlier --checkpoint"
+        " numbers: choose an earlier checkpoint",
+        fields="checkpoint",
       )
 
 
@@ -131,7 +137,7 @@ def questions(
 ) -> list[Questions]:
   """Up to `count` inputs of each sub-task: the dataset's test inputs.
 
-  Where there is no dataset, or its files are not here, random tokens.
+  Without a dataset, or if its files are missing, they are random tokens.
   """
   found: dict[str, evaluations.Evaluation] = {}
   task = student.description.get("task")
@@ -146,7 +152,7 @@ def questions(
         student.feature_lengths,
       )
       found = evaluations.build_evaluations(source, max_examples=count)
-    except (UserError, OSError):  # no data here: no reason not to export
+    except (UserError, OSError):  # a student without data can be exported
       found = {}
   result = [
     Questions(subtask, evaluation.inputs, evaluation)
@@ -174,11 +180,11 @@ def _random_inputs(student: Student, count: int) -> list[list[int]]:
 def student_answers(
   student: Student, num_beams: int = 1, *, own_dtype: bool = False
 ) -> Answer:
-  """The student's own answers, greedy or by beam.
+  """Returns a function that answers with the student itself.
 
   Args:
-    student: who is asked.
-    num_beams: 1 is greedy.
+    student: the student.
+    num_beams: width of the beam search; 1 is greedy.
     own_dtype: compute in the student's dtype; else in float32.
   """
   config = student.model.config
@@ -194,7 +200,7 @@ def student_answers(
   )
 
   def answer(inputs: Sequence[Sequence[int]], longest: int) -> Answers:
-    # Else TPUs and GPUs round the factors of products to fewer bits.
+    # By default, TPUs and GPUs round the factors of products to fewer bits.
     precision = None if own_dtype else "highest"
     with jax.default_matmul_precision(precision):
       outputs, scores = generator(
@@ -212,19 +218,35 @@ def decode_options(num_beams: int) -> generation.DecodeOptions:
   return generation.DecodeOptions(strategy="beam", num_beams=num_beams)
 
 
-def batches(
-  inputs: Sequence[Sequence[int]], size: int = BATCH_SIZE
-) -> list[tuple[list[int], np.ndarray]]:
-  """Inputs of similar lengths, padded: (their positions, [batch, length])."""
-  order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
-  result = []
-  for start in range(0, len(order), size):
-    index = order[start : start + size]
-    tokens = np.zeros((len(index), len(inputs[index[-1]])), np.int64)
-    for row, i in enumerate(index):
-      tokens[row, : len(inputs[i])] = inputs[i]
-    result.append((index, tokens))
-  return result
+def answer_in_batches(decode: DecodeBatch) -> Answer:
+  """Returns a function that answers inputs of similar lengths together.
+
+  Args:
+    decode: takes padded inputs, [batch, length] int64, a mask of the same
+      shape that is 1 where there is no padding, and the longest output in
+      tokens; returns tokens, [batch, at most the longest output] int, and
+      log-probabilities, [batch] float.
+  """
+
+  def answer(inputs: Sequence[Sequence[int]], longest: int) -> Answers:
+    outputs: list[list[int]] = [[] for _ in inputs]
+    scores = np.zeros(len(inputs), np.float32)
+    order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
+    for start in range(0, len(order), BATCH_SIZE):
+      positions = order[start : start + BATCH_SIZE]
+      tokens = np.zeros((len(positions), len(inputs[positions[-1]])), np.int64)
+      mask = np.zeros_like(tokens)
+      for row, position in enumerate(positions):
+        length = len(inputs[position])
+        tokens[row, :length] = inputs[position]
+        mask[row, :length] = 1
+      found, log_probs = decode(tokens, mask, longest)
+      for row, position in enumerate(positions):
+        outputs[position] = until_end(found[row].tolist())
+        scores[position] = log_probs[row]
+    return Answers(outputs, scores)
+
+  return answer
 
 
 def until_end(tokens: Sequence[int]) -> list[int]:
@@ -247,18 +269,18 @@ def compare(
     difference = float(np.abs(ours.scores - theirs.scores)[same].max())
   labels, accuracy = None, None
   if asked.subtask.uses_label:
-    ours_said, theirs_said = (
+    our_labels, their_labels = (
       [
         subtasks.extract_label(
-          asked.subtask, student.vocabulary.decode(each), student.options
+          asked.subtask, student.vocabulary.decode(output), student.options
         )
-        for each in answers.outputs
+        for output in answers.outputs
       ]
       for answers in (ours, theirs)
     )
-    labels = sum(a == b for a, b in zip(ours_said, theirs_said, strict=True))
+    labels = sum(a == b for a, b in zip(our_labels, their_labels, strict=True))
     if asked.evaluation is not None:
-      right = [asked.evaluation.correct(x) for x in (ours_said, theirs_said)]
+      right = [asked.evaluation.correct(x) for x in (our_labels, their_labels)]
       if right[0] is not None and right[1] is not None:
         accuracy = (float(np.mean(right[0])), float(np.mean(right[1])))
   return Agreement(
@@ -275,19 +297,20 @@ def compare(
 def check(
   agreement: Agreement, *, least: float, exact: bool, longest: int
 ) -> None:
-  """Raises UserError for an exported student that answers otherwise.
+  """Raises UserError for an exported student that answers differently.
 
   Args:
-    agreement: what was found.
+    agreement: the result of `compare`.
     least: the share that must agree.
     exact: whether log-probabilities must agree as well.
     longest: tokens of the longest output.
   """
   if agreement.share < least:
     raise UserError(
-      f"the exported student answers otherwise ({agreement}); at least"
+      f"the exported student answers differently ({agreement}); at least"
       f" {least:.0%} must be identical, so nothing was written: lower"
-      " --min_agreement to have it all the same"
+      " min_agreement to accept it",
+      fields="min_agreement",
     )
   tolerance = _SCORE_TOLERANCE + _SCORE_TOLERANCE_PER_TOKEN * longest
   difference = agreement.score_difference
@@ -295,5 +318,6 @@ def check(
     raise UserError(
       f"the exported student's log-probabilities are off ({agreement}); at"
       f" most {tolerance:.2f} nats are rounding, so nothing was written: set"
-      " --check=0 to have it all the same"
+      " check to 0 to accept it",
+      fields="check",
     )

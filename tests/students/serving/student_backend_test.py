@@ -19,10 +19,11 @@ from dss_jax.base.errors import UserError  # noqa: E402
 from dss_jax.cli import serve_command  # noqa: E402
 from dss_jax.data.pairs import subtasks  # noqa: E402
 from dss_jax.models import encoder_decoder  # noqa: E402
-from dss_jax.students.predictions import PredictInput, PredictOptions  # noqa: E402
+from dss_jax.students.predict_options import PredictOptions  # noqa: E402
+from dss_jax.students.predictions import PredictInput  # noqa: E402
 from dss_jax.students.predictor import Predictor  # noqa: E402
-from dss_jax.students.serving import app, backends, server  # noqa: E402
-from dss_jax.students.serving.service import Service  # noqa: E402
+from dss_jax.students.serving import app, server, student_backend  # noqa: E402
+from dss_jax.students.serving.app import Service  # noqa: E402
 from dss_jax.students.serving.settings import ServeSettings  # noqa: E402
 from dss_jax.students.student import Student  # noqa: E402
 
@@ -54,11 +55,11 @@ INPUTS = [
 @pytest.mark.parametrize("method", ["dss", "rationale_then_label"])
 def test_answers_are_those_of_the_predictor(method):
   student = _student(method)
-  outputs = backends.offered_outputs(student)
+  outputs = student_backend.offered_outputs(student)
   assert outputs == ("label", "rationale")
-  sizes = backends.declared_batch_sizes(4)
+  sizes = student_backend.declared_batch_sizes(4)
   assert sizes == [1, 4]
-  backend = backends.StudentBackend(
+  backend = student_backend.StudentBackend(
     student, outputs, PredictOptions(), sizes, [24]
   )
   alone = Predictor(
@@ -70,7 +71,7 @@ def test_answers_are_those_of_the_predictor(method):
     ready = asyncio.Event()
     service = Service(
       backend,
-      backends.card_of(student, outputs, None),
+      student_backend.card_of(student, outputs, None),
       ServeSettings(max_batch=4, timeout_s=300.0),
       on_ready=ready.set,
     )
@@ -94,15 +95,15 @@ def test_answers_are_those_of_the_predictor(method):
   both, label, rationale = asyncio.run(run())
   assert both["model"] == {"name": "my_run", "step": 7}
   for i, prediction in enumerate(expected):
-    told = both["predictions"][i]
-    assert told["label"] == prediction.label
-    assert told["label_score"] == pytest.approx(
+    reply = both["predictions"][i]
+    assert reply["label"] == prediction.label
+    assert reply["label_score"] == pytest.approx(
       prediction.label_score, abs=1e-5
     )
-    assert told["rationale"] == prediction.rationale
-    assert told["truncated"] == prediction.truncated == (i == 2)
+    assert reply["rationale"] == prediction.rationale
+    assert reply["truncated"] == prediction.truncated == (i == 2)
     if prediction.label_scores is not None:
-      assert told["label_scores"] == pytest.approx(
+      assert reply["label_scores"] == pytest.approx(
         dict(prediction.label_scores), abs=1e-5
       )
     assert label["predictions"][i]["label"] == prediction.label
@@ -125,26 +126,28 @@ def test_labels_are_for_what_writes_labels():
   options = PredictOptions(labels=("neutral", "entailment"))
   student = _untrained("dss")
   for outputs in (("label", "rationale"), ("label",)):
-    backends.StudentBackend(student, outputs, options, [1])
-  with pytest.raises(UserError, match="for --outputs=label"):
-    backends.StudentBackend(student, ("rationale",), options, [1])
+    student_backend.StudentBackend(student, outputs, options, [1])
+  with pytest.raises(UserError, match="outputs does not have label"):
+    student_backend.StudentBackend(student, ("rationale",), options, [1])
 
 
 def test_a_student_that_reads_a_rationale_cannot_be_served():
   student = _untrained("rationale_as_input")
   with pytest.raises(UserError, match=r"reads a rationale .* `dss-jax infer`"):
-    backends.StudentBackend(student, ("label",), PredictOptions(), [1])
+    student_backend.StudentBackend(student, ("label",), PredictOptions(), [1])
 
 
 def test_what_a_student_was_not_taught_cannot_be_offered():
   student = Student(model=None, params=None, vocabulary=None)  # type: ignore[arg-type]
-  assert backends.offered_outputs(student) == ("label",)
-  with pytest.raises(UserError, match=r"'rationale', which .* allowed: label"):
-    backends.offered_outputs(student, ("rationale",))
+  assert student_backend.offered_outputs(student) == ("label",)
+  with pytest.raises(
+    UserError, match=r"'rationale', which .* must be among label"
+  ):
+    student_backend.offered_outputs(student, ("rationale",))
   taught = dataclasses.replace(
     student, subtasks=subtasks.METHODS["dss"].subtasks
   )
-  assert backends.offered_outputs(taught, ("rationale", "label")) == (
+  assert student_backend.offered_outputs(taught, ("rationale", "label")) == (
     "label",
     "rationale",
   )
@@ -160,7 +163,7 @@ def test_flags_become_the_backend(monkeypatch):
   )
   seen = {}
   monkeypatch.setattr(
-    backends, "StudentBackend", lambda *args: seen.update(backend=args)
+    student_backend, "StudentBackend", lambda *args: seen.update(backend=args)
   )
   monkeypatch.setattr(server, "log_to_stderr", lambda: None)
   monkeypatch.setattr(
@@ -177,7 +180,7 @@ def test_flags_become_the_backend(monkeypatch):
   assert (sizes, lengths) == ([1, 2, 8], [16, 64])
   assert seen["served"][1].labels == ("b", "a")
   for wrong in ("--outputs=", "--outputs=label,", "--labels=", "--labels=a,a"):
-    with pytest.raises(UserError, match=wrong.partition("=")[0]):
+    with pytest.raises(UserError, match=wrong[2:].partition("=")[0]):
       serve_command.run(parser.parse_args([*flags, wrong]))
   for lengths in ("", "x", "0", "1,-2", "9" * 30):
     args = parser.parse_args([*flags, f"--lengths={lengths}"])

@@ -1,4 +1,4 @@
-"""Scoring a finished run's checkpoint: what `dss-jax eval` does."""
+"""Evaluates a checkpoint of a finished run: `dss-jax eval`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dss_jax.students import student
 from dss_jax.training import evaluation, train_config
 
 
-def score_checkpoint(
+def evaluate_checkpoint(
   config: train_config.TrainConfig,
   checkpoint: str | int = "best",
   *,
@@ -23,8 +23,8 @@ def score_checkpoint(
   Args:
     config: the run; its `model_dir` holds the checkpoint.
     checkpoint: `best` (by validation), `latest` or a step.
-    tasks: names of tasks; None takes those the run evaluates.
-    split: of each task.
+    tasks: names of tasks; None takes those that the run evaluates.
+    split: the split of each task.
 
   Returns:
     The checkpoint's step, and the scores.
@@ -43,11 +43,11 @@ def score_checkpoint(
 
 
 def _show(text: str) -> None:
-  """Puts `text` in the place of the terminal's last line."""
+  """Replaces the terminal's last line with `text`."""
   print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def write(
+def write_predictions(
   folder: str | pathlib.Path, step: int, scores: Sequence[evaluation.Scores]
 ) -> None:
   """Writes the predictions under `<folder>/eval`."""
@@ -55,7 +55,7 @@ def write(
 
 
 def as_json(step: int, scores: Sequence[evaluation.Scores]) -> dict[str, Any]:
-  """The scores without the predictions."""
+  """The scores as JSON values, without the predictions."""
   return {
     "checkpoint_step": step,
     "tasks": [

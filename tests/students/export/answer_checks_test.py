@@ -10,13 +10,13 @@ from dss_jax.base.errors import UserError
 from dss_jax.cli import export_command
 from dss_jax.data.pairs import subtasks
 from dss_jax.models.config import T5Config
-from dss_jax.students.export import checks, formats
+from dss_jax.students.export import answer_checks, formats
 
 
 def _answers(texts, student, scores=None):
   outputs = [student.vocabulary.encode(text) for text in texts]
   scores = None if scores is None else np.array(scores, np.float32)
-  return checks.Answers(outputs, scores)
+  return answer_checks.Answers(outputs, scores)
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def agreement(make_student):
 
 
 def _agreement(student, ours, theirs, *, ours_scores=None, theirs_scores=None):
-  asked = checks.Questions(subtasks.LABEL, [[1]] * len(ours))
-  return checks.compare(
+  asked = answer_checks.Questions(subtasks.LABEL, [[1]] * len(ours))
+  return answer_checks.compare(
     student,
     asked,
     _answers(ours, student, ours_scores),
@@ -50,30 +50,30 @@ def test_labels_outputs_and_scores_are_compared(agreement):
 
 def test_other_answers_are_refused(agreement):
   found = agreement(["yes", "no"], ["yes", "yes"])
-  checks.check(found, least=0.5, exact=True, longest=8)
+  answer_checks.check(found, least=0.5, exact=True, longest=8)
   with pytest.raises(UserError, match=r"identical labels 1/2.*min_agreement"):
-    checks.check(found, least=0.95, exact=True, longest=8)
+    answer_checks.check(found, least=0.95, exact=True, longest=8)
 
 
 def test_scaled_logits_are_refused_though_the_labels_agree(agreement):
   found = agreement(["yes"], ["yes"], ours_scores=[-1.0], theirs_scores=[-7.0])
   with pytest.raises(UserError, match="log-probabilities are off"):
-    checks.check(found, least=0.95, exact=True, longest=8)
-  checks.check(found, least=0.95, exact=False, longest=8)  # int8
+    answer_checks.check(found, least=0.95, exact=True, longest=8)
+  answer_checks.check(found, least=0.95, exact=False, longest=8)  # int8
   broken = agreement(
     ["yes"], ["yes"], ours_scores=[-1.0], theirs_scores=[float("nan")]
   )
   with pytest.raises(UserError, match="log-probabilities are off"):
-    checks.check(broken, least=0.95, exact=True, longest=8)
+    answer_checks.check(broken, least=0.95, exact=True, longest=8)
 
 
 def test_a_parameter_that_is_not_finite_is_named(make_student):
   student = make_student()
-  checks.check_finite(student)
+  answer_checks.check_finite(student)
   norm = student.params["decoder"]["decoder_norm"]
   norm["scale"] = norm["scale"].at[3].set(jnp.nan)
   with pytest.raises(UserError, match="decoder/decoder_norm/scale"):
-    checks.check_finite(student)
+    answer_checks.check_finite(student)
 
 
 def test_questions_are_the_datasets_test_inputs(make_student):
@@ -83,7 +83,7 @@ def test_questions_are_the_datasets_test_inputs(make_student):
     feature_lengths={"inputs": 48},
     description={"task": "taxonli_dss", "dataset": "taxonli"},
   )
-  label, rationale = checks.questions(student, 5)
+  label, rationale = answer_checks.questions(student, 5)
   assert (label.subtask.name, rationale.subtask.name) == ("label", "rationale")
   assert label.evaluation is not None
   text = label.evaluation.input_texts[0]
@@ -96,7 +96,7 @@ def test_questions_are_the_datasets_test_inputs(make_student):
 def test_without_data_random_tokens_are_asked(make_student, task, monkeypatch):
   monkeypatch.delenv("DSS_DATA_DIR", raising=False)
   student = make_student(params={}, description={"task": task})
-  (asked,) = checks.questions(student, 7)
+  (asked,) = answer_checks.questions(student, 7)
   assert asked.evaluation is None
   assert len(asked.inputs) == 7
   for ids in asked.inputs:
@@ -105,13 +105,21 @@ def test_without_data_random_tokens_are_asked(make_student, task, monkeypatch):
     assert all(3 <= token < 259 for token in ids[:-1])
 
 
-def test_batches_hold_every_input_once():
+def test_batches_hold_every_input_once(monkeypatch):
+  monkeypatch.setattr(answer_checks, "BATCH_SIZE", 3)
   inputs = [[5] * n + [1] for n in (3, 1, 4, 1, 5, 9, 2)]
-  seen = {}
-  for index, tokens in checks.batches(inputs, 3):
-    for row, i in enumerate(index):
-      seen[i] = [t for t in tokens[row].tolist() if t]
-  assert [seen[i] for i in range(len(inputs))] == inputs
+  sizes = []
+
+  def repeat(tokens, mask, longest):
+    sizes.append((len(tokens), longest))
+    assert (mask == (tokens > 0)).all()
+    return tokens, tokens.sum(axis=1)
+
+  answers = answer_checks.answer_in_batches(repeat)(inputs, 9)
+  assert sizes == [(3, 9), (3, 9), (1, 9)]
+  assert answers.outputs == [ids[:-1] for ids in inputs]
+  assert answers.scores is not None
+  assert answers.scores.tolist() == [sum(ids) for ids in inputs]
 
 
 def test_a_vocabulary_larger_than_the_table_is_refused(make_student, tmp_path):
@@ -123,7 +131,7 @@ def test_a_vocabulary_larger_than_the_table_is_refused(make_student, tmp_path):
       str(tmp_path / "out"),
       "t5x",
       formats.get("t5x", checked=False),
-      formats.Options(),
+      formats.ExportOptions(),
       count=0,
     )
   assert list(tmp_path.iterdir()) == []
