@@ -1,6 +1,10 @@
 """Errors of the library name fields; the command line adds what sets them."""
 
 import argparse
+import ast
+import collections
+import itertools
+import re
 
 import pytest
 
@@ -80,3 +84,54 @@ def test_fields_that_gin_sets(field, value, hint):
     gin_config.clear()
   assert text.startswith(f"{field} is {value}; it must be")
   assert text.endswith(f"({hint})")
+
+
+def _definitions(repository):
+  """The names that each class or function of the package takes or holds."""
+  names = collections.defaultdict(set)
+  for path in sorted((repository / "dss_jax").rglob("*.py")):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+      if isinstance(node, ast.ClassDef):
+        names[node.name] |= {
+          ast.unparse(line.target)
+          for line in node.body
+          if isinstance(line, ast.AnnAssign)
+        }
+        names[node.name] |= {ast.unparse(base) for base in node.bases}
+        for method in node.body:
+          if getattr(method, "name", None) == "__init__":
+            names[node.name] |= {a.arg for a in ast.walk(method) if isinstance(a, ast.arg)}  # fmt: skip
+      elif isinstance(node, ast.FunctionDef):
+        names[node.name] |= {
+          argument.arg
+          for argument in ast.walk(node.args)
+          if isinstance(argument, ast.arg)
+        }
+  return names
+
+
+def _named_fields(repository):
+  """Every `Class.name` that an error or a check of the package names."""
+  for path in sorted((repository / "dss_jax").rglob("*.py")):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+      if isinstance(node, ast.Call):
+        named = [k.value for k in node.keywords if k.arg == "fields"]
+        if ast.unparse(node.func).startswith("checks."):
+          named += node.args[:1]
+        for constant in itertools.chain(*map(ast.walk, named)):
+          value = getattr(constant, "value", None)
+          if isinstance(value, str) and re.fullmatch(r"\w+\.\w+(?<!_)", value):
+            yield path.name, *value.split(".")
+
+
+def test_the_fields_that_errors_name_exist(repository):
+  definitions = _definitions(repository)
+  found = list(_named_fields(repository))
+  assert len(found) > 100  # else nothing is looked at
+  missing = [
+    (file, owner, name)
+    for file, owner, name in found
+    if name not in definitions[owner]
+    and not any(name in definitions[base] for base in definitions[owner])
+  ]
+  assert not missing

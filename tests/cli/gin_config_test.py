@@ -253,7 +253,7 @@ def test_bindings_named_in_messages_and_docstrings_exist(repository):
     for text in _texts(path)
     for match in binding.finditer(text)
   }
-  assert len(named) > 20
+  assert named  # else nothing is looked at
   wrong = [
     found
     for found in named
