@@ -44,7 +44,7 @@ from dss_jax.models.config import T5Config
 from dss_jax.models.decoding import (
   beam_search,
   generation,
-  greedy_and_sampling,
+  token_by_token,
   input_batches,
 )
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
@@ -145,7 +145,7 @@ def ours(params, config: T5Config, kind: str) -> Callable:
         num_beams=NUM_BEAMS,
         convention="huggingface",
       )[0][:, 0]
-    return greedy_and_sampling.greedy(
+    return token_by_token.greedy(
       step,
       cache,
       max_decode_length=FORCED_LENGTH,

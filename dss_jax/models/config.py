@@ -144,5 +144,5 @@ _CHOICES = {
 
 def _user_error(name: str, value: Any, allowed: str) -> UserError:
   return UserError(
-    f"{name} is {value!r} but must be {allowed}: set network.T5Config.{name}"
+    f"{name} is {value!r}; it must be {allowed}", fields=f"T5Config.{name}"
   )

@@ -273,7 +273,7 @@ def _init(config: T5Config, key: Array) -> Any:
   tokens = jnp.ones((1, 1), jnp.int32)
   # Kernels want rows longer than these, and have no parameters.
   config = dataclasses.replace(config, attention_implementation="xla")
-  # Without rules: whoever jits this chooses the sharding of its outputs.
+  # Without rules: the caller that jits this chooses the outputs' sharding.
   with nn.logical_axis_rules(()):
     transformer = network.Transformer(config)
     return transformer.init({"params": key}, *[tokens] * 4)["params"]
@@ -309,6 +309,6 @@ def _segments(batch: Batch) -> tuple[IntArray, IntArray]:
   encoder_segments = _as_segment(batch["encoder_input_tokens"])
   targets = batch.get("decoder_target_tokens")
   if targets is None:
-    # Nothing tells padding from the first input; causality protects the rest.
+    # Padding looks like the first input; causality protects the rest.
     return encoder_segments, jnp.ones_like(batch["decoder_input_tokens"])
   return encoder_segments, _as_segment(targets)

@@ -61,7 +61,7 @@ def parameter(
   return constrain(value, *axes)
 
 
-# Parameters beside a `kernel` [in, out] that hold a low-rank addition to it:
+# Parameters next to a `kernel` [in, out] that hold a low-rank addition to it:
 # [in, rank] and [rank, out]. None are made here; see `dss_jax/models/lora.py`.
 LOW_RANK = ("lora_a", "lora_b")
 

@@ -10,7 +10,7 @@ a tree of the same paths with `lora_a` and `lora_b` where the base has `kernel`:
     encoder/layers_0/attention/query/{lora_a, lora_b}
 
 Joined, both are a tree that any function of the model takes; merged, the
-kernels are sums and nobody can tell them from a student trained whole.
+kernels are sums and look like those of a student trained whole.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dss_jax.base import named_trees
+from dss_jax.base import checks, named_trees
 from dss_jax.base.errors import UserError
 from dss_jax.models import (
   abstract_params,
@@ -77,24 +77,23 @@ class LoraOptions:
     if isinstance(also_train, str):
       also_train = (also_train,)
     object.__setattr__(self, "also_train", tuple(also_train))
-    if self.rank < 1:
-      raise UserError(
-        f"LORA_RANK is {self.rank!r}; it must be a whole number from 1"
-      )
+    checks.in_range("LoraOptions.rank", self.rank, 1)
     if not (self.alpha > 0 and math.isfinite(self.alpha)):
       raise UserError(
-        f"LORA_ALPHA is {self.alpha!r}; it must be a number above 0"
+        f"alpha is {self.alpha!r}; it must be a number above 0",
+        fields="LoraOptions.alpha",
       )
     for name, pattern in (
-      ("LORA_TARGETS", self.pattern),
-      *(("LORA_ALSO_TRAIN", each) for each in self.also_train),
+      ("targets", self.pattern),
+      *(("also_train", pattern) for pattern in self.also_train),
     ):
       try:
         re.compile(pattern)
       except re.error as error:
         raise UserError(
           f"{name} is {pattern!r}, which is no regular expression ({error});"
-          f" {_ALLOWED[name]}"
+          f" {_ALLOWED[name]}",
+          fields=f"LoraOptions.{name}",
         ) from error
 
   @property
@@ -109,10 +108,10 @@ class LoraOptions:
 
 
 _ALLOWED = {
-  "LORA_TARGETS": (
+  "targets": (
     f"give {', '.join(TARGETS)}, or a regular expression for paths of kernels"
   ),
-  "LORA_ALSO_TRAIN": "give regular expressions for paths of parameters",
+  "also_train": "give regular expressions for paths of parameters",
 }
 
 
@@ -149,19 +148,20 @@ class LoraModel:
       and re.search(options.pattern, param.path)
     }
     if not self._adapted:
-      raise _no_match("LORA_TARGETS", options.targets, params)
+      raise _no_match("targets", options.targets, params)
     self._whole = {}
     for pattern in options.also_train:
       found = {p.path: p for p in params if re.search(pattern, p.path)}
       if not found:
-        raise _no_match("LORA_ALSO_TRAIN", pattern, params)
+        raise _no_match("also_train", pattern, params)
       self._whole |= found
     twice = sorted(set(self._whole) & set(self._adapted))
     if twice:
       raise UserError(
-        f"LORA_ALSO_TRAIN {list(options.also_train)} trains {twice[0]} whole,"
-        f" which LORA_TARGETS {options.targets!r} gives an adapter: take it"
-        " out of one of them"
+        f"also_train {list(options.also_train)} trains {twice[0]} whole, which"
+        f" targets {options.targets!r} gives an adapter: take it out of one of"
+        " them",
+        fields=("LoraOptions.also_train", "LoraOptions.targets"),
       )
 
   def init(self, key: jax.Array, base: PyTree | None = None) -> PyTree:
@@ -220,7 +220,7 @@ class LoraModel:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
   def join(self, base: PyTree, trained: PyTree) -> PyTree:
-    """A tree for the model's functions, with adapters beside their kernels.
+    """A tree for the model's functions, with adapters next to their kernels.
 
     Args:
       base: the base's parameters.
@@ -342,15 +342,14 @@ def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _no_match(
-  macro: str, pattern: str, params: list[logical_axes.NamedParam]
+  name: str, pattern: str, params: list[logical_axes.NamedParam]
 ) -> UserError:
   paths = [param.path for param in params]
-  if macro == "LORA_TARGETS":
+  if name == "targets":
     paths = [path for path in paths if path.endswith(f"/{_KERNEL}")]
-  there_are = (
-    f"such as {', '.join(paths[:2])}" if paths else "of which it has 0"
-  )
+  examples = f"such as {', '.join(paths[:2])}" if paths else "which it has not"
   return UserError(
-    f"{macro} {pattern!r} matches no parameter of the student;"
-    f" {_ALLOWED[macro]}, {there_are}"
+    f"{name} {pattern!r} matches no parameter of the student;"
+    f" {_ALLOWED[name]}, {examples}",
+    fields=f"LoraOptions.{name}",
   )

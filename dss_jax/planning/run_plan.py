@@ -33,7 +33,8 @@ class RunPlan:
     memory: bytes of a device's memory; None where nobody knows.
     memory_source: who says how much memory there is.
     largest: the largest batch; None where it was not searched for.
-    expected: the traffic by formula; None for meshes that it does not cover.
+    expected: the traffic by formula; None for meshes and
+      compilers that it does not cover.
     simulated: whether this machine's CPU simulates the devices.
   """
 
@@ -147,19 +148,16 @@ def _memory_of(run: AbstractRun, simulated: bool) -> tuple[int | None, str]:
 
 
 def expected_of(run: AbstractRun) -> expected_traffic.ExpectedTraffic | None:
-  """What a run's devices should send each other; None where nobody knows."""
+  """What a run's devices should send each other; None where no formula says."""
   partitioner = run.config.partitioner
-  if partitioner.rules != standard_logical_axis_rules():
+  if run.backend != "cpu" or partitioner.rules != standard_logical_axis_rules():
     return None
-  model = run.config.model.config
-  narrow = model.dtype == "bfloat16" and run.backend != "cpu"
   return expected_traffic.expected_traffic(
-    model,
+    run.config.model.config,
     run.placed_params(),
     run.shape,
     partitioner.mesh.shape,
     run.config.num_microbatches,
-    activation_bytes=2 if narrow else 4,
   )
 
 

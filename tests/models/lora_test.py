@@ -137,15 +137,15 @@ def test_axes_follow_the_kernels():
 @pytest.mark.parametrize(
   ("options", "said"),
   [
-    ({"rank": 0}, "LORA_RANK is 0; it must be a whole number from 1"),
-    ({"alpha": 0.0}, "LORA_ALPHA is 0.0"),
-    ({"alpha": float("nan")}, "LORA_ALPHA is nan"),
-    ({"targets": "("}, "LORA_TARGETS is '(', which is no regular expression"),
-    ({"also_train": ["["]}, "LORA_ALSO_TRAIN is '['"),
-    ({"targets": "quary"}, "LORA_TARGETS 'quary' matches no parameter"),
+    ({"rank": 0}, "rank is 0; it must be 1 or more"),
+    ({"alpha": 0.0}, "alpha is 0.0"),
+    ({"alpha": float("nan")}, "alpha is nan"),
+    ({"targets": "("}, "targets is '(', which is no regular expression"),
+    ({"also_train": ["["]}, "also_train is '['"),
+    ({"targets": "quary"}, "targets 'quary' matches no parameter"),
     # No kernel: the model would not notice an adapter.
-    ({"targets": "token_embedder"}, "LORA_TARGETS 'token_embedder' matches no"),
-    ({"also_train": "scales"}, "LORA_ALSO_TRAIN 'scales' matches no parameter"),
+    ({"targets": "token_embedder"}, "targets 'token_embedder' matches no"),
+    ({"also_train": "scales"}, "also_train 'scales' matches no parameter"),
     ({"also_train": "query"}, "trains decoder/layers_0/encoder_decoder_att"),
   ],
 )

@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.base.special_ids import EOS_ID
 from dss_jax.models.decode_cache import DecodeCache, DecodeStepFn
@@ -14,6 +15,8 @@ from dss_jax.models.decoding import allowed_outputs
 from dss_jax.models.decoding.allowed_outputs import Constraint
 
 Array = jax.Array
+
+CONVENTIONS = ("t5x", "huggingface")
 
 # Scores of real sequences are greater: they would have to be hundreds of
 # thousands of tokens long to come near.
@@ -181,34 +184,26 @@ def check_settings(
   Raises:
     UserError: for settings that a beam search cannot use.
   """
-  where = "set decoding.DecodeOptions"
-  if num_beams < 1:
-    raise UserError(
-      f"num_beams is {num_beams} but must be 1 or more: {where}.num_beams"
-    )
+  checks.in_range("DecodeOptions.num_beams", num_beams, 1)
+  checks.one_of("DecodeOptions.convention", name, CONVENTIONS)
   if name == "huggingface":
-    if early_stopping not in (True, False, "never"):
-      raise UserError(
-        f"early_stopping is {early_stopping!r} but must be True, False or"
-        f" 'never': {where}.early_stopping"
-      )
+    checks.one_of(
+      "DecodeOptions.early_stopping", early_stopping, (True, False, "never")
+    )
     penalty = 1.0 if length_penalty is None else length_penalty
     return _HuggingFaceConvention(penalty, early_stopping)
-  if name != "t5x":
-    raise UserError(
-      f"convention is {name!r} but must be 't5x' or 'huggingface':"
-      f" {where}.convention"
-    )
   if early_stopping is not False:
     raise UserError(
-      f"early_stopping is {early_stopping!r} but must be False with"
-      f" convention 't5x': {where}.early_stopping"
+      f"early_stopping is {early_stopping!r}; it must be False with convention"
+      " 't5x'",
+      fields=("DecodeOptions.early_stopping", "DecodeOptions.convention"),
     )
   alpha = 0.6 if length_penalty is None else length_penalty
   if not isinstance(alpha, jax.Array) and alpha < 0.0:
     raise UserError(
-      f"length_penalty is {alpha} but must be 0 or more with convention"
-      f" 't5x', whose stopping bound needs it: {where}.length_penalty"
+      f"length_penalty is {alpha}; it must be 0 or more with convention 't5x',"
+      " whose stopping bound needs it",
+      fields=("DecodeOptions.length_penalty", "DecodeOptions.convention"),
     )
   return _T5XConvention(alpha)
 
@@ -275,7 +270,7 @@ def _advance(
     # Fewer sequences than places: what fills these is none.
     ends = ends & (log_probs > NO_SEQUENCE)
 
-  # Live: the K best of those that go on.
+  # Live: the K best of those that have not ended.
   live_log_probs, order = jax.lax.top_k(
     jnp.where(ends, rule.empty_score, log_probs), num_beams
   )

@@ -87,7 +87,7 @@ def choose(
   """The implementation for a stack's attention over whole rows.
 
   Args:
-    config: says what is wished for.
+    config: says which implementation is requested.
     query_length: tokens.
     key_length: tokens.
     position: whether there is a bias of relative positions.
@@ -101,10 +101,12 @@ def choose(
     UserError: a kernel was asked for by name, but does not take this or is
       wrong on this device.
   """
-  wished = config.attention_implementation
+  requested = config.attention_implementation
   case = (config.head_dim, query_length, key_length, position, causal)
   for name in (
-    _AUTO.get(constraints.platform(), ()) if wished == "auto" else (wished,)
+    _AUTO.get(constraints.platform(), ())
+    if requested == "auto"
+    else (requested,)
   ):
     if name == "xla":
       break
@@ -113,10 +115,11 @@ def choose(
       reason = _disproof(name, *case)
     if reason is None:
       return name
-    if wished != "auto":
+    if requested != "auto":
       raise UserError(
-        f"attention_implementation is {name!r}, but {reason}: set"
-        " network.T5Config.attention_implementation = 'auto' or 'xla'"
+        f"attention_implementation is {name!r}, but {reason}; 'auto' and"
+        " 'xla' run everywhere",
+        fields="T5Config.attention_implementation",
       )
     _log_once(f"attention without {name}: {reason}")
   return "xla"

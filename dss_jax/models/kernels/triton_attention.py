@@ -61,7 +61,7 @@ def attention(
     interpret = constraints.platform() == "cpu"
   segments = (query_segments, key_segments)
   # Heads last but one, as the projections write and read them: these
-  # transpositions cancel those of whoever split the heads.
+  # transpositions cancel those that split the heads.
   split = [x.swapaxes(1, 2) for x in (query, key, value)]
   x: Array = _attention(*split, position, segments, causal, interpret)
   return x.swapaxes(1, 2)

@@ -309,7 +309,7 @@ def test_full_dropout_matters_only_where_it_is_drawn():
 def test_what_was_asked_for_by_name_is_not_replaced(fields, lengths, message):
   with pytest.raises(UserError, match=message) as raised:
     _choose(_with(**fields), *lengths)
-  assert "network.T5Config.attention_implementation" in str(raised.value)
+  assert raised.value.fields == ("T5Config.attention_implementation",)
   assert "\n" not in str(raised.value)
 
 
