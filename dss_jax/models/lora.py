@@ -21,12 +21,12 @@ import hashlib
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dss_jax.base import checks, named_trees
 from dss_jax.base.errors import UserError
@@ -176,13 +176,17 @@ class LoraModel:
     """
     if base is None:
       base = self.model.init(key) if self._whole else {}
-    found = {path: leaf for path, leaf in _leaves(base) if path in self._whole}
+    found = {
+      path: leaf
+      for path, leaf in flatten_dict(base, sep="/").items()
+      if path in self._whole
+    }
     for param in self._adapted.values():
       a_path, b_path = _adapter_paths(param.path)
       found[a_path] = self._draw(key, param)
       shape = (self.options.rank, *param.value.shape[1:])
       found[b_path] = jnp.zeros(shape, jnp.float32)
-    return _nested(found)
+    return unflatten_dict(found, sep="/")
 
   def _draw(self, key: jax.Array, param: logical_axes.NamedParam) -> jax.Array:
     fan_in = param.value.shape[0]
@@ -212,7 +216,7 @@ class LoraModel:
       # The rank has no name: whatever the rules, it is not split.
       found[a_path] = (*param.axes[:-1], None)
       found[b_path] = (None, *param.axes[1:])
-    return _nested(found)
+    return unflatten_dict(found, sep="/")
 
   def num_trained(self) -> int:
     """How many parameters are trained."""
@@ -226,11 +230,11 @@ class LoraModel:
       base: the base's parameters.
       trained: as from `init`.
     """
-    found = dict(_leaves(base))
-    for path, leaf in _leaves(trained):
+    found = flatten_dict(base, sep="/")
+    for path, leaf in flatten_dict(trained, sep="/").items():
       # The model adds A B as it finds them.
       found[path] = leaf * self.options.scale if _is_b(path) else leaf
-    return _nested(found)
+    return unflatten_dict(found, sep="/")
 
   def merge(self, base: PyTree, trained: PyTree) -> PyTree:
     """The student's parameters, with the paths, shapes and places of the base.
@@ -241,18 +245,18 @@ class LoraModel:
       base: the base's parameters, on a mesh or NumPy.
       trained: as from `init`, likewise.
     """
-    found = dict(_leaves(base))
-    changes = dict(_leaves(trained))
+    found = flatten_dict(base, sep="/")
+    changes = flatten_dict(trained, sep="/")
     found |= {path: changes[path] for path in self._whole}
     for path in self._adapted:
-      a, b = (changes[each] for each in _adapter_paths(path))
+      a, b = (changes[name] for name in _adapter_paths(path))
       kernel = found[path]
       sharding = getattr(kernel, "sharding", None)
       merged = _merged_kernel(kernel, a, b, self.options.scale, sharding)
       if isinstance(kernel, np.ndarray):
         merged = np.asarray(merged)
       found[path] = merged
-    return _nested(found)
+    return unflatten_dict(found, sep="/")
 
   def on(self, base: PyTree) -> AdaptedModel:
     """The model as a function of the trained part alone, for a step."""
@@ -293,7 +297,7 @@ def weights_hash(params: PyTree) -> str:
   One array at a time is on the host, however large the student.
   """
   found = {}
-  for path, leaf in _leaves(params):
+  for path, leaf in flatten_dict(params, sep="/").items():
     array = leaf if isinstance(leaf, np.ndarray) else to_host(leaf)
     for name, part in layer_stacking.one_by_one(path, array):
       found[name] = named_trees.tree_hash(part)
@@ -307,7 +311,7 @@ def _merged_kernel(
 ) -> jax.Array:
   """[in, (layers,) out], where the kernel is."""
   product = "ilr,rlo->ilo" if len(kernel.shape) == 3 else "ir,ro->io"
-  # Once and for all: in full precision, whatever the device prefers.
+  # Merging happens once, so it is done in full precision on every device.
   merged = kernel + scale * jnp.einsum(product, a, b, precision="highest")
   if sharding is None:
     return merged
@@ -321,24 +325,6 @@ def _adapter_paths(kernel_path: str) -> tuple[str, str]:
 
 def _is_b(path: str) -> bool:
   return path.endswith(f"/{_B}")
-
-
-def _leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
-  """Each array with its path, `encoder/layers_0/...`."""
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
-
-
-def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-  """The inverse of `_leaves`."""
-  tree: dict[str, Any] = {}
-  for path, leaf in leaves.items():
-    *parents, name = path.split("/")
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[name] = leaf
-  return tree
 
 
 def _no_match(

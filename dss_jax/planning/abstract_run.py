@@ -20,8 +20,8 @@ from dss_jax.training.train_config import TrainConfig, check_vocabulary
 
 PyTree = Any
 
-# Of XLA's CPU compiler: it schedules and places arrays all the same, and makes
-# slow code in half the time.
+# With these options XLA's CPU compiler schedules and places arrays all the same,
+# and makes slow code in half the time.
 _ONLY_TO_READ = {
   "xla_backend_optimization_level": 0,
   "xla_llvm_disable_expensive_passes": True,
@@ -118,7 +118,7 @@ class AbstractRun:
 
 
 def abstract_run(config: TrainConfig) -> AbstractRun:
-  """The shapes of a new run; reads the data as training would.
+  """Returns the shapes of a new run; reads the data as training would.
 
   Raises:
     UserError: for a configuration that cannot run.

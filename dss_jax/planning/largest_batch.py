@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-# Of a device's memory: a batch that fills so much is not worth another attempt,
-# and the next attempt aims to fill so much.
+# Parts of a device's memory: a batch that fills _FULL of it is not worth another
+# attempt; each attempt aims to fill _AIM.
 _FULL = 0.94
 _AIM = 0.97
 _MAX_ROWS = 1 << 20

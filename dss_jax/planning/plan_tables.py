@@ -126,13 +126,18 @@ def _memory(plan: RunPlan) -> list[str]:
 def _largest(plan: RunPlan) -> list[str]:
   if plan.memory is None:
     return [
-      "largest batch: the memory of a device is not known; say it with"
-      " --plan_memory=80GiB"
+      "largest batch: not searched for, as nobody says how much memory a device"
+      " has"
     ]
   largest, where = plan.largest, f"{shown(plan.memory)} ({plan.memory_source})"
   if largest is None:
-    return ["largest batch: not known without compiling for some"]
-  tried = ", ".join(map(str, largest.tried)) or "none"
+    return ["largest batch: not searched for"]
+  if not largest.tried:
+    return [
+      "largest batch: none; parameters, optimizer state and gradients alone take"
+      f" {shown(largest.bytes)} of {where}"
+    ]
+  tried = ", ".join(map(str, largest.tried))
   if not largest.rows:
     return [
       f"largest batch: none of those compiled ({tried} rows) fits into {where};"

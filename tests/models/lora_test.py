@@ -189,9 +189,9 @@ def test_merged_kernels_are_sums(model):
   trained = _trained(adapters, base)
   merged = adapters.merge(base, trained)
   assert _paths(merged) == _paths(base)
-  changed = dict(lora._leaves(trained))
-  for path, kernel in lora._leaves(base):
-    value = dict(lora._leaves(merged))[path]
+  changed = lora.flatten_dict(trained, sep="/")
+  for path, kernel in lora.flatten_dict(base, sep="/").items():
+    value = lora.flatten_dict(merged, sep="/")[path]
     stem = path.removesuffix("kernel")
     if f"{stem}lora_a" in changed:
       a, b = (changed[f"{stem}lora_{x}"].astype(np.float64) for x in "ab")
@@ -371,7 +371,7 @@ def test_neither_a_mesh_nor_scanning_changes_anything(model, mesh):
   wanted_losses, wanted = _train(DEEPER, devices=one_device)
   values, params = _train(model, **mesh)
   np.testing.assert_allclose(values, wanted_losses, rtol=1e-5)
-  leaves = dict(lora._leaves(params))
+  leaves = lora.flatten_dict(params, sep="/")
   stem = "encoder/layers_0"
   if model.config.scan_layers:
     wanted = layer_stacking.stack_layers(wanted)

@@ -30,9 +30,9 @@ from dss_jax.models.decoding.allowed_outputs import Constraint, Trie
 PyTree = Any
 STRATEGIES = ("greedy", "beam", "sample")
 
-# Batches that may wait for the devices.
+# Batches that may wait for the devices at a time.
 _IN_FLIGHT = 2
-# In tokens: from here on lengths differ by more than compiling costs.
+# Outputs of so many tokens differ in length by more than compiling costs.
 _LONG_OUTPUTS = 16
 
 
@@ -345,7 +345,8 @@ class Generator:
       lengths=self._lengths,
       batch_sizes=self._batch_sizes,
     ):
-      # What only fills ends when the others do, not at the longest output.
+      # Rows that only fill the batch decode a real input, so that they end when
+      # others do and not at the longest output.
       batch.encoder_input_tokens[batch.index < 0] = batch.encoder_input_tokens[
         0
       ]

@@ -20,7 +20,7 @@ Array = jax.Array
 # Below it, sampling takes the most probable token; as T5X.
 MIN_TEMPERATURE = 1e-4
 
-# Below so many sequences a step takes about as long with fewer of them.
+# With fewer sequences than this, leaving some out saves no time.
 MIN_COMPACTED = 32
 
 
@@ -159,7 +159,7 @@ def _keep_top(logits: Array, topk: int, topp: float | Array) -> Array:
   """Sets the logits [n, vocab] of tokens that are cut off to -inf."""
   if topk:
     values, _ = jax.lax.top_k(logits, min(topk, logits.shape[-1]))
-    # As a minimum: XLA on CPU turns the slice [:, -1:] into a full sort.
+    # The minimum, since XLA on CPU turns the slice [:, -1:] into a full sort.
     kth = jnp.min(values, axis=-1, keepdims=True)
     logits = jnp.where(logits < kth, -jnp.inf, logits)
   if isinstance(topp, jax.Array) or 0.0 < topp < 1.0:

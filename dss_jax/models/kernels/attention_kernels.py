@@ -103,11 +103,10 @@ def choose(
   """
   requested = config.attention_implementation
   case = (config.head_dim, query_length, key_length, position, causal)
-  for name in (
-    _AUTO.get(constraints.platform(), ())
-    if requested == "auto"
-    else (requested,)
-  ):
+  names = (requested,)
+  if requested == "auto":
+    names = _AUTO.get(constraints.platform(), ())
+  for name in names:
     if name == "xla":
       break
     reason = _refusal(name, config, query_length, key_length, training)
