@@ -177,9 +177,7 @@ class LoraModel:
     if base is None:
       base = self.model.init(key) if self._whole else {}
     found = {
-      path: leaf
-      for path, leaf in flatten_dict(base, sep="/").items()
-      if path in self._whole
+      path: leaf for path, leaf in by_path(base).items() if path in self._whole
     }
     for param in self._adapted.values():
       a_path, b_path = _adapter_paths(param.path)
@@ -230,8 +228,8 @@ class LoraModel:
       base: the base's parameters.
       trained: as from `init`.
     """
-    found = flatten_dict(base, sep="/")
-    for path, leaf in flatten_dict(trained, sep="/").items():
+    found = by_path(base)
+    for path, leaf in by_path(trained).items():
       # The model adds A B as it finds them.
       found[path] = leaf * self.options.scale if _is_b(path) else leaf
     return unflatten_dict(found, sep="/")
@@ -245,8 +243,8 @@ class LoraModel:
       base: the base's parameters, on a mesh or NumPy.
       trained: as from `init`, likewise.
     """
-    found = flatten_dict(base, sep="/")
-    changes = flatten_dict(trained, sep="/")
+    found = by_path(base)
+    changes = by_path(trained)
     found |= {path: changes[path] for path in self._whole}
     for path in self._adapted:
       a, b = (changes[name] for name in _adapter_paths(path))
@@ -297,7 +295,7 @@ def weights_hash(params: PyTree) -> str:
   One array at a time is on the host, however large the student.
   """
   found = {}
-  for path, leaf in flatten_dict(params, sep="/").items():
+  for path, leaf in by_path(params).items():
     array = leaf if isinstance(leaf, np.ndarray) else to_host(leaf)
     for name, part in layer_stacking.one_by_one(path, array):
       found[name] = named_trees.tree_hash(part)
@@ -325,6 +323,11 @@ def _adapter_paths(kernel_path: str) -> tuple[str, str]:
 
 def _is_b(path: str) -> bool:
   return path.endswith(f"/{_B}")
+
+
+def by_path(tree: PyTree) -> dict[str, Any]:
+  """The arrays of a tree by their paths, `encoder/layers_0/...`."""
+  return dict(flatten_dict(tree, sep="/"))
 
 
 def _no_match(

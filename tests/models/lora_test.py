@@ -189,9 +189,9 @@ def test_merged_kernels_are_sums(model):
   trained = _trained(adapters, base)
   merged = adapters.merge(base, trained)
   assert _paths(merged) == _paths(base)
-  changed = lora.flatten_dict(trained, sep="/")
-  for path, kernel in lora.flatten_dict(base, sep="/").items():
-    value = lora.flatten_dict(merged, sep="/")[path]
+  changed = lora.by_path(trained)
+  for path, kernel in lora.by_path(base).items():
+    value = lora.by_path(merged)[path]
     stem = path.removesuffix("kernel")
     if f"{stem}lora_a" in changed:
       a, b = (changed[f"{stem}lora_{x}"].astype(np.float64) for x in "ab")
@@ -371,7 +371,7 @@ def test_neither_a_mesh_nor_scanning_changes_anything(model, mesh):
   wanted_losses, wanted = _train(DEEPER, devices=one_device)
   values, params = _train(model, **mesh)
   np.testing.assert_allclose(values, wanted_losses, rtol=1e-5)
-  leaves = lora.flatten_dict(params, sep="/")
+  leaves = lora.by_path(params)
   stem = "encoder/layers_0"
   if model.config.scan_layers:
     wanted = layer_stacking.stack_layers(wanted)
