@@ -205,11 +205,10 @@ def by_mesh(student: T5Config, meshes: Sequence[Any]) -> list[Any]:
 def by_slice(slices: Sequence[Any]) -> list[Any]:
   """Bytes of one chip, and what chips send, by the TPU compiler."""
   print(
-    "| student | slice | fully sharded | remat | rows | parameters | optimizer"
-    " | temporaries | in all | all-reduce | all-gather | reduce-scatter"
-    " | kernels |"
+    "| student | slice | rows | parameters | optimizer | temporaries | in all"
+    " | all-reduce | all-gather | kernels |"
   )
-  print("|---" * 13 + "|")
+  print("|---" * 10 + "|")
   rows = []
   for name, student, topology, settings, batch_rows in slices:
     partitioner = Partitioner(
@@ -226,14 +225,12 @@ def by_slice(slices: Sequence[Any]) -> list[Any]:
       found.total,
       *(
         step and step.traffic.bytes_per_step(kind)
-        for kind in ("all-reduce", "all-gather", "reduce-scatter")
+        for kind in ("all-reduce", "all-gather")
       ),
     )
     cells = [
       name,
       topology,
-      "yes" if partitioner.fully_sharded else "no",
-      student.remat_policy,
       str(batch_rows),
       *("-" if size is None else shown(size) for size in sizes),
       str(sum(step.kernels.values()) if step else "-"),
