@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import re
+from collections.abc import Callable
 
 from dss_jax.models.partitioning import placement
 from dss_jax.models.partitioning.logical_axes import standard_logical_axis_rules
@@ -73,6 +74,7 @@ def make_plan(
   attempts: int = 3,
   compiling: bool = True,
   simulated: bool = False,
+  progress: Callable[[int], None] = lambda rows: None,
 ) -> RunPlan:
   """Plans a run.
 
@@ -84,11 +86,18 @@ def make_plan(
     compiling: compile the step, once or a few times, and read its program;
       otherwise only exact figures and the formula of the traffic are known.
     simulated: whether the run's devices stand for others.
+    progress: called with the rows of each batch that the step is about to be
+      compiled for.
   """
   source = "as given"
   if device_memory is None:
     device_memory, source = _memory_of(run, simulated)
-  compiled = functools.cache(functools.partial(compile_step, run))
+
+  @functools.cache
+  def compiled(rows: int) -> CompiledStep | str:
+    progress(rows)
+    return compile_step(run, rows)
+
   step = compiled(run.shape.rows) if compiling else None
   parameters = bytes_per_device(run.state.params)
   plan = RunPlan(

@@ -23,6 +23,9 @@ CONVENTIONS = ("t5x", "huggingface")
 NO_SEQUENCE = -5e6
 
 
+# ------------------------------------------------------------------ conventions
+
+
 @dataclasses.dataclass(frozen=True)
 class _T5XConvention:
   """Scores log p / ((5 + length) / 6)^alpha; stops by its bound.
@@ -80,6 +83,9 @@ class _HuggingFaceConvention:
 
 
 _Convention = _T5XConvention | _HuggingFaceConvention
+
+
+# ------------------------------------------------------------------- the search
 
 
 @jax.tree_util.register_dataclass
@@ -208,6 +214,9 @@ def check_settings(
   return _T5XConvention(alpha)
 
 
+# --------------------------------------------------------------------- one step
+
+
 def _start(
   cache: DecodeCache,
   batch: int,
@@ -216,7 +225,7 @@ def _start(
   rule: _Convention,
   limits: Array,
 ) -> _Beams:
-  """All beams are empty; only the first counts, lest they be all alike."""
+  """Returns empty beams; only the first counts, or all would be equal."""
   tokens = jnp.zeros((batch, num_beams, length), jnp.int32)
   empty = jnp.full((batch, num_beams), rule.empty_score, jnp.float32)
   return _Beams(
@@ -267,7 +276,7 @@ def _advance(
   if rule.limit_finishes:
     ends = ends | at_limit[:, None]
   if constrain is not None:
-    # Fewer sequences than places: what fills these is none.
+    # With fewer sequences than places, the rest of the places stay empty.
     ends = ends & (log_probs > NO_SEQUENCE)
 
   # Live: the K best of those that have not ended.
@@ -321,8 +330,8 @@ def _finished(
   Args:
     beams: the state before this step.
     extended: [batch, 2K, length] int32, the candidates.
-    log_probs: [batch, 2K] float32, theirs, best first.
-    ends: [batch, 2K] bool, whether they have come to their end.
+    log_probs: [batch, 2K] float32, of the candidates, best first.
+    ends: [batch, 2K] bool, whether the candidates are finished.
     rule: how they score, and which may finish.
 
   Returns:

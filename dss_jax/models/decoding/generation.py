@@ -1,7 +1,7 @@
 """Generation: lists of token ids in, lists of token ids out.
 
-`decoding` knows one batch and one algorithm; here inputs of all lengths are
-put into batches of a few fixed shapes, decoded on the mesh and handed back in
+The algorithms next to this module decode one batch; here inputs of all lengths
+are put into batches of a few fixed shapes, decoded on the mesh and returned in
 their order.
 """
 
@@ -34,6 +34,9 @@ STRATEGIES = ("greedy", "beam", "sample")
 _IN_FLIGHT = 2
 # Outputs of so many tokens differ in length by more than compiling costs.
 _LONG_OUTPUTS = 16
+
+
+# ---------------------------------------------------------------------- options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +148,9 @@ class DecodeOptions:
     )
 
 
+# ------------------------------------------------------------------- generation
+
+
 class Decoded(NamedTuple):
   """One output of an example.
 
@@ -227,7 +233,7 @@ class Generator:
     )
 
   def _put(self, tokens: np.ndarray) -> jax.Array:
-    """A global array of all hosts' rows; each host has them all."""
+    """A global array [rows, length] of rows that each host has whole."""
     rows = self.partitioner.process_rows(len(tokens))
     name = "encoder_input_tokens"
     return self.partitioner.put_batch(

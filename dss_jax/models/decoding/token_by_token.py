@@ -24,6 +24,9 @@ MIN_TEMPERATURE = 1e-4
 MIN_COMPACTED = 32
 
 
+# ------------------------------------------------------------------- algorithms
+
+
 def greedy(
   decode_step_fn: DecodeStepFn,
   cache: DecodeCache,
@@ -155,6 +158,9 @@ def check_sampling(
   checks.in_range("num_decodes", num_decodes, 1)
 
 
+# ------------------------------------------------------------ one step's choice
+
+
 def _keep_top(logits: Array, topk: int, topp: float | Array) -> Array:
   """Sets the logits [n, vocab] of tokens that are cut off to -inf."""
   if topk:
@@ -252,6 +258,9 @@ def _tokens_of(chosen: Array, allowed: Array | None) -> Array:
     return chosen.astype(jnp.int32)
   tokens = jnp.take_along_axis(allowed, chosen[:, None], axis=-1)[:, 0]
   return jnp.maximum(tokens, 0)
+
+
+# --------------------------------------------------------------------- the loop
 
 
 class _Running(NamedTuple):
