@@ -44,8 +44,8 @@ from dss_jax.models.config import T5Config
 from dss_jax.models.decoding import (
   beam_search,
   generation,
-  token_by_token,
   input_batches,
+  token_by_token,
 )
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import huggingface_weights
