@@ -160,6 +160,8 @@ def _prepare_plan(plan: PlanFlags, processes: process.ProcessFlags) -> None:
   if topology is not None:
     from dss_jax.planning import tpu_topology
 
+    # The cache cannot read programs for devices that are not here.
+    jax.config.update("jax_enable_compilation_cache", False)
     tpu_topology.devices(topology)  # before the data are read
 
 
