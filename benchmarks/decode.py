@@ -44,8 +44,8 @@ from dss_jax.models.config import T5Config
 from dss_jax.models.decoding import (
   beam_search,
   generation,
-  greedy_and_sampling,
   input_batches,
+  token_by_token,
 )
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import huggingface_weights
@@ -145,7 +145,7 @@ def ours(params, config: T5Config, kind: str) -> Callable:
         num_beams=NUM_BEAMS,
         convention="huggingface",
       )[0][:, 0]
-    return greedy_and_sampling.greedy(
+    return token_by_token.greedy(
       step,
       cache,
       max_decode_length=FORCED_LENGTH,

@@ -6,8 +6,10 @@ import argparse
 import dataclasses
 import functools
 import json
+import sys
 from typing import TYPE_CHECKING
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.cli import flags, process, run_flags
 
@@ -23,7 +25,8 @@ examples:
 A run that is started again with the same MODEL_DIR resumes where it stopped.
 """
 
-_MOST_DEVICES = 4096
+_MAX_DEVICES = 4096
+_MAX_ATTEMPTS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +52,21 @@ class PlanFlags:
     plan: print the memory that a new run takes on each device, the largest
       batch that fits, and what devices send each other; nothing is written.
     plan_devices: plan for N devices that are not here, simulated on this CPU.
+    plan_topology: plan for a TPU slice that is not here, such as v5e:4x4, by
+      the TPU compiler (pip install libtpu); no TPU is needed.
     plan_memory: memory of a device, such as 80GiB; default: what the device
       says, or on CPUs this machine's.
-    plan_uncompiled: do not compile the step: exact bytes and formulas only, in
-      seconds.
+    plan_attempts: batches to compile for in search of the largest, after the
+      run's own; 0 does not search (default: 3).
+    plan_uncompiled: do not compile the step: exact bytes only, in seconds.
     plan_json: print the plan as JSON.
   """
 
   plan: bool = False
   plan_devices: int | None = None
+  plan_topology: str | None = None
   plan_memory: str | None = None
+  plan_attempts: int | None = None
   plan_uncompiled: bool = False
   plan_json: bool = False
 
@@ -82,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser,
     PlanFlags,
     title="planning, instead of training; see docs/mesh.md",
+    plan_topology={"metavar": "SLICE"},
     plan_memory={"metavar": "SIZE"},
   )
 
@@ -119,45 +128,70 @@ def _prepare_plan(plan: PlanFlags, processes: process.ProcessFlags) -> None:
   """
   if not plan.plan:
     for name, value in dataclasses.asdict(plan).items():
-      if value not in (None, False):
+      if value is not None and value is not False:
         raise UserError(f"--{name} says how to plan: add --plan")
     return
   if plan.plan_memory is not None:
-    from dss_jax.planning import sizes
+    from dss_jax.planning import byte_sizes
 
-    sizes.parse(plan.plan_memory, "--plan_memory")
-  number = plan.plan_devices
-  if number is None:
+    byte_sizes.parse(plan.plan_memory, "plan_memory")
+  checks.in_range(
+    "plan_attempts", plan.plan_attempts, 0, _MAX_ATTEMPTS, or_none=True
+  )
+  number, topology = plan.plan_devices, plan.plan_topology
+  if number is None and topology is None:
     return
-  if not 1 <= number <= _MOST_DEVICES:
+  if number is not None and topology is not None:
     raise UserError(
-      f"--plan_devices is {number}; it must be a number from 1 to"
-      f" {_MOST_DEVICES}"
+      "--plan_devices simulates devices and --plan_topology describes a TPU"
+      " slice: leave out one of them"
     )
+  checks.in_range("plan_devices", number, 1, _MAX_DEVICES, or_none=True)
   if processes.are_several:
     raise UserError(
-      "--plan_devices simulates all devices in one process: leave out"
-      " --multiprocess and the flags that name other processes"
+      "--plan_devices and --plan_topology plan for all devices in one process:"
+      " leave out --multiprocess and the flags that name other processes"
     )
   import jax
 
   jax.config.update("jax_platforms", "cpu")
-  jax.config.update("jax_num_cpu_devices", number)
+  if number is not None:
+    jax.config.update("jax_num_cpu_devices", number)
+  if topology is not None:
+    from dss_jax.planning import tpu_topology
+
+    # The cache cannot read programs for devices that are not here.
+    jax.config.update("jax_enable_compilation_cache", False)
+    tpu_topology.devices(topology)  # before the data are read
 
 
 def _print_plan(flags: PlanFlags, config: TrainConfig) -> None:
   import jax
 
-  from dss_jax.planning import abstract_run, plan_tables, run_plan, sizes
+  from dss_jax.planning import (
+    abstract_run,
+    byte_sizes,
+    plan_tables,
+    run_plan,
+    tpu_topology,
+  )
 
   memory = flags.plan_memory
+  if flags.plan_topology is not None:
+    devices = tuple(tpu_topology.devices(flags.plan_topology))
+    partitioner = dataclasses.replace(config.partitioner, devices=devices)
+    config = dataclasses.replace(config, partitioner=partitioner)
   plan = run_plan.make_plan(
     abstract_run.abstract_run(config),
     device_memory=None
     if memory is None
-    else sizes.parse(memory, "--plan_memory"),
+    else byte_sizes.parse(memory, "plan_memory"),
+    attempts=3 if flags.plan_attempts is None else flags.plan_attempts,
     compiling=not flags.plan_uncompiled,
     simulated=flags.plan_devices is not None,
+    progress=lambda rows: print(
+      f"compiling the step for {rows} rows", file=sys.stderr, flush=True
+    ),
   )
   if jax.process_index() == 0:
     if flags.plan_json:

@@ -66,8 +66,8 @@ def _attend_fwd(types, query, key, value, bias, keep):
   )
   logits = logits.astype(jnp.float32) + bias.astype(jnp.float32)
   highest = jnp.max(logits, axis=-1, keepdims=True)
-  # Of the scores' size only their exponentials are kept. They are normalised
-  # where they are few numbers: after they have weighed the values.
+  # The exponentials are the only array of the scores' size that is kept. They
+  # are normalised after they have weighed the values, when numbers are few.
   exponentials = jnp.exp(logits - highest)
   normalizer = jnp.sum(exponentials, axis=-1)
   exponentials = exponentials.astype(types.dtype)
@@ -79,7 +79,7 @@ def _attend_fwd(types, query, key, value, bias, keep):
 
 def _attend_bwd(types, kept, cotangent):
   query, key, value, keep, exponentials, normalizer, outputs = kept
-  # Of each query, the sum of its probabilities times their gradients.
+  # Each query's sum of its probabilities times their gradients.
   mean = jnp.sum(
     cotangent.astype(jnp.float32) * outputs.astype(jnp.float32),
     axis=-1,

@@ -8,6 +8,7 @@ written for T5X carry over.
 import dataclasses
 from typing import Any
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
@@ -16,7 +17,7 @@ REMAT_POLICIES = ("none", "minimal", "full")
 DROPOUT_BROADCASTS = ("length", "full")
 ATTENTION_IMPLEMENTATIONS = ("auto", "xla", "cudnn", "triton", "flash")
 
-# Not configurable in T5X either; every published T5 uses these two.
+# T5X does not let them be configured either; every published T5 uses these two.
 NUM_RELPOS_BUCKETS = 32
 MAX_RELPOS_DISTANCE = 128  # tokens; all greater distances share one bucket
 
@@ -92,22 +93,18 @@ class T5Config:
       if not isinstance(value, bool):
         raise _user_error(name, value, "True or False")
     for name, allowed in _CHOICES.items():
-      value = getattr(self, name)
-      if value not in allowed:
-        raise _user_error(name, value, f"one of {', '.join(allowed)}")
+      checks.one_of(f"T5Config.{name}", getattr(self, name), allowed)
     rate = self.dropout_rate
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)):
-      raise _user_error("dropout_rate", rate, "a number from 0 to below 1")
-    if not 0.0 <= rate < 1.0:
+    is_number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
+    if not (is_number and 0.0 <= rate < 1.0):
       raise _user_error("dropout_rate", rate, "a number from 0 to below 1")
     self._check_activations()
 
   def _check_activations(self):
     activations = self.mlp_activations
     allowed = f"one or more of {', '.join(ACTIVATIONS)}"
-    if not isinstance(activations, (tuple, list)) or not activations:
-      raise _user_error("mlp_activations", activations, allowed)
-    if not all(name in ACTIVATIONS for name in activations):
+    is_list = isinstance(activations, (tuple, list)) and activations
+    if not (is_list and set(activations) <= set(ACTIVATIONS)):
       raise _user_error("mlp_activations", activations, allowed)
     # A list, as gin may pass, would make the configuration unhashable.
     object.__setattr__(self, "mlp_activations", tuple(activations))
@@ -144,5 +141,5 @@ _CHOICES = {
 
 def _user_error(name: str, value: Any, allowed: str) -> UserError:
   return UserError(
-    f"{name} is {value!r} but must be {allowed}: set network.T5Config.{name}"
+    f"{name} is {value!r}; it must be {allowed}", fields=f"T5Config.{name}"
   )

@@ -215,14 +215,14 @@ class EncoderDecoderModel:
       cfg.head_dim,
     )
     # An array of its own for each leaf, so that the cache can be donated.
-    own = [
+    caches = [
       tuple(jnp.zeros(shape, cfg.dtype) for _ in range(2))
       for _ in range(cfg.num_decoder_layers)
     ]
     mask_bias = attention_bias.padding_bias(encoder_input_tokens, cfg.dtype)
     return DecodeCache(
       index=jnp.zeros((), jnp.int32),
-      per_sequence=own,
+      per_sequence=caches,
       per_example={"keys_and_values": cross, "bias": mask_bias},
       step_biases=biases,
     )
@@ -248,7 +248,7 @@ class EncoderDecoderModel:
     self_bias = jax.lax.dynamic_slice_in_dim(
       biases, length - 1 - cache.index, length, axis=biases.ndim - 1
     )[..., None, :, None, :]
-    logits, own = _call(
+    logits, caches = _call(
       self._step_config,
       "decode_step",
       self._step_params(params),
@@ -259,7 +259,9 @@ class EncoderDecoderModel:
       cache.per_example["bias"],
       cache.index,
     )
-    cache = dataclasses.replace(cache, index=cache.index + 1, per_sequence=own)
+    cache = dataclasses.replace(
+      cache, index=cache.index + 1, per_sequence=caches
+    )
     return logits, cache
 
   def _step_params(self, params: Params) -> Params:
@@ -273,7 +275,7 @@ def _init(config: T5Config, key: Array) -> Any:
   tokens = jnp.ones((1, 1), jnp.int32)
   # Kernels want rows longer than these, and have no parameters.
   config = dataclasses.replace(config, attention_implementation="xla")
-  # Without rules: whoever jits this chooses the sharding of its outputs.
+  # Without rules: the caller that jits this chooses the outputs' sharding.
   with nn.logical_axis_rules(()):
     transformer = network.Transformer(config)
     return transformer.init({"params": key}, *[tokens] * 4)["params"]
@@ -309,6 +311,6 @@ def _segments(batch: Batch) -> tuple[IntArray, IntArray]:
   encoder_segments = _as_segment(batch["encoder_input_tokens"])
   targets = batch.get("decoder_target_tokens")
   if targets is None:
-    # Nothing tells padding from the first input; causality protects the rest.
+    # Padding looks like the first input; causality protects the rest.
     return encoder_segments, jnp.ones_like(batch["decoder_input_tokens"])
   return encoder_segments, _as_segment(targets)

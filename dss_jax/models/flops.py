@@ -83,17 +83,6 @@ def training_flops(
   return (2 if frozen else 3) * linear + 3 * _score_flops(config, pairs)
 
 
-def forward_flops(
-  config: T5Config,
-  encoder_tokens: int,
-  decoder_tokens: int,
-  pairs: AttentionPairs,
-) -> float:
-  """Operations of a forward pass; the arguments are `training_flops`'s."""
-  linear = _linear_flops(config, encoder_tokens, decoder_tokens)
-  return linear + _score_flops(config, pairs)
-
-
 def num_kernel_parameters(config: T5Config) -> int:
   """Elements of kernels: what hidden states are multiplied by.
 

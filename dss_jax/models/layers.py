@@ -61,7 +61,7 @@ def parameter(
   return constrain(value, *axes)
 
 
-# Parameters beside a `kernel` [in, out] that hold a low-rank addition to it:
+# Parameters next to a `kernel` [in, out] that hold a low-rank addition to it:
 # [in, rank] and [rank, out]. None are made here; see `dss_jax/models/lora.py`.
 LOW_RANK = ("lora_a", "lora_b")
 
@@ -96,8 +96,8 @@ def _project(
   inputs: Array, kernel: Array, dtype: str, output_dtype: str
 ) -> Array:
   """[..., in] x [in, out] -> [..., out]."""
-  # As matrices of all positions: contracting over two dimensions, the gradient
-  # of the kernel would be preceded by slow transpositions on CPU.
+  # The inputs become a matrix of all positions. If the product contracted two
+  # dimensions, slow transpositions would precede the kernel's gradient on CPU.
   rows = inputs.astype(dtype).reshape(-1, inputs.shape[-1])
   kernel = kernel.astype(dtype)
   outputs: Array
@@ -283,7 +283,7 @@ class MultiHeadDotProductAttention(nn.Module):
     """
     cfg = self.config
     batch, heads, k, _ = value.shape
-    # As T5X: one mask for all query positions.
+    # T5X, too, has one mask for all query positions.
     shared = cfg.dropout_broadcast == "length"
     keep_rate = 1.0 - cfg.dropout_rate
     shape = (batch, heads, 1 if shared else q, k)

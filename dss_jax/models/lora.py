@@ -10,7 +10,7 @@ a tree of the same paths with `lora_a` and `lora_b` where the base has `kernel`:
     encoder/layers_0/attention/query/{lora_a, lora_b}
 
 Joined, both are a tree that any function of the model takes; merged, the
-kernels are sums and nobody can tell them from a student trained whole.
+kernels are sums and look like those of a student trained whole.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import hashlib
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dss_jax.base import named_trees
+from dss_jax.base import checks, named_trees
 from dss_jax.base.errors import UserError
 from dss_jax.models import (
   abstract_params,
@@ -77,24 +77,23 @@ class LoraOptions:
     if isinstance(also_train, str):
       also_train = (also_train,)
     object.__setattr__(self, "also_train", tuple(also_train))
-    if self.rank < 1:
-      raise UserError(
-        f"LORA_RANK is {self.rank!r}; it must be a whole number from 1"
-      )
+    checks.in_range("LoraOptions.rank", self.rank, 1)
     if not (self.alpha > 0 and math.isfinite(self.alpha)):
       raise UserError(
-        f"LORA_ALPHA is {self.alpha!r}; it must be a number above 0"
+        f"alpha is {self.alpha!r}; it must be a number above 0",
+        fields="LoraOptions.alpha",
       )
     for name, pattern in (
-      ("LORA_TARGETS", self.pattern),
-      *(("LORA_ALSO_TRAIN", each) for each in self.also_train),
+      ("targets", self.pattern),
+      *(("also_train", pattern) for pattern in self.also_train),
     ):
       try:
         re.compile(pattern)
       except re.error as error:
         raise UserError(
           f"{name} is {pattern!r}, which is no regular expression ({error});"
-          f" {_ALLOWED[name]}"
+          f" {_ALLOWED[name]}",
+          fields=f"LoraOptions.{name}",
         ) from error
 
   @property
@@ -109,10 +108,10 @@ class LoraOptions:
 
 
 _ALLOWED = {
-  "LORA_TARGETS": (
+  "targets": (
     f"give {', '.join(TARGETS)}, or a regular expression for paths of kernels"
   ),
-  "LORA_ALSO_TRAIN": "give regular expressions for paths of parameters",
+  "also_train": "give regular expressions for paths of parameters",
 }
 
 
@@ -149,19 +148,20 @@ class LoraModel:
       and re.search(options.pattern, param.path)
     }
     if not self._adapted:
-      raise _no_match("LORA_TARGETS", options.targets, params)
+      raise _no_match("targets", options.targets, params)
     self._whole = {}
     for pattern in options.also_train:
       found = {p.path: p for p in params if re.search(pattern, p.path)}
       if not found:
-        raise _no_match("LORA_ALSO_TRAIN", pattern, params)
+        raise _no_match("also_train", pattern, params)
       self._whole |= found
     twice = sorted(set(self._whole) & set(self._adapted))
     if twice:
       raise UserError(
-        f"LORA_ALSO_TRAIN {list(options.also_train)} trains {twice[0]} whole,"
-        f" which LORA_TARGETS {options.targets!r} gives an adapter: take it"
-        " out of one of them"
+        f"also_train {list(options.also_train)} trains {twice[0]} whole, which"
+        f" targets {options.targets!r} gives an adapter: take it out of one of"
+        " them",
+        fields=("LoraOptions.also_train", "LoraOptions.targets"),
       )
 
   def init(self, key: jax.Array, base: PyTree | None = None) -> PyTree:
@@ -176,13 +176,15 @@ class LoraModel:
     """
     if base is None:
       base = self.model.init(key) if self._whole else {}
-    found = {path: leaf for path, leaf in _leaves(base) if path in self._whole}
+    found = {
+      path: leaf for path, leaf in by_path(base).items() if path in self._whole
+    }
     for param in self._adapted.values():
       a_path, b_path = _adapter_paths(param.path)
       found[a_path] = self._draw(key, param)
       shape = (self.options.rank, *param.value.shape[1:])
       found[b_path] = jnp.zeros(shape, jnp.float32)
-    return _nested(found)
+    return unflatten_dict(found, sep="/")
 
   def _draw(self, key: jax.Array, param: logical_axes.NamedParam) -> jax.Array:
     fan_in = param.value.shape[0]
@@ -212,7 +214,7 @@ class LoraModel:
       # The rank has no name: whatever the rules, it is not split.
       found[a_path] = (*param.axes[:-1], None)
       found[b_path] = (None, *param.axes[1:])
-    return _nested(found)
+    return unflatten_dict(found, sep="/")
 
   def num_trained(self) -> int:
     """How many parameters are trained."""
@@ -220,17 +222,17 @@ class LoraModel:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
   def join(self, base: PyTree, trained: PyTree) -> PyTree:
-    """A tree for the model's functions, with adapters beside their kernels.
+    """A tree for the model's functions, with adapters next to their kernels.
 
     Args:
       base: the base's parameters.
       trained: as from `init`.
     """
-    found = dict(_leaves(base))
-    for path, leaf in _leaves(trained):
+    found = by_path(base)
+    for path, leaf in by_path(trained).items():
       # The model adds A B as it finds them.
       found[path] = leaf * self.options.scale if _is_b(path) else leaf
-    return _nested(found)
+    return unflatten_dict(found, sep="/")
 
   def merge(self, base: PyTree, trained: PyTree) -> PyTree:
     """The student's parameters, with the paths, shapes and places of the base.
@@ -241,18 +243,18 @@ class LoraModel:
       base: the base's parameters, on a mesh or NumPy.
       trained: as from `init`, likewise.
     """
-    found = dict(_leaves(base))
-    changes = dict(_leaves(trained))
+    found = by_path(base)
+    changes = by_path(trained)
     found |= {path: changes[path] for path in self._whole}
     for path in self._adapted:
-      a, b = (changes[each] for each in _adapter_paths(path))
+      a, b = (changes[name] for name in _adapter_paths(path))
       kernel = found[path]
       sharding = getattr(kernel, "sharding", None)
       merged = _merged_kernel(kernel, a, b, self.options.scale, sharding)
       if isinstance(kernel, np.ndarray):
         merged = np.asarray(merged)
       found[path] = merged
-    return _nested(found)
+    return unflatten_dict(found, sep="/")
 
   def on(self, base: PyTree) -> AdaptedModel:
     """The model as a function of the trained part alone, for a step."""
@@ -293,7 +295,7 @@ def weights_hash(params: PyTree) -> str:
   One array at a time is on the host, however large the student.
   """
   found = {}
-  for path, leaf in _leaves(params):
+  for path, leaf in by_path(params).items():
     array = leaf if isinstance(leaf, np.ndarray) else to_host(leaf)
     for name, part in layer_stacking.one_by_one(path, array):
       found[name] = named_trees.tree_hash(part)
@@ -307,7 +309,7 @@ def _merged_kernel(
 ) -> jax.Array:
   """[in, (layers,) out], where the kernel is."""
   product = "ilr,rlo->ilo" if len(kernel.shape) == 3 else "ir,ro->io"
-  # Once and for all: in full precision, whatever the device prefers.
+  # Merging happens once, so it is done in full precision on every device.
   merged = kernel + scale * jnp.einsum(product, a, b, precision="highest")
   if sharding is None:
     return merged
@@ -323,34 +325,20 @@ def _is_b(path: str) -> bool:
   return path.endswith(f"/{_B}")
 
 
-def _leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
-  """Each array with its path, `encoder/layers_0/...`."""
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
-
-
-def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-  """The inverse of `_leaves`."""
-  tree: dict[str, Any] = {}
-  for path, leaf in leaves.items():
-    *parents, name = path.split("/")
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[name] = leaf
-  return tree
+def by_path(tree: PyTree) -> dict[str, Any]:
+  """The arrays of a tree by their paths, `encoder/layers_0/...`."""
+  return dict(flatten_dict(tree, sep="/"))
 
 
 def _no_match(
-  macro: str, pattern: str, params: list[logical_axes.NamedParam]
+  name: str, pattern: str, params: list[logical_axes.NamedParam]
 ) -> UserError:
   paths = [param.path for param in params]
-  if macro == "LORA_TARGETS":
+  if name == "targets":
     paths = [path for path in paths if path.endswith(f"/{_KERNEL}")]
-  there_are = (
-    f"such as {', '.join(paths[:2])}" if paths else "of which it has 0"
-  )
+  examples = f"such as {', '.join(paths[:2])}" if paths else "which it has not"
   return UserError(
-    f"{macro} {pattern!r} matches no parameter of the student;"
-    f" {_ALLOWED[macro]}, {there_are}"
+    f"{name} {pattern!r} matches no parameter of the student;"
+    f" {_ALLOWED[name]}, {examples}",
+    fields=f"LoraOptions.{name}",
   )

@@ -33,38 +33,82 @@ Array = jax.Array
 Bias = attention_bias.Bias
 
 
-class Encoder(nn.Module):
-  """The encoder stack, from embedded tokens to normed hidden states."""
+class _Stack(nn.Module):
+  """What encoder and decoder have in common: layers, and what is around them.
+
+  Attributes:
+    config: the sizes.
+    deterministic: whether nothing is dropped.
+  """
 
   config: config_lib.T5Config
   deterministic: bool
 
-  def setup(self):
+  def set_up(
+    self,
+    name: str,
+    num_layers: int,
+    layer_class: Any,
+    scanned_class: Any,
+    num_broadcast: int,
+  ) -> None:
+    """Makes the modules, for the `setup` of each stack.
+
+    Args:
+      name: "encoder" or "decoder".
+      num_layers: how many layers there are.
+      layer_class: a layer by itself.
+      scanned_class: the same layer as the body of a scan.
+      num_broadcast: arguments that all layers of a scan share.
+    """
     cfg = self.config
     if not cfg.relpos_bias_per_layer:
       self.relpos_bias = relative_positions.RelativePositionBiases(
-        cfg, bidirectional=True
+        cfg, bidirectional=name == "encoder"
       )
     if cfg.scan_layers:
-      layer_class = transformer_layers.scanned(
-        transformer_layers.ScannedEncoderLayer,
-        cfg,
-        cfg.num_encoder_layers,
-        1,
+      scan = transformer_layers.scanned(
+        scanned_class, cfg, num_layers, num_broadcast
       )
-      self.encoder = layer_class(cfg, self.deterministic)
+      setattr(self, name, scan(cfg, self.deterministic))
     else:
-      layer_class = transformer_layers.with_remat(
-        transformer_layers.EncoderLayer, cfg
-      )
+      layer_class = transformer_layers.with_remat(layer_class, cfg)
       self.layers = [
-        layer_class(cfg, self.deterministic)
-        for _ in range(cfg.num_encoder_layers)
+        layer_class(cfg, self.deterministic) for _ in range(num_layers)
       ]
-    self.encoder_norm = layers.LayerNorm(cfg.dtype)
+    setattr(self, f"{name}_norm", layers.LayerNorm(cfg.dtype))
     self.input_dropout = layers.Dropout(cfg, self.deterministic)
     self.output_dropout = layers.Dropout(
-      cfg, self.deterministic, always_full=True
+      cfg, self.deterministic, always_full=name == "encoder"
+    )
+
+  def run_layers(self, name: str, x: Array, *arguments: Any) -> Array:
+    """[batch, length, emb] -> [batch, length, emb], dropout and norm included.
+
+    Args:
+      name: "encoder" or "decoder".
+      x: embedded tokens.
+      arguments: what each layer takes besides.
+    """
+    x = self.input_dropout(x)
+    if self.config.scan_layers:
+      x, _ = getattr(self, name)(x, *arguments)
+    else:
+      for layer in self.layers:
+        x = layer(x, *arguments)
+    return self.output_dropout(getattr(self, f"{name}_norm")(x))
+
+
+class Encoder(_Stack):
+  """The encoder stack, from embedded tokens to normed hidden states."""
+
+  def setup(self):
+    self.set_up(
+      "encoder",
+      self.config.num_encoder_layers,
+      transformer_layers.EncoderLayer,
+      transformer_layers.ScannedEncoderLayer,
+      num_broadcast=1,
     )
 
   def __call__(self, x: Array, segments: Array) -> Array:
@@ -85,46 +129,21 @@ class Encoder(nn.Module):
     bias = attention_bias.of_segments(
       self, segments, segments, position, has_positions=True, causal=False
     )
-    x = self.input_dropout(x)
-    if self.config.scan_layers:
-      x, _ = self.encoder(x, bias, *buckets)
-    else:
-      for layer in self.layers:
-        x = layer(x, bias, *buckets)
-    return self.output_dropout(self.encoder_norm(x))
+    return self.run_layers("encoder", x, bias, *buckets)
 
 
-class Decoder(nn.Module):
+class Decoder(_Stack):
   """The decoder stack, from embedded tokens to normed hidden states."""
-
-  config: config_lib.T5Config
-  deterministic: bool
 
   def setup(self):
     cfg = self.config
-    if not cfg.relpos_bias_per_layer:
-      self.relpos_bias = relative_positions.RelativePositionBiases(
-        cfg, bidirectional=False
-      )
-    if cfg.scan_layers:
-      layer_class = transformer_layers.scanned(
-        transformer_layers.ScannedDecoderLayer,
-        cfg,
-        cfg.num_decoder_layers,
-        3,
-      )
-      self.decoder = layer_class(cfg, self.deterministic)
-    else:
-      layer_class = transformer_layers.with_remat(
-        transformer_layers.DecoderLayer, cfg
-      )
-      self.layers = [
-        layer_class(cfg, self.deterministic)
-        for _ in range(cfg.num_decoder_layers)
-      ]
-    self.decoder_norm = layers.LayerNorm(cfg.dtype)
-    self.input_dropout = layers.Dropout(cfg, self.deterministic)
-    self.output_dropout = layers.Dropout(cfg, self.deterministic)
+    self.set_up(
+      "decoder",
+      cfg.num_decoder_layers,
+      transformer_layers.DecoderLayer,
+      transformer_layers.ScannedDecoderLayer,
+      num_broadcast=3,
+    )
     if not cfg.logits_via_embedding:
       self.logits_dense = layers.Dense(
         cfg.vocab_size,
@@ -158,7 +177,9 @@ class Decoder(nn.Module):
     cross_bias = attention_bias.of_segments(
       self, segments, input_segments, None, has_positions=False, causal=False
     )
-    return self._run_layers(x, encoded, self_bias, cross_bias, *buckets)
+    return self.run_layers(
+      "decoder", x, encoded, self_bias, cross_bias, *buckets
+    )
 
   def attend(
     self,
@@ -168,7 +189,7 @@ class Decoder(nn.Module):
     mask: Array | np.ndarray,
     cross_mask: Array,
   ) -> Array:
-    """Decodes positions that see what they are told to.
+    """Decodes positions that see what the masks say.
 
     Args:
       x: [batch, length, emb].
@@ -185,16 +206,9 @@ class Decoder(nn.Module):
     )
     self_bias = attention_bias.dense(self.config, mask, position)
     cross_bias = attention_bias.dense(self.config, cross_mask, None)
-    return self._run_layers(x, encoded, self_bias, cross_bias, *buckets)
-
-  def _run_layers(self, x: Array, encoded: Array, *biases: Any) -> Array:
-    x = self.input_dropout(x)
-    if self.config.scan_layers:
-      x, _ = self.decoder(x, encoded, *biases)
-    else:
-      for layer in self.layers:
-        x = layer(x, encoded, *biases)
-    return self.output_dropout(self.decoder_norm(x))
+    return self.run_layers(
+      "decoder", x, encoded, self_bias, cross_bias, *buckets
+    )
 
   def cross_keys_and_values(self, encoded: Array) -> list:
     """Keys and values of the encoded inputs, for each layer."""

@@ -20,25 +20,57 @@ Array = jax.Array
 Bias = attention_bias.Bias
 
 
-class EncoderLayer(nn.Module):
-  """Self-attention and feed-forward, each normed before and added after."""
+class _Layer(nn.Module):
+  """What layers of encoder and decoder have in common.
+
+  Attributes:
+    config: the sizes.
+    deterministic: whether nothing is dropped.
+  """
 
   config: config_lib.T5Config
   deterministic: bool
 
-  def setup(self):
+  def set_up(self, *, bidirectional: bool) -> None:
+    """Makes the modules that both have, for the `setup` of each."""
     cfg = self.config
     if cfg.relpos_bias_per_layer:
       self.relpos_bias = relative_positions.RelativePositionBiases(
-        cfg, bidirectional=True
+        cfg, bidirectional=bidirectional
       )
-    self.pre_attention_layer_norm = layers.LayerNorm(cfg.dtype)
-    self.attention = layers.MultiHeadDotProductAttention(
-      cfg, self.deterministic
-    )
     self.pre_mlp_layer_norm = layers.LayerNorm(cfg.dtype)
     self.mlp = layers.MlpBlock(cfg, self.deterministic)
     self.dropout = layers.Dropout(cfg, self.deterministic)
+
+  def with_positions(self, bias: Bias, buckets: Array | None) -> Bias:
+    """Adds the layer's own position bias, where it has one.
+
+    Args:
+      bias: [batch, 1 or heads, length, length], or a kernel's.
+      buckets: [length, length] int32 of relative positions; None without.
+    """
+    if buckets is None:
+      return bias
+    return attention_kernels.add_position(
+      bias, self.relpos_bias.of_buckets(buckets)
+    )
+
+  def feed_forward(self, x: Array) -> Array:
+    """[batch, length, emb] -> [batch, length, emb], normed and added."""
+    x = layers.constrain(x, "batch", "length", "embed")
+    x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
+    return layers.constrain(x, "batch", "length", "embed")
+
+
+class EncoderLayer(_Layer):
+  """Self-attention and feed-forward, each normed before and added after."""
+
+  def setup(self):
+    self.set_up(bidirectional=True)
+    self.pre_attention_layer_norm = layers.LayerNorm(self.config.dtype)
+    self.attention = layers.MultiHeadDotProductAttention(
+      self.config, self.deterministic
+    )
 
   def __call__(
     self, x: Array, bias: Bias, buckets: Array | None = None
@@ -47,31 +79,19 @@ class EncoderLayer(nn.Module):
 
     `buckets` [length, length] are for a layer with a position bias of its own.
     """
-    if buckets is not None:
-      # [batch, 1, length, length] -> [batch, heads, length, length]
-      bias = attention_kernels.add_position(
-        bias, self.relpos_bias.of_buckets(buckets)
-      )
+    bias = self.with_positions(bias, buckets)
     x = layers.constrain(x, "batch", "length", "embed")
     y = self.pre_attention_layer_norm(x)
     x = x + self.dropout(self.attention(y, y, bias))
-    x = layers.constrain(x, "batch", "length", "embed")
-    x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
-    return layers.constrain(x, "batch", "length", "embed")
+    return self.feed_forward(x)
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(_Layer):
   """Causal self-attention, attention to the encoder, feed-forward."""
-
-  config: config_lib.T5Config
-  deterministic: bool
 
   def setup(self):
     cfg = self.config
-    if cfg.relpos_bias_per_layer:
-      self.relpos_bias = relative_positions.RelativePositionBiases(
-        cfg, bidirectional=False
-      )
+    self.set_up(bidirectional=False)
     self.pre_self_attention_layer_norm = layers.LayerNorm(cfg.dtype)
     self.self_attention = layers.MultiHeadDotProductAttention(
       cfg, self.deterministic
@@ -80,9 +100,6 @@ class DecoderLayer(nn.Module):
     self.encoder_decoder_attention = layers.MultiHeadDotProductAttention(
       cfg, self.deterministic
     )
-    self.pre_mlp_layer_norm = layers.LayerNorm(cfg.dtype)
-    self.mlp = layers.MlpBlock(cfg, self.deterministic)
-    self.dropout = layers.Dropout(cfg, self.deterministic)
 
   def __call__(
     self,
@@ -96,20 +113,14 @@ class DecoderLayer(nn.Module):
 
     `buckets` [length, length] are for a layer with a position bias of its own.
     """
-    if buckets is not None:
-      # [batch, 1, length, length] -> [batch, heads, length, length]
-      self_bias = attention_kernels.add_position(
-        self_bias, self.relpos_bias.of_buckets(buckets)
-      )
+    self_bias = self.with_positions(self_bias, buckets)
     x = layers.constrain(x, "batch", "length", "embed")
     y = self.pre_self_attention_layer_norm(x)
     x = x + self.dropout(self.self_attention(y, y, self_bias))
     x = layers.constrain(x, "batch", "length", "embed")
     y = self.pre_cross_attention_layer_norm(x)
     x = x + self.dropout(self.encoder_decoder_attention(y, encoded, cross_bias))
-    x = layers.constrain(x, "batch", "length", "embed")
-    x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
-    return layers.constrain(x, "batch", "length", "embed")
+    return self.feed_forward(x)
 
   def cross_keys_and_values(self, encoded: Array) -> tuple[Array, Array]:
     """[batch, inputs, emb] -> two of [batch, heads, inputs, head_dim]."""
@@ -165,6 +176,8 @@ class ScannedEncoderLayer(EncoderLayer):
 
 
 class ScannedDecoderLayer(DecoderLayer):
+  """A decoder layer as the body of a scan."""
+
   def __call__(self, x, encoded, *biases):
     return super().__call__(x, encoded, *biases), None
 

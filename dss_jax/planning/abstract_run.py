@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -13,19 +14,30 @@ from dss_jax.data.packing import packed_features, row_plans
 from dss_jax.models import abstract_params, lora
 from dss_jax.models.partitioning import logical_axes
 from dss_jax.models.partitioning.logical_axes import DATA_AXIS
-from dss_jax.planning import activations, memory
 from dss_jax.planning.expected_traffic import PlacedParam
 from dss_jax.training import run_setup, train_state
 from dss_jax.training.train_config import TrainConfig, check_vocabulary
 
 PyTree = Any
 
-# Of XLA's CPU compiler: it schedules and places arrays all the same, and makes
-# slow code in half the time.
+# With these options XLA's CPU compiler schedules and places arrays all the same,
+# and makes slow code in half the time.
 _ONLY_TO_READ = {
   "xla_backend_optimization_level": 0,
   "xla_llvm_disable_expensive_passes": True,
 }
+
+
+def bytes_per_device(shapes: PyTree) -> int:
+  """Bytes that each device stores of arrays.
+
+  Args:
+    shapes: pytree of arrays, or of `jax.ShapeDtypeStruct`s with shardings.
+  """
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(shapes)
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,27 +99,6 @@ class AbstractRun:
     options = _ONLY_TO_READ if self.backend == "cpu" else None
     return step.lower(self.state, self.batch(rows)).compile(options)
 
-  def formula(
-    self, backend: str | None = None
-  ) -> activations.ActivationFormula:
-    """The formula for its temporary arrays, here or on another backend."""
-    partitioner = self.config.partitioner
-    backend = backend or self.backend
-    return activations.activation_formula(
-      self.config.model.config,
-      encoder_length=self.shape.encoder_length,
-      decoder_length=self.shape.decoder_length,
-      gradients=memory.bytes_per_device(self.state.params),
-      optimizer=memory.bytes_per_device(self.state.opt_state),
-      num_microbatches=self.config.num_microbatches,
-      mesh_shape=partitioner.mesh.shape,
-      rules=partitioner.rules,
-      fetching=any(param.fetched for param in self.placed_params()),
-      logits_at_once=self.config.logits_at_once(backend),
-      backend=backend,
-      adapters=self.config.lora,
-    )
-
   def placed_params(self) -> list[PlacedParam]:
     """All parameters, and how the mesh holds them."""
     data_size = self.config.partitioner.data_size
@@ -117,7 +108,7 @@ class AbstractRun:
         spec = param.value.sharding.spec
         axes = {a for entry in spec for a in logical_axes.mesh_axes_of(entry)}
         fetched = DATA_AXIS in axes and data_size > 1
-        stored = memory.bytes_per_device(param.value)
+        stored = bytes_per_device(param.value)
         found.append(
           PlacedParam(
             param.path, stored * (data_size if fetched else 1), fetched, trained
@@ -127,7 +118,7 @@ class AbstractRun:
 
 
 def abstract_run(config: TrainConfig) -> AbstractRun:
-  """The shapes of a new run; reads the data as training would.
+  """Returns the shapes of a new run; reads the data as training would.
 
   Raises:
     UserError: for a configuration that cannot run.

@@ -9,6 +9,10 @@ Bytes here are those of the whole array that an operation deals with, on one
 device: what an all-reduce sums, what an all-gather ends with, what a
 reduce-scatter begins with. An operation in the body of a loop counts as often
 as the loop turns.
+
+TPU programs fuse the parts of an asynchronous collective into the operations
+that it overlaps with: each of these fusions repeats the collective, with the
+same channel.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 KINDS = (
   "all-reduce",
@@ -32,7 +36,7 @@ _Shape = tuple[str, tuple[int, ...]]  # ("f32", (48, 96))
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One operation of a program in which devices talk to each other.
+  """One operation of a program by which devices exchange arrays.
 
   Attributes:
     kind: one of `KINDS`.
@@ -41,6 +45,7 @@ class Collective:
     group_size: devices that take part together.
     times: how often a step does it.
     op_name: the place in the traced function that it stems from.
+    channel: XLA's number of the operation; None where it has none.
   """
 
   kind: str
@@ -48,6 +53,7 @@ class Collective:
   group_size: int
   times: int
   op_name: str
+  channel: int | None = None
 
   @property
   def bytes(self) -> int:
@@ -87,16 +93,16 @@ class Traffic:
 
   def of_kind(self, kind: str) -> list[Collective]:
     """The collectives of one kind."""
-    return [each for each in self.collectives if each.kind == kind]
+    return [one for one in self.collectives if one.kind == kind]
 
   def bytes_per_step(self, kind: str | None = None) -> int:
     """Bytes of arrays on one device over a step, of a kind or of all."""
     found = self.collectives if kind is None else self.of_kind(kind)
-    return sum(each.bytes_per_step for each in found)
+    return sum(one.bytes_per_step for one in found)
 
   def sent_per_step(self) -> float:
     """Bytes that a device sends in a step, by rings."""
-    return sum(each.sent_per_step for each in self.collectives)
+    return sum(one.sent_per_step for one in self.collectives)
 
 
 def read(program: str, num_devices: int) -> Traffic:
@@ -112,22 +118,26 @@ def read(program: str, num_devices: int) -> Traffic:
   uncounted: set[str] = set()
 
   @functools.cache
-  def of(name: str) -> tuple[Collective, ...]:
+  def collectives_of(name: str) -> tuple[Collective, ...]:
     found: list[Collective] = []
+    fused_channels: set[int | None] = set()
     for line in computations.get(name, ()):
       if collective := _collective(line, num_devices):
         found.append(collective)
-      for callee, times in _callees(line):
-        inner = of(callee)
+      fused = " fusion(" in line
+      for callee, times in _callees(line, computations):
+        inner = collectives_of(callee)
         if inner and times is None:
           uncounted.add(callee)
-        found += (
-          dataclasses.replace(each, times=each.times * (times or 1))
-          for each in inner
-        )
+        for one in inner:
+          if fused and one.channel in fused_channels:
+            continue
+          if fused and one.channel is not None:
+            fused_channels.add(one.channel)
+          found.append(dataclasses.replace(one, times=one.times * (times or 1)))
     return tuple(found)
 
-  return Traffic(of(entry), len(uncounted))
+  return Traffic(collectives_of(entry), len(uncounted))
 
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
@@ -141,6 +151,9 @@ _OPERATION = re.compile(
   rf"= (?P<type>.*?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\("
 )
 _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
+_LIMIT = re.compile(r" (%[\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 
@@ -159,19 +172,37 @@ def _computations(program: str) -> tuple[dict[str, list[str]], str]:
   return computations, entry
 
 
-def _callees(line: str) -> Iterator[tuple[str, int | None]]:
+def _callees(
+  line: str, computations: Mapping[str, list[str]]
+) -> Iterator[tuple[str, int | None]]:
   """Computations that an instruction runs, and how often (None: unknown)."""
   if "async-update(" in line or "async-done(" in line:
-    return  # names again what its async-start runs
+    return  # It names again what its async-start runs.
   times: int | None = 1
   if " while(" in line:
     trips = _TRIPS.search(line)
-    times = int(trips[1]) if trips else None
+    times = int(trips[1]) if trips else _limit(line, computations)
   for name in _CALLS.findall(line):
     yield name, times
   for names in _BRANCHES.findall(line):
     for name in names.split(","):
       yield name.strip().lstrip("%"), times
+
+
+def _limit(line: str, computations: Mapping[str, list[str]]) -> int | None:
+  """How often a loop turns that counts from zero, as scans do.
+
+  Read from its condition, `counter < constant`; None for other conditions. TPU
+  programs say it in no other way.
+  """
+  condition = _CONDITION.search(line)
+  lines = computations.get(condition[1], []) if condition else []
+  constants = [match for line in lines if (match := _LIMIT.search(line))]
+  root = next((line for line in lines if "ROOT " in line), "")
+  if len(constants) != 1 or "direction=LT" not in root:
+    return None
+  constant = constants[0]
+  return int(constant[2]) if f"{constant[1]})" in root else None
 
 
 def _collective(line: str, num_devices: int) -> Collective | None:
@@ -193,8 +224,15 @@ def _collective(line: str, num_devices: int) -> Collective | None:
     shapes = shapes[len(shapes) // 2 :]  # all that goes in, all that comes out
   if kind == "reduce-scatter":
     shapes = [(dtype, _times(dims, size)) for dtype, dims in shapes]
-  name = _OP_NAME.search(line)
-  return Collective(kind, tuple(shapes), size, 1, name[1] if name else "")
+  name, channel = _OP_NAME.search(line), _CHANNEL.search(line)
+  return Collective(
+    kind,
+    tuple(shapes),
+    size,
+    times=1,
+    op_name=name[1] if name else "",
+    channel=int(channel[1]) if channel else None,
+  )
 
 
 def _times(dims: tuple[int, ...], size: int) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 """What a step should communicate, by a formula from sizes and mesh.
 
-For T5X's standard rules, of which `docs/mesh.md` explains the terms. What the
-compiled program does communicate is read by `collectives.py`; the two agree but
-for scalars.
+For T5X's standard rules and XLA's CPU compiler, with which it agrees but for
+scalars; other compilers sum gradients in other types. `docs/mesh.md` explains
+the terms; `collectives.py` reads what a compiled program does communicate.
 """
 
 from __future__ import annotations
@@ -61,8 +61,6 @@ def expected_traffic(
   shape: BatchShape,
   mesh_shape: Mapping[str, int],
   num_microbatches: int = 1,
-  *,
-  activation_bytes: int = 4,
 ) -> ExpectedTraffic | None:
   """The formula; None where heads do not divide into the `model` axis.
 
@@ -73,15 +71,14 @@ def expected_traffic(
     params: all its parameters, adapters included.
     shape: of the global batch.
     mesh_shape: devices along each mesh axis.
-    num_microbatches: parts that a batch is computed in, each of which sums its
-      gradients over the devices.
-    activation_bytes: of one number; the CPU's compiler has four for bfloat16.
+    num_microbatches: parts that a batch is computed in; each sums its gradients
+      over the devices.
   """
   if config.num_heads % mesh_shape[MODEL_AXIS]:
     return None
   return ExpectedTraffic(
     gradients=num_microbatches * _gradients(config, params, shape, mesh_shape),
-    activations=activation_bytes * _activations(config, shape, mesh_shape),
+    activations=_activations(config, shape, mesh_shape),
     parameters=_fetched(config, params, num_microbatches),
   )
 
@@ -125,7 +122,7 @@ def _gradients(
 def _activations(
   config: T5Config, shape: BatchShape, mesh_shape: Mapping[str, int]
 ) -> int:
-  """Numbers in activations that devices of a `model` group sum.
+  """Bytes of activations that devices of a `model` group sum.
 
   Forward, what each projection out of split heads or a split feed-forward layer
   gives, and embedded tokens. Backward, the gradient of what goes into each of
@@ -135,7 +132,7 @@ def _activations(
   if mesh_shape[MODEL_AXIS] == 1:
     return 0
   rows = shape.rows // mesh_shape[DATA_AXIS]
-  size = rows * config.emb_dim
+  size = 4 * rows * config.emb_dim  # The CPU computes in float32.
   encoder, decoder = shape.encoder_length * size, shape.decoder_length * size
   mlp = config.mlp_dim % mesh_shape[MODEL_AXIS] == 0
   vocab = config.vocab_size % mesh_shape[MODEL_AXIS] == 0

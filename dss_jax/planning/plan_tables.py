@@ -5,28 +5,19 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from dss_jax.base.errors import one_line
 from dss_jax.planning import collectives
-from dss_jax.planning.run_plan import WAITING_BATCHES, Plan
-from dss_jax.planning.sizes import shown
+from dss_jax.planning.byte_sizes import shown
+from dss_jax.planning.run_plan import WAITING_BATCHES, RunPlan
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
-  """All of a plan; bytes are those of one device, and of a step."""
-  run = plan.run
+def as_json(plan: RunPlan) -> dict[str, Any]:
+  """The whole plan; bytes are those of one device, and of a step."""
+  run, step = plan.run, plan.step
   partitioner = run.config.partitioner
-  traffic: dict[str, Any] | None = None
-  if plan.traffic is not None:
-    traffic = {
-      kind: {
-        "operations": sum(each.times for each in plan.traffic.of_kind(kind)),
-        "bytes": plan.traffic.bytes_per_step(kind),
-      }
-      for kind in collectives.KINDS
-    }
-    traffic["sent_bytes"] = round(plan.traffic.sent_per_step())
-    traffic["uncounted_loops"] = plan.traffic.uncounted_loops
   return {
     "backend": run.backend,
+    "device_kind": partitioner.mesh.devices.flat[0].device_kind,
     "simulated": plan.simulated,
     "mesh": dict(partitioner.mesh.shape),
     "fully_sharded": partitioner.fully_sharded,
@@ -39,26 +30,49 @@ def as_json(plan: Plan) -> dict[str, Any]:
       "gradients": plan.gradients,
       "batch": plan.batch,
       "batches_on_device": 1 + WAITING_BATCHES,
-      "temporaries": dataclasses.asdict(plan.temporaries),
+      "temporaries": step and step.temporaries,
       "in_all": plan.total,
       "device_memory": plan.memory,
     },
-    "largest_batch": plan.largest and dataclasses.asdict(plan.largest),
-    "collectives": traffic,
+    "refusal": plan.refusal or None,
+    "largest_batch": plan.largest
+    and dataclasses.asdict(plan.largest)
+    | {"records": _records(plan, plan.largest.rows)},
+    "kernels": step and dict(step.kernels),
+    "collectives": step and _traffic_as_json(step.traffic),
     "collectives_by_formula": (
       plan.expected and dataclasses.asdict(plan.expected)
     ),
   }
 
 
-def as_text(plan: Plan) -> str:
+def _traffic_as_json(traffic: collectives.Traffic) -> dict[str, Any]:
+  values: dict[str, Any] = {
+    kind: {
+      "operations": sum(one.times for one in traffic.of_kind(kind)),
+      "bytes": traffic.bytes_per_step(kind),
+    }
+    for kind in collectives.KINDS
+  }
+  values["sent_bytes"] = round(traffic.sent_per_step())
+  values["uncounted_loops"] = traffic.uncounted_loops
+  return values
+
+
+def _records(plan: RunPlan, rows: int) -> int:
+  """Records that a batch of so many rows stands for, about."""
+  return round(rows * plan.run.shape.records_per_batch / plan.run.shape.rows)
+
+
+def as_text(plan: RunPlan) -> str:
   """A few tables."""
-  return "\n".join(
-    [*_head(plan), "", *_memory(plan), "", *_largest(plan), "", *_traffic(plan)]
+  tables = (_head, _memory, _largest, _kernels, _traffic)
+  return "\n\n".join(
+    "\n".join(lines) for table in tables if (lines := table(plan))
   )
 
 
-def _head(plan: Plan) -> list[str]:
+def _head(plan: RunPlan) -> list[str]:
   run, partitioner = plan.run, plan.run.config.partitioner
   shape, micro = run.shape, run.config.num_microbatches
   device = partitioner.mesh.devices.flat[0].device_kind
@@ -72,88 +86,97 @@ def _head(plan: Plan) -> list[str]:
   ]
 
 
-def _memory(plan: Plan) -> list[str]:
-  temporaries = plan.temporaries
-  terms = ", ".join(
-    f"{name} {shown(size)}" for name, size in temporaries.terms.items() if size
-  )
-  by_formula = f"formula: {terms}"
-  if temporaries.compiled is not None:
-    off = 100 * (temporaries.formula / temporaries.compiled - 1)
-    by_formula = f"{off:+.0f} %; {by_formula}"
-  batches = 1 + WAITING_BATCHES
-  rows = [
+def _memory(plan: RunPlan) -> list[str]:
+  step, batches = plan.step, 1 + WAITING_BATCHES
+  table = [
     ("parameters", plan.parameters, "exact"),
-    ("frozen parameters", plan.frozen, "exact"),
+    ("frozen parameters", plan.frozen or None, "exact"),
     ("optimizer state", plan.optimizer, "exact"),
     (
       f"batches, {batches}",
       batches * plan.batch,
       f"exact; one is in the step, {WAITING_BATCHES} wait",
     ),
-    ("temporaries", temporaries.compiled, f"XLA's figure ({plan.run.backend})"),
     (
-      "temporaries" if temporaries.compiled is None else "  (by formula)",
-      temporaries.formula,
-      by_formula,
-    ),
-    (
-      "  (elsewhere)",
-      temporaries.accelerator,
-      "formula for GPUs and TPUs, on which bfloat16 stays bfloat16",
+      "temporaries",
+      step and step.temporaries,
+      f"the compiler's figure ({plan.run.backend})",
     ),
     ("in all", plan.total, ""),
     ("  (gradients)", plan.gradients, "exact; part of the temporaries"),
   ]
-  return [
+  lines = [
     "bytes on each device",
     *(
       f"  {name:<19}{shown(size):>12}  {note}".rstrip()
-      for name, size, note in rows
-      if size is not None and (size or name != "frozen parameters")
+      for name, size, note in table
+      if size is not None
     ),
   ]
+  if plan.refusal:
+    lines.append(
+      "  the step does not fit; the compiler says:"
+      f" {one_line(plan.refusal, longest=300)}"
+    )
+  elif step is None:
+    lines.append("  temporaries: not known without compiling")
+  return lines
 
 
-def _largest(plan: Plan) -> list[str]:
-  largest = plan.largest
-  if plan.memory is None or largest is None:
+def _largest(plan: RunPlan) -> list[str]:
+  if plan.memory is None:
     return [
-      "largest batch: the memory of a device is not known; say it with"
-      " --plan_memory=80GiB"
+      "largest batch: not searched for, as nobody says how much memory a device"
+      " has"
     ]
-  where = f"{shown(plan.memory)} ({plan.memory_source})"
+  largest, where = plan.largest, f"{shown(plan.memory)} ({plan.memory_source})"
+  if largest is None:
+    return ["largest batch: not searched for"]
+  if not largest.tried:
+    return [
+      "largest batch: none; parameters, optimizer state and gradients alone take"
+      f" {shown(largest.bytes)} of {where}"
+    ]
+  tried = ", ".join(map(str, largest.tried))
   if not largest.rows:
     return [
-      f"largest batch: none fits into {where}; try more micro-batches, fully"
-      " sharded parameters, or more devices"
+      f"largest batch: none of those compiled ({tried} rows) fits into {where};"
+      " try more micro-batches, fully sharded parameters, or more devices"
     ]
-  how = "compiled for it" if largest.compiled else "by formula"
   return [
-    f"largest batch: {largest.rows} rows, about {largest.records} records, take"
-    f" {shown(largest.bytes)} of {where}; {how}"
+    f"largest batch: {largest.rows} rows, about"
+    f" {_records(plan, largest.rows)} records, take {shown(largest.bytes)} of"
+    f" {where}; compiled for {tried} rows"
   ]
 
 
-def _traffic(plan: Plan) -> list[str]:
+def _kernels(plan: RunPlan) -> list[str]:
+  if plan.step is None or plan.run.backend == "cpu":
+    return []
+  found = [f"{times} x {name}" for name, times in plan.step.kernels.items()]
+  return [f"hand-written kernels: {', '.join(found) or 'none'}"]
+
+
+def _traffic(plan: RunPlan) -> list[str]:
   lines = []
-  if plan.traffic is None:
-    lines.append("collectives: not known without compiling")
-  elif not plan.traffic.collectives:
+  traffic = plan.step and plan.step.traffic
+  if traffic is None:
+    lines.append("collectives: not known without a compiled step")
+  elif not traffic.collectives:
     lines.append("collectives: none")
   else:
     lines.append("collectives of a step, bytes of their arrays on each device")
     for kind in collectives.KINDS:
-      if found := plan.traffic.of_kind(kind):
-        times = sum(each.times for each in found)
-        size = plan.traffic.bytes_per_step(kind)
+      if found := traffic.of_kind(kind):
+        times = sum(one.times for one in found)
+        size = traffic.bytes_per_step(kind)
         lines.append(f"  {kind:<19}{shown(size):>12}  in {times} operations")
-    sent = plan.traffic.sent_per_step()
+    sent = traffic.sent_per_step()
     lines.append(f"  {'sent, by rings':<19}{shown(sent):>12}")
-    if plan.traffic.uncounted_loops:
+    if traffic.uncounted_loops:
       lines.append(
         "  at least: loops that do not say how often they turn, read as if"
-        f" once: {plan.traffic.uncounted_loops}"
+        f" once: {traffic.uncounted_loops}"
       )
   if plan.expected is None:
     return lines

@@ -3,82 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
+import re
 from collections.abc import Callable
 
+from dss_jax.models.partitioning import placement
 from dss_jax.models.partitioning.logical_axes import standard_logical_axis_rules
-from dss_jax.planning import collectives, expected_traffic, memory
-from dss_jax.planning.abstract_run import AbstractRun
+from dss_jax.planning import expected_traffic, largest_batch, tpu_topology
+from dss_jax.planning.abstract_run import AbstractRun, bytes_per_device
+from dss_jax.planning.compiled_step import CompiledStep, compile_step
 
-# Batches on the devices beside that of the step: two wait, one is on its way.
+# Batches on the devices besides that of the step: two wait, one is on its way.
 WAITING_BATCHES = 3
-# Attempts to find the largest batch by compiling for it.
-_ATTEMPTS = 3
-# A batch that fills a device so far is not worth another attempt.
-_FULL = 0.95
-# After one that was too large, the next is to leave so much more room.
-_ROOM = 0.005
-_MOST_ROWS = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Temporaries:
-  """Bytes of a step's temporary arrays, activations and gradients, on a device.
-
-  Attributes:
-    compiled: by XLA; None where the step was not compiled.
-    formula: by `activations.ActivationFormula`.
-    terms: of the formula, by name.
-    accelerator: by the formula for GPUs and TPUs, where the devices are only
-      simulated; else None.
-  """
-
-  compiled: int | None
-  formula: int
-  terms: dict[str, int]
-  accelerator: int | None = None
-
-  @property
-  def best(self) -> int:
-    """The compiler's figure, or else the formula's."""
-    return self.formula if self.compiled is None else self.compiled
-
-
-@dataclasses.dataclass(frozen=True)
-class LargestBatch:
-  """The largest batch that fits into a device's memory.
-
-  Attributes:
-    rows: of the global batch; 0 where none fits.
-    records: that such a batch stands for, about.
-    bytes: what it takes on a device, in all.
-    compiled: whether the step was compiled for it, or a formula says so.
-  """
-
-  rows: int
-  records: int
-  bytes: int
-  compiled: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
+class RunPlan:
   """What a run would take. All bytes are those of one device.
 
   Attributes:
     run: its shapes.
-    parameters: trained ones.
-    frozen: parameters that are not trained.
-    optimizer: the optimizer's state.
-    gradients: which are part of the temporaries.
-    batch: one.
-    temporaries: what a step needs beside all that.
-    memory: of a device; None where nobody says.
-    memory_source: who says so.
-    largest: None without `memory`.
-    traffic: collectives of the compiled step; None where it was not compiled.
-    expected: the same by formula; None for meshes that it does not cover.
-    simulated: whether the devices are only simulated.
+    parameters: bytes of the trained ones.
+    frozen: bytes of the parameters that are not trained.
+    optimizer: bytes of the optimizer's state.
+    gradients: bytes of the gradients, which are part of the temporaries.
+    batch: bytes of one batch.
+    step: the compiled step; None where it was not compiled or does not fit.
+    refusal: why the compiler refuses the step; empty where it does not.
+    memory: bytes of a device's memory; None where nobody knows.
+    memory_source: who says how much memory there is.
+    largest: the largest batch; None where it was not searched for.
+    expected: the traffic by formula; None for meshes and
+      compilers that it does not cover.
+    simulated: whether this machine's CPU simulates the devices.
   """
 
   run: AbstractRun
@@ -87,72 +45,97 @@ class Plan:
   optimizer: int
   gradients: int
   batch: int
-  temporaries: Temporaries
+  step: CompiledStep | None
+  refusal: str
   memory: int | None
   memory_source: str
-  largest: LargestBatch | None
-  traffic: collectives.Traffic | None
+  largest: largest_batch.LargestBatch | None
   expected: expected_traffic.ExpectedTraffic | None
   simulated: bool
 
   @property
-  def total(self) -> int:
-    """All of it, at the step's fullest."""
-    return (
-      self.parameters
-      + self.frozen
-      + self.optimizer
-      + (1 + WAITING_BATCHES) * self.batch
-      + self.temporaries.best
-    )
+  def state(self) -> int:
+    """Bytes of all that stays on a device from step to step."""
+    return self.parameters + self.frozen + self.optimizer
+
+  @property
+  def total(self) -> int | None:
+    """Bytes in use at the step's fullest; None where nobody knows."""
+    if self.step is None or self.step.temporaries is None:
+      return None
+    batches = (1 + WAITING_BATCHES) * self.batch
+    return self.state + batches + self.step.temporaries
 
 
 def make_plan(
   run: AbstractRun,
   *,
   device_memory: int | None = None,
+  attempts: int = 3,
   compiling: bool = True,
   simulated: bool = False,
-) -> Plan:
-  """Plans a run; see `Plan`.
+  progress: Callable[[int], None] = lambda rows: None,
+) -> RunPlan:
+  """Plans a run.
 
   Args:
     run: its shapes.
     device_memory: bytes of one device; None asks the devices.
+    attempts: batches to compile for in search of the largest, after the run's
+      own; 0 does not search.
     compiling: compile the step, once or a few times, and read its program;
-      else all but what is exact comes from formulas.
+      otherwise only exact figures and the formula of the traffic are known.
     simulated: whether the run's devices stand for others.
+    progress: called with the rows of each batch that the step is about to be
+      compiled for.
   """
-  source = "--plan_memory"
+  source = "as given"
   if device_memory is None:
     device_memory, source = _memory_of(run, simulated)
-  planner = _Planner(run, compiling)
-  temporaries = planner.temporaries(run.shape.rows)
-  if simulated:
-    there = run.formula("gpu").bytes(planner.rows_at_once(run.shape.rows))
-    temporaries = dataclasses.replace(temporaries, accelerator=there)
-  exact = {
-    "parameters": memory.bytes_per_device(run.state.params),
-    "frozen": memory.bytes_per_device(run.frozen),
-    "optimizer": memory.bytes_per_device((run.state.opt_state, run.state.step)),
-  }
-  return Plan(
+
+  @functools.cache
+  def compiled(rows: int) -> CompiledStep | str:
+    progress(rows)
+    return compile_step(run, rows)
+
+  step = compiled(run.shape.rows) if compiling else None
+  parameters = bytes_per_device(run.state.params)
+  plan = RunPlan(
     run=run,
-    **exact,
-    gradients=exact["parameters"],
-    batch=memory.bytes_per_device(run.batch()),
-    temporaries=temporaries,
+    parameters=parameters,
+    frozen=bytes_per_device(run.frozen),
+    optimizer=bytes_per_device((run.state.opt_state, run.state.step)),
+    gradients=parameters,
+    batch=bytes_per_device(run.batch()),
+    step=step if isinstance(step, CompiledStep) else None,
+    refusal=step if isinstance(step, str) else "",
     memory=device_memory,
     memory_source=source,
-    largest=(
-      None
-      if device_memory is None
-      else planner.largest(device_memory, sum(exact.values()))
-    ),
-    traffic=planner.traffic(),
+    largest=None,
     expected=expected_of(run),
     simulated=simulated,
   )
+  if device_memory is None or step is None or not attempts:
+    return plan
+  if isinstance(step, CompiledStep) and step.temporaries is None:
+    return plan
+
+  def bytes_of(rows: int) -> int:
+    found = compiled(rows)
+    if isinstance(found, str):
+      return max(_bytes_refused(found), device_memory + 1)
+    batches = (1 + WAITING_BATCHES) * bytes_per_device(run.batch(rows))
+    return plan.state + batches + (found.temporaries or 0)
+
+  largest = largest_batch.search(
+    bytes_of,
+    first=run.shape.rows,
+    unit=run.config.partitioner.data_size * run.config.num_microbatches,
+    state=plan.state + plan.gradients,
+    memory=device_memory,
+    attempts=attempts,
+  )
+  return dataclasses.replace(plan, largest=largest)
 
 
 def _memory_of(run: AbstractRun, simulated: bool) -> tuple[int | None, str]:
@@ -160,8 +143,11 @@ def _memory_of(run: AbstractRun, simulated: bool) -> tuple[int | None, str]:
   if simulated:
     return None, ""
   devices = run.config.partitioner.mesh.local_devices
+  kind = devices[0].device_kind
+  if placement.is_described(devices[0]):
+    return tpu_topology.CHIP_MEMORY.get(kind), f"of a {kind} chip"
   stats = [device.memory_stats() or {} for device in devices]
-  limits = [each["bytes_limit"] for each in stats if "bytes_limit" in each]
+  limits = [stat["bytes_limit"] for stat in stats if "bytes_limit" in stat]
   if limits:
     return min(limits), "the device's own limit"
   if run.backend != "cpu":
@@ -171,110 +157,24 @@ def _memory_of(run: AbstractRun, simulated: bool) -> tuple[int | None, str]:
 
 
 def expected_of(run: AbstractRun) -> expected_traffic.ExpectedTraffic | None:
-  """What a run's devices should send each other; None where nobody knows."""
+  """What a run's devices should send each other; None where no formula says."""
   partitioner = run.config.partitioner
-  if partitioner.rules != standard_logical_axis_rules():
+  if run.backend != "cpu" or partitioner.rules != standard_logical_axis_rules():
     return None
-  model = run.config.model.config
-  narrow = model.dtype == "bfloat16" and run.backend != "cpu"
   return expected_traffic.expected_traffic(
-    model,
+    run.config.model.config,
     run.placed_params(),
     run.shape,
     partitioner.mesh.shape,
     run.config.num_microbatches,
-    activation_bytes=2 if narrow else 4,
   )
 
 
-class _Planner:
-  """Compiles a run's step for numbers of rows, each once."""
+# "Used 21.31G of 15.75G hbm", "required for HLO temporaries (22.00G)".
+_REFUSED = re.compile(r"(?:Used |\()(\d+(?:\.\d+)?)G\b")
 
-  def __init__(self, run: AbstractRun, compiling: bool):
-    self._run = run
-    self._formula = run.formula()
-    self._compiling = compiling
-    self._parts = run.config.partitioner.data_size * run.config.num_microbatches
-    self._compiled: dict[int, int] = {}
-    self._traffic: collectives.Traffic | None = None
 
-  def temporaries(self, rows: int) -> Temporaries:
-    local = self.rows_at_once(rows)
-    return Temporaries(
-      self._compile(rows),
-      self._formula.bytes(local),
-      self._formula.parts(local),
-    )
-
-  def rows_at_once(self, rows: int) -> int:
-    """Those of one device in one micro-batch."""
-    return rows // self._parts
-
-  def traffic(self) -> collectives.Traffic | None:
-    """Of the run's own batch."""
-    self._compile(self._run.shape.rows)
-    return self._traffic
-
-  def _compile(self, rows: int) -> int | None:
-    """Bytes of temporaries, by XLA; None where it does not say."""
-    if not self._compiling:
-      return None
-    if rows not in self._compiled:
-      program = self._run.compile(rows)
-      analysis = program.memory_analysis()
-      if analysis is None:
-        self._compiling = False
-        return None
-      self._compiled[rows] = analysis.temp_size_in_bytes
-      if rows == self._run.shape.rows:
-        devices = self._run.config.partitioner.mesh.size
-        self._traffic = collectives.read(program.as_text() or "", devices)
-    return self._compiled[rows]
-
-  def largest(self, device_memory: int, state: int) -> LargestBatch:
-    """The most rows that fit beside the state.
-
-    The formula, brought to agree with the compiler at the last batch compiled,
-    proposes; compiling for that batch disposes.
-    """
-    shape = self._run.shape
-    per_row = memory.bytes_per_device(self._run.batch()) / shape.rows
-    beside = (1 + WAITING_BATCHES) * per_row
-    rows, factor, aim = shape.rows, 1.0, device_memory
-
-    def taken(rows: int) -> int:
-      temporaries = factor * self._formula.bytes(rows // self._parts)
-      temporaries = self._compiled.get(rows, temporaries)
-      return round(state + rows * beside + temporaries)
-
-    for _ in range(_ATTEMPTS if self._compiling else 1):
-      found = self.temporaries(rows)
-      factor = found.best / found.formula
-      rows = self._most(taken, aim)
-      if not rows or self._compile(rows) is None:
-        break
-      if _FULL * device_memory < taken(rows) <= device_memory:
-        break
-      if taken(rows) > device_memory:
-        aim = round((1 - _ROOM) * aim)
-    # Of all that were compiled; the run's own batch is one of them.
-    proved = [each for each in self._compiled if taken(each) <= device_memory]
-    if proved:
-      rows = max(proved)
-    elif rows in self._compiled:
-      factor = self._compiled[rows] / self._formula.bytes(rows // self._parts)
-      rows = self._most(taken, aim)
-    records = round(rows * shape.records_per_batch / shape.rows)
-    return LargestBatch(rows, records, taken(rows), bool(proved))
-
-  def _most(self, taken: Callable[[int], int], room: int) -> int:
-    """The most rows that take no more, a multiple of what the mesh needs."""
-    low, high = 0, 1
-    while taken(high * self._parts) <= room and high * self._parts < _MOST_ROWS:
-      low, high = high, 2 * high
-    while high - low > 1:
-      middle = (low + high) // 2
-      low, high = (
-        (middle, high) if taken(middle * self._parts) <= room else (low, middle)
-      )
-    return low * self._parts
+def _bytes_refused(refusal: str) -> int:
+  """Bytes that the compiler says it would need; 0 where it does not."""
+  sizes = [float(size) for size in _REFUSED.findall(refusal)]
+  return int(max(sizes, default=0) * 2**30)

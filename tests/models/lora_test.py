@@ -137,15 +137,15 @@ def test_axes_follow_the_kernels():
 @pytest.mark.parametrize(
   ("options", "said"),
   [
-    ({"rank": 0}, "LORA_RANK is 0; it must be a whole number from 1"),
-    ({"alpha": 0.0}, "LORA_ALPHA is 0.0"),
-    ({"alpha": float("nan")}, "LORA_ALPHA is nan"),
-    ({"targets": "("}, "LORA_TARGETS is '(', which is no regular expression"),
-    ({"also_train": ["["]}, "LORA_ALSO_TRAIN is '['"),
-    ({"targets": "quary"}, "LORA_TARGETS 'quary' matches no parameter"),
+    ({"rank": 0}, "rank is 0; it must be 1 or more"),
+    ({"alpha": 0.0}, "alpha is 0.0"),
+    ({"alpha": float("nan")}, "alpha is nan"),
+    ({"targets": "("}, "targets is '(', which is no regular expression"),
+    ({"also_train": ["["]}, "also_train is '['"),
+    ({"targets": "quary"}, "targets 'quary' matches no parameter"),
     # No kernel: the model would not notice an adapter.
-    ({"targets": "token_embedder"}, "LORA_TARGETS 'token_embedder' matches no"),
-    ({"also_train": "scales"}, "LORA_ALSO_TRAIN 'scales' matches no parameter"),
+    ({"targets": "token_embedder"}, "targets 'token_embedder' matches no"),
+    ({"also_train": "scales"}, "also_train 'scales' matches no parameter"),
     ({"also_train": "query"}, "trains decoder/layers_0/encoder_decoder_att"),
   ],
 )
@@ -189,9 +189,9 @@ def test_merged_kernels_are_sums(model):
   trained = _trained(adapters, base)
   merged = adapters.merge(base, trained)
   assert _paths(merged) == _paths(base)
-  changed = dict(lora._leaves(trained))
-  for path, kernel in lora._leaves(base):
-    value = dict(lora._leaves(merged))[path]
+  changed = lora.by_path(trained)
+  for path, kernel in lora.by_path(base).items():
+    value = lora.by_path(merged)[path]
     stem = path.removesuffix("kernel")
     if f"{stem}lora_a" in changed:
       a, b = (changed[f"{stem}lora_{x}"].astype(np.float64) for x in "ab")
@@ -371,7 +371,7 @@ def test_neither_a_mesh_nor_scanning_changes_anything(model, mesh):
   wanted_losses, wanted = _train(DEEPER, devices=one_device)
   values, params = _train(model, **mesh)
   np.testing.assert_allclose(values, wanted_losses, rtol=1e-5)
-  leaves = dict(lora._leaves(params))
+  leaves = lora.by_path(params)
   stem = "encoder/layers_0"
   if model.config.scan_layers:
     wanted = layer_stacking.stack_layers(wanted)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dss_jax.models.config import T5Config
-from dss_jax.models.decoding import beam_search, greedy_and_sampling
+from dss_jax.models.decoding import beam_search, token_by_token
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import huggingface_weights
 from dss_jax.pretrained.t5x_checkpoints import load_t5x
@@ -70,7 +70,7 @@ class _Student:
       cache = self.model.init_cache(params, encoded, tokens, length)
       step = functools.partial(self.model.decode_step, params)
       if num_beams is None:
-        return greedy_and_sampling.greedy(step, cache, max_decode_length=length)
+        return token_by_token.greedy(step, cache, max_decode_length=length)
       return beam_search.beam_search(
         step,
         cache,

@@ -61,8 +61,8 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 def test_every_collective_is_counted_as_often_as_it_runs():
   traffic = collectives.read(PROGRAM, 8)
   found = [
-    (each.kind, each.group_size, each.times, each.bytes)
-    for each in traffic.collectives
+    (one.kind, one.group_size, one.times, one.bytes)
+    for one in traffic.collectives
   ]
   assert found == [
     ("all-gather", 8, 6, 32 * 64 * 4),
@@ -78,6 +78,56 @@ def test_every_collective_is_counted_as_often_as_it_runs():
   assert traffic.uncounted_loops == 1
   assert traffic.bytes_per_step("all-gather") == 6 * 8192 + 64
   assert traffic.bytes_per_step() == sum(n * b for _, _, n, b in found)
+
+
+# Parts of an asynchronous all-gather in fusions of a loop's body, as TPU
+# programs have them; a loop that counts from zero, and one that does not say.
+TPU_PROGRAM = """\
+%start (p: bf16[1,512]) -> (bf16[1,512], bf16[1,1024]) {
+  %ag.1 = bf16[1,1024]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=16, replica_groups=[2,2]<=[4], dimensions={1}
+  ROOT %c = (bf16[1,512], bf16[1,1024]) custom-call(%ag.1)
+}
+
+%done (p: bf16[1,512]) -> bf16[1,1024] {
+  ROOT %ag.2 = bf16[1,1024]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=16, replica_groups=[2,2]<=[4], dimensions={1}
+}
+
+%layer (p: (s32[], bf16[1,512])) -> (s32[], bf16[1,512]) {
+  %f.1 = (bf16[1,512], bf16[1,1024]) fusion(%x), kind=kCustom, calls=%start
+  %f.2 = bf16[1,1024] fusion(%f.1), kind=kCustom, calls=%done
+  ROOT %t = (s32[], bf16[1,512]) tuple(%i, %x)
+}
+
+%below (p: (s32[], bf16[1,512])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(5)
+  %p = (s32[]{:T(128)}, bf16[1,512]) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %limit), direction=LT
+}
+
+%until (p: (s32[], s32[])) -> pred[] {
+  %p = (s32[], s32[]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %n = s32[] get-tuple-element(%p), index=1
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (p: bf16[1,512]) -> bf16[1,512] {
+  %while.1 = (s32[], bf16[1,512]) while(%p), condition=%below, body=%layer
+  %while.2 = (s32[], bf16[1,512]) while(%q), condition=%until, body=%layer
+  ROOT %x = bf16[1,512] get-tuple-element(%while.1), index=1
+}
+"""
+
+
+def test_parts_of_a_fused_collective_are_one_and_loops_count_from_zero():
+  traffic = collectives.read(TPU_PROGRAM, 4)
+  found = [
+    (one.kind, one.group_size, one.times, one.bytes)
+    for one in traffic.collectives
+  ]
+  assert found == [("all-gather", 2, 5, 2048), ("all-gather", 2, 1, 2048)]
+  assert traffic.uncounted_loops == 1
 
 
 def test_what_a_ring_sends():
@@ -135,8 +185,8 @@ def test_a_program_as_compiled_here():
   ).compile()
   traffic = collectives.read(compiled.as_text() or "", 8)
   found = {
-    (each.kind, each.group_size, each.times, each.bytes)
-    for each in traffic.collectives
+    (one.kind, one.group_size, one.times, one.bytes)
+    for one in traffic.collectives
   }
   assert ("all-reduce", 2, 5, 4 * 8 * 4) in found
   assert ("all-reduce", 4, 1, 4) in found

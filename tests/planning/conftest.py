@@ -1,6 +1,5 @@
 """Runs as shapes, of students of five sizes."""
 
-import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -112,15 +111,3 @@ def _run(
 def run():
   """`run(size, (rows, encoder, decoder), **changes)` -> `AbstractRun`."""
   return _run
-
-
-@pytest.fixture(scope="session")
-def temporaries(run):
-  """`temporaries(...)`: bytes that XLA says its step needs, compiled once."""
-
-  @functools.cache
-  def compiled(*args: Any, **changes: Any) -> int:
-    found = run(*args, **changes)
-    return found.compile().memory_analysis().temp_size_in_bytes
-
-  return compiled

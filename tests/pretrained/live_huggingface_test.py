@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from dss_jax.models.decoding import beam_search, greedy_and_sampling
+from dss_jax.models.decoding import beam_search, token_by_token
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import huggingface_weights, open_pretrained
 
@@ -130,7 +130,7 @@ def test_logits_greedy_and_beams(recipe, tmp_path, name):
     return decode(step, cache, max_decode_length=length, **options)
 
   greedy, _ = recipe.generate(model, encoder)
-  tokens = _jit(functools.partial(search, decode=greedy_and_sampling.greedy))(
+  tokens = _jit(functools.partial(search, decode=token_by_token.greedy))(
     params, encoder
   )[0]
   np.testing.assert_array_equal(tokens, greedy)

@@ -10,7 +10,7 @@ import pytest
 
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks
-from dss_jax.models.decoding import greedy_and_sampling
+from dss_jax.models.decoding import token_by_token
 from dss_jax.models.decoding.generation import DecodeOptions
 from dss_jax.students import predictions, text_generators
 from dss_jax.students.predictor import (
@@ -36,7 +36,7 @@ def _one_by_one(student, subtask, text, max_length):
     encoded = student.model.encode(params, tokens)
     cache = student.model.init_cache(params, encoded, tokens, max_length)
     step = functools.partial(student.model.decode_step, params)
-    return greedy_and_sampling.greedy(step, cache, max_decode_length=max_length)
+    return token_by_token.greedy(step, cache, max_decode_length=max_length)
 
   found, scores = decode(student.params)
   return student.vocabulary.decode(np.asarray(found)[0]), float(scores[0])

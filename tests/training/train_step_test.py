@@ -480,7 +480,7 @@ class TestStep:
     state, step = start(
       ToyStudent(), OPTIMIZERS["adamw"], Partitioner(), num_microbatches=4
     )
-    with pytest.raises(UserError, match=r"BATCH_SIZE is 16 .*4 micro-batches"):
+    with pytest.raises(UserError, match=r"batch_size is 16 .*4 micro-batches"):
       step(state, random_batch())
     with pytest.raises(
       UserError, match="16 rows, not a multiple of 3"

@@ -510,6 +510,6 @@ def test_batch_not_divisible_by_devices_is_refused(tmp_path):
   dataset = dataclasses.replace(
     config.train_dataset_cfg, batch_size=12, records_per_batch=None
   )
-  with pytest.raises(UserError, match="BATCH_SIZE") as error:
+  with pytest.raises(UserError, match="batch_size is 12") as error:
     _train(dataclasses.replace(config, train_dataset_cfg=dataset))
   assert "\n" not in str(error.value)

@@ -27,7 +27,7 @@ from dss_jax.base.special_ids import EOS_ID, PAD_ID
 
 Array = jax.Array
 
-# In place of a token, where a state allows fewer than others do.
+# Stands for no token, where a state allows fewer tokens than others do.
 NO_TOKEN = -1
 
 
@@ -116,7 +116,8 @@ class Trie:
     tokens: list[int] = []
     first_edge: list[int] = []
     num_edges: list[int] = []
-    for node in children:  # grows as it is read: breadth first
+    # The list grows while it is read, which visits nodes breadth first.
+    for node in children:
       first_edge.append(len(tokens))
       num_edges.append(len(node))
       for token in sorted(node):
@@ -138,10 +139,11 @@ class Trie:
     )
 
   def of_examples(self, index: np.ndarray) -> Trie:
-    """For a batch of these examples; -1, a row that only fills, gets any.
+    """The trie for a batch of examples.
 
     Args:
-      index: [examples] ints, positions among the sets.
+      index: [examples] ints, positions among the sets; -1, for a row that only
+        fills the batch, gets any set.
     """
     if len(self.roots) == 1:
       return self

@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.base.special_ids import EOS_ID
 from dss_jax.models.decode_cache import DecodeCache, DecodeStepFn
@@ -15,9 +16,14 @@ from dss_jax.models.decoding.allowed_outputs import Constraint
 
 Array = jax.Array
 
+CONVENTIONS = ("t5x", "huggingface")
+
 # Scores of real sequences are greater: they would have to be hundreds of
 # thousands of tokens long to come near.
 NO_SEQUENCE = -5e6
+
+
+# ------------------------------------------------------------------ conventions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +83,9 @@ class _HuggingFaceConvention:
 
 
 _Convention = _T5XConvention | _HuggingFaceConvention
+
+
+# ------------------------------------------------------------------- the search
 
 
 @jax.tree_util.register_dataclass
@@ -181,36 +190,31 @@ def check_settings(
   Raises:
     UserError: for settings that a beam search cannot use.
   """
-  where = "set decoding.DecodeOptions"
-  if num_beams < 1:
-    raise UserError(
-      f"num_beams is {num_beams} but must be 1 or more: {where}.num_beams"
-    )
+  checks.in_range("DecodeOptions.num_beams", num_beams, 1)
+  checks.one_of("DecodeOptions.convention", name, CONVENTIONS)
   if name == "huggingface":
-    if early_stopping not in (True, False, "never"):
-      raise UserError(
-        f"early_stopping is {early_stopping!r} but must be True, False or"
-        f" 'never': {where}.early_stopping"
-      )
+    checks.one_of(
+      "DecodeOptions.early_stopping", early_stopping, (True, False, "never")
+    )
     penalty = 1.0 if length_penalty is None else length_penalty
     return _HuggingFaceConvention(penalty, early_stopping)
-  if name != "t5x":
-    raise UserError(
-      f"convention is {name!r} but must be 't5x' or 'huggingface':"
-      f" {where}.convention"
-    )
   if early_stopping is not False:
     raise UserError(
-      f"early_stopping is {early_stopping!r} but must be False with"
-      f" convention 't5x': {where}.early_stopping"
+      f"early_stopping is {early_stopping!r}; it must be False with convention"
+      " 't5x'",
+      fields=("DecodeOptions.early_stopping", "DecodeOptions.convention"),
     )
   alpha = 0.6 if length_penalty is None else length_penalty
   if not isinstance(alpha, jax.Array) and alpha < 0.0:
     raise UserError(
-      f"length_penalty is {alpha} but must be 0 or more with convention"
-      f" 't5x', whose stopping bound needs it: {where}.length_penalty"
+      f"length_penalty is {alpha}; it must be 0 or more with convention 't5x',"
+      " whose stopping bound needs it",
+      fields=("DecodeOptions.length_penalty", "DecodeOptions.convention"),
     )
   return _T5XConvention(alpha)
+
+
+# --------------------------------------------------------------------- one step
 
 
 def _start(
@@ -221,7 +225,7 @@ def _start(
   rule: _Convention,
   limits: Array,
 ) -> _Beams:
-  """All beams are empty; only the first counts, lest they be all alike."""
+  """Returns empty beams; only the first counts, or all would be equal."""
   tokens = jnp.zeros((batch, num_beams, length), jnp.int32)
   empty = jnp.full((batch, num_beams), rule.empty_score, jnp.float32)
   return _Beams(
@@ -272,10 +276,10 @@ def _advance(
   if rule.limit_finishes:
     ends = ends | at_limit[:, None]
   if constrain is not None:
-    # Fewer sequences than places: what fills these is none.
+    # With fewer sequences than places, the rest of the places stay empty.
     ends = ends & (log_probs > NO_SEQUENCE)
 
-  # Live: the K best of those that go on.
+  # Live: the K best of those that have not ended.
   live_log_probs, order = jax.lax.top_k(
     jnp.where(ends, rule.empty_score, log_probs), num_beams
   )
@@ -326,8 +330,8 @@ def _finished(
   Args:
     beams: the state before this step.
     extended: [batch, 2K, length] int32, the candidates.
-    log_probs: [batch, 2K] float32, theirs, best first.
-    ends: [batch, 2K] bool, whether they have come to their end.
+    log_probs: [batch, 2K] float32, of the candidates, best first.
+    ends: [batch, 2K] bool, whether the candidates are finished.
     rule: how they score, and which may finish.
 
   Returns:

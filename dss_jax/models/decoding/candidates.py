@@ -18,7 +18,7 @@ from dss_jax.models.decoding.allowed_outputs import Trie
 
 Array = jax.Array
 
-# Of the logits that exist at once; two or three such arrays are alive.
+# Bytes of the logits that exist at once; two or three such arrays are alive.
 _MAX_LOGITS_BYTES = 256 * 2**20
 
 
@@ -59,7 +59,7 @@ def score_sequences(
     tree.depth,
     tree.mask,
   )
-  # Of each edge, from the states of the node that it leaves.
+  # The log-probability of each edge follows from the node that it leaves.
   log_probs = _log_probs(
     model,
     params,

@@ -1,7 +1,7 @@
 """Generation: lists of token ids in, lists of token ids out.
 
-`decoding` knows one batch and one algorithm; here inputs of all lengths are
-put into batches of a few fixed shapes, decoded on the mesh and handed back in
+The algorithms next to this module decode one batch; here inputs of all lengths
+are put into batches of a few fixed shapes, decoded on the mesh and returned in
 their order.
 """
 
@@ -16,23 +16,27 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.base.special_ids import EOS_ID, PAD_ID
 from dss_jax.models import encoder_decoder, partitioning
 from dss_jax.models.decoding import (
   beam_search,
-  greedy_and_sampling,
   input_batches,
+  token_by_token,
 )
 from dss_jax.models.decoding.allowed_outputs import Constraint, Trie
 
 PyTree = Any
 STRATEGIES = ("greedy", "beam", "sample")
 
-# Batches that may wait for the devices.
+# Batches that may wait for the devices at a time.
 _IN_FLIGHT = 2
-# In tokens: from here on lengths differ by more than compiling costs.
+# Outputs of so many tokens differ in length by more than compiling costs.
 _LONG_OUTPUTS = 16
+
+
+# ---------------------------------------------------------------------- options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,37 +78,27 @@ class DecodeOptions:
     Raises:
       UserError: a value outside of the above.
     """
-    where = "set decoding.DecodeOptions"
-    if self.strategy not in STRATEGIES:
-      raise UserError(
-        f"strategy is {self.strategy!r} but must be one of"
-        f" {', '.join(STRATEGIES)}: {where}.strategy"
-      )
+    checks.one_of("DecodeOptions.strategy", self.strategy, STRATEGIES)
     beam_search.check_settings(
       self.convention, self.length_penalty, self.early_stopping, self.num_beams
     )
-    if not self.temperature >= 0.0:
-      raise UserError(
-        f"temperature is {self.temperature} but must be 0 or more:"
-        f" {where}.temperature"
-      )
-    greedy_and_sampling.check_sampling(self.topk, self.topp)
-    if self.max_length is not None and self.max_length < 1:
-      raise UserError(
-        f"max_length is {self.max_length} but must be None or 1 or more:"
-        f" {where}.max_length"
-      )
+    checks.in_range("DecodeOptions.temperature", self.temperature, 0)
+    token_by_token.check_sampling(self.topk, self.topp)
+    checks.in_range(
+      "DecodeOptions.max_length", self.max_length, 1, or_none=True
+    )
     most = {"greedy": 1, "beam": self.num_beams}.get(self.strategy)
     if self.num_return < 1 or (most and self.num_return > most):
       allowed = f"from 1 to {most}" if most else "1 or more"
       raise UserError(
-        f"num_return is {self.num_return} but must be {allowed} with strategy"
-        f" {self.strategy!r}: {where}.num_return"
+        f"num_return is {self.num_return}; it must be {allowed} with strategy"
+        f" {self.strategy!r}",
+        fields=("DecodeOptions.num_return", "DecodeOptions.strategy"),
       )
 
   def decode(
     self,
-    decode_step_fn: greedy_and_sampling.DecodeStepFn,
+    decode_step_fn: token_by_token.DecodeStepFn,
     cache: Any,
     key: jax.Array,
     *,
@@ -112,7 +106,7 @@ class DecodeOptions:
     constrain: Constraint | None = None,
     compact: bool = False,
   ) -> tuple[jax.Array, jax.Array]:
-    """The best outputs of each example; `compact`: see `greedy_and_sampling.greedy`.
+    """The best outputs of each example; `compact`: see `token_by_token.greedy`.
 
     Returns:
       tokens [batch, num_return, max_decode_length] int32 and scores
@@ -120,7 +114,7 @@ class DecodeOptions:
       score `beam_search.NO_SEQUENCE` or less.
     """
     if self.strategy == "greedy":
-      tokens, scores = greedy_and_sampling.greedy(
+      tokens, scores = token_by_token.greedy(
         decode_step_fn,
         cache,
         max_decode_length=max_decode_length,
@@ -140,7 +134,7 @@ class DecodeOptions:
         constrain=constrain,
       )
       return tokens[:, : self.num_return], scores[:, : self.num_return]
-    return greedy_and_sampling.temperature_sample(
+    return token_by_token.temperature_sample(
       decode_step_fn,
       cache,
       key,
@@ -152,6 +146,9 @@ class DecodeOptions:
       rescale_log_probs=self.rescale_log_probs,
       constrain=constrain,
     )
+
+
+# ------------------------------------------------------------------- generation
 
 
 class Decoded(NamedTuple):
@@ -236,7 +233,7 @@ class Generator:
     )
 
   def _put(self, tokens: np.ndarray) -> jax.Array:
-    """A global array of all hosts' rows; each host has them all."""
+    """A global array [rows, length] of rows that each host has whole."""
     rows = self.partitioner.process_rows(len(tokens))
     name = "encoder_input_tokens"
     return self.partitioner.put_batch(
@@ -252,7 +249,8 @@ class Generator:
     if constrain.longest > longest:
       raise UserError(
         f"outputs may have {longest} tokens, but the longest that they may be"
-        f" has {constrain.longest}: raise decoding.DecodeOptions.max_length"
+        f" has {constrain.longest}: raise max_length",
+        fields="DecodeOptions.max_length",
       )
     return constrain.longest
 
@@ -353,7 +351,8 @@ class Generator:
       lengths=self._lengths,
       batch_sizes=self._batch_sizes,
     ):
-      # What only fills ends when the others do, not at the longest output.
+      # Rows that only fill the batch decode a real input, so that they end when
+      # others do and not at the longest output.
       batch.encoder_input_tokens[batch.index < 0] = batch.encoder_input_tokens[
         0
       ]

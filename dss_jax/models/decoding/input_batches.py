@@ -60,8 +60,9 @@ def padded_batches(
   if size.size and size.max() > lengths[-1]:
     raise UserError(
       f"an input has {size.max()} tokens, but evaluation rows have at most"
-      f" {lengths[-1]}: raise the declared lengths, or lower"
-      " TASK_FEATURE_LENGTHS['inputs']"
+      f" {lengths[-1]}: raise the declared lengths, or lower the length of"
+      " inputs in task_feature_lengths",
+      fields="DatasetConfig.task_feature_lengths",
     )
   sizes = {*(batch_sizes or ()), batch_size}
   for part, least in zip(parts, longest, strict=True):

@@ -24,7 +24,7 @@ from dss_jax.models.config import T5Config
 from dss_jax.models.kernels import attention_proof, cudnn_attention
 from dss_jax.models.kernels import flash_attention as flash
 from dss_jax.models.kernels import triton_attention as triton
-from dss_jax.models.partitioning.constraints import partition_spec
+from dss_jax.models.partitioning import constraints
 
 Array = jax.Array
 PartitionSpec = jax.sharding.PartitionSpec
@@ -87,7 +87,7 @@ def choose(
   """The implementation for a stack's attention over whole rows.
 
   Args:
-    config: says what is wished for.
+    config: says which implementation is requested.
     query_length: tokens.
     key_length: tokens.
     position: whether there is a bias of relative positions.
@@ -101,9 +101,12 @@ def choose(
     UserError: a kernel was asked for by name, but does not take this or is
       wrong on this device.
   """
-  wished = config.attention_implementation
+  requested = config.attention_implementation
   case = (config.head_dim, query_length, key_length, position, causal)
-  for name in _AUTO.get(_platform(), ()) if wished == "auto" else (wished,):
+  names = (requested,)
+  if requested == "auto":
+    names = _AUTO.get(constraints.platform(), ())
+  for name in names:
     if name == "xla":
       break
     reason = _refusal(name, config, query_length, key_length, training)
@@ -111,10 +114,11 @@ def choose(
       reason = _disproof(name, *case)
     if reason is None:
       return name
-    if wished != "auto":
+    if requested != "auto":
       raise UserError(
-        f"attention_implementation is {name!r}, but {reason}: set"
-        " network.T5Config.attention_implementation = 'auto' or 'xla'"
+        f"attention_implementation is {name!r}, but {reason}; 'auto' and"
+        " 'xla' run everywhere",
+        fields="T5Config.attention_implementation",
       )
     _log_once(f"attention without {name}: {reason}")
   return "xla"
@@ -124,7 +128,7 @@ def _refusal(
   name: str, config: T5Config, query_length: int, key_length: int, training
 ) -> str | None:
   """Why a kernel does not take this; None if it does."""
-  platform = _platform()
+  platform = constraints.platform()
   interpreted = platform == "cpu" and name in _INTERPRETED
   if platform != _PLATFORMS[name] and not interpreted:
     return f"it runs on {_PLATFORMS[name]} and the device is {platform}"
@@ -144,16 +148,10 @@ def _refusal(
   return module.refusal(config.head_dim, query_length, key_length)
 
 
-def _platform() -> str:
-  device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
-  if device is None:
-    return jax.default_backend()
-  return device if isinstance(device, str) else device.platform
-
-
 def _must_prove(name: str) -> bool:
-  on_device = _platform() == _PLATFORMS[name]
-  return on_device and os.environ.get(PROOF_VARIABLE, "1") != "0"
+  """Whether a kernel runs on a device that is here to prove it on."""
+  here = jax.default_backend() == constraints.platform() == _PLATFORMS[name]
+  return here and os.environ.get(PROOF_VARIABLE, "1") != "0"
 
 
 @functools.cache
@@ -204,7 +202,7 @@ def attention(
     if kind != jax.sharding.AxisType.Manual
   }
   if free and mesh.size > 1:
-    spec = partition_spec(query.shape, "batch", "heads", None, None)
+    spec = constraints.partition_spec(query.shape, "batch", "heads", None, None)
     rows, heads = (None, None) if spec is None else spec[:2]
     whole = PartitionSpec(rows, heads, None, None)
     ids = PartitionSpec(rows, None)

@@ -16,8 +16,8 @@ import numpy as np
 
 Array = jax.Array
 
-# Of an array's difference to its own norm. Rounding to bfloat16 makes some
-# 0.005; what is missing or in the wrong place makes 0.1 to 1.
+# The greatest norm of a difference, relative to the reference's. Rounding to
+# bfloat16 makes some 0.005; what is missing or misplaced makes 0.1 to 1.
 TOLERANCE = 0.03
 _NAMES = ("values", *(f"{x} gradient" for x in ("query", "key", "value")))
 _HEADS = 2
@@ -128,7 +128,7 @@ def _inputs(head_dim, query_length, key_length, position, dtype) -> dict:
     "value": draw(*k_shape),
     "position": draw(1, *q_shape[1:3], key_length) if position else None,
     "segments": (query_segments, key_segments),
-    # Nothing asks for what padding gets.
+    # What padding gets does not matter.
     "cotangent": draw(*q_shape) * seen.astype(dtype),
   }
 
@@ -149,7 +149,7 @@ def _values_and_gradients(attend, inputs: dict, dtype: str) -> list[np.ndarray]:
   found = [values, *(x for x in gradients if x is not None)]
   found = [np.asarray(x, np.float64) for x in found]
   if not np.isfinite(found[0]).all():
-    # Padding too: not even a weight of zero takes back what is not a number.
+    # This includes padding: a weight of zero does not undo a NaN.
     raise ValueError("it returns values that are not finite")
   found[0] *= np.asarray(inputs["segments"][0] > 0)[:, None, :, None]
   return found

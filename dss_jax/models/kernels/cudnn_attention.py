@@ -55,7 +55,7 @@ def attention(
   form: Literal["codes", "dense"] = "codes",
   implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Array:
-  """See `attention_kernels.attention`, of which this is one device's part.
+  """One device's part of `attention_kernels.attention`.
 
   Args:
     query: [batch, heads, q, head_dim].
@@ -91,7 +91,7 @@ def attention(
   if hidden is not None:
     mask = jnp.where(hidden, _HIDDEN, 0.0).astype(dtype)
     bias = mask if position is None else position.astype(dtype) + mask
-  # The transpositions cancel those of whoever split the heads.
+  # The transpositions cancel those that split the heads.
   x = jax.nn.dot_product_attention(
     query.swapaxes(1, 2),
     key.swapaxes(1, 2),

@@ -12,6 +12,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from dss_jax.models.partitioning import constraints
+
 Array = jax.Array
 
 BLOCK = 128  # tokens; the kernel's smallest block and default
@@ -46,7 +48,7 @@ def attention(
     # gradient of `position`, is the transpose of this broadcast.
     shape = (*query.shape[:3], key.shape[2])
     bias = jnp.broadcast_to(position, shape)
-  attend = _interpreted if jax.default_backend() == "cpu" else _attention
+  attend = _interpreted if constraints.platform() == "cpu" else _attention
   return attend(query, key, value, bias, query_segments, key_segments, causal)
 
 

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from dss_jax.models.partitioning import constraints
+
 Array = jax.Array
 
 _HEAD_DIMS = (16, 32, 64, 128)  # powers of 2, as Triton wants
@@ -55,10 +57,11 @@ def attention(
   Right for any segment ids; blocks are skipped where ids grow along a row.
   `interpret` is by default whether the platform is a CPU.
   """
-  interpret = jax.default_backend() == "cpu" if interpret is None else interpret
+  if interpret is None:
+    interpret = constraints.platform() == "cpu"
   segments = (query_segments, key_segments)
   # Heads last but one, as the projections write and read them: these
-  # transpositions cancel those of whoever split the heads.
+  # transpositions cancel those that split the heads.
   split = [x.swapaxes(1, 2) for x in (query, key, value)]
   x: Array = _attention(*split, position, segments, causal, interpret)
   return x.swapaxes(1, 2)

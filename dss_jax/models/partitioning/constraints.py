@@ -65,3 +65,18 @@ def partition_spec(
       for size, entry in zip(shape, spec, strict=True)
     )
   )
+
+
+def platform() -> str:
+  """The platform that a function is traced for, as JAX names it.
+
+  That of the mesh's devices, which need not be on this machine, or else that
+  of the default device.
+  """
+  mesh_device = jax.sharding.get_abstract_mesh().abstract_device
+  if mesh_device is not None and mesh_device.platform is not None:
+    return mesh_device.platform
+  device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+  if device is None:
+    return jax.default_backend()
+  return device if isinstance(device, str) else device.platform

@@ -111,8 +111,11 @@ def standard_logical_axis_rules(
   if dims not in embed_rules:
     raise UserError(
       f"activation and parameter partitioning dims are {dims}; allowed are 1"
-      " and 2; set partitioning.standard_logical_axis_rules"
-      ".activation_partitioning_dims or .parameter_partitioning_dims"
+      " and 2",
+      fields=(
+        "standard_logical_axis_rules.activation_partitioning_dims",
+        "standard_logical_axis_rules.parameter_partitioning_dims",
+      ),
     )
   split = ("vocab", "mlp", "heads", "joined_kv")
   whole = (

@@ -22,9 +22,6 @@ from dss_jax.models.partitioning.logical_axes import (
   mesh_axes_of,
 )
 
-# What gin calls the partitioner.
-BINDING = "partitioning.PjitPartitioner"
-
 
 @dataclasses.dataclass(frozen=True)
 class ParamSplitter:
@@ -81,8 +78,11 @@ class ParamSplitter:
     return UserError(
       f"logical axis {name!r} of parameter {param.path} {param.axes}"
       f" {problem}; allowed is a free mesh axis, or ({name!r}, None) to keep"
-      f" it whole; set {BINDING}.logical_axis_rules or"
-      " partitioning.standard_logical_axis_rules.additional_rules"
+      " it whole",
+      fields=(
+        "Partitioner.logical_axis_rules",
+        "standard_logical_axis_rules.additional_rules",
+      ),
     )
 
   def _over_data_too(

@@ -30,7 +30,6 @@ from dss_jax.models.partitioning.logical_axes import (
   mesh_axes_of,
   standard_logical_axis_rules,
 )
-from dss_jax.models.partitioning.partition_specs import BINDING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +63,8 @@ class Partitioner:
       if not set(axes) <= {DATA_AXIS, MODEL_AXIS} or len(set(axes)) < len(axes):
         raise UserError(
           f"logical axis {name!r} is mapped to {entry!r}; allowed are 'data',"
-          " 'model', a tuple of both, and None; set"
-          f" {BINDING}.logical_axis_rules"
+          " 'model', a tuple of both, and None",
+          fields="Partitioner.logical_axis_rules",
         )
 
   @property
@@ -85,7 +84,11 @@ class Partitioner:
       raise UserError(
         f"num_partitions is {self.num_partitions} and"
         f" model_parallel_submesh {self.model_parallel_submesh}; give one of"
-        f" them: set {BINDING}.num_partitions or .model_parallel_submesh"
+        " them",
+        fields=(
+          "Partitioner.num_partitions",
+          "Partitioner.model_parallel_submesh",
+        ),
       )
     return size
 
@@ -109,8 +112,8 @@ class Partitioner:
     if not isinstance(size, int) or size < 1 or len(devices) % size:
       raise UserError(
         f"num_partitions is {size}, which does not divide the"
-        f" {len(devices)} devices; allowed are divisors of {len(devices)};"
-        f" set {BINDING}.num_partitions"
+        f" {len(devices)} devices; it must be a divisor of {len(devices)}",
+        fields="Partitioner.num_partitions",
       )
     return jax.make_mesh(
       (len(devices) // size, size),
@@ -192,13 +195,11 @@ class Partitioner:
     """The sharding of any batch feature: rows over `data`."""
     return NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
 
-  def check_batch_size(
-    self, rows: int, num_microbatches: int = 1, binding: str = "BATCH_SIZE"
-  ) -> None:
+  def check_batch_size(self, rows: int, num_microbatches: int = 1) -> None:
     """Raises unless every micro-batch has equally many rows on each device.
 
     Raises:
-      UserError: naming the sizes, and the binding to change.
+      UserError: naming the sizes.
     """
     unit = self.data_size * num_microbatches
     if rows < 1 or rows % unit:
@@ -207,10 +208,11 @@ class Partitioner:
       if num_microbatches > 1:
         micro = f" times {num_microbatches} micro-batches"
       raise UserError(
-        f"{binding} is {rows} rows, not a multiple of {unit}:"
+        f"batch_size is {rows} rows, not a multiple of {unit}:"
         f" {self.mesh.size} devices with num_partitions={self.model_size}"
         f" leave {self.data_size} to split the batch over{micro}; set"
-        f" {binding} to {nearest}, say, or change {BINDING}.num_partitions"
+        f" batch_size to {nearest}, say, or change num_partitions",
+        fields=("DatasetConfig.batch_size", "Partitioner.num_partitions"),
       )
 
   def process_rows(self, rows: int) -> slice:
@@ -229,7 +231,8 @@ class Partitioner:
       raise UserError(
         f"this host's rows are not adjacent with num_partitions="
         f"{self.model_size} on {self.mesh.size} devices; allowed is a value"
-        f" that keeps hosts together; set {BINDING}.num_partitions"
+        " that keeps the devices of a host together",
+        fields="Partitioner.num_partitions",
       )
     return slice(start, stop)
 
@@ -259,40 +262,3 @@ class Partitioner:
       )
       for name, value in local_batch.items()
     }
-
-  # ---- For people ------------------------------------------------------------
-
-  def describe(self, params_shape: Any, param_axes: Any) -> str:
-    """A table: the mesh, then each parameter, its split, its part's size."""
-    mesh = self.mesh
-    rows = [("parameter", "shape", "logical axes", "split", "per device")]
-    for param in logical_axes.named_params(params_shape, param_axes):
-      spec = self.param_spec(param)
-      part = NamedSharding(mesh, spec).shard_shape(tuple(param.value.shape))
-      rows.append(
-        (
-          param.path,
-          _join(param.value.shape),
-          " ".join(str(name or "-") for name in param.axes),
-          " ".join(_entry_text(entry) for entry in spec),
-          _join(part),
-        )
-      )
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [
-      f"mesh: data {self.data_size} x model {self.model_size},"
-      f" {mesh.devices.flat[0].device_kind}; fully sharded:"
-      f" {'yes' if self.fully_sharded else 'no'}"
-    ]
-    for row in rows:
-      cells = (cell.ljust(width) for cell, width in zip(row, widths))
-      lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def _join(shape: Sequence[int]) -> str:
-  return "x".join(map(str, shape))
-
-
-def _entry_text(entry: MeshAxes) -> str:
-  return "+".join(mesh_axes_of(entry)) or "-"

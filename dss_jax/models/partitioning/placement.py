@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.extend.backend
 import numpy as np
 
 
@@ -15,11 +16,17 @@ def place(tree: Any, shardings: Any) -> Any:
   Args:
     tree: pytree of NumPy or JAX arrays, equal on all hosts.
     shardings: same structure, or one sharding for all.
+
+  Returns:
+    The arrays; for devices that are only described, to compile for them, their
+    shapes with shardings.
   """
   if isinstance(shardings, jax.sharding.Sharding):
     shardings = jax.tree.map(lambda _: shardings, tree)
 
   def put(value, sharding):
+    if is_described(next(iter(sharding.device_set))):
+      return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
     if isinstance(value, jax.Array) and value.sharding == sharding:
       return value
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
@@ -30,6 +37,11 @@ def place(tree: Any, shardings: Any) -> Any:
     )
 
   return jax.tree.map(put, tree, shardings)
+
+
+def is_described(device: Any) -> bool:
+  """Whether a device is only described, to compile for, and holds no arrays."""
+  return device.client not in jax.extend.backend.backends().values()
 
 
 def to_host(array: jax.Array) -> np.ndarray:

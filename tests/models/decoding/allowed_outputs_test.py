@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dss_jax.base.errors import UserError
 from dss_jax.models.decode_cache import DecodeCache
-from dss_jax.models.decoding import beam_search, greedy_and_sampling
+from dss_jax.models.decoding import beam_search, token_by_token
 from dss_jax.models.decoding.allowed_outputs import NO_TOKEN, Trie
 
 _jit = functools.partial(
@@ -131,7 +131,7 @@ def _best_tokens(example, members):
 
 def test_greedy_takes_the_best_token_of_those_allowed():
   trie = Trie.from_sequences(MEMBERS)
-  tokens, scores = greedy_and_sampling.greedy(
+  tokens, scores = token_by_token.greedy(
     *_start(), max_decode_length=LENGTH, constrain=trie
   )
   for example in range(BATCH):
@@ -146,7 +146,7 @@ def test_greedy_takes_the_best_token_of_those_allowed():
 def test_every_example_may_have_a_set_of_its_own():
   sets = [MEMBERS[:1], MEMBERS[1:3], MEMBERS[3:], MEMBERS]
   trie = Trie.from_sets(sets).of_examples(np.array([2, 0, -1, 3]))
-  tokens, _ = greedy_and_sampling.greedy(
+  tokens, _ = token_by_token.greedy(
     *_start(), max_decode_length=LENGTH, constrain=trie
   )
   for example, which in enumerate([2, 0, 0, 3]):
@@ -201,7 +201,7 @@ def test_samples_are_members_as_often_as_their_tokens_say():
 
   @functools.partial(_jit, static_argnames="rescale")
   def sample(trie, rescale):
-    return greedy_and_sampling.temperature_sample(
+    return token_by_token.temperature_sample(
       *_start(),
       jax.random.key(0),
       max_decode_length=LENGTH,
@@ -229,9 +229,9 @@ def test_samples_are_members_as_often_as_their_tokens_say():
 def test_a_single_member_is_what_comes_out(member):
   trie = Trie.from_sequences([member])
   kwargs = {"max_decode_length": LENGTH, "constrain": trie}
-  greedy, _ = greedy_and_sampling.greedy(*_start(), **kwargs)
+  greedy, _ = token_by_token.greedy(*_start(), **kwargs)
   beams, _ = beam_search.beam_search(*_start(), num_beams=2, **kwargs)
-  samples, _ = greedy_and_sampling.temperature_sample(
+  samples, _ = token_by_token.temperature_sample(
     *_start(), jax.random.key(0), **kwargs
   )
   for tokens in (greedy, beams[:, 0], samples[:, 0]):

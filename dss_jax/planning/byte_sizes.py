@@ -17,11 +17,11 @@ _UNITS = (
 )
 
 
-def parse(text: str, flag: str) -> int:
+def parse(text: str, field: str) -> int:
   """Bytes of "80GiB", "80 GB" or "85899345920".
 
   Raises:
-    UserError: for anything else, naming the flag.
+    UserError: for anything else, naming the field.
   """
   match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
   if match and match[2] in _UNITS:
@@ -29,8 +29,9 @@ def parse(text: str, flag: str) -> int:
     if 0 < size < 1 << 60:
       return size
   raise UserError(
-    f"{flag} is {text!r}; write a number of bytes with or without a unit, such"
-    " as 80GiB"
+    f"{field} is {text!r}; it must be a number of bytes with or without a unit,"
+    " such as 80GiB",
+    fields=field,
   )
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dss_jax.base.errors import UserError
+from dss_jax.base import checks
 from dss_jax.base.special_ids import EOS_ID
 from dss_jax.models.decode_cache import DecodeCache, DecodeStepFn
 from dss_jax.models.decoding import allowed_outputs
@@ -20,8 +20,11 @@ Array = jax.Array
 # Below it, sampling takes the most probable token; as T5X.
 MIN_TEMPERATURE = 1e-4
 
-# Below so many sequences a step takes about as long with fewer of them.
+# With fewer sequences than this, leaving some out saves no time.
 MIN_COMPACTED = 32
+
+
+# ------------------------------------------------------------------- algorithms
 
 
 def greedy(
@@ -43,7 +46,7 @@ def greedy(
     eos_id: the token that ends a sequence.
     max_lengths: optional [batch] int32, a limit for each example.
     constrain: takes the most probable among the tokens that it allows.
-    compact: go on with half, then with an eighth of the rows as soon as the
+    compact: continue with half, then with an eighth of the rows as soon as the
       others have ended: faster where a step's time grows with its rows, at
       the cost of compiling three loops; static. One sequence an example.
 
@@ -149,20 +152,20 @@ def check_sampling(
   topk: int, topp: float | Array, num_decodes: int = 1
 ) -> None:
   """Raises UserError for settings that `temperature_sample` cannot use."""
-  where = "set decoding.DecodeOptions"
-  if topk < 0:
-    raise UserError(f"topk is {topk} but must be 0 or more: {where}.topk")
-  if not isinstance(topp, jax.Array) and not 0.0 <= topp <= 1.0:
-    raise UserError(f"topp is {topp} but must be in [0, 1]: {where}.topp")
-  if num_decodes < 1:
-    raise UserError(f"num_decodes is {num_decodes} but must be 1 or more")
+  checks.in_range("DecodeOptions.topk", topk, 0)
+  if not isinstance(topp, jax.Array):
+    checks.in_range("DecodeOptions.topp", topp, 0, 1)
+  checks.in_range("num_decodes", num_decodes, 1)
+
+
+# ------------------------------------------------------------ one step's choice
 
 
 def _keep_top(logits: Array, topk: int, topp: float | Array) -> Array:
   """Sets the logits [n, vocab] of tokens that are cut off to -inf."""
   if topk:
     values, _ = jax.lax.top_k(logits, min(topk, logits.shape[-1]))
-    # As a minimum: XLA on CPU turns the slice [:, -1:] into a full sort.
+    # The minimum, since XLA on CPU turns the slice [:, -1:] into a full sort.
     kth = jnp.min(values, axis=-1, keepdims=True)
     logits = jnp.where(logits < kth, -jnp.inf, logits)
   if isinstance(topp, jax.Array) or 0.0 < topp < 1.0:
@@ -255,6 +258,9 @@ def _tokens_of(chosen: Array, allowed: Array | None) -> Array:
     return chosen.astype(jnp.int32)
   tokens = jnp.take_along_axis(allowed, chosen[:, None], axis=-1)[:, 0]
   return jnp.maximum(tokens, 0)
+
+
+# --------------------------------------------------------------------- the loop
 
 
 class _Running(NamedTuple):

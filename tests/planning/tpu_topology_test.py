@@ -1,0 +1,138 @@
+"""Steps and kernels compiled for TPU slices that are not here."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dss_jax.base.errors import UserError
+from dss_jax.models.kernels import attention_kernels
+from dss_jax.models.partitioning import Partitioner, place
+from dss_jax.planning import compiled_step, plan_tables, run_plan, tpu_topology
+
+# An excerpt of what the TPU compiler writes.
+PROGRAM = """\
+  %a.1 = (f32[8]{0:T(128)}, f32[8]{0}) custom-call(%x), custom_call_target="tpu_custom_call", operand_layout_constraints={f32[8]{0}}, metadata={op_name="jit(step)/jvp(encoder)/jit(flash_attention)/pallas_call" stack_frame_id=3}
+  %a.2 = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call", metadata={op_name="jit(step)/jit(flash_attention)/flash_mha_bwd_dq_block_q=128/pallas_call"}
+  %a.3 = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call"
+  %a.4 = f32[8]{0} custom-call(%x), custom_call_target="AllocateBuffer"
+"""
+
+needs_compiler = [
+  # Programs for devices that are not here can be cached, but not read again.
+  pytest.mark.filterwarnings("ignore:Error reading persistent compilation"),
+  pytest.mark.tpu_compiler,
+  pytest.mark.skipif(
+    not tpu_topology.has_compiler(),
+    reason="the TPU compiler is not installed (pip install libtpu)",
+  ),
+]
+
+
+def test_without_a_compiler_one_line_says_how_to_get_it(monkeypatch):
+  monkeypatch.setattr(tpu_topology, "has_compiler", lambda: False)
+  with pytest.raises(UserError, match="pip install libtpu") as caught:
+    tpu_topology.devices("v5e:2x4")
+  assert caught.value.fields == ("plan_topology",)
+
+
+def test_kernels_are_counted_by_name():
+  assert compiled_step.kernels_in(PROGRAM) == {
+    "flash_attention": 1,
+    "flash_mha_bwd_dq": 1,
+    "tpu_custom_call": 1,
+  }
+
+
+@pytest.mark.parametrize(
+  ("refusal", "gibibytes"),
+  [
+    ("Used 21.50G of 15.75G hbm. Exceeded hbm capacity by 5.75G.", 21.5),
+    ("required for HLO temporaries (22.00G) exceeds available (15.75G)", 22),
+    ("no size", 0),
+  ],
+)
+def test_a_refusal_says_what_the_step_needs(refusal, gibibytes):
+  assert run_plan._bytes_refused(refusal) == gibibytes * 2**30
+
+
+class TestCompiler:
+  pytestmark = needs_compiler
+
+  def test_a_slice_that_does_not_exist(self):
+    with pytest.raises(UserError, match=r"'v5e:3x3'.*such as v5e:4x4"):
+      tpu_topology.devices("v5e:3x3")
+
+  def test_arrays_on_described_devices_stay_shapes(self):
+    partitioner = Partitioner(devices=tpu_topology.devices("v5e:2x2"))
+    placed = place(np.ones(8, np.float32), partitioner.batch_sharding())
+    assert isinstance(placed, jax.ShapeDtypeStruct)
+    assert placed.sharding.shard_shape(placed.shape) == (2,)
+
+  def test_the_flash_kernel(self):
+    """Forward and backward, in the form that the student calls."""
+    mesh = jax.make_mesh(
+      (8, 1),
+      ("data", "model"),
+      axis_types=(AxisType.Auto,) * 2,
+      devices=tpu_topology.devices("v5e:2x4"),
+    )
+
+    def shape(*sizes, dtype=jnp.bfloat16, split=True):
+      sharding = NamedSharding(mesh, P("data") if split else P())
+      return jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding)
+
+    def loss(query, key, value, position, segments):
+      bias = attention_kernels.SegmentBias(
+        position, segments, segments, False, "flash"
+      )
+      x = attention_kernels.attention(query, key, value, bias)
+      return x.astype(jnp.float32).sum()
+
+    attended = shape(64, 12, 256, 64)
+    with (
+      jax.set_mesh(mesh),
+      attention_kernels.constraints.logical_axis_rules((("batch", "data"),)),
+    ):
+      lowered = jax.jit(jax.grad(loss, (0, 1, 2, 3))).lower(
+        *[attended] * 3,
+        shape(1, 12, 256, 256, split=False),
+        shape(64, 256, dtype=jnp.int32),
+      )
+    kernels = compiled_step.kernels_in(lowered.compile().as_text() or "")
+    assert kernels == {
+      "flash_attention": 1,
+      "flash_mha_bwd_dq": 1,
+      "flash_mha_bwd_dkv": 1,
+    }
+
+  @pytest.mark.slow
+  def test_the_step_of_t5_base(self, run):
+    """A plan for a slice chooses what the slice would, and is compiled."""
+    make = functools.partial(
+      run,
+      "base",
+      (64, 256, 128),
+      partitioner=Partitioner(devices=tpu_topology.devices("v5e:2x4")),
+      scan_layers=True,
+      remat_policy="full",
+    )
+    found = run_plan.make_plan(make(), attempts=0)
+    assert found.memory == 16 * 2**30
+    assert found.step is not None
+    assert found.total is not None
+    assert found.step.temporaries is not None
+    # The gradients at the least, and no more than the chip has.
+    assert found.gradients < found.step.temporaries < found.memory
+    assert found.step.kernels["flash_attention"] > 0
+    # Every gradient is summed over the chips.
+    assert found.step.traffic.uncounted_loops <= 1
+    assert found.step.traffic.bytes_per_step("all-reduce") > 0
+    values = plan_tables.as_json(found)
+    assert values["backend"] == "tpu"
+    assert values["device_kind"] == "TPU v5 lite"
+    assert "hand-written kernels: " in plan_tables.as_text(found)
