@@ -135,3 +135,18 @@ def test_the_fields_that_errors_name_exist(repository):
     and not any(name in definitions[base] for base in definitions[owner])
   ]
   assert not missing
+
+
+def test_errors_below_the_command_line_name_no_flags(repository):
+  named = [
+    (path.name, constant.value)
+    for path in sorted((repository / "dss_jax").rglob("*.py"))
+    if "cli" not in path.parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    if isinstance(node, ast.Raise)
+    for constant in ast.walk(node)
+    if isinstance(constant, ast.Constant)
+    and isinstance(constant.value, str)
+    and re.search(r"(?<!tensorboard )--[a-z]", constant.value)
+  ]
+  assert not named
