@@ -6,8 +6,10 @@ are.
 
 import ast
 import collections
+import importlib
 import itertools
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -177,6 +179,30 @@ def test_no_two_files_share_a_name(repository):
     if path.name != "__init__.py"
   )
   assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_the_architecture_page_is_true(repository):
+  """Its floors are those above, and what it names is there."""
+  page = (repository / "docs" / "architecture.md").read_text(encoding="utf-8")
+  rows = re.findall(r"^\| (\d) \| `(\w+)` \|", page, re.MULTILINE)
+  assert {name: int(floor) for floor, name in rows} == FLOORS
+  names = re.findall(r"`([\w/.]+/[\w/.]*)`", page)
+  paths = {n for n in names if "NAME" not in n}
+  assert len(paths) > 25
+  assert [p for p in sorted(paths) if not (repository / p).exists()] == []
+
+
+def test_the_public_names_are_there(repository):
+  """Those that docs/architecture.md lists, and `__all__` has where it is."""
+  page = (repository / "docs" / "architecture.md").read_text(encoding="utf-8")
+  _, _, section = page.partition("## Public API and stability")
+  rows = re.findall(r"^\| `(dss_jax[\w.]+)` \| (.*) \|$", section, re.MULTILINE)
+  assert len(rows) > 15
+  for module_name, cell in rows:
+    module = importlib.import_module(module_name)
+    for name in re.findall(r"`(\w+)`", cell):
+      assert name in getattr(module, "__all__", vars(module)), name
+      assert hasattr(module, name), f"{module_name}.{name}"
 
 
 def test_a_rising_import_and_a_circle_are_found():
