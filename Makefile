@@ -5,12 +5,13 @@ PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(if $(shell \
   python$(v) -c 'import venv' 2>/dev/null && echo yes),python$(v),)) python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
+LINT = $(VENV)-lint/bin
 PYTEST = $(BIN)/python -m pytest
 # Reordered, files of one long test would be left for the end.
 TWO_WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL = help
-.PHONY: help quickstart test check format fixtures clean
+.PHONY: help quickstart test check lint format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -30,20 +31,29 @@ quickstart: $(VENV)/.installed-report ## install, train and compare on the built
 test: $(VENV)/.installed-dev ## the tests that this machine can run, but thorough ones
 	$(PYTEST) $(TWO_WORKERS) -m 'not thorough' $(ARGS)
 
+# Half a minute to install: neither TensorFlow nor JAX's compiled half is needed.
+$(VENV)-lint/.installed: pyproject.toml
+	@test -x $(LINT)/python || $(PYTHON) -m venv $(VENV)-lint
+	@$(LINT)/python -m pip install -q --upgrade 'pip>=25.1'
+	@$(LINT)/python -m pip install -q --no-deps --group lint
+	@touch $@
+
+lint: $(VENV)-lint/.installed ## format, lint and types, in under a minute
+	$(LINT)/ruff format --check .
+	$(LINT)/ruff check .
+	$(LINT)/pyright --threads --pythonpath $(LINT)/python
+
 # Importing TensorFlow, in each process, takes longer than most tests.
 CHECK_LEAVES_OUT = --ignore=tests/data/seqio/tasks_test.py \
   --ignore=tests/data/seqio/materialization_test.py
 
-check: $(VENV)/.installed-dev ## format, lint, types and the fast tests, in about 2 minutes
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
+check: lint $(VENV)/.installed-dev ## lint, and the fast tests, in about 2 minutes
 	$(PYTEST) $(TWO_WORKERS) -q -m 'not (slow or thorough or shared or hf)' $(CHECK_LEAVES_OUT) $(ARGS)
 
-format: $(VENV)/.installed-dev ## rewrite the sources in the project's format
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+format: $(VENV)-lint/.installed ## rewrite the sources in the project's format
+	$(LINT)/ruff format .
+	$(LINT)/ruff check --fix .
 
 clean: ## remove build products, keep the environment
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './$(VENV)*' -prune -exec rm -rf {} +

@@ -274,6 +274,17 @@ for name in {blocked!r}:
 """
 
 
+def _run(program: str) -> None:
+  import command_line  # late: not where this file is run as a script
+
+  subprocess.run(
+    [sys.executable, "-c", program],
+    env=command_line.environment(),
+    check=True,
+    timeout=300,
+  )
+
+
 @pytest.mark.slow
 def test_one_train_step_evaluation_and_decode_without_them(tmp_path):
   """The whole method on the built-in data, with everything heavy blocked."""
@@ -308,23 +319,19 @@ loaded = {{name.split(".")[0] for name, module in sys.modules.items() if module}
 assert not loaded & {(HEAVY | {"gin"})!r}, loaded
 """
   )
-  subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+  _run(program)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", ["records", "batch_files"])
-def test_the_command_line_trains_and_scores_without_them(tmp_path, source):
-  """gin belongs to the command line; TensorFlow and SeqIO do not."""
-  folder, written = str(tmp_path / "run"), str(tmp_path / "batches")
-  files = ("models/taxonli", "runs/taxonli", "data/taxonli", "methods/dss")
-  argv = [
-    "train",
-    *(f"--gin_file={name}.gin" for name in files),
-    f"--gin.MODEL_DIR={folder}",
-    "--gin.TRAIN_STEPS=1",
-    "--gin.EVAL_MAX_EXAMPLES=4",
-    "--gin.data.DataOptions.taxonli_num_train=64",
-  ]
+def test_the_command_line_trains_and_scores_without_them(tmp_path):
+  """From records and from batch files.
+
+  gin belongs to the command line; TensorFlow and SeqIO do not.
+  """
+  import command_line
+
+  written = str(tmp_path / "batches")
+  flags = ["--gin.TRAIN_STEPS=1", "--gin.EVAL_MAX_EXAMPLES=4"]
   write = [
     *("data", "batches", "--task=taxonli_dss", "--records_per_batch=32"),
     *(
@@ -335,14 +342,16 @@ def test_the_command_line_trains_and_scores_without_them(tmp_path, source):
     ),
   ]
   program = _BLOCK.format(blocked=sorted(HEAVY)) + "from dss_jax import main\n"
-  if source == "batch_files":
-    argv.append(f"--gin.train/utils.DatasetConfig.batch_files={written}")
-    program += f"assert main.main({write!r}) == 0\n"
-  program += (
-    f"assert main.main({argv!r}) == 0\n"
-    + f"assert main.main(['eval', '--model_dir', {folder!r}]) == 0\n"
-  )
-  subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+  program += f"assert main.main({write!r}) == 0\n"
+  batch_files = f"--gin.train/utils.DatasetConfig.batch_files={written}"
+  for name, source in (("records", []), ("batch_files", [batch_files])):
+    folder = str(tmp_path / name)
+    argv = command_line.train_flags(folder, *flags, *source)
+    program += (
+      f"assert main.main({argv!r}) == 0\n"
+      + f"assert main.main(['eval', '--model_dir', {folder!r}]) == 0\n"
+    )
+  _run(program)
 
 
 def test_help_of_every_mode_imports_next_to_nothing():

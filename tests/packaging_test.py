@@ -109,7 +109,7 @@ def _run(site: pathlib.Path, cwd: pathlib.Path, *argv: str):
     "PYTHONPATH": str(site),
     "PYTHONSAFEPATH": "1",
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
   }
   return subprocess.run(
     [sys.executable, *argv],

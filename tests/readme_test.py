@@ -1,13 +1,13 @@
 """What README says, done: its commands parse, its programs run."""
 
 import csv
-import os
 import re
 import runpy
 import shlex
 import subprocess
 import sys
 
+import command_line
 import pytest
 
 from dss_jax import main
@@ -102,7 +102,8 @@ def test_your_own_data_trains(word, module, readme, repository, tmp_path):
     f"import sys\nsys.path.append({str(repository)!r})\n"
     "from dss_jax.main import run\nrun()\n"
   )
-  environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+  environment = command_line.environment()
+  del environment["PYTHONPATH"]
   ended = subprocess.run(
     [sys.executable, script, *argv, *small],
     cwd=tmp_path,
@@ -117,7 +118,9 @@ def test_your_own_data_trains(word, module, readme, repository, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_library_example_runs(readme, tmp_path, monkeypatch, capsys):
+def test_the_library_example_runs(
+  readme, tmp_path, monkeypatch, capsys, one_device
+):
   program = _programs(readme)["train.train("]
   assert STEPS in program
   path = tmp_path / "example.py"

@@ -2,33 +2,26 @@
 
 import json
 
-import jax
+import command_line
 import pytest
-
-from dss_jax.cli import gin_config
-
-SMALL = (
-  "--gin.data.DataOptions.taxonli_num_train=64",
-  "--gin.data.DataOptions.taxonli_num_validation=16",
-  "--gin.data.DataOptions.taxonli_num_test=16",
-  "--gin.network.T5Config.emb_dim=8",
-  "--gin.network.T5Config.num_encoder_layers=1",
-  "--gin.network.T5Config.num_decoder_layers=1",
-)
-
-
-@pytest.fixture(autouse=True)
-def no_bindings_left():
-  yield
-  gin_config.clear()
 
 
 @pytest.mark.slow
-def test_the_phases_of_a_start_are_told(load_benchmark, tmp_path):
+def test_the_phases_of_a_start_are_told(load_benchmark, tmp_path, monkeypatch):
   module = load_benchmark("startup")
+  # For the processes that it starts.
+  monkeypatch.setenv("XLA_FLAGS", command_line.environment()["XLA_FLAGS"])
   file = tmp_path / "startup.json"
   module.main(
-    ["--repeats=1", "--caches", "cold", "--json", str(file), "--", *SMALL]
+    [
+      "--repeats=1",
+      "--caches",
+      "cold",
+      "--json",
+      str(file),
+      "--",
+      *command_line.SMALL,
+    ]
   )
   found = json.loads(file.read_text(encoding="utf-8"))
   (run,) = found["cold"]
@@ -39,12 +32,15 @@ def test_the_phases_of_a_start_are_told(load_benchmark, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_time_of_steps_is_told(load_benchmark, tmp_path, monkeypatch):
-  one = jax.devices()[:1]  # whose programs compile in half the time
-  monkeypatch.setattr(jax, "devices", lambda *_: one)
+def test_the_time_of_steps_is_told(load_benchmark, tmp_path, one_device):
   module = load_benchmark("step_breakdown")
   file = tmp_path / "steps.json"
-  flags = [*module.RUN, *SMALL, "--gin.EVAL_PERIOD=12", "--gin.STATS_PERIOD=4"]
+  flags = [
+    *module.RUN,
+    *command_line.SMALL,
+    "--gin.EVAL_PERIOD=12",
+    "--gin.STATS_PERIOD=4",
+  ]
   sizes = ["--steps=24", "--turns=1", "--turn_steps=4"]
   module.benchmark([*sizes, "--json", str(file), "--", *flags])
   found = json.loads(file.read_text(encoding="utf-8"))

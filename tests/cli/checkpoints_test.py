@@ -116,7 +116,9 @@ def test_every_mismatch_is_told_before_anything_runs(tmp_path, folders, capsys):
 
 
 @pytest.mark.slow
-def test_training_starts_from_a_hugging_face_folder(tmp_path, folders):
+def test_training_starts_from_a_hugging_face_folder(
+  tmp_path, folders, one_device
+):
   weights = folders.random_weights()
   weights = {name: array * np.float32(0.1) for name, array in weights.items()}
   folder = folders.write(tmp_path / "x", weights)

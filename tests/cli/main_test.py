@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import command_line
 import jax
 import pytest
 
@@ -422,7 +423,9 @@ def test_checkpoints_are_listed_and_hashed(trained, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_module_of_another_project_registers_its_tasks(tmp_path, monkeypatch):
+def test_a_module_of_another_project_registers_its_tasks(
+  tmp_path, monkeypatch, one_device
+):
   """Without TensorFlow: a dataset made known to dss_jax.datasets."""
   (tmp_path / "tickets.jsonl").write_text(
     "".join(
@@ -461,7 +464,7 @@ def test_a_module_of_another_project_registers_its_tasks(tmp_path, monkeypatch):
   "moments",  # lines of metrics.jsonl; saving begins there
   [(2, 5, 9), pytest.param((2, 5, 7, 9, 11), marks=pytest.mark.thorough)],
 )
-def test_killed_at_any_moment_it_ends_the_same(tmp_path, moments):
+def test_killed_at_any_moment_it_ends_the_same(tmp_path, moments, capsys):
   """SIGKILL at moments spread over the run, saves in progress among them."""
   steps = 12
   flags = [
@@ -472,22 +475,16 @@ def test_killed_at_any_moment_it_ends_the_same(tmp_path, moments):
     "--gin.EARLY_STOPPING_PATIENCE=9",
     f"--gin.TRAIN_STEPS={steps}",
   ]
-  flag = "--xla_force_host_platform_device_count=1"
-  environment = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flag}"}
+  environment = command_line.environment()
 
   def command(name: str) -> list[str]:
     argv = _train_flags(tmp_path / name, *flags)
     return [sys.executable, "-m", "dss_jax.main", *argv]
 
   def hashes(name: str) -> str:
-    argv = ["checkpoints", str(tmp_path / name), "--hash"]
-    output = subprocess.run(
-      [sys.executable, "-m", "dss_jax.main", *argv],
-      check=True,
-      capture_output=True,
-      text=True,
-      timeout=300,
-    ).stdout
+    capsys.readouterr()
+    assert main.main(["checkpoints", str(tmp_path / name), "--hash"]) == 0
+    output = capsys.readouterr().out
     return "\n".join(x for x in output.splitlines() if "  " in x)
 
   subprocess.run(command("whole"), check=True, env=environment, timeout=600)

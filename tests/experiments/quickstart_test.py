@@ -38,7 +38,7 @@ def test_numbers_that_cannot_be_are_told(flag, capsys):
 
 @pytest.mark.slow
 def test_it_ends_with_a_table_curves_and_the_command(
-  tmp_path, capsys, monkeypatch
+  tmp_path, capsys, monkeypatch, one_device
 ):
   pytest.importorskip("matplotlib")
   pytest.importorskip("plotext")
