@@ -1,13 +1,20 @@
-"""What an installation holds, and that it works from any folder."""
+"""What an installation holds, and that it works from any folder.
+
+`python tests/packaging_test.py` prints what requirements/lowest.txt must hold.
+"""
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import pytest
+
+import dss_jax
 
 SOURCES = (
   "dss_jax",
@@ -97,6 +104,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel, repository):
     relative = path.relative_to(repository)
     if relative.parts[1] not in ("tasks", "gin"):
       assert relative.as_posix() in files
+  assert "dss_jax/py.typed" in files
   assert "dss_jax/datasets/taxonli.model" in files
   assert "dss_jax/rationales/prices.toml" in files
   for name in ("index.html", "script.js", "style.css"):
@@ -161,6 +169,64 @@ def test_installed_tasks_import_under_one_name_only(installed, tmp_path):
   assert result.returncode != 0
 
 
+def _lowest(pyproject: pathlib.Path) -> str:
+  """The declared lower bounds, as constraints for the extra `dev`."""
+  project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+  extras = project["optional-dependencies"]
+  own, *wanted = project["dependencies"], "report", "serve", "teacher", "dev"
+  found = {}
+  for requirement in [
+    *own,
+    *(each for name in wanted for each in extras[name]),
+  ]:
+    if not requirement.startswith("dss_jax["):
+      match = re.fullmatch(r"([\w-]+)>=([\w.]+)(,<[\w.]+)?", requirement)
+      assert match, requirement
+      found[match[1]] = match[2]
+  lines = sorted((f"{n}=={v}" for n, v in found.items()), key=str.lower)
+  return "\n".join((_LOWEST_HEADER, *lines, ""))
+
+
+_LOWEST_HEADER = """\
+# The lowest versions that pyproject.toml allows of what dss_jax and its extra
+# `dev` name, as constraints: PIP_CONSTRAINT=requirements/lowest.txt make test.
+# `python tests/packaging_test.py` prints this file."""
+
+
+def test_the_lowest_versions_are_the_declared_bounds(repository):
+  committed = repository / "requirements" / "lowest.txt"
+  text = committed.read_text(encoding="utf-8")
+  assert text == _lowest(repository / "pyproject.toml")
+
+
+def test_lint_has_the_versions_that_dss_jax_allows(repository):
+  """Where both name a library; `make lint` installs its group alone."""
+  path = repository / "pyproject.toml"
+  values = tomllib.loads(path.read_text(encoding="utf-8"))
+  extras = values["project"]["optional-dependencies"]
+  declared = [*values["project"]["dependencies"], *extras["dev"]]
+  bounds = {re.split("[<>=]", each)[0]: each for each in declared}
+  for each in values["dependency-groups"]["lint"]:
+    name, *bound = re.split("(?=[<>=])", each, maxsplit=1)
+    if bound:
+      assert bounds.get(name, each) == each
+
+
+def test_the_citation_has_the_version(repository):
+  citation = (repository / "CITATION.cff").read_text(encoding="utf-8")
+  assert f"\nversion: {dss_jax.__version__}\n" in citation
+
+
+def test_the_hooks_are_those_of_make_lint(repository):
+  """What `make lint` runs, pre-commit runs."""
+  makefile = (repository / "Makefile").read_text(encoding="utf-8")
+  tools = re.findall(r"^\t\$\(LINT\)/(\w+ ?\w*)", makefile, re.MULTILINE)
+  hooks = (repository / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+  for tool in ("ruff format", "ruff check", "pyright"):
+    assert any(each.startswith(tool) for each in tools)
+    assert f"entry: .venv-lint/bin/{tool} " in hooks
+
+
 def test_bare_checkout_links(repository):
   for name in ("tasks", "gin"):
     link = repository / "dss_jax" / name
@@ -195,3 +261,8 @@ def test_launching_a_bare_checkout_from_another_folder(repository, tmp_path):
   # dss_jax itself was found and answers.
   assert ended.returncode == 2
   assert ended.stderr.startswith("dss-jax train: --gin_file: 'runs/none.gin'")
+
+
+if __name__ == "__main__":
+  root = pathlib.Path(__file__).resolve().parents[1]
+  print(_lowest(root / "pyproject.toml"), end="")
