@@ -21,7 +21,7 @@ import numpy as np
 from dss_jax.data.feeding.batches import PackedBatches
 from dss_jax.data.feeding.prefetching import Prefetcher
 from dss_jax.data.packing.batch_shapes import choose_batch_shape
-from dss_jax.data.packing.row_plans import BatchShape, window_batches
+from dss_jax.data.packing.packing_plans import BatchShape, window_batches
 from dss_jax.data.sampling import Sampler
 from dss_jax.data.tokens.token_arrays import ExampleSet, TokenArrays
 

@@ -26,7 +26,7 @@ import students
 
 from dss_jax import vocabularies
 from dss_jax.data import pipeline
-from dss_jax.data.packing import row_plans
+from dss_jax.data.packing import packing_plans
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.models.partitioning import Partitioner
@@ -139,7 +139,7 @@ def planned(
       partitioner=partitioner,
       num_microbatches=num_microbatches,
     ),
-    row_plans.BatchShape(rows, *lengths, rows),
+    packing_plans.BatchShape(rows, *lengths, rows),
     ("label", "rationale"),
   )
   return run_plan.make_plan(run, attempts=0)

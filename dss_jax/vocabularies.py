@@ -33,7 +33,9 @@ MAX_EXTRA_IDS = 10_000
 # The option that names a vocabulary.
 _FIELD = "TrainConfig.vocabulary"
 
-_TAXONLI_MODEL = pathlib.Path(__file__).parent / "datasets" / "taxonli.model"
+_TAXONLI_MODEL = (
+  pathlib.Path(__file__).parent / "datasets" / "taxonli_vocabulary.model"
+)
 
 
 @runtime_checkable

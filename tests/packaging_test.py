@@ -105,7 +105,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel, repository):
     if relative.parts[1] not in ("tasks", "gin"):
       assert relative.as_posix() in files
   assert "dss_jax/py.typed" in files
-  assert "dss_jax/datasets/taxonli.model" in files
+  assert "dss_jax/datasets/taxonli_vocabulary.model" in files
   assert "dss_jax/rationales/prices.toml" in files
   for name in ("index.html", "script.js", "style.css"):
     assert f"dss_jax/rationales/quality/page/{name}" in files

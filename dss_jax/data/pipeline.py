@@ -18,7 +18,7 @@ from dss_jax import datasets, vocabularies
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks, task_options
-from dss_jax.data.tokens import evaluations, token_arrays, tokenization
+from dss_jax.data.tokens import evaluation_sets, token_arrays, tokenization
 
 
 def task_name(
@@ -108,7 +108,7 @@ class DatasetConfig:
 class EvaluationTask(Protocol):
   """What scoring by decoding needs of a task.
 
-  `evaluations.Evaluation` is one for dss_jax's datasets,
+  `evaluation_sets.Evaluation` is one for dss_jax's datasets,
   `seqio_data.SeqioEvaluation` for any SeqIO Task.
   """
 
@@ -220,7 +220,7 @@ def load_evaluations(
     source = tokenization.TaskSource.load(
       name, split, vocabulary, config.data, config.method, lengths
     )
-    built = evaluations.build_evaluations(source, max_examples=max_examples)
+    built = evaluation_sets.build_evaluations(source, max_examples=max_examples)
     labels = [made for made in built.values() if made.subtask.uses_label]
     return labels if labels_only and labels else list(built.values())
   check_seqio_is_known(name)

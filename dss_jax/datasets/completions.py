@@ -30,8 +30,8 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from dss_jax.datasets import answers, arithmetic
-from dss_jax.datasets.answers import AnswerForm, Parsed
+from dss_jax.datasets import answer_reading, arithmetic
+from dss_jax.datasets.answer_reading import AnswerForm, Parsed
 from dss_jax.datasets.raw_records import NLI_LABELS
 
 STATUSES = (
@@ -95,7 +95,7 @@ def official_svamp(completion: str, choices: Sequence[str] | None) -> Parsed:
   if isinstance(split, Parsed):
     return split
   rationale, answer = split
-  label = answers.parenthesised(answer)
+  label = answer_reading.parenthesised(answer)
   if label is None:
     return Parsed(rationale, None, "no_label")
   if arithmetic.value(label) is None:
@@ -183,7 +183,7 @@ def parser(dataset: str, kind: str, teacher: str = "palm") -> Parser:
   """
   if kind == "tolerant":
     form = RELEASED_FORMS[dataset.rstrip("123")]
-    return functools.partial(answers.read, form)
+    return functools.partial(answer_reading.read, form)
   if teacher != "gpt-neox":
     return _OFFICIAL[dataset]
   official = _OFFICIAL[dataset]

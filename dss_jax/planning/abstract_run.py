@@ -10,7 +10,7 @@ import jax
 import optax
 
 from dss_jax.data.feeding import training_data
-from dss_jax.data.packing import packed_features, row_plans
+from dss_jax.data.packing import packed_features, packing_plans
 from dss_jax.models import abstract_params, lora
 from dss_jax.models.partitioning import logical_axes
 from dss_jax.models.partitioning.logical_axes import DATA_AXIS
@@ -58,7 +58,7 @@ class AbstractRun:
   """
 
   config: TrainConfig
-  shape: row_plans.BatchShape
+  shape: packing_plans.BatchShape
   subtask_names: tuple[str, ...]
   state: train_state.TrainState
   shardings: train_state.TrainState
@@ -138,7 +138,7 @@ def abstract_run(config: TrainConfig) -> AbstractRun:
 
 def of_shape(
   config: TrainConfig,
-  shape: row_plans.BatchShape,
+  shape: packing_plans.BatchShape,
   subtask_names: tuple[str, ...],
 ) -> AbstractRun:
   """The shapes of a run on batches of a given shape, without its data."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from dss_jax.data.packing.row_plans import BatchShape
+from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.models.config import T5Config
 from dss_jax.models.partitioning.logical_axes import DATA_AXIS, MODEL_AXIS
 

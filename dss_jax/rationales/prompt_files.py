@@ -16,7 +16,7 @@ from typing import Any
 import dss_jax
 from dss_jax.base import value_types
 from dss_jax.base.errors import UserError
-from dss_jax.datasets.answers import ANSWER_KINDS
+from dss_jax.datasets.answer_reading import ANSWER_KINDS
 from dss_jax.datasets.records import Record
 from dss_jax.rationales import parsing
 from dss_jax.rationales.prompts import Exemplar, Prompt, fields_of

@@ -18,7 +18,7 @@ import optax
 
 from dss_jax.base.errors import UserError, damaged_file
 from dss_jax.data.feeding import training_data
-from dss_jax.data.packing import packed_features, row_plans
+from dss_jax.data.packing import packed_features, packing_plans
 from dss_jax.models import abstract_params
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training import evaluation as evaluation_lib
@@ -188,7 +188,7 @@ def _earlier_description(
     earlier = json.loads(path.read_text(encoding="utf-8"))
     shape = earlier.get("batch_shape")
     if shape is not None:
-      row_plans.BatchShape(**shape)
+      packing_plans.BatchShape(**shape)
     return earlier
 
 
@@ -209,7 +209,9 @@ def _check_same_data(
       )
 
 
-def _check_attention(config: TrainConfig, shape: row_plans.BatchShape) -> None:
+def _check_attention(
+  config: TrainConfig, shape: packing_plans.BatchShape
+) -> None:
   """Refuses an attention kernel that cannot take these rows on these devices."""
   if config.model.config.attention_implementation in ("auto", "xla"):
     return

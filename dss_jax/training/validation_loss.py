@@ -16,7 +16,7 @@ import numpy as np
 
 from dss_jax.data import pipeline
 from dss_jax.data.feeding import epoch_batches
-from dss_jax.data.packing import row_plans
+from dss_jax.data.packing import packing_plans
 from dss_jax.training import train_step
 from dss_jax.training.train_config import TrainConfig
 
@@ -32,7 +32,7 @@ class ValidationLoss:
   def __init__(
     self,
     config: TrainConfig,
-    training_shape: row_plans.BatchShape,
+    training_shape: packing_plans.BatchShape,
     param_shardings: PyTree,
   ):
     """Reads the split and prepares the compiled step.

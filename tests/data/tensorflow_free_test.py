@@ -17,12 +17,12 @@ from dss_jax import datasets
 from dss_jax import vocabularies
 from dss_jax.data.feeding import streaming
 from dss_jax.data.pairs import task_options, flat_records, sources, subtasks
-from dss_jax.data.tokens import evaluations, tokenization
+from dss_jax.data.tokens import evaluation_sets, tokenization
 
 data = datasets.DataOptions(taxonli_num_train=9, taxonli_num_test=6)
 vocabulary = vocabularies.from_name("taxonli")
 built = tokenization.build_examples("taxonli_dss", "train", vocabulary, data)
-found = evaluations.build_evaluations(
+found = evaluation_sets.build_evaluations(
   tokenization.TaskSource.load("taxonli_dss", "test", vocabulary, data)
 )
 assert [len(arrays) for arrays in built.subtasks] == [9, 9]

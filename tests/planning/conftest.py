@@ -7,7 +7,7 @@ import pytest
 
 from dss_jax import vocabularies
 from dss_jax.data import pipeline
-from dss_jax.data.packing import row_plans
+from dss_jax.data.packing import packing_plans
 from dss_jax.models import config, encoder_decoder, lora
 from dss_jax.models.partitioning import Partitioner
 from dss_jax.planning import abstract_run
@@ -102,7 +102,7 @@ def _run(
       lora=adapters,
       initial_checkpoint_path="never read" if adapters else None,
     ),
-    row_plans.BatchShape(rows, encoder_length, decoder_length, 2 * rows),
+    packing_plans.BatchShape(rows, encoder_length, decoder_length, 2 * rows),
     ("label", "rationale"),
   )
 

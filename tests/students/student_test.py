@@ -5,7 +5,7 @@ import pytest
 from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks
-from dss_jax.data.tokens import evaluations, tokenization
+from dss_jax.data.tokens import evaluation_sets, tokenization
 from dss_jax.models import config, encoder_decoder
 from dss_jax.students import student as student_lib
 
@@ -26,7 +26,7 @@ def student():
 def test_it_reads_the_tokens_that_evaluation_reads(student):
   options = datasets.DataOptions(max_records=4)
   records = datasets.load_split("taxonli", "test", options=options)
-  found = evaluations.build_evaluations(
+  found = evaluation_sets.build_evaluations(
     tokenization.TaskSource.load(
       "taxonli_dss",
       "test",

@@ -1,6 +1,6 @@
 """Makes the SentencePiece model that ships with the built-in dataset.
 
-    PYTHONPATH=. python tests/support/taxonli_model.py [--output taxonli.model]
+    PYTHONPATH=. python tests/support/taxonli_model.py [--output taxonli_vocabulary.model]
 
 A trained model would need luck to get every word of a small closed dataset
 whole. This one is written down instead: one piece for each word of taxonli's

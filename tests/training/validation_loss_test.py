@@ -9,7 +9,7 @@ import pytest
 import small_runs
 
 from dss_jax.data import pipeline
-from dss_jax.data.packing import row_plans
+from dss_jax.data.packing import packing_plans
 from dss_jax.datasets import DataOptions
 from dss_jax.models import abstract_params, encoder_decoder, partitioning
 from dss_jax.training import evaluation, losses, optimizers
@@ -84,7 +84,7 @@ def test_equals_one_example_a_row_on_any_mesh(config, devices):
   )
   found = ValidationLoss(
     dataclasses.replace(config, partitioner=partitioner),
-    row_plans.BatchShape(8, 40, 8, 8),
+    packing_plans.BatchShape(8, 40, 8, 8),
     shardings,
   ).run(jax.device_put(params, shardings))
   assert found.keys() == expected.keys()

@@ -25,7 +25,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.data.feeding.batches import PackedBatches, row_range
 from dss_jax.data.packing import packed_features
 from dss_jax.data.packing.packed_features import FEATURES
-from dss_jax.data.packing.row_plans import BatchShape
+from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.data.tokens import array_folders
 
 FORMAT = "dss_jax.batches"

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.data.packing import packed_features, row_plans
+from dss_jax.data.packing import packed_features, packing_plans
 from dss_jax.data.packing.packed_features import FeatureSpec, Layout
-from dss_jax.data.packing.row_plans import BatchShape
+from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.data.sampling import Sampler
 from dss_jax.data.tokens.token_arrays import ExampleSet
 
@@ -63,9 +63,9 @@ class PackedBatches:
     self._sampler = Sampler(example_set, seed=seed)
     self._units = self._sampler.units_per_batch(shape.records_per_batch)
     self._window_batches = (
-      row_plans.window_batches(self._units) if shape.pack else 1
+      packing_plans.window_batches(self._units) if shape.pack else 1
     )
-    row_plans.check_example_set(example_set, shape)
+    packing_plans.check_example_set(example_set, shape)
     self._window = functools.lru_cache(maxsize=_CACHED_WINDOWS)(
       self._plan_window
     )
@@ -103,17 +103,19 @@ class PackedBatches:
     start = batch * self.shape.rows
     return layout.rows(start + first_row, start + last_row)
 
-  def _plan_window(self, window: int) -> tuple[Layout, row_plans.PackingPlan]:
+  def _plan_window(
+    self, window: int
+  ) -> tuple[Layout, packing_plans.PackingPlan]:
     """Where all examples of a window lie."""
     num_units = self._units * self._window_batches
     units = self._sampler.units(window * num_units, (window + 1) * num_units)
-    lengths = row_plans.lengths(self.example_set, units)
+    lengths = packing_plans.lengths(self.example_set, units)
     if self.shape.pack:
-      plan = row_plans.plan_window(
+      plan = packing_plans.plan_window(
         units.unit, *lengths, self.shape, self._window_batches
       )
     else:
-      plan = row_plans.plan_unpacked(len(units), self.shape)
+      plan = packing_plans.plan_unpacked(len(units), self.shape)
     layout = Layout.of(
       units.subtask, units.example, plan.row, plan.rank, *lengths
     )
@@ -122,7 +124,7 @@ class PackedBatches:
 
 def statistics_of(
   layout: Layout,
-  plan: row_plans.PackingPlan,
+  plan: packing_plans.PackingPlan,
   subtask_names: Sequence[str],
   shape: BatchShape,
 ) -> dict[str, Any]:

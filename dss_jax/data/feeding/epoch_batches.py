@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from dss_jax.data.feeding.batches import row_range
-from dss_jax.data.packing import packed_features, row_plans
+from dss_jax.data.packing import packed_features, packing_plans
 from dss_jax.data.packing.packed_features import FeatureSpec, Layout
+from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.data.packing.row_filling import Items, Window
-from dss_jax.data.packing.row_plans import BatchShape
 from dss_jax.data.tokens.token_arrays import ExampleSet
 
 # Examples packed at once; more would fill rows no better.
@@ -74,7 +74,7 @@ class EpochBatches:
     mixed = np.lexsort((subtask, example))
     row = np.zeros(len(mixed), np.int64)
     rank = np.zeros(len(mixed), np.int64)
-    row_plans.check_fits_row(
+    packing_plans.check_fits_row(
       int(inputs.max(initial=0)),
       int(targets.max(initial=0)),
       (self.shape.encoder_length, self.shape.decoder_length),

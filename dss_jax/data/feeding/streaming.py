@@ -16,9 +16,9 @@ import numpy as np
 
 from dss_jax.base.errors import UserError
 from dss_jax.data.feeding.batches import row_range, statistics_of
-from dss_jax.data.packing import packed_features, row_plans
+from dss_jax.data.packing import packed_features, packing_plans
 from dss_jax.data.packing.packed_features import FeatureSpec, Layout
-from dss_jax.data.packing.row_plans import BatchShape
+from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.data.tokens.example_stream import Stream, StreamExample
 from dss_jax.data.tokens.token_arrays import ExampleSet, TokenArrays
 
@@ -71,7 +71,7 @@ def _arrays(
 class _Window(NamedTuple):
   arrays: tuple[TokenArrays, ...]
   layout: Layout
-  plan: row_plans.PackingPlan
+  plan: packing_plans.PackingPlan
 
 
 class StreamingBatches:
@@ -103,7 +103,7 @@ class StreamingBatches:
       rate > 0 for rate in stream.rates
     )
     self._window_batches = (
-      row_plans.window_batches(self._units) if shape.pack else 1
+      packing_plans.window_batches(self._units) if shape.pack else 1
     )
     self._windows: dict[int, _Window] = {}
     self._examples: Iterator[StreamExample] = iter(())
@@ -159,15 +159,15 @@ class StreamingBatches:
     targets = np.array([len(example.targets) for example in found], np.int64)
     if self.shape.pack:
       unit = np.arange(size)
-      plan = row_plans.plan_window(
+      plan = packing_plans.plan_window(
         unit, inputs, targets, self.shape, self._window_batches
       )
     else:
-      row_plans.check_fits_row(
+      packing_plans.check_fits_row(
         int(inputs.max()),
         int(targets.max()),
         (self.shape.encoder_length, self.shape.decoder_length),
       )
-      plan = row_plans.plan_unpacked(size, self.shape)
+      plan = packing_plans.plan_unpacked(size, self.shape)
     layout = Layout.of(subtask, place, plan.row, plan.rank, inputs, targets)
     return _Window(arrays, layout, plan)

@@ -16,7 +16,7 @@ from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data import pipeline
 from dss_jax.data.feeding import batch_files, batches, prefetching, streaming
-from dss_jax.data.packing import batch_shapes, packed_features, row_plans
+from dss_jax.data.packing import batch_shapes, packed_features, packing_plans
 from dss_jax.data.pairs import subtasks, task_options
 from dss_jax.data.tokens import token_arrays
 from dss_jax.data.tokens.example_stream import StreamExample
@@ -31,7 +31,7 @@ class Batches(Protocol):
   """Batches by step, and their shape over all hosts."""
 
   @property
-  def shape(self) -> row_plans.BatchShape: ...
+  def shape(self) -> packing_plans.BatchShape: ...
 
   @property
   def feature_specs(self) -> Mapping[str, packed_features.FeatureSpec]: ...
@@ -58,7 +58,7 @@ class TrainingData:
   batches: Batches
 
   @property
-  def shape(self) -> row_plans.BatchShape:
+  def shape(self) -> packing_plans.BatchShape:
     """The one shape of all batches."""
     return self.batches.shape
 
@@ -203,7 +203,7 @@ def _shape(
   examples: token_arrays.ExampleSet,
   rows_multiple_of: int,
   earlier: Mapping[str, Any] | None,
-) -> row_plans.BatchShape:
+) -> packing_plans.BatchShape:
   """The shape a run began with, or one that suits the examples."""
   kept = _kept_shape(config, earlier, rows_multiple_of)
   return kept or batch_shapes.choose_batch_shape(
@@ -235,7 +235,7 @@ def _kept_shape(
   config: pipeline.DatasetConfig,
   earlier: Mapping[str, Any] | None,
   rows_multiple_of: int,
-) -> row_plans.BatchShape | None:
+) -> packing_plans.BatchShape | None:
   """The shape a run began with, where it still fits what is asked for."""
   if earlier is None:
     return None
@@ -245,7 +245,7 @@ def _kept_shape(
   )
   if not same or earlier["rows"] % rows_multiple_of:
     return None
-  return row_plans.BatchShape(**earlier)
+  return packing_plans.BatchShape(**earlier)
 
 
 # --- from files ----------------------------------------------------------------

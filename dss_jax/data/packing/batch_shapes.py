@@ -19,9 +19,9 @@ import numpy as np
 
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError
-from dss_jax.data.packing import row_plans
+from dss_jax.data.packing import packing_plans
+from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.data.packing.row_filling import Items, Window
-from dss_jax.data.packing.row_plans import BatchShape
 from dss_jax.data.sampling import Sampler, Units
 from dss_jax.data.tokens.token_arrays import ExampleSet
 
@@ -132,7 +132,7 @@ def choose_batch_shape(
     for longest, given in zip(search.longest, (encoder_length, decoder_length))
   )
   shortest = (encoder_lengths[0], decoder_lengths[0])
-  row_plans.check_fits_row(*search.longest, shortest)
+  packing_plans.check_fits_row(*search.longest, shortest)
   if not pack:
     return search.unpacked(shortest)
   if records_per_batch and rows and encoder_length and decoder_length:
@@ -208,7 +208,7 @@ class _Search:
     self._attention_length = attention_length
     self._sampler = Sampler(example_set, seed=_SAMPLE_SEED)
     self._units_per_record = self._sampler.units_per_record
-    self.longest = row_plans.longest(example_set)
+    self.longest = packing_plans.longest(example_set)
     self._trials: dict[_Lengths, float] = {}
     if example_set.paired:
       self._epoch_units = self._sampler.epoch_units()
@@ -219,7 +219,7 @@ class _Search:
         if rate > 0
       )
     sample = self._sampler.units(0, _SAMPLE_UNITS)
-    sides = row_plans.lengths(example_set, sample)
+    sides = packing_plans.lengths(example_set, sample)
     self._means = tuple(float(side.sum()) / _SAMPLE_UNITS for side in sides)
     self._deviations = tuple(
       _deviation(np.bincount(sample.unit, side), sample, example_set.paired)
@@ -247,7 +247,7 @@ class _Search:
     assert self._requested.records is not None
     shape = BatchShape(self._requested.rows, *lengths, self._requested.records)
     units, num_batches = self._window_units(shape.records_per_batch)
-    row_plans.plan_window(*self._units(0, units), shape, num_batches)
+    packing_plans.plan_window(*self._units(0, units), shape, num_batches)
     return shape
 
   def cheapest(
@@ -312,12 +312,12 @@ class _Search:
   ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(unit, input length, target length) of each example of these units."""
     units = self._sampler.units(start, stop)
-    return (units.unit, *row_plans.lengths(self._example_set, units))
+    return (units.unit, *packing_plans.lengths(self._example_set, units))
 
   def _window_units(self, records: int) -> tuple[int, int]:
     """Units and batches of a window."""
     units = self._sampler.units_per_batch(records)
-    num_batches = row_plans.window_batches(units)
+    num_batches = packing_plans.window_batches(units)
     return units * num_batches, num_batches
 
   def _spare(self, records: int) -> float:

@@ -17,12 +17,12 @@ from dss_jax.data.seqio.seqio_evaluations import (
   SeqioEvaluation,
   seqio_evaluations,
 )
-from dss_jax.data.seqio.seqio_tasks import (
+from dss_jax.data.seqio.seqio_vocabularies import SeqioVocabulary, from_seqio
+from dss_jax.data.seqio.task_lookup import (
   add_cache_dirs,
   output_vocabulary,
   task_fingerprint,
 )
-from dss_jax.data.seqio.seqio_vocabularies import SeqioVocabulary, from_seqio
 
 __all__ = [
   "ExampleStream",

@@ -14,7 +14,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import flat_records, subtasks, task_options
 from dss_jax.data.seqio.seqio_vocabularies import encode_text, to_seqio
 from dss_jax.data.seqio.task_records import SPLIT_CODES, TaskRecords
-from dss_jax.data.tokens import evaluations
+from dss_jax.data.tokens import evaluation_sets
 from dss_jax.datasets import metrics
 
 # Feature name -> seqio.Feature.
@@ -189,7 +189,7 @@ def _postprocess(
   if is_target and example is not None:
     wanted = example["label" if subtask.uses_label else "rationale"]
     name = current.vocabulary_of(dataset)
-    return evaluations.evaluation_target(
+    return evaluation_sets.evaluation_target(
       wanted.decode() if isinstance(wanted, bytes) else str(wanted),
       vocabularies.from_name(name),
     )
@@ -202,7 +202,7 @@ def _metric_fn(
   dataset: str, subtask: subtasks.SubTask
 ) -> Callable[[Sequence[str], Sequence[str]], dict[str, float]]:
   def score(targets, predictions):
-    names = evaluations.metric_names(dataset, subtask)
+    names = evaluation_sets.metric_names(dataset, subtask)
     return metrics.score(names, list(targets), list(predictions))
 
   return score

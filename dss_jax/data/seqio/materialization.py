@@ -14,7 +14,7 @@ from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import task_options
 from dss_jax.data.seqio.dss_task import DssTask
-from dss_jax.data.seqio.seqio_tasks import (
+from dss_jax.data.seqio.task_lookup import (
   Leaf,
   Provider,
   find_provider,

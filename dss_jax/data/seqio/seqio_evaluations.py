@@ -9,7 +9,7 @@ import numpy as np
 import seqio
 
 from dss_jax.base.errors import UserError
-from dss_jax.data.seqio.seqio_tasks import (
+from dss_jax.data.seqio.task_lookup import (
   find_provider,
   iter_examples,
   read_task,

@@ -20,7 +20,12 @@ from typing import Any, BinaryIO
 
 from dss_jax.base import atomic_files
 from dss_jax.base.errors import UserError
-from dss_jax.datasets.records import array_records, json_lines, parquet, tables
+from dss_jax.datasets.records import (
+  array_records,
+  csv_files,
+  json_lines,
+  parquet,
+)
 from dss_jax.datasets.records.field_mapping import FieldMapping
 from dss_jax.datasets.records.record import Record
 from dss_jax.datasets.records.seen import SeenTexts
@@ -158,7 +163,7 @@ def iter_entries(
     elif kind == "array_record":
       yield from array_records.read_entries(path)
     else:
-      yield from tables.read_entries(path, mapping, _DELIMITERS[kind])
+      yield from csv_files.read_entries(path, mapping, _DELIMITERS[kind])
   except OSError as error:
     raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
@@ -236,7 +241,7 @@ def _table_writer(path: PathLike, delimiter: str) -> Iterator[Write]:
   records: list[Record] = []
   with atomic_file(path) as file:
     yield records.append
-    tables.write(file, records, delimiter)
+    csv_files.write(file, records, delimiter)
 
 
 _OPENERS: Mapping[

@@ -23,9 +23,9 @@ from dss_jax.datasets.records import (
   SUFFIXES,
   FieldMapping,
   Record,
+  csv_files,
   iter_entries,
   json_lines,
-  tables,
 )
 from dss_jax.datasets.records import record as record_lib
 from dss_jax.students.predictions import PredictInput
@@ -134,7 +134,7 @@ def _entries(path: str, kind: str, mapping: FieldMapping) -> Iterator[_Entry]:
         for line, text in json_lines.read_lines(file):
           yield line, text if isinstance(text, UserError) else {"input": text}
       elif kind in _DELIMITERS:
-        yield from tables.entries_of(file, name, mapping, _DELIMITERS[kind])
+        yield from csv_files.entries_of(file, name, mapping, _DELIMITERS[kind])
       else:
         yield from json_lines.entries_of(file, name)
   except OSError as error:

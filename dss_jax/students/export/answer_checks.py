@@ -18,7 +18,7 @@ import numpy as np
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks
-from dss_jax.data.tokens import evaluations
+from dss_jax.data.tokens import evaluation_sets
 from dss_jax.data.tokens.tokenization import TaskSource
 from dss_jax.datasets import DataOptions
 from dss_jax.models import encoder_decoder
@@ -47,7 +47,7 @@ class Questions:
 
   subtask: subtasks.SubTask
   inputs: list[list[int]]
-  evaluation: evaluations.Evaluation | None = None
+  evaluation: evaluation_sets.Evaluation | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +139,7 @@ def questions(
 
   Without a dataset, or if its files are missing, they are random tokens.
   """
-  found: dict[str, evaluations.Evaluation] = {}
+  found: dict[str, evaluation_sets.Evaluation] = {}
   task = student.description.get("task")
   if task and subtasks.parse_task_name(task):
     try:
@@ -151,7 +151,7 @@ def questions(
         student.options,
         student.feature_lengths,
       )
-      found = evaluations.build_evaluations(source, max_examples=count)
+      found = evaluation_sets.build_evaluations(source, max_examples=count)
     except (UserError, OSError):  # a student without data can be exported
       found = {}
   result = [

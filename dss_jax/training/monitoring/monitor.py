@@ -16,7 +16,7 @@ from dss_jax.base import compilations
 from dss_jax.base.progress import Progress
 from dss_jax.training.monitoring import time_breakdown
 from dss_jax.training.monitoring.metrics_file import MetricsLog, step_values
-from dss_jax.training.monitoring.nonfinite import NanDebugger
+from dss_jax.training.monitoring.nan_debugger import NanDebugger
 from dss_jax.training.monitoring.profiling import ProfilerWindow
 from dss_jax.training.monitoring.tensorboard_log import TensorBoardLog
 from dss_jax.training.run_setup import Setup

@@ -8,7 +8,7 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.data.feeding.batch_files import BatchFiles, write_batches
 from dss_jax.data.feeding.batches import PackedBatches
-from dss_jax.data.packing.row_plans import BatchShape
+from dss_jax.data.packing.packing_plans import BatchShape
 
 SHAPE = BatchShape(8, 56, 28, 13)
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from dss_jax.base.errors import UserError
 from dss_jax.data.feeding.batches import PackedBatches
-from dss_jax.data.packing import row_plans
+from dss_jax.data.packing import packing_plans
 from dss_jax.data.packing.packed_features import unpack
-from dss_jax.data.packing.row_plans import BatchShape, window_batches
+from dss_jax.data.packing.packing_plans import BatchShape, window_batches
 from dss_jax.data.sampling import Sampler
 
 SHAPE = BatchShape(
@@ -25,7 +25,7 @@ SHAPE = BatchShape(
 def _short_windows():
   """Windows of about 40 batches, to plan several in little time."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(row_plans, "_WINDOW_UNITS", 1024)
+    patch.setattr(packing_plans, "_WINDOW_UNITS", 1024)
     yield
 
 

@@ -8,7 +8,7 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.data.feeding.epoch_batches import EpochBatches
 from dss_jax.data.packing.packed_features import unpack
-from dss_jax.data.packing.row_plans import BatchShape
+from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.data.tokens.token_arrays import ExampleSet, TokenArrays
 
 

@@ -10,7 +10,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.data.feeding import streaming
 from dss_jax.data.feeding.streaming import StreamingBatches
 from dss_jax.data.packing import packed_features
-from dss_jax.data.packing.row_plans import BatchShape
+from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.data.tokens.example_stream import StreamExample
 from dss_jax.vocabularies import ByteVocabulary
 
@@ -49,7 +49,9 @@ SHAPE = BatchShape(
 
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch):
-  monkeypatch.setattr(streaming.row_plans, "window_batches", lambda units: 3)
+  monkeypatch.setattr(
+    streaming.packing_plans, "window_batches", lambda units: 3
+  )
 
 
 def equal(a, b) -> bool:

@@ -9,7 +9,7 @@ from dss_jax import main
 from dss_jax.base.errors import UserError
 from dss_jax.data import pipeline
 from dss_jax.data.feeding import training_data
-from dss_jax.data.packing import row_plans
+from dss_jax.data.packing import packing_plans
 from dss_jax.data.pairs import sources
 from dss_jax.datasets import DataOptions
 from dss_jax.datasets.records import Rationale, Record
@@ -130,7 +130,7 @@ def test_a_stream_is_read_with_the_runs_options(monkeypatch):
   """In the thread that reads ahead, too."""
   pytest.importorskip("seqio")
   monkeypatch.setattr(training_data, "_SAMPLE", 64)
-  monkeypatch.setattr(row_plans, "window_batches", lambda units: 2)
+  monkeypatch.setattr(packing_plans, "window_batches", lambda units: 2)
   import dss_jax.tasks  # noqa: F401
 
   config = dataclasses.replace(CONFIG, streaming=True)

@@ -10,7 +10,7 @@ from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.feeding.batches import PackedBatches
 from dss_jax.data.packing.batch_shapes import choose_batch_shape
-from dss_jax.data.packing.row_plans import BatchShape
+from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.data.tokens import tokenization
 from dss_jax.data.tokens.token_arrays import ExampleSet, TokenArrays
 

@@ -7,7 +7,7 @@ import pytest
 from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import sources
-from dss_jax.data.tokens import evaluations, tokenization
+from dss_jax.data.tokens import evaluation_sets, tokenization
 from dss_jax.datasets.records import Rationale, Record
 from dss_jax.vocabularies import ByteVocabulary
 
@@ -76,7 +76,7 @@ def test_files_with_a_field_mapping(tmp_path):
   assert ByteVocabulary().decode(inputs) == "[rationale] q0"
   assert ByteVocabulary().decode(targets) == "w0"
   assert vocabularies.default_name("mine") == "bytes:5"
-  assert evaluations.metric_names("mine", built_label()) == (
+  assert evaluation_sets.metric_names("mine", built_label()) == (
     "accuracy",
     "rouge1",
   )

@@ -11,11 +11,11 @@ from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.feeding.streaming import StreamingBatches, sample
 from dss_jax.data.packing.packed_features import unpack
-from dss_jax.data.packing.row_plans import BatchShape
+from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.data.pairs import subtasks, task_options
 from dss_jax.data.pairs.subtasks import MethodOptions
 from dss_jax.data.pairs.task_options import TaskOptions
-from dss_jax.data.tokens import evaluations, tokenization
+from dss_jax.data.tokens import evaluation_sets, tokenization
 
 seqio = pytest.importorskip("seqio")
 
@@ -24,7 +24,7 @@ import tensorflow as tf  # noqa: E402
 import dss_jax.tasks  # noqa: E402, F401
 from dss_jax.data import seqio as seqio_data  # noqa: E402
 from dss_jax.data import tasks  # noqa: E402
-from dss_jax.data.packing import row_plans  # noqa: E402
+from dss_jax.data.packing import packing_plans  # noqa: E402
 from dss_jax.data.seqio import materialization  # noqa: E402
 
 LENGTHS = {"inputs": 200, "targets": 100}
@@ -294,7 +294,7 @@ def test_evaluation_with_a_tasks_own_postprocessor_and_metrics():
 def test_own_tasks_score_alike_on_both_paths():
   name = "svamp_label_then_rationale"
   (theirs,) = seqio_data.seqio_evaluations(name, "test").values()
-  (ours,) = evaluations.build_evaluations(
+  (ours,) = evaluation_sets.build_evaluations(
     tokenization.TaskSource.load(
       name, "test", BYTES, task_options.current().data
     )
@@ -358,7 +358,7 @@ def test_a_stream_is_a_function_of_its_seed_and_can_be_entered_anywhere():
 
 @pytest.mark.usefixtures("foreign")
 def test_a_stream_feeds_packed_batches(monkeypatch):
-  monkeypatch.setattr(row_plans, "window_batches", lambda units: 3)
+  monkeypatch.setattr(packing_plans, "window_batches", lambda units: 3)
   stream = seqio_data.ExampleStream("outer", "train", 0)
   assert sum(len(arrays) for arrays in sample(stream, 20).subtasks) == 20
   shape = BatchShape(2, 16, 24, records_per_batch=3)

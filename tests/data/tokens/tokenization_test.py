@@ -9,7 +9,7 @@ from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import sources
 from dss_jax.data.pairs.subtasks import METHODS, MethodOptions
-from dss_jax.data.tokens import evaluations, tokenization
+from dss_jax.data.tokens import evaluation_sets, tokenization
 from dss_jax.data.tokens.token_arrays import ExampleSet
 from dss_jax.datasets.records import Rationale, Record
 from dss_jax.vocabularies import ByteVocabulary
@@ -170,7 +170,7 @@ def test_open_or_build_keeps_and_mends_its_folder(tmp_path, monkeypatch):
 
 
 def test_evaluations_of_a_mixture():
-  found = evaluations.build_evaluations(
+  found = evaluation_sets.build_evaluations(
     tokenization.TaskSource.load(
       "toy_dss_teacher", "test", BYTES, feature_lengths={"targets": 2}
     )
@@ -194,7 +194,7 @@ def test_evaluations_of_a_mixture():
 
 
 def test_evaluation_finds_the_label_after_the_rationale():
-  found = evaluations.build_evaluations(
+  found = evaluation_sets.build_evaluations(
     tokenization.TaskSource.load(
       "toy_rationale_then_label", "validation", BYTES
     )
@@ -207,11 +207,13 @@ def test_evaluation_finds_the_label_after_the_rationale():
 
 def test_targets_are_what_the_vocabulary_can_write():
   vocabulary = vocabularies.from_name("taxonli")
-  assert evaluations.evaluation_target("a\nbox  é", vocabulary) == "a box  ⁇"
+  assert (
+    evaluation_sets.evaluation_target("a\nbox  é", vocabulary) == "a box  ⁇"
+  )
 
 
 def test_max_examples():
-  found = evaluations.build_evaluations(
+  found = evaluation_sets.build_evaluations(
     tokenization.TaskSource.load(
       "taxonli_label", "test", vocabularies.from_name("taxonli"), DATA
     ),

@@ -293,7 +293,7 @@ def test_every_line_is_a_record_or_a_problem(tmp_path):
 
 def test_long_lines_cost_no_memory_and_are_reported(tmp_path, monkeypatch):
   monkeypatch.setattr("dss_jax.datasets.records.json_lines.MAX_LINE_BYTES", 100)
-  monkeypatch.setattr("dss_jax.datasets.records.tables.MAX_LINE_BYTES", 100)
+  monkeypatch.setattr("dss_jax.datasets.records.csv_files.MAX_LINE_BYTES", 100)
   long = "x" * 1000
   path = _write(
     tmp_path / "long.jsonl",

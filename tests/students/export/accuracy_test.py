@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dss_jax.cli import export_command
-from dss_jax.data.tokens import evaluations, tokenization
+from dss_jax.data.tokens import evaluation_sets, tokenization
 from dss_jax.models.config import T5Config
 from dss_jax.students.export import answer_checks, formats
 
@@ -61,7 +61,7 @@ def test_set(taxonli):
   source = tokenization.TaskSource.load(
     "taxonli_label", "test", taxonli.vocabulary, feature_lengths=LENGTHS
   )
-  found = evaluations.build_evaluations(source)["label"]
+  found = evaluation_sets.build_evaluations(source)["label"]
   assert len(found) == COUNT
   return found
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
 
-from dss_jax.training.monitoring import nonfinite_origin
+from dss_jax.training.monitoring import nan_origin
 
 
 def _find(function, *args):
   program = jax.make_jaxpr(function)(*args)
-  return nonfinite_origin.find(program, jax.tree.leaves(args))
+  return nan_origin.find(program, jax.tree.leaves(args))
 
 
 def _kinds(found):
@@ -28,7 +28,7 @@ def test_the_operation_and_its_line_are_told():
   (origin,) = found.origins
   assert (origin.kind, origin.operation) == ("NaN", "log")
   assert "layer_7" in origin.part
-  assert "nonfinite_origin_test.py" in origin.source
+  assert "nan_origin_test.py" in origin.source
   assert origin.source.endswith("(part)")
   assert "the first NaN comes out of `log`" in str(origin)
   np.testing.assert_allclose(found.outputs[0], [np.e, np.nan])
@@ -124,6 +124,6 @@ def test_nothing_is_run_after_the_last_label():
     return jnp.sqrt(checkpoint_name(x, "second") * jnp.inf)
 
   made = jax.make_jaxpr(program)(jnp.float32(-1))
-  found = nonfinite_origin.find(made, [jnp.float32(-1)], until=["first"])
+  found = nan_origin.find(made, [jnp.float32(-1)], until=["first"])
   assert found.named == ["first"]
   assert not found.outputs

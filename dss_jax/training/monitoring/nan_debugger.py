@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.ad_checkpoint import checkpoint_name
 
-from dss_jax.training.monitoring import nonfinite_origin
+from dss_jax.training.monitoring import nan_origin
 from dss_jax.training.train_state import TrainState
 from dss_jax.training.train_step import JittedStep
 
@@ -137,13 +137,13 @@ class NanDebugger:
       origin = str(findings.origins[0])
     raise FloatingPointError(f"debug_nans: step {step}: {origin}")
 
-  def _find(self, state, batch) -> nonfinite_origin.Findings:
+  def _find(self, state, batch) -> nan_origin.Findings:
     step_fn = self._make_step(_with_named_gradients(self._tx))
     labels = [
       _GRADIENT + _name(path)
       for path, _ in jax.tree_util.tree_leaves_with_path(state.params)
     ]
-    find = functools.partial(nonfinite_origin.find, until=labels)
+    find = functools.partial(nan_origin.find, until=labels)
     return step_fn.run_by(find, state, batch)
 
 

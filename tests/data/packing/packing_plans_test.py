@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dss_jax.base.errors import UserError
-from dss_jax.data.packing.row_plans import (
+from dss_jax.data.packing.packing_plans import (
   BatchShape,
   plan_window,
   window_batches,
