@@ -613,7 +613,7 @@ def test_interrupted_and_killed_runs_go_on(tmp_path, loopback):
   assert "requests under way; Ctrl-C again stops now" in error
   assert "Traceback" not in error
   assert error.splitlines()[-1] == (
-    "dss-jax extract: interrupted; start it again to go on, or with --no_ask"
+    "dss-jax extract: interrupted; start it again to resume, or with --no_ask"
     " to write the records as they are"
   )
   asked = len(loopback.bodies)

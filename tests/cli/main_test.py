@@ -381,7 +381,7 @@ def test_freed_memory_is_kept_before_devices_are_looked_for(tmp_path):
 
 
 def test_debug_shows_the_traceback(tmp_path):
-  with pytest.raises(ValueError, match="MODEL_DIR"):
+  with pytest.raises(ValueError, match="holds no checkpoint"):
     main.main(["checkpoints", str(tmp_path), "--debug"])
 
 

@@ -125,7 +125,9 @@ def test_batches_hold_every_input_once(monkeypatch):
 def test_a_vocabulary_larger_than_the_table_is_refused(make_student, tmp_path):
   table = T5Config(vocab_size=200, emb_dim=8, num_heads=2, head_dim=4)
   student = make_student(table, params={})
-  with pytest.raises(UserError, match="259 ids but the student only 200"):
+  with pytest.raises(
+    UserError, match="has 259 ids but vocab_size of the student is 200"
+  ):
     export_command.export(
       student,
       str(tmp_path / "out"),
