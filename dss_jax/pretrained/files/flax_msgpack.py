@@ -176,10 +176,12 @@ class _Walk:
     dtype = bounds.checked_dtype(dtype, name)
     size = math.prod(shape) * dtype.itemsize
     # The numbers are the rest, after the header of a binary value.
-    header = self.data[self.position : max(end - size, self.position)]
+    longest = max(_BINARY_HEADER_BYTES.values())
+    if not 0 < end - size - self.position <= longest:
+      raise MalformedError(f"{name} has another size than its shape")
+    header = self.data[self.position : end - size]
     if (
-      not header
-      or _BINARY_HEADER_BYTES.get(header[0]) != len(header)
+      _BINARY_HEADER_BYTES.get(header[0]) != len(header)
       or int.from_bytes(header[1:], "big") != size
     ):
       raise MalformedError(f"{name} has another size than its shape")

@@ -206,6 +206,8 @@ class _Asking:
       answer = TransientError("timeout", f"no answer in {seconds}")
     except (TransientError, RejectedError, FatalError) as error:
       answer = error
+    except UserError as error:  # the teacher needs another option to work
+      answer = FatalError(str(error), error.fields)
     except Exception as error:
       # Its text is not shown: it may hold anything.
       answer = TransientError("unexpected", type(error).__name__)

@@ -73,9 +73,18 @@ class Source:
     if self.kind.endswith("parquet"):
       count = parquet.num_rows(self.path)
     else:
-      with open(self.path, "rb") as file:
-        count = sum(1 for _ in file) - (self.kind in _WITH_HEADER)
+      count = _num_lines(self.path) - (self.kind in _WITH_HEADER)
     return count if self.limit is None else min(count, self.limit)
+
+
+def _num_lines(path: str) -> int:
+  """Counts the lines of a file in blocks: a line may be of any length."""
+  count, last = 0, b"\n"
+  with open(path, "rb") as file:
+    while block := file.read(1 << 20):
+      count += block.count(b"\n")
+      last = block
+  return count + (not last.endswith(b"\n"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,13 +55,16 @@ def check_free(output: str | pathlib.Path, *, overwrite: bool) -> pathlib.Path:
       output,
       "it holds an exported student; set overwrite to replace it, or give"
       " another path",
+      "overwrite",
     )
   return folder
 
 
-def _refused(output: str | pathlib.Path, problem: str) -> UserError:
+def _refused(
+  output: str | pathlib.Path, problem: str, *fields: str
+) -> UserError:
   return UserError(
-    f"output is {str(output)!r}: {problem}", fields=("output", "overwrite")
+    f"output_dir is {str(output)!r}: {problem}", fields=("output_dir", *fields)
   )
 
 

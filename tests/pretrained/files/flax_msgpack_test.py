@@ -1,6 +1,7 @@
 """Flax's msgpack format: trees with arrays that are read by parts."""
 
 import struct
+import tracemalloc
 
 import ml_dtypes
 import msgpack
@@ -167,3 +168,21 @@ def test_damaged_files_are_refused_or_change_values_only(
       assert node.whole().shape == node.shape
     elif isinstance(node, dict):
       waiting += node.values()
+
+
+def test_an_extension_that_is_mostly_header_takes_no_memory(tmp_path):
+  """What stands between a dtype and its numbers is not copied to be refused."""
+  length = 2**26
+  described = b"\x93\x91\x00\xa7float32"  # shape [0], so no numbers at all
+  path = tmp_path / "tree.msgpack"
+  with open(path, "wb") as file:
+    file.write(b"\x81\xa1a\xc9" + struct.pack(">I", length) + b"\x01")
+    file.write(described)
+    file.truncate(file.tell() - len(described) + length)
+  tracemalloc.start()
+  try:
+    with pytest.raises(MalformedError, match="another size than its shape"):
+      flax_msgpack.read_tree(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+  finally:
+    tracemalloc.stop()

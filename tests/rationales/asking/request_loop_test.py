@@ -297,6 +297,15 @@ def test_a_fatal_error_stops_at_once(ledger):
   assert outcome_of(ledger, 20) is None
 
 
+def test_a_teacher_that_needs_another_option_stops_at_once(ledger):
+  error = UserError("device is 'x'; it must be cpu", fields="device")
+  teacher = Scripted(lambda request, times: error)
+  with pytest.raises(UserError, match=r"^device is 'x'; it must be cpu$") as e:
+    ask(map(request, range(100)), teacher, ledger, quick(concurrency=4))
+  assert e.value.fields == ("device",)
+  assert sum(teacher.asked.values()) <= 8
+
+
 def test_an_answer_that_takes_too_long_is_a_fault(ledger):
   teacher = Scripted(delay=30)
   options = quick(timeout_s=0.02, max_attempts=2)

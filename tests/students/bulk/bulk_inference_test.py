@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import threading
+import tracemalloc
 
 import pytest
 
@@ -96,3 +97,23 @@ def test_a_damaged_table_is_told_in_one_line(echo, tmp_path):
     source.write_bytes(content)
     with pytest.raises(UserError, match="not a readable Parquet file"):
       _infer(echo, source, tmp_path / "out.jsonl", kind=".parquet")
+
+
+@pytest.mark.parametrize(("end", "count"), [("", 3), ("\n", 3), ("\n\n", 4)])
+def test_records_are_counted_as_lines(tmp_path, end, count):
+  path = tmp_path / "records.jsonl"
+  path.write_text("{}\n\n{}" + end)
+  assert bulk_inference.Source(str(path), "jsonl", FieldMapping()).num_records() == count  # fmt: skip
+
+
+def test_counting_takes_no_memory_for_a_line_without_end(tmp_path):
+  path = tmp_path / "records.jsonl"
+  with open(path, "wb") as file:
+    file.truncate(2**26)  # zeros, of which the disk keeps none
+  tracemalloc.start()
+  try:
+    source = bulk_inference.Source(str(path), "jsonl", FieldMapping())
+    assert source.num_records() == 1
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+  finally:
+    tracemalloc.stop()
