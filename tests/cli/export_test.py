@@ -3,20 +3,14 @@
 import importlib.util
 import json
 
+import command_line
 import jax
 import numpy as np
 import pytest
 
 from dss_jax import main
-from dss_jax.cli import gin_config
 from dss_jax.pretrained import student_card, t5x_checkpoints
 from dss_jax.students.export import formats
-
-
-@pytest.fixture(autouse=True)
-def _forget():
-  yield
-  gin_config.clear()
 
 
 def _refused(capsys, *flags):
@@ -84,16 +78,8 @@ def test_packages_that_are_missing_are_named(
 
 
 RUN = [
-  "--gin_file=models/taxonli.gin",
-  "--gin_file=runs/taxonli.gin",
-  "--gin_file=data/taxonli.gin",
-  "--gin_file=methods/dss.gin",
-  "--gin.data.DataOptions.taxonli_num_train=64",
-  "--gin.data.DataOptions.taxonli_num_validation=16",
-  "--gin.data.DataOptions.taxonli_num_test=16",
-  "--gin.network.T5Config.emb_dim=8",
-  "--gin.network.T5Config.num_encoder_layers=1",
-  "--gin.network.T5Config.num_decoder_layers=1",
+  *command_line.GIN_FILES,
+  *command_line.SMALL,
   "--gin.TRAIN_STEPS=2",
   "--gin.OPTIMIZER=@adafactor.Adafactor()",
 ]

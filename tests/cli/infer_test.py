@@ -11,6 +11,7 @@ import sys
 import time
 from typing import Any
 
+import command_line
 import jax
 import pytest
 
@@ -18,26 +19,12 @@ from dss_jax import main
 from dss_jax.cli import gin_config, infer_command
 
 RUN = [
-  "--gin_file=models/taxonli.gin",
-  "--gin_file=runs/taxonli.gin",
-  "--gin_file=data/taxonli.gin",
-  "--gin_file=methods/dss.gin",
-  "--gin.data.DataOptions.taxonli_num_train=64",
-  "--gin.data.DataOptions.taxonli_num_validation=16",
-  "--gin.data.DataOptions.taxonli_num_test=16",
-  "--gin.network.T5Config.emb_dim=8",
-  "--gin.network.T5Config.num_encoder_layers=1",
-  "--gin.network.T5Config.num_decoder_layers=1",
+  *command_line.GIN_FILES,
+  *command_line.SMALL,
   "--gin.evaluation.EvaluationConfig.loss_batches=0",
   "--gin.TRAIN_STEPS=2",
 ]
 NUM_ROWS = 400
-
-
-@pytest.fixture(autouse=True)
-def _forget():
-  yield
-  gin_config.clear()
 
 
 @pytest.fixture(scope="module")

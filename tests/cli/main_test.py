@@ -13,28 +13,14 @@ import jax
 import pytest
 
 from dss_jax import main
-from dss_jax.cli import failures, gin_config
+from dss_jax.cli import failures
 
 RUN = [
-  "--gin_file=models/taxonli.gin",
-  "--gin_file=runs/taxonli.gin",
-  "--gin_file=data/taxonli.gin",
-  "--gin_file=methods/dss.gin",
-  "--gin.data.DataOptions.taxonli_num_train=64",
-  "--gin.data.DataOptions.taxonli_num_validation=16",
-  "--gin.data.DataOptions.taxonli_num_test=16",
-  "--gin.network.T5Config.emb_dim=8",
-  "--gin.network.T5Config.num_encoder_layers=1",
-  "--gin.network.T5Config.num_decoder_layers=1",
+  *command_line.GIN_FILES,
+  *command_line.SMALL,
   # Random generators take long to compile.
   "--gin.network.T5Config.dropout_rate=0.0",
 ]
-
-
-@pytest.fixture(autouse=True)
-def _forget():
-  yield
-  gin_config.clear()
 
 
 def _train_flags(folder: pathlib.Path, *more: str) -> list[str]:
