@@ -137,6 +137,8 @@ class Completion:
     prompt_tokens: tokens read, by the provider's count; None if it is unknown.
     completion_tokens: tokens written, by the provider's count; None likewise.
     refusal: the provider's own field for a refusal; None if there is none.
+    reasoning: what a reasoning model thought before its answer, where the
+      provider gives it in a field of its own; None if it does not.
   """
 
   text: str
@@ -145,6 +147,7 @@ class Completion:
   prompt_tokens: int | None = None
   completion_tokens: int | None = None
   refusal: str | None = None
+  reasoning: str | None = None
 
 
 # --- how requests and their attempts end --------------------------------------
