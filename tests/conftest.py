@@ -73,9 +73,9 @@ def _own_bindings():
 def _own_datasets(monkeypatch):
   """Datasets that a test registers are forgotten after it."""
   from dss_jax import vocabularies
-  from dss_jax.datasets import registry
+  from dss_jax.datasets import dataset_spec
 
-  monkeypatch.setattr(registry, "_SPECS", dict(registry._SPECS))
+  monkeypatch.setattr(dataset_spec, "_SPECS", dict(dataset_spec._SPECS))
   monkeypatch.setattr(vocabularies, "_DEFAULTS", dict(vocabularies._DEFAULTS))
 
 

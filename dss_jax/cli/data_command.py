@@ -188,12 +188,12 @@ def _file_report(
 def _dataset_config(args: argparse.Namespace) -> DatasetConfig:
   """The task and its batches."""
   from dss_jax.data import pipeline
-  from dss_jax.data.pairs import subtasks
+  from dss_jax.data.pairs import subtasks, task_names
 
   batch = flags.build(BatchFlags, args)
   if not batch.module:
     # Without modules no other task can be known: no need to ask SeqIO.
-    subtasks.get_task(batch.task)
+    task_names.get_task(batch.task)
   records_per_batch = batch.records_per_batch
   if records_per_batch is None and batch.batch_size is None:
     records_per_batch = 64

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from dss_jax import datasets, vocabularies
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError
-from dss_jax.data.pairs import subtasks, task_options
+from dss_jax.data.pairs import subtasks, task_names, task_options
 from dss_jax.data.tokens import evaluation_sets, token_arrays, tokenization
 
 
@@ -29,9 +29,11 @@ def task_name(
   Raises:
     UserError: for an unknown dataset, method or label source.
   """
-  checks.one_of("task_name.label_source", label_source, subtasks.LABEL_SOURCES)
+  checks.one_of(
+    "task_name.label_source", label_source, task_names.LABEL_SOURCES
+  )
   return str(
-    subtasks.get_task(subtasks.task_name(dataset, method, label_source))
+    task_names.get_task(task_names.task_name(dataset, method, label_source))
   )
 
 
@@ -160,7 +162,7 @@ def load_examples(
   """
   name = config.mixture_or_task_name
   lengths = config.feature_lengths()
-  if subtasks.parse_task_name(name) and not config.use_cached:
+  if task_names.parse_task_name(name) and not config.use_cached:
     source = tokenization.TaskSource.load(
       name, config.split, vocabulary, config.data, config.method, lengths
     )
@@ -216,7 +218,7 @@ def load_evaluations(
     max_examples: only the first so many of each.
   """
   lengths = config.feature_lengths()
-  if subtasks.parse_task_name(name):
+  if task_names.parse_task_name(name):
     source = tokenization.TaskSource.load(
       name, split, vocabulary, config.data, config.method, lengths
     )
@@ -243,8 +245,8 @@ def check_seqio_is_known(name: str) -> None:
   Registering a SeqIO Task imports SeqIO, so a misspelt name is reported without
   waiting for TensorFlow.
   """
-  if "seqio" not in sys.modules and not subtasks.parse_task_name(name):
-    subtasks.get_task(name)
+  if "seqio" not in sys.modules and not task_names.parse_task_name(name):
+    task_names.get_task(name)
 
 
 def task_options_of(

@@ -8,10 +8,8 @@ from __future__ import annotations
 import dataclasses
 
 from dss_jax.base.errors import UserError
-from dss_jax.datasets import arithmetic, catalogue, record_folder, splits
-from dss_jax.datasets.options import DATA_DIR_VARIABLE, DataOptions
-from dss_jax.datasets.records import Record
-from dss_jax.datasets.registry import (
+from dss_jax.datasets import arithmetic, record_folder, shipped_datasets, splits
+from dss_jax.datasets.dataset_spec import (
   SPLITS,
   DatasetSpec,
   RecordFiles,
@@ -19,6 +17,8 @@ from dss_jax.datasets.registry import (
   names,
   register,
 )
+from dss_jax.datasets.options import DATA_DIR_VARIABLE, DataOptions
+from dss_jax.datasets.records import Record
 
 __all__ = [
   "DATA_DIR_VARIABLE",
@@ -37,10 +37,10 @@ __all__ = [
   "split_positions",
 ]
 
-catalogue.register_all()
+shipped_datasets.register_all()
 
 # The datasets that come with dss_jax, whatever else is registered.
-SHIPPED = catalogue.SPECS
+SHIPPED = shipped_datasets.SPECS
 
 
 def load_split(

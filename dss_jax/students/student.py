@@ -9,7 +9,7 @@ from typing import Any
 
 from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data.pairs import subtasks
+from dss_jax.data.pairs import subtasks, task_names
 from dss_jax.data.pairs.subtasks import MethodOptions, SubTask
 from dss_jax.models import encoder_decoder, partitioning
 from dss_jax.pretrained import student_card
@@ -161,7 +161,7 @@ def load_run(
   step, params = load_params(config, checkpoint)
   dataset = config.train_dataset_cfg
   name = dataset.mixture_or_task_name
-  task = subtasks.parse_task_name(name)
+  task = task_names.parse_task_name(name)
   trained = task.method.subtasks if task else (subtasks.STANDARD,)
   labels = datasets.get(task.dataset).labels if task else None
   return Student(

@@ -14,7 +14,7 @@ import jax
 from dss_jax import datasets
 from dss_jax.base.errors import damaged_file
 from dss_jax.data.feeding import training_data
-from dss_jax.data.pairs import subtasks
+from dss_jax.data.pairs import task_names
 from dss_jax.models import abstract_params, encoder_decoder, flops
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training import evaluation as evaluation_lib
@@ -99,7 +99,7 @@ def result_entries(
     loop: what its loop remembered at the end.
   """
   dataset = config.train_dataset_cfg
-  task = subtasks.parse_task_name(dataset.mixture_or_task_name)
+  task = task_names.parse_task_name(dataset.mixture_or_task_name)
   text = config.config_text_fn() if config.config_text_fn else ""
   common = {
     "dataset": task.dataset if task else dataset.mixture_or_task_name,
@@ -144,7 +144,7 @@ def result_entries(
 
 
 def _rationale_source(
-  task: subtasks.TaskName | None, options: datasets.DataOptions
+  task: task_names.TaskName | None, options: datasets.DataOptions
 ) -> str | None:
   """Who wrote the rationales that the method trains on."""
   if task is None or not any(s.uses_rationale for s in task.method.subtasks):

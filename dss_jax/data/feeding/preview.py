@@ -10,7 +10,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.data import pipeline
 from dss_jax.data.feeding import batches, training_data
 from dss_jax.data.packing import packed_features
-from dss_jax.data.pairs import subtasks
+from dss_jax.data.pairs import task_names
 
 # Shown where the end-of-sequence token stands, inside a text or at its end.
 END = "</s>"
@@ -42,7 +42,7 @@ def preview(
   """
   if step < 0:
     raise UserError(f"step is {step}; it must be 0 or more", fields="step")
-  ours = subtasks.parse_task_name(config.mixture_or_task_name)
+  ours = task_names.parse_task_name(config.mixture_or_task_name)
   chosen = training_data.vocabulary_of(config, vocabulary)
   packed = training_data.load_packed(config, chosen, seed=seed)
   examples, shape = packed.example_set, packed.shape

@@ -17,7 +17,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.data import pipeline
 from dss_jax.data.feeding import batch_files, batches, prefetching, streaming
 from dss_jax.data.packing import batch_shapes, packed_features, packing_plans
-from dss_jax.data.pairs import subtasks, task_options
+from dss_jax.data.pairs import task_names, task_options
 from dss_jax.data.tokens import token_arrays
 from dss_jax.data.tokens.example_stream import StreamExample
 
@@ -193,7 +193,7 @@ def vocabulary_of(
   config: pipeline.DatasetConfig, name: str | None = None
 ) -> vocabularies.Vocabulary:
   """The vocabulary of that name, or the one that suits the task's dataset."""
-  ours = subtasks.parse_task_name(config.mixture_or_task_name)
+  ours = task_names.parse_task_name(config.mixture_or_task_name)
   default = vocabularies.default_name(ours.dataset) if ours else "bytes"
   return vocabularies.from_name(name or default)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data.pairs import subtasks
+from dss_jax.data.pairs import task_names
 from dss_jax.datasets.records import Record
 
 # The data of one split: a file of records, the records, or what returns them.
@@ -115,7 +115,7 @@ def register_dataset(
   """
   if source is None:
     return datasets.get(name)
-  subtasks.check_dataset_name(name)
+  task_names.check_dataset_name(name)
   if isinstance(source, datasets.DatasetSpec):
     if source.name != name:
       raise UserError(

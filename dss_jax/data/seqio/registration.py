@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from dss_jax import datasets
 from dss_jax.base.errors import UserError
-from dss_jax.data.pairs import sources, subtasks, task_options
+from dss_jax.data.pairs import sources, subtasks, task_names, task_options
 from dss_jax.data.seqio.dss_task import DssTask
 from dss_jax.data.seqio.task_records import TaskRecords
 from dss_jax.datasets.records import RATIONALE_FIELDS
@@ -107,16 +107,16 @@ def _providers(
   """Names to register -> what they are; sub-tasks come before mixtures."""
   tasks: dict[str, Any] = {}
   mixtures: dict[str, Any] = {}
-  for label_source in subtasks.LABEL_SOURCES:
+  for label_source in task_names.LABEL_SOURCES:
     for method in subtasks.METHODS.values():
       for subtask in method.subtasks:
-        name = subtasks.task_name(dataset, subtask.name, label_source)
+        name = task_names.task_name(dataset, subtask.name, label_source)
         task_records = TaskRecords(
           dataset, label_source, subtask.rationale_source, pinned
         )
         tasks[name] = (task_records, subtask)
       if method.is_mixture:
-        name = subtasks.task_name(dataset, method.name, label_source)
+        name = task_names.task_name(dataset, method.name, label_source)
         mixtures[name] = (
           TaskRecords(dataset, label_source, None, pinned),
           method,
@@ -134,7 +134,7 @@ def _add(
     name,
     [
       (
-        subtasks.task_name(
+        task_names.task_name(
           task_records.dataset, subtask.name, task_records.label_source
         ),
         functools.partial(_rate, method=what.name, subtask=subtask.name),

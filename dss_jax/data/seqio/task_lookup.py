@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data.pairs import subtasks, task_options
+from dss_jax.data.pairs import task_names, task_options
 from dss_jax.data.seqio import task_description
 from dss_jax.data.seqio.dss_task import DssTask
 from dss_jax.data.seqio.seqio_vocabularies import from_seqio
@@ -45,7 +45,7 @@ class Provider:
   split: str
   leaves: tuple[Leaf, ...]
   registered: Any
-  dss_name: subtasks.TaskName | None
+  dss_name: task_names.TaskName | None
 
   @property
   def paired(self) -> bool:
@@ -90,9 +90,9 @@ def _registered(name: str) -> Any:
     return seqio.TaskRegistry.get(name)
   raise UserError(
     f"SeqIO knows no Task or Mixture {name!r}:"
-    f" {subtasks.similar_name_hint(name)}name the module that"
+    f" {task_names.similar_name_hint(name)}name the module that"
     " registers it (dss_jax.tasks for those of dss_jax), or correct the name",
-    fields=subtasks.TASK_NAME_FIELDS,
+    fields=task_names.TASK_NAME_FIELDS,
   )
 
 
@@ -124,9 +124,9 @@ def _dss_leaves(leaves: Sequence[Leaf]) -> dict[str, Leaf]:
   }
 
 
-def _dss_name(leaves: Sequence[Leaf], name: str) -> subtasks.TaskName | None:
+def _dss_name(leaves: Sequence[Leaf], name: str) -> task_names.TaskName | None:
   """Our name, if it is one and nobody has put other Tasks under it."""
-  parsed = subtasks.parse_task_name(name)
+  parsed = task_names.parse_task_name(name)
   if parsed is None:
     return None
   wanted = {subtask.name for subtask in parsed.method.subtasks}

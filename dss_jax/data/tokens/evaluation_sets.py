@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dss_jax import datasets
-from dss_jax.data.pairs import subtasks
+from dss_jax.data.pairs import subtasks, task_names
 from dss_jax.data.pairs.subtasks import MethodOptions, SubTask
 from dss_jax.data.tokens.tokenization import TaskSource
 from dss_jax.datasets import metrics
@@ -110,7 +110,7 @@ def build_evaluations(
   for subtask in task.method.subtasks:
     pairs = source.pairs(subtask)[:max_examples]
     evaluations[subtask.name] = Evaluation(
-      name=subtasks.task_name(task.dataset, subtask.name, task.label_source),
+      name=task_names.task_name(task.dataset, subtask.name, task.label_source),
       split=source.split,
       ids=[pair.flat_record.id for pair in pairs],
       input_texts=[pair.inputs for pair in pairs],

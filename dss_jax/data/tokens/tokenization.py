@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dss_jax import datasets
 from dss_jax.base.errors import UserError
-from dss_jax.data.pairs import flat_records, subtasks
-from dss_jax.data.pairs.subtasks import MethodOptions, SubTask, TaskName
+from dss_jax.data.pairs import flat_records, task_names
+from dss_jax.data.pairs.subtasks import MethodOptions, SubTask
+from dss_jax.data.pairs.task_names import TaskName
 from dss_jax.data.tokens.token_arrays import ExampleSet, TokenArrays
 from dss_jax.datasets import metrics
 from dss_jax.datasets.records import Record
@@ -151,7 +152,7 @@ class TaskSource:
       UserError: a name, split, option or file that does not exist or fit.
     """
     _check_split(split)
-    task = subtasks.get_task(task_name)
+    task = task_names.get_task(task_name)
     options = method_options or MethodOptions()
     task.method.rates(options)  # wrong rates are reported before the data
     lengths = check_feature_lengths(feature_lengths)

@@ -51,9 +51,9 @@ class Replay:
       UserError: if the dataset or its completions are not there.
     """
     # Imported late, since the catalogue imports `release` as well.
-    from dss_jax.datasets import catalogue
+    from dss_jax.datasets import shipped_datasets
 
-    specs = {spec.name: spec for spec in catalogue.SPECS}
+    specs = {spec.name: spec for spec in shipped_datasets.SPECS}
     del specs["taxonli"]
     if dataset not in specs:
       raise UserError(

@@ -17,7 +17,7 @@ import numpy as np
 
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data.pairs import subtasks
+from dss_jax.data.pairs import subtasks, task_names
 from dss_jax.data.tokens import evaluation_sets
 from dss_jax.data.tokens.tokenization import TaskSource
 from dss_jax.datasets import DataOptions
@@ -141,7 +141,7 @@ def questions(
   """
   found: dict[str, evaluation_sets.Evaluation] = {}
   task = student.description.get("task")
-  if task and subtasks.parse_task_name(task):
+  if task and task_names.parse_task_name(task):
     try:
       source = TaskSource.load(
         task,

@@ -1,10 +1,9 @@
-"""Methods, sub-tasks, names, and labels found in outputs."""
+"""Methods, sub-tasks, and labels found in outputs."""
 
 import pytest
 
-from dss_jax import datasets
 from dss_jax.base.errors import UserError
-from dss_jax.data.pairs import subtasks
+from dss_jax.data.pairs import subtasks, task_names
 from dss_jax.data.pairs.subtasks import METHODS, MethodOptions, SubTask
 
 FIELDS = {"input": "in {x}", "label": "yes", "rationale": "because"}
@@ -93,34 +92,6 @@ def test_labels_are_found_by_the_separator_trained_with():
   assert subtasks.extract_label(subtask, text, options) == "no"
 
 
-@pytest.mark.parametrize("source", ["gold", "teacher"])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("dataset", ["svamp", "anli1"])
-def test_names_are_taken_apart_as_they_are_put_together(
-  dataset, method, source
-):
-  name = subtasks.task_name(dataset, method, source)
-  parsed = subtasks.parse_task_name(name)
-  assert parsed == (dataset, METHODS[method], source)
-  assert str(parsed) == name
-
-
-def test_names_of_others_are_not_ours():
-  for name in ("glue_label", "svamp", "svamp_", "svamp_dss_student", "dss"):
-    assert subtasks.parse_task_name(name) is None
-  with pytest.raises(
-    UserError, match=r"glue_label.*svamp.*dss_paired"
-  ) as raised:
-    subtasks.get_task("glue_label")
-  assert "DatasetConfig.mixture_or_task_name" in raised.value.fields
-
-
-@pytest.mark.parametrize("name", ["a-b", "a/b", "", "x_label", "x_teacher"])
-def test_dataset_names_that_would_confuse_are_refused(name):
-  with pytest.raises(UserError, match="cannot name a dataset"):
-    subtasks.check_dataset_name(name)
-
-
 @pytest.mark.parametrize(
   ("rates", "expected"),
   [
@@ -185,7 +156,7 @@ def test_a_project_can_add_a_method(monkeypatch):
   )
   subtasks.register_method(two_teachers)
   subtasks.register_method(two_teachers)
-  parsed = subtasks.parse_task_name("svamp_two_teachers_teacher")
+  parsed = task_names.parse_task_name("svamp_two_teachers_teacher")
   assert parsed == ("svamp", two_teachers, "teacher")
   with pytest.raises(UserError, match="exists with other"):
     subtasks.register_method(subtasks.Method("dss", (subtasks.LABEL,)))
@@ -194,8 +165,3 @@ def test_a_project_can_add_a_method(monkeypatch):
     subtasks.register_method(other)
   with pytest.raises(UserError, match="cannot name a method"):
     subtasks.register_method(subtasks.Method("my_teacher", ()))
-
-
-def test_every_dataset_has_a_usable_name():
-  for name in datasets.names():
-    subtasks.check_dataset_name(name)

@@ -12,7 +12,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.data.feeding.streaming import StreamingBatches, sample
 from dss_jax.data.packing.packed_features import unpack
 from dss_jax.data.packing.packing_plans import BatchShape
-from dss_jax.data.pairs import subtasks, task_options
+from dss_jax.data.pairs import task_names, task_options
 from dss_jax.data.pairs.subtasks import MethodOptions
 from dss_jax.data.pairs.task_options import TaskOptions
 from dss_jax.data.tokens import evaluation_sets, tokenization
@@ -82,7 +82,7 @@ def test_own_sets_equal_those_built_without_tensorflow(
     made = seqio_data.materialize(
       name, split, cache_dir=tmp_path, feature_lengths=LENGTHS
     )
-    dataset = subtasks.get_task(name).dataset
+    dataset = task_names.get_task(name).dataset
     arguments = (
       name,
       split,

@@ -15,7 +15,7 @@ import pytest
 
 from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data.pairs import subtasks, task_options
+from dss_jax.data.pairs import task_names, task_options
 from dss_jax.data.pairs.subtasks import METHODS, MethodOptions
 from dss_jax.data.pairs.task_options import TaskOptions
 from dss_jax.data.seqio import task_records
@@ -47,8 +47,8 @@ def release(fixtures):
 
 def names_of(dataset: str) -> list[str]:
   return [
-    subtasks.task_name(dataset, method, source)
-    for source in subtasks.LABEL_SOURCES
+    task_names.task_name(dataset, method, source)
+    for source in task_names.LABEL_SOURCES
     for method in METHODS
   ]
 
@@ -84,7 +84,7 @@ def tokens(found: list) -> list:
 def direct(name: str, split: str, lengths=LENGTHS) -> list:
   """The same examples without TensorFlow."""
   chosen = task_options.current()
-  dataset = subtasks.get_task(name).dataset
+  dataset = task_names.get_task(name).dataset
   (arrays,) = tokenization.build_examples(
     name,
     split,
@@ -180,7 +180,7 @@ def test_all_names_are_registered():
   mixtures_known = set(seqio.MixtureRegistry.names())
   for dataset in ALL_DATASETS:
     for name in names_of(dataset):
-      is_mixture = subtasks.get_task(name).method.is_mixture
+      is_mixture = task_names.get_task(name).method.is_mixture
       assert name in (mixtures_known if is_mixture else tasks_known)
 
 
@@ -196,7 +196,7 @@ def test_importing_reads_nothing(monkeypatch, tmp_path):
     assert tasks.add_dss_tasks("svamp") == tuple(
       sorted(
         names_of("svamp"),
-        key=lambda name: subtasks.get_task(name).method.is_mixture,
+        key=lambda name: task_names.get_task(name).method.is_mixture,
       )
     )
     task = seqio.TaskRegistry.get("svamp_label")
@@ -218,7 +218,7 @@ def test_importing_reads_nothing(monkeypatch, tmp_path):
 SVAMP_TASKS = [
   name
   for name in names_of("svamp")
-  if not subtasks.get_task(name).method.is_mixture
+  if not task_names.get_task(name).method.is_mixture
 ]
 
 
@@ -343,7 +343,7 @@ def test_every_name_converts_and_equals_the_direct_path(dataset):
   for name in names_of(dataset):
     if name not in QUICKLY_CHECKED:
       found = check_converters(name)
-      if not subtasks.get_task(name).method.is_mixture:
+      if not task_names.get_task(name).method.is_mixture:
         assert tokens(in_order(found)) == direct(name, "train")
 
 

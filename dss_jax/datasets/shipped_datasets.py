@@ -6,9 +6,9 @@ import functools
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import raw_records, release, taxonli
+from dss_jax.datasets.dataset_spec import DatasetSpec, register
 from dss_jax.datasets.options import DataOptions
 from dss_jax.datasets.records import Record
-from dss_jax.datasets.registry import DatasetSpec, register
 
 _COMPLETIONS = (
   "PaLM completions: Apache-2.0 (github.com/google-research/"
