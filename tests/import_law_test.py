@@ -256,7 +256,7 @@ def test_beam_stays_in_its_place(repository):
     if "apache_beam" in _imports(path)
   }
   assert importers
-  assert all(n.startswith("rationales/beam/") for n in importers)
+  assert all(n.startswith("rationales/beam_pipeline/") for n in importers)
 
 
 def test_nothing_imports_the_registrations(repository):

@@ -112,7 +112,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def _run(args: argparse.Namespace, beam_flags: Sequence[str]) -> int:
   try:
-    from dss_jax.rationales import beam
+    from dss_jax.rationales import beam_pipeline as beam
   except ImportError as error:
     raise UserError(str(error)) from None
   from dss_jax.rationales.prices import Prices
@@ -171,7 +171,7 @@ def _sibling(path: str, name: str) -> str:
 
 
 def _reader(args: argparse.Namespace) -> Any:
-  from dss_jax.rationales import beam
+  from dss_jax.rationales import beam_pipeline as beam
 
   if args.input:
     return beam.ReadRecords(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
   from dss_jax.rationales.extraction_plan import ExtractionPlan
   from dss_jax.rationales.ledger import Ledger
   from dss_jax.rationales.prices import Prices
-  from dss_jax.rationales.requests import Request
+  from dss_jax.rationales.teacher_requests import Request
 
 __all__ = ["EPILOG", "add_arguments", "run"]
 

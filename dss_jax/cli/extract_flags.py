@@ -214,7 +214,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   flags.add_flags(
     parser,
-    "rationales.requests.Sampling",
+    "rationales.teacher_requests.Sampling",
     *("temperature", "top_p", "max_tokens", "stop", "seed"),
     title=prompt,
     stop={"metavar": "TEXT"},

@@ -4,7 +4,7 @@ Data flow down the page:
 
   extraction_plan   the options: whom to ask, how, and what to keep
   prompts           a prompt file and a record -> a request
-  requests          what is sent, its key, and how it ends
+  teacher_requests  what is sent, its key, and how it ends
   teachers          who answers: an endpoint, batch files, released files, rules
   asking            many requests at once, within limits, through faults
   ledger            what was asked and answered, on disk, whatever happens
@@ -14,7 +14,7 @@ Data flow down the page:
   choosing          votes, agreement with gold labels, weights -> records
   quality           how good the records are: counts, tables, a page
   extraction        the run that joins them; `dss-jax extract`
-  beam              the same run on many workers
+  beam_pipeline     the same run on many workers
 
 Stage 1 needs neither JAX nor TensorFlow.
 """

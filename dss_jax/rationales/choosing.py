@@ -22,7 +22,6 @@ from dss_jax.base.errors import UserError
 from dss_jax.datasets.completions import Parsed
 from dss_jax.datasets.records import MAX_RATIONALES, Rationale, Record
 from dss_jax.rationales.extraction_plan import ChooseOptions
-from dss_jax.rationales.requests import Completion
 from dss_jax.rationales.teacher_answers import (
   NO_COMPLETION,
   SameAnswer,
@@ -30,6 +29,7 @@ from dss_jax.rationales.teacher_answers import (
   Vote,
   count_votes,
 )
+from dss_jax.rationales.teacher_requests import Completion
 
 # Statuses given here to answers that the parser accepted.
 DISAGREES = "disagrees_with_gold"

@@ -41,8 +41,8 @@ from dss_jax.rationales.quality import counting
 from dss_jax.rationales.quality.quality_report import QualityReport
 from dss_jax.rationales.quality.report_page import PageSample, write_page
 from dss_jax.rationales.record_writers import check_paths, open_writers
-from dss_jax.rationales.requests import Request
 from dss_jax.rationales.teacher_answers import UNANSWERED, TeacherAnswer
+from dss_jax.rationales.teacher_requests import Request
 
 LEDGER_FILE = "ledger.sqlite"
 

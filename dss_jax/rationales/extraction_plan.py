@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError
-from dss_jax.rationales.requests import STYLES, Sampling
+from dss_jax.rationales.teacher_requests import STYLES, Sampling
 
 if TYPE_CHECKING:
   from dss_jax.rationales.prompts import Prompt

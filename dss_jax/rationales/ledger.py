@@ -28,7 +28,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from dss_jax.base.errors import UserError
-from dss_jax.rationales.requests import (
+from dss_jax.rationales.teacher_requests import (
   ANSWERED,
   INTERRUPTED,
   Attempt,

@@ -38,7 +38,7 @@ from typing import Protocol
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError, one_line
 from dss_jax.rationales.ledger import InUseError, Ledger
-from dss_jax.rationales.requests import ANSWERED, Completion, Outcome
+from dss_jax.rationales.teacher_requests import ANSWERED, Completion, Outcome
 
 KINDS = ("auto", "sqlite", "segments")
 MAX_SHARDS = 99_999

@@ -21,7 +21,7 @@ from dss_jax.datasets import answer_reading, arithmetic, completions
 from dss_jax.datasets.answer_reading import Parsed
 from dss_jax.datasets.records import MAX_FIELD_CHARS, Record
 from dss_jax.rationales.prompts import Prompt, choices_of
-from dss_jax.rationales.requests import Completion
+from dss_jax.rationales.teacher_requests import Completion
 
 STATUSES = (*completions.STATUSES, "refused")
 PARSERS = ("tolerant", "official")

@@ -26,13 +26,13 @@ from dss_jax.datasets.records import Record
 from dss_jax.rationales import choosing, parsing
 from dss_jax.rationales.extraction_plan import ExtractionPlan, TeacherPlan
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.requests import Completion, Outcome, Request
 from dss_jax.rationales.teacher_answers import (
   UNANSWERED,
   UNASKED,
   UNKNOWN,
   TeacherAnswer,
 )
+from dss_jax.rationales.teacher_requests import Completion, Outcome, Request
 
 # A record and what has been answered about it.
 Answered = tuple[Record, list[TeacherAnswer]]

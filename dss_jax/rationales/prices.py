@@ -17,7 +17,7 @@ from typing import Any
 
 from dss_jax.base import value_types
 from dss_jax.base.errors import UserError
-from dss_jax.rationales.requests import ModelUsage
+from dss_jax.rationales.teacher_requests import ModelUsage
 from dss_jax.rationales.toml_files import read_toml
 
 _PACKAGED = pathlib.Path(__file__).with_name("prices.toml")

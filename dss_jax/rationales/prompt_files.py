@@ -20,7 +20,7 @@ from dss_jax.datasets.answer_reading import ANSWER_KINDS
 from dss_jax.datasets.records import Record
 from dss_jax.rationales import parsing
 from dss_jax.rationales.prompts import Exemplar, Prompt, fields_of
-from dss_jax.rationales.requests import Completion
+from dss_jax.rationales.teacher_requests import Completion
 from dss_jax.rationales.toml_files import read_toml
 
 # Far more than a teacher's context holds.

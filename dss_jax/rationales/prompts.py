@@ -22,7 +22,12 @@ from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.answer_reading import AnswerForm
 from dss_jax.datasets.records import Record
-from dss_jax.rationales.requests import STYLES, Message, Request, Sampling
+from dss_jax.rationales.teacher_requests import (
+  STYLES,
+  Message,
+  Request,
+  Sampling,
+)
 
 _FIELD = re.compile(r"\{(\w+)\}")
 _CHOICE = re.compile(r"\s*\(([A-Za-z])\)\s*(\S.*)")

@@ -21,7 +21,12 @@ from dss_jax.base import checks
 from dss_jax.datasets.completions import Parsed
 from dss_jax.datasets.records.record import MAX_WEIGHT
 from dss_jax.datasets.statistics import UNUSABLE_LABEL
-from dss_jax.rationales.requests import GAVE_UP, REJECTED, Completion, Sampling
+from dss_jax.rationales.teacher_requests import (
+  GAVE_UP,
+  REJECTED,
+  Completion,
+  Sampling,
+)
 
 # Whether two labels are the same answer.
 SameAnswer = Callable[[str, str], bool]

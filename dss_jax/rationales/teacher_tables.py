@@ -28,7 +28,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions
 from dss_jax.rationales.extraction_plan import AskOptions, Endpoint, TeacherPlan
 from dss_jax.rationales.prompts import Prompt
-from dss_jax.rationales.requests import Sampling
+from dss_jax.rationales.teacher_requests import Sampling
 from dss_jax.rationales.teachers import RecordTeacher
 from dss_jax.rationales.toml_files import read_toml
 

@@ -23,8 +23,8 @@ from dss_jax.rationales.choosing import (
   choose,
   needs_rationalising,
 )
-from dss_jax.rationales.requests import Completion, Sampling
 from dss_jax.rationales.teacher_answers import TeacherAnswer, count_votes
+from dss_jax.rationales.teacher_requests import Completion, Sampling
 
 RECORD = Record("q1", "Where is a weasel?\n(a) zoo\n(b) pond", "zoo")
 NO_GOLD = dataclasses.replace(RECORD, label=None)

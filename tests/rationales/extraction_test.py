@@ -19,7 +19,7 @@ from dss_jax.rationales.extraction_plan import (
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.prices import Price, Prices
 from dss_jax.rationales.prompts import Exemplar, Prompt
-from dss_jax.rationales.requests import Completion, Sampling
+from dss_jax.rationales.teacher_requests import Completion, Sampling
 from dss_jax.rationales.teachers import FatalError
 
 PROMPT = Prompt(

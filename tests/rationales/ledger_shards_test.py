@@ -11,7 +11,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.rationales import ledger_shards
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.ledger_shards import SegmentedLedger, open_shard
-from dss_jax.rationales.requests import Completion, Outcome
+from dss_jax.rationales.teacher_requests import Completion, Outcome
 
 
 class LocalFiles:

@@ -13,7 +13,7 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.rationales import ledger as ledgers
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.requests import Completion, ModelUsage, Outcome
+from dss_jax.rationales.teacher_requests import Completion, ModelUsage, Outcome
 
 
 @pytest.fixture
@@ -177,8 +177,8 @@ def test_what_is_flushed_survives_sigkill(path, repository):
   program = f"""
 import os, signal
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.requests import Outcome
-from dss_jax.rationales.requests import Completion
+from dss_jax.rationales.teacher_requests import Outcome
+from dss_jax.rationales.teacher_requests import Completion
 ledger = Ledger({str(path)!r})
 attempt = ledger.start_attempt("a", "t")
 ledger.end_attempt(attempt, "answered")

@@ -13,7 +13,7 @@ from dss_jax.datasets.records import Rationale, Record
 from dss_jax.rationales import parsing, prompt_files
 from dss_jax.rationales.parsing import Parsed, answer_key, parse, same_answer
 from dss_jax.rationales.prompts import Prompt
-from dss_jax.rationales.requests import Completion
+from dss_jax.rationales.teacher_requests import Completion
 
 NAMES = ("anli", "cqa", "esnli", "svamp", "taxonli")
 PROMPTS = {name: prompt_files.load(name) for name in NAMES}

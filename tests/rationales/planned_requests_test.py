@@ -19,7 +19,7 @@ from dss_jax.rationales.extraction_plan import (
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.planned_requests import PlannedRequests
 from dss_jax.rationales.prompts import Exemplar, Prompt
-from dss_jax.rationales.requests import Completion, Outcome, Sampling
+from dss_jax.rationales.teacher_requests import Completion, Outcome, Sampling
 
 PROMPT = Prompt(
   "colours",

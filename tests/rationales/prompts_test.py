@@ -15,7 +15,7 @@ from dss_jax.rationales.prompts import (
   Exemplar,
   choices_of,
 )
-from dss_jax.rationales.requests import Completion, Sampling
+from dss_jax.rationales.teacher_requests import Completion, Sampling
 
 SHIPPED = ("anli", "cqa", "esnli", "svamp", "taxonli")
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from dss_jax.rationales.asking.ask_summary import Summary
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.requests import Request
+from dss_jax.rationales.teacher_requests import Request
 
 # Requests looked up in the ledger together.
 _CHUNK = 64

@@ -28,7 +28,7 @@ from dss_jax.rationales.asking.job_queue import Job, JobQueue
 from dss_jax.rationales.extraction_plan import AskOptions
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.prices import Prices
-from dss_jax.rationales.requests import (
+from dss_jax.rationales.teacher_requests import (
   ANSWERED,
   CANCELLED,
   GAVE_UP,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from dss_jax.datasets.records import Record
-from dss_jax.rationales.requests import Completion, Request
+from dss_jax.rationales.teacher_requests import Completion, Request
 
 
 class TransientError(Exception):

@@ -35,7 +35,7 @@ from dss_jax.datasets.records import (
 )
 from dss_jax.datasets.records.json_lines import read_lines
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.requests import (
+from dss_jax.rationales.teacher_requests import (
   ANSWERED,
   REJECTED,
   Completion,

@@ -20,7 +20,7 @@ from typing import Any
 
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.rationales.requests import Completion, Request
+from dss_jax.rationales.teacher_requests import Completion, Request
 from dss_jax.rationales.teachers import (
   FatalError,
   RejectedError,

@@ -13,7 +13,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.datasets import release
 from dss_jax.datasets.options import DataOptions
 from dss_jax.datasets.records import Record
-from dss_jax.rationales.requests import Completion
+from dss_jax.rationales.teacher_requests import Completion
 
 _ID = re.compile(r"(train|validation|test)-(\d{1,9})", re.ASCII)
 

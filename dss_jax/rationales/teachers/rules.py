@@ -19,7 +19,7 @@ from dss_jax.datasets import taxonli
 from dss_jax.datasets.records import Rationale, Record
 from dss_jax.rationales import prompt_files
 from dss_jax.rationales.prompts import Prompt
-from dss_jax.rationales.requests import Completion
+from dss_jax.rationales.teacher_requests import Completion
 
 
 class TaxonliRules:

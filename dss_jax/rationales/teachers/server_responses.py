@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dss_jax.base.errors import UserError
-from dss_jax.rationales.requests import Completion
+from dss_jax.rationales.teacher_requests import Completion
 from dss_jax.rationales.teachers import TransientError
 
 # Far more than any completion; a body beyond is not read.

@@ -21,7 +21,7 @@ from dss_jax.rationales.asking import request_loop
 from dss_jax.rationales.extraction_plan import AskOptions
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.prices import Price, Prices
-from dss_jax.rationales.requests import Completion, Request, Sampling
+from dss_jax.rationales.teacher_requests import Completion, Request, Sampling
 from dss_jax.rationales.teachers import (
   FatalError,
   RejectedError,
@@ -530,7 +530,7 @@ import asyncio, sys
 from dss_jax.rationales.asking import request_loop
 from dss_jax.rationales.extraction_plan import AskOptions
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.requests import Request, Sampling
+from dss_jax.rationales.teacher_requests import Request, Sampling
 from dss_jax.rationales.teachers.openai_endpoint import OpenAIEndpoint
 
 port, path, number, concurrency, timeout_s = sys.argv[1:]

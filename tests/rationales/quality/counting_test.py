@@ -20,8 +20,8 @@ from dss_jax.rationales import choosing
 from dss_jax.rationales.quality import quality_tables
 from dss_jax.rationales.quality.counting import of_records, same_words
 from dss_jax.rationales.quality.quality_report import Share, lengths_of
-from dss_jax.rationales.requests import Completion
 from dss_jax.rationales.teacher_answers import TeacherAnswer
+from dss_jax.rationales.teacher_requests import Completion
 
 
 def _chosen(number: int, label: str | None, *answers, **options) -> Record:

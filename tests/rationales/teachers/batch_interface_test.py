@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dss_jax.base.errors import UserError
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.requests import Completion, Request, Sampling
+from dss_jax.rationales.teacher_requests import Completion, Request, Sampling
 from dss_jax.rationales.teachers.batch_interface import (
   ReadReport,
   read_results,

@@ -15,7 +15,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.rationales.asking import request_loop
 from dss_jax.rationales.extraction_plan import AskOptions
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.requests import Request, Sampling
+from dss_jax.rationales.teacher_requests import Request, Sampling
 from dss_jax.rationales.teachers import (
   FatalError,
   RejectedError,

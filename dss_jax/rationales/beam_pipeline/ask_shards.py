@@ -14,7 +14,7 @@ import apache_beam as beam
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Record, json_lines
 from dss_jax.rationales import choosing, extraction, ledger_shards
-from dss_jax.rationales.beam import beam_files, elements
+from dss_jax.rationales.beam_pipeline import beam_files, elements
 from dss_jax.rationales.extraction import RecordSource
 from dss_jax.rationales.extraction_plan import ExtractionPlan
 from dss_jax.rationales.prices import Prices

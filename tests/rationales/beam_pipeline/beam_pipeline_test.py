@@ -32,7 +32,8 @@ from dss_jax.base.errors import UserError
 from dss_jax.cli import beam as beam_command
 from dss_jax.datasets import DataOptions
 from dss_jax.datasets.records import Record, read_records, write_records
-from dss_jax.rationales import beam, extraction, prompt_files
+from dss_jax.rationales import beam_pipeline as beam
+from dss_jax.rationales import extraction, prompt_files
 from dss_jax.rationales.extraction_plan import (
   AskOptions,
   ChooseOptions,
@@ -43,7 +44,7 @@ from dss_jax.rationales.extraction_plan import (
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.prices import Price, Prices
 from dss_jax.rationales.prompts import Prompt
-from dss_jax.rationales.requests import Sampling
+from dss_jax.rationales.teacher_requests import Sampling
 from dss_jax.rationales.teachers.replay import Replay
 from dss_jax.rationales.teachers.rules import TaxonliRules
 

@@ -13,7 +13,7 @@ from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Record, json_lines
 from dss_jax.rationales import ledger_shards, record_writers
-from dss_jax.rationales.beam import beam_files, elements
+from dss_jax.rationales.beam_pipeline import beam_files, elements
 
 
 class WriteRecords(beam.PTransform):

@@ -17,7 +17,7 @@ from dss_jax.datasets.records import (
   SeenTexts,
   iter_entries,
 )
-from dss_jax.rationales.beam import beam_files, elements
+from dss_jax.rationales.beam_pipeline import beam_files, elements
 
 
 class ReadRecords(beam.PTransform):

@@ -33,11 +33,17 @@ except ImportError as error:
   ) from None
 
 from dss_jax.base.errors import UserError
-from dss_jax.rationales.beam.ask_shards import INTERRUPTED, ExtractRationales
-from dss_jax.rationales.beam.beam_files import BeamFiles
-from dss_jax.rationales.beam.elements import NAMESPACE
-from dss_jax.rationales.beam.read_records import ReadDataset, ReadRecords
-from dss_jax.rationales.beam.write_records import WriteRecords
+from dss_jax.rationales.beam_pipeline.ask_shards import (
+  INTERRUPTED,
+  ExtractRationales,
+)
+from dss_jax.rationales.beam_pipeline.beam_files import BeamFiles
+from dss_jax.rationales.beam_pipeline.elements import NAMESPACE
+from dss_jax.rationales.beam_pipeline.read_records import (
+  ReadDataset,
+  ReadRecords,
+)
+from dss_jax.rationales.beam_pipeline.write_records import WriteRecords
 
 __all__ = [
   "NAMESPACE",
