@@ -1,22 +1,18 @@
-"""Teachers that need no model: rules, and generators with worked solutions.
+"""A teacher that needs no model: taxonli's rules.
 
 `TaxonliRules` answers taxonli's questions from their text, as a model that
-knows the taxonomy would. `reasoning_gym_records` draws problems together with
-their solutions from the package `reasoning-gym` (extra `teacher`).
+knows the taxonomy would.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from dss_jax.base import checks
-from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
-from dss_jax.datasets.records import Rationale, Record
+from dss_jax.datasets.records import Record
 from dss_jax.rationales import prompt_files
 from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.teacher_requests import Completion
@@ -110,98 +106,3 @@ def _wrong(
 def _rng(seed: int, text: str) -> random.Random:
   digest = hashlib.sha256(f"taxonli-rules:{seed}:{text}".encode()).digest()
   return random.Random(int.from_bytes(digest, "big"))
-
-
-# --- reasoning-gym -----------------------------------------------------------
-
-
-def _worked_steps(metadata: Mapping[str, Any]) -> str | None:
-  """The solution in words, without the answer that it ends with, "#### 96"."""
-  return str(metadata["answer_cot"]).partition("####")[0].strip()
-
-
-def _states(metadata: Mapping[str, Any]) -> str | None:
-  """Each state of the text that is rewritten; None if nothing happens."""
-  states = metadata["states"]
-  return " -> ".join(map(str, states)) if len(states) > 1 else None
-
-
-# The sets of the package that come with the steps of a solution; the others give
-# only the answer.
-_STEPS: Mapping[str, Callable[[Mapping[str, Any]], str | None]] = {
-  "gsm_symbolic": _worked_steps,
-  "string_manipulation": _states,
-}
-REASONING_GYM_SETS = tuple(_STEPS)
-
-
-def reasoning_gym_records(
-  name: str, num_records: int, *, seed: int = 0
-) -> Iterator[Record]:
-  """Draws problems with worked solutions from the package `reasoning-gym`.
-
-  Args:
-    name: one of REASONING_GYM_SETS: "gsm_symbolic" (word problems of primary
-      school in a hundred templates; the label is a number) or
-      "string_manipulation" (rewriting a text by rules).
-    num_records: how many; problems whose solution is missing or does not end
-      in their own answer are left out of them.
-    seed: another seed draws other problems.
-
-  Yields:
-    Records with one rationale each, source "reasoning-gym". Draws may repeat.
-
-  Raises:
-    UserError: for an unknown set, or if the package is missing.
-  """
-  if name not in _STEPS:
-    raise UserError(
-      f"no worked solutions in reasoning-gym's {name!r}; allowed:"
-      f" {', '.join(REASONING_GYM_SETS)}"
-    )
-  checks.in_range("num_records", num_records, 1)
-  try:
-    import reasoning_gym
-  except ImportError:
-    raise UserError(
-      f"{name} needs a package: pip install 'dss_jax[teacher]', or"
-      " reasoning-gym"
-    ) from None
-  # Left-out problems are few; more than enough are on offer, drawn as needed.
-  drawn = reasoning_gym.create_dataset(
-    name, size=20 * num_records + 100, seed=seed
-  )
-  count = 0
-  for number in range(len(drawn)):
-    record = _gym_record(name, number, seed, drawn[number])
-    if record is not None:
-      count += 1
-      yield record
-    if count == num_records:
-      return
-
-
-def _gym_record(
-  name: str, number: int, seed: int, item: Mapping[str, Any]
-) -> Record | None:
-  metadata = item["metadata"]
-  steps, label = _STEPS[name](metadata), str(item["answer"])
-  if not steps or not _ends_in(name, metadata, label):
-    return None
-  return Record(
-    id=f"{name}-{seed}-{number}",
-    input=str(item["question"]).strip(),
-    label=label,
-    rationales=(Rationale(steps, label, "reasoning-gym"),),
-  )
-
-
-def _ends_in(name: str, metadata: Mapping[str, Any], label: str) -> bool:
-  """Whether the steps arrive at the label."""
-  if name == "string_manipulation":
-    return str(metadata["states"][-1]) == label
-  end = str(metadata["answer_cot"]).rpartition("####")[2].strip()
-  try:
-    return math.isclose(float(end.replace(",", "")), float(label))
-  except ValueError:
-    return False

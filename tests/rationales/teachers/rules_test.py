@@ -1,8 +1,4 @@
-"""Teachers without a model: taxonli's rules, reasoning-gym's solutions."""
-
-import collections
-import subprocess
-import sys
+"""The teacher without a model: taxonli's rules."""
 
 import pytest
 
@@ -97,48 +93,3 @@ def test_claims(premise, hypothesis, relation, claim):
 )
 def test_what_is_not_of_taxonli_has_no_answer(text):
   assert rules.TaxonliRules().answer(Record("1", text)) is None
-
-
-@pytest.mark.slow
-def test_reasoning_gym_solutions_end_in_their_answers():
-  pytest.importorskip("reasoning_gym")
-  for name in rules.REASONING_GYM_SETS:
-    records = list(rules.reasoning_gym_records(name, 40, seed=5))
-    assert len(records) == len({record.id for record in records}) == 40
-    assert records == list(rules.reasoning_gym_records(name, 40, seed=5))
-    # More of them begin with the same.
-    more = list(rules.reasoning_gym_records(name, 41, seed=5))
-    assert more[:40] == records
-    assert list(rules.reasoning_gym_records(name, 1, seed=6)) != records[:1]
-    for record in records:
-      (rationale,) = record.rationales
-      assert rationale.label == record.label
-      assert rationale.text.strip()
-      assert "####" not in rationale.text
-  word_problems = list(rules.reasoning_gym_records("gsm_symbolic", 40))
-  ends = collections.Counter(
-    (record.label or "") in record.rationales[0].text
-    for record in word_problems
-  )
-  assert ends[True] >= 36
-
-
-def test_reasoning_gym_mistakes():
-  with pytest.raises(UserError, match=r"no worked solutions in .* 'chain_sum'"):
-    next(rules.reasoning_gym_records("chain_sum", 1))
-  with pytest.raises(UserError, match="it must be 1 or more"):
-    next(rules.reasoning_gym_records("gsm_symbolic", 0))
-
-
-def test_reasoning_gym_is_imported_when_asked_for():
-  program = (
-    "import sys; sys.modules['reasoning_gym'] = None\n"
-    "from dss_jax.rationales.teachers import rules\n"
-    "try: next(rules.reasoning_gym_records('gsm_symbolic', 1))\n"
-    "except ValueError as error: assert 'pip install' in str(error), error\n"
-    "else: raise AssertionError\n"
-    "heavy = {'jax', 'tensorflow', 'seqio', 'gin', 'openai', 'pyarrow', 'rich'}\n"
-    "found = heavy & {name.split('.')[0] for name in sys.modules}\n"
-    "assert not found, found\n"
-  )
-  subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
