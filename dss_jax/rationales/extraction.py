@@ -31,7 +31,7 @@ import dss_jax
 from dss_jax.base.errors import UserError
 from dss_jax.base.progress import Progress
 from dss_jax.datasets.records import Record, atomic_file
-from dss_jax.rationales import choosing, parsing
+from dss_jax.rationales import choosing, completion_parsing
 from dss_jax.rationales.asking import request_loop
 from dss_jax.rationales.extraction_plan import ExtractionPlan, TeacherPlan
 from dss_jax.rationales.ledger import Ledger
@@ -280,7 +280,7 @@ def chosen_records(
   source: RecordSource, plan: ExtractionPlan, ledger: Ledger
 ) -> Iterator[Record]:
   """The records with the rationales that the answers so far give them."""
-  same_answer = functools.partial(parsing.same_answer, plan.prompt)
+  same_answer = functools.partial(completion_parsing.same_answer, plan.prompt)
   for record, answers in _answered(source, plan, ledger):
     yield choosing.choose(record, answers, plan.choose, same_answer)
 
@@ -319,7 +319,7 @@ def _write(
   paths: Sequence[pathlib.Path],
   prices: Prices,
 ) -> tuple[QualityReport, PageSample]:
-  same_answer = functools.partial(parsing.same_answer, plan.prompt)
+  same_answer = functools.partial(completion_parsing.same_answer, plan.prompt)
   counted = counting.Quality(same_answer=same_answer, cost=prices.cost)
   sample = PageSample(same_answer=same_answer)
   with open_writers(paths) as write:

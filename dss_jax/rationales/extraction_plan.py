@@ -256,7 +256,7 @@ class ExtractionPlan:
     return tuple(plan for plan in self.teachers if not plan.knows_records)
 
   def __post_init__(self):
-    from dss_jax.rationales.parsing import check_parser
+    from dss_jax.rationales.completion_parsing import check_parser
 
     if not self.teachers:
       raise UserError(

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.completions import Parsed
 from dss_jax.datasets.records import Record
-from dss_jax.rationales import choosing, parsing
+from dss_jax.rationales import choosing, completion_parsing
 from dss_jax.rationales.extraction_plan import ExtractionPlan, TeacherPlan
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.teacher_answers import (
@@ -56,7 +56,9 @@ class PlannedRequests:
     self._plan = plan
     self._teacher_plan = teacher_plan
     self._ledger = ledger
-    self._same_answer = functools.partial(parsing.same_answer, plan.prompt)
+    self._same_answer = functools.partial(
+      completion_parsing.same_answer, plan.prompt
+    )
 
   # -- the rounds
 
@@ -188,7 +190,7 @@ class PlannedRequests:
       )
     return self._answer(
       request.key,
-      parsing.parse(
+      completion_parsing.parse(
         self._plan.prompt, record, outcome.completion, self._plan.parser
       ),
       sample=request.sample,
@@ -204,7 +206,7 @@ class PlannedRequests:
     completion: Completion | None = self._teacher_plan.teacher.answer(record)  # type: ignore[union-attr]
     if completion is None:
       return self._answer(key, UNKNOWN)
-    parsed = parsing.parse(
+    parsed = completion_parsing.parse(
       self._plan.prompt, record, completion, self._plan.parser
     )
     return self._answer(key, parsed, completion=completion)

@@ -16,9 +16,9 @@ from typing import Any
 import dss_jax
 from dss_jax.base import value_types
 from dss_jax.base.errors import UserError
-from dss_jax.datasets.answer_reading import ANSWER_KINDS
+from dss_jax.datasets.completions import ANSWER_KINDS
 from dss_jax.datasets.records import Record
-from dss_jax.rationales import parsing
+from dss_jax.rationales import completion_parsing
 from dss_jax.rationales.prompts import Exemplar, Prompt, fields_of
 from dss_jax.rationales.teacher_requests import Completion
 from dss_jax.rationales.toml_files import read_toml
@@ -246,11 +246,11 @@ def _check_exemplar(prompt: Prompt, exemplar: Exemplar):
     if stop in output:
       raise UserError(f"its output holds the stop text {stop!r}")
   run_on = f"{output}{prompt.separator}{shown}"
-  wanted = parsing.Parsed(exemplar.rationale, exemplar.label)
+  wanted = completion_parsing.Parsed(exemplar.rationale, exemplar.label)
   # A run-on is recognised by the beginning of inputs, where they have one.
   texts = (output, output.strip(), run_on if prompt.form.next_exemplar else "")
   for text in filter(None, texts):
-    parsed = parsing.parse(prompt, record, Completion(text))
+    parsed = completion_parsing.parse(prompt, record, Completion(text))
     if parsed != wanted:
       raise UserError(
         f"its output {output.strip()[-60:]!r} is read as label"

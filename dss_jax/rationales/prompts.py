@@ -20,7 +20,7 @@ from typing import Any
 
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError
-from dss_jax.datasets.answer_reading import AnswerForm
+from dss_jax.datasets.completions import AnswerForm
 from dss_jax.datasets.records import Record
 from dss_jax.rationales.teacher_requests import (
   STYLES,

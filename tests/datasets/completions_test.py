@@ -8,6 +8,7 @@ import pytest
 
 from dss_jax.datasets import completions
 from dss_jax.datasets.completions import Parsed
+from dss_jax.datasets.completions import official as official_code
 
 NEXT = "\n\nQ: What is next?\nA: So the answer is (e) nothing."
 CHOICES = ("pond", "french capital", "Lake", "skyscaper", "a vase.")
@@ -104,7 +105,7 @@ def _cqa(answer, *, rationale="Because.", following=NEXT):
   ],
 )
 def test_cqa(completion, official, tolerant):
-  assert completions.official_cqa(completion, CHOICES) == official
+  assert official_code.official_cqa(completion, CHOICES) == official
   assert completions.parser("cqa", "tolerant")(completion, CHOICES) == tolerant
 
 
@@ -154,7 +155,7 @@ def test_cqa(completion, official, tolerant):
   ],
 )
 def test_svamp(completion, official, tolerant):
-  assert completions.official_svamp(completion, None) == official
+  assert official_code.official_svamp(completion, None) == official
   assert completions.parser("svamp", "tolerant")(completion, None) == tolerant
 
 
@@ -217,7 +218,7 @@ NEXT_PREMISE = "\n\nPremise: P.\nHypothesis: H.\nAnswer: So the answer is"
   ],
 )
 def test_anli(completion, official, tolerant):
-  assert completions.official_anli(completion, None) == official
+  assert official_code.official_anli(completion, None) == official
   assert completions.parser("anli1", "tolerant")(completion, None) == tolerant
 
 
@@ -277,7 +278,7 @@ def test_anli_by_the_other_teacher():
   ],
 )
 def test_esnli(completion, official, tolerant):
-  assert completions.official_esnli(completion, None) == official
+  assert official_code.official_esnli(completion, None) == official
   assert completions.parser("esnli", "tolerant")(completion, None) == tolerant
 
 
@@ -323,14 +324,14 @@ def _completion_files(folder, split):
 def test_official_readers_on_every_real_completion(shared_data, split):
   folder = shared_data / "dss_release"
   for text in _completion_files(folder / "cqa", split):
-    parsed = completions.official_cqa(text, None)
+    parsed = official_code.official_cqa(text, None)
     expected = _cqa_by_regex(text)
     if expected is None:
       assert parsed.label is None
     else:
       assert (parsed.rationale, parsed.label) == expected
   for text in _completion_files(folder / "svamp", split):
-    parsed = completions.official_svamp(text, None)
+    parsed = official_code.official_svamp(text, None)
     assert (parsed.rationale, parsed.label) == (
       _svamp_by_regex(text) or ("", None)
     )

@@ -9,7 +9,7 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
 from dss_jax.datasets.records import Record
-from dss_jax.rationales import parsing, prompt_files, toml_files
+from dss_jax.rationales import completion_parsing, prompt_files, toml_files
 from dss_jax.rationales.prompts import (
   STYLES,
   Exemplar,
@@ -60,7 +60,7 @@ def test_every_exemplar_is_read_as_itself(name, style):
     if style == "chat":
       text = text.strip()
     for reason in ("stop", "length", ""):
-      parsed = parsing.parse(
+      parsed = completion_parsing.parse(
         prompt, _record(exemplar), Completion(text, finish_reason=reason)
       )
       assert dataclasses.astuple(parsed) == (
@@ -357,7 +357,7 @@ def test_text_answers(tmp_path):
   """
   prompt = prompt_files.load(_write(tmp_path, text))
   exemplar = Exemplar("Where?", "R.", "the U.S.")
-  parsed = parsing.parse(
+  parsed = completion_parsing.parse(
     prompt, _record(exemplar), Completion(prompt.output(exemplar))
   )
   assert (parsed.rationale, parsed.label) == ("R.", "the U.S.")

@@ -9,7 +9,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.datasets import DataOptions, completions
 from dss_jax.datasets.records import Record
 from dss_jax.rationales import prompt_files
-from dss_jax.rationales.parsing import parse, same_answer
+from dss_jax.rationales.completion_parsing import parse, same_answer
 from dss_jax.rationales.teachers.replay import Replay
 
 

@@ -5,7 +5,7 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
 from dss_jax.datasets.records import Record
-from dss_jax.rationales import parsing, prompt_files
+from dss_jax.rationales import completion_parsing, prompt_files
 from dss_jax.rationales.teachers import rules
 
 RECORDS = taxonli.generate("train", 600, seed=3)
@@ -16,7 +16,7 @@ def _parsed(teacher, record):
   completion = teacher.answer(record)
   assert completion is not None
   assert completion.model == teacher.model
-  return parsing.parse(PROMPT, record, completion)
+  return completion_parsing.parse(PROMPT, record, completion)
 
 
 def test_rules_write_the_generators_rationales():
@@ -24,7 +24,9 @@ def test_rules_write_the_generators_rationales():
   for record in RECORDS:
     # Of the record only its text is read.
     parsed = _parsed(teacher, Record("x", record.input))
-    assert parsed == parsing.Parsed(record.rationales[0].text, record.label)
+    assert parsed == completion_parsing.Parsed(
+      record.rationales[0].text, record.label
+    )
 
 
 def test_errors_come_at_their_rate_and_in_the_same_form():

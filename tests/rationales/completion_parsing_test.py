@@ -10,8 +10,13 @@ from hypothesis import strategies as st
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import completions
 from dss_jax.datasets.records import Rationale, Record
-from dss_jax.rationales import parsing, prompt_files
-from dss_jax.rationales.parsing import Parsed, answer_key, parse, same_answer
+from dss_jax.rationales import completion_parsing, prompt_files
+from dss_jax.rationales.completion_parsing import (
+  Parsed,
+  answer_key,
+  parse,
+  same_answer,
+)
 from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.teacher_requests import Completion
 
@@ -123,7 +128,7 @@ def _prompt(kind, marker="The answer is", **fields):
 )  # fmt: skip
 def test_statuses(name, text, reason, expected):
   assert _read(name, text, reason) == expected
-  assert expected[2] in parsing.STATUSES
+  assert expected[2] in completion_parsing.STATUSES
 
 
 def test_refusal_field():
@@ -131,7 +136,7 @@ def test_refusal_field():
     _read("cqa", "So the answer is (b) zoo.", refusal="No.")[2] == "refused"
   )
   assert _read("cqa", "", reason="stop", refusal="No.")[2] == "refused"
-  assert "\n  refused " in (parsing.__doc__ or "")
+  assert "\n  refused " in (completion_parsing.__doc__ or "")
 
 
 ANSWER = "R. So the answer is (b) zoo."
@@ -225,7 +230,7 @@ def test_official_parser_is_for_released_prompts_only():
   text = "R. So the answer is neutral."
   read = {"parser": "official"}
   parsed = parse(PROMPTS["anli"], NLI, Completion(text), **read)
-  assert parsed == completions.official_anli(text, None)
+  assert parsed == completions.official.official_anli(text, None)
   other = Completion("\n R. The answer is neutral.", model="gpt-neox")
   assert parse(PROMPTS["anli"], NLI, other, **read).label == "neutral"
   with pytest.raises(
@@ -285,7 +290,7 @@ def test_any_text_is_read(name, text, reason, parser):
   record = RECORDS.get(name, NLI)
   completion = Completion(text, finish_reason=reason)
   parsed = parse(PROMPTS[name], record, completion, parser)
-  assert parsed.status in parsing.STATUSES
+  assert parsed.status in completion_parsing.STATUSES
   # What was read fits into a record.
   Rationale(parsed.rationale, parsed.label, "teacher", status=parsed.status)
   if parsed.label is None:

@@ -1,59 +1,19 @@
-"""From a teacher's completion to its rationale and its answer.
+"""Completions as the official code reads them, quirks included.
 
-The released completions run on: after the answer the teacher invents the next
-exemplar. Two readers find what belongs to the record:
-
-* `official` does what the official code does, quirks included, so that its
-  training data can be reproduced. Where that code gives a blank, there is no
-  rationale text, or no label, here.
-* `tolerant` reads an answer wherever a person would see one, gives labels in
-  the dataset's own spelling only, and drops rationales that were cut off.
-
-Each result has a status. With any status but "ok" the completion could not be
-used as it is, and the status says why:
-
-  no_marker             no "So the answer is" (or what the dataset's prompt has)
-  several_markers       more than one, where the official code wants one
-  no_label              the marker, and nothing after it that is an answer
-  truncated             the completion ends before its answer does
-  multiple_answers      "either (a) pond or (b) lake"; the label is the first
-  label_not_in_choices  an answer that is none of the record's choices or labels
-  letter_text_mismatch  "(c) zoo", where (c) is another of the choices
-  unevaluable           an arithmetic label without a value
-  label_cut             the expression continues after the label that was read
-  empty                 nothing at all, or a label without a rationale
+Where that code gives a blank, there is no rationale text, or no label, here.
 """
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from dss_jax.datasets import answer_reading, arithmetic
-from dss_jax.datasets.answer_reading import AnswerForm, Parsed
+from dss_jax.datasets import arithmetic
+from dss_jax.datasets.completions.answer_form import Parsed
 from dss_jax.datasets.raw_records import NLI_LABELS
-
-STATUSES = (
-  "ok",
-  "no_marker",
-  "several_markers",
-  "no_label",
-  "truncated",
-  "multiple_answers",
-  "label_not_in_choices",
-  "letter_text_mismatch",
-  "unevaluable",
-  "label_cut",
-  "empty",
-)
-
 
 # (completion, the record's choices) -> what it says.
 Parser = Callable[[str, Sequence[str] | None], Parsed]
-
-
-# --- as the official code reads them -----------------------------------------
 
 
 def _split_once(head: str, marker: str) -> tuple[str, str] | Parsed:
@@ -95,7 +55,7 @@ def official_svamp(completion: str, choices: Sequence[str] | None) -> Parsed:
   if isinstance(split, Parsed):
     return split
   rationale, answer = split
-  label = answer_reading.parenthesised(answer)
+  label = parenthesised(answer)
   if label is None:
     return Parsed(rationale, None, "no_label")
   if arithmetic.value(label) is None:
@@ -151,19 +111,16 @@ def _nli_checked(rationale: str, label: str) -> Parsed:
   return Parsed(rationale, label).checked()
 
 
-# --- as a person reads them --------------------------------------------------
-
-RELEASED_FORMS: Mapping[str, AnswerForm] = {
-  "cqa": AnswerForm("choice", next_exemplar="Q:"),
-  "svamp": AnswerForm("expression", next_exemplar="Q:"),
-  "anli": AnswerForm("label", next_exemplar="Premise:", labels=NLI_LABELS),
-  "esnli": AnswerForm(
-    "label", "Answer:", next_exemplar="Premise:", labels=NLI_LABELS
-  ),
-}
+def parenthesised(text: str) -> str | None:
+  """From the first "(" to the last ")" of the first line that has both."""
+  for line in text.split("\n"):
+    first, last = line.find("("), line.rfind(")")
+    if 0 <= first < last:
+      return line[first : last + 1]
+  return None
 
 
-_OFFICIAL: dict[str, Parser] = {
+_PARSERS: dict[str, Parser] = {
   "cqa": official_cqa,
   "svamp": official_svamp,
   "esnli": official_esnli,
@@ -173,20 +130,16 @@ _OFFICIAL: dict[str, Parser] = {
 }
 
 
-def parser(dataset: str, kind: str, teacher: str = "palm") -> Parser:
-  """The reader of a dataset's completions.
+def parser(dataset: str, teacher: str = "palm") -> Parser:
+  """The official code's reader of a dataset's completions.
 
   Args:
     dataset: a released dataset's name.
-    kind: "official" or "tolerant".
     teacher: "palm" or "gpt-neox".
   """
-  if kind == "tolerant":
-    form = RELEASED_FORMS[dataset.rstrip("123")]
-    return functools.partial(answer_reading.read, form)
+  official = _PARSERS[dataset]
   if teacher != "gpt-neox":
-    return _OFFICIAL[dataset]
-  official = _OFFICIAL[dataset]
+    return official
   if official is official_anli:
     official = official_anli_gpt
   # That teacher's completions start with a space or a line end.

@@ -9,88 +9,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import re
 from collections.abc import Sequence
 
 from dss_jax.datasets import arithmetic
+from dss_jax.datasets.completions.answer_form import AnswerForm, Parsed
+from dss_jax.datasets.completions.official import parenthesised
 
-ANSWER_KINDS = ("choice", "label", "expression", "number", "text")
-
-
-@dataclasses.dataclass(frozen=True)
-class Parsed:
-  """What a completion says.
-
-  Attributes:
-    rationale: the text before the answer; "" where there is none.
-    label: the teacher's answer; None where there is none.
-    status: "ok", or a reason of `dss_jax.datasets.completions`.
-  """
-
-  rationale: str
-  label: str | None
-  status: str = "ok"
-
-  def checked(self) -> Parsed:
-    """Itself, or with status "empty" if only the rationale is missing."""
-    if self.status == "ok" and not self.rationale.strip():
-      return dataclasses.replace(self, status="empty")
-    return self
-
-
-@dataclasses.dataclass(frozen=True)
-class AnswerForm:
-  """How a completion gives its answer.
-
-  Attributes:
-    kind: "choice", one of the record's choices, by letter and text, "(d) lake";
-      "label", one of a few words; "expression", arithmetic in parentheses,
-      "(84 / 2)"; "number"; "text", the rest of the line.
-    marker: the words before the answer. Such as "the answer is": within a
-      sentence, in any case, the last ones. If they end with a colon, "Answer:":
-      exactly these, the first ones.
-    next_exemplar: how the lines begin at which another exemplar does, "Q:",
-      for completions that run on; "" if there is no such beginning.
-    labels: all there are, for kind "label".
-  """
-
-  kind: str
-  marker: str = "the answer is"
-  next_exemplar: str = ""
-  labels: tuple[str, ...] = ()
-
-  @property
-  def has_field_marker(self) -> bool:
-    return self.marker.endswith(":")
-
-  @functools.cached_property
-  def marker_patterns(self) -> tuple[re.Pattern[str], ...]:
-    """For the marker, and for its variants, where it is not to be found."""
-    words = re.sub(r"^so,?\s+", "", self.marker, flags=re.I)
-    start = r"\b" if words[:1].isalnum() else ""
-    end = r"\b" if words[-1:].isalnum() else ""
-    bodies = [re.escape(words)]
-    if words.lower().startswith("the answer"):
-      # Chat models like to say which answer it is.
-      bodies.append(f"the {_WHICH} answer{re.escape(words[10:])}")
-    return tuple(
-      re.compile(rf"(?:\bso,?\s+)?{start}{body}{end}\s*:?", re.I)
-      for body in bodies
-    )
-
-  @functools.cached_property
-  def next_pattern(self) -> re.Pattern[str] | None:
-    begin = self.next_exemplar
-    if not begin:
-      return None
-    # The last character may have been cut off: "Q" for "Q:".
-    last = rf"(?:{re.escape(begin[-1])}|$)" if len(begin) > 1 else "(?:$)?"
-    body = begin[:-1] if len(begin) > 1 else begin
-    return re.compile(rf"(?:^|\n)[^\S\n]*{re.escape(body)}{last}")
-
-
-_WHICH = "(?:correct|right|best|final)"
 _LETTER = re.compile(r"\(([A-Za-z])\)\s*([^()]*)")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
 _RESULT = re.compile(r"^\s*=\s*[$€£]?\s*-?\d[\d,.]*\s*$")
@@ -239,15 +164,6 @@ def _begins_with(text: str, start: str, *, whole: bool = True) -> bool:
     return False
   following = text[len(start) - 1 : len(start) + 1]
   return not whole or re.fullmatch(r"\w\w", following) is None
-
-
-def parenthesised(text: str) -> str | None:
-  """From the first "(" to the last ")" of the first line that has both."""
-  for line in text.split("\n"):
-    first, last = line.find("("), line.rfind(")")
-    if 0 <= first < last:
-      return line[first : last + 1]
-  return None
 
 
 # Signs that teachers write as mathematicians do.

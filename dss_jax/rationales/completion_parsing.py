@@ -1,6 +1,6 @@
 """Parsing: a completion becomes a rationale and an answer, or a reason why not.
 
-The answer itself is read by `dss_jax.datasets.answer_reading`, as in the released
+The answer itself is read by `dss_jax.datasets.completions.tolerant`, as in the released
 completions. This module handles what only new completions have: refusals, known
 truncation, and the habits of chat models, which repeat the question, think
 aloud in tags and set the answer in bold type.
@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError
-from dss_jax.datasets import answer_reading, arithmetic, completions
-from dss_jax.datasets.answer_reading import Parsed
+from dss_jax.datasets import arithmetic, completions
+from dss_jax.datasets.completions import ANSWER_KINDS, Parsed, tolerant
 from dss_jax.datasets.records import MAX_FIELD_CHARS, Record
 from dss_jax.rationales.prompts import Prompt, choices_of
 from dss_jax.rationales.teacher_requests import Completion
@@ -90,9 +90,7 @@ def parse(
     return Parsed("", None, "truncated" if is_cut_off else "empty")
   # Choices come from the record, whose facts are unchecked.
   choices = [_storable(choice) for choice in choices_of(record)]
-  parsed = answer_reading.read(
-    prompt.form, text, choices, is_cut_off=is_cut_off
-  )
+  parsed = tolerant.read(prompt.form, text, choices, is_cut_off=is_cut_off)
   if parsed.status == "no_marker" and _REFUSAL.match(text.lstrip()):
     return Parsed("", None, "refused")
   return parsed
@@ -168,7 +166,7 @@ def same_answer(prompt_or_kind: Prompt | str, first: str, second: str) -> bool:
   """Whether two labels are the same answer.
 
   Args:
-    prompt_or_kind: the prompt, or one of `answer_reading.ANSWER_KINDS`.
+    prompt_or_kind: the prompt, or one of `ANSWER_KINDS`.
     first: a label.
     second: another.
 
@@ -201,10 +199,9 @@ def answer_key(prompt_or_kind: Prompt | str, label: str) -> str:
 def _kind(prompt_or_kind: Prompt | str) -> str:
   if isinstance(prompt_or_kind, Prompt):
     return prompt_or_kind.answer_kind
-  if prompt_or_kind not in answer_reading.ANSWER_KINDS:
+  if prompt_or_kind not in ANSWER_KINDS:
     raise UserError(
-      f"answer kind {prompt_or_kind!r}; allowed:"
-      f" {', '.join(answer_reading.ANSWER_KINDS)}"
+      f"answer kind {prompt_or_kind!r}; allowed: {', '.join(ANSWER_KINDS)}"
     )
   return prompt_or_kind
 
