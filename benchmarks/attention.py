@@ -31,7 +31,7 @@ import numpy as np
 from jax.extend import backend
 
 from dss_jax.base.errors import one_line
-from dss_jax.models import attention, layers
+from dss_jax.models import attention, layer_parts
 from dss_jax.models.kernels import (
   attention_proof,
   cudnn_attention,
@@ -71,7 +71,7 @@ def plain(
   same = query_segments[:, None, :, None] == key_segments[:, None, None, :]
   if causal:
     same &= np.tri(query.shape[2], key.shape[2], dtype=bool)
-  mask = jnp.where(same, 0.0, layers.MASKED).astype(query.dtype)
+  mask = jnp.where(same, 0.0, layer_parts.MASKED).astype(query.dtype)
   bias = mask if position is None else position + mask
   return attention.dot_product_attention(
     query, key, value, bias, dtype=query.dtype.name

@@ -36,7 +36,7 @@ import prepare
 import students
 
 from dss_jax.data.feeding.batch_files import BatchFiles
-from dss_jax.models import abstract_params, layers
+from dss_jax.models import abstract_params, layer_parts
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.training import losses, optimizers, vocabulary_loss
@@ -132,7 +132,7 @@ def dropout(config: T5Config, batch: dict[str, np.ndarray]) -> Ways:
   x = jax.random.normal(keys[0], shape, config.dtype)
 
   def run(config, x, key):
-    layer = layers.Dropout(config, False)
+    layer = layer_parts.Dropout(config, False)
     rngs = {"dropout": key}
     dropped, back = jax.vjp(lambda x: layer.apply({}, x, rngs=rngs), x)
     return dropped, back(x)
@@ -154,7 +154,9 @@ def mlp(config: T5Config, batch: dict[str, np.ndarray]) -> Ways:
   shape = (*batch["encoder_input_tokens"].shape, config.emb_dim)
   keys = jax.random.split(jax.random.key(0))
   x = jax.random.normal(keys[0], shape, config.dtype)
-  layer = layers.MlpBlock(dataclasses.replace(config, dropout_rate=0.0), True)
+  layer = layer_parts.MlpBlock(
+    dataclasses.replace(config, dropout_rate=0.0), True
+  )
   params = jax.jit(layer.init)(keys[1], x)
 
   def run(params, x):

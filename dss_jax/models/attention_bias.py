@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dss_jax.models import config as config_lib
-from dss_jax.models import layers, relative_positions
+from dss_jax.models import layer_parts, relative_positions
 from dss_jax.models.kernels import attention_kernels
 
 Array = jax.Array
@@ -78,7 +78,9 @@ def of_segments(
       mask &= relative_positions.within(query_segments.shape[1]) <= 0
     return dense(stack.config, mask, position)
   if position is not None:
-    position = layers.constrain(position[None], None, "heads", "length", None)
+    position = layer_parts.constrain(
+      position[None], None, "heads", "length", None
+    )
   return attention_kernels.SegmentBias(
     position, query_segments, key_segments, causal, implementation
   )
@@ -92,8 +94,10 @@ def dense(
   """bool [..., 1, q, k] and [heads, q, k] -> [..., 1 or heads, q, k]."""
   bias = of_mask(mask, config.dtype)
   if position is None:
-    return layers.constrain(bias, "batch", None, "length", None)
-  return layers.constrain(position + bias, "batch", "heads", "length", None)
+    return layer_parts.constrain(bias, "batch", None, "length", None)
+  return layer_parts.constrain(
+    position + bias, "batch", "heads", "length", None
+  )
 
 
 def _same_segment(query_segments: Array, key_segments: Array) -> Array:
@@ -110,4 +114,4 @@ def padding_bias(input_tokens: Array | np.ndarray, dtype: str) -> Array:
 
 def of_mask(mask: Array | np.ndarray, dtype: str) -> Array:
   """True -> 0, False -> MASKED."""
-  return jnp.where(mask, 0.0, layers.MASKED).astype(dtype)
+  return jnp.where(mask, 0.0, layer_parts.MASKED).astype(dtype)

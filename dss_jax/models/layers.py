@@ -1,338 +1,213 @@
-"""Layers of T5 in Linen: projections, attention, feed-forward, norms, biases.
+"""A layer of T5's encoder and of its decoder, alone, rematerialised, scanned.
 
-Module, parameter and logical axis names are T5X's
-(`t5x/examples/t5/layers.py`), so that T5X's parameter trees load by path.
-Parameters are float32; a layer computes in `config.dtype`.
-
-Logical axes on parameters: `embed vocab joined_kv mlp heads relpos_buckets`
-(and `layers`, added by scanning); on activations: `batch length embed mlp
-heads kv vocab`.
+`layer_parts` has what they are made of, `network` makes stacks of them.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-import operator
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from dss_jax.models import attention
+from dss_jax.models import (
+  attention_bias,
+  layer_parts,
+  layer_stacking,
+  relative_positions,
+)
 from dss_jax.models import config as config_lib
 from dss_jax.models.kernels import attention_kernels
-from dss_jax.models.partitioning.constraints import constrain
 
 Array = jax.Array
-Initializer = Callable[..., Array]
-
-# Added to the logits of masked positions. Finite, so that a query that may see
-# nothing (padding) gets a uniform distribution instead of NaN. As in T5X.
-MASKED = -1e10
-
-_fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-_fan_in_truncated = nn.initializers.variance_scaling(
-  1.0, "fan_in", "truncated_normal"
-)
-
-_ACTIVATION_FNS: dict[str, Callable[[Array], Array]] = {
-  "linear": lambda x: x,
-  "relu": nn.relu,
-  "gelu": nn.gelu,  # the tanh approximation, as T5X and Hugging Face
-  "silu": nn.silu,
-  "swish": nn.silu,
-}
+Bias = attention_bias.Bias
 
 
-def parameter(
-  module: nn.Module,
-  name: str,
-  init: Initializer,
-  shape: tuple[int, ...],
-  axes: tuple[str, ...],
-) -> Array:
-  """A float32 parameter with named axes."""
-  boxed_init: Any = nn.with_logical_partitioning(init, axes)
-  value = module.param(name, boxed_init, shape, jnp.float32)
-  # The constraint is its own transpose: the gradient is sharded likewise.
-  return constrain(value, *axes)
+class _Layer(nn.Module):
+  """What layers of encoder and decoder have in common.
 
-
-# Parameters next to a `kernel` [in, out] that hold a low-rank addition to it:
-# [in, rank] and [rank, out]. None are made here; see `dss_jax/models/lora.py`.
-LOW_RANK = ("lora_a", "lora_b")
-
-
-class Dense(nn.Module):
-  """A projection of the last axis, without bias: T5 has none anywhere."""
-
-  features: int
-  axes: tuple[str, str]
-  dtype: str
-  init: Initializer = _fan_in_truncated
-  output_dtype: str | None = None  # of the product; default `dtype`
-
-  @nn.compact
-  def __call__(self, inputs: Array) -> Array:
-    """[..., in] -> [..., features]."""
-    shape = (inputs.shape[-1], self.features)
-    kernel = parameter(self, "kernel", self.init, shape, self.axes)
-    output_dtype = self.output_dtype or self.dtype
-    outputs = _project(inputs, kernel, self.dtype, output_dtype)
-    if not self.has_variable("params", LOW_RANK[0]):
-      return outputs
-    # Two thin products instead of one with the sum of the kernels: neither the
-    # sum nor a gradient of the kernel's size is ever formed.
-    a, b = (self.get_variable("params", name) for name in LOW_RANK)
-    a, b = constrain(a, self.axes[0], None), constrain(b, None, self.axes[1])
-    narrow = _project(inputs, a, self.dtype, self.dtype)
-    return outputs + _project(narrow, b, self.dtype, output_dtype)
-
-
-def _project(
-  inputs: Array, kernel: Array, dtype: str, output_dtype: str
-) -> Array:
-  """[..., in] x [in, out] -> [..., out]."""
-  # The inputs become a matrix of all positions. If the product contracted two
-  # dimensions, slow transpositions would precede the kernel's gradient on CPU.
-  rows = inputs.astype(dtype).reshape(-1, inputs.shape[-1])
-  kernel = kernel.astype(dtype)
-  outputs: Array
-  if output_dtype == dtype:
-    outputs = jnp.dot(rows, kernel)
-  else:
-    outputs = _wide_dot(rows, kernel, output_dtype)
-  return outputs.reshape(*inputs.shape[:-1], kernel.shape[1])
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _wide_dot(inputs: Array, kernel: Array, output_dtype: str) -> Array:
-  """[n, in] x [in, out] -> [n, out] in a wider type: float32 from bfloat16.
-
-  Left to JAX, its gradients would be wide products, too, many times slower on
-  accelerators. These are products of the inputs' type.
+  Attributes:
+    config: the sizes.
+    deterministic: whether nothing is dropped.
   """
-  return jnp.dot(inputs, kernel, preferred_element_type=output_dtype)
-
-
-def _wide_dot_fwd(inputs, kernel, output_dtype):
-  return _wide_dot(inputs, kernel, output_dtype), (inputs, kernel)
-
-
-def _wide_dot_bwd(output_dtype, residuals, cotangent):
-  del output_dtype
-  inputs, kernel = residuals
-  cotangent = cotangent.astype(inputs.dtype)
-  return jnp.dot(cotangent, kernel.T), jnp.dot(inputs.T, cotangent)
-
-
-_wide_dot.defvjp(_wide_dot_fwd, _wide_dot_bwd)
-
-
-class Embed(nn.Module):
-  """The token embedding table, which T5 1.0 also uses as output projection."""
-
-  config: config_lib.T5Config
-
-  def setup(self):
-    cfg = self.config
-    self.embedding = parameter(
-      self,
-      "embedding",
-      nn.initializers.normal(stddev=1.0),
-      (cfg.vocab_size, cfg.emb_dim),
-      ("vocab", "embed"),
-    )
-
-  def __call__(self, tokens: Array) -> Array:
-    """[batch, length] int32 -> [batch, length, emb].
-
-    An id outside the vocabulary gives NaN, not the nearest row: better a loud
-    failure than a model trained on the wrong table.
-    """
-    rows = jnp.take(self.embedding, tokens, axis=0, mode="fill")
-    return rows.astype(self.config.dtype)
-
-  def attend(self, hidden: Array) -> Array:
-    """[batch, length, emb] -> logits [batch, length, vocab] float32."""
-    logits = _project(hidden, self.embedding.T, self.config.dtype, "float32")
-    # The table has unit-variance rows; bring the logits down to that scale.
-    return logits / math.sqrt(hidden.shape[-1])
-
-
-class LayerNorm(nn.Module):
-  """T5's norm: scales to unit root mean square; no mean, no bias."""
-
-  dtype: str
-  epsilon: float = 1e-6
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """[..., emb] -> [..., emb]; the statistics are float32."""
-    shape = (x.shape[-1],)
-    scale = parameter(self, "scale", nn.initializers.ones, shape, ("embed",))
-
-    # The backward pass makes the normed values again from what came in.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def norm(x, scale):
-      x = x.astype(jnp.float32)
-      mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-      normed = x * jax.lax.rsqrt(mean_square + self.epsilon)
-      return normed.astype(self.dtype) * scale.astype(self.dtype)
-
-    return norm(x, scale)
-
-
-class Dropout(nn.Module):
-  """Dropout on [batch, length, features], one mask a row or one a position."""
-
-  config: config_lib.T5Config
-  deterministic: bool
-  # T5X draws the mask of the encoder's output, and only that one, in full.
-  always_full: bool = False
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    full = self.always_full or self.config.dropout_broadcast == "full"
-    return nn.Dropout(
-      rate=self.config.dropout_rate,
-      broadcast_dims=() if full else (-2,),
-      deterministic=self.deterministic,
-    )(x)
-
-
-class MultiHeadDotProductAttention(nn.Module):
-  """Multi-head attention; keys and values may be computed beforehand."""
 
   config: config_lib.T5Config
   deterministic: bool
 
-  def setup(self):
+  def set_up(self, *, bidirectional: bool) -> None:
+    """Makes the modules that both have, for the `setup` of each."""
     cfg = self.config
-
-    def query_init(*args):
-      return _fan_in_normal(*args) / math.sqrt(cfg.head_dim)
-
-    project = functools.partial(
-      Dense, cfg.joined_kv_dim, ("embed", "joined_kv"), cfg.dtype
-    )
-    self.query = project(init=query_init)
-    self.key = project(init=_fan_in_normal)
-    self.value = project(init=_fan_in_normal)
-    self.out = Dense(
-      cfg.emb_dim, ("joined_kv", "embed"), cfg.dtype, init=_fan_in_normal
-    )
-
-  def _split_heads(self, x: Array) -> Array:
-    # [batch, length, heads * head_dim] -> [batch, heads, length, head_dim]
-    # Heads first, so that attention is a plain batch of matrix products: with
-    # the transposition left to XLA, it takes twice as long on CPU.
-    cfg = self.config
-    x = x.reshape(*x.shape[:-1], cfg.num_heads, cfg.head_dim)
-    return constrain(x.swapaxes(1, 2), "batch", "heads", "length", "kv")
-
-  def keys_and_values(self, inputs: Array) -> tuple[Array, Array]:
-    """[batch, k, emb] -> two arrays [batch, heads, k, head_dim]."""
-    key = self._split_heads(self.key(inputs))
-    value = self._split_heads(self.value(inputs))
-    return key, value
-
-  def attend(
-    self,
-    inputs: Array,
-    key: Array,
-    value: Array,
-    bias: Array | attention_kernels.SegmentBias,
-  ) -> Array:
-    """Attends from inputs [batch, q, emb] to given keys and values."""
-    cfg = self.config
-    # [batch, q, emb] -> [batch, heads, q, head_dim]
-    query = self._split_heads(self.query(inputs))
-    keep = None
-    rate = cfg.dropout_rate if cfg.attention_dropout else 0.0
-    if rate > 0.0 and not self.deterministic:
-      value, keep = self._drop(value, query.shape[2])
-    # [batch, heads, q, head_dim]
-    if isinstance(bias, attention_kernels.SegmentBias):
-      assert keep is None
-      x = attention_kernels.attention(query, key, value, bias)
-    else:
-      x = attention.dot_product_attention(
-        query,
-        key,
-        value,
-        bias,
-        dtype=cfg.dtype,
-        float32_logits=cfg.float32_attention_logits,
-        keep=keep,
+    if cfg.relpos_bias_per_layer:
+      self.relpos_bias = relative_positions.RelativePositionBiases(
+        cfg, bidirectional=bidirectional
       )
-    # [batch, heads, q, head_dim] -> [batch, q, heads * head_dim]
-    x = x.swapaxes(1, 2).reshape(*inputs.shape[:2], cfg.joined_kv_dim)
-    # [batch, q, heads * head_dim] -> [batch, q, emb]
-    return self.out(x)
+    self.pre_mlp_layer_norm = layer_parts.LayerNorm(cfg.dtype)
+    self.mlp = layer_parts.MlpBlock(cfg, self.deterministic)
+    self.dropout = layer_parts.Dropout(cfg, self.deterministic)
 
-  def _drop(self, value: Array, q: int) -> tuple[Array, Array | None]:
-    """Drops attention probabilities.
+  def with_positions(self, bias: Bias, buckets: Array | None) -> Bias:
+    """Adds the layer's own position bias, where it has one.
 
-    Returns:
-      The values [batch, heads, k, head_dim] to attend to, and factors of the
-      probabilities [batch, heads, q, k] or None.
+    Args:
+      bias: [batch, 1 or heads, length, length], or a kernel's.
+      buckets: [length, length] int32 of relative positions; None without.
     """
+    if buckets is None:
+      return bias
+    return attention_kernels.add_position(
+      bias, self.relpos_bias.of_buckets(buckets)
+    )
+
+  def feed_forward(self, x: Array) -> Array:
+    """[batch, length, emb] -> [batch, length, emb], normed and added."""
+    x = layer_parts.constrain(x, "batch", "length", "embed")
+    x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
+    return layer_parts.constrain(x, "batch", "length", "embed")
+
+
+class EncoderLayer(_Layer):
+  """Self-attention and feed-forward, each normed before and added after."""
+
+  def setup(self):
+    self.set_up(bidirectional=True)
+    self.pre_attention_layer_norm = layer_parts.LayerNorm(self.config.dtype)
+    self.attention = layer_parts.MultiHeadDotProductAttention(
+      self.config, self.deterministic
+    )
+
+  def __call__(
+    self, x: Array, bias: Bias, buckets: Array | None = None
+  ) -> Array:
+    """[batch, length, emb] -> [batch, length, emb].
+
+    `buckets` [length, length] are for a layer with a position bias of its own.
+    """
+    bias = self.with_positions(bias, buckets)
+    x = layer_parts.constrain(x, "batch", "length", "embed")
+    y = self.pre_attention_layer_norm(x)
+    x = x + self.dropout(self.attention(y, y, bias))
+    return self.feed_forward(x)
+
+
+class DecoderLayer(_Layer):
+  """Causal self-attention, attention to the encoder, feed-forward."""
+
+  def setup(self):
     cfg = self.config
-    batch, heads, k, _ = value.shape
-    # T5X, too, has one mask for all query positions.
-    shared = cfg.dropout_broadcast == "length"
-    keep_rate = 1.0 - cfg.dropout_rate
-    shape = (batch, heads, 1 if shared else q, k)
-    kept = jax.random.bernoulli(self.make_rng("dropout"), keep_rate, shape)
-    factors = kept.astype(value.dtype) / keep_rate
-    if shared:
-      # A key that no query sees need not be weighed out of every probability:
-      # it has no value.
-      return value * factors.swapaxes(2, 3), None
-    return value, factors
+    self.set_up(bidirectional=False)
+    self.pre_self_attention_layer_norm = layer_parts.LayerNorm(cfg.dtype)
+    self.self_attention = layer_parts.MultiHeadDotProductAttention(
+      cfg, self.deterministic
+    )
+    self.pre_cross_attention_layer_norm = layer_parts.LayerNorm(cfg.dtype)
+    self.encoder_decoder_attention = layer_parts.MultiHeadDotProductAttention(
+      cfg, self.deterministic
+    )
 
   def __call__(
     self,
-    inputs_q: Array,
-    inputs_kv: Array,
-    bias: Array | attention_kernels.SegmentBias,
+    x: Array,
+    encoded: Array,
+    self_bias: Bias,
+    cross_bias: Bias,
+    buckets: Array | None = None,
   ) -> Array:
-    """[batch, q, emb], [batch, k, emb] -> [batch, q, emb]."""
-    key, value = self.keys_and_values(inputs_kv)
-    return self.attend(inputs_q, key, value, bias)
+    """[batch, length, emb], [batch, inputs, emb] -> [batch, length, emb].
+
+    `buckets` [length, length] are for a layer with a position bias of its own.
+    """
+    self_bias = self.with_positions(self_bias, buckets)
+    x = layer_parts.constrain(x, "batch", "length", "embed")
+    y = self.pre_self_attention_layer_norm(x)
+    x = x + self.dropout(self.self_attention(y, y, self_bias))
+    x = layer_parts.constrain(x, "batch", "length", "embed")
+    y = self.pre_cross_attention_layer_norm(x)
+    x = x + self.dropout(self.encoder_decoder_attention(y, encoded, cross_bias))
+    return self.feed_forward(x)
+
+  def cross_keys_and_values(self, encoded: Array) -> tuple[Array, Array]:
+    """[batch, inputs, emb] -> two of [batch, heads, inputs, head_dim]."""
+    return self.encoder_decoder_attention.keys_and_values(encoded)
+
+  def step(
+    self,
+    x: Array,
+    self_cache: tuple[Array, Array],
+    cross_cache: tuple[Array, Array],
+    self_bias: Array,
+    cross_bias: Array,
+    index: Array,
+  ) -> tuple[Array, tuple[Array, Array]]:
+    """One position of many sequences, several of which may share an example.
+
+    Args:
+      x: [sequences, 1, emb].
+      self_cache: keys and values [sequences, heads, max_length, head_dim].
+      cross_cache: keys and values [examples, heads, inputs, head_dim];
+        sequences = examples * n, those of one example adjacent.
+      self_bias: [1, heads, 1, max_length], causal mask included.
+      cross_bias: [examples, 1, 1, inputs].
+      index: position, scalar int32.
+
+    Returns:
+      [sequences, 1, emb] and the extended `self_cache`.
+    """
+    y = self.pre_self_attention_layer_norm(x)
+    new = self.self_attention.keys_and_values(y)
+    self_cache = jax.tree.map(
+      lambda old, one: jax.lax.dynamic_update_slice_in_dim(
+        old, one, index, axis=2
+      ),
+      self_cache,
+      new,
+    )
+    x = x + self.self_attention.attend(y, *self_cache, self_bias)
+    # The sequences of an example are so many queries to the same keys: their
+    # keys and values are neither repeated nor reordered with the beams.
+    y = self.pre_cross_attention_layer_norm(x)
+    y = y.reshape(cross_cache[0].shape[0], -1, y.shape[-1])
+    y = self.encoder_decoder_attention.attend(y, *cross_cache, cross_bias)
+    x = x + y.reshape(x.shape)
+    return x + self.mlp(self.pre_mlp_layer_norm(x)), self_cache
 
 
-class MlpBlock(nn.Module):
-  """The feed-forward layer, gated where there are several activations."""
+class ScannedEncoderLayer(EncoderLayer):
+  """An encoder layer as the body of a scan: (carry, nothing to stack)."""
 
-  config: config_lib.T5Config
-  deterministic: bool
+  def __call__(self, x, *biases):
+    return super().__call__(x, *biases), None
 
-  @nn.compact
-  def __call__(self, inputs: Array) -> Array:
-    """[batch, length, emb] -> [batch, length, emb]."""
-    cfg = self.config
-    # [batch, length, emb] -> [batch, length, mlp]
-    hidden = []
-    for i in range(len(cfg.mlp_activations)):
-      name = "wi" if len(cfg.mlp_activations) == 1 else f"wi_{i}"
-      dense = Dense(cfg.mlp_dim, ("embed", "mlp"), cfg.dtype, name=name)
-      hidden.append(dense(inputs))
 
-    # The backward pass makes the activations again from what went into them.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def activate(*hidden):
-      functions = (_ACTIVATION_FNS[name] for name in cfg.mlp_activations)
-      return functools.reduce(
-        operator.mul, (fn(x) for fn, x in zip(functions, hidden, strict=True))
-      )
+class ScannedDecoderLayer(DecoderLayer):
+  """A decoder layer as the body of a scan."""
 
-    x = activate(*hidden)
-    x = Dropout(cfg, self.deterministic)(x)
-    x = constrain(x, "batch", "length", "mlp")
-    # [batch, length, mlp] -> [batch, length, emb]
-    return Dense(cfg.emb_dim, ("mlp", "embed"), cfg.dtype, name="wo")(x)
+  def __call__(self, x, encoded, *biases):
+    return super().__call__(x, encoded, *biases), None
+
+
+def with_remat(layer_class, cfg: config_lib.T5Config):
+  """The layer class under the configuration's rematerialisation policy."""
+  if cfg.remat_policy == "none":
+    return layer_class
+  policy = None  # "full": save a layer's inputs only
+  if cfg.remat_policy == "minimal":
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  # Inside a scan nothing can be shared between forward and backward pass, so
+  # the barriers against it would only cost time.
+  return nn.remat(layer_class, policy=policy, prevent_cse=not cfg.scan_layers)
+
+
+def scanned(
+  layer_class, cfg: config_lib.T5Config, length: int, num_broadcast: int
+):
+  """`with_remat`, looped over parameters stacked on axis 1."""
+  num_broadcast += cfg.relpos_bias_per_layer  # the buckets
+  in_axes: Any = (nn.broadcast,) * num_broadcast
+  return nn.scan(
+    with_remat(layer_class, cfg),
+    variable_axes={"params": layer_stacking.LAYERS_AXIS},
+    split_rngs={"params": True, "dropout": True},
+    in_axes=in_axes,
+    length=length,
+    metadata_params={nn.PARTITION_NAME: "layers"},
+  )

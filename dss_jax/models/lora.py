@@ -33,8 +33,8 @@ from dss_jax.base.errors import UserError
 from dss_jax.models import (
   abstract_params,
   encoder_decoder,
+  layer_parts,
   layer_stacking,
-  layers,
 )
 from dss_jax.models.partitioning import logical_axes
 from dss_jax.models.partitioning.placement import to_host
@@ -48,7 +48,7 @@ TARGETS = {
   "attention": r"attention/\w+/kernel$",
   "attention_and_mlp": r"(attention|mlp)/\w+/kernel$",
 }
-_A, _B = layers.LOW_RANK
+_A, _B = layer_parts.LOW_RANK
 _KERNEL = "kernel"
 
 

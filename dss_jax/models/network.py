@@ -23,9 +23,9 @@ import numpy as np
 
 from dss_jax.models import (
   attention_bias,
+  layer_parts,
   layers,
   relative_positions,
-  transformer_layers,
 )
 from dss_jax.models import config as config_lib
 
@@ -67,18 +67,16 @@ class _Stack(nn.Module):
         cfg, bidirectional=name == "encoder"
       )
     if cfg.scan_layers:
-      scan = transformer_layers.scanned(
-        scanned_class, cfg, num_layers, num_broadcast
-      )
+      scan = layers.scanned(scanned_class, cfg, num_layers, num_broadcast)
       setattr(self, name, scan(cfg, self.deterministic))
     else:
-      layer_class = transformer_layers.with_remat(layer_class, cfg)
+      layer_class = layers.with_remat(layer_class, cfg)
       self.layers = [
         layer_class(cfg, self.deterministic) for _ in range(num_layers)
       ]
-    setattr(self, f"{name}_norm", layers.LayerNorm(cfg.dtype))
-    self.input_dropout = layers.Dropout(cfg, self.deterministic)
-    self.output_dropout = layers.Dropout(
+    setattr(self, f"{name}_norm", layer_parts.LayerNorm(cfg.dtype))
+    self.input_dropout = layer_parts.Dropout(cfg, self.deterministic)
+    self.output_dropout = layer_parts.Dropout(
       cfg, self.deterministic, always_full=name == "encoder"
     )
 
@@ -106,8 +104,8 @@ class Encoder(_Stack):
     self.set_up(
       "encoder",
       self.config.num_encoder_layers,
-      transformer_layers.EncoderLayer,
-      transformer_layers.ScannedEncoderLayer,
+      layers.EncoderLayer,
+      layers.ScannedEncoderLayer,
       num_broadcast=1,
     )
 
@@ -140,12 +138,12 @@ class Decoder(_Stack):
     self.set_up(
       "decoder",
       cfg.num_decoder_layers,
-      transformer_layers.DecoderLayer,
-      transformer_layers.ScannedDecoderLayer,
+      layers.DecoderLayer,
+      layers.ScannedDecoderLayer,
       num_broadcast=3,
     )
     if not cfg.logits_via_embedding:
-      self.logits_dense = layers.Dense(
+      self.logits_dense = layer_parts.Dense(
         cfg.vocab_size,
         ("embed", "vocab"),
         cfg.dtype,
@@ -232,7 +230,7 @@ class Decoder(_Stack):
   def step(
     self, x: Array, self_caches, cross_caches, self_bias, cross_bias, index
   ):
-    """One position, [sequences, 1, emb]: see transformer_layers.DecoderLayer.step."""
+    """One position, [sequences, 1, emb]: see layers.DecoderLayer.step."""
     new_caches = []
     for i, (layer, self_cache, cross_cache) in enumerate(
       zip(self.layers, self_caches, cross_caches, strict=True)
@@ -252,13 +250,13 @@ class Transformer(nn.Module):
   deterministic: bool = True
 
   def setup(self):
-    self.token_embedder = layers.Embed(self.config)
+    self.token_embedder = layer_parts.Embed(self.config)
     self.encoder = Encoder(self.config, self.deterministic)
     self.decoder = Decoder(self.config, self.deterministic)
 
   def _embed(self, tokens: Array) -> Array:
     x = self.token_embedder(tokens)
-    return layers.constrain(x, "batch", "length", "embed")
+    return layer_parts.constrain(x, "batch", "length", "embed")
 
   def encode(self, tokens: Array, segments: Array) -> Array:
     """[batch, inputs] int32 tokens and segments -> [batch, inputs, emb]."""
@@ -308,7 +306,7 @@ class Transformer(nn.Module):
       logits = self.token_embedder.attend(hidden)
     else:
       logits = self.decoder.logits_dense(hidden)
-    return layers.constrain(logits, "batch", "length", "vocab")
+    return layer_parts.constrain(logits, "batch", "length", "vocab")
 
   def __call__(self, *tokens_and_segments: Array) -> Array:
     """As `hidden_states`, projected: touches every parameter, for `init`."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dss_jax.models import config as config_lib
-from dss_jax.models import layers
+from dss_jax.models import layer_parts
 
 Array = jax.Array
 
@@ -67,7 +67,7 @@ class RelativePositionBiases(nn.Module):
   bidirectional: bool
 
   def setup(self):
-    self.rel_embedding = layers.parameter(
+    self.rel_embedding = layer_parts.parameter(
       self,
       "rel_embedding",
       _fan_avg_uniform,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax.models import layers
+from dss_jax.models import layer_parts
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 
@@ -46,7 +46,7 @@ def _drop(module, x, *args, seed=0, method=None):
 def test_hidden_masks_share_positions_or_not(broadcast):
   config = _config(dropout_broadcast=broadcast)
   x = jnp.ones((40, 6, 30))
-  kept = np.asarray(_drop(layers.Dropout(config, False), x))
+  kept = np.asarray(_drop(layer_parts.Dropout(config, False), x))
   assert set(np.unique(kept)) == {0.0, np.float32(1 / (1 - RATE))}
   assert kept.mean() == pytest.approx(1.0, abs=0.08)
   same_for_all_positions = (kept == kept[:, :1]).all()
@@ -58,7 +58,7 @@ def test_hidden_masks_share_positions_or_not(broadcast):
 
 def test_the_encoders_output_is_always_dropped_in_full():
   config = _config(dropout_broadcast="length")
-  module = layers.Dropout(config, False, always_full=True)
+  module = layer_parts.Dropout(config, False, always_full=True)
   kept = np.asarray(_drop(module, jnp.ones((4, 6, 30))))
   assert not (kept == kept[:, :1]).all()
 
@@ -66,7 +66,7 @@ def test_the_encoders_output_is_always_dropped_in_full():
 @pytest.mark.parametrize("broadcast", ["length", "full"])
 def test_attention_masks_share_queries_or_not(broadcast):
   config = _config(dropout_broadcast=broadcast)
-  attention = layers.MultiHeadDotProductAttention(config, False)
+  attention = layer_parts.MultiHeadDotProductAttention(config, False)
   value = jnp.ones((30, 2, 16, 4))
   value, keep = _drop(attention, value, 5, method="_drop")
   kept = np.asarray(value)[..., 0] if keep is None else np.asarray(keep)

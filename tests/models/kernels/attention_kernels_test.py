@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.models import layers
+from dss_jax.models import layer_parts
 from dss_jax.models.config import T5Config
 from dss_jax.models.kernels import (
   attention_kernels,
@@ -360,7 +360,7 @@ def test_a_kernel_that_is_wrong_here_is_not_used(
 
 def test_dropping_values_is_dropping_probabilities():
   config = T5Config(vocab_size=4, num_heads=2, head_dim=4, dropout_rate=0.5)
-  module = layers.MultiHeadDotProductAttention(config, False)
+  module = layer_parts.MultiHeadDotProductAttention(config, False)
   rngs = {"dropout": jax.random.key(0)}
   drop = functools.partial(module.apply, {}, method="_drop", rngs=rngs)
   rng = np.random.default_rng(0)
@@ -466,7 +466,7 @@ def test_on_a_mesh_values_and_gradients_are_the_same(name, heads):
     (4, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2
   )
   rules = (("batch", "data"), ("heads", "model"))
-  with jax.set_mesh(mesh), layers.nn.logical_axis_rules(rules):
+  with jax.set_mesh(mesh), layer_parts.nn.logical_axis_rules(rules):
     actual = run(name)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax.models import attention, layers
+from dss_jax.models import attention, layer_parts
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -15,8 +15,8 @@ def test_attention(dtype):
   rng = np.random.default_rng(0)
   query, key, value = rng.normal(size=(3, 2, 3, 4, 5))
   bias = rng.normal(size=(1, 3, 4, 4))
-  bias[..., 2] = layers.MASKED
-  bias[:, :, 3] = layers.MASKED  # a query that may see nothing
+  bias[..., 2] = layer_parts.MASKED
+  bias[:, :, 3] = layer_parts.MASKED  # a query that may see nothing
   out = attention.dot_product_attention(
     jnp.asarray(query, dtype),
     jnp.asarray(key, dtype),
@@ -65,8 +65,8 @@ def test_gradients_of_attention(dtype, bias_rows, dropping):
     for size in ((2, 3, 4, 5), (2, 3, 6, 5), (2, 3, 6, 5))
   ]
   bias = rng.normal(size=(bias_rows, 3, 4, 6))
-  bias[:, :, 1, :3] = layers.MASKED
-  bias[:, :, 3] = layers.MASKED  # a query that may see nothing
+  bias[:, :, 1, :3] = layer_parts.MASKED
+  bias[:, :, 3] = layer_parts.MASKED  # a query that may see nothing
   arrays.append(jnp.asarray(bias, dtype))
   keep = None
   if dropping:
