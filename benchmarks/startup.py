@@ -95,7 +95,7 @@ def launched(report: str, flags: list[str]) -> None:
 
   importlib.import_module("dss_jax.training.train")
   from dss_jax.training import (
-    run_setup,
+    start_or_resume,
     train_config,
     train_step,
     validation_loss,
@@ -104,10 +104,10 @@ def launched(report: str, flags: list[str]) -> None:
   watch.switch("other")
   watch.wrap(run_flags, "parse_gin", "configuration")
   watch.wrap(gin_config, "instance", "configuration")
-  watch.wrap(run_setup.training_data, "load", "data")
+  watch.wrap(start_or_resume.training_data, "load", "data")
   watch.wrap(train_config, "make_evaluator", "evaluation data")
   watch.wrap(validation_loss.ValidationLoss, "__init__", "evaluation data")
-  watch.wrap(run_setup, "_restore_or_init", "parameters")
+  watch.wrap(start_or_resume, "_restore_or_init", "parameters")
   _watch_compiling(watch)
   _end_after_a_step(train_step.JittedStep, watch, report)
   sys.exit(main.main(["train", *flags]) or 1)  # not reached

@@ -40,7 +40,7 @@ from dss_jax.training import (
   cpu_memory,
   monitoring,
   run_directory,
-  run_setup,
+  start_or_resume,
   train,
 )
 from dss_jax.training.monitoring import time_breakdown
@@ -75,7 +75,7 @@ def turns(config: TrainConfig, steps: int, repeats: int) -> dict[str, Any]:
     checkpoints.Checkpoints(config.folder, config.save_cfg) as saved,
     contextlib.ExitStack() as stack,
   ):
-    setup, state, memory = run_setup.set_up(config, saved)
+    setup, state, memory = start_or_resume.start_or_resume(config, saved)
     step_fn = setup.make_step(setup.tx)
     monitor = stack.enter_context(
       monitoring.Monitor(config, setup, 0, stream=io.StringIO())

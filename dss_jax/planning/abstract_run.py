@@ -15,7 +15,7 @@ from dss_jax.models import abstract_params, lora
 from dss_jax.models.partitioning import logical_axes
 from dss_jax.models.partitioning.logical_axes import DATA_AXIS
 from dss_jax.planning.expected_traffic import PlacedParam
-from dss_jax.training import run_setup, train_state
+from dss_jax.training import start_or_resume, train_state
 from dss_jax.training.train_config import TrainConfig, check_vocabulary
 
 PyTree = Any
@@ -89,7 +89,7 @@ class AbstractRun:
     Compiling for many rows takes no more memory than for few.
     """
     adapted = (self.adapters.on, self.frozen) if self.adapters else None
-    step = run_setup.jit_step(
+    step = start_or_resume.jit_step(
       self.config,
       self.config.objective.weighting(self.subtask_names),
       self.tx,

@@ -19,7 +19,7 @@ from dss_jax.models import abstract_params, encoder_decoder, flops
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training import evaluation as evaluation_lib
 from dss_jax.training import lora_runs, run_directory
-from dss_jax.training.run_setup import Setup
+from dss_jax.training.start_or_resume import Setup
 from dss_jax.training.train_config import TrainConfig
 from dss_jax.training.train_state import LoopState
 

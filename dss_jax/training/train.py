@@ -21,11 +21,11 @@ import jax
 
 from dss_jax.base import atomic_files
 from dss_jax.training import checkpoints as checkpoints_lib
-from dss_jax.training import cpu_memory, results, run_directory, run_setup
+from dss_jax.training import cpu_memory, results, run_directory, start_or_resume
 from dss_jax.training import evaluation as evaluation_lib
 from dss_jax.training.monitoring import Monitor
 from dss_jax.training.monitoring.time_breakdown import TimeBreakdown
-from dss_jax.training.run_setup import Setup
+from dss_jax.training.start_or_resume import Setup
 from dss_jax.training.train_config import TrainConfig
 from dss_jax.training.train_state import LoopState
 
@@ -71,7 +71,7 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
     # Restore the run, or begin it.
     saved_at = time.monotonic()
     breakdown = TimeBreakdown()
-    setup, state, loop = run_setup.set_up(config, checkpoints)
+    setup, state, loop = start_or_resume.start_or_resume(config, checkpoints)
     step = first_step = int(state.step)
     first_tokens = loop.tokens_seen
     monitor = stack.enter_context(

@@ -19,7 +19,7 @@ from dss_jax.training.monitoring.metrics_file import MetricsLog, step_values
 from dss_jax.training.monitoring.nan_debugger import NanDebugger
 from dss_jax.training.monitoring.profiling import ProfilerWindow
 from dss_jax.training.monitoring.tensorboard_log import TensorBoardLog
-from dss_jax.training.run_setup import Setup
+from dss_jax.training.start_or_resume import Setup
 from dss_jax.training.train_config import TrainConfig
 from dss_jax.training.train_state import TrainState
 

@@ -1,4 +1,4 @@
-"""Setting up a run: what it reads, trains and is checked against.
+"""How a run starts or resumes: what it reads, trains and is checked against.
 
 Everything that may be refused is looked at here, before the first step: a
 configuration that cannot run, or that does not fit the run found in the folder,
@@ -68,7 +68,7 @@ class Setup:
     return self.base.merge(params) if self.base else params
 
 
-def set_up(
+def start_or_resume(
   config: TrainConfig,
   checkpoints: checkpoints_lib.Checkpoints,
 ) -> tuple[Setup, train_state.TrainState, LoopState]:
