@@ -113,8 +113,8 @@ class StepOptions:
   Attributes:
     weighting: token weights over the whole batch, w_k and n_k settled.
     num_microbatches: parts the batch is computed in, one after another.
-    z_loss: see `losses.token_nll`.
-    label_smoothing: see `losses.token_nll`.
+    z_loss: see `token_losses.token_nll`.
+    label_smoothing: see `token_losses.token_nll`.
     logits_at_once: positions of a device whose logits exist at once; None
       computes all of them, the plain way. See `vocabulary_loss`.
     learning_rate_fn: only to log `learning_rate`; the optimizer has its own.

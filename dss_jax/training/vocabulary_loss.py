@@ -27,8 +27,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from dss_jax.models.partitioning.logical_axes import DATA_AXIS
-from dss_jax.training import losses
-from dss_jax.training.losses import TokenLosses
+from dss_jax.training import token_losses
+from dss_jax.training.token_losses import TokenLosses
 
 LogitsFn = Callable[[Any, jax.Array], jax.Array]
 
@@ -70,8 +70,8 @@ def weighted_loss(
     weights: [rows, length] float32; no gradient flows to them.
     counted: [rows, length] bool; the other positions are left out, whatever
       their weights.
-    z_loss: see `losses.token_nll`.
-    label_smoothing: see `losses.token_nll`.
+    z_loss: see `token_losses.token_nll`.
+    label_smoothing: see `token_losses.token_nll`.
     chunk: positions of a device whose logits exist at once; None computes all
       logits, and lets JAX differentiate.
 
@@ -81,7 +81,7 @@ def weighted_loss(
   """
   if chunk is None:
     logits = logits_fn(params, hidden)  # [rows, length, vocab]
-    nll, z = losses.token_nll(logits, targets, z_loss, label_smoothing)
+    nll, z = token_losses.token_nll(logits, targets, z_loss, label_smoothing)
     tokens = TokenLosses(
       jnp.where(counted, nll, 0.0),
       jnp.where(counted, z, 0.0),
@@ -194,7 +194,7 @@ def _losses(
     its gradient by the logits, [1, chunk, vocab] float32.
   """
   vocab_size = logits.shape[-1]
-  confidence, low, entropy = losses.smoothing_constants(
+  confidence, low, entropy = token_losses.smoothing_constants(
     vocab_size, static.label_smoothing
   )
   highest = jnp.max(logits, axis=-1)

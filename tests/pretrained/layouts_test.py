@@ -299,7 +299,7 @@ def test_t5xs_own_checkpoint_goes_on_from_its_optimizer_state(
   shared_data, layout
 ):
   """The step after is T5X's (parity.npz), through the trainer's own door."""
-  from dss_jax.training import losses
+  from dss_jax.training import losses, token_losses
 
   folder = shared_data / "t5x_tiny"
   path = str(folder / layout)
@@ -329,7 +329,9 @@ def test_t5xs_own_checkpoint_goes_on_from_its_optimizer_state(
   def update(state):
     def loss_fn(params):
       logits = model.apply(params, batch)
-      nll, z = losses.token_nll(logits, batch["decoder_target_tokens"], 1e-4)
+      nll, z = token_losses.token_nll(
+        logits, batch["decoder_target_tokens"], 1e-4
+      )
       return jnp.sum(weighting(batch) * (nll + z))
 
     grads = jax.grad(loss_fn)(state.params)

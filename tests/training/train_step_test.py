@@ -22,7 +22,7 @@ import pytest
 from dss_jax.base import compilations
 from dss_jax.base.errors import UserError
 from dss_jax.models.partitioning import Partitioner, standard_logical_axis_rules
-from dss_jax.training import losses, optimizers, train_state
+from dss_jax.training import losses, optimizers, token_losses, train_state
 from dss_jax.training import train_step as train_step_lib
 
 ROWS, INPUTS, TARGETS, VOCAB = 16, 10, 12, 24
@@ -234,7 +234,7 @@ def plain_losses(model, params, batch, *settings):
   def compute(params, batch):
     logits = model.apply(params, batch)
     targets = batch["decoder_target_tokens"]
-    return logits, *losses.token_nll(logits, targets, *settings)
+    return logits, *token_losses.token_nll(logits, targets, *settings)
 
   return jax.device_get(compute(params, batch))
 
@@ -312,7 +312,7 @@ class TestSameEverywhere:
     def loss_fn(params, micro, key):
       del key
       logits = model.apply(params, micro)
-      nll, _ = losses.token_nll(logits, micro["decoder_target_tokens"])
+      nll, _ = token_losses.token_nll(logits, micro["decoder_target_tokens"])
       return jnp.sum(nll * micro["token_weights"]), {}
 
     @functools.partial(jax.jit, static_argnums=2)
@@ -569,7 +569,7 @@ def test_official_loss_and_gradient_packed_and_unpacked():
 
   def ours(params, alpha, batch):
     weighting = losses.Objective(alpha).weighting(("label", "rationale"))
-    nll, _ = losses.token_nll(
+    nll, _ = token_losses.token_nll(
       model.apply(params, batch), batch["decoder_target_tokens"]
     )
     return jnp.sum(weighting(batch) * nll)
@@ -686,7 +686,7 @@ def test_bfloat16_activations():
   @jax.jit
   def exact_loss(params, batch):
     logits = real_student().apply(params, batch)
-    nll, _ = losses.token_nll(logits, batch["decoder_target_tokens"])
+    nll, _ = token_losses.token_nll(logits, batch["decoder_target_tokens"])
     return jnp.sum(WEIGHTING(batch) * nll)
 
   want = float(exact_loss(params, batch))
@@ -790,7 +790,7 @@ def test_runs_with_tensorflow_seqio_gin_and_flax_blocked():
     for name in ("tensorflow", "seqio", "gin", "flax", "t5x"):
       sys.modules[name] = None
     import jax, jax.numpy as jnp
-    from dss_jax.training import losses, optimizers, train_state, train_step
+    from dss_jax.training import losses, optimizers, token_losses, train_state, train_step
     from dss_jax.training.optimizers import schedules
 
     class Model:

@@ -12,7 +12,7 @@ from dss_jax.data import pipeline
 from dss_jax.data.packing import packing_plans
 from dss_jax.datasets import DataOptions
 from dss_jax.models import abstract_params, encoder_decoder, partitioning
-from dss_jax.training import evaluation, losses, optimizers
+from dss_jax.training import evaluation, optimizers, token_losses
 from dss_jax.training.train_config import TrainConfig
 from dss_jax.training.validation_loss import ValidationLoss
 
@@ -62,7 +62,7 @@ def _expected(config, params) -> dict[str, float]:
       batch["decoder_target_tokens"][i, : len(targets)] = targets
     targets = batch["decoder_target_tokens"]
     logits = apply(params, batch)
-    nll, _ = losses.token_nll(logits, targets)
+    nll, _ = token_losses.token_nll(logits, targets)
     right = np.asarray(logits.argmax(-1)) == targets
     prefix, real = f"validation/{subtask.name}", targets > 0
     expected[f"{prefix}/loss"] = np.mean(np.asarray(nll)[real])

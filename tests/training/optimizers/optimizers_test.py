@@ -423,7 +423,7 @@ def test_one_step_of_t5x(shared_data):
   """
   from dss_jax.models import config, encoder_decoder
   from dss_jax.pretrained import t5x_checkpoints
-  from dss_jax.training import losses
+  from dss_jax.training import losses, token_losses
 
   folder = shared_data / "t5x_tiny"
   params, param_states, step = t5x_checkpoints.load_t5x(folder / "orbax")
@@ -447,7 +447,9 @@ def test_one_step_of_t5x(shared_data):
 
   def loss_fn(params, batch):
     logits = model.apply(params, batch)
-    nll, z = losses.token_nll(logits, batch["decoder_target_tokens"], 1e-4)
+    nll, z = token_losses.token_nll(
+      logits, batch["decoder_target_tokens"], 1e-4
+    )
     return jnp.sum(weighting(batch) * (nll + z))
 
   @jax.jit
