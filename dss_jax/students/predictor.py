@@ -16,18 +16,13 @@ from typing import Any
 
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data.pairs.subtasks import SubTask
-from dss_jax.models.decoding import generation, input_batches
-from dss_jax.students import predictions, text_generators
+from dss_jax.models.decoding import input_batches
+from dss_jax.students import predictions, queries
 from dss_jax.students.predict_options import PredictOptions
 from dss_jax.students.predictions import Alternative, PredictInput, Prediction
+from dss_jax.students.queries import Query
 from dss_jax.students.student import Student
-from dss_jax.students.text_generators import (
-  FreeTextGenerator,
-  LabelSet,
-  ScoredText,
-  TextGenerator,
-)
+from dss_jax.students.text_generators import ScoredText
 
 __all__ = [
   "Alternative",
@@ -37,29 +32,9 @@ __all__ = [
   "Predictor",
 ]
 
-# Tokens of the longest input and target of a student whose training lengths
-# are not known: T5's own, and what answers seldom exceed.
+# Tokens of the longest input of a student whose training lengths are not
+# known: T5's own.
 DEFAULT_MAX_INPUT = 512
-DEFAULT_MAX_TARGET = 128
-
-
-@dataclasses.dataclass(frozen=True)
-class _Query:
-  """One text that the student writes for each input.
-
-  Attributes:
-    subtask: the sub-task whose text it is.
-    generator: finds the text.
-    label: whether its label is wanted.
-    rationale: whether its rationale is wanted.
-    is_closed: whether it is one of a closed set of labels.
-  """
-
-  subtask: SubTask
-  generator: TextGenerator
-  label: bool
-  rationale: bool
-  is_closed: bool
 
 
 class Predictor:
@@ -116,7 +91,7 @@ class Predictor:
     self.lengths = self._with_longest(
       default_lengths(self.max_input) if lengths is None else lengths
     )
-    self._queries = self._make_queries()
+    self._queries = queries.make(student, self.options, self.batch_sizes[-1])
     self._lock = threading.Lock()
 
   @property
@@ -188,11 +163,9 @@ class Predictor:
       for answer in found
     ]
 
-  # ------------------------------------------------------------------- asking
-
   def _answer(
     self,
-    query: _Query,
+    query: Query,
     items: Sequence[PredictInput],
     found: list[Prediction],
     seed: int,
@@ -218,7 +191,7 @@ class Predictor:
       found[position] = self._with_output(found[position], query, texts)
 
   def _with_output(
-    self, before: Prediction, query: _Query, texts: Sequence[ScoredText]
+    self, before: Prediction, query: Query, texts: Sequence[ScoredText]
   ) -> Prediction:
     """A prediction with what the texts of one query add to it."""
     fields: dict[str, Any] = {}
@@ -237,16 +210,14 @@ class Predictor:
       fields["alternatives"] = (*before.alternatives, *alternatives)
     return dataclasses.replace(before, **fields)
 
-  def _encode(
-    self, query: _Query, item: PredictInput
-  ) -> tuple[list[int], bool]:
+  def _encode(self, query: Query, item: PredictInput) -> tuple[list[int], bool]:
     """Token ids of what the student reads, and whether that was cut."""
     text = self.student.input_text(query.subtask, item.input, item.rationale)
     ids = self.student.vocabulary.encode(text)
     cut = vocabularies.with_eos(ids, self.max_input)
     return cut, len(cut) <= len(ids)
 
-  def _alternative(self, query: _Query, output: ScoredText) -> Alternative:
+  def _alternative(self, query: Query, output: ScoredText) -> Alternative:
     """What a text says."""
     if query.is_closed:
       return Alternative(output.log_prob, label=output.text)
@@ -258,123 +229,6 @@ class Predictor:
       label if query.label else None,
       rationale if query.rationale else None,
     )
-
-  # ------------------------------------------------------------------- set-up
-
-  def _make_queries(self) -> list[_Query]:
-    """The texts to ask for: a single one if it holds all outputs."""
-    label = self._writer("label") if "label" in self.options.outputs else None
-    rationale = None
-    if "rationale" in self.options.outputs:
-      rationale = self._writer("rationale", first=label)
-    if self.options.samples and not (
-      label and predictions.writes_rationale(label)
-    ):
-      raise UserError(
-        f"samples is {self.options.samples}; votes are on labels of texts that"
-        " reason first, and this student writes its labels alone: set it to 0",
-        fields="PredictOptions.samples",
-      )
-    wanted = [subtask for subtask in (label, rationale) if subtask]
-    closed = self._closed_set(label)
-    return [
-      _Query(
-        subtask,
-        self._generator(subtask, closed if subtask is label else None),
-        label=subtask is label,
-        rationale=subtask is rationale,
-        is_closed=closed is not None and subtask is label,
-      )
-      for subtask in dict.fromkeys(wanted)
-    ]
-
-  def _closed_set(self, label: SubTask | None) -> LabelSet | None:
-    """The labels that can be predicted; None if any text can be.
-
-    Raises:
-      UserError: if a closed set was asked for that this student cannot have.
-    """
-    options = self.options
-    known = options.labels or self.student.labels
-    asked = options.constrain or options.labels is not None
-    if options.constrain is False or not (asked or known):
-      return None
-    if label is None or predictions.writes_rationale(label):
-      if not asked:
-        return None
-      reason = (
-        "outputs does not have label"
-        if label is None
-        else "this student writes a rationale in the same text"
-      )
-      raise UserError(
-        "labels and constrain are for labels that are written alone, but"
-        f" {reason}",
-        fields=[
-          f"PredictOptions.{name}"
-          for name in ("labels", "constrain", "outputs")
-        ],
-      )
-    if known is None:
-      raise UserError(
-        "constrain is on, which needs labels: the student's dataset has no"
-        " closed set of labels",
-        fields=("PredictOptions.constrain", "PredictOptions.labels"),
-      )
-    return LabelSet(self.student, known)
-
-  def _writer(self, output: str, first: SubTask | None = None) -> SubTask:
-    """The sub-task whose text holds an output; `first`, if its text does."""
-    for subtask in (first, *self.student.subtasks):
-      if subtask is not None and (
-        subtask.uses_label
-        if output == "label"
-        else predictions.writes_rationale(subtask)
-      ):
-        return subtask
-    raise UserError(
-      f"outputs has {output!r}, which this student was not taught to write; its"
-      f" sub-tasks are {', '.join(s.name for s in self.student.subtasks)}",
-      fields="PredictOptions.outputs",
-    )
-
-  def _generator(
-    self, subtask: SubTask, closed: LabelSet | None
-  ) -> TextGenerator:
-    options, batch_size = self.options, self.batch_sizes[-1]
-    if closed:
-      return text_generators.label_generator(
-        self.student, closed, num_best=options.num_best, batch_size=batch_size
-      )
-    decode = options.decode
-    if options.samples:
-      decode = dataclasses.replace(
-        decode,
-        strategy="sample",
-        num_return=options.samples,
-        rescale_log_probs=False,
-      )
-    elif options.num_best > 1:
-      decode = dataclasses.replace(
-        decode,
-        strategy="beam",
-        num_beams=max(decode.num_beams, options.num_best),
-        num_return=options.num_best,
-      )
-    return FreeTextGenerator(
-      self.student, decode, self._max_output(subtask), batch_size=batch_size
-    )
-
-  def _max_output(self, subtask: SubTask) -> int:
-    """Longest output in tokens, end id included."""
-    if self.options.decode.max_length is not None:
-      return self.options.decode.max_length
-    longest = self.student.feature_lengths.get("targets", DEFAULT_MAX_TARGET)
-    labels = self.student.labels
-    if labels and not predictions.writes_rationale(subtask):
-      encode = self.student.vocabulary.encode
-      longest = min(longest, 1 + max(len(encode(label)) for label in labels))
-    return generation.decode_length(longest)
 
   def _with_longest(self, lengths: Sequence[int]) -> list[int]:
     """The lengths within bounds, including the longest input's."""
