@@ -43,6 +43,7 @@ from dss_jax.models import partitioning
 from dss_jax.models.config import T5Config
 from dss_jax.models.decoding import (
   beam_search,
+  decode_options,
   generation,
   input_batches,
   token_by_token,
@@ -163,7 +164,7 @@ def our_dataset(
   params, config: T5Config, kind: str, batch_size: int, inputs: Sequence
 ):
   """All inputs -> all outputs, in their order, in eight lengths of rows."""
-  options = generation.DecodeOptions(
+  options = decode_options.DecodeOptions(
     strategy="beam" if kind == "beam" else "greedy",
     num_beams=NUM_BEAMS,
     convention="huggingface",
@@ -175,11 +176,12 @@ def our_dataset(
     batch_size=batch_size,
   )
   sizes = sorted(map(len, inputs))[::-batch_size]
-  generator.warm_up(
-    params,
-    lengths=input_batches.declared_lengths(sizes, num_lengths=8),
-    max_decode_length=FORCED_LENGTH,
-  )
+  lengths = input_batches.declared_lengths(sizes, num_lengths=8)
+  generator.declare(lengths=lengths)
+  for length in lengths:  # each is compiled before anything is timed
+    generator(
+      params, [[2] * length] * batch_size, max_decode_length=FORCED_LENGTH
+    )
 
   def run(inputs):
     outputs, _ = generator(params, inputs, max_decode_length=FORCED_LENGTH)

@@ -29,7 +29,7 @@ def register() -> None:
   from dss_jax.data import pipeline
   from dss_jax.data.pairs import subtasks
   from dss_jax.models import config, encoder_decoder, lora, partitioning
-  from dss_jax.models.decoding import generation
+  from dss_jax.models.decoding import decode_options
   from dss_jax.training import (
     checkpoints,
     evaluation,
@@ -58,7 +58,7 @@ def register() -> None:
     "data.MethodOptions": subtasks.MethodOptions,
     "utils.DatasetConfig": pipeline.DatasetConfig,
     "data.task_name": pipeline.task_name,
-    "decoding.DecodeOptions": generation.DecodeOptions,
+    "decoding.DecodeOptions": decode_options.DecodeOptions,
     "evaluation.EvaluationConfig": evaluation.EvaluationConfig,
     "utils.SaveCheckpointConfig": checkpoints.SaveOptions,
     "train.train": train_config.TrainConfig,

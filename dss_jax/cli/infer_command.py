@@ -121,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   flags.add_flags(
     parser,
-    "models.decoding.generation.DecodeOptions",
+    "models.decoding.decode_options.DecodeOptions",
     *("temperature", "topk", "topp", "max_length"),
     title=title,
     temperature=_GIVEN,
@@ -188,7 +188,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace) -> PredictOptions:
-  from dss_jax.models.decoding.generation import DecodeOptions
+  from dss_jax.models.decoding.decode_options import DecodeOptions
   from dss_jax.students.predict_options import PredictOptions
 
   search = flags.build(SearchFlags, args)

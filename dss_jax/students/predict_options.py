@@ -9,7 +9,7 @@ from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 
 if TYPE_CHECKING:
-  from dss_jax.models.decoding.generation import DecodeOptions
+  from dss_jax.models.decoding.decode_options import DecodeOptions
 
 OUTPUTS = ("label", "rationale")
 
@@ -20,7 +20,7 @@ MAX_INPUT_TOKENS = 1 << 16
 
 
 def _greedy() -> DecodeOptions:
-  from dss_jax.models.decoding.generation import DecodeOptions
+  from dss_jax.models.decoding.decode_options import DecodeOptions
 
   return DecodeOptions()
 

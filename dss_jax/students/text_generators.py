@@ -22,7 +22,8 @@ from dss_jax.models.decoding import (
   generation,
   input_batches,
 )
-from dss_jax.models.decoding.generation import Decoded, DecodeOptions
+from dss_jax.models.decoding.decode_options import DecodeOptions
+from dss_jax.models.decoding.generation import Decoded
 from dss_jax.students.student import Student
 from dss_jax.vocabularies import EOS_ID
 

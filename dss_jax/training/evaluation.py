@@ -12,7 +12,7 @@ from dss_jax import vocabularies
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.data import pipeline
-from dss_jax.models.decoding import generation
+from dss_jax.models.decoding import decode_options, generation
 from dss_jax.training import run_directory
 
 PyTree = Any
@@ -42,8 +42,8 @@ class EvaluationConfig:
   max_examples: int | None = None
   loss_batches: int | None = 20
   batch_size: int = 128
-  decode: generation.DecodeOptions = dataclasses.field(
-    default_factory=generation.DecodeOptions
+  decode: decode_options.DecodeOptions = dataclasses.field(
+    default_factory=decode_options.DecodeOptions
   )
   test_split: str | None = "test"
 

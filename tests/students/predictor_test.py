@@ -11,7 +11,7 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks
 from dss_jax.models.decoding import token_by_token
-from dss_jax.models.decoding.generation import DecodeOptions
+from dss_jax.models.decoding.decode_options import DecodeOptions
 from dss_jax.students import predictions, text_generators
 from dss_jax.students.predictor import (
   PredictInput,

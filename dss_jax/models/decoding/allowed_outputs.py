@@ -63,17 +63,15 @@ class Constraint(Protocol):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Trie:
-  """The prefixes of a closed set of sequences, or of one set an example.
+  """The prefixes of a closed set of sequences.
 
-  Nodes are numbered breadth first, roots first, so that the k-th edge leads to
-  the node `offset + k` and needs no table of its own.
+  Nodes are numbered breadth first from the root, 0, so that the k-th edge leads
+  to the node `k + 1` and needs no table of its own.
 
   Attributes:
     tokens: [edges + width] int32, of all edges by their node, ascending.
     first_edge: [nodes] int32, of each node.
     num_edges: [nodes] int32, of each node.
-    roots: [1] int32, or [examples] where each has a set of its own.
-    offset: scalar int32, the number of roots there are.
     width: the most edges of a node; static.
     longest: tokens of the longest sequence, EOS included; static.
   """
@@ -81,8 +79,6 @@ class Trie:
   tokens: Any
   first_edge: Any
   num_edges: Any
-  roots: Any
-  offset: Any
   width: int = dataclasses.field(metadata={"static": True})
   longest: int = dataclasses.field(metadata={"static": True})
 
@@ -90,7 +86,7 @@ class Trie:
   def from_sequences(
     cls, sequences: Sequence[Sequence[int]], *, eos_id: int = EOS_ID
   ) -> Trie:
-    """One set for all examples.
+    """Makes the trie of a set.
 
     Args:
       sequences: token ids of each member; EOS is added where it is not there.
@@ -99,61 +95,29 @@ class Trie:
     Raises:
       UserError: there is no member, or one that no output could be.
     """
-    return cls.from_sets([sequences], eos_id=eos_id)
-
-  @classmethod
-  def from_sets(
-    cls,
-    sets: Sequence[Sequence[Sequence[int]]],
-    *,
-    eos_id: int = EOS_ID,
-  ) -> Trie:
-    """A set for each example, such as the choices of a question.
-
-    Takes and raises what `from_sequences` does, for each of them.
-    """
-    children = [_nested(sequences, eos_id) for sequences in sets]
+    nodes = [_nested(sequences, eos_id)]
     tokens: list[int] = []
     first_edge: list[int] = []
     num_edges: list[int] = []
     # The list grows while it is read, which visits nodes breadth first.
-    for node in children:
+    for node in nodes:
       first_edge.append(len(tokens))
       num_edges.append(len(node))
       for token in sorted(node):
         tokens.append(token)
-        children.append(node[token])
+        nodes.append(node[token])
     width = max(num_edges)
     return cls(
       tokens=np.array([*tokens, *[NO_TOKEN] * width], np.int32),
       first_edge=np.array(first_edge, np.int32),
       num_edges=np.array(num_edges, np.int32),
-      roots=np.arange(len(sets), dtype=np.int32),
-      offset=np.int32(len(sets)),
       width=width,
-      longest=max(
-        len(_with_eos(sequence, eos_id))
-        for sequences in sets
-        for sequence in sequences
-      ),
-    )
-
-  def of_examples(self, index: np.ndarray) -> Trie:
-    """The trie for a batch of examples.
-
-    Args:
-      index: [examples] ints, positions among the sets; -1, for a row that only
-        fills the batch, gets any set.
-    """
-    if len(self.roots) == 1:
-      return self
-    return dataclasses.replace(
-      self, roots=np.asarray(self.roots)[np.maximum(index, 0)]
+      longest=max(len(_with_eos(sequence, eos_id)) for sequence in sequences),
     )
 
   def start(self, examples: int) -> Array:
     """See `Constraint.start`."""
-    return jnp.broadcast_to(jnp.asarray(self.roots), (examples,))
+    return jnp.zeros((examples,), jnp.int32)
 
   def allowed(self, states: Array) -> Array:
     """See `Constraint.allowed`."""
@@ -167,7 +131,7 @@ class Trie:
     """See `Constraint.advance`; other tokens leave the state as it is."""
     found = self.allowed(states) == tokens[:, None]
     first = jnp.take(jnp.asarray(self.first_edge), states)
-    next_states = self.offset + first + jnp.argmax(found, axis=1)
+    next_states = 1 + first + jnp.argmax(found, axis=1)
     return jnp.where(jnp.any(found, axis=1), next_states, states).astype(
       jnp.int32
     )

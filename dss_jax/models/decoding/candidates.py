@@ -97,7 +97,7 @@ class _Tree:
     for node, i in place.items():
       first, count = int(trie.first_edge[node]), int(trie.num_edges[node])
       for k in range(count):
-        token, child = int(trie.tokens[first + k]), trie.offset + first + k
+        token, child = int(trie.tokens[first + k]), 1 + first + k
         self.next_tokens[i, k] = token
         edge_to[i, token] = int(child)
         if (j := place.get(int(child))) is not None:

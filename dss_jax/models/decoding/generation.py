@@ -8,7 +8,6 @@ their order.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,139 +15,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.base.special_ids import EOS_ID, PAD_ID
 from dss_jax.models import encoder_decoder, partitioning
-from dss_jax.models.decoding import (
-  beam_search,
-  input_batches,
-  token_by_token,
-)
+from dss_jax.models.decoding import beam_search, input_batches
 from dss_jax.models.decoding.allowed_outputs import Constraint, Trie
+from dss_jax.models.decoding.decode_options import DecodeOptions
 
 PyTree = Any
-STRATEGIES = ("greedy", "beam", "sample")
 
 # Batches that may wait for the devices at a time.
 _IN_FLIGHT = 2
 # Outputs of so many tokens differ in length by more than compiling costs.
 _LONG_OUTPUTS = 16
-
-
-# ---------------------------------------------------------------------- options
-
-
-@dataclasses.dataclass(frozen=True)
-class DecodeOptions:
-  """How outputs are found.
-
-  Attributes:
-    strategy: `greedy`, `beam` or `sample`.
-    num_beams: width of the beam.
-    convention: of the beam search's length penalty and stopping, `t5x` or
-      `huggingface`.
-    length_penalty: its exponent; None takes the convention's default.
-    early_stopping: see `beam_search.beam_search` (`huggingface` only).
-    temperature: of sampling.
-    topk: sample among this many most probable tokens; 0 for all.
-    topp: sample among the fewest tokens that hold this probability; 0 for all.
-    rescale_log_probs: score samples by the distribution drawn from, as T5X,
-      instead of by the student's own.
-    num_return: sequences of each example: its best beams (no more than
-      `num_beams`), or so many samples; 1 where greedy.
-    max_length: longest output in tokens; None lets the task decide.
-  """
-
-  strategy: str = "greedy"
-  num_beams: int = 4
-  convention: str = "t5x"
-  length_penalty: float | None = None
-  early_stopping: bool | str = False
-  temperature: float = 1.0
-  topk: int = 0
-  topp: float = 0.0
-  rescale_log_probs: bool = True
-  num_return: int = 1
-  max_length: int | None = None
-
-  def __post_init__(self):
-    """Checks all settings now: their first use may be hours of training away.
-
-    Raises:
-      UserError: a value outside of the above.
-    """
-    checks.one_of("DecodeOptions.strategy", self.strategy, STRATEGIES)
-    beam_search.check_settings(
-      self.convention, self.length_penalty, self.early_stopping, self.num_beams
-    )
-    checks.in_range("DecodeOptions.temperature", self.temperature, 0)
-    token_by_token.check_sampling(self.topk, self.topp)
-    checks.in_range(
-      "DecodeOptions.max_length", self.max_length, 1, or_none=True
-    )
-    most = {"greedy": 1, "beam": self.num_beams}.get(self.strategy)
-    if self.num_return < 1 or (most and self.num_return > most):
-      allowed = f"from 1 to {most}" if most else "1 or more"
-      raise UserError(
-        f"num_return is {self.num_return}; it must be {allowed} with strategy"
-        f" {self.strategy!r}",
-        fields=("DecodeOptions.num_return", "DecodeOptions.strategy"),
-      )
-
-  def decode(
-    self,
-    decode_step_fn: token_by_token.DecodeStepFn,
-    cache: Any,
-    key: jax.Array,
-    *,
-    max_decode_length: int,
-    constrain: Constraint | None = None,
-    compact: bool = False,
-  ) -> tuple[jax.Array, jax.Array]:
-    """The best outputs of each example; `compact`: see `token_by_token.greedy`.
-
-    Returns:
-      tokens [batch, num_return, max_decode_length] int32 and scores
-      [batch, num_return] float32, the best first. Places without a sequence
-      score `beam_search.NO_SEQUENCE` or less.
-    """
-    if self.strategy == "greedy":
-      tokens, scores = token_by_token.greedy(
-        decode_step_fn,
-        cache,
-        max_decode_length=max_decode_length,
-        constrain=constrain,
-        compact=compact,
-      )
-      return tokens[:, None], scores[:, None]
-    if self.strategy == "beam":
-      tokens, scores = beam_search.beam_search(
-        decode_step_fn,
-        cache,
-        max_decode_length=max_decode_length,
-        num_beams=self.num_beams,
-        convention=self.convention,
-        length_penalty=self.length_penalty,
-        early_stopping=self.early_stopping,
-        constrain=constrain,
-      )
-      return tokens[:, : self.num_return], scores[:, : self.num_return]
-    return token_by_token.temperature_sample(
-      decode_step_fn,
-      cache,
-      key,
-      max_decode_length=max_decode_length,
-      temperature=self.temperature,
-      topk=self.topk,
-      topp=self.topp,
-      num_decodes=self.num_return,
-      rescale_log_probs=self.rescale_log_probs,
-      constrain=constrain,
-    )
-
-
-# ------------------------------------------------------------------- generation
 
 
 class Decoded(NamedTuple):
@@ -169,8 +48,8 @@ class Generator:
   """Decodes token lists with one student on one mesh.
 
   Compiled once for each shape. By default the shapes follow from the inputs
-  of a call, few of them (see `input_batches.padded_batches`); a server
-  declares its own with `warm_up` and compiles nothing after it.
+  of a call, few of them (see `input_batches.padded_batches`); `declare` says
+  others, and nothing else is compiled after they were met once.
   """
 
   def __init__(
@@ -296,8 +175,8 @@ class Generator:
       inputs: token ids of each example, EOS included.
       max_decode_length: longest output, in tokens, if the options do not say.
       seed: of sampling, where the options sample.
-      constrain: outputs are among its sequences; of one set for all inputs, or
-        one for each of them. Its longest sequence is the longest output.
+      constrain: outputs are among its sequences, the longest of which is the
+        longest output.
       progress: called with the number of examples done.
 
     Returns:
@@ -332,7 +211,7 @@ class Generator:
           params,
           self._put(batch.encoder_input_tokens),
           jax.random.fold_in(key, number),
-          constrain and constrain.of_examples(batch.index),
+          constrain,
           max_decode_length=length,
         )
         waiting.append((batch.index, found))
@@ -361,46 +240,20 @@ class Generator:
   def declare(
     self, *, lengths: Sequence[int], batch_sizes: Sequence[int] = ()
   ) -> None:
-    """Declares the shapes of the calls to come; see `warm_up`."""
+    """Declares the shapes of the calls to come; each is compiled once.
+
+    Args:
+      lengths: of inputs, in tokens. Inputs are padded to the shortest that
+        holds them; longer ones are refused.
+      batch_sizes: how many inputs are decoded together, next to `batch_size`;
+        the last of a call take the smallest that holds them. Rounded up to
+        whole shards of the mesh.
+    """
     sizes = {self._whole_shards(size) for size in batch_sizes}
     self._batch_sizes = tuple(
       sorted({s for s in sizes if s < self.batch_size} | {self.batch_size})
     )
     self._lengths = tuple(sorted(set(lengths)))
-
-  def warm_up(
-    self,
-    params: PyTree,
-    *,
-    lengths: Sequence[int],
-    batch_sizes: Sequence[int] | None = None,
-    max_decode_length: int,
-    constrain: Trie | None = None,
-  ) -> None:
-    """Declares all shapes there will be and compiles them now.
-
-    From here on a call decodes in these shapes only: inputs in rows of the
-    shortest of `lengths` that holds them (longer ones are refused), the last
-    rows of a call in the smallest of `batch_sizes` that holds them. The other
-    arguments are those of the calls to come.
-
-    Args:
-      params: the student's parameters, on the partitioner's mesh.
-      lengths: of input rows, in tokens.
-      batch_sizes: rows decoded together, besides `batch_size`; rounded up to
-        whole shards of the mesh.
-      max_decode_length: longest output, in tokens, if the options do not say.
-      constrain: a constraint as large as those of the calls to come.
-    """
-    self.declare(lengths=lengths, batch_sizes=batch_sizes or ())
-    for length in self._lengths or ():
-      for size in self._batch_sizes:
-        self.decode(
-          params,
-          [[EOS_ID] * length] * size,
-          max_decode_length=max_decode_length,
-          constrain=constrain and constrain.of_examples(np.zeros(size, int)),
-        )
 
 
 def _best(tokens: np.ndarray, scores: np.ndarray) -> list[Decoded]:

@@ -23,6 +23,7 @@ from dss_jax.data.tokens.tokenization import TaskSource
 from dss_jax.datasets import DataOptions
 from dss_jax.models import encoder_decoder
 from dss_jax.models.decoding import generation
+from dss_jax.models.decoding.decode_options import DecodeOptions
 from dss_jax.students.student import Student
 
 BATCH_SIZE = 32
@@ -211,11 +212,11 @@ def student_answers(
   return answer
 
 
-def decode_options(num_beams: int) -> generation.DecodeOptions:
+def decode_options(num_beams: int) -> DecodeOptions:
   """Greedy, or beam search as T5X does it."""
   if num_beams == 1:
-    return generation.DecodeOptions()
-  return generation.DecodeOptions(strategy="beam", num_beams=num_beams)
+    return DecodeOptions()
+  return DecodeOptions(strategy="beam", num_beams=num_beams)
 
 
 def answer_in_batches(decode: DecodeBatch) -> Answer:

@@ -14,7 +14,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.models.config import T5Config
 from dss_jax.models.decoding import generation
 from dss_jax.models.decoding.allowed_outputs import Trie
-from dss_jax.models.decoding.generation import DecodeOptions
+from dss_jax.models.decoding.decode_options import DecodeOptions
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.models.partitioning import Partitioner
 
@@ -158,23 +158,25 @@ def test_all_outputs_come_with_their_scores():
     assert outputs[0].score == pytest.approx(float(score))
     assert len({tuple(output.tokens) for output in outputs}) == 3
     assert sorted(outputs, key=lambda o: -o.score) == outputs
-  # A set for each input; of two members no more than two come back.
-  sets = [[[n + 2], [n + 3, 6]] for n in range(len(INPUTS))]
-  found = generator.decode(
-    params, INPUTS, constrain=Trie.from_sets(sets), **kwargs
-  )
-  for outputs, members in zip(found, sets, strict=True):
-    assert sorted(output.tokens for output in outputs) == sorted(members)
+  # Of two members no more than two come back.
+  members = [[2], [3, 6]]
+  trie = Trie.from_sequences(members)
+  found = generator.decode(params, INPUTS, constrain=trie, **kwargs)
+  for outputs in found:
+    assert sorted(output.tokens for output in outputs) == members
     assert all(output.ended for output in outputs)
 
 
 @pytest.mark.slow
-def test_nothing_is_compiled_after_warming_up():
+def test_nothing_is_compiled_after_each_declared_shape_was_met():
   _, params = _student()
   options = DecodeOptions("sample", num_return=2)
   generator = _generator(options)
   settings: Any = {"max_decode_length": 4}
-  generator.warm_up(params, lengths=[4, 8], batch_sizes=[1, 2], **settings)
+  generator.declare(lengths=[4, 8], batch_sizes=[1, 2])
+  for length in (4, 8):
+    for size in (1, 2, 4):
+      generator.decode(params, [[2] * length] * size, **settings)
   before = compilations.count()
   for count in (1, 2, 3, 5):
     found = generator.decode(params, INPUTS[:count], seed=count, **settings)
