@@ -1,9 +1,10 @@
-"""Arrays of zarr version 2, read by parts through TensorStore.
+"""Arrays of zarr version 2, read by parts.
 
 T5X's legacy checkpoints and older ones of Orbax have a folder for each array,
-newer ones of Orbax have all arrays in an OCDBT store. TensorStore trusts what
-it reads: it would allocate what a header declares, unpack a chunk to any size
-and follow links. So headers, chunks and links are checked first.
+newer ones of Orbax have all arrays in an OCDBT store, whose keys and values
+TensorStore reads. It would unpack a chunk to any size and follow links, so
+links are checked first, and chunks are unpacked here, up to the size that was
+declared.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from dss_jax.pretrained.files.bounds import DTYPES, Budget, MalformedError
 from dss_jax.pretrained.files.lazy_arrays import Index, LazyArray
 
 _HEADER = ".zarray"
-_COMPRESSORS = ("gzip", "zlib", "zstd", "blosc")
+# Those that T5X and Orbax write, by their names in Arrow.
+_COMPRESSORS = {"gzip": "gzip", "zlib": "gzip", "zstd": "zstd"}
 # Chunks that were unpacked are kept, for devices that store parts of one.
 _CACHE_BYTES = 2**28
 
@@ -49,10 +51,8 @@ class ZarrStore:
     is_ocdbt = "manifest.ocdbt" in self._keys
     if is_ocdbt:
       spec = {"driver": "ocdbt", "base": spec}
-    self._context = ts.Context(
-      {"cache_pool": {"total_bytes_limit": _CACHE_BYTES}}
-    )
-    self._store = ts.KvStore.open(spec, context=self._context).result()
+    self._unpacked: dict[str, np.ndarray] = {}
+    self._store = ts.KvStore.open(spec).result()
     if is_ocdbt:
       listed = self._store.list().result()
       self._keys = {key.decode("utf-8"): None for key in listed}
@@ -68,50 +68,44 @@ class ZarrStore:
     Raises:
       MalformedError: for an array that is broken or not there.
     """
-    import tensorstore as ts
-
     header = self._read_header(name)
     dtype = _dtype(header["dtype"], name)
     shape = self._budget.take(name, header["shape"], dtype)
     chunk = self._budget.take_chunk(name, header["chunks"], shape, dtype)
-    chunk_bytes = math.prod(chunk) * dtype.itemsize
     separator = header.get("dimension_separator", ".")
     if separator not in (".", "/"):
       raise MalformedError(f"{name} has dimension separator {separator!r}")
     compressor = header["compressor"] and header["compressor"]["id"]
 
-    def chunk_keys(index: Index) -> list[str]:
-      touched = [
-        range(part.start // size, -(-part.stop // size))
-        for part, size in zip(index, chunk, strict=True)
-      ]
-      if math.prod(map(len, touched)) > len(self._keys):
-        raise MalformedError(f"{name} lacks most of its chunks")
-      return [
-        f"{name}/{separator.join(map(str, where)) or '0'}"
-        for where in itertools.product(*touched)
-      ]
+    def key_of(where: tuple[int, ...]) -> str:
+      return f"{name}/{separator.join(map(str, where)) or '0'}"
 
-    for key in chunk_keys(tuple(slice(0, size) for size in shape)):
-      if key not in self._keys:
-        _, _, chunk_name = key.partition("/")
+    grid = [-(-size // length) for size, length in zip(shape, chunk)]
+    if math.prod(grid) > len(self._keys):
+      raise MalformedError(f"{name} lacks most of its chunks")
+    for where in itertools.product(*map(range, grid)):
+      if key_of(where) not in self._keys:
+        _, _, chunk_name = key_of(where).partition("/")
         raise MalformedError(f"{name} lacks its chunk {chunk_name!r}")
-    array: Any = ts.open(
-      {"driver": "zarr"},
-      kvstore=self._store / f"{name}/",
-      context=self._context,
-      open=True,
-      read=True,
-    ).result()
-    checked = set()
 
     def read(index: Index) -> np.ndarray:
-      with bounds.reading(self._folder, "checkpoint"):
-        for key in chunk_keys(index):
-          if key not in checked:
-            self._check_chunk(key, compressor, chunk_bytes)
-            checked.add(key)
-        return np.asarray(array[index].read().result())
+      result = np.empty([part.stop - part.start for part in index], dtype)
+      touched = [
+        range(part.start // length, -(-part.stop // length))
+        for part, length in zip(index, chunk, strict=True)
+      ]
+      for where in itertools.product(*touched):
+        with bounds.reading(self._folder, "checkpoint"):
+          block = self._chunk(key_of(where), compressor, chunk, dtype)
+        block = block.reshape(chunk, order=header["order"])
+        source, target = [], []  # the same numbers, in the chunk and the result
+        for part, i, length in zip(index, where, chunk, strict=True):
+          first = max(part.start, i * length)
+          last = min(part.stop, (i + 1) * length)
+          source.append(slice(first - i * length, last - i * length))
+          target.append(slice(first - part.start, last - part.start))
+        result[tuple(target)] = block[tuple(source)]
+      return result
 
     return LazyArray(shape, dtype, read)
 
@@ -137,40 +131,56 @@ class ZarrStore:
       not supported
       or header.get("zarr_format") != 2
       or header.get("filters")
+      or header.get("order") not in ("C", "F")
       or not isinstance(header.get("shape"), list)
       or not isinstance(header.get("chunks"), list)
     ):
       raise MalformedError(f"{key} is not zarr 2 with a known compressor")
     return header
 
-  def _check_chunk(self, key: str, compressor: str | None, size: int) -> None:
-    """Refuses a chunk that would not unpack to `size` bytes."""
-    if compressor is None and self._keys[key] == size:
-      return
-    # Incompressible data grows by well under 1 % and a small header.
-    data = self._read(key, size + size // 64 + 4096)
-    try:
-      unpacked = _unpacked_bytes(data, compressor, size)
-    except (OSError, ValueError) as error:
-      raise MalformedError(f"chunk {key!r}: {one_line(error)}") from error
-    if unpacked != size:
-      raise MalformedError(f"chunk {key!r} is not {size} bytes long")
+  def _chunk(
+    self,
+    key: str,
+    compressor: str | None,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+  ) -> np.ndarray:
+    """The numbers of a chunk, in a row; it must have just its size."""
+    if key not in self._unpacked:
+      size = math.prod(shape) * dtype.itemsize
+      # Incompressible data grows by well under 1 % and a small header.
+      data = self._read(key, size + size // 64 + 4096)
+      try:
+        unpacked = _unpacked(data, compressor, size)
+      except (OSError, ValueError) as error:
+        raise MalformedError(f"chunk {key!r}: {one_line(error)}") from error
+      if len(unpacked) != size:
+        raise MalformedError(f"chunk {key!r} is not {size} bytes long")
+      # The oldest ones make room.
+      while (
+        self._unpacked
+        and size + sum(chunk.nbytes for chunk in self._unpacked.values())
+        > _CACHE_BYTES
+      ):
+        del self._unpacked[next(iter(self._unpacked))]
+      self._unpacked[key] = np.frombuffer(unpacked, dtype)
+    return self._unpacked[key]
 
 
-def _unpacked_bytes(data: bytes, compressor: str | None, most: int) -> int:
-  """Bytes in a chunk; the count stops, in little memory, above `most`."""
+def _unpacked(
+  data: bytes, compressor: str | None, most: int
+) -> bytes | bytearray:
+  """The bytes in a chunk; unpacking stops above `most`."""
   if compressor is None:
-    return len(data)
-  if compressor == "blosc":  # which unpacks what its header says, or fails
-    return int.from_bytes(data[4:8], "little")
+    return data
   import pyarrow as pa
 
-  codec = "gzip" if compressor == "zlib" else compressor
-  count = 0
-  with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
-    while count <= most and (piece := stream.read(2**20)):
-      count += len(piece)
-  return count
+  source = pa.BufferReader(data)
+  unpacked = bytearray()
+  with pa.CompressedInputStream(source, _COMPRESSORS[compressor]) as stream:
+    while len(unpacked) <= most and (piece := stream.read(2**20)):
+      unpacked += piece
+  return unpacked
 
 
 def _dtype(code: Any, name: str) -> np.dtype:
