@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dss_jax import vocabularies
+from dss_jax.base import value_types
 from dss_jax.base.atomic_files import write_atomically
 from dss_jax.base.errors import UserError, damaged_file
 from dss_jax.data.pairs import subtasks as subtasks_lib
@@ -26,21 +27,36 @@ FORMAT = 1
 MODEL_FILE = "spiece.model"  # Hugging Face's name for a SentencePiece model
 
 _MAX_BYTES = 2**22
-_MAX_LABELS = 10_000
-_MAX_SUBTASKS = 100
+_MAX_ENTRIES = 10_000  # labels, or sub-tasks
 _MAX_TEXT = 1_000  # characters in a label, prefix, template or name
 _MAX_LENGTH = 2**20  # tokens
 _MAX_STEP = 2**31 - 1  # as in a checkpoint
-_TEXTS = (
-  "label_prefix",
-  "rationale_prefix",
-  "label_separator",
-  "rationale_separator",
-)
-_SUBTASK_FIELDS = ("name", "input_format", "target_format")
-SIDES = ("inputs", "targets")
-# Entries of `Student.description`, with their types.
-DESCRIPTION = {"source": str, "step": int, "task": str, "dataset": str}
+# Types of the fields that are read, by their names.
+_TEXTS = {
+  "label_prefix": str,
+  "rationale_prefix": str,
+  "label_separator": str,
+  "rationale_separator": str,
+}
+_SUBTASK = {"name": str, "input_format": str, "target_format": str}
+_SIDES = {"inputs": int, "targets": int}
+SIDES = tuple(_SIDES)
+_VOCABULARY = {"kind": str, "file": str | None, "extra_ids": int}
+# Entries of `Student.description`.
+DESCRIPTION = {
+  "source": str | None,
+  "step": int | None,
+  "task": str | None,
+  "dataset": str | None,
+}
+_FIELDS = {
+  "subtasks": list[object],
+  "options": object,
+  "feature_lengths": object,
+  "labels": list[str] | None,
+  "vocabulary": object,
+  **DESCRIPTION,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +98,7 @@ def write(folder: str | pathlib.Path, card: StudentCard) -> None:
     "format": FORMAT,
     **card.description,
     "subtasks": [
-      {name: getattr(subtask, name) for name in _SUBTASK_FIELDS}
+      {name: getattr(subtask, name) for name in _SUBTASK}
       for subtask in card.subtasks
     ],
     "options": {name: getattr(card.options, name) for name in _TEXTS},
@@ -126,105 +142,85 @@ def _parse(value: dict[str, Any]) -> StudentCard:
       f"its format is {value.get('format')!r}; this version of dss_jax reads"
       f" {FORMAT}"
     )
-  options = _typed("options", value.get("options", {}), dict)
-  texts: dict[str, Any] = {
-    name: _typed(f"options.{name}", options[name], str)
-    for name in _TEXTS
-    if name in options
-  }
-  vocabulary = _typed("vocabulary", value.get("vocabulary"), dict)
-  return StudentCard(
-    subtasks=_subtasks(value.get("subtasks")),
-    options=MethodOptions(**texts),
-    feature_lengths=_feature_lengths(value.get("feature_lengths", {})),
-    labels=_labels(value.get("labels")),
-    vocabulary_file=_vocabulary_file(vocabulary),
-    extra_ids=_count(
-      "vocabulary.extra_ids",
-      vocabulary.get("extra_ids", 0),
+  card = _fields("", value, _FIELDS)
+  lengths = _fields("feature_lengths.", card.get("feature_lengths", {}), _SIDES)
+  vocabulary = _fields("vocabulary.", card.get("vocabulary"), _VOCABULARY)
+  for name, (number, least, most) in {
+    "step": (card.get("step"), 0, _MAX_STEP),
+    "vocabulary.extra_ids": (
+      vocabulary.get("extra_ids"),
+      0,
       vocabularies.MAX_EXTRA_IDS,
     ),
+    **{f"feature_lengths.{k}": (v, 1, _MAX_LENGTH) for k, v in lengths.items()},
+  }.items():
+    if number is not None and not least <= number <= most:
+      raise ValueError(f"{name} is {number}; allowed: {least} to {most}")
+  labels = card.get("labels")
+  if labels is not None and not 1 <= len(labels) == len(set(labels)):
+    raise ValueError(
+      f"its {len(labels)} labels must be different ones, at least 1, or null"
+    )
+  return StudentCard(
+    subtasks=_subtasks(card.get("subtasks", [])),
+    options=MethodOptions(
+      **_fields("options.", card.get("options", {}), _TEXTS)
+    ),
+    feature_lengths=lengths,
+    labels=None if labels is None else tuple(labels),
+    vocabulary_file=_vocabulary_file(vocabulary),
+    extra_ids=vocabulary.get("extra_ids", 0),
     description={
-      key: _count(key, value[key], _MAX_STEP)
-      if kind is int
-      else _typed(key, value[key], kind)
-      for key, kind in DESCRIPTION.items()
-      if value.get(key) is not None
+      name: card[name] for name in DESCRIPTION if card.get(name) is not None
     },
   )
 
 
-def _subtasks(value: Any) -> tuple[SubTask, ...]:
-  entries = _typed("subtasks", value, list)
-  if not 1 <= len(entries) <= _MAX_SUBTASKS:
-    raise ValueError(
-      f"it has {len(entries)} subtasks; allowed: 1 to {_MAX_SUBTASKS}"
-    )
+def _fields(where: str, value: Any, hints: Mapping[str, Any]) -> dict[str, Any]:
+  """The known fields of a JSON object, which have the types they must."""
+  if not isinstance(value, dict):
+    raise ValueError(f"{where.rstrip('.')} is {value!r}, not a JSON object")
+  found = {name: value[name] for name in hints if name in value}
+  for name, item in found.items():
+    if not value_types.matches(item, hints[name]):
+      raise ValueError(
+        f"{where}{name} is {item!r}, not {value_types.describe(hints[name])}"
+      )
+    for text in item if isinstance(item, list) else (item,):
+      if isinstance(text, str) and len(text) > _MAX_TEXT:
+        raise ValueError(f"{where}{name} has more than {_MAX_TEXT} characters")
+    if isinstance(item, list) and len(item) > _MAX_ENTRIES:
+      raise ValueError(f"{where}{name} has more than {_MAX_ENTRIES} entries")
+  return found
+
+
+def _subtasks(entries: list[Any]) -> tuple[SubTask, ...]:
   found = []
   for entry in entries:
-    fields = _typed("an entry of subtasks", entry, dict)
-    texts = {
-      name: _typed(f"subtasks: {name}", fields.get(name), str)
-      for name in _SUBTASK_FIELDS
-    }
-    if not texts["name"].isidentifier():
-      raise ValueError(f"{texts['name']!r} cannot name a sub-task")
-    found.append(SubTask(**texts))
+    fields = _fields("subtasks.", entry, _SUBTASK)
+    if missing := [name for name in _SUBTASK if name not in fields]:
+      raise ValueError(f"an entry of subtasks lacks {', '.join(missing)}")
+    if not fields["name"].isidentifier():
+      raise ValueError(f"{fields['name']!r} cannot name a sub-task")
+    found.append(SubTask(**fields))
+  if not found:
+    raise ValueError("it has no subtasks")
   if len({subtask.name for subtask in found}) < len(found):
     raise ValueError("two subtasks have the same name")
   return tuple(found)
 
 
-def _labels(value: Any) -> tuple[str, ...] | None:
-  if value is None:
-    return None
-  labels = [
-    _typed("a label", label, str) for label in _typed("labels", value, list)
-  ]
-  if not 1 <= len(labels) <= _MAX_LABELS or len(set(labels)) < len(labels):
-    raise ValueError(
-      f"its {len(labels)} labels must be 1 to {_MAX_LABELS} different ones,"
-      " or null"
-    )
-  return tuple(labels)
-
-
-def _feature_lengths(value: Any) -> dict[str, int]:
-  lengths = _typed("feature_lengths", value, dict)
-  return {
-    side: _count(f"feature_lengths.{side}", lengths[side], _MAX_LENGTH, 1)
-    for side in SIDES
-    if side in lengths
-  }
-
-
-def _vocabulary_file(value: Mapping[str, Any]) -> str | None:
-  kind, file = value.get("kind"), value.get("file")
-  if kind == "bytes":
-    return None
-  if kind != "sentencepiece":
+def _vocabulary_file(vocabulary: Mapping[str, Any]) -> str | None:
+  kind, file = vocabulary.get("kind"), vocabulary.get("file")
+  if kind not in ("bytes", "sentencepiece"):
     raise ValueError(
       f"vocabulary.kind is {kind!r}; allowed: bytes, sentencepiece"
     )
-  if not isinstance(file, str) or not bounds.PLAIN_NAME.fullmatch(file):
+  if kind == "bytes":
+    return None
+  if file is None or not bounds.PLAIN_NAME.fullmatch(file):
     raise ValueError(
       f"vocabulary.file is {file!r}; it must be the plain name of a file in the"
       " same folder"
     )
   return file
-
-
-def _typed(name: str, value: Any, kind: type) -> Any:
-  if not isinstance(value, kind) or isinstance(value, bool):
-    raise ValueError(
-      f"{name} is a {type(value).__name__}, not a {kind.__name__}"
-    )
-  if kind is str and len(value) > _MAX_TEXT:
-    raise ValueError(f"{name} has more than {_MAX_TEXT} characters")
-  return value
-
-
-def _count(name: str, value: Any, most: int, least: int = 0) -> int:
-  if not least <= _typed(name, value, int) <= most:
-    raise ValueError(f"{name} is {value}; allowed: {least} to {most}")
-  return value
