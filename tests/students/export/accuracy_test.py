@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax.cli import export_command
 from dss_jax.data.tokens import evaluation_sets, tokenization
 from dss_jax.models.config import T5Config
-from dss_jax.students.export import answer_checks, formats
+from dss_jax.students.export import answer_checks, checked_export, formats
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow]
 
@@ -78,11 +77,10 @@ def _accuracy(test_set, predictions):
 
 
 def _export(taxonli, folder, name, options=formats.ExportOptions()):  # noqa: B008
-  label, rationale = export_command.export(
+  label, rationale = checked_export.export(
     taxonli,
     str(folder),
     name,
-    formats.get(name, checked=True),
     options,
     count=8,
   )

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.cli import export_command
 from dss_jax.data.pairs import subtasks
 from dss_jax.models.config import T5Config
-from dss_jax.students.export import answer_checks, formats
+from dss_jax.students.export import answer_checks, checked_export
 
 
 def _answers(texts, student, scores=None):
@@ -128,12 +127,10 @@ def test_a_vocabulary_larger_than_the_table_is_refused(make_student, tmp_path):
   with pytest.raises(
     UserError, match="has 259 ids but vocab_size of the student is 200"
   ):
-    export_command.export(
+    checked_export.export(
       student,
       str(tmp_path / "out"),
       "t5x",
-      formats.get("t5x", checked=False),
-      formats.ExportOptions(),
       count=0,
     )
   assert list(tmp_path.iterdir()) == []

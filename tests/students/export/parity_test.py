@@ -14,9 +14,13 @@ import numpy as np
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.cli import export_command
 from dss_jax.models.config import T5Config
-from dss_jax.students.export import answer_checks, formats, huggingface
+from dss_jax.students.export import (
+  answer_checks,
+  checked_export,
+  formats,
+  huggingface,
+)
 
 pytestmark = [pytest.mark.hf, pytest.mark.slow]
 
@@ -70,13 +74,11 @@ def test_transformers_models_go_round(
 
 
 def _export(student, output, name, options=None, **more):
-  form = formats.get(name, checked=True)
-  return export_command.export(
+  return checked_export.export(
     student,
     str(output),
     name,
-    form,
-    options or formats.ExportOptions(),
+    options,
     **{"count": COUNT, **more},
   )
 
