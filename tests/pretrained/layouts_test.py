@@ -16,7 +16,7 @@ from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import layouts, open_pretrained
 from dss_jax.pretrained.files.lazy_arrays import LazyArray
 from dss_jax.training import initialization, optimizers, t5x_optimizer_state
-from dss_jax.training.optimizers import adafactor, schedules
+from dss_jax.training.optimizers import schedules
 
 CONFIG = T5Config(
   vocab_size=40,
@@ -186,9 +186,7 @@ def _transformation(model):
 def test_the_optimizer_state_goes_on(tmp_path, scan, fully_sharded):
   params, state = _trained(CONFIG)
   # Some slots are factored and some are not, square ones among them.
-  path = _write(
-    tmp_path, params, adafactor.adafactor_state_to_t5x(state), step=2
-  )
+  path = _write(tmp_path, params, t5x_optimizer_state.to_t5x(state), step=2)
   config = dataclasses.replace(CONFIG, scan_layers=scan)
   model = EncoderDecoderModel(config)
   tx = _transformation(model)
@@ -232,7 +230,7 @@ def test_the_optimizer_state_goes_on(tmp_path, scan, fully_sharded):
 @pytest.mark.slow
 def test_optimizer_states_that_do_not_fit(tmp_path):
   params, state = _trained(CONFIG, steps=1)
-  states = adafactor.adafactor_state_to_t5x(state)
+  states = t5x_optimizer_state.to_t5x(state)
   model = EncoderDecoderModel(CONFIG)
   partitioner = partitioning.Partitioner()
   plain = _write(tmp_path / "plain", params)

@@ -1,12 +1,11 @@
 """Adafactor as T5X computes and stores it, as an Optax transformation."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from dss_jax.base.errors import UserError
@@ -274,70 +273,3 @@ class Adafactor:
     return updates_lib.clipped(
       optax.GradientTransformationExtraArgs(init, update), self.clip_norm
     )
-
-
-def adafactor_state_to_t5x(state: AdafactorState) -> dict[str, Any]:
-  """T5X's `param_states`; its step is `state.count`.
-
-  Nested like the parameters, with `{"m", "v", "v_row", "v_col"}` in place of
-  each, unused ones zeros of shape (1,).
-  """
-  structure = jax.tree.structure(state.v)
-  unused = jnp.zeros((1,), jnp.float32)
-  m = [unused] * structure.num_leaves
-  if state.m is not None:
-    m = jax.tree.leaves(state.m)
-  leaves = zip(
-    m, *map(jax.tree.leaves, (state.v, state.v_row, state.v_col)), strict=True
-  )
-  names = ("m", "v", "v_row", "v_col")
-  return structure.unflatten(dict(zip(names, x)) for x in leaves)
-
-
-def adafactor_state_from_t5x(
-  param_states: Mapping[str, Any],
-  step: int,
-  template: AdafactorState,
-  read: Callable[[Any, Any], jax.Array] | None = None,
-) -> AdafactorState:
-  """The `AdafactorState` of a T5X optimizer state.
-
-  Args:
-    param_states: as in T5X's checkpoints (`pretrained.t5x.load_t5x`).
-    step: the checkpoint's.
-    template: the state (or its shapes) of the run that continues with it.
-    read: (slot of the checkpoint, leaf of `template`) -> array; None for slots
-      that are arrays, which go to the first device.
-
-  Raises:
-    UserError: if a parameter is missing or its slots have other shapes.
-  """
-  read = read or (lambda node, like: jnp.asarray(node, like.dtype))
-
-  def pick(slot: str, tree: Any) -> Any:
-    if tree is None:
-      return None
-    leaves = []
-    for param in logical_axes.named_params(tree):
-      node: Any = param_states
-      for part in [*param.path.split("/"), slot]:
-        node = node.get(part) if isinstance(node, Mapping) else None
-      shape = None if node is None else tuple(np.shape(node))
-      if shape != tuple(param.value.shape):
-        raise UserError(
-          f"optimizer state of {param.path}: {slot} has shape {shape} in the"
-          f" checkpoint, {tuple(param.value.shape)} in this run; set"
-          " min_dim_size_to_factor and beta1 to those of the checkpoint, or"
-          " restore parameters only",
-          fields=("Adafactor.min_dim_size_to_factor", "Adafactor.beta1"),
-        )
-      leaves.append(read(node, param.value))
-    return jax.tree.structure(tree).unflatten(leaves)
-
-  return AdafactorState(
-    count=jnp.asarray(step, jnp.int32),
-    v_row=pick("v_row", template.v_row),
-    v_col=pick("v_col", template.v_col),
-    v=pick("v", template.v),
-    m=pick("m", template.m),
-  )

@@ -9,6 +9,7 @@ import pytest
 
 from dss_jax.pretrained import t5x_checkpoints
 from dss_jax.students.export import t5x as export_t5x
+from dss_jax.training import t5x_optimizer_state
 from dss_jax.training.optimizers import adafactor
 
 
@@ -47,8 +48,8 @@ def test_t5xs_own_checkpoint_is_written_back_leaf_by_leaf(
     for slot in ("v_row", "v_col", "v")
   }
   template = adafactor.AdafactorState(count=jnp.int32(0), m=None, **slots)
-  state = adafactor.adafactor_state_from_t5x(states, step, template)
-  ours = adafactor.adafactor_state_to_t5x(state)
+  state = t5x_optimizer_state.from_t5x(states, step, template)
+  ours = t5x_optimizer_state.to_t5x(state)
   path = export_t5x.write_checkpoint(
     tmp_path, params, ours, int(state.count), layout=layout
   )

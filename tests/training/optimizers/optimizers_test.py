@@ -11,8 +11,8 @@ import optax
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.training import optimizers
-from dss_jax.training.optimizers import adafactor, schedules
+from dss_jax.training import optimizers, t5x_optimizer_state
+from dss_jax.training.optimizers import schedules
 
 LR = 0.01
 
@@ -235,12 +235,12 @@ class TestAdafactor:
     grads = [{"decoder": {"layers_0": random_tree(SHAPES, 1)}}]
     optimizer = optimizers.Adafactor(min_dim_size_to_factor=8, beta1=beta1)
     _, state = run(optimizer, params, grads)
-    t5x = adafactor.adafactor_state_to_t5x(state)
+    t5x = t5x_optimizer_state.to_t5x(state)
     layer = t5x["decoder"]["layers_0"]
     assert sorted(layer["wide"]) == ["m", "v", "v_col", "v_row"]
     assert layer["wide"]["m"].shape == ((8, 20) if beta1 else (1,))
     template = jax.eval_shape(lambda: state)
-    again = adafactor.adafactor_state_from_t5x(t5x, 1, template)
+    again = t5x_optimizer_state.from_t5x(t5x, 1, template)
     jax.tree.map(np.testing.assert_array_equal, again, state)
 
   def test_t5x_state_of_other_shapes_is_refused(self):
@@ -251,12 +251,12 @@ class TestAdafactor:
       .init(params)
       for n in (8, 128)
     ]
-    t5x = adafactor.adafactor_state_to_t5x(states[0])
+    t5x = t5x_optimizer_state.to_t5x(states[0])
     with pytest.raises(UserError, match="min_dim_size_to_factor"):
-      adafactor.adafactor_state_from_t5x(t5x, 3, states[1])
+      t5x_optimizer_state.from_t5x(t5x, 3, states[1])
     del t5x["wide"]
     with pytest.raises(UserError, match="wide: v_row has shape None"):
-      adafactor.adafactor_state_from_t5x(t5x, 3, states[0])
+      t5x_optimizer_state.from_t5x(t5x, 3, states[0])
 
 
 class TestAdam:
@@ -464,7 +464,7 @@ def test_one_step_of_t5x(shared_data):
     for name in arrays
     if name.startswith(("encoder_", "decoder_"))
   }
-  state = adafactor.adafactor_state_from_t5x(
+  state = t5x_optimizer_state.from_t5x(
     param_states, step, jax.eval_shape(tx.init, params)
   )
   loss, grads, after, state = update(params, state, batch)
