@@ -1,4 +1,4 @@
-"""Trees of arrays by their leaves' names: shapes, differences, hashes."""
+"""Trees of arrays by their leaves' names: shapes, hashes."""
 
 from __future__ import annotations
 
@@ -30,30 +30,6 @@ def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     for path, leaf in leaves
     if hasattr(leaf, "shape")
   }
-
-
-def describe_mismatch(
-  saved: Mapping[str, tuple[int, ...]],
-  wanted: Mapping[str, tuple[int, ...]],
-  *,
-  shown: int = 2,
-) -> str:
-  """One line on how two trees of shapes differ; empty where they agree."""
-  missing = sorted(set(wanted) - set(saved))
-  extra = sorted(set(saved) - set(wanted))
-  differing = sorted(
-    name for name in set(saved) & set(wanted) if saved[name] != wanted[name]
-  )
-  parts = []
-  for names, verb in ((missing, "lacks"), (extra, "has besides")):
-    if names:
-      more = f" and {len(names) - shown} more" if len(names) > shown else ""
-      parts.append(f"it {verb} {', '.join(names[:shown])}{more}")
-  if differing:
-    name = differing[0]
-    more = f" ({len(differing) - 1} more differ)" if len(differing) > 1 else ""
-    parts.append(f"{name} is {saved[name]} there and {wanted[name]} here{more}")
-  return "; ".join(parts)
 
 
 def tree_hash(tree: PyTree) -> str:

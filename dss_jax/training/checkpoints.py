@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import pathlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +35,7 @@ from dss_jax.base.errors import (
   lost_process,
   one_line,
 )
-from dss_jax.training import run_directory
+from dss_jax.pretrained import mismatch
 
 PyTree = Any
 FOLDER = "checkpoints"
@@ -362,14 +360,16 @@ class Checkpoints:
       saved = named_trees.shapes(self._metadata(step))
     if only:
       saved = {k: v for k, v in saved.items() if k.startswith(f"{only}/")}
-    problems = named_trees.describe_mismatch(saved, named_trees.shapes(wanted))
-    if problems:
-      raise UserError(
-        f"the checkpoint of step {step} in {self.folder} belongs to another"
-        f" model or optimizer: {problems}; use the configuration that it was"
-        " trained with, or another model_dir",
-        fields="TrainConfig.model_dir",
-      )
+    mismatch.check(
+      saved,
+      named_trees.shapes(wanted),
+      f"the checkpoint of step {step} in {self.folder} belongs to another"
+      " model or optimizer",
+      columns=("checkpoint", "run"),
+      remedy="use the configuration that it was trained with, or another"
+      " model_dir",
+      fields=("TrainConfig.model_dir",),
+    )
 
 
 def _as_tree(state: PyTree) -> PyTree:
@@ -380,32 +380,3 @@ def _as_tree(state: PyTree) -> PyTree:
       for field in dataclasses.fields(state)
     }
   return state
-
-
-def print_summary(model_dir: str, *, hashes: bool = False) -> None:
-  """Prints a run's checkpoints and, if asked, what identifies the latest.
-
-  Args:
-    model_dir: the run's folder.
-    hashes: whether to print the SHA-256 of its parameters, its optimizer state,
-      what the loop remembers and metrics.jsonl, the latter two without times.
-  """
-  with Checkpoints(model_dir, read_only=True) as checkpoints:
-    latest = checkpoints.resolve_step("latest")
-    best = checkpoints.loop_state(latest).get("best_step")
-    for step in checkpoints.steps():
-      loop = checkpoints.loop_state(step)
-      marks = [" best"] * (step == best) + [" latest"] * (step == latest)
-      with damaged_file(checkpoints.folder / str(step), "delete that folder"):
-        tokens = loop["encoder_tokens"] + loop["decoder_tokens"]
-        print(f"step {step}:{','.join(marks)} ({tokens:,} tokens seen)")
-    if not hashes:
-      return
-    tree = checkpoints.restore_numpy(latest)
-    loop = checkpoints.loop_state(latest)
-  loop.pop("wall_s", None)
-  print(f"params     {named_trees.tree_hash(tree['params'])}")
-  print(f"opt_state  {named_trees.tree_hash(tree['opt_state'])}")
-  text = json.dumps(loop, sort_keys=True)
-  print(f"loop       {hashlib.sha256(text.encode()).hexdigest()}")
-  print(f"metrics    {run_directory.metrics_hash(pathlib.Path(model_dir))}")

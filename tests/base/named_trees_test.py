@@ -17,8 +17,3 @@ def test_hash_sees_names_values_and_types_but_not_containers():
     {"a": tree["a"][None], "b": tree["b"]},
   ):
     assert named_trees.tree_hash(other) != named_trees.tree_hash(tree)
-
-
-def test_mismatch_is_empty_for_equal_trees():
-  shapes = {"a": (1, 2)}
-  assert named_trees.describe_mismatch(shapes, dict(shapes)) == ""

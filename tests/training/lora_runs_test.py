@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import small_runs
 
+from dss_jax import main
 from dss_jax.base import named_trees
 from dss_jax.base.errors import UserError
 from dss_jax.cli import gin_config
@@ -46,7 +47,7 @@ def _train(config: TrainConfig, stream=None) -> train.TrainResult:
 def _hashes(folder: pathlib.Path, capsys) -> str:
   """What must not depend on how often a run was interrupted."""
   capsys.readouterr()
-  checkpoints.print_summary(str(folder), hashes=True)
+  assert main.main(["checkpoints", str(folder), "--hash"]) == 0
   return capsys.readouterr().out
 
 
