@@ -169,8 +169,7 @@ class OutputFlags:
   Attributes:
     output_dir: for the ledger, the records and the report.
     output_split: names the files, if not after --split.
-    formats: jsonl, parquet, csv, tsv, tfrecord, array_record, separated by
-      commas.
+    formats: jsonl, parquet, csv, tsv, array_record, separated by commas.
     json: print one JSON object, not tables.
   """
 

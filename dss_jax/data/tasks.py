@@ -34,7 +34,7 @@ from dss_jax.data.seqio.dss_task import (
   OutputFeatures,
   make_examples,
 )
-from dss_jax.data.seqio.registration import add_dss_tasks, tfrecord_source
+from dss_jax.data.seqio.registration import add_dss_tasks
 from dss_jax.data.seqio.seqio_vocabularies import (
   SeqioVocabulary,
   encode_text,
@@ -51,6 +51,5 @@ __all__ = [
   "encode_text",
   "from_seqio",
   "make_examples",
-  "tfrecord_source",
   "to_seqio",
 ]

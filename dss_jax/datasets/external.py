@@ -1,4 +1,4 @@
-"""The raw sets from TensorFlow Datasets and Hugging Face; TFRecord files.
+"""The raw sets from TensorFlow Datasets and Hugging Face.
 
 Both are optional, and neither has the teacher's completions: rationales are
 the human explanations, where the set has them. Entries become records exactly as
@@ -12,33 +12,24 @@ those of the released files do (see `raw_records.py`).
 
 CoS-E's validation data are the official code's test data. SVAMP's split there
 is another one than the official 800 / 200.
-
-TFRecord files of records hold one TFExample each: `id`, `input` and `label`
-(absent where there is none), the parallel lists `rationale_text`, `_label`,
-`_source`, `_weight` and `_status`, and the whole record as JSON in `record`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import os
 import pathlib
 import socket
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import raw_records
 from dss_jax.datasets.options import DataOptions
 from dss_jax.datasets.records import (
-  RATIONALE_FIELDS,
-  FieldMapping,
   Record,
-  json_lines,
 )
 
 
@@ -263,91 +254,3 @@ def _not_available(what: str, error: Exception) -> UserError:
     " copy on disk)",
     fields="DataOptions.data_dir",
   )
-
-
-# --- TFRecord files ----------------------------------------------------------
-
-
-@contextlib.contextmanager
-def open_tfrecord_writer(
-  path: str | os.PathLike[str],
-) -> Iterator[Callable[[Record], None]]:
-  """A function that writes one record to a file of TFExamples.
-
-  Raises:
-    UserError: if TensorFlow is not installed.
-  """
-  tf = _tensorflow()
-  with tf.io.TFRecordWriter(os.fspath(path)) as writer:
-    yield lambda record: writer.write(_tf_example(tf, record))
-
-
-def read_tfrecords(path: str | os.PathLike[str]) -> Iterator[Record]:
-  """The records of a file that `open_tfrecord_writer` wrote, one by one.
-
-  Raises:
-    UserError: if it is no such file, or TensorFlow is not installed.
-  """
-  tf = _tensorflow()
-  mapping = FieldMapping()
-  try:
-    for number, entry in enumerate(
-      tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator(), start=1
-    ):
-      yield _from_tf_example(tf, entry, mapping, f"{path}:{number}")
-  except tf.errors.OpError as error:
-    raise UserError(
-      f"{path}: not a readable TFRecord file: {str(error).splitlines()[0]}"
-    ) from None
-
-
-def _tensorflow() -> Any:
-  try:
-    import tensorflow as tf
-  except ImportError as error:
-    raise UserError(
-      f"TFRecord files need TensorFlow, which cannot be imported ({error});"
-      " write .jsonl, .parquet or .array_record instead",
-      fields="output",
-    ) from None
-  return tf
-
-
-def _tf_example(tf: Any, record: Record) -> bytes:
-  def texts(values: Iterable[str | None]) -> Any:
-    encoded = [(value or "").encode() for value in values]
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=encoded))
-
-  features = {
-    "id": texts([record.id]),
-    "input": texts([record.input]),
-    "record": tf.train.Feature(
-      bytes_list=tf.train.BytesList(value=[json_lines.dumps(record)])
-    ),
-  }
-  if record.label is not None:
-    features["label"] = texts([record.label])
-  for name in RATIONALE_FIELDS:
-    values = [getattr(rationale, name) for rationale in record.rationales]
-    features[f"rationale_{name}"] = (
-      tf.train.Feature(float_list=tf.train.FloatList(value=values))
-      if name == "weight"
-      else texts(values)
-    )
-  example = tf.train.Example(features=tf.train.Features(feature=features))
-  return example.SerializeToString(deterministic=True)
-
-
-def _from_tf_example(
-  tf: Any, serialized: bytes, mapping: FieldMapping, where: str
-) -> Record:
-  try:
-    example = tf.train.Example.FromString(serialized)
-    (text,) = example.features.feature["record"].bytes_list.value
-    entry = json_lines.as_mapping(strict_json.loads(text.decode("utf-8")))
-    return mapping.record(entry, default_id=where)
-  except UserError as error:
-    raise UserError(f"{where}: {error}") from None
-  # google.protobuf's DecodeError is no part of TensorFlow's interface.
-  except Exception:
-    raise UserError(f"{where}: no TFExample with a 'record'") from None

@@ -4,11 +4,8 @@
     for record in records:
       write(record)
 
-.jsonl, .parquet, .array_record, .csv and .tsv are read by
-`dss_jax.datasets.records`; .tfrecord is for SeqIO and other readers of
-TFExamples, and needs TensorFlow (`data.seqio.tfrecords.tfrecord_source`,
-`external.read_tfrecords`).
-Only .csv and .tsv are held in memory, and one row group of Parquet.
+The formats are those of `dss_jax.datasets.records`. Only .csv and .tsv are held
+in memory, and one row group of Parquet.
 """
 
 from __future__ import annotations
@@ -25,8 +22,7 @@ from dss_jax.datasets.records import Record
 PathLike = str | os.PathLike[str]
 Write = Callable[[Record], None]
 
-TFRECORD_SUFFIXES = (".tfrecord", ".tfrecords")
-SUFFIXES = (*records.SUFFIXES, *TFRECORD_SUFFIXES)
+SUFFIXES = records.SUFFIXES
 
 
 @contextlib.contextmanager
@@ -46,7 +42,7 @@ def open_writers(paths: Sequence[PathLike]) -> Iterator[Write]:
   """
   check_paths(paths)
   with contextlib.ExitStack() as stack:
-    writers = [stack.enter_context(_open(path)) for path in paths]
+    writers = [stack.enter_context(records.open_writer(path)) for path in paths]
 
     def write(record: Record):
       for writer in writers:
@@ -89,28 +85,3 @@ def write_records_to(
       write(record)
       count += 1
   return count
-
-
-def _open(path: PathLike) -> contextlib.AbstractContextManager[Write]:
-  if pathlib.Path(path).suffix.lower() not in TFRECORD_SUFFIXES:
-    return records.open_writer(path)
-  return _open_tfrecord(path)
-
-
-@contextlib.contextmanager
-def _open_tfrecord(path: PathLike) -> Iterator[Write]:
-  # Imported late: it needs TensorFlow.
-  from dss_jax.datasets import external
-
-  seen = records.SeenTexts()
-  with (
-    records.atomic_path(path) as temporary,
-    external.open_tfrecord_writer(temporary) as write_unchecked,
-  ):
-
-    def write(record: Record):
-      if seen.add(record.id) is not None:
-        raise UserError(f"{path}: id {record.id[:64]!r} appears twice")
-      write_unchecked(record)
-
-    yield write
