@@ -8,16 +8,16 @@ from __future__ import annotations
 import dataclasses
 
 from dss_jax.base.errors import UserError
-from dss_jax.datasets import arithmetic, record_folder, shipped_datasets, splits
+from dss_jax.datasets import arithmetic, record_files, shipped_datasets, splits
 from dss_jax.datasets.dataset_spec import (
   SPLITS,
   DatasetSpec,
-  RecordFiles,
   get,
   names,
   register,
 )
 from dss_jax.datasets.options import DATA_DIR_VARIABLE, DataOptions
+from dss_jax.datasets.record_files import RecordFiles
 from dss_jax.datasets.records import Record
 
 __all__ = [
@@ -89,7 +89,7 @@ def load_source_split(
   options = options or DataOptions()
   spec = get(name)
   if options.source == "records":
-    records = record_folder.load(name, split, options)
+    records = record_files.load_from_folder(name, split, options)
   elif split in spec.source_splits:
     records = spec.load(split, options)
   else:
@@ -109,7 +109,7 @@ def source_splits(spec: DatasetSpec, options: DataOptions) -> tuple[str, ...]:
     UserError: if the source is a folder of records that is not there.
   """
   if options.source == "records":
-    return record_folder.splits(spec.name, options)
+    return record_files.folder_splits(spec.name, options)
   return spec.source_splits
 
 

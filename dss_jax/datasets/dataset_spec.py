@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.options import DataOptions
-from dss_jax.datasets.records import Record, read_records
+from dss_jax.datasets.records import Record
 
 SPLITS = ("train", "validation", "test")
 
@@ -97,54 +96,3 @@ def get(name: str) -> DatasetSpec:
 def names() -> tuple[str, ...]:
   """The names of all registered datasets, in alphabetical order."""
   return tuple(sorted(_SPECS))
-
-
-@dataclasses.dataclass(frozen=True)
-class RecordFiles:
-  """Loads a dataset from files of records: the `load` of your own dataset.
-
-    register(DatasetSpec("mine", RecordFiles({"train": "train.jsonl"}),
-                         source_splits=("train",)))
-
-  Attributes:
-    paths: split -> file.
-    field_mapping: record field -> key of the files; see `dss_jax.datasets.records`.
-    skip_malformed: whether lines that cannot be used are left out, with their
-      number logged, instead of being an error.
-  """
-
-  paths: Mapping[str, str | os.PathLike[str]]
-  field_mapping: Mapping[str, str | Sequence[str]] | None = None
-  skip_malformed: bool = False
-
-  def __call__(self, split: str, options: DataOptions) -> list[Record]:
-    """Reads the file of `split`.
-
-    Raises:
-      UserError: if there is none, or it has lines that cannot be used.
-    """
-    del options  # nothing of it changes what a file of records says
-    if split not in self.paths:
-      raise UserError(
-        f"no file for split {split!r}; there are: {', '.join(self.paths)}"
-      )
-    path = self.paths[split]
-    records, problems = read_records(path, field_mapping=self.field_mapping)
-    if problems and not self.skip_malformed:
-      raise UserError(
-        f"{len(problems)} of {len(records) + len(problems)} lines of {path}"
-        f" cannot be used; the first: {problems[0]} (mend the file, or set"
-        " skip_malformed)"
-      )
-    if problems:
-      # Late: logging is needed on this path only.
-      import logging
-
-      logging.getLogger(__name__).warning(
-        "%d of %d lines of %s are left out; the first: %s",
-        len(problems),
-        len(records) + len(problems),
-        path,
-        problems[0],
-      )
-    return records

@@ -32,7 +32,7 @@ class DataOptions:
     source: where the raw examples come from. "release": the official files,
       with the teacher's completions. "tfds", "huggingface": those libraries'
       copies of the raw sets, with human rationales at most. "records": files
-      of records in `data_dir`, for any dataset; see `record_folder.py`.
+      of records in `data_dir`, for any dataset; see `record_files.py`.
     split_policy: "fixed" cuts a tenth of the training data off for validation
       first (where the dataset has no validation data of its own), then takes
       nested fractions of the rest. "official" takes the fraction first and

@@ -7,87 +7,23 @@ TensorFlow. `dss_jax.data.tasks.add_dss_tasks` does the same and registers
 them with SeqIO as well.
 """
 
-import dataclasses
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import task_names
-from dss_jax.datasets.records import Record
+from dss_jax.datasets import record_files
 
-# The data of one split: a file of records, the records, or what returns them.
-SplitSource = (
-  str | os.PathLike[str] | Iterable[Record] | Callable[[], Iterable[Record]]
-)
 # The data of a dataset: per split, or of the training split alone.
-Source = Mapping[str, SplitSource] | SplitSource
-
-
-@dataclasses.dataclass(frozen=True)
-class RecordSource:
-  """The `load` of a dataset made of records, callables and files.
-
-  Attributes:
-    by_split: split -> its data.
-    field_mapping: for files; record field -> key of the file.
-    skip_malformed: for files; whether malformed lines are left out and counted
-      in the log, instead of being an error.
-  """
-
-  by_split: Mapping[str, Any]
-  field_mapping: Mapping[str, Any] | None = None
-  skip_malformed: bool = False
-  # What iterables gave: they can be read only once.
-  _read: dict[str, list[Record]] = dataclasses.field(
-    default_factory=dict, compare=False, repr=False
-  )
-
-  def __call__(self, split: str, options: datasets.DataOptions) -> list[Record]:
-    """The records of a split.
-
-    Raises:
-      UserError: unreadable files, things that are no records, equal ids.
-    """
-    data: Any = self.by_split[split]
-    if isinstance(data, str | os.PathLike):
-      files = datasets.RecordFiles(
-        {split: data}, self.field_mapping, self.skip_malformed
-      )
-      return files(split, options)
-    if callable(data):
-      made: Any = data()
-      return _checked(made, split)
-    if split not in self._read:
-      self._read[split] = _checked(data, split)
-    return self._read[split]
-
-
-def _checked(records: Iterable[Record], split: str) -> list[Record]:
-  """The records as a list, each a Record with an id of its own."""
-  checked = list(records)
-  ids = set()
-  for position, record in enumerate(checked):
-    if not isinstance(record, Record):
-      raise UserError(
-        f"item {position} of split {split!r} is a {type(record).__name__};"
-        " a source gives dss_jax.datasets.records.Record objects."
-      )
-    if record.id in ids:
-      raise UserError(
-        f"two records of split {split!r} have the id {record.id!r}; ids must"
-        " be unique."
-      )
-    ids.add(record.id)
-  return checked
+Source = Mapping[str, record_files.SplitData] | record_files.SplitData
 
 
 def register_dataset(
   name: str,
   source: Source | datasets.DatasetSpec | None = None,
   *,
-  field_mapping: Mapping[str, str | Sequence[str]] | None = None,
+  field_mapping: Mapping[str, Any] | None = None,
   skip_malformed: bool = False,
   metrics: Sequence[str] = ("accuracy",),
   labels: Sequence[str] | None = None,
@@ -103,7 +39,8 @@ def register_dataset(
       that returns records; data that is not a mapping is the training split.
       Validation data is cut from training data where there is none. None for
       a dataset that dss_jax knows.
-    field_mapping: for files; record field -> key of the file.
+    field_mapping: for files; record field -> key of the file, or one such
+      mapping per split.
     skip_malformed: for files; leave out malformed lines instead of stopping.
     metrics: metrics of the label (see `dss_jax.datasets.metrics`); the first decides
       what is correct.
@@ -128,8 +65,8 @@ def register_dataset(
       by_split = {str(split): data for split, data in source.items()}
     spec = datasets.DatasetSpec(
       name=name,
-      load=RecordSource(
-        dict(by_split), field_mapping and dict(field_mapping), skip_malformed
+      load=datasets.RecordFiles(
+        by_split, field_mapping and dict(field_mapping), skip_malformed
       ),
       metrics=tuple(metrics),
       labels=None if labels is None else tuple(labels),

@@ -29,7 +29,7 @@ def add_dss_tasks(
   name: str,
   source: sources.Source | datasets.DatasetSpec | None = None,
   *,
-  field_mapping: Mapping[str, str | Sequence[str]] | None = None,
+  field_mapping: Mapping[str, Any] | None = None,
   skip_malformed: bool = False,
   metric_names: Sequence[str] = ("accuracy",),
   labels: Sequence[str] | None = None,
@@ -45,7 +45,8 @@ def add_dss_tasks(
     name: heads the registered names.
     source: None for a dataset that dss_jax knows; else files, records or
       callables, as `sources.register_dataset` takes them.
-    field_mapping: for files; record field -> key of the file.
+    field_mapping: for files; record field -> key of the file, or one such
+      mapping per split.
     skip_malformed: for files; leave out malformed lines instead of stopping.
     metric_names: metrics of the label; the first decides what is correct.
     labels: all labels there are, if that is known.

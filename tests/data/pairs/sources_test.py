@@ -88,6 +88,37 @@ def built_label():
   return LABEL
 
 
+def test_a_field_mapping_per_split(tmp_path):
+  train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+  train.write_text('{"question": "a", "answer": "x"}\n' * 1)
+  test.write_text('{"text": "b", "gold": "y", "answer": "kept"}\n')
+  mapping = {
+    "train": {"input": "question", "label": "answer"},
+    "test": {"input": "text", "label": "gold"},
+  }
+  files = {"train": train, "test": test, "validation": test}
+  sources.register_dataset("mine", files, field_mapping=mapping)
+  (record,) = datasets.load_split("mine", "train")
+  assert (record.input, record.label) == ("a", "x")
+  (record,) = datasets.load_split("mine", "test")
+  assert (record.input, record.label) == ("b", "y")
+  assert record.extra == {"answer": "kept"}
+  # A split without a mapping has the fields' own names.
+  with pytest.raises(UserError, match="1 of 1 lines"):
+    datasets.load_split("mine", "validation")
+
+
+@pytest.mark.parametrize("name", ["input", "dev"])
+def test_a_mapping_of_splits_and_fields_at_once_is_refused(tmp_path, name):
+  mapping: dict = {"train": {"input": "question"}, name: {"label": "answer"}}
+  if name == "input":
+    mapping[name] = "question"
+  sources.register_dataset("mine", tmp_path / "x", field_mapping=mapping)
+  with pytest.raises(UserError, match=f"'train', '{name}'; it must") as raised:
+    count("mine", "train")
+  assert raised.value.fields == ("field_mapping",)
+
+
 def test_malformed_lines_stop_or_are_left_out(tmp_path):
   path = tmp_path / "bad.jsonl"
   path.write_text('{"input": "a", "label": "b"}\nnot json\n' * 3)
