@@ -110,7 +110,7 @@ def measure(
     )
     start = time.perf_counter()
     fresh = PackedBatches(example_set, shape, seed=repeats + seed)
-    with Prefetcher(fresh, stop=steps) as prefetcher:
+    with Prefetcher(fresh.__getitem__, stop=steps) as prefetcher:
       for _ in prefetcher:
         pass
     prefetched.append(time.perf_counter() - start)

@@ -22,8 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dss_jax.base.errors import UserError
-from dss_jax.data.feeding.batches import PackedBatches, row_range
-from dss_jax.data.packing import packed_features
+from dss_jax.data.feeding.batches import Batches, PackedBatches
 from dss_jax.data.packing.packed_features import FEATURES
 from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.data.tokens import array_folders
@@ -112,7 +111,7 @@ class _Header(NamedTuple):
   shard_steps: int
 
 
-class BatchFiles:
+class BatchFiles(Batches):
   """Batches from a folder; `batches[step]` for any step in `steps`.
 
   Attributes:
@@ -168,7 +167,7 @@ class BatchFiles:
           f"{folder} holds batches of {name} {found!r}, expected"
           f" {expected!r}: write them again, or change the run to match"
         )
-    self.shape = header.shape
+    super().__init__(header.shape, row_slice)
     self.fingerprint = header.fingerprint
     self.task_name = header.task_name
     self.split = header.split
@@ -177,20 +176,14 @@ class BatchFiles:
     self.vocabulary = header.vocabulary
     self.subtask_names = header.subtasks
     self.steps = header.steps
-    self.feature_specs = packed_features.feature_specs(
-      header.shape.rows,
-      header.shape.encoder_length,
-      header.shape.decoder_length,
-    )
     self._shard_steps = header.shard_steps
-    self._rows = slice(*row_range(row_slice, header.shape.rows))
     self._verified: set[str] = set()
     self._shard = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
 
   def __len__(self) -> int:
     return len(self.steps)
 
-  def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+  def __getitem__(self, step: int, /) -> dict[str, np.ndarray]:
     """This host's rows of batch `step`: name -> [rows, length].
 
     Raises:
@@ -204,9 +197,10 @@ class BatchFiles:
         fields="TrainConfig.total_steps",
       )
     shard, place = divmod(step - self.steps.start, self._shard_steps)
-    arrays = self._shard(shard)
+    rows = slice(self._first_row, self._last_row)
     return {
-      name: np.array(array[place, self._rows]) for name, array in arrays.items()
+      name: np.array(array[place, rows])
+      for name, array in self._shard(shard).items()
     }
 
   def _open_shard(self, shard: int) -> dict[str, np.ndarray]:

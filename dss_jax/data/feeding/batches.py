@@ -1,4 +1,4 @@
-"""Training batches: any step's, in any order, from an ExampleSet and a shape.
+"""Batches: any step's, in any order; here those of an ExampleSet and a shape.
 
     batches = PackedBatches(example_set, shape, seed=0)
     batch = batches[1000]           # dict of [rows, length] arrays
@@ -11,9 +11,10 @@ planned by all of them alike.
 
 from __future__ import annotations
 
+import abc
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,13 +22,131 @@ from dss_jax.data.packing import packed_features, packing_plans
 from dss_jax.data.packing.packed_features import FeatureSpec, Layout
 from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.data.sampling import Sampler
-from dss_jax.data.tokens.token_arrays import ExampleSet
+from dss_jax.data.tokens.token_arrays import ExampleSet, TokenArrays
 
 # Steps in order need one window; neighbours read ahead or behind need two.
 _CACHED_WINDOWS = 3
 
 
-class PackedBatches:
+class Batches(abc.ABC):
+  """Batches of one shape; `batches[step]` is this host's rows of one.
+
+  Attributes:
+    shape: the global batch.
+    feature_specs: name -> shape and dtype of the global batch's features.
+  """
+
+  def __init__(self, shape: BatchShape, row_slice: slice):
+    """`row_slice`: the rows of the global batch to give (of this host)."""
+    self.shape = shape
+    self.feature_specs: dict[str, FeatureSpec] = packed_features.feature_specs(
+      shape.rows, shape.encoder_length, shape.decoder_length
+    )
+    self._first_row, self._last_row = row_range(row_slice, shape.rows)
+
+  @abc.abstractmethod
+  def __getitem__(self, step: int, /) -> dict[str, np.ndarray]:
+    """This host's rows of batch `step`: name -> [rows, length]."""
+
+  def _fill(
+    self, arrays: Sequence[TokenArrays], layout: Layout, batch: int
+  ) -> dict[str, np.ndarray]:
+    """This host's rows of the batch of that number in a layout."""
+    start = batch * self.shape.rows
+    return packed_features.fill(
+      arrays,
+      layout.rows(start + self._first_row, start + self._last_row),
+      rows=self._last_row - self._first_row,
+      encoder_length=self.shape.encoder_length,
+      decoder_length=self.shape.decoder_length,
+    )
+
+
+class Window(NamedTuple):
+  """Some consecutive batches, packed together.
+
+  Attributes:
+    arrays: the tokens of the examples, by sub-task.
+    layout: where the examples lie in the rows of all its batches.
+    plan: how they came there.
+  """
+
+  arrays: Sequence[TokenArrays]
+  layout: Layout
+  plan: packing_plans.PackingPlan
+
+
+class WindowedBatches(Batches):
+  """Batches without end that are packed a window of them at a time."""
+
+  def __init__(
+    self,
+    shape: BatchShape,
+    row_slice: slice,
+    units: int,
+    subtask_names: Sequence[str],
+  ):
+    """Sets the size of a window.
+
+    Args:
+      shape: the global batch.
+      row_slice: the rows of the global batch to build (of this host).
+      units: of the stream of examples, for one batch; see `sampling`.
+      subtask_names: in the order of a window's arrays.
+    """
+    super().__init__(shape, row_slice)
+    self._units = units
+    self._subtask_names = subtask_names
+    self._window_batches = (
+      packing_plans.window_batches(units) if shape.pack else 1
+    )
+    self._window = functools.lru_cache(maxsize=_CACHED_WINDOWS)(
+      self._plan_window
+    )
+
+  @abc.abstractmethod
+  def _plan_window(self, number: int) -> Window:
+    """Packs window `number`: its batches follow those of the one before."""
+
+  def __getitem__(self, step: int, /) -> dict[str, np.ndarray]:
+    window, batch = self._find(step)
+    return self._fill(window.arrays, window.layout, batch)
+
+  def _find(self, step: int) -> tuple[Window, int]:
+    """The window of a step, and the step's place in it."""
+    if step < 0:
+      raise IndexError(f"step {step}: steps count from 0")
+    number, batch = divmod(step, self._window_batches)
+    return self._window(number), batch
+
+  def packing_statistics(self, step: int) -> dict[str, Any]:
+    """Counts of the global batch `step`.
+
+    Returns:
+      examples, examples_by_subtask (name -> count), encoder_tokens,
+      decoder_tokens (without padding), slots, padding (the fraction of slots
+      that is padding), and of the batch's window: moved (units that were put
+      out of order into another batch's free space) and repacked.
+    """
+    window, batch = self._find(step)
+    shape, names = self.shape, self._subtask_names
+    layout = window.layout.rows(batch * shape.rows, (batch + 1) * shape.rows)
+    encoder_tokens = int(layout.input_length.sum())
+    decoder_tokens = int(layout.target_length.sum())
+    counts = np.bincount(layout.subtask, minlength=len(names))
+    return {
+      "examples": len(layout),
+      "examples_by_subtask": dict(zip(names, counts.tolist(), strict=True)),
+      "encoder_tokens": encoder_tokens,
+      "decoder_tokens": decoder_tokens,
+      "slots": shape.slots,
+      "padding": 1 - (encoder_tokens + decoder_tokens) / shape.slots,
+      "moved": window.plan.moved,
+      "repacked": window.plan.repacked,
+    }
+
+
+class PackedBatches(WindowedBatches):
   """The batches of an example set; `batches[step]` for any step >= 0.
 
   Safe to use from several threads.
@@ -54,61 +173,19 @@ class PackedBatches:
         longer than a row, else when a batch is built).
     """
     self.example_set = example_set
-    self.shape = shape
     self.seed = seed
-    self.feature_specs: dict[str, FeatureSpec] = packed_features.feature_specs(
-      shape.rows, shape.encoder_length, shape.decoder_length
-    )
-    self._first_row, self._last_row = row_range(row_slice, shape.rows)
     self._sampler = Sampler(example_set, seed=seed)
-    self._units = self._sampler.units_per_batch(shape.records_per_batch)
-    self._window_batches = (
-      packing_plans.window_batches(self._units) if shape.pack else 1
+    super().__init__(
+      shape,
+      row_slice,
+      self._sampler.units_per_batch(shape.records_per_batch),
+      [subtask.name for subtask in example_set.subtasks],
     )
     packing_plans.check_example_set(example_set, shape)
-    self._window = functools.lru_cache(maxsize=_CACHED_WINDOWS)(
-      self._plan_window
-    )
 
-  def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-    """This host's rows of batch `step`: name -> [rows, length]."""
-    return packed_features.fill(
-      self.example_set.subtasks,
-      self._layout(step, self._first_row, self._last_row),
-      rows=self._last_row - self._first_row,
-      encoder_length=self.shape.encoder_length,
-      decoder_length=self.shape.decoder_length,
-    )
-
-  def packing_statistics(self, step: int) -> dict[str, Any]:
-    """Counts of the global batch `step`.
-
-    Returns:
-      examples, examples_by_subtask (name -> count), encoder_tokens,
-      decoder_tokens (without padding), slots, padding (the fraction of slots
-      that is padding), and of the batch's window: moved (units that were put
-      out of order into another batch's free space) and repacked.
-    """
-    layout = self._layout(step, 0, self.shape.rows)
-    _, plan = self._window(step // self._window_batches)
-    names = [subtask.name for subtask in self.example_set.subtasks]
-    return statistics_of(layout, plan, names, self.shape)
-
-  def _layout(self, step: int, first_row: int, last_row: int) -> Layout:
-    """Where the examples of some rows of a batch lie."""
-    if step < 0:
-      raise IndexError(f"step {step}: steps count from 0")
-    window, batch = divmod(step, self._window_batches)
-    layout, _ = self._window(window)
-    start = batch * self.shape.rows
-    return layout.rows(start + first_row, start + last_row)
-
-  def _plan_window(
-    self, window: int
-  ) -> tuple[Layout, packing_plans.PackingPlan]:
-    """Where all examples of a window lie."""
-    num_units = self._units * self._window_batches
-    units = self._sampler.units(window * num_units, (window + 1) * num_units)
+  def _plan_window(self, number: int) -> Window:
+    size = self._units * self._window_batches
+    units = self._sampler.units(number * size, (number + 1) * size)
     lengths = packing_plans.lengths(self.example_set, units)
     if self.shape.pack:
       plan = packing_plans.plan_window(
@@ -119,38 +196,7 @@ class PackedBatches:
     layout = Layout.of(
       units.subtask, units.example, plan.row, plan.rank, *lengths
     )
-    return layout, plan
-
-
-def statistics_of(
-  layout: Layout,
-  plan: packing_plans.PackingPlan,
-  subtask_names: Sequence[str],
-  shape: BatchShape,
-) -> dict[str, Any]:
-  """The counts of `PackedBatches.packing_statistics`.
-
-  Args:
-    layout: of all rows of one batch.
-    plan: of the batch's window.
-    subtask_names: in the order of the layout's sub-tasks.
-    shape: of the batch.
-  """
-  encoder_tokens = int(layout.input_length.sum())
-  decoder_tokens = int(layout.target_length.sum())
-  counts = np.bincount(layout.subtask, minlength=len(subtask_names))
-  return {
-    "examples": len(layout),
-    "examples_by_subtask": dict(
-      zip(subtask_names, counts.tolist(), strict=True)
-    ),
-    "encoder_tokens": encoder_tokens,
-    "decoder_tokens": decoder_tokens,
-    "slots": shape.slots,
-    "padding": 1 - (encoder_tokens + decoder_tokens) / shape.slots,
-    "moved": plan.moved,
-    "repacked": plan.repacked,
-  }
+    return Window(self.example_set.subtasks, layout, plan)
 
 
 def row_range(row_slice: slice, rows: int) -> tuple[int, int]:

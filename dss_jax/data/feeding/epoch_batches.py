@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from dss_jax.data.feeding.batches import row_range
-from dss_jax.data.packing import packed_features, packing_plans
-from dss_jax.data.packing.packed_features import FeatureSpec, Layout
+from dss_jax.data.feeding.batches import Batches
+from dss_jax.data.packing import packing_plans
+from dss_jax.data.packing.packed_features import Layout
 from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.data.packing.row_filling import Items, Window
 from dss_jax.data.tokens.token_arrays import ExampleSet
@@ -15,7 +15,7 @@ from dss_jax.data.tokens.token_arrays import ExampleSet
 _CHUNK = 8192
 
 
-class EpochBatches:
+class EpochBatches(Batches):
   """All examples of a set, each exactly once, packed; `len()` batches.
 
   Of the training batch's shape if that is given, so nothing new is compiled.
@@ -40,29 +40,17 @@ class EpochBatches:
     Raises:
       UserError: an example is longer than a row.
     """
+    super().__init__(shape, row_slice)
     self.example_set = example_set
-    self.shape = shape
-    self.feature_specs: dict[str, FeatureSpec] = packed_features.feature_specs(
-      shape.rows, shape.encoder_length, shape.decoder_length
-    )
-    self._first_row, self._last_row = row_range(row_slice, shape.rows)
     self._layout, self._num_batches = self._plan()
 
   def __len__(self) -> int:
     return self._num_batches
 
-  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    """This host's rows of a batch: name -> [rows, length]."""
-    if not 0 <= index < self._num_batches:
-      raise IndexError(f"batch {index} of {self._num_batches}")
-    start = index * self.shape.rows
-    return packed_features.fill(
-      self.example_set.subtasks,
-      self._layout.rows(start + self._first_row, start + self._last_row),
-      rows=self._last_row - self._first_row,
-      encoder_length=self.shape.encoder_length,
-      decoder_length=self.shape.decoder_length,
-    )
+  def __getitem__(self, step: int, /) -> dict[str, np.ndarray]:
+    if not 0 <= step < self._num_batches:
+      raise IndexError(f"batch {step} of {self._num_batches}")
+    return self._fill(self.example_set.subtasks, self._layout, step)
 
   def _plan(self) -> tuple[Layout, int]:
     subtasks = self.example_set.subtasks
@@ -83,7 +71,7 @@ class EpochBatches:
     for start in range(0, len(mixed), _CHUNK):
       chunk = mixed[start : start + _CHUNK]
       if self.shape.pack:
-        window, batches = self._fill(inputs[chunk], targets[chunk])
+        window, batches = self._pack(inputs[chunk], targets[chunk])
         row[chunk], rank[chunk] = window.row, window.rank
       else:
         row[chunk] = np.arange(len(chunk))
@@ -93,7 +81,7 @@ class EpochBatches:
     layout = Layout.of(subtask, example, row, rank, inputs, targets)
     return layout, num_batches
 
-  def _fill(
+  def _pack(
     self, inputs: np.ndarray, targets: np.ndarray
   ) -> tuple[Window, int]:
     """The examples in as few batches as the packer needs."""

@@ -5,21 +5,15 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 _POLL_SECONDS = 0.1
-
-
-class Batches(Protocol):
-  """Anything indexed by step: `PackedBatches`, `BatchFiles`."""
-
-  def __getitem__(self, step: int, /) -> Any: ...
 
 
 class Prefetcher:
   """Iterates over (step, batch) from `start` on, a few batches ahead.
 
-      with Prefetcher(batches, start=step, stop=train_steps) as prefetched:
+      with Prefetcher(build, start=step, stop=train_steps) as prefetched:
         for step, batch in prefetched:
           ...
 
@@ -30,22 +24,19 @@ class Prefetcher:
 
   def __init__(
     self,
-    batches: Batches,
+    build: Callable[[int], Any],
     start: int = 0,
     stop: int | None = None,
     *,
     size: int = 2,
-    transform: Callable[[Any], Any] | None = None,
   ):
     """Starts the thread.
 
     Args:
-      batches: what to read.
+      build: step -> its batch; called in the thread.
       start: the first step.
       stop: one past the last step; None for no end.
       size: finished batches that may wait, at least 1.
-      transform: applied to each batch in the thread, such as moving it to the
-        devices.
     """
     if size < 1:
       raise ValueError(f"size is {size}; at least 1 batch must wait")
@@ -55,7 +46,7 @@ class Prefetcher:
     self._finished = False
     self._thread = threading.Thread(
       target=self._work,
-      args=(batches, start, stop, transform),
+      args=(build, start, stop),
       name="dss_jax-prefetch",
       daemon=True,
     )
@@ -97,17 +88,13 @@ class Prefetcher:
 
   def _work(
     self,
-    batches: Batches,
+    build: Callable[[int], Any],
     step: int,
     stop: int | None,
-    transform: Callable[[Any], Any] | None,
   ) -> None:
     try:
       while (stop is None or step < stop) and not self._closed.is_set():
-        batch = batches[step]
-        if transform is not None:
-          batch = transform(batch)
-        if not self._put((step, batch, None)):
+        if not self._put((step, build(step), None)):
           return
         step += 1
       self._put(None)

@@ -10,20 +10,17 @@ skipped. Every host reads the whole stream and builds its own rows.
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from dss_jax.base.errors import UserError
-from dss_jax.data.feeding.batches import row_range, statistics_of
-from dss_jax.data.packing import packed_features, packing_plans
-from dss_jax.data.packing.packed_features import FeatureSpec, Layout
+from dss_jax.data.feeding.batches import Window, WindowedBatches
+from dss_jax.data.packing import packing_plans
+from dss_jax.data.packing.packed_features import Layout
 from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.data.tokens.example_stream import Stream, StreamExample
 from dss_jax.data.tokens.token_arrays import ExampleSet, TokenArrays
-
-# The loop reads a step, reporting the one before; two windows serve both.
-_CACHED_WINDOWS = 2
 
 
 def sample(stream: Stream, num_examples: int) -> ExampleSet:
@@ -68,13 +65,7 @@ def _arrays(
   return tuple(arrays), subtask, place
 
 
-class _Window(NamedTuple):
-  arrays: tuple[TokenArrays, ...]
-  layout: Layout
-  plan: packing_plans.PackingPlan
-
-
-class StreamingBatches:
+class StreamingBatches(WindowedBatches):
   """The batches of a stream; `batches[step]`, cheapest in order.
 
   Not safe to use from several threads at once.
@@ -93,55 +84,14 @@ class StreamingBatches:
     *,
     row_slice: slice = slice(None),
   ):
+    """`row_slice`: the rows of the global batch to build (of this host)."""
     self.stream = stream
-    self.shape = shape
-    self.feature_specs: dict[str, FeatureSpec] = packed_features.feature_specs(
-      shape.rows, shape.encoder_length, shape.decoder_length
-    )
-    self._first_row, self._last_row = row_range(row_slice, shape.rows)
-    self._units = shape.records_per_batch * sum(
-      rate > 0 for rate in stream.rates
-    )
-    self._window_batches = (
-      packing_plans.window_batches(self._units) if shape.pack else 1
-    )
-    self._windows: dict[int, _Window] = {}
+    units = shape.records_per_batch * sum(rate > 0 for rate in stream.rates)
+    super().__init__(shape, row_slice, units, stream.subtask_names)
     self._examples: Iterator[StreamExample] = iter(())
     self._next_window = -1
 
-  def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-    """This host's rows of batch `step`: name -> [rows, length]."""
-    window, layout = self._layout(step, self._first_row, self._last_row)
-    return packed_features.fill(
-      window.arrays,
-      layout,
-      rows=self._last_row - self._first_row,
-      encoder_length=self.shape.encoder_length,
-      decoder_length=self.shape.decoder_length,
-    )
-
-  def packing_statistics(self, step: int) -> dict[str, Any]:
-    """Counts of the global batch `step`; see `PackedBatches`."""
-    window, layout = self._layout(step, 0, self.shape.rows)
-    return statistics_of(
-      layout, window.plan, self.stream.subtask_names, self.shape
-    )
-
-  def _layout(
-    self, step: int, first_row: int, last_row: int
-  ) -> tuple[_Window, Layout]:
-    if step < 0:
-      raise IndexError(f"step {step}: steps count from 0")
-    number, batch = divmod(step, self._window_batches)
-    if number not in self._windows:
-      while len(self._windows) >= _CACHED_WINDOWS:
-        del self._windows[max(self._windows, key=lambda n: abs(n - number))]
-      self._windows[number] = self._read_window(number)
-    window = self._windows[number]
-    start = batch * self.shape.rows
-    return window, window.layout.rows(start + first_row, start + last_row)
-
-  def _read_window(self, number: int) -> _Window:
+  def _plan_window(self, number: int) -> Window:
     """Reads and packs one window of examples."""
     size = self._units * self._window_batches
     if number != self._next_window:
@@ -170,4 +120,4 @@ class StreamingBatches:
       )
       plan = packing_plans.plan_unpacked(size, self.shape)
     layout = Layout.of(subtask, place, plan.row, plan.rank, inputs, targets)
-    return _Window(arrays, layout, plan)
+    return Window(arrays, layout, plan)

@@ -5,38 +5,22 @@ All three are read by step: `data.batches[step]` is this host's rows.
 
 from __future__ import annotations
 
-import contextvars
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
-
-import numpy as np
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data import pipeline
 from dss_jax.data.feeding import batch_files, batches, prefetching, streaming
-from dss_jax.data.packing import batch_shapes, packed_features, packing_plans
+from dss_jax.data.packing import batch_shapes, packing_plans
 from dss_jax.data.pairs import task_names, task_options
 from dss_jax.data.tokens import token_arrays
-from dss_jax.data.tokens.example_stream import StreamExample
 
 # Examples of a stream that the shape of its batches is chosen by.
 _SAMPLE = 4096
 # The share of positions from which on it is worth a hint.
 _MUCH_PADDING = 0.15
-
-
-class Batches(Protocol):
-  """Batches by step, and their shape over all hosts."""
-
-  @property
-  def shape(self) -> packing_plans.BatchShape: ...
-
-  @property
-  def feature_specs(self) -> Mapping[str, packed_features.FeatureSpec]: ...
-
-  def __getitem__(self, step: int, /) -> dict[str, np.ndarray]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +39,7 @@ class TrainingData:
   fingerprint: str
   subtask_names: tuple[str, ...]
   num_records: int | None
-  batches: Batches
+  batches: batches.Batches
 
   @property
   def shape(self) -> packing_plans.BatchShape:
@@ -104,7 +88,7 @@ class TrainingData:
   ) -> prefetching.Prefetcher:
     """Iterates over (step, batch), built and transformed in a thread."""
     return prefetching.Prefetcher(
-      self.batches, start, stop, transform=transform
+      lambda step: transform(self.batches[step]), start, stop
     )
 
 
@@ -142,17 +126,8 @@ def load(
     )
 
   if config.streaming:
-    stream = _Stream.of(config, vocabulary, seed)
-    sample = streaming.sample(stream, _SAMPLE)
-    shape = _shape(config, sample, rows_multiple_of, earlier_shape)
-    return TrainingData(
-      stream.name,
-      stream.fingerprint,
-      stream.subtask_names,
-      None,
-      streaming.StreamingBatches(
-        stream, shape, row_slice=rows_of_process(shape.rows)
-      ),
+    return _streamed(
+      config, vocabulary, seed, rows_multiple_of, rows_of_process, earlier_shape
     )
   packed = load_packed(
     config,
@@ -317,49 +292,31 @@ def _from_files(
 # --- streamed ------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class _Stream:
-  """A stream whose Tasks read one configuration, whichever thread reads it."""
+def _streamed(
+  config: pipeline.DatasetConfig,
+  vocabulary: vocabularies.Vocabulary,
+  seed: int,
+  rows_multiple_of: int,
+  rows_of_process: Callable[[int], slice],
+  earlier_shape: Mapping[str, Any] | None,
+) -> TrainingData:
+  """Batches of the stream of a SeqIO Task or Mixture."""
+  name = config.mixture_or_task_name
+  pipeline.check_seqio_is_known(name)
+  from dss_jax.data import seqio as seqio_data
 
-  name: str
-  split: str
-  subtask_names: tuple[str, ...]
-  rates: tuple[float, ...]
-  fingerprint: str
-  vocabulary: vocabularies.Vocabulary
-  opener: Callable[[int], Iterator[StreamExample]]
-  context: contextvars.Context
-
-  @classmethod
-  def of(
-    cls,
-    config: pipeline.DatasetConfig,
-    vocabulary: vocabularies.Vocabulary,
-    seed: int,
-  ) -> _Stream:
-    """The stream of a configuration's SeqIO Task or Mixture."""
-    name = config.mixture_or_task_name
-    pipeline.check_seqio_is_known(name)
-    from dss_jax.data import seqio as seqio_data
-
-    with task_options.using(pipeline.task_options_of(config, vocabulary)):
-      stream = seqio_data.ExampleStream(
-        name, config.split, seed, config.feature_lengths(), config.use_cached
-      )
-      pipeline.check_same_vocabulary(name, stream.vocabulary.name, vocabulary)
-      return cls(
-        name=name,
-        split=config.split,
-        subtask_names=stream.subtask_names,
-        rates=stream.rates,
-        fingerprint=stream.fingerprint,
-        vocabulary=vocabulary,
-        opener=stream.open,
-        context=contextvars.copy_context(),
-      )
-
-  def open(self, skip: int = 0) -> Iterator[StreamExample]:
-    """The examples from number `skip` on."""
-    found = self.context.run(self.opener, skip)
-    while (example := self.context.run(next, found, None)) is not None:
-      yield example
+  with task_options.using(pipeline.task_options_of(config, vocabulary)):
+    stream = seqio_data.ExampleStream(
+      name, config.split, seed, config.feature_lengths(), config.use_cached
+    )
+    pipeline.check_same_vocabulary(name, stream.vocabulary.name, vocabulary)
+    sample = streaming.sample(stream, _SAMPLE)
+    shape = _shape(config, sample, rows_multiple_of, earlier_shape)
+    rows = rows_of_process(shape.rows)
+    return TrainingData(
+      stream.name,
+      stream.fingerprint,
+      stream.subtask_names,
+      None,
+      streaming.StreamingBatches(stream, shape, row_slice=rows),
+    )

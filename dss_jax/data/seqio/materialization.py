@@ -1,5 +1,6 @@
 """A Task or Mixture as token arrays on disk, or as an endless stream."""
 
+import contextvars
 import dataclasses
 import functools
 import hashlib
@@ -140,6 +141,10 @@ class ExampleStream:
   seed: int
   feature_lengths: Mapping[str, int] | None = None
   use_cached: bool = False
+  # The options in force here, for reading in whatever thread.
+  _context: contextvars.Context = dataclasses.field(
+    default_factory=contextvars.copy_context, compare=False, repr=False
+  )
 
   @functools.cached_property
   def _provider(self) -> Provider:
@@ -179,6 +184,11 @@ class ExampleStream:
 
   def open(self, skip: int = 0) -> Iterator[StreamExample]:
     """The stream from its example number `skip` on."""
+    found = self._context.run(self._open, skip)
+    while (example := self._context.run(next, found, None)) is not None:
+      yield example
+
+  def _open(self, skip: int) -> Iterator[StreamExample]:
     lengths = tokenization.check_feature_lengths(self.feature_lengths)
     datasets = []
     for index, leaf in enumerate(self._provider.leaves):

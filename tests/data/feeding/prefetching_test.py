@@ -21,7 +21,7 @@ class _Squares:
     with self._asking:
       return self._asking.wait_for(lambda: step in self.asked, timeout=60)
 
-  def __getitem__(self, step):
+  def __call__(self, step):
     with self._asking:
       self.asked.append(step)
       self._asking.notify_all()
@@ -58,14 +58,14 @@ def test_reads_only_a_few_ahead():
   assert _threads() == []
 
 
-def test_transform_runs_in_the_thread():
+def test_batches_are_built_in_the_thread():
   names = set()
 
-  def transform(batch):
+  def build(step):
     names.add(threading.current_thread().name)
-    return -batch
+    return -step * step
 
-  with Prefetcher(_Squares(), 1, 3, transform=transform) as prefetched:
+  with Prefetcher(build, 1, 3) as prefetched:
     assert list(prefetched) == [(1, -1), (2, -4)]
   assert names == {"dss_jax-prefetch"}
 
@@ -94,12 +94,11 @@ def test_leaving_early_ends_the_thread():
 def test_closing_releases_a_waiting_reader():
   release = threading.Event()
 
-  class Slow:
-    def __getitem__(self, step):
-      release.wait(5)
-      return step
+  def slow(step):
+    release.wait(5)
+    return step
 
-  prefetched = Prefetcher(Slow())
+  prefetched = Prefetcher(slow)
   found = []
   reader = threading.Thread(target=lambda: found.extend(prefetched))
   reader.start()
