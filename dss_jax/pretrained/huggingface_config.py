@@ -6,9 +6,10 @@ switch says what, and that changed with version 5 of the library:
 * Output projection. T5 1.0 projects onto the embedding table, after scaling
   the decoder's output by 1/sqrt(d_model); all others have a projection of
   their own and scale nothing. Whether it is tied is seen from the weights.
-  Whether it scales, version 4 decides by `tie_word_embeddings`. In version 5
-  `scale_decoder_outputs` decides where it is given (T5, UMT5), and mT5 never
-  scales.
+  Whether it scales is what the version of the library does that wrote the
+  file. T5, UMT5: `scale_decoder_outputs` where it is given (version 5), else
+  unless `tie_word_embeddings` is false. mT5: version 4 scales where
+  `tie_word_embeddings` is true, and version 5 never does.
 * Activation: `feed_forward_proj`, overruled by `dense_act_fn` where given.
   `gated-gelu` is GELU's tanh approximation; `gelu` alone is the exact one.
 * UMT5 has a relative position bias in every layer, the others one a stack.
@@ -136,13 +137,10 @@ def _scales_outputs(
   content: Mapping[str, Any], model_type: str, path: pathlib.Path
 ) -> bool:
   """Whether the decoder's output is scaled before it is projected."""
-  tied = _flag(content, "tie_word_embeddings", path, model_type == "t5")
+  tied = _flag(content, "tie_word_embeddings", path, model_type != "mt5")
   if model_type != "mt5":
     return _flag(content, "scale_decoder_outputs", path, tied)
-  version = str(content.get("transformers_version") or "4")
-  major, _, _ = version[:9].partition(".")
-  recent = major.isdecimal() and int(major) >= 5
-  return tied and not recent
+  return tied and str(content.get("transformers_version")).startswith("4.")
 
 
 def _flag(

@@ -143,6 +143,9 @@ def test_output_projection(tmp_path, folders, head, changes, tied, scale):
   [
     ({"tie_word_embeddings": False}, False),
     ({"tie_word_embeddings": True}, True),
+    # Version 4 leaves out what is its default, which for UMT5 is true.
+    ({"tie_word_embeddings": None}, True),
+    ({"tie_word_embeddings": True, "scale_decoder_outputs": False}, False),
     # As transformers 5.24 writes a UMT5 whose projection was untied.
     ({"tie_word_embeddings": False, "scale_decoder_outputs": True}, True),
   ],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 
 import jax
@@ -166,3 +167,71 @@ def test_long_rows_of_a_bias_in_each_layer(recipe, tmp_path):
     student = EncoderDecoderModel(config)
     logits = _jit(student.apply)(opened.load(student), batch)
     np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+_KINDS = {
+  "t5_1_0": {"model_type": "t5", "feed_forward_proj": "relu"},
+  "t5_1_1": {"model_type": "t5", "feed_forward_proj": "gated-gelu"},
+  "mt5": {"model_type": "mt5"},
+  "umt5": {"model_type": "umt5"},
+}
+_ABSENT = object()
+
+
+@pytest.mark.parametrize("has_head", [True, False])
+@pytest.mark.parametrize("kind", _KINDS)
+def test_scaling_is_what_the_library_does(tmp_path, folders, kind, has_head):
+  """Logits, whatever a configuration says of tying, scaling and its writer."""
+  config = dataclasses.replace(
+    folders.CONFIG,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    relpos_bias_per_layer=kind == "umt5",
+    mlp_activations=("relu",) if kind == "t5_1_0" else ("gelu", "linear"),
+  )
+  weights = folders.random_weights(config)
+  if not has_head:
+    del weights["lm_head.weight"]
+  folder = folders.write(tmp_path / "x", weights, config)
+  content = json.loads((folder / "config.json").read_text()) | _KINDS[kind]
+  encoder = np.array([[5, 9, 200, 1, 0], [7, 7, 1, 0, 0]], np.int32)
+  decoder = np.array([[0, 31, 8], [0, 12, 99]], np.int32)
+  batch = {"encoder_input_tokens": encoder, "decoder_input_tokens": decoder}
+  apply = {}
+  for tie, scale, version in itertools.product(
+    (_ABSENT, True, False),
+    (_ABSENT, True, False),
+    ("4.57.6", "5.24.0", _ABSENT),
+  ):
+    if version == "4.57.6" and (
+      # Version 4 has one table wherever it ties, and knows no other key.
+      scale is not _ABSENT or (has_head and tie is not False)
+    ):
+      continue
+    keys = {
+      "tie_word_embeddings": tie,
+      "scale_decoder_outputs": scale,
+      "transformers_version": version,
+    }
+    for key, value in keys.items():
+      content.pop(key, None)
+      if value is not _ABSENT:
+        content[key] = value
+    (folder / "config.json").write_text(json.dumps(content))
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+      expected = model(
+        input_ids=torch.from_numpy(encoder).long(),
+        attention_mask=torch.from_numpy((encoder > 0).astype(np.int64)),
+        decoder_input_ids=torch.from_numpy(decoder).long(),
+      ).logits.numpy()
+    if kind == "mt5" and version == "4.57.6" and tie is True:
+      # Seen with 4.57.6; version 5 never scales an mT5.
+      expected = expected * config.emb_dim**-0.5
+    opened = open_pretrained(str(folder))
+    student = EncoderDecoderModel(opened.config)
+    if opened.config not in apply:
+      apply[opened.config] = _jit(student.apply)
+    logits = apply[opened.config](opened.load(student), batch)
+    np.testing.assert_allclose(logits, expected, atol=1e-4, err_msg=str(keys))
+  assert apply

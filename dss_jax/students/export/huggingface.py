@@ -81,18 +81,11 @@ def model_config(student: Student) -> dict[str, Any]:
     UserError: for a student that transformers' T5 cannot represent.
   """
   config = student.model.config
-  if config.relpos_bias_per_layer:
-    # Its UMT5 can, but version 5 scales the outputs of every model and version
-    # 4 only those with tied tables, so that no folder would suit both.
-    raise UserError(
-      "relpos_bias_per_layer is True (UMT5); transformers' T5 has one bias for"
-      " all layers: export to t5x or stablehlo",
-      fields=("T5Config.relpos_bias_per_layer", "format"),
-    )
   tied = config.logits_via_embedding
+  kind = "UMT5" if config.relpos_bias_per_layer else "T5"
   return {
-    "architectures": ["T5ForConditionalGeneration"],
-    "model_type": "t5",
+    "architectures": [f"{kind}ForConditionalGeneration"],
+    "model_type": kind.lower(),
     "vocab_size": config.vocab_size,
     "d_model": config.emb_dim,
     "d_kv": config.head_dim,
@@ -295,8 +288,11 @@ def answers(
 def usage(student: Student, options: formats.ExportOptions) -> str:
   """How to load the folder with transformers."""
   del options
+  versions = "4.57 and 5"
+  if student.model.config.relpos_bias_per_layer:
+    versions = "4.57 and 5.24; those between scale the logits of every UMT5"
   text = f"""\
-With transformers (4.57 and 5 are known to read it) and sentencepiece:
+With transformers ({versions}) and sentencepiece:
 
 ```python
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer

@@ -82,4 +82,9 @@ def student(config):
 @pytest.fixture
 def student_of():
   """Makes a student of a family, by its name."""
-  return lambda name: _make_student({"t5_1_0": T5_1_0, "t5_1_1": T5_1_1}[name])
+  families = {
+    "t5_1_0": T5_1_0,
+    "t5_1_1": T5_1_1,
+    "umt5": dataclasses.replace(T5_1_1, relpos_bias_per_layer=True),
+  }
+  return lambda name: _make_student(families[name])

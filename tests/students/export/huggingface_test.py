@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy as safetensors_numpy
 
+from dss_jax import pretrained
 from dss_jax.base.errors import StorageError, UserError
 from dss_jax.models import layer_stacking
 from dss_jax.models.config import T5Config
@@ -45,11 +46,14 @@ def test_other_activations_are_refused(activations):
     huggingface.feed_forward(config)
 
 
-def test_a_bias_in_each_layer_is_refused(make_student, tmp_path):
+def test_a_bias_in_each_layer_is_a_umt5(make_student, tmp_path):
   config = dataclasses.replace(SMALL, relpos_bias_per_layer=True)
-  with pytest.raises(UserError, match="export to t5x or stablehlo"):
-    huggingface.write(make_student(config), tmp_path)
-  assert not list(tmp_path.iterdir())
+  student = make_student(config)
+  huggingface.write(student, tmp_path)
+  opened = pretrained.open_pretrained(str(tmp_path))
+  assert opened.config == config
+  back = opened.load(student.model)
+  jax.tree.map(np.testing.assert_array_equal, back, student.params)
 
 
 def test_both_keys_say_whether_logits_are_scaled(student):

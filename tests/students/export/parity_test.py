@@ -95,9 +95,12 @@ def _need(name):
   [
     ("t5_1_0", "huggingface"),
     ("t5_1_1", "huggingface"),
+    ("umt5", "huggingface"),
     ("t5_1_0", "ctranslate2"),
     ("t5_1_1", "ctranslate2"),
+    ("umt5", "ctranslate2"),
     ("t5_1_1", "onnx"),
+    ("umt5", "onnx"),
     ("t5_1_1", "t5x"),
   ],
 )
