@@ -217,6 +217,22 @@ def test_the_window_halves_once_a_round_and_grows_again():
   asyncio.run(main())
 
 
+def test_nothing_is_let_through_before_a_pause_is_over():
+  clock = Clock()
+
+  async def run():
+    pace = pacing.Pace(2, pacing.Breaker(9, clock=clock), clock=clock)
+    pace.pause(0.01)
+    waiting = asyncio.create_task(pace.enter())
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    clock.now += 0.02
+    assert pace.paused_s == 0
+    assert await waiting is not None
+
+  asyncio.run(run())
+
+
 def test_closing_frees_who_waits():
   async def main():
     pace = _pace()
