@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_models
+from small_models import SMALL
 
 from dss_jax.models import layer_stacking
-from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.models.kernels import (
   attention_kernels,
@@ -17,21 +18,8 @@ from dss_jax.models.kernels import (
   cudnn_attention,
 )
 
-CONFIG = T5Config(
-  vocab_size=32,
-  emb_dim=8,
-  num_heads=2,
-  head_dim=16,
-  mlp_dim=8,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-  dropout_rate=0.2,
-  attention_implementation="xla",
-)
-
-# Compiles in half the time; these programs run for milliseconds.
-_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+CONFIG = dataclasses.replace(
+  SMALL, head_dim=16, dropout_rate=0.2, attention_implementation="xla"
 )
 
 
@@ -55,10 +43,7 @@ def _batch(inputs, targets):
 def _params(config):
   apart = dataclasses.replace(config, scan_layers=False)
   rng = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda leaf: 0.5 * rng.normal(size=leaf.shape).astype(np.float32),
-    jax.eval_shape(EncoderDecoderModel(apart).init, jax.random.key(0)),
-  )
+  params = small_models.random_params(apart, 0.5)
   kernels = params["encoder"]["layers_0"]["attention"]["query"]
   shape = kernels["kernel"].shape
   kernels["lora_a"] = rng.normal(size=(shape[0], 2)).astype(np.float32)
@@ -74,7 +59,7 @@ def _loss_and_gradients(config, batch):
     seen = (batch["decoder_segment_ids"] > 0)[..., None]
     return (jnp.sin(logits) * seen).sum()
 
-  return _jit(jax.value_and_grad(loss))(_params(config), jax.random.key(1))
+  return jax.jit(jax.value_and_grad(loss))(_params(config), jax.random.key(1))
 
 
 @pytest.mark.parametrize(

@@ -1,40 +1,27 @@
 """Dropout: what the masks share, their expectation, who draws what."""
 
-import functools
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_models
 
 from dss_jax.models import layer_parts
-from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 
 RATE = 0.25
 
-# Compiles in half the time; these programs run for milliseconds.
-_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
-
 
 def _config(**overrides):
-  sizes = dict(
-    vocab_size=17,
-    emb_dim=8,
-    num_heads=2,
-    head_dim=4,
-    mlp_dim=8,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    dropout_rate=RATE,
+  return dataclasses.replace(
+    small_models.SMALL, **{"dropout_rate": RATE, **overrides}
   )
-  return T5Config(**{**sizes, **overrides})
 
 
 def _drop(module, x, *args, seed=0, method=None):
-  @_jit
+  @jax.jit
   def drop(x):
     rngs = {"dropout": jax.random.key(seed)}
     return module.apply({}, x, *args, rngs=rngs, method=method)
@@ -83,14 +70,10 @@ def test_attention_masks_share_queries_or_not(broadcast):
 
 def _student(broadcast, rate):
   """`apply` as a function of the dropout key."""
-  model = EncoderDecoderModel(
-    _config(dropout_broadcast=broadcast, dropout_rate=rate)
-  )
+  config = _config(dropout_broadcast=broadcast, dropout_rate=rate)
+  model = EncoderDecoderModel(config)
+  params = small_models.random_params(config, 0.5)
   rng = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda leaf: 0.5 * rng.normal(size=leaf.shape).astype(np.float32),
-    jax.eval_shape(model.init, jax.random.key(0)),
-  )
   batch = {
     "encoder_input_tokens": rng.integers(2, 17, (3, 5)).astype(np.int32),
     "decoder_input_tokens": rng.integers(2, 17, (3, 4)).astype(np.int32),
@@ -102,7 +85,7 @@ def _student(broadcast, rate):
   "broadcast", ["length", pytest.param("full", marks=pytest.mark.slow)]
 )
 def test_masks_depend_on_the_key_alone(broadcast):
-  apply = _jit(_student(broadcast, RATE))
+  apply = jax.jit(_student(broadcast, RATE))
   first, again = apply(jax.random.key(1)), apply(jax.random.key(1))
   np.testing.assert_array_equal(first, again)
   assert not np.allclose(first, apply(jax.random.key(2)))

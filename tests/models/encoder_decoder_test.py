@@ -7,54 +7,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_models
+from small_models import ODD as CONFIG
 
 from dss_jax.models import layer_stacking
-from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 
-CONFIG = T5Config(
-  vocab_size=33,
-  emb_dim=12,
-  num_heads=3,
-  head_dim=5,
-  mlp_dim=10,
-  num_encoder_layers=1,
-  num_decoder_layers=2,
-)
-TIED = dataclasses.replace(
-  CONFIG, mlp_activations=("relu",), logits_via_embedding=True
-)
-
-# Compiles in half the time; these programs run for milliseconds.
-_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
+TIED = small_models.tied(CONFIG)
 
 
 @functools.cache
 def _model(config):
   """The model, parameters for it and its compiled `apply`."""
   model = EncoderDecoderModel(config)
-  return model, _random_params(model), _jit(model.apply)
-
-
-def _random_params(model):
-  """As `init` gives, roughly; without its compilation."""
-  rng = np.random.default_rng(0)
-
-  def draw(shape):
-    values = rng.normal(size=shape.shape).astype(np.float32)
-    return values * (shape.shape[0] ** -0.5 if len(shape.shape) > 1 else 1)
-
-  params = jax.tree.map(draw, jax.eval_shape(model.init, jax.random.key(0)))
-  params["token_embedder"]["embedding"] *= 5
-  return params
+  return model, small_models.initial_params(config, 5.0), jax.jit(model.apply)
 
 
 def _batch(seed=0, batch=2, inputs=9, targets=7):
   rng = np.random.default_rng(seed)
-  encoder = rng.integers(2, 33, (batch, inputs)).astype(np.int32)
-  decoder = rng.integers(2, 33, (batch, targets)).astype(np.int32)
+  encoder = rng.integers(2, CONFIG.vocab_size, (batch, inputs)).astype(np.int32)
+  decoder = rng.integers(2, CONFIG.vocab_size, (batch, targets)).astype(
+    np.int32
+  )
   encoder[0, inputs - 3 :] = 0
   decoder[1, targets - 2 :] = 0
   shifted = np.pad(decoder, ((0, 0), (1, 0)))[:, :-1]
@@ -92,8 +66,11 @@ def test_parameters_have_t5x_paths_shapes_and_axes():
     "mlp/wo/kernel": ((mlp, emb), ("mlp", "embed")),
   }
   expected: dict[str, tuple] = {
-    "token_embedder/embedding": ((33, emb), ("vocab", "embed")),
-    "decoder/logits_dense/kernel": ((emb, 33), ("embed", "vocab")),
+    "token_embedder/embedding": ((CONFIG.vocab_size, emb), ("vocab", "embed")),
+    "decoder/logits_dense/kernel": (
+      (emb, CONFIG.vocab_size),
+      ("embed", "vocab"),
+    ),
   }
   for stack, num_layers, parts in (
     ("encoder", 1, {"attention": "pre_attention_layer_norm"}),
@@ -154,7 +131,7 @@ LARGER = dataclasses.replace(
 @pytest.fixture(scope="module")
 def initial():
   """`init` with sizes fit for statistics."""
-  return _jit(EncoderDecoderModel(LARGER).init)
+  return jax.jit(EncoderDecoderModel(LARGER).init)
 
 
 @pytest.mark.slow
@@ -179,7 +156,7 @@ def test_initial_scales_are_t5x(initial):
 
 
 def test_parameters_depend_on_the_key_only_and_layers_differ():
-  @_jit  # compiles what these two need only
+  @jax.jit  # compiles what these two need only
   def kernels(key):
     layers = EncoderDecoderModel(LARGER).init(key)["decoder"]
     return [layers[f"layers_{i}"]["mlp"]["wo"]["kernel"] for i in range(2)]
@@ -195,7 +172,7 @@ def test_parameters_are_the_same_whether_stacked_or_not(initial):
   jax.tree.map(
     np.testing.assert_array_equal,
     layer_stacking.stack_layers(initial(jax.random.key(3))),
-    _jit(EncoderDecoderModel(scanned).init)(jax.random.key(3)),
+    jax.jit(EncoderDecoderModel(scanned).init)(jax.random.key(3)),
   )
 
 
@@ -207,7 +184,10 @@ def packed():
   """Three examples, alone (padded) and packed into two rows."""
   rng = np.random.default_rng(1)
   examples = [
-    (rng.integers(2, 33, n), rng.integers(2, 33, m))
+    (
+      rng.integers(2, CONFIG.vocab_size, n),
+      rng.integers(2, CONFIG.vocab_size, m),
+    )
     for n, m in ((5, 3), (7, 4), (4, 6))
   ]
   rows = [[0, 1], [2]]  # examples of each row
@@ -330,9 +310,9 @@ def test_ids_outside_the_vocabulary_give_nan_not_a_wrong_row():
 def test_apply_is_encode_decode_and_projection():
   model, params, apply = _model(CONFIG)
   batch = _batch()
-  hidden = _jit(model.hidden_states)(params, batch)
+  hidden = jax.jit(model.hidden_states)(params, batch)
   assert hidden.shape == (2, 7, 12)
-  chosen = _jit(model.logits)(params, hidden[:, [1, 4]])
+  chosen = jax.jit(model.logits)(params, hidden[:, [1, 4]])
   np.testing.assert_allclose(chosen, apply(params, batch)[:, [1, 4]], atol=1e-5)
 
 
@@ -342,7 +322,7 @@ def test_apply_is_encode_decode_and_projection():
 def _loss_and_grads(config):
   model = EncoderDecoderModel(config)
 
-  @_jit
+  @jax.jit
   def run(params, batch):
     def loss(params):
       logits = model.apply(params, batch)
@@ -378,7 +358,7 @@ def test_scanned_layers_give_the_same_logits():
   _, params, apply = _model(CONFIG)
   scanned = EncoderDecoderModel(dataclasses.replace(CONFIG, scan_layers=True))
   np.testing.assert_allclose(
-    _jit(scanned.apply)(layer_stacking.stack_layers(params), _batch()),
+    jax.jit(scanned.apply)(layer_stacking.stack_layers(params), _batch()),
     apply(params, _batch()),
     atol=1e-5,
   )

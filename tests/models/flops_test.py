@@ -7,20 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_models import ODD
 
 from dss_jax.models import abstract_params, flops
-from dss_jax.models.config import NUM_RELPOS_BUCKETS, T5Config
+from dss_jax.models.config import NUM_RELPOS_BUCKETS
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 
 # No size is that of another, nor of the buckets.
-CONFIG = T5Config(
-  vocab_size=61,
-  emb_dim=12,
-  num_heads=3,
-  head_dim=5,
-  mlp_dim=17,
-  num_encoder_layers=2,
-  num_decoder_layers=3,
+CONFIG = dataclasses.replace(
+  ODD, mlp_dim=17, vocab_size=61, num_encoder_layers=2, num_decoder_layers=3
 )
 ENCODER_LENGTH, DECODER_LENGTH, ROWS = 7, 4, 2
 

@@ -9,27 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small_models
 
 from dss_jax.base import named_trees
 from dss_jax.base.errors import UserError
 from dss_jax.models import abstract_params, layer_stacking, lora, partitioning
-from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.models.lora import LoraModel, LoraOptions
 from dss_jax.models.partitioning import logical_axes
 from dss_jax.training import losses, optimizers, train_state, train_step
 from dss_jax.training.optimizers import adafactor
 
-SIZES = T5Config(
-  vocab_size=32,
-  emb_dim=8,
-  num_heads=2,
-  head_dim=4,
-  mlp_dim=16,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-  dropout_rate=0.1,
-)
+SIZES = dataclasses.replace(small_models.SMALL, dropout_rate=0.1)
 MODEL = EncoderDecoderModel(SIZES)
 SCANNED = EncoderDecoderModel(dataclasses.replace(SIZES, scan_layers=True))
 OPTIONS = LoraOptions(rank=3, alpha=6.0, targets="attention_and_mlp")
@@ -37,15 +28,7 @@ OPTIONS = LoraOptions(rank=3, alpha=6.0, targets="attention_and_mlp")
 
 def _base(model=MODEL):
   """Numbers of a student's usual size, the same in both layouts."""
-  rng = np.random.default_rng(0)
-  apart = dataclasses.replace(model.config, scan_layers=False)
-  params = jax.tree.map(
-    lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32),
-    abstract_params.param_shapes(EncoderDecoderModel(apart)),
-  )
-  if model.config.scan_layers:
-    return layer_stacking.stack_layers(params)
-  return params
+  return small_models.random_params(model.config, 0.3)
 
 
 def _trained(adapters, base):

@@ -18,10 +18,6 @@ from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import huggingface_weights
 from dss_jax.pretrained.t5x_checkpoints import load_t5x
 
-# Compiles in half the time; these programs run for milliseconds.
-_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 FAMILIES = ("t5_1_0", "t5_1_1")
 
 
@@ -56,7 +52,7 @@ class _Student:
       "encoder_input_tokens": encoder,
       "decoder_input_tokens": decoder,
     }
-    return np.asarray(_jit(self.model.apply)(self.params, batch))
+    return np.asarray(jax.jit(self.model.apply)(self.params, batch))
 
   def _search(self, *setting):
     if setting not in self.searches:
@@ -64,7 +60,7 @@ class _Student:
     return self.searches[setting]
 
   def _compiled_search(self, num_beams, length, early_stopping):
-    @_jit
+    @jax.jit
     def search(params, tokens, length_penalty):
       encoded = self.model.encode(params, tokens)
       cache = self.model.init_cache(params, encoded, tokens, length)
@@ -215,7 +211,7 @@ def test_t5x_logits_loss_and_scores(t5x):
     "decoder_target_tokens",
   )
   batch = {name: arrays[name] for name in names}
-  logits = np.asarray(_jit(model.apply)(params, batch), np.float64)
+  logits = np.asarray(jax.jit(model.apply)(params, batch), np.float64)
   # At padded positions too: T5X masks queries as well as keys.
   np.testing.assert_allclose(logits, arrays["logits"], atol=1e-5)
   log_z = np.log(np.exp(logits).sum(-1))
@@ -234,7 +230,7 @@ def test_t5x_logits_loss_and_scores(t5x):
 def test_t5x_decodes(t5x, num_beams):
   model, params, arrays = t5x
 
-  @_jit
+  @jax.jit
   def search(params, tokens):
     encoded = model.encode(params, tokens)
     cache = model.init_cache(params, encoded, tokens, 7)

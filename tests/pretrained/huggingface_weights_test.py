@@ -5,29 +5,14 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import small_models
 
-from dss_jax.models.config import T5Config
-from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import huggingface_weights
 
-CONFIG = T5Config(
-  vocab_size=11,
-  emb_dim=4,
-  num_heads=3,
-  head_dim=2,
-  mlp_dim=7,
-  num_encoder_layers=2,
-  num_decoder_layers=1,
+CONFIG = dataclasses.replace(
+  small_models.ODD, num_encoder_layers=2, num_decoder_layers=1
 )
-TIED = dataclasses.replace(
-  CONFIG, mlp_activations=("relu",), logits_via_embedding=True
-)
-
-
-def _params(config):
-  shapes = jax.eval_shape(EncoderDecoderModel(config).init, jax.random.key(0))
-  rng = np.random.default_rng(0)
-  return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
+TIED = small_models.tied(CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +21,7 @@ def _params(config):
   ids=["1.1", "1.0", "scanned"],
 )
 def test_round_trip(folders, config):
-  params = _params(config)
+  params = small_models.random_params(config)
   exported = huggingface_weights.to_huggingface(params, config)
   back = folders.params(exported, config)
   assert jax.tree.structure(back) == jax.tree.structure(params)
@@ -45,7 +30,7 @@ def test_round_trip(folders, config):
 
 
 def test_names_and_layouts():
-  params = _params(CONFIG)
+  params = small_models.random_params(CONFIG)
   exported = huggingface_weights.to_huggingface(params, CONFIG)
   # Two tables, two norms and two position biases outside of the layers.
   assert len(exported) == 2 + 2 + 2 + 2 * (4 + 3 + 2) + (8 + 3 + 3)

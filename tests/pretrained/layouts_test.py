@@ -8,34 +8,24 @@ import jax.numpy as jnp
 import msgpack
 import numpy as np
 import pytest
+import small_models
 
 from dss_jax.base.errors import UserError
 from dss_jax.models import abstract_params, layer_stacking, partitioning
-from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.pretrained import layouts, open_pretrained
 from dss_jax.pretrained.files.lazy_arrays import LazyArray
 from dss_jax.training import initialization, optimizers, t5x_optimizer_state
 from dss_jax.training.optimizers import schedules
 
-CONFIG = T5Config(
-  vocab_size=40,
-  emb_dim=12,
-  num_heads=3,
-  head_dim=4,
-  mlp_dim=20,
-  num_encoder_layers=2,
-  num_decoder_layers=3,
+CONFIG = dataclasses.replace(
+  small_models.ODD, num_encoder_layers=2, num_decoder_layers=3
 )
 PER_LAYER = dataclasses.replace(CONFIG, relpos_bias_per_layer=True)
 
 
 def _params(config, seed=0) -> Any:
-  shapes = abstract_params.param_shapes(EncoderDecoderModel(config))
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes
-  )
+  return small_models.random_params(config, seed=seed)
 
 
 def _packed(node):
@@ -109,9 +99,9 @@ def test_scalable_t5s_out_kernels_keep_their_layers_on_axis_1():
   config = dataclasses.replace(CONFIG, scan_layers=True)
   params = _heads_apart(_params(config), CONFIG)
   out = params["encoder"]["encoder"]["attention"]["out"]["kernel"]
-  assert out.shape == (3, 2, 4, 12)
+  assert out.shape == (3, 2, 5, 12)
   query = params["encoder"]["encoder"]["attention"]["query"]["kernel"]
-  assert query.shape == (12, 2, 3, 4)
+  assert query.shape == (12, 2, 3, 5)
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,6 @@ pytestmark = [
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", minversion="5.0")
 
-_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 # Name -> (class, changes to the recipe's T5 1.1, how it is saved). The seeds
 # and gains were found by trying many.
 MODELS = {
@@ -118,7 +115,7 @@ def test_logits_greedy_and_beams(recipe, tmp_path, name):
   encoder, decoder = recipe.make_inputs(family)
   batch = {"encoder_input_tokens": encoder, "decoder_input_tokens": decoder}
   np.testing.assert_allclose(
-    _jit(student.apply)(params, batch),
+    jax.jit(student.apply)(params, batch),
     recipe.teacher_forced(model, encoder, decoder),
     atol=1e-4,
   )
@@ -131,7 +128,7 @@ def test_logits_greedy_and_beams(recipe, tmp_path, name):
     return decode(step, cache, max_decode_length=length, **options)
 
   greedy, _ = recipe.generate(model, encoder)
-  tokens = _jit(functools.partial(search, decode=token_by_token.greedy))(
+  tokens = jax.jit(functools.partial(search, decode=token_by_token.greedy))(
     params, encoder
   )[0]
   np.testing.assert_array_equal(tokens, greedy)
@@ -142,7 +139,7 @@ def test_logits_greedy_and_beams(recipe, tmp_path, name):
     num_beams=4,
     convention="huggingface",
   )
-  tokens, scores = _jit(beams)(params, encoder)
+  tokens, scores = jax.jit(beams)(params, encoder)
   expected, expected_scores = _beams(recipe, model, encoder)
   np.testing.assert_array_equal(tokens, expected)
   np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
@@ -165,7 +162,7 @@ def test_long_rows_of_a_bias_in_each_layer(recipe, tmp_path):
   for changes in ({}, {"scan_layers": True, "remat_policy": "full"}):
     config = dataclasses.replace(opened.config, **changes)
     student = EncoderDecoderModel(config)
-    logits = _jit(student.apply)(opened.load(student), batch)
+    logits = jax.jit(student.apply)(opened.load(student), batch)
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 

@@ -1,30 +1,24 @@
 """Runs that take a moment: a tiny student on a few built-in records."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from small_models import SMALL
 
 from dss_jax import vocabularies
 from dss_jax.data import pipeline
 from dss_jax.datasets import DataOptions
-from dss_jax.models import config as model_config
 from dss_jax.models import decode_cache, partitioning
+from dss_jax.models.config import T5Config
 from dss_jax.training import evaluation, optimizers
 from dss_jax.training.optimizers import schedules
 from dss_jax.training.train_config import TrainConfig
 
 VOCABULARY = vocabularies.from_name("taxonli")
-SIZES = model_config.T5Config(
-  vocab_size=VOCABULARY.vocab_size,
-  emb_dim=8,
-  num_heads=2,
-  head_dim=4,
-  mlp_dim=16,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-)
+SIZES = dataclasses.replace(SMALL, vocab_size=VOCABULARY.vocab_size)
 
 
 class LastToken:
@@ -33,7 +27,7 @@ class LastToken:
   It sees the last token only, and adds adapters to its kernel.
   """
 
-  def __init__(self, config: model_config.T5Config):
+  def __init__(self, config: T5Config):
     self.config = config
 
   def init(self, key):

@@ -15,9 +15,6 @@ from dss_jax.models.decode_cache import DecodeCache
 from dss_jax.models.decoding import beam_search, token_by_token
 from dss_jax.models.decoding.allowed_outputs import NO_TOKEN, Trie
 
-_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 EOS, VOCAB, LENGTH, BATCH = 1, 9, 5, 4
 # One is a prefix of another, some share their beginning.
 MEMBERS = [(5, EOS), (5, 6, EOS), (7, 3, 3, 2, EOS), (7, 3, 8, EOS), (EOS,)]
@@ -147,7 +144,7 @@ def test_greedy_takes_the_best_token_of_those_allowed():
   ],
 )
 def test_beams_are_the_best_members_and_nothing_else(convention, num_beams):
-  @_jit
+  @jax.jit
   def search(trie):
     return beam_search.beam_search(
       *_start(),
@@ -182,7 +179,7 @@ def test_beams_are_the_best_members_and_nothing_else(convention, num_beams):
 def test_samples_are_members_as_often_as_their_tokens_say():
   num_samples = 3000
 
-  @functools.partial(_jit, static_argnames="rescale")
+  @functools.partial(jax.jit, static_argnames="rescale")
   def sample(trie, rescale):
     return token_by_token.temperature_sample(
       *_start(),

@@ -6,36 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_models
 
-from dss_jax.models.config import T5Config
 from dss_jax.models.decoding import beam_search, candidates
 from dss_jax.models.decoding.allowed_outputs import Trie
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 
-_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 EOS = 1
 LABELS = [[5], [5, 6], [7, 3, 3], [7, 3, 8, EOS], [20, 21]]
 
 
 @functools.cache
 def _student():
-  config = T5Config(
-    vocab_size=23,
-    emb_dim=12,
-    num_heads=3,
-    head_dim=4,
-    mlp_dim=10,
-    num_encoder_layers=1,
-    num_decoder_layers=2,
-  )
-  model = EncoderDecoderModel(config)
+  model = EncoderDecoderModel(small_models.ODD)
+  params = small_models.random_params(small_models.ODD, 0.7)
   rng = np.random.default_rng(1)
-  params = jax.tree.map(
-    lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) * 0.7,
-    jax.eval_shape(model.init, jax.random.key(0)),
-  )
   inputs = rng.integers(2, 23, (3, 6)).astype(np.int32)
   inputs[1, 3:] = 0
   return model, params, inputs
@@ -52,7 +37,7 @@ def _expected():
   """[3, labels], by the full forward pass of each example and label."""
   model, params, inputs = _student()
   targets = np.tile(_padded(LABELS), (len(inputs), 1))
-  logits = _jit(model.apply)(
+  logits = jax.jit(model.apply)(
     params,
     {
       "encoder_input_tokens": np.repeat(inputs, len(LABELS), axis=0),
@@ -66,7 +51,7 @@ def _expected():
 
 def test_labels_of_all_examples():
   model, params, inputs = _student()
-  scores = _jit(
+  scores = jax.jit(
     lambda params: candidates.score_sequences(model, params, inputs, LABELS)
   )(params)
   np.testing.assert_allclose(scores, _expected(), atol=1e-4)
@@ -77,7 +62,7 @@ def test_labels_of_each_example():
   rows = _padded(LABELS)
   own = np.stack([rows, rows[::-1], rows])
   own[2, 1] = 0  # a place without a candidate
-  scores = _jit(
+  scores = jax.jit(
     lambda params, own: candidates.score_sequences(model, params, inputs, own)
   )(params, own)
   expected = _expected().copy()
@@ -99,7 +84,7 @@ def test_a_wide_constrained_search_finds_the_same_scores():
   model, params, inputs = _student()
   trie = Trie.from_sequences(LABELS)
 
-  @_jit
+  @jax.jit
   def search(params):
     encoded = model.encode(params, jnp.asarray(inputs))
     cache = model.init_cache(params, encoded, inputs, trie.longest)

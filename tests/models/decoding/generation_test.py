@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_models
 
 from dss_jax.base import compilations
 from dss_jax.base.errors import UserError
-from dss_jax.models.config import T5Config
 from dss_jax.models.decoding import generation
 from dss_jax.models.decoding.allowed_outputs import Trie
 from dss_jax.models.decoding.decode_options import DecodeOptions
@@ -114,22 +114,8 @@ def test_outputs_may_be_a_quarter_longer_than_targets():
 
 @functools.cache
 def _student():
-  config = T5Config(
-    vocab_size=16,
-    emb_dim=8,
-    num_heads=2,
-    head_dim=4,
-    mlp_dim=8,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-  )
-  model = EncoderDecoderModel(config)
-  rng = np.random.default_rng(3)
-  params = jax.tree.map(
-    lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
-    jax.eval_shape(model.init, jax.random.key(0)),
-  )
-  return model, params
+  model = EncoderDecoderModel(small_models.SMALL)
+  return model, small_models.random_params(small_models.SMALL)
 
 
 def _generator(options, batch_size=4):

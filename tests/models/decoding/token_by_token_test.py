@@ -9,17 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_models
+from small_models import ODD as CONFIG
 
 from dss_jax.base.errors import UserError
-from dss_jax.models.config import T5Config
 from dss_jax.models.decode_cache import DecodeCache
 from dss_jax.models.decoding import beam_search, token_by_token
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 
-# Compiles in half the time; these programs run for milliseconds.
-_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 LENGTH = 5
 VOCAB = 5
 EOS = 1
@@ -198,7 +195,7 @@ def _sample_fn(topk=0, num_decodes=2, rescale_log_probs=True):
   """A compiled sampler of the toy model, by key, temperature and topp."""
   _, start = _toy(seed=3)
 
-  @_jit
+  @jax.jit
   def sample(key, temperature, topp):
     return token_by_token.temperature_sample(
       *start(),
@@ -261,7 +258,7 @@ def _first_token_fn(topk):
   table = np.broadcast_to(_KNOWN, (1, 1, 1, VOCAB, VOCAB))
   _, start = _toy()
 
-  @_jit
+  @jax.jit
   def sample(temperature, topp):
     tokens, scores = token_by_token.temperature_sample(
       *start(table),
@@ -332,7 +329,7 @@ def _beam_fn(num_beams, convention, early_stopping=False, seed=0):
   """A compiled search of the toy model, by length penalty and limits."""
   table, start = _toy(seed)
 
-  @_jit
+  @jax.jit
   def search(length_penalty, max_lengths):
     return beam_search.beam_search(
       *start(),
@@ -432,7 +429,7 @@ def test_an_example_does_not_depend_on_its_neighbours():
   table, start = _toy(seed=5, batch=4)
   settings: Any = dict(max_decode_length=LENGTH, num_beams=2)
 
-  @_jit
+  @jax.jit
   def search(table):
     return beam_search.beam_search(*start(table), **settings)
 
@@ -444,7 +441,7 @@ def test_an_example_does_not_depend_on_its_neighbours():
 
 def test_t5x_returns_unfinished_sequences_only_where_none_has_ended():
   _, start = _toy(eos_bonus=-99.0)
-  tokens, scores = _jit(
+  tokens, scores = jax.jit(
     lambda: beam_search.beam_search(
       *start(), max_decode_length=LENGTH, num_beams=2
     )
@@ -479,28 +476,12 @@ def test_wrong_beam_settings_are_named(settings, name):
 
 # ---------------------------------------------------------------- with a student
 
-CONFIG = T5Config(
-  vocab_size=23,
-  emb_dim=12,
-  num_heads=3,
-  head_dim=4,
-  mlp_dim=10,
-  num_encoder_layers=1,
-  num_decoder_layers=2,
-)
-
 
 def _student(config):
   model = EncoderDecoderModel(config)
+  params = small_models.initial_params(config)
   rng = np.random.default_rng(1)
-
-  def draw(leaf):
-    values = rng.normal(size=leaf.shape).astype(np.float32)
-    return values * (leaf.shape[0] ** -0.5 if len(leaf.shape) > 1 else 1)
-
-  params = jax.tree.map(draw, jax.eval_shape(model.init, jax.random.key(0)))
-  params["token_embedder"]["embedding"] *= 4
-  inputs = rng.integers(2, 23, (2, 6)).astype(np.int32)
+  inputs = rng.integers(2, config.vocab_size, (2, 6)).astype(np.int32)
   inputs[1, 3:] = 0
   return model, params, inputs
 
@@ -524,7 +505,7 @@ def test_cached_steps_equal_the_full_forward_pass(overrides):
   # long enough to leave the buckets of single distances.
   decoder = rng.integers(2, 23, (6, 21)).astype(np.int32)
   decoder[:, 0] = 0
-  full = _jit(model.apply)(
+  full = jax.jit(model.apply)(
     params,
     {
       "encoder_input_tokens": np.repeat(inputs, 3, axis=0),
@@ -532,7 +513,7 @@ def test_cached_steps_equal_the_full_forward_pass(overrides):
     },
   )
 
-  @_jit
+  @jax.jit
   def stepwise(params):
     encoded = model.encode(params, inputs)
     cache = model.init_cache(params, encoded, inputs, 21).repeat(3)
@@ -552,7 +533,7 @@ def test_beam_scores_are_those_of_the_full_forward_pass():
   model, params, inputs = _student(CONFIG)
   length, beams = 6, 3
 
-  @_jit
+  @jax.jit
   def search(params):
     encoded = model.encode(params, inputs)
     cache = model.init_cache(params, encoded, inputs, length)
@@ -567,7 +548,7 @@ def test_beam_scores_are_those_of_the_full_forward_pass():
 
   tokens, scores = search(params)
   targets = np.asarray(tokens).reshape(-1, length)
-  logits = _jit(model.apply)(
+  logits = jax.jit(model.apply)(
     params,
     {
       "encoder_input_tokens": np.repeat(inputs, beams, axis=0),

@@ -1,13 +1,15 @@
 """On a mesh: constraints are really there, and change no value."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
+import small_models
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from small_models import ODD
 
-from dss_jax.models.config import T5Config
 from dss_jax.models.decoding import beam_search
 from dss_jax.models.encoder_decoder import (
   EncoderDecoderModel,
@@ -27,14 +29,8 @@ RULES = (
   ("relpos_buckets", None),
 )
 # 3 heads do not divide into 2, and vocabulary and batch do.
-CONFIG = T5Config(
-  vocab_size=34,
-  emb_dim=8,
-  num_heads=3,
-  head_dim=4,
-  mlp_dim=6,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
+CONFIG = dataclasses.replace(
+  ODD, vocab_size=34, head_dim=4, num_decoder_layers=1
 )
 BATCH = {
   name: np.random.default_rng(i).integers(2, 34, (8, 5)).astype(np.int32)
@@ -43,23 +39,10 @@ BATCH = {
   )
 }
 
-# Compiles in half the time; these programs run for milliseconds.
-_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
-
 
 def _mesh(data=4, model=2):
   return jax.make_mesh(
     (data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2
-  )
-
-
-def _params(model):
-  rng = np.random.default_rng(0)
-  return jax.tree.map(
-    lambda leaf: 0.5 * rng.normal(size=leaf.shape).astype(np.float32),
-    jax.eval_shape(model.init, jax.random.key(0)),
   )
 
 
@@ -69,7 +52,7 @@ def _gradient(model):
   def loss(params, batch):
     return model.apply(params, batch).std()
 
-  return _jit(jax.value_and_grad(loss))
+  return jax.jit(jax.value_and_grad(loss))
 
 
 def _spec_of(axes):
@@ -84,7 +67,7 @@ def _num_constraints(lowered):
 
 def test_lowered_step_has_constraints_only_under_mesh_and_rules():
   model = EncoderDecoderModel(CONFIG)
-  params = _params(model)
+  params = small_models.random_params(model.config, 0.5)
   with jax.set_mesh(_mesh()), logical_axis_rules(RULES):
     constrained = _num_constraints(_gradient(model).lower(params, BATCH))
   with jax.set_mesh(_mesh()):
@@ -101,9 +84,9 @@ def test_lowered_step_has_constraints_only_under_mesh_and_rules():
 )
 @pytest.mark.slow
 def test_mesh_changes_no_value_and_parameters_stay_sharded(scan_layers):
-  config = T5Config(**{**vars(CONFIG), "scan_layers": scan_layers})
+  config = dataclasses.replace(CONFIG, scan_layers=scan_layers)
   model = EncoderDecoderModel(config)
-  params = _params(model)
+  params = small_models.random_params(model.config, 0.5)
   expected = _gradient(model)(params, BATCH)
   mesh = _mesh()
   axes = jax.tree.structure(params).flatten_up_to(model.param_axes())
@@ -125,7 +108,7 @@ def test_mesh_changes_no_value_and_parameters_stay_sharded(scan_layers):
   layer = stack["encoder"] if scan_layers else stack["layers_0"]
   kernel = layer["mlp"]["wi_0"]["kernel"]
   assert kernel.sharding.spec[-1] == "model"
-  assert kernel.addressable_shards[0].data.shape[-1] == 3
+  assert kernel.addressable_shards[0].data.shape[-1] == 5
   table = actual[1]["token_embedder"]["embedding"]
   assert table.addressable_shards[0].data.shape[0] == 17
 
@@ -142,10 +125,10 @@ def test_init_is_the_same_on_a_mesh():
     mlp = shardings[stack]["layers_0"]["mlp"]
     mlp["wo"]["kernel"] = NamedSharding(mesh, PartitionSpec("model", None))
   with jax.set_mesh(mesh), logical_axis_rules(RULES):
-    params = _jit(model.init, out_shardings=shardings)(jax.random.key(5))
+    params = jax.jit(model.init, out_shardings=shardings)(jax.random.key(5))
   kernel = params["decoder"]["layers_0"]["mlp"]["wo"]["kernel"]
-  assert kernel.addressable_shards[0].data.shape == (3, 8)
-  alone = _jit(model.init)(jax.random.key(5))
+  assert kernel.addressable_shards[0].data.shape == (5, 12)
+  alone = jax.jit(model.init)(jax.random.key(5))
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-6), params, alone
   )
@@ -154,9 +137,9 @@ def test_init_is_the_same_on_a_mesh():
 @pytest.mark.slow
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_beam_search_is_the_same_on_a_mesh(scan_layers):
-  config = T5Config(**{**vars(CONFIG), "scan_layers": scan_layers})
+  config = dataclasses.replace(CONFIG, scan_layers=scan_layers)
   model = EncoderDecoderModel(config)
-  params = _params(model)
+  params = small_models.random_params(model.config, 0.5)
   params["token_embedder"]["embedding"] *= 4
 
   def search(params, tokens):
@@ -170,10 +153,10 @@ def test_beam_search_is_the_same_on_a_mesh(scan_layers):
     )
 
   tokens = BATCH["encoder_input_tokens"]
-  expected = _jit(search)(params, tokens)
+  expected = jax.jit(search)(params, tokens)
   mesh = _mesh()
   batch = NamedSharding(mesh, PartitionSpec("data"))
   with jax.set_mesh(mesh), logical_axis_rules(RULES):
-    actual = _jit(search)(params, jax.device_put(tokens, batch))
+    actual = jax.jit(search)(params, jax.device_put(tokens, batch))
   np.testing.assert_array_equal(actual[0], expected[0])
   np.testing.assert_allclose(actual[1], expected[1], rtol=1e-5)
