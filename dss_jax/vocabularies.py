@@ -10,17 +10,24 @@ entailment datasets with the *end-of-sequence token*: the input text holds
 `</s>`, and the tokenizer turns it into that token's id. SeqIO's vocabularies
 would spell out the four characters. Here `encode` cuts the text at `</s>`,
 encodes each part by itself and joins the ids with `eos_id`.
+
+A SentencePiece model writes only the characters that it was trained on: T5's
+has no braces, no `<`, no line break and no two spaces in a row. `can_write`
+says whether a text survives, and *added tokens* (`NAME+["{", "\\n"]`) give a
+vocabulary what it lacks, each as one id, to the letter.
 """
 
 import dataclasses
 import functools
 import hashlib
+import json
 import pathlib
 import re
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from dss_jax.base import same_text
 from dss_jax.base.errors import UserError
 from dss_jax.base.special_ids import EOS_ID, PAD_ID, UNK_ID
 
@@ -30,6 +37,14 @@ EOS_TEXT = "</s>"
 # T5's model file is 0.8 MB, mT5's 4.3 MB; anything far above is not one.
 MAX_MODEL_BYTES = 64 * 2**20
 MAX_EXTRA_IDS = 10_000
+# Added tokens: a handful of characters, or the spaces of a programming language.
+MAX_ADDED_TOKENS = 1_000
+MAX_ADDED_LENGTH = 100
+# Stand for the added tokens inside SentencePiece: private characters, which no
+# text of use has.
+_FIRST_MARKER = 0x100000
+# A marker that a text brings itself; no vocabulary has it.
+_NO_CHARACTER = "\ufffd"
 # The option that names a vocabulary.
 _FIELD = "TrainConfig.vocabulary"
 
@@ -119,6 +134,29 @@ def _check_extra_ids(extra_ids: int) -> None:
     )
 
 
+def _check_added_tokens(tokens: Sequence[str]) -> None:
+  problem = None
+  if len(tokens) > MAX_ADDED_TOKENS:
+    problem = (
+      f"has {len(tokens)} tokens; at most {MAX_ADDED_TOKENS} can be added"
+    )
+  elif len(set(tokens)) < len(tokens):
+    twice = next(token for token in tokens if tokens.count(token) > 1)
+    problem = f"has {twice!r} twice"
+  for token in tokens:
+    if not 0 < len(token) <= MAX_ADDED_LENGTH:
+      problem = (
+        f"has {token!r}; a token must have 1 to {MAX_ADDED_LENGTH} characters"
+      )
+    elif EOS_TEXT in token or token != valid_text(token):
+      problem = f"has {token!r}, which no text can hold"
+  if problem:
+    raise UserError(
+      f"added_tokens (the list after the + in a vocabulary's name) {problem}",
+      fields=_FIELD,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class ByteVocabulary:
   """UTF-8 bytes: id = byte + 3, as in ByT5 (arXiv 2105.13626).
@@ -171,14 +209,20 @@ class SentencePieceVocabulary:
     path: the model file. Only its content counts: `name` holds its hash.
     extra_ids: number of sentinels `<extra_id_0>` … added after the model's own
       pieces, the first sentinel having the last id, as in T5 (100 there).
+    added_tokens: texts that become one id each, wherever they stand, the longest
+      first: what the model cannot write itself. Their ids follow the sentinels,
+      in order, where transformers puts its added tokens too. Nothing is done to
+      them or to the text around them, so that line breaks and spaces stay.
 
   Raises:
     UserError: the file is missing, too large, not a SentencePiece model, or
-      trained with other ids than pad 0, end 1, unknown 2.
+      trained with other ids than pad 0, end 1, unknown 2; or an added token is
+      empty, too long, there twice, or the end of a sequence.
   """
 
   path: str
   extra_ids: int = 0
+  added_tokens: tuple[str, ...] = ()
   pad_id = PAD_ID
   eos_id = EOS_ID
   unk_id = UNK_ID
@@ -186,6 +230,8 @@ class SentencePieceVocabulary:
   def __post_init__(self):
     _check_extra_ids(self.extra_ids)
     object.__setattr__(self, "path", str(self.path))
+    object.__setattr__(self, "added_tokens", tuple(self.added_tokens))
+    _check_added_tokens(self.added_tokens)
     _ = self._processor  # a bad file is reported here, not at the first text
 
   # Equal content is the same vocabulary, wherever the file lies.
@@ -198,35 +244,108 @@ class SentencePieceVocabulary:
     return hash(self.name)
 
   def __reduce__(self):
-    return type(self), (self.path, self.extra_ids)
+    return type(self), (self.path, self.extra_ids, self.added_tokens)
 
   @functools.cached_property
   def _model(self) -> bytes:
     return _read_model(self.path)
 
   @functools.cached_property
-  def _processor(self) -> Any:
-    return _load_processor(
-      self.path, self._model + _extra_pieces(self.extra_ids)
+  def model_with_added(self) -> bytes:
+    """The serialised model with sentinels and added tokens as its last pieces.
+
+    An added token is the marker that `to_markers` puts in its place.
+    """
+    sentinels = [f"▁<extra_id_{i}>" for i in reversed(range(self.extra_ids))]
+    return self._model + b"".join(
+      map(_user_defined_piece, [*sentinels, *self._markers.values()])
     )
+
+  @functools.cached_property
+  def _processor(self) -> Any:
+    return _load_processor(self.path, self.model_with_added)
 
   @functools.cached_property
   def _digest(self) -> str:
     return hashlib.sha256(self._model).hexdigest()[:16]
 
+  @functools.cached_property
+  def _markers(self) -> dict[str, str]:
+    """The character that stands for each added token."""
+    return {
+      token: chr(_FIRST_MARKER + index)
+      for index, token in enumerate(self.added_tokens)
+    }
+
+  @functools.cached_property
+  def _tokens_of_markers(self) -> dict[int, str]:
+    return {ord(marker): token for token, marker in self._markers.items()}
+
+  @functools.cached_property
+  def _added_pattern(self) -> re.Pattern[str]:
+    longest_first = sorted(self.added_tokens, key=len, reverse=True)
+    texts = "|".join(map(re.escape, [*longest_first, *self._markers.values()]))
+    return re.compile(texts)
+
   @property
   def name(self) -> str:
-    return f"sentencepiece(sha256={self._digest}, extra_ids={self.extra_ids})"
+    added = ""
+    if self.added_tokens:
+      added = f", added={json.dumps(self.added_tokens)}"
+    return (
+      f"sentencepiece(sha256={self._digest}, extra_ids={self.extra_ids}{added})"
+    )
 
   @property
   def vocab_size(self) -> int:
     return self._processor.get_piece_size()
 
+  def to_markers(self, text: str) -> str:
+    """`text` with a private character in the place of each added token."""
+    if not self.added_tokens:
+      return text
+    return self._added_pattern.sub(
+      lambda found: self._markers.get(found.group(), _NO_CHARACTER), text
+    )
+
+  def from_markers(self, text: str) -> str:
+    """The inverse of `to_markers`."""
+    return (
+      text.translate(self._tokens_of_markers) if self.added_tokens else text
+    )
+
   def encode(self, text: str) -> list[int]:
-    return _encode_parts(text, self._processor.EncodeAsIds, self.eos_id)
+    return _encode_parts(text, self._encode_part, self.eos_id)
+
+  def _encode_part(self, text: str) -> list[int]:
+    return self._processor.EncodeAsIds(self.to_markers(text))
 
   def decode(self, ids: Iterable[int]) -> str:
-    return self._processor.DecodeIds(_ids_of_text(ids, self.vocab_size))
+    kept = _ids_of_text(ids, self.vocab_size)
+    return self.from_markers(self._processor.DecodeIds(kept))
+
+
+# --- what a vocabulary can write -----------------------------------------------
+
+
+def can_write(vocabulary: Vocabulary, text: str) -> bool:
+  """Whether a student who writes every token of `text` right writes `text`.
+
+  Up to what `same_text.normal` makes the same.
+  """
+  ids = vocabulary.encode(text)
+  if EOS_ID in ids or (vocabulary.unk_id in ids):
+    return False
+  return same_text.same(vocabulary.decode(ids), text)
+
+
+def missing_characters(vocabulary: Vocabulary, text: str) -> list[str]:
+  """The characters of `text` that the vocabulary cannot write, in their order.
+
+  `</s>` is the end of a sequence and no text.
+  """
+  found = dict.fromkeys(text.replace(EOS_TEXT, ""))
+  return [char for char in found if not can_write(vocabulary, char)]
 
 
 def _read_model(path: str) -> bytes:
@@ -274,22 +393,39 @@ def _load_processor(path: str, model: bytes) -> Any:
   return processor
 
 
-def _extra_pieces(extra_ids: int) -> bytes:
-  """Serialised sentinel pieces, to be appended to a serialised model.
+def _user_defined_piece(text: str) -> bytes:
+  """A serialised piece, to be appended to a serialised model.
 
   A model file is a protocol buffer whose field 1 repeats the pieces, and
   concatenating two serialised messages concatenates their repeated fields
-  (protobuf.dev, "Encoding", last one wins and repeated fields). So sentinels
+  (protobuf.dev, "Encoding", last one wins and repeated fields). So pieces
   need no protobuf package, only: piece = 1 (string), score = 2 (float),
   type = 3 (enum, 4 = user defined).
   """
-  pieces = []
-  for index in reversed(range(extra_ids)):
-    text = f"▁<extra_id_{index}>".encode()
-    body = b"\x0a" + bytes([len(text)]) + text
-    body += b"\x15" + struct.pack("<f", 0.0) + b"\x18\x04"
-    pieces.append(b"\x0a" + bytes([len(body)]) + body)
-  return b"".join(pieces)
+  data = text.encode()
+  body = b"\x0a" + bytes([len(data)]) + data
+  body += b"\x15" + struct.pack("<f", 0.0) + b"\x18\x04"
+  return b"\x0a" + bytes([len(body)]) + body
+
+
+def extends(vocabulary: Vocabulary, other: Vocabulary) -> bool:
+  """Whether a student of `other` can learn on with `vocabulary`.
+
+  It can if the ids that stand for text stand for the same; sentinels, which
+  fine-tuning does not use, may differ where no added tokens follow them.
+  """
+  pieces = [
+    known.name.partition("extra_ids=")[0] for known in (vocabulary, other)
+  ]
+  known_tokens = getattr(other, "added_tokens", ())
+  tokens = getattr(vocabulary, "added_tokens", ())
+  return pieces[0] == pieces[1] and (
+    not known_tokens
+    or (
+      other.extra_ids == vocabulary.extra_ids
+      and tokens[: len(known_tokens)] == known_tokens
+    )
+  )
 
 
 # Datasets that come with a vocabulary of their own.
@@ -307,24 +443,65 @@ def set_default(dataset: str, name: str) -> None:
 
 
 @functools.lru_cache(maxsize=16)
-def _cached(kind: str, path: str, extra_ids: int, stamp: Any) -> Vocabulary:
+def _cached(
+  kind: str, path: str, extra_ids: int, added: tuple[str, ...], stamp: Any
+) -> Vocabulary:
   del stamp  # a changed file is another key
   if kind == "bytes":
     return ByteVocabulary(extra_ids)
-  return SentencePieceVocabulary(path, extra_ids)
+  return SentencePieceVocabulary(path, extra_ids, added)
 
 
-def split_name(name: str) -> tuple[str, int]:
-  """Splits `"NAME:100"` into the name and its number of extra ids."""
-  match = re.fullmatch(r"(.+?):(\d{1,6})", name)
+class NameParts(NamedTuple):
+  """A vocabulary's name taken apart.
+
+  Attributes:
+    base: "bytes", "taxonli" or a path.
+    extra_ids: number of sentinels.
+    added_tokens: texts that get an id each.
+  """
+
+  base: str
+  extra_ids: int = 0
+  added_tokens: tuple[str, ...] = ()
+
+  def __str__(self) -> str:
+    """The name: `spiece.model:100+["{"]`."""
+    added = f"+{json.dumps(self.added_tokens)}" if self.added_tokens else ""
+    return f"{self.base}:{self.extra_ids}{added}"
+
+
+def split_name(name: str) -> NameParts:
+  """Takes `'NAME:100+["{", "}"]'` apart.
+
+  Raises:
+    UserError: what follows the + is no JSON list of texts.
+  """
+  base, plus, listed = name.partition("+[")
+  added: Any = ()
+  if plus:
+    try:
+      # A line break may stand for itself: gin has read the text before.
+      added = json.loads(f"[{listed}", strict=False)
+    except (ValueError, RecursionError):
+      added = None
+    if not isinstance(added, list) or not all(
+      isinstance(token, str) for token in added
+    ):
+      raise UserError(
+        f"vocabulary is {name!r}; added tokens must be a JSON list of texts"
+        ' after a +, such as spiece.model:100+["{", "}", "\\n"]',
+        fields=_FIELD,
+      )
+  match = re.fullmatch(r"(.+?):(\d{1,6})", base)
   if match:
-    return match.group(1), int(match.group(2))
-  return name, 0
+    return NameParts(match.group(1), int(match.group(2)), tuple(added))
+  return NameParts(base, 0, tuple(added))
 
 
 def model_path(name: str) -> pathlib.Path | None:
   """The file behind a vocabulary's name; None for bytes."""
-  base, _ = split_name(name)
+  base = split_name(name).base
   if base == "bytes":
     return None
   return _TAXONLI_MODEL if base == "taxonli" else pathlib.Path(base)
@@ -336,8 +513,9 @@ def from_name(name: str | Vocabulary) -> Vocabulary:
   Args:
     name: `"bytes"`, `"taxonli"` (the model shipped with the built-in dataset)
       or the path of a SentencePiece model; `:N` after any of them adds N extra
-      ids. T5's own vocabulary is `"/path/to/spiece.model:100"`.
-      A vocabulary object is returned as it is.
+      ids, and `+["{", "\\n"]`, a JSON list, adds tokens to a SentencePiece
+      model (see `SentencePieceVocabulary`). T5's own vocabulary is
+      `"/path/to/spiece.model:100"`. A vocabulary object is returned as it is.
 
   Raises:
     UserError: no such name or file, or something else.
@@ -350,10 +528,16 @@ def from_name(name: str | Vocabulary) -> Vocabulary:
       " SentencePiece model, or a vocabulary object",
       fields=_FIELD,
     )
-  base, extra_ids = split_name(name)
+  base, extra_ids, added = split_name(name)
   path = model_path(name)
   if path is None:
-    return _cached("bytes", "", extra_ids, None)
+    if added:
+      raise UserError(
+        f"vocabulary is {name!r}; bytes write every text, so no token can be"
+        " added to them",
+        fields=_FIELD,
+      )
+    return _cached("bytes", "", extra_ids, (), None)
   if not path.is_file():
     raise UserError(
       f"vocabulary is {base!r}, which is neither 'bytes' nor 'taxonli' nor a"
@@ -362,7 +546,7 @@ def from_name(name: str | Vocabulary) -> Vocabulary:
     )
   stat = path.stat()
   stamp = (stat.st_mtime_ns, stat.st_size)
-  return _cached("sentencepiece", str(path), extra_ids, stamp)
+  return _cached("sentencepiece", str(path), extra_ids, added, stamp)
 
 
 def with_eos(ids: Sequence[int], max_length: int | None) -> list[int]:

@@ -2,12 +2,16 @@
 
 import copy
 import pathlib
+import re
 from typing import Any
 
 import pytest
 import taxonli_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dss_jax import vocabularies
+from dss_jax.base import same_text
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
 
@@ -188,3 +192,104 @@ def test_with_eos_cuts_before_the_end_id():
   assert vocabularies.with_eos([5, 6], 3) == [5, 6, 1]
   assert vocabularies.with_eos([5, 6, 7], None) == [5, 6, 7, 1]
   assert vocabularies.with_eos([5], 1) == [1]
+
+
+# --- added tokens, and what can be written -------------------------------------
+
+ADDED = 'taxonli:2+["{", "}", "<", "\\n", "  ", "é", "box<"]'
+
+
+def test_added_tokens_follow_the_sentinels_and_are_written_to_the_letter():
+  more = vocabularies.from_name(ADDED)
+  size = vocabularies.from_name("taxonli:2").vocab_size
+  assert more.vocab_size == size + 7
+  assert more.encode("{}<\n  é")[-6:] == list(range(size, size + 6))
+  # The longest counts, as in transformers.
+  assert more.encode("box<")[-1:] == [size + 6]
+  assert more.encode("{</s>}")[1:3] == [size, more.eos_id]
+  text = "if poodle < box {\n    an orchid }\n"
+  assert more.decode(more.encode(text)) == text
+  # Where none of them occurs, nothing changes.
+  plain = "[label] An orchid is in a kitchen."
+  assert more.encode(plain) == vocabularies.from_name("taxonli").encode(plain)
+  # A private character in a text is no added token.
+  assert size not in more.encode("\U00100000")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+  st.lists(st.sampled_from([*"{}<é ab.\n", "box", "  "]), max_size=30).map(
+    "".join
+  )
+)
+def test_what_can_be_written_comes_back(text):
+  more = vocabularies.from_name(ADDED)
+  assert vocabularies.can_write(more, text)
+  assert same_text.same(more.decode(more.encode(text)), text)
+  plain = vocabularies.from_name("taxonli")
+  missing = vocabularies.missing_characters(plain, text)
+  assert missing == ["é"] * ("é" in text)
+  assert vocabularies.can_write(plain, text) == (not missing)
+
+
+@pytest.mark.parametrize(
+  ("text", "by_model", "by_bytes"),
+  [
+    ("yes", True, True),
+    ("a  b\t", True, True),
+    ("x\u00b2", False, True),
+    ("\uff41", False, True),  # full width; most models know NFKC, this does not
+    ("\ufb01", False, True),  # a ligature
+    ("\U0001f600", False, True),
+    ("\u4e2d\u6587", False, True),
+    ("\x01", False, True),  # dropped without a trace
+    ("\u2047", False, True),
+    ("no</s>", False, False),
+    ("\ud800", False, False),
+    ("", True, True),
+  ],
+)
+def test_whether_a_text_can_be_written(words, text, by_model, by_bytes):
+  assert vocabularies.can_write(words, text) is by_model
+  assert vocabularies.can_write(BYTES, text) is by_bytes
+
+
+def test_the_name_of_added_tokens_is_read_and_written():
+  parts = vocabularies.split_name(ADDED)
+  assert parts == ("taxonli", 2, ("{", "}", "<", "\n", "  ", "é", "box<"))
+  assert vocabularies.split_name(str(parts)) == parts
+  assert vocabularies.split_name('/a+b.model+["\n"]').added_tokens == ("\n",)
+  assert str(vocabularies.split_name("bytes")) == "bytes:0"
+  more = vocabularies.from_name(ADDED)
+  assert copy.deepcopy(more) == more
+  assert more != vocabularies.from_name("taxonli:2")
+  assert more.name == vocabularies.from_name(str(parts)).name
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ('bytes+["{"]', "bytes write every text"),
+    ("taxonli+[1]", "must be a JSON list of texts"),
+    ('taxonli+["a"', "must be a JSON list of texts"),
+    ('taxonli+["a", "a"]', "has 'a' twice"),
+    ('taxonli+[""]', "must have 1 to 100 characters"),
+    ('taxonli+["x</s>"]', "which no text can hold"),
+  ],
+)
+def test_added_tokens_that_cannot_be_are_refused(name, message):
+  with pytest.raises(UserError, match=re.escape(message)):
+    vocabularies.from_name(name)
+
+
+def test_a_student_learns_on_with_more_tokens_but_not_with_others():
+  plain, two = map(vocabularies.from_name, ("taxonli:2", 'taxonli:2+["{","}"]'))
+  three = vocabularies.from_name('taxonli:2+["{","}","<"]')
+  assert vocabularies.extends(two, plain)
+  assert vocabularies.extends(three, two)
+  assert not vocabularies.extends(two, three)
+  swapped = vocabularies.from_name('taxonli:2+["}","{"]')
+  assert not vocabularies.extends(swapped, two)
+  moved = vocabularies.from_name('taxonli:3+["{","}"]')
+  assert not vocabularies.extends(moved, two)
+  assert not vocabularies.extends(BYTES, plain)

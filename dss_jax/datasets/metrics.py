@@ -2,13 +2,15 @@
 
 Each `NAME(targets, predictions)` below returns a dict and can be a SeqIO
 `metric_fn` as it is. Accuracies are fractions, 0 to 1; BLEU and ROUGE are 0 to
-100, as their libraries and the literature have them.
+100, as their libraries and the literature have them. Targets are the user's own
+text; training, `dss-jax eval`, `infer` and the checks of exports all score here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from dss_jax.base import same_text
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import arithmetic
 
@@ -16,8 +18,7 @@ ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 
 # Metrics that say of one prediction whether it is right.
 _CORRECT: Mapping[str, Callable[[str, str], bool]] = {
-  # Decoders differ in the space they leave at the ends.
-  "accuracy": lambda target, prediction: target.strip() == prediction.strip(),
+  "accuracy": same_text.same,
   "value_accuracy": arithmetic.same_value,
 }
 PER_EXAMPLE_METRICS = tuple(_CORRECT)
@@ -84,7 +85,7 @@ def score(
 def accuracy(
   targets: Sequence[str], predictions: Sequence[str]
 ) -> dict[str, float]:
-  """Share of predictions that are the target, up to space at the ends."""
+  """Share of predictions that are the target; see `same_text.normal`."""
   return score(["accuracy"], targets, predictions)
 
 

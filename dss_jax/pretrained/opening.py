@@ -131,7 +131,7 @@ class Pretrained:
     if self.vocabulary is None:
       return []
     stored = vocabularies.from_name(self.vocabulary)
-    if _pieces(stored) == _pieces(vocabulary):
+    if vocabularies.extends(vocabulary, stored):
       return []
     return [mismatch.Difference("vocabulary", stored.name, vocabulary.name)]
 
@@ -171,11 +171,6 @@ class Pretrained:
     return jax.tree.map(
       lambda leaf, sharding: leaf.place(sharding, "float32"), tree, shardings
     )
-
-
-def _pieces(vocabulary: Vocabulary) -> str:
-  """What the ids of a vocabulary stand for, sentinels aside."""
-  return vocabulary.name.partition("extra_ids=")[0]
 
 
 def open_pretrained(path: str) -> Pretrained:

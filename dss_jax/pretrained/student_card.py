@@ -41,7 +41,12 @@ _TEXTS = {
 _SUBTASK = {"name": str, "input_format": str, "target_format": str}
 _SIDES = {"inputs": int, "targets": int}
 SIDES = tuple(_SIDES)
-_VOCABULARY = {"kind": str, "file": str | None, "extra_ids": int}
+_VOCABULARY = {
+  "kind": str,
+  "file": str | None,
+  "extra_ids": int,
+  "added_tokens": list[str],
+}
 # Entries of `Student.description`.
 DESCRIPTION = {
   "source": str | None,
@@ -71,6 +76,7 @@ class StudentCard:
     vocabulary_file: the SentencePiece model, in the same folder; None for
       bytes.
     extra_ids: the vocabulary's sentinels.
+    added_tokens: what was added to the SentencePiece model, behind these.
     description: `source`, `step`, `task`, `dataset`, as far as known.
   """
 
@@ -80,6 +86,7 @@ class StudentCard:
   labels: tuple[str, ...] | None = None
   vocabulary_file: str | None = None
   extra_ids: int = 0
+  added_tokens: tuple[str, ...] = ()
   description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def vocabulary(self, folder: str | pathlib.Path) -> vocabularies.Vocabulary:
@@ -87,7 +94,9 @@ class StudentCard:
     if self.vocabulary_file is None:
       return vocabularies.ByteVocabulary(self.extra_ids)
     return vocabularies.SentencePieceVocabulary(
-      str(pathlib.Path(folder) / self.vocabulary_file), self.extra_ids
+      str(pathlib.Path(folder) / self.vocabulary_file),
+      self.extra_ids,
+      self.added_tokens,
     )
 
 
@@ -108,6 +117,7 @@ def write(folder: str | pathlib.Path, card: StudentCard) -> None:
       "kind": kind,
       "file": card.vocabulary_file,
       "extra_ids": card.extra_ids,
+      "added_tokens": list(card.added_tokens),
     },
   }
   text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2)
@@ -170,6 +180,7 @@ def _parse(value: dict[str, Any]) -> StudentCard:
     labels=None if labels is None else tuple(labels),
     vocabulary_file=_vocabulary_file(vocabulary),
     extra_ids=vocabulary.get("extra_ids", 0),
+    added_tokens=tuple(vocabulary.get("added_tokens", ())),
     description={
       name: card[name] for name in DESCRIPTION if card.get(name) is not None
     },

@@ -35,7 +35,11 @@ def vocabulary_name(folder: pathlib.Path, vocab_size: int) -> str | None:
   if card is not None:
     name = card.vocabulary_file
     kind = "bytes" if name is None else bounds.find_file(folder, name)
-    return None if kind is None else f"{kind}:{card.extra_ids}"
+    if kind is None:
+      return None
+    return str(
+      vocabularies.NameParts(str(kind), card.extra_ids, card.added_tokens)
+    )
   file = bounds.find_file(folder, "tokenizer_config.json")
   # Old ones list every special token, and there may be hundreds.
   options = bounds.read_json(file, _MAX_CONFIG_BYTES) if file else {}

@@ -113,6 +113,7 @@ class Student:
       labels=self.labels,
       vocabulary_file=None if is_bytes else student_card.MODEL_FILE,
       extra_ids=self.vocabulary.extra_ids,
+      added_tokens=getattr(self.vocabulary, "added_tokens", ()),
       description={
         key: _public(self.description[key])
         for key in student_card.DESCRIPTION

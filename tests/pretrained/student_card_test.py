@@ -10,7 +10,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks
 from dss_jax.data.pairs.subtasks import MethodOptions
 from dss_jax.models import config, encoder_decoder
-from dss_jax.pretrained import student_card
+from dss_jax.pretrained import student_card, tokenizers
 from dss_jax.students import student as student_lib
 
 
@@ -44,6 +44,18 @@ def test_a_card_comes_back_as_it_was(tmp_path):
   assert model is not None
   shutil.copy(model, tmp_path / "spiece.model")
   assert back.vocabulary(tmp_path) == student.vocabulary
+
+
+def test_added_tokens_are_kept(tmp_path):
+  student = _student('taxonli:3+["{", "\\n", "  "]')
+  student_card.write(tmp_path, student.card())
+  shutil.copy(student.vocabulary.path, tmp_path / "spiece.model")
+  back = student_card.read(tmp_path)
+  assert back is not None
+  assert back.vocabulary(tmp_path) == student.vocabulary
+  name = tokenizers.vocabulary_name(tmp_path, 512)
+  assert name is not None
+  assert vocabularies.from_name(name) == student.vocabulary
 
 
 def test_bytes_need_no_file_and_no_card_is_no_error(tmp_path):

@@ -2,9 +2,11 @@
 
 import functools
 import pathlib
+import re
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -24,17 +26,73 @@ def to_seqio(name: Any) -> seqio.Vocabulary:
   if isinstance(name, vocabularies.ByteVocabulary):
     name = f"bytes:{name.extra_ids}"
   elif isinstance(name, vocabularies.SentencePieceVocabulary):
-    name = f"{name.path}:{name.extra_ids}"
+    name = str(
+      vocabularies.NameParts(name.path, name.extra_ids, name.added_tokens)
+    )
   return _to_seqio(name)
 
 
 @functools.lru_cache(maxsize=16)
 def _to_seqio(name: str) -> seqio.Vocabulary:
-  _, extra_ids = vocabularies.split_name(name)
+  _, extra_ids, added_tokens = vocabularies.split_name(name)
   path = vocabularies.model_path(name)
   if path is None:
     return seqio.ByteVocabulary(extra_ids=extra_ids)
+  if added_tokens:
+    return _AddedTokensVocabulary(str(path), extra_ids, added_tokens)
   return seqio.SentencePieceVocabulary(str(path), extra_ids=extra_ids)
+
+
+class _AddedTokensVocabulary(seqio.SentencePieceVocabulary):
+  """SeqIO's vocabulary of a SentencePiece model with added tokens."""
+
+  def __init__(self, path: str, extra_ids: int, added_tokens: tuple[str, ...]):
+    super().__init__(path, extra_ids=extra_ids)
+    self.added_tokens = added_tokens
+
+  @functools.cached_property
+  def ours(self) -> vocabularies.SentencePieceVocabulary:
+    return vocabularies.SentencePieceVocabulary(
+      self.sentencepiece_model_file, self.extra_ids, self.added_tokens
+    )
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {k: v for k, v in super().__getstate__().items() if k != "ours"}
+
+  @property
+  def sp_model(self) -> bytes:
+    return self.ours.model_with_added
+
+  @property
+  def _base_vocab_size(self) -> int:
+    return self.ours.vocab_size
+
+  def _encode(self, s: str) -> list[int]:
+    return self.ours.encode(s)
+
+  def _decode(self, ids: Iterable[int]) -> str:
+    return self.ours.decode(ids)
+
+  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+    def encode(text: Any) -> np.ndarray:
+      text = tf.compat.as_text(np.asarray(text).item())
+      return np.array(self.ours.encode(text), np.int32)
+
+    ids = tf.numpy_function(encode, [s], tf.int32)
+    return tf.ensure_shape(ids, [None])
+
+  def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+    text: Any = super()._decode_tf(ids)
+    for token in self.added_tokens:
+      marker = self.ours.to_markers(token)
+      # RE2 gives backslashes in what replaces a meaning.
+      text = tf.strings.regex_replace(
+        text, re.escape(marker), token.replace("\\", r"\\")
+      )
+    return text
+
+  def __str__(self) -> str:
+    return f"{super().__str__()[:-1]}, added_tokens={self.added_tokens})"
 
 
 class SeqioVocabulary:
@@ -63,6 +121,8 @@ def _or_default(value: int | None, default: int) -> int:
 
 def from_seqio(vocabulary: seqio.Vocabulary) -> vocabularies.Vocabulary:
   """Our vocabulary of the same ids, or a wrapper around SeqIO's."""
+  if isinstance(vocabulary, _AddedTokensVocabulary):
+    return vocabulary.ours
   if type(vocabulary) is seqio.ByteVocabulary:
     return vocabularies.ByteVocabulary(vocabulary.extra_ids)
   if (

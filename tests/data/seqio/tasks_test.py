@@ -116,7 +116,10 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["bytes", "bytes:7", "taxonli", "taxonli:2"])
+@pytest.mark.parametrize(
+  "name",
+  ["bytes", "bytes:7", "taxonli", "taxonli:2", 'taxonli:2+["\\n", "é", "  "]'],
+)
 def test_ids_and_decodes_equal_seqios(name):
   ours, theirs = vocabularies.from_name(name), tasks.to_seqio(name)
   assert theirs == tasks.to_seqio(ours)
@@ -136,7 +139,7 @@ def test_ids_and_decodes_equal_seqios(name):
     assert ours.decode(ids) == theirs.decode(ids)
 
 
-@pytest.mark.parametrize("name", ["bytes", "taxonli"])
+@pytest.mark.parametrize("name", ["bytes", "taxonli", 'taxonli+["é","\\n"]'])
 @pytest.mark.parametrize(
   "text", ["a</s>box", "</s>", "a</s></s>é", "no end", "", "\n</s>\n"]
 )
