@@ -1,7 +1,7 @@
 """What is measured on one GPU: training's MFU, Hugging Face's, and the rest.
 
     benchmarks/gpu.sh --part 1 --out FOLDER      # ours: base and large, 64 and 512 records
-    benchmarks/gpu.sh --part 2 --out FOLDER      # beside Hugging Face, the same ids
+    benchmarks/gpu.sh --part 2 --out FOLDER      # next to Hugging Face, the same ids
     benchmarks/gpu.sh --part 3 --out FOLDER      # decoding, parts of the step
     benchmarks/gpu.sh --smoke                    # all of it in small, on a CPU
 
@@ -11,7 +11,7 @@ case comes to, running out of memory too, is in the part's file at once.
 
 MFU is useful FLOPs (`dss_jax.models.flops`, padding left out) a second over
 what products of 8192^3 in bfloat16 reach in the same run; the datasheet's rate
-stands beside it.
+stands next to it.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Case:
   def name(self) -> str:
     settings = {**self.options, **self.options.get("model", {})}
     settings.pop("model", None)
-    told = [f"{name}={value}" for name, value in settings.items()]
-    return " ".join([self.side, self.student, str(self.records), *told])
+    changes = [f"{name}={value}" for name, value in settings.items()]
+    return " ".join([self.side, self.student, str(self.records), *changes])
 
 
 def ours(student: str, records: int, rows: int = 0, **model: Any) -> Case:
@@ -127,7 +127,7 @@ def part_2() -> list[Case]:
 
 
 def smoke_cases(part: int) -> list[Case]:
-  """As the parts, in small; one of them must fail and be told."""
+  """As the parts, in small; one of them must fail and be reported."""
   if part == 1:
     broken = Case("ours", "toy", 6, 0, {"model": {"dtype": "float99"}})
     return [broken, ours("toy", 6, num_microbatches=2)]

@@ -34,7 +34,7 @@ Record = dict[str, list[float]]
 def description(
   device: str | None = None, packages: Sequence[str] = PACKAGES
 ) -> dict[str, Any]:
-  """What was run, on what, with which versions, beside how much else."""
+  """What was run, on what, with which versions, and how busy the machine was."""
   return {
     "command": " ".join(["python", *sys.argv]),
     "device": device or processor(),
@@ -47,7 +47,7 @@ def description(
 
 
 def run(main: Callable[[], Any]) -> None:
-  """Runs a benchmark; what its user is to mend is told in a line."""
+  """Runs a benchmark; reports in one line what its user is to mend."""
   try:
     main()
   except (UserError, FileNotFoundError) as error:

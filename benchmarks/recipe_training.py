@@ -136,7 +136,7 @@ class Side:
         [each.label for each in part],
         [each.rationale for each in part],
       ]
-      # Of a mean over the part's tokens in the mean over the batch's.
+      # The share of a mean over the part's tokens in the mean over the batch's.
       shares = [
         weight * sum(len(targets) for _, targets in half) / total
         for weight, half, total in zip(
@@ -205,7 +205,7 @@ class Side:
     }
 
   def warm_up(self, steps: int) -> dict[str, float]:
-    """All shapes once; returns seconds, of which compiling is most."""
+    """All shapes once; returns the seconds, mostly of compiling."""
     start = time.perf_counter()
     compiled = self._forward is not self._model
     self.steps(max(steps, len(self._batches) if compiled else 1))

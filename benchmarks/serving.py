@@ -1,4 +1,4 @@
-"""What serving costs beside computing: throughput and latency under load.
+"""What serving costs in addition to computing: throughput and latency under load.
 
     python benchmarks/serving.py --model_dir=runs/taxonli_dss
     python benchmarks/serving.py --http_only        # the HTTP layer alone
@@ -225,14 +225,14 @@ def _run_clients(
     json.dump(plan, file)
     file.flush()
     before = _cpu_s(process_id)
-    told = subprocess.run(
+    ended = subprocess.run(
       [sys.executable, __file__, "--load", file.name],
       stdout=subprocess.PIPE,
       text=True,
       check=True,
     )
     spent = _cpu_s(process_id) - before
-  found = json.loads(told.stdout)
+  found = json.loads(ended.stdout)
   found["server_cpu_ms"] = 1e3 * spent / max(found["requests"], 1)
   return {**found, **_queue_peak(host, port)}
 
@@ -329,13 +329,13 @@ def _measure(args) -> dict[str, Any]:
     command = ["-m", "dss_jax.main", "serve", f"--model_dir={args.model_dir}"]
     # One length holds all of these inputs: less to warm up.
     command += [f"--outputs={args.outputs}", "--lengths=24", *server]
-    told = subprocess.run(
+    ended = subprocess.run(
       [sys.executable, __file__, *sys.argv[1:], "--alone"],
       stdout=subprocess.PIPE,
       text=True,
       check=True,
     )
-    alone = json.loads(told.stdout.splitlines()[-1])
+    alone = json.loads(ended.stdout.splitlines()[-1])
     infer_per_s = _infer_per_s(args, alone["per_s"])
   inputs = _inputs(args)
   runs = []

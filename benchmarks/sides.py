@@ -1,4 +1,4 @@
-"""The sides of a comparison of training, by name, and what is told of them."""
+"""The sides of a comparison of training, by name, and what is reported of them."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def compare_losses(
 
 
 def add_turn(found: dict[str, list], answer: Mapping[str, Any]) -> None:
-  """Keeps what a turn of `steps` told, beside the turns before it."""
+  """Keeps what a turn of `steps` measured, next to the turns before it."""
   for name, value in answer.items():
     values = value if isinstance(value, list) else [value]
     found.setdefault(name, []).extend(values)
@@ -168,17 +168,17 @@ HEADER = (
 
 def row(name: str, side: Mapping[str, Any], steps: int) -> list[str]:
   """A line of the table under `HEADER`."""
-  told = side["summary"]
+  summary = side["summary"]
   turns = side["turns"]
   walls = [1e3 * wall / steps for wall in turns["wall_s"]]
   return [
     name,
-    f"{told['records_per_s']:,.1f}",
-    f"{told['tokens_per_s']:,.0f}",
+    f"{summary['records_per_s']:,.1f}",
+    f"{summary['tokens_per_s']:,.0f}",
     measuring.spread(walls, 1),
-    f"{1e3 * told['step_cpu_s']:,.0f}",
-    f"{told['padding']:.1%}",
-    f"{told['flops_per_s'] / 1e9:,.0f}",
+    f"{1e3 * summary['step_cpu_s']:,.0f}",
+    f"{summary['padding']:.1%}",
+    f"{summary['flops_per_s'] / 1e9:,.0f}",
     f"{side['compile_s']:.1f}",
     f"{side['memory']['peak_bytes'] / 2**30:.2f}",
   ]

@@ -114,7 +114,7 @@ def launched(report: str, flags: list[str]) -> None:
 
 
 def _watch_compiling(watch: Stopwatch) -> None:
-  """Tracing and compiling are told apart from the phases they happen in."""
+  """Tracing and compiling are counted apart from the phases they happen in."""
   import threading
 
   from jax import monitoring

@@ -3,7 +3,7 @@
     python benchmarks/step_breakdown.py
     python benchmarks/step_breakdown.py -- --gin_file=models/bench.gin ...
 
-Runs `dss-jax train` with the given flags (by default a student on the built-in
+Runs `dss-jax train` with its flags (by default a student on the built-in
 dataset) and prints the phases that the run itself measures, per step once it is
 warm, and of the whole. Beforehand, in turns:
 

@@ -1,4 +1,4 @@
-"""What asking a teacher costs beside the waiting: throughput and memory.
+"""What asking a teacher costs in addition to the waiting: throughput and memory.
 
     python benchmarks/teacher_client.py                     # throughput
     python benchmarks/teacher_client.py --memory_rows 100000

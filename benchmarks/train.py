@@ -78,7 +78,7 @@ def start(args, name: str, environment: dict, **options: Any) -> Worker:
 
 
 def options_of(args, name: str) -> dict[str, Any]:
-  """What a side is told on the command line."""
+  """The command line of a side."""
   if name in sides.OURS:
     return {
       "model": {"dropout_rate": args.dropout, **args.model},

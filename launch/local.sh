@@ -9,7 +9,7 @@
 #
 # DSS_DEVICE=cpu keeps off the GPU; DSS_DEVICE=0 (1, ...) picks one.
 # PYTHON is the interpreter: by default the checkout's .venv, else python3.
-# Restarted with the same folder, the run goes on where it stopped.
+# Restarted with the same folder, the run resumes where it stopped.
 set -euo pipefail
 
 case "${1:-}" in

@@ -89,7 +89,7 @@ def repository() -> pathlib.Path:
 def load_benchmark(
   repository, monkeypatch
 ) -> Callable[[str], types.ModuleType]:
-  """Loads a script of `benchmarks/`, which finds its neighbours beside it."""
+  """Loads a script of `benchmarks/`, which finds its neighbours."""
   folder = repository / "benchmarks"
   monkeypatch.syspath_prepend(folder)
 
@@ -123,7 +123,7 @@ def recipe() -> types.ModuleType:
 
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
-  """The folder `data` beside the released data; skips where it is absent."""
+  """The folder of released data; skips where it is absent."""
   folder = SHARED / "data"
   if not folder.is_dir():
     pytest.skip(f"the released data is not at {folder} (set DSS_SHARED)")

@@ -123,7 +123,7 @@ def rising(graph: Mapping[str, set[str]]) -> list[tuple[str, str]]:
 def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
   """Parts of a folder that import each other, for all folders.
 
-  A folder and what lies in it are one part to those beside it.
+  A folder and what lies in it are one part to its neighbours.
   """
   folders = {
     tuple(name.split(".")[:depth])

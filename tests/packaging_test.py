@@ -200,7 +200,7 @@ def test_the_lowest_versions_are_the_declared_bounds(repository):
 
 
 def test_lint_has_the_versions_that_dss_jax_allows(repository):
-  """Where both name a library; `make lint` installs its group alone."""
+  """Both may name a library; `make lint` installs its group alone."""
   path = repository / "pyproject.toml"
   values = tomllib.loads(path.read_text(encoding="utf-8"))
   extras = values["project"]["optional-dependencies"]
@@ -236,7 +236,7 @@ def test_bare_checkout_links(repository):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--gin_file=runs/train.gin"]])
-def test_launching_without_a_folder_is_told(repository, arguments):
+def test_launching_without_a_folder_is_refused(repository, arguments):
   script = repository / "launch" / "local.sh"
   ended = subprocess.run(
     [script, *arguments], capture_output=True, text=True, timeout=60
@@ -247,7 +247,7 @@ def test_launching_without_a_folder_is_told(repository, arguments):
 
 @pytest.mark.slow
 def test_launching_a_bare_checkout_from_another_folder(repository, tmp_path):
-  """With the interpreter asked for, and the run's folder in the caller's."""
+  """It takes the interpreter asked for, and the run's folder in the caller's."""
   environment = {**os.environ, "PYTHON": sys.executable, "DSS_DEVICE": "cpu"}
   environment.pop("PYTHONPATH", None)
   ended = subprocess.run(

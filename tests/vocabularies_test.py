@@ -59,7 +59,7 @@ def test_lone_surrogates_become_question_marks(words):
 
 
 @pytest.mark.parametrize("control", taxonli.CONTROLS)
-def test_taxonli_is_written_without_unknowns_and_given_back(words, control):
+def test_taxonli_is_written_without_unknowns_and_read_back(words, control):
   for record in taxonli.generate("train", 300, control=control):
     premise, hypothesis = record.input.split("</s>")
     for text in (

@@ -71,7 +71,7 @@ def draw_png(
     curves: name -> the curves of its seeds, with y as a fraction.
     title: above the picture.
     x_label: below it.
-    y_label: beside it.
+    y_label: next to it.
     chance: what guessing reaches, drawn as a dotted line.
   """
   from matplotlib import figure, ticker

@@ -7,7 +7,9 @@ import pytest
 
 
 @pytest.mark.slow
-def test_the_phases_of_a_start_are_told(load_benchmark, tmp_path, monkeypatch):
+def test_the_phases_of_a_start_are_printed(
+  load_benchmark, tmp_path, monkeypatch
+):
   module = load_benchmark("startup")
   # For the processes that it starts.
   monkeypatch.setenv("XLA_FLAGS", command_line.environment()["XLA_FLAGS"])
@@ -32,7 +34,7 @@ def test_the_phases_of_a_start_are_told(load_benchmark, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_time_of_steps_is_told(load_benchmark, tmp_path, one_device):
+def test_the_time_of_steps_is_printed(load_benchmark, tmp_path, one_device):
   module = load_benchmark("step_breakdown")
   file = tmp_path / "steps.json"
   flags = [
@@ -51,7 +53,7 @@ def test_the_time_of_steps_is_told(load_benchmark, tmp_path, one_device):
   assert {len(each) for each in found["seconds_a_step"].values()} == {1}
 
 
-def test_a_mistake_is_told_in_a_line(load_benchmark, tmp_path):
+def test_a_mistake_is_reported_in_one_line(load_benchmark, tmp_path):
   prepare, measuring = load_benchmark("prepare"), load_benchmark("measuring")
   missing = str(tmp_path / "missing")
   with pytest.raises(SystemExit, match=f"{missing}[^\\n]*$"):

@@ -1,4 +1,4 @@
-"""The benchmarks of training: the same ids, the same losses, told truly."""
+"""The benchmarks of training: the same ids and losses, reported as they are."""
 
 import json
 import os
@@ -239,7 +239,7 @@ def test_the_gpu_suite_runs_in_small_without_tensorflow(repository, tmp_path):
   failed = [
     case["name"] for cases in parts for case in cases if "failed" in case
   ]
-  assert failed == ["ours toy 6 dtype=float99"]  # told, and gone on
+  assert failed == ["ours toy 6 dtype=float99"]  # reported, and the others ran
   timed = [
     case["name"] for cases in parts for case in cases if "summary" in case
   ]

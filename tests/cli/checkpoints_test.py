@@ -22,7 +22,7 @@ def test_a_checkpoint_is_described(tmp_path, folders, capsys):
   assert f"{sum(w.size for w in weights.values()):,}" in out
 
 
-def test_what_is_none_is_told(tmp_path, capsys):
+def test_a_folder_without_checkpoints_is_refused(tmp_path, capsys):
   assert main.main(["checkpoints", str(tmp_path / "absent")]) == 2
   error = capsys.readouterr().err
   assert error.count("\n") == 1
@@ -57,7 +57,7 @@ def test_sizes_come_from_the_checkpoint(tmp_path, folders, parsed):
   assert "emb_dim = 12" in text
 
 
-def test_a_vocabulary_that_is_given_stays(tmp_path, folders, parsed):
+def test_the_users_vocabulary_is_kept(tmp_path, folders, parsed):
   folder = folders.write(tmp_path / "x")
   (folder / "tokenizer_config.json").write_text(
     json.dumps({"tokenizer_class": "ByT5Tokenizer"})
@@ -92,7 +92,9 @@ _FLAGS = [
 ]
 
 
-def test_every_mismatch_is_told_before_anything_runs(tmp_path, folders, capsys):
+def test_every_mismatch_is_reported_before_anything_runs(
+  tmp_path, folders, capsys
+):
   folder = folders.write(tmp_path / "x")
   model_dir = tmp_path / "run"
   code = main.main(

@@ -34,12 +34,14 @@ def _refused(capsys, *flags):
     ("--t5x_layout=orbax", "belongs to the format t5x"),
   ],
 )
-def test_flags_that_cannot_be_are_told(tmp_path, capsys, flag, reason):
+def test_flags_that_cannot_be_are_refused(tmp_path, capsys, flag, reason):
   flags = (f"--model_dir={tmp_path}", f"--output_dir={tmp_path / 'out'}", flag)
   assert reason in _refused(capsys, *flags)
 
 
-def test_what_is_in_the_way_is_told_before_anything_is_read(tmp_path, capsys):
+def test_what_is_in_the_way_is_reported_before_anything_is_read(
+  tmp_path, capsys
+):
   output = tmp_path / "out"
   output.mkdir()
   (output / "thesis.tex").write_text("x")

@@ -424,7 +424,7 @@ def test_malformed_lines(mine, tmp_path, loopback, capsys):
 
 
 @pytest.mark.parametrize(
-  ("flags", "told"),
+  ("flags", "message"),
   [
     (["--formats=xml"], "--formats names 'xml'; allowed: jsonl, "),
     (["--formats=jsonl,jsonl"], "--formats names 'jsonl' twice"),
@@ -468,21 +468,21 @@ def test_malformed_lines(mine, tmp_path, loopback, capsys):
     (["--max_tokens_field=n"], "max_tokens_field is 'n'"),
   ],
 )
-def test_wrong_flags_in_one_line(mine, loopback, capsys, flags, told):
+def test_wrong_flags_in_one_line(mine, loopback, capsys, flags, message):
   assert mine(*flags) == 2
-  assert told in of_error(capsys)
+  assert message in of_error(capsys)
   assert not loopback.bodies
 
 
 def test_wrong_sources_in_one_line(tmp_path, capsys):
-  for flags, told in (
+  for flags, message in (
     (["--output_dir=x", "--model=m"], "give either --dataset NAME or --input"),
     (["--dataset=cqa", "--model=m"], "give --output_dir"),
     (["--input=x.jsonl", "--output_dir=x", "--prompt=cqa", "--model=m"], "no such file"),
     (["--dataset=cqb", "--output_dir=x", "--model=m"], "cqb"),
   ):  # fmt: skip
     assert main(["extract", *flags]) == 2
-    assert told in of_error(capsys)
+    assert message in of_error(capsys)
   write_records(tmp_path / "a.jsonl", [Record("a", "b")])
   flags = ["extract", "--input", str(tmp_path / "a.jsonl"), "--model=m"]
   assert main([*flags, "--output_dir", str(tmp_path)]) == 2
@@ -493,18 +493,18 @@ def test_wrong_sources_in_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-  ("status", "told"),
+  ("status", "message"),
   [
     (401, "--api_key_env"),
     (404, "check base_url and model (--base_url, --model)"),
   ],
 )
-def test_what_a_person_must_mend(mine, loopback, capsys, status, told):
+def test_what_a_person_must_mend(mine, loopback, capsys, status, message):
   loopback.answer = lambda body, times: status
   assert mine("--concurrency=1") == 2
   error = capsys.readouterr().err.splitlines()[-1]
   assert error.startswith("dss-jax extract: http://127.0.0.1:")
-  assert told in error
+  assert message in error
 
 
 def test_a_stop_before_it_costs_too_much(mine, tmp_path, loopback, capsys):
@@ -540,7 +540,7 @@ def test_nobody_there(mine, tmp_path, capsys):
   assert not (tmp_path / "out" / "train.jsonl").exists()
 
 
-def test_failures_are_told_and_asked_again_when_wished(
+def test_failures_are_reported_and_asked_again_by_flag(
   mine, tmp_path, loopback, capsys
 ):
   loopback.answer = lambda body, times: (
@@ -601,7 +601,7 @@ def _wait_for(loopback, count):
 
 
 @pytest.mark.slow
-def test_interrupted_and_killed_runs_go_on(tmp_path, loopback):
+def test_interrupted_and_killed_runs_continue(tmp_path, loopback):
   command = _started(tmp_path, loopback)
   process = subprocess.Popen(
     command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -41,7 +41,7 @@ def _parser(**changes):
   return parser
 
 
-def test_what_is_not_given_is_what_the_class_says():
+def test_defaults_are_what_the_class_says():
   args = _parser().parse_args(["--main_dish=soup"])
   assert flags.build(Lunch, args) == Lunch("soup")
 

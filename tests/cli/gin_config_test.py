@@ -38,7 +38,7 @@ def test_flags_become_bindings(flag, binding):
   assert gin_config.binding_from_flag(flag) == binding
 
 
-def test_flag_without_value_is_told():
+def test_a_gin_flag_without_a_value_is_refused():
   with pytest.raises(UserError, match=r"write --gin\.NAME=VALUE"):
     gin_config.binding_from_flag("--gin.MODEL_DIR")
 
@@ -152,13 +152,13 @@ def test_parsing_forgets_what_was_parsed_before():
     ([], ["A = @optimizers.Adam()"], r"there is .*optimizers\.AdamW"),
   ],
 )
-def test_wrong_configurations_are_told_in_one_line(files, bindings, message):
+def test_wrong_configurations_are_refused_in_one_line(files, bindings, message):
   with pytest.raises(UserError, match=message) as error:
     gin_config.parse(files, bindings)
   assert "\n" not in str(error.value)
 
 
-def test_wrong_values_are_told_in_one_line():
+def test_wrong_values_are_refused_in_one_line():
   gin_config.parse([], ["network.T5Config.emb_dim = -1"])
   with pytest.raises(UserError, match="emb_dim is -1") as error:
     gin_config.instance("network.T5Config", vocab_size=8)
@@ -180,7 +180,7 @@ def test_wrong_values_are_told_in_one_line():
     (f"ALPHA = '{'x' * 9999}'", r"xx\.\.\.;"),
   ],
 )
-def test_values_of_the_wrong_type_are_told_in_one_line(binding, message):
+def test_values_of_the_wrong_type_are_refused_in_one_line(binding, message):
   gin_config.parse(
     ["models/taxonli.gin", "runs/taxonli.gin", "data/taxonli.gin"],
     ["MODEL_DIR = 'x'", "TRAIN_STEPS = 1", "METHOD = 'dss'", binding],
@@ -208,7 +208,7 @@ def test_all_that_is_missing_is_named_at_once():
   assert "--gin.MODEL_DIR=... --gin.TRAIN_STEPS=..." in message
   assert "--gin_file=data/... (or --gin.TASK_FEATURE_LENGTHS=..." in message
   assert "--gin_file=methods/... (or --gin.METHOD=...)" in message
-  # What a given name makes unnecessary is not asked for.
+  # A name makes DATASET and METHOD unnecessary.
   gin_config.parse(
     ["models/taxonli.gin", "runs/taxonli.gin"],
     ["MIXTURE_OR_TASK_NAME = 'taxonli_dss'", "TRAIN_STEPS = 3"],
@@ -217,13 +217,13 @@ def test_all_that_is_missing_is_named_at_once():
     gin_config.instance("train.train")
 
 
-def test_a_configuration_without_a_run_is_told():
+def test_a_configuration_without_a_run_is_refused():
   gin_config.parse(["models/taxonli.gin"])
   with pytest.raises(UserError, match=r"--gin_file=runs/train\.gin"):
     gin_config.instance("train.train")
 
 
-def test_missing_search_path_is_told(tmp_path):
+def test_a_missing_search_path_is_refused(tmp_path):
   with pytest.raises(UserError, match="--gin_search_paths"):
     gin_config.parse([], [], [str(tmp_path / "none")])
 

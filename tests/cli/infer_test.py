@@ -142,7 +142,7 @@ def _start_filter(folder, **options) -> Any:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bytes(folder, tmp_path):
+def test_a_killed_run_continues_to_the_same_bytes(folder, tmp_path):
   more = ("--window=16", "--outputs=rationale")
   assert _infer(folder, tmp_path / "whole.jsonl", *more) == 0
   output = tmp_path / "out.jsonl"
@@ -223,7 +223,7 @@ def test_an_interrupt_ends_it_while_the_pipe_is_silent(folder):
 
 
 @pytest.mark.slow
-def test_a_file_that_may_not_grow_is_told_in_one_line(folder, tmp_path):
+def test_a_file_that_may_not_grow_is_reported_in_one_line(folder, tmp_path):
   process = _start(
     folder,
     tmp_path / "out.jsonl",

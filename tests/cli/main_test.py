@@ -43,7 +43,7 @@ def _use_one_device(patched: pytest.MonkeyPatch) -> None:
 def trained(tmp_path_factory) -> pathlib.Path:
   """A run of two steps, made by the command line."""
   folder = tmp_path_factory.mktemp("trained") / "run"
-  # One name will do where several may be given.
+  # One name will do where several are allowed.
   flags = _train_flags(
     folder,
     "--gin.EVAL_TASKS=taxonli_label",
@@ -272,7 +272,7 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
 @pytest.mark.parametrize(
   "name", list(_mistakes(pathlib.Path(), pathlib.Path()))
 )
-def test_mistakes_are_told_in_one_line(name, trained, tmp_path, capsys):
+def test_mistakes_are_reported_in_one_line(name, trained, tmp_path, capsys):
   argv, expected = _mistakes(tmp_path / "run", trained)[name]
   capsys.readouterr()
   assert main.main(argv) == 2
@@ -283,7 +283,9 @@ def test_mistakes_are_told_in_one_line(name, trained, tmp_path, capsys):
   assert "Traceback" not in error
 
 
-def test_no_cluster_is_told_in_one_line(tmp_path, capsys, monkeypatch):
+def test_a_missing_cluster_is_reported_in_one_line(
+  tmp_path, capsys, monkeypatch
+):
   def initialize(*_):
     raise ValueError("coordinator_address should be defined.")
 
@@ -294,7 +296,7 @@ def test_no_cluster_is_told_in_one_line(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_failing_disk_is_told_in_one_line(tmp_path, capsys, monkeypatch):
+def test_a_failing_disk_is_reported_in_one_line(tmp_path, capsys, monkeypatch):
   """A file system that is full when the first file of the run is written."""
 
   def full(*_):
@@ -312,7 +314,7 @@ def test_a_failing_disk_is_told_in_one_line(tmp_path, capsys, monkeypatch):
   assert str(tmp_path) in line
 
 
-def test_a_full_device_is_told_in_one_line(tmp_path, capsys, monkeypatch):
+def test_a_full_device_is_reported_in_one_line(tmp_path, capsys, monkeypatch):
   from dss_jax.training import train
 
   def full(*_):

@@ -24,7 +24,7 @@ def config() -> pipeline.DatasetConfig:
   return pipeline.DatasetConfig("plain_dss", LENGTHS, records_per_batch=4)
 
 
-def test_a_sub_task_without_examples_is_told(config):
+def test_a_sub_task_without_examples_is_refused(config):
   with pytest.raises(UserError, match="no examples of rationale in split 'tr"):
     pipeline.load_examples(config, BYTES)
   found = pipeline.load_examples(config, BYTES, may_be_empty=True)

@@ -289,7 +289,7 @@ def test_a_missing_library_is_named(monkeypatch, source, module, hint):
 
 
 @pytest.mark.slow
-def test_no_network_is_told_at_once(monkeypatch, tmp_path):
+def test_a_missing_network_is_reported_at_once(monkeypatch, tmp_path):
   """TFDS itself would retry for minutes before it gave up."""
   pytest.importorskip("tensorflow_datasets")
 

@@ -51,7 +51,7 @@ def test_fixed_without_a_cut():
 
 def test_official_order_is_fraction_first():
   train, validation = splits.official_split(9741, fraction=0.125, seed=0)
-  # "12.5 %" trains on 11.25 %: 9741 - ceil(8523.375) = 1217, of which 10 % go.
+  # "12.5 %" trains on 11.25 %: 9741 - ceil(8523.375) = 1217, and 10 % of those go.
   assert (len(train), len(validation)) == (1217 - 122, 122)
   full_train, full_validation = splits.official_split(9741)
   assert (len(full_train), len(full_validation)) == (8766, 975)

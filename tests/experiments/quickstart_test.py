@@ -26,7 +26,7 @@ def test_both_methods_see_as_many_tokens_and_look_as_often(tmp_path):
 @pytest.mark.parametrize(
   "flag", ["--seeds=0", "--steps=0", "--steps=-5", "--steps=11"]
 )
-def test_numbers_that_cannot_be_are_told(flag, capsys):
+def test_numbers_out_of_range_are_refused(flag, capsys):
   assert main.main(["quickstart", flag]) == 2
   (line,) = capsys.readouterr().err.splitlines()
   name, _, value = flag.partition("=")

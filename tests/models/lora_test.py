@@ -132,10 +132,10 @@ def test_axes_follow_the_kernels():
     ({"also_train": "query"}, "trains decoder/layers_0/encoder_decoder_att"),
   ],
 )
-def test_wrong_options_are_told_in_one_line(options, said):
-  with pytest.raises(UserError, match=re.escape(said)) as told:
+def test_wrong_options_are_refused_in_one_line(options, said):
+  with pytest.raises(UserError, match=re.escape(said)) as error:
     LoraModel(MODEL, LoraOptions(**options))
-  assert "\n" not in str(told.value)
+  assert "\n" not in str(error.value)
 
 
 # ------------------------------------------------------------------ what it is

@@ -173,7 +173,7 @@ def _transformation(model):
     pytest.param(True, False, marks=pytest.mark.thorough),
   ],
 )
-def test_the_optimizer_state_goes_on(tmp_path, scan, fully_sharded):
+def test_the_optimizer_state_is_continued(tmp_path, scan, fully_sharded):
   params, state = _trained(CONFIG)
   # Some slots are factored and some are not, square ones among them.
   path = _write(tmp_path, params, t5x_optimizer_state.to_t5x(state), step=2)
@@ -283,9 +283,7 @@ def test_stacks_of_any_number_of_layers(shape):
 @pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("layout", ["orbax", "legacy"])
-def test_t5xs_own_checkpoint_goes_on_from_its_optimizer_state(
-  shared_data, layout
-):
+def test_training_continues_from_t5xs_own_optimizer_state(shared_data, layout):
   """The step after is T5X's (parity.npz), through the trainer's own door."""
   from dss_jax.training import losses, token_losses
 

@@ -228,7 +228,7 @@ def test_scaling_is_what_the_library_does(tmp_path, folders, kind, has_head):
     opened = open_pretrained(str(folder))
     student = EncoderDecoderModel(opened.config)
     if opened.config not in apply:
-      apply[opened.config] = _jit(student.apply)
+      apply[opened.config] = jax.jit(student.apply)
     logits = apply[opened.config](opened.load(student), batch)
     np.testing.assert_allclose(logits, expected, atol=1e-4, err_msg=str(keys))
   assert apply

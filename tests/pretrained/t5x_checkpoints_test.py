@@ -144,7 +144,7 @@ ORBAX = {
 def test_compressors_of_orbax(tmp_path, compressor):
   state = _orbax(tmp_path, ORBAX, ocdbt=False, compressor=compressor)
   _assert_right(*load_t5x(tmp_path))
-  # Of another array: whole, but not as long as this one's.
+  # A chunk of another array: whole, but not as long as this one's.
   chunk = state / "target.decoder.layers_0.mlp.wo.kernel" / "0.0"
   data = (state / "state.param_states.decoder.v_row" / "0").read_bytes()
   chunk.write_bytes(data)

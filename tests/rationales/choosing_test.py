@@ -209,9 +209,11 @@ def test_rationalising():
   assert needs_rationalising(RECORD, answers, same)
   assert not needs_rationalising(NO_GOLD, answers, same)
   assert not needs_rationalising(RECORD, _answers("pond", "ZOO"), same)
-  given = _answer("zoo", "because the gold is so", sample=7, rationalised=True)
+  with_label = _answer(
+    "zoo", "because the gold is so", sample=7, rationalised=True
+  )
   options = ChooseOptions(gold="rationalise")
-  record = choose(RECORD, [*answers, given], options, same)
+  record = choose(RECORD, [*answers, with_label], options, same)
   assert [r.text for r in record.rationales] == ["because the gold is so"]
   assert record.rationales[0].weight == 1.0
   assert record.rationales[0].extra["rationalised"] is True
@@ -220,9 +222,9 @@ def test_rationalising():
   assert account["teachers"]["big"]["rationalised"] == 1
   assert account["teachers"]["big"]["compared"] == 2
   # Where a rationale of its own agrees, that is taken.
-  record = choose(RECORD, [_answer("zoo"), given], options, same)
+  record = choose(RECORD, [_answer("zoo"), with_label], options, same)
   assert [r.text for r in record.rationales] == ["so it is zoo"]
-  # A label that was given in the prompt need not be repeated; another one is
+  # A label that the prompt showed need not be repeated; another one is
   # no rationale for it.
   for label, text in ((None, "why"), ("pond", None)):
     answer = _answer(label, "why", rationalised=True)
@@ -230,7 +232,7 @@ def test_rationalising():
     found = [r.text for r in record.rationales if r.weight]
     assert found == ([text] if text else [])
   # Given, but not asked for.
-  record = choose(RECORD, [_answer("pond"), given], ChooseOptions(), same)
+  record = choose(RECORD, [_answer("pond"), with_label], ChooseOptions(), same)
   assert _labels(record) == ["pond"]
 
 

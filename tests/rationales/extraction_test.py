@@ -105,9 +105,9 @@ def test_teachers_in_words_and_by_heart(tmp_path):
   assert result.report.parse_rate.to_dict() == {
     "count": 15, "of": 15, "percent": 100.0,
   }  # fmt: skip
-  told = json.loads(result.files[-1].read_text())
-  assert told["prompt"]["sha256"] == PROMPT.sha256
-  assert [each["name"] for each in told["teachers"]] == ["t", "book"]
+  report = json.loads(result.files[-1].read_text())
+  assert report["prompt"]["sha256"] == PROMPT.sha256
+  assert [each["name"] for each in report["teachers"]] == ["t", "book"]
 
 
 def test_splits_share_a_ledger(tmp_path):
@@ -120,7 +120,7 @@ def test_splits_share_a_ledger(tmp_path):
   assert (tmp_path / "train.jsonl").exists()
 
 
-def test_another_teacher_is_told_where_the_first_one_fails(tmp_path):
+def test_another_teacher_gets_the_label_where_the_first_one_fails(tmp_path):
   def answer(request):
     text = request.prompt[-1][1]
     return "" if "correct" in text and "thing 2" in text else BLUE
@@ -132,9 +132,11 @@ def test_another_teacher_is_told_where_the_first_one_fails(tmp_path):
   options = ChooseOptions(gold="rationalise")
   source = RecordSource.of_records("things", RECORDS[:3])
   result = run(tmp_path, plan(first, other, choose=options), source)
-  told = [r.prompt[-1][1] for r in other.asked if "correct" in r.prompt[-1][1]]
+  prompts = [
+    r.prompt[-1][1] for r in other.asked if "correct" in r.prompt[-1][1]
+  ]
   # BLUE is no rationale for red: the first teacher is of no use at all.
-  assert len(told) == 3
+  assert len(prompts) == 3
   assert result.summaries["a"]["rationalise"].answered == 3
   records, _ = read_records(result.files[0])
   assert [[r.source for r in x.rationales] for x in records] == [["b"]] * 3

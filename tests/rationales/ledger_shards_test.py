@@ -15,7 +15,7 @@ from dss_jax.rationales.teacher_requests import Completion, Outcome
 
 
 class LocalFiles:
-  """Files that can be told to fail."""
+  """Files that fail on demand."""
 
   def __init__(self):
     self.fails = False
@@ -132,7 +132,7 @@ def test_of_two_answers_the_first_one_stays(tmp_path):
       assert answer.text == "second"
 
 
-def test_publishing_that_keeps_failing_is_told(tmp_path):
+def test_publishing_that_keeps_failing_is_reported(tmp_path):
   files = LocalFiles()
   files.fails = True
 

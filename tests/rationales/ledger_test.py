@@ -211,16 +211,16 @@ except ValueError as error:
   with Ledger(path) as ledger:
     ledger.add_outcome(answered("k"))
     ledger.flush()
-    told = subprocess.run(
+    printed = subprocess.run(
       [sys.executable, "-c", program],
       env=os.environ | {"PYTHONPATH": str(repository)},
       capture_output=True,
       text=True,
       check=True,
     ).stdout.strip()
-    assert str(path) in told
-    assert f"process {os.getpid()}" in told
-    assert "\n" not in told
+    assert str(path) in printed
+    assert f"process {os.getpid()}" in printed
+    assert "\n" not in printed
     with pytest.raises(UserError, match="written by another run"):
       Ledger(path)
     # Reading is for everyone.
@@ -271,7 +271,7 @@ def test_a_newer_schema_is_refused(path):
     Ledger(path)
 
 
-def test_a_damaged_ledger_is_told_in_one_line(path):
+def test_a_damaged_ledger_is_reported_in_one_line(path):
   with Ledger(path) as ledger:
     for i in range(500):
       ledger.add_outcome(answered(f"k{i}", "x" * 100))
@@ -290,7 +290,7 @@ def test_a_damaged_ledger_is_told_in_one_line(path):
   assert "\n" not in str(caught.value)
 
 
-def test_a_full_disk_is_told_and_loses_nothing(path):
+def test_a_full_disk_is_reported_and_loses_nothing(path):
   with Ledger(path) as ledger:
     ledger.add_outcome(answered("first"))
     ledger.flush()

@@ -64,7 +64,7 @@ class World:
     requests = [r for r in requests if self.ledger.outcome(r.key) is None]
     for request in requests:
       found = request.prompt[-1][1].split()[2]
-      name = f"told {found}" if "correct" in request.prompt[-1][1] else found
+      name = f"label {found}" if "correct" in request.prompt[-1][1] else found
       text = self.answer(name, request.sample)
       kind = "gave_up" if text is None else "answered"
       completion = None if text is None else Completion(text)
@@ -79,7 +79,10 @@ class World:
       for i in range(len(self.plan.teachers))
     ]
     for of_record in zip(*of_all):
-      yield of_record[0][0], [a for _, given in of_record for a in given]
+      yield (
+        of_record[0][0],
+        [a for _, of_teacher in of_record for a in of_teacher],
+      )
 
   def run(self):
     """All rounds, as a run makes them."""
@@ -160,7 +163,7 @@ def test_unreadable_answers_are_asked_again_warmer(world):
 def test_whatever_was_asked_before_the_same_is_asked_in_all(
   tmp_path_factory, texts, samples, retries, rng
 ):
-  """A run that is cut anywhere goes on to what one in one piece asks."""
+  """A run that is cut anywhere continues to ask what an uncut one asks."""
   made = plan(own(samples=samples), retry_unparsed=retries)
 
   def answer(name, sample):
@@ -191,20 +194,22 @@ def test_whatever_was_asked_before_the_same_is_asked_in_all(
 
 def test_rationales_for_the_gold_label_where_there_is_none(world):
   def answer(name, sample):
-    if name.startswith("told"):
-      return "Because." if name == "told 1" else GOOD
+    if name.startswith("label"):
+      return "Because." if name == "label 1" else GOOD
     return {"0": GOOD, "1": WRONG, "2": "Hm.", "3": None}.get(name, GOOD)
 
   options = ChooseOptions(gold="rationalise")
   records = [*RECORDS[:4], dataclasses.replace(RECORDS[4], label=None)]
   asked = world(plan(choose=options), answer, records)
-  given = asked.questions().with_gold_label
+  with_label = asked.questions().with_gold_label
   # Nothing before the first round is over.
-  assert list(given(asked.answered())) == []
+  assert list(with_label(asked.answered())) == []
   asked.run()
-  told = [name for name, _, _ in asked.sent if name.startswith("told")]
-  assert told == ["told 1", "told 2", "told 3"]
-  assert len(list(given(asked.answered()))) == 1  # asked, and of no use
+  asked_with_label = [
+    name for name, _, _ in asked.sent if name.startswith("label")
+  ]
+  assert asked_with_label == ["label 1", "label 2", "label 3"]
+  assert len(list(with_label(asked.answered()))) == 1  # asked, and of no use
   count = len(asked.sent)
   asked.run()
   assert len(asked.sent) == count
@@ -217,19 +222,19 @@ def test_rationales_for_the_gold_label_where_there_is_none(world):
   assert list(found.with_gold_label(asked.answered())) == []
 
 
-def test_one_teacher_is_told_where_none_agrees(world):
+def test_one_teacher_gets_the_label_where_none_agrees(world):
   """The second one only where the first one's rationale is of no use."""
 
   def answer(name, sample):
-    told = {"told 1": GOOD, "told 2": ""}
-    return told.get(name, {"0": GOOD}.get(name, WRONG))
+    answers = {"label 1": GOOD, "label 2": ""}
+    return answers.get(name, {"0": GOOD}.get(name, WRONG))
 
   made = plan(own("a"), own("b"), choose=ChooseOptions(gold="rationalise"))
   asked = world(made, answer, RECORDS[:3])
   asked.run()
-  told = [(n, m) for n, _, m in asked.sent if n.startswith("told")]
-  assert told == [
-    ("told 1", "model-a"), ("told 2", "model-a"), ("told 2", "model-b"),
+  asked_with_label = [(n, m) for n, _, m in asked.sent if n.startswith("label")]
+  assert asked_with_label == [
+    ("label 1", "model-a"), ("label 2", "model-a"), ("label 2", "model-b"),
   ]  # fmt: skip
 
 

@@ -128,11 +128,11 @@ def test_completion_style_word_for_word(tmp_path):
     "Review: Rain again.\nThoughts:"
   )
   assert (request.model, request.sample) == ("m", 2)
-  given = prompt.text(Record("1", "Rain again."), label="sad")
-  assert given.endswith(
+  text = prompt.text(Record("1", "Rain again."), label="sad")
+  assert text.endswith(
     "Review: Rain again.\nThe correct answer is sad. Explain why.\nThoughts:"
   )
-  assert "The correct answer is glad. Explain why.\nThoughts: An" in given
+  assert "The correct answer is glad. Explain why.\nThoughts: An" in text
 
 
 def test_chat_style_word_for_word(tmp_path):
@@ -163,7 +163,7 @@ def test_no_prompt_ends_with_space(name):
       assert content == content.strip() != "", role
 
 
-def test_the_label_is_told_only_where_it_is_given():
+def test_the_prompt_shows_the_label_only_when_asked_to():
   prompt = prompt_files.load("cqa").with_exemplars(1)
   record = _record(prompt_files.load("cqa").exemplars[3])
   assert "Right choice: (e) stage\nA:" in prompt.text(record, "stage")
@@ -173,7 +173,7 @@ def test_the_label_is_told_only_where_it_is_given():
   assert "Right choice: theater\nA:" in prompt.text(record, "theater")
 
 
-def test_stop_texts_are_the_prompts_unless_given():
+def test_stop_texts_are_the_prompts_by_default():
   prompt = prompt_files.load("svamp")
   record = Record("1", "A dog\nHow many?")
 
@@ -315,7 +315,7 @@ ONE_LINE_ERRORS = [
 
 
 @pytest.mark.parametrize(("text", "message"), ONE_LINE_ERRORS)
-def test_mistakes_are_told_in_one_line(tmp_path, text, message):
+def test_mistakes_are_reported_in_one_line(tmp_path, text, message):
   path = _write(tmp_path, text)
   with pytest.raises(UserError) as caught:
     prompt_files.load(path)

@@ -79,7 +79,7 @@ def test_teachers_that_know_records(fixtures):
 
 
 @pytest.mark.parametrize(
-  ("text", "told"),
+  ("text", "message"),
   [
     ("", r"must hold \[\[teacher\]\] tables only"),
     ("[teacher]\nmodel = 'a'", r"must hold \[\[teacher\]\]"),
@@ -98,8 +98,8 @@ def test_teachers_that_know_records(fixtures):
     ("x = " + "[" * 10_000, "not valid TOML"),
   ],
 )
-def test_files_that_are_none(tmp_path, text, told):
-  with pytest.raises(UserError, match=told) as caught:
+def test_files_that_are_none(tmp_path, text, message):
+  with pytest.raises(UserError, match=message) as caught:
     tables(tmp_path, text)
   assert "\n" not in str(caught.value)
   assert len(str(caught.value)) < 1000
@@ -114,7 +114,7 @@ def test_no_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("table", "told"),
+  ("table", "message"),
   [
     ({}, "no model is named"),
     ({"teacher": "oracle"}, "teacher is 'oracle'; it must be one of endpoint"),
@@ -128,8 +128,8 @@ def test_no_file(tmp_path):
     ({"model": "a", "timeout_s": float("inf")}, "timeout_s is inf"),
   ],
 )
-def test_wrong_values(table, told):
-  with pytest.raises(UserError, match=told):
+def test_wrong_values(table, message):
+  with pytest.raises(UserError, match=message):
     plan(table)
 
 

@@ -189,7 +189,7 @@ def test_the_label_that_most_samples_name_wins():
   assert predictions.vote([sample("", -1.0)])[1] == 0
 
 
-def test_label_and_rationale_are_told_apart():
+def test_label_and_rationale_are_separated():
   options = subtasks.MethodOptions()
   reason_first = subtasks.RATIONALE_THEN_LABEL
   label_first = subtasks.LABEL_THEN_RATIONALE

@@ -48,7 +48,7 @@ def environment(*, devices: int = 1, **changes: str) -> dict[str, str]:
   flags = os.environ["XLA_FLAGS"]
   return {
     **os.environ,
-    # Of two numbers, the second counts.
+    # The second of two numbers counts.
     "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
     "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     **changes,

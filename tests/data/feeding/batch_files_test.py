@@ -113,14 +113,14 @@ def test_a_damaged_header(folder, changes):
     BatchFiles(folder)
 
 
-def test_a_truncated_shard_is_told_at_once(folder):
+def test_a_truncated_shard_is_refused_at_once(folder):
   path = folder / "decoder_positions.00001.npy"
   path.write_bytes(path.read_bytes()[:-300])
   with pytest.raises(UserError, match=r"damaged \(decoder_positions\.00001"):
     BatchFiles(folder)
 
 
-def test_an_altered_shard_is_told_when_used(folder):
+def test_an_altered_shard_is_refused_when_used(folder):
   path = folder / "decoder_positions.00001.npy"
   data = bytearray(path.read_bytes())
   data[-1] ^= 1

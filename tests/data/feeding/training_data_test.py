@@ -112,7 +112,7 @@ def test_files_of_something_else_are_refused_in_one_line(
 
 
 @pytest.mark.parametrize("flag", ["--steps=0", "--rows_multiple_of=0"])
-def test_wrong_flags_are_told(flag, tmp_path, capsys):
+def test_wrong_flags_are_refused(flag, tmp_path, capsys):
   argv = [
     "data",
     "batches",
@@ -146,7 +146,7 @@ def test_a_stream_is_read_with_the_runs_options(monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_is_trained_on_is_told():
+def test_the_data_of_a_run_are_summarised():
   records = [
     Record(f"r{i}", f"question {i}", "yes", (Rationale("why " * i),))
     for i in range(12)

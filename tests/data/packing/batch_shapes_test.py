@@ -1,4 +1,4 @@
-"""The chosen shape holds the data, wastes little and keeps what is given."""
+"""The chosen shape holds the data, wastes little and keeps what the user chose."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def _padding(example_set, shape, *, steps):
 
 
 @pytest.mark.parametrize("paired", [False, True])
-def test_records_given(make_example_set, paired):
+def test_the_number_of_records_is_kept(make_example_set, paired):
   example_set = make_example_set(paired=paired)
   shape = choose_batch_shape(example_set, records_per_batch=32)
   assert shape.records_per_batch == 32
@@ -34,7 +34,7 @@ def test_records_given(make_example_set, paired):
   )
 
 
-def test_rows_given(make_example_set):
+def test_the_number_of_rows_is_kept(make_example_set):
   example_set = make_example_set()
   shape = choose_batch_shape(example_set, rows=16, rows_multiple_of=8)
   assert shape.rows == 16
@@ -50,7 +50,7 @@ def test_rows_are_divisible(make_example_set, multiple):
   assert shape.records_per_batch == 32
 
 
-def test_what_is_given_is_kept(make_example_set):
+def test_a_whole_shape_is_kept(make_example_set):
   example_set = make_example_set()
   shape = choose_batch_shape(
     example_set, records_per_batch=32, encoder_length=100
@@ -60,8 +60,8 @@ def test_what_is_given_is_kept(make_example_set):
   assert (shape.decoder_length, shape.rows) == (33, 8)
   shape = choose_batch_shape(example_set, rows=16, records_per_batch=32)
   assert (shape.rows, shape.records_per_batch) == (16, 32)
-  given = BatchShape(16, 100, 60, 32)
-  assert given == choose_batch_shape(
+  shape = BatchShape(16, 100, 60, 32)
+  assert shape == choose_batch_shape(
     example_set,
     rows=16,
     records_per_batch=32,
@@ -182,7 +182,7 @@ def test_padding_over_an_epoch_of_cqa(cqa, records, most):
   assert _padding(cqa, shape, steps=steps) <= most
 
 
-def test_hopeless_wishes_are_told_soon(make_example_set):
+def test_hopeless_shapes_are_refused_soon(make_example_set):
   with (
     guards.cpu_limit(60),
     pytest.raises(UserError, match="no rows of up to 1024/1024 tokens"),

@@ -328,7 +328,7 @@ def test_hostile_json_is_a_problem_and_not_a_crash(tmp_path, line):
   assert len(problems) == 1
 
 
-def test_a_wrong_file_is_given_up_on(tmp_path):
+def test_reading_stops_after_many_malformed_lines(tmp_path):
   path = _write(tmp_path / "noise.jsonl", b"noise\n" * 30)
   with pytest.raises(UserError, match="more than 20 lines cannot be used") as e:
     read_records(path, max_problems=20)

@@ -108,7 +108,7 @@ def test_columns_hold_whatever_comes_later(tmp_path, monkeypatch, extras):
   assert read_records(path) == (expected, [])
 
 
-def test_other_tools_read_provenance_beside_the_text(tmp_path):
+def test_other_tools_read_provenance_next_to_the_text(tmp_path):
   import pyarrow.parquet as pq
 
   path = tmp_path / "records.parquet"

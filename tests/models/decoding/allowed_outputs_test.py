@@ -43,7 +43,7 @@ def _start():
 
 
 def _log_prob(example, member):
-  """Of a member, over the whole vocabulary."""
+  """The log-probability of a member, over the whole vocabulary."""
   total, last = 0.0, 0
   for step, token in enumerate(member):
     logits = _table()[example, step, last].astype(np.float64)

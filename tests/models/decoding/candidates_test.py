@@ -1,4 +1,4 @@
-"""Scores of given outputs are those of the full forward pass."""
+"""Scores of candidates are those of the full forward pass."""
 
 import functools
 

@@ -97,7 +97,7 @@ def test_the_options_may_say_how_long_outputs_get():
     ({"num_return": 0}, "num_return"),
   ],
 )
-def test_wrong_options_are_told_before_anything_is_trained(settings, name):
+def test_wrong_options_are_refused_before_anything_is_trained(settings, name):
   with pytest.raises(UserError, match=rf"^{name} is ") as e:
     DecodeOptions(**settings)
   assert f"DecodeOptions.{name}" in e.value.fields

@@ -284,7 +284,7 @@ def _first_token_fn(topk):
     (1.0, 0, 0.6, [0, 0, 2 / 3, 1 / 3, 0]),
     (1.0, 0, 0.8, [1 / 7, 0, 4 / 7, 2 / 7, 0]),
     (1.0, 0, 1.0, [0.125, 0.0625, 0.5, 0.25, 0.0625]),
-    # Two are kept, of which the first alone has 2/3 >= 0.6.
+    # Two are kept; the first alone has 2/3 >= 0.6.
     (1.0, 2, 0.6, [0, 0, 1, 0, 0]),
     # Squared probabilities, renormalised.
     (0.5, 2, 0.0, [0, 0, 0.8, 0.2, 0]),
@@ -400,7 +400,7 @@ def test_scores_are_sorted_and_sequences_differ():
 
 
 def test_width_one_is_greedy():
-  # With early stopping, for else the search goes on to see whether the second
+  # With early stopping, or the search would continue, to see whether the second
   # best token could lead to a better end.
   table, run = _beam_fn(1, "huggingface", True, seed=3)
   tokens, scores = run(0.0)

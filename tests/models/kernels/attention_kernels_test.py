@@ -341,7 +341,7 @@ def test_a_kernel_that_is_wrong_here_is_not_used(
   attention_kernels._disproof.cache_clear()
   attention_kernels._log_once.cache_clear()
   monkeypatch.setattr(attention_kernels, "_LOG_LEVEL", logging.WARNING)
-  for _ in range(2):  # while another function is traced, and told once
+  for _ in range(2):  # while another function is traced; it is logged once
 
     def trace(x):
       assert _choose(CONFIG, 32, 32) == "xla"

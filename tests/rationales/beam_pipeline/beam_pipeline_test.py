@@ -250,7 +250,7 @@ def test_a_second_run_asks_nothing(tmp_path, start_server, kind):
   plan = plan_for(server.url, samples=2)
   first, _ = run(colours(20), plan, tmp_path, ledger_kind=kind)
   asked = server.asked()
-  # The number of shards is the ledger's own, given or not.
+  # The number of shards is the ledger's own, with or without the flag.
   for shards in (3, None):
     again, counters = run(
       colours(20), plan, tmp_path, ledger_kind=kind, shards=shards
@@ -303,7 +303,7 @@ def test_a_bundle_that_fails_midway_starts_again(
 @pytest.mark.parametrize(
   ("kind", "processes"), [("sqlite", 1), ("segments", 1), ("sqlite", 2)]
 )
-def test_a_run_that_is_killed_goes_on(tmp_path, start_server, kind, processes):
+def test_a_killed_run_continues(tmp_path, start_server, kind, processes):
   server = start_server("--faults=0", "--delay=0.02")
   records = colours(120)
   write_records(tmp_path / "in.jsonl", records)
@@ -428,7 +428,7 @@ def test_a_shard_that_stops_keeps_its_records(tmp_path, start_server):
   assert counters["status_ok"] > 0
 
 
-def test_what_nobody_can_answer_is_told_in_one_line(tmp_path, monkeypatch):
+def test_what_nobody_can_answer_is_reported_in_one_line(tmp_path, monkeypatch):
   monkeypatch.delenv("OPENAI_API_KEY", raising=False)
   plan = plan_for("https://models.invalid/v1")
   with pytest.raises(UserError) as caught:
@@ -656,9 +656,9 @@ def test_the_command(tmp_path, start_server, capsys):
   write_records(tmp_path / "in.jsonl", colours(10))
   flags = _flags(tmp_path, server)
   assert beam_command.main([*flags, "--json"]) == 0
-  told = json.loads(capsys.readouterr().out)
-  assert told["files"] == [str(tmp_path / "out.jsonl")]
-  assert told["counters"]["answered"] == 9
+  summary = json.loads(capsys.readouterr().out)
+  assert summary["files"] == [str(tmp_path / "out.jsonl")]
+  assert summary["counters"]["answered"] == 9
   assert len(list((tmp_path / "ledger").glob("*.sqlite"))) == 4
   for extra, message in [
     ("--sampels=3", "unknown argument '--sampels=3'"),

@@ -1,4 +1,4 @@
-"""The endpoint: what is sent, what is believed, and what is never told."""
+"""The endpoint: what is sent, what is believed, and what stays secret."""
 
 import asyncio
 import contextlib
@@ -54,7 +54,7 @@ def text(content) -> dict[str, Any]:
 
 
 class Loopback:
-  """Answers with the given bytes, in turn, and keeps what was asked."""
+  """Answers with its bytes, in turn, and keeps what was asked."""
 
   def __init__(self, *replies):
     self._replies = list(replies)
@@ -375,7 +375,7 @@ FIELDS = Request("m", (("user", "q"),), Sampling(stop=("\n",), seed=1))
 
 
 @pytest.mark.parametrize(
-  ("body", "told"),
+  ("body", "message"),
   [
     (
       {
@@ -407,11 +407,13 @@ FIELDS = Request("m", (("user", "q"),), Sampling(stop=("\n",), seed=1))
   ],
 )
 @pytest.mark.parametrize("status", [400, 422])
-def test_a_field_that_the_endpoint_does_not_take_is_fatal(status, body, told):
+def test_a_field_that_the_endpoint_does_not_take_is_fatal(
+  status, body, message
+):
   error = error_of(status, body, request=FIELDS)
   assert isinstance(error, FatalError)
-  assert told in str(error)
-  [name] = [n for n in ("max_tokens_field", "omit_fields") if n in told]
+  assert message in str(error)
+  [name] = [n for n in ("max_tokens_field", "omit_fields") if n in message]
   assert f"Endpoint.{name}" in error.fields
 
 

@@ -22,7 +22,7 @@ def _parsed(teacher, record):
 def test_rules_write_the_generators_rationales():
   teacher = rules.TaxonliRules()
   for record in RECORDS:
-    # Of the record only its text is read.
+    # Only the text of the record is read.
     parsed = _parsed(teacher, Record("x", record.input))
     assert parsed == completion_parsing.Parsed(
       record.rationales[0].text, record.label

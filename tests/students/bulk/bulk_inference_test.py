@@ -91,7 +91,7 @@ def test_a_named_pipe_is_read_once(echo, tmp_path):
   assert found == [f"q {n}" for n in range(20_000)]
 
 
-def test_a_damaged_table_is_told_in_one_line(echo, tmp_path):
+def test_a_damaged_table_is_reported_in_one_line(echo, tmp_path):
   source = tmp_path / "in.parquet"
   for content in (b"", b"PAR1", b"junk" * 9):
     source.write_bytes(content)
@@ -109,7 +109,7 @@ def test_records_are_counted_as_lines(tmp_path, end, count):
 def test_counting_takes_no_memory_for_a_line_without_end(tmp_path):
   path = tmp_path / "records.jsonl"
   with open(path, "wb") as file:
-    file.truncate(2**26)  # zeros, of which the disk keeps none
+    file.truncate(2**26)  # zeros, which the disk does not keep
   tracemalloc.start()
   try:
     source = bulk_inference.Source(str(path), "jsonl", FieldMapping())

@@ -183,7 +183,7 @@ def test_the_input_is_never_written_over(tmp_path):
   check_path(str(path), "-")
 
 
-def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_in_one_line(tmp_path, monkeypatch):
   def full(*_):
     raise OSError(28, "No space left on device")
 

@@ -24,7 +24,7 @@ def _fail(output, error):
     raise error
 
 
-def test_it_appears_whole_and_leaves_nothing_beside_it(tmp_path):
+def test_it_appears_whole_and_leaves_nothing_next_to_it(tmp_path):
   _export(tmp_path / "a" / "out")
   assert [each.name for each in (tmp_path / "a").iterdir()] == ["out"]
   assert (tmp_path / "a" / "out" / "part" / "weights").read_text() == "new"
@@ -93,13 +93,13 @@ def test_a_killed_export_is_no_obstacle_and_a_running_one_is(tmp_path):
   assert [each.name for each in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path):
+def test_a_place_that_cannot_be_written_is_reported_in_one_line(tmp_path):
   with pytest.raises(StorageError, match="cannot write") as caught:
     _export(tmp_path / ("x" * 250))  # too long with what is added meanwhile
   assert "\n" not in str(caught.value)
 
 
-def test_a_place_that_cannot_be_is_told_beforehand(tmp_path, monkeypatch):
+def test_a_place_that_cannot_be_is_refused_beforehand(tmp_path, monkeypatch):
   (tmp_path / "file").write_text("x")
   for path in ("file/out", "file/a/out"):
     with pytest.raises(UserError, match="is not a writable folder"):

@@ -129,7 +129,7 @@ def test_scanned_layers_are_written_like_unscanned_ones(
   assert (tmp_path / huggingface.WEIGHTS_FILE).read_bytes() == plain
 
 
-def test_a_full_disk_is_told_in_one_line(student, tmp_path):
+def test_a_full_disk_is_reported_in_one_line(student, tmp_path):
   """A limit on the size of files stands for the disk's."""
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))

@@ -93,7 +93,7 @@ def test_large_arrays_are_cut_into_chunks(tmp_path, monkeypatch):
   _assert_equal(found, params)
 
 
-def test_a_full_disk_is_told_in_one_line(tmp_path):
+def test_a_full_disk_is_reported_in_one_line(tmp_path):
   (tmp_path / "checkpoint_1").write_text("in the way")
   with pytest.raises(OSError, match="cannot write") as caught:
     export_t5x.write_checkpoint(tmp_path, {"a": np.zeros(3)}, None, 1)

@@ -217,7 +217,7 @@ JSON = {"Content-Type": "application/json"}
 BRACKETS = b"[" * 900_000
 
 
-def test_what_is_wrong_is_told_in_one_line():
+def test_wrong_requests_are_refused_in_one_line():
   cases = [
     (b"", 400, "not JSON"),
     (b'{"input": "a"', 400, "not JSON"),

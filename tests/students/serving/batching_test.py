@@ -224,7 +224,7 @@ def test_the_queue_is_bounded_by_inputs_that_wait():
 
 
 def test_what_could_not_be_answered_in_time_is_refused():
-  """Else a slow student computes only for clients that have given up."""
+  """Else a slow student computes only for clients that have gone."""
 
   async def run():
     backend, now = Gated(), [0.0]
@@ -273,7 +273,7 @@ def test_what_expires_is_answered_at_once_and_not_computed():
   asyncio.run(run())
 
 
-def test_what_expires_while_computed_is_told_so():
+def test_a_request_that_expires_while_computed_gets_a_timeout():
   async def run():
     backend = Gated(is_open=False)
     batcher = await _started(backend)

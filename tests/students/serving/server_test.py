@@ -180,7 +180,7 @@ def test_a_signal_while_idle_or_warming_up_ends_it_at_once():
       idle.close()
 
 
-def test_what_cannot_be_drained_in_time_is_told_so():
+def test_requests_that_cannot_be_drained_in_time_get_an_answer():
   flags = ("--seconds=3", "--max_batch=1", "--drain_s=1")
   with _server(*flags) as running:
     clients = Clients(running, ["a", "b", "c"])
@@ -219,7 +219,7 @@ def test_a_predictor_that_dies_takes_the_process_with_it():
     assert "the predictor has died" in err
 
 
-def test_an_address_that_is_taken_is_told_in_one_line():
+def test_an_address_that_is_taken_is_reported_in_one_line():
   with contextlib.closing(server_lib.bind(ServeSettings(port=0))) as taken:
     taken.listen()
     port = taken.getsockname()[1]

@@ -64,7 +64,7 @@ def test_the_loopback_needs_none_and_knows_its_names(host):
   "token",
   ["short", "with a space in the middle", "ünïcödé-token-x", "a\nb" * 9],
 )
-def test_weak_tokens_are_refused_without_being_told(token):
+def test_weak_tokens_are_refused_without_being_shown(token):
   with pytest.raises(UserError) as error:
     ServeSettings(token=token)
   assert token not in str(error.value)

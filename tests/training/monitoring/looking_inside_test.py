@@ -218,7 +218,7 @@ def test_without_the_flag_such_steps_are_skipped_and_the_flag_is_named(
     _train(config)
 
 
-def test_an_absurd_learning_rate_is_told(tmp_path):
+def test_an_absurd_learning_rate_is_warned_of(tmp_path):
   config = _debug(tmp_path, learning_rate_fn=lambda step: math.inf)
   with pytest.raises(FloatingPointError) as error:
     _train(config)

@@ -18,7 +18,7 @@ def _kinds(found):
   return {origin.kind: origin.operation for origin in found.origins}
 
 
-def test_the_operation_and_its_line_are_told():
+def test_the_operation_and_its_line_are_named():
   @jax.jit
   def part(x):
     with jax.named_scope("layer_7"):

@@ -37,7 +37,7 @@ def random_tree(shapes, seed, scale=1.0) -> Any:
 def stepper(optimizer, params, axes=None, lr_fn=by_step):
   """A function from gradients of several steps to parameters and state.
 
-  `step`, if given, is the step of all of them.
+  `step`, unless it is None, is the step of all of them.
   """
   tx = optimizer.transform(lr_fn, jax.eval_shape(lambda: params), axes)
 
@@ -56,7 +56,7 @@ def stepper(optimizer, params, axes=None, lr_fn=by_step):
 
 
 def run(optimizer, params, grads_of_steps, axes=None, lr_fn=by_step) -> Any:
-  """Parameters and state after the given gradients."""
+  """Parameters and state after these gradients."""
   return stepper(optimizer, params, axes, lr_fn)(grads_of_steps)
 
 
@@ -347,7 +347,7 @@ class TestEveryOptimizer:
     for key in shapes:
       np.testing.assert_allclose(got[key], want[key], rtol=1e-6, atol=1e-9)
 
-  def test_learning_rate_follows_the_given_step(self, name):
+  def test_learning_rate_follows_the_step_it_is_called_with(self, name):
     params = random_tree({"w": (4, 6)}, 0)
     grads = [random_tree({"w": (4, 6)}, 1)]
     steps = stepper(ALL[name], params)
