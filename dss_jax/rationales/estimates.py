@@ -65,10 +65,10 @@ def estimate(
         if request.key in settled:
           result.answered += 1
         elif seen.add(request.key) is None:
-          prompt_tokens, most = request.estimated_tokens()
+          most = request.estimated_tokens()
           result.requests += 1
-          result.prompt_tokens += prompt_tokens
-          result.most_completion_tokens += most
+          result.prompt_tokens += most.read
+          result.most_completion_tokens += most.written
     mean = _mean_completion(plan, ledger, model)
     result.completion_tokens = min(
       round(mean * result.requests), result.most_completion_tokens

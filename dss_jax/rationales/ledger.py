@@ -1,7 +1,7 @@
 """The ledger: what teachers were asked and what they answered, on disk.
 
 A SQLite file with two tables. An attempt is written before its request is
-sent; an outcome closes a request for good. Whatever happens to the process in
+sent, with an estimate of what it costs; an outcome closes a request for good. Whatever happens to the process in
 between, the next one finds every attempt that may have reached a provider and
 every answer that was written, and asks for nothing twice that is answered:
 at-least-once towards the provider, exactly-once in here.
@@ -19,70 +19,48 @@ and nothing that a teacher needs to log in.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import pathlib
-import secrets
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from dss_jax.base.errors import UserError
+from dss_jax.rationales import ledger_schema
 from dss_jax.rationales.teacher_requests import (
   ANSWERED,
+  BATCH,
   INTERRUPTED,
+  NO_TOKENS,
+  SUBMITTED,
   Attempt,
+  Charge,
   Completion,
   ModelUsage,
   Outcome,
+  Tokens,
 )
-
-# "DSSL" in ASCII; tells our files from other SQLite files.
-_APPLICATION_ID = 0x4453534C
-_VERSION = 1
-
-_SCHEMA = """
-CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE attempts (
-  id INTEGER PRIMARY KEY,
-  key TEXT NOT NULL,
-  teacher TEXT NOT NULL,
-  started REAL NOT NULL,
-  ended REAL,
-  result TEXT,
-  message TEXT
-);
-CREATE TABLE outcomes (
-  id INTEGER PRIMARY KEY,
-  key TEXT NOT NULL UNIQUE,
-  kind TEXT NOT NULL,
-  attempt INTEGER,
-  teacher TEXT NOT NULL,
-  model TEXT NOT NULL,
-  seconds REAL,
-  unix REAL NOT NULL,
-  reason TEXT,
-  text TEXT,
-  finish_reason TEXT,
-  reported_model TEXT,
-  prompt_tokens INTEGER,
-  completion_tokens INTEGER,
-  refusal TEXT
-);
-"""
 
 _OUTCOME_FIELDS = (
   "key, kind, attempt, teacher, model, seconds, unix, reason, text,"
-  " finish_reason, reported_model, prompt_tokens, completion_tokens, refusal"
+  " finish_reason, reported_model, prompt_tokens, completion_tokens, refusal,"
+  " reasoning, cached_tokens"
 )
 # An answer is never overwritten; a failure gives way to what came later.
 _PUT_OUTCOME = (
   f"INSERT INTO outcomes ({_OUTCOME_FIELDS})"
-  f" VALUES ({', '.join('?' * 14)}) ON CONFLICT (key) DO UPDATE SET "
+  f" VALUES ({', '.join('?' * 16)}) ON CONFLICT (key) DO UPDATE SET "
   + ", ".join(
     f"{name} = excluded.{name}" for name in _OUTCOME_FIELDS.split(", ")[1:]
   )
   + f" WHERE outcomes.kind != '{ANSWERED}'"
+)
+
+_TOKENS = (
+  "COALESCE(read_tokens, 0) AS read, COALESCE(written_tokens, 0) AS written,"
+  " COALESCE(cached_tokens, 0) AS cached"
 )
 
 # A SQLite file has at least one page.
@@ -170,14 +148,18 @@ class Ledger:
     else:
       self._db = sqlite3.connect(self.path, isolation_level=None)
     self._resources.callback(self._db.close)
-    if self.read_only:
-      self._db.execute("PRAGMA query_only = ON")
     self._check_file()
+    if self.read_only:
+      if self._one("PRAGMA user_version") != (ledger_schema.VERSION,):
+        Ledger(self.path).close()  # brings the file to this version
+      self._db.execute("PRAGMA query_only = ON")
     if not self.read_only:
       self._db.execute("PRAGMA journal_mode = WAL")
       self._db.execute("PRAGMA synchronous = NORMAL")
       if not self._has_tables():
-        self._create()
+        ledger_schema.create(self._db)
+      elif self._one("PRAGMA user_version") != (ledger_schema.VERSION,):
+        ledger_schema.upgrade(self._db)
       # Their process is gone, and they may or may not have reached the provider.
       self._db.execute(
         "UPDATE attempts SET result = ? WHERE result IS NULL", (INTERRUPTED,)
@@ -194,14 +176,14 @@ class Ledger:
       raise self._another_file()
     if not self._has_tables():
       return
-    if application != _APPLICATION_ID:
+    if application != ledger_schema.APPLICATION_ID:
       raise UserError(
         f"{str(self.path)!r} is not a ledger, but another SQLite file"
       )
-    if version != _VERSION:
+    if not 1 <= version <= ledger_schema.VERSION:
       raise UserError(
         f"the ledger {str(self.path)!r} has schema version {version}; this"
-        f" dss_jax reads version {_VERSION}"
+        f" dss_jax reads versions 1 to {ledger_schema.VERSION}"
       )
 
   def _another_file(self) -> UserError:
@@ -210,17 +192,6 @@ class Ledger:
   def _has_tables(self) -> bool:
     [tables] = self._one("SELECT COUNT(*) FROM sqlite_master")
     return tables > 0
-
-  def _create(self) -> None:
-    """All or nothing: a kill in between leaves an empty file."""
-    self._db.executescript(
-      "BEGIN IMMEDIATE;"
-      f"{_SCHEMA}"
-      f"INSERT INTO about VALUES ('id', '{secrets.token_hex(6)}');"
-      f"PRAGMA application_id = {_APPLICATION_ID};"
-      f"PRAGMA user_version = {_VERSION};"
-      "COMMIT;"
-    )
 
   def close(self) -> None:
     """Writes what is pending and lets other processes write."""
@@ -237,22 +208,48 @@ class Ledger:
 
   # -- writing
 
-  def start_attempt(self, key: str, teacher: str) -> Attempt:
-    """Notes that a request is about to be sent; `flush` before sending it."""
+  def start_attempt(
+    self, key: str, teacher: str, model: str = "", tokens: Tokens = NO_TOKENS
+  ) -> Attempt:
+    """Notes that a request is about to be sent; `flush` before sending it.
+
+    Args:
+      key: key of the request.
+      teacher: name of the teacher.
+      model: the requested model.
+      tokens: an estimate of what it is paid for, which stands until
+        `end_attempt` says better.
+    """
     number = self.next_attempt
     self.next_attempt += 1
     started = time.time()
-    self._starts.append((number, key, teacher, started))
+    self._starts.append(
+      (number, key, teacher, started, model, *dataclasses.astuple(tokens))
+    )
+    name = f"{self.id}-{number}"
     return Attempt(
-      number, f"{self.id}-{number}", key, teacher, started, None, None, ""
+      number, name, key, teacher, started, None, None, "", model, tokens
     )
 
   def end_attempt(
-    self, attempt: Attempt, result: str, message: str = ""
+    self,
+    attempt: Attempt,
+    result: str,
+    message: str = "",
+    *,
+    tokens: Tokens | None = None,
   ) -> None:
-    """Notes how an attempt ended; see `Attempt.result`."""
+    """Notes how an attempt ended.
+
+    Args:
+      attempt: what `start_attempt` gave, or `submitted`.
+      result: see `Attempt.result`.
+      message: what went wrong, in one line.
+      tokens: what it is paid for; None leaves the estimate.
+    """
+    known = dataclasses.astuple(tokens or attempt.tokens)
     self._ends.append(
-      (time.time(), result, _storable(message) or None, attempt.number)
+      (time.time(), result, _storable(message) or None, *known, attempt.number)
     )
 
   def add_outcome(self, outcome: Outcome) -> None:
@@ -271,7 +268,7 @@ class Ledger:
         outcome.unix or time.time(),
         _storable(outcome.reason) or None,
         *(
-          (None,) * 6
+          (None,) * 8
           if answer is None
           else (
             _storable(answer.text),
@@ -280,6 +277,8 @@ class Ledger:
             answer.prompt_tokens,
             answer.completion_tokens,
             None if answer.refusal is None else _storable(answer.refusal),
+            None if answer.reasoning is None else _storable(answer.reasoning),
+            answer.cached_tokens,
           )
         ),
       )
@@ -298,12 +297,13 @@ class Ledger:
       db.execute("BEGIN IMMEDIATE")
       try:
         db.executemany(
-          "INSERT INTO attempts (id, key, teacher, started)"
-          " VALUES (?, ?, ?, ?)",
+          "INSERT INTO attempts (id, key, teacher, started, model, read_tokens,"
+          " written_tokens, cached_tokens) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
           self._starts,
         )
         db.executemany(
-          "UPDATE attempts SET ended = ?, result = ?, message = ? WHERE id = ?",
+          "UPDATE attempts SET ended = ?, result = ?, message = ?,"
+          " read_tokens = ?, written_tokens = ?, cached_tokens = ? WHERE id = ?",
           self._ends,
         )
         db.executemany(_PUT_OUTCOME, self._outcomes)
@@ -352,12 +352,53 @@ class Ledger:
 
   def attempts(self) -> Iterator[Attempt]:
     """All attempts, in order."""
+    return self._attempts("ORDER BY id")
+
+  def submitted(self) -> Iterator[Attempt]:
+    """The attempts that went out with a batch and did not come back."""
+    return self._attempts("WHERE result = ? ORDER BY id", (SUBMITTED,))
+
+  def _attempts(
+    self, which: str, parameters: Sequence[str] = ()
+  ) -> Iterator[Attempt]:
     query = (
-      "SELECT id, key, teacher, started, ended, result, COALESCE(message, '')"
-      " FROM attempts ORDER BY id"
+      "SELECT id, key, teacher, started, ended, result, COALESCE(message, ''),"
+      f" COALESCE(model, ''), {_TOKENS} FROM attempts {which}"
     )
-    for number, *fields in self._select(query):
-      yield Attempt(number, f"{self.id}-{number}", *fields)
+    for number, *fields, read, written, cached in self._select(
+      query, parameters
+    ):
+      tokens = Tokens(read, written, cached)
+      yield Attempt(number, f"{self.id}-{number}", *fields, tokens=tokens)
+
+  def charges(self) -> list[Charge]:
+    """What all attempts are paid for, or may be: counts, else estimates."""
+    found = self._select(
+      "SELECT COALESCE(model, ''), teacher = ?, SUM(read), SUM(written),"
+      " SUM(cached) FROM (SELECT model, teacher,"
+      f" {_TOKENS} FROM attempts) GROUP BY 1, 2 ORDER BY 1, 2",
+      (BATCH,),
+    )
+    return [
+      Charge(model, bool(is_batch), Tokens(*tokens))
+      for model, is_batch, *tokens in found
+    ]
+
+  # -- the longest answers that were asked for
+
+  def limits(self) -> list[int]:
+    """The values of `max_tokens` that runs had, in order."""
+    found = self._one("SELECT value FROM about WHERE name = 'max_tokens'")
+    return [int(limit) for limit in found[0].split(",")] if found else []
+
+  def add_limit(self, max_tokens: int) -> None:
+    """Notes that requests with this `max_tokens` may be in here."""
+    limits = sorted({*self.limits(), max_tokens})
+    with self._guard():
+      self._db.execute(
+        "INSERT OR REPLACE INTO about VALUES ('max_tokens', ?)",
+        (",".join(map(str, limits)),),
+      )
 
   def usage(self) -> dict[str, ModelUsage]:
     """What each requested model answered, over the whole ledger."""

@@ -7,8 +7,8 @@ with `open_shard`, and there are two kinds:
 sqlite    FOLDER/shard-00003-of-00016.sqlite, an ordinary `Ledger`: nothing that
           was answered is lost by any end of a process, and a lock lets only one
           writer in. For a local disk, shared by the processes of one machine.
-segments  FOLDER/shard-00003-of-00016-TIME-ID.jsonl, files of outcomes that are
-          written once, whole, and never changed. For object stores and network
+segments  FOLDER/shard-00003-of-00016-TIME-ID.jsonl, files of outcomes, and of
+          what attempts cost, that are written once, whole, and never changed. For object stores and network
           file systems, which have neither locks nor appending. The shard is
           read into a ledger in a scratch folder, and what is new there is
           published as a further file every few seconds and in the end.
@@ -32,19 +32,29 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError, one_line
 from dss_jax.rationales.ledger import InUseError, Ledger
-from dss_jax.rationales.teacher_requests import ANSWERED, Completion, Outcome
+from dss_jax.rationales.teacher_requests import (
+  ANSWERED,
+  BATCH,
+  NO_TOKENS,
+  Attempt,
+  Completion,
+  Outcome,
+  Tokens,
+)
 
 KINDS = ("auto", "sqlite", "segments")
 MAX_SHARDS = 99_999
 
 _SHARD = re.compile(r"shard-\d{5}-of-(\d{5})\b")
 _SEGMENT = ".jsonl"
+# The key of a segment's last line: what its attempts cost.
+_CHARGES = "charges"
 # Failures to publish in a row after which asking stops.
 _MAX_FAILURES = 4
 
@@ -195,6 +205,9 @@ class SegmentedLedger(Ledger):
     self._files = files
     self._every_s = publish_every_s
     self._new: list[Outcome] = []
+    # (model, is_batch) -> read, written and cached, of what ended since then.
+    self._charges: dict[tuple[str, bool], list[int]] = {}
+    self._limits: set[int] = set()
     self._mutex = threading.Lock()
     self._failures: list[UserError] = []
     self._closing = threading.Event()
@@ -216,6 +229,30 @@ class SegmentedLedger(Ledger):
     with self._mutex:
       self._new.append(outcome)
 
+  def end_attempt(
+    self,
+    attempt: Attempt,
+    result: str,
+    message: str = "",
+    *,
+    tokens: Tokens | None = None,
+  ) -> None:
+    """See `Ledger.end_attempt`."""
+    super().end_attempt(attempt, result, message, tokens=tokens)
+    kind = (attempt.model, attempt.teacher == BATCH)
+    self._charge(kind, dataclasses.astuple(tokens or attempt.tokens))
+
+  def _charge(self, kind: tuple[str, bool], tokens: Sequence[int]) -> None:
+    with self._mutex:
+      before = self._charges.get(kind, [0, 0, 0])
+      self._charges[kind] = [a + b for a, b in zip(before, tokens)]
+
+  def add_limit(self, max_tokens: int) -> None:
+    """See `Ledger.add_limit`."""
+    super().add_limit(max_tokens)
+    with self._mutex:
+      self._limits.add(max_tokens)
+
   def flush(self) -> None:
     """See `Ledger.flush`; also raises if publishing keeps failing."""
     super().flush()
@@ -233,17 +270,43 @@ class SegmentedLedger(Ledger):
       super().close()
 
   def _restore(self, path: str) -> None:
-    """Adds a segment's outcomes to the scratch ledger."""
+    """Adds a segment's outcomes and charges to the scratch ledger."""
+    answers: list[Outcome] = []
     for number, line in enumerate(self._files.read(path).splitlines(), 1):
       try:
+        values = json.loads(line)
+        if _CHARGES in values:
+          self._restore_charges(values)
+          answers.clear()
+          continue
         # An attempt's number means nothing in another ledger.
-        super().add_outcome(dataclasses.replace(_loads(line), attempt=None))
+        outcome = dataclasses.replace(_outcome(values), attempt=None)
+        super().add_outcome(outcome)
+        answers.append(outcome)
       except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UserError(
           f"{path}:{number}: no outcome of a request; restore the file from a"
           " copy, or name another folder",
           fields="ledger_dir",
         ) from None
+
+    # Segments of earlier versions say no more than what the answers cost.
+    for outcome in answers:
+      if outcome.completion is not None:
+        tokens = outcome.completion.tokens(NO_TOKENS)
+        self._restore_charge(outcome.model, outcome.teacher == BATCH, tokens)
+
+  def _restore_charges(self, values: Any) -> None:
+    for model, is_batch, *tokens in values[_CHARGES]:
+      self._restore_charge(str(model), is_batch, Tokens(*map(int, tokens)))
+    for limit in values["limits"]:
+      self.add_limit(int(limit))
+
+  def _restore_charge(self, model: str, is_batch: bool, tokens: Tokens) -> None:
+    attempt = super().start_attempt(
+      "", BATCH if is_batch else "", model, tokens
+    )
+    super().end_attempt(attempt, "published")
 
   def _keep_publishing(self) -> None:
     while not self._closing.wait(self._every_s):
@@ -258,13 +321,21 @@ class SegmentedLedger(Ledger):
   def _publish(self) -> None:
     with self._mutex:
       outcomes = list(self._new)
-    if not outcomes:
+      charges, self._charges = self._charges, {}
+      limits = sorted(self._limits)
+    if not outcomes and not charges:
       return
     name = f"{time.time_ns() // 10**6:015d}-{uuid.uuid4().hex[:12]}{_SEGMENT}"
     content = b"".join(map(_dumps, outcomes))
+    if charges:
+      spent = [[*kind, *tokens] for kind, tokens in charges.items()]
+      line = json.dumps({_CHARGES: spent, "limits": limits})
+      content += line.encode("ascii") + b"\n"
     try:
       self._files.write(f"{self._prefix}-{name}", content)
     except Exception as error:  # each file system has its own
+      for kind, tokens in charges.items():
+        self._charge(kind, tokens)
       raise UserError(
         f"answers cannot be kept in {self._prefix}-*: {one_line(error)}",
         fields="ledger_dir",
@@ -278,8 +349,7 @@ def _dumps(outcome: Outcome) -> bytes:
   return json.dumps(dataclasses.asdict(outcome)).encode("ascii") + b"\n"
 
 
-def _loads(line: bytes) -> Outcome:
-  values = json.loads(line)
+def _outcome(values: Any) -> Outcome:
   completion = values.pop("completion")
   if completion is not None:
     completion = Completion(**completion)

@@ -12,12 +12,12 @@ import fnmatch
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dss_jax.base import value_types
 from dss_jax.base.errors import UserError
-from dss_jax.rationales.teacher_requests import ModelUsage
+from dss_jax.rationales.teacher_requests import Charge, Tokens
 from dss_jax.rationales.toml_files import read_toml
 
 _PACKAGED = pathlib.Path(__file__).with_name("prices.toml")
@@ -33,10 +33,28 @@ class Price:
   Attributes:
     prompt: price of tokens read.
     completion: price of tokens written, thinking included.
+    cached: price of tokens read from the provider's cache; None if it is that
+      of others.
+    batch: what a batch costs, as a share of these prices.
   """
 
   prompt: float
   completion: float
+  cached: float | None = None
+  batch: float = 1.0
+
+  def cost(self, tokens: Tokens, *, is_batch: bool = False) -> float:
+    """What the tokens cost."""
+    cached = self.prompt if self.cached is None else self.cached
+    cost = (
+      self.prompt * (tokens.read - tokens.cached)
+      + cached * tokens.cached
+      + self.completion * tokens.written
+    )
+    return cost * (self.batch if is_batch else 1.0) / _PER
+
+
+_KEYS = tuple(field.name for field in dataclasses.fields(Price))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +100,7 @@ class Prices:
   def cost(
     self, model: str, prompt_tokens: float, completion_tokens: float
   ) -> float | None:
-    """What the tokens cost; None if no table has the model."""
+    """What tokens without a discount cost; None if no table has the model."""
     price = self.price(model)
     if price is None:
       return None
@@ -90,11 +108,13 @@ class Prices:
       price.prompt * prompt_tokens + price.completion * completion_tokens
     ) / _PER
 
-  def total(self, usage: Mapping[str, ModelUsage]) -> float:
-    """The cost of all answers of a ledger; models without a price cost 0."""
+  def total(self, charges: Iterable[Charge]) -> float:
+    """The cost of attempts; those of models without a price cost 0."""
+    priced = ((charge, self.price(charge.model)) for charge in charges)
     return sum(
-      self.cost(model, used.prompt_tokens, used.completion_tokens) or 0.0
-      for model, used in usage.items()
+      price.cost(charge.tokens, is_batch=charge.is_batch)
+      for charge, price in priced
+      if price is not None
     )
 
 
@@ -109,11 +129,20 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Price]:
 
 
 def _price(where: str, entry: Any) -> Price:
-  if not isinstance(entry, dict) or set(entry) != {"prompt", "completion"}:
+  keys = set(entry) if isinstance(entry, dict) else set()
+  if not {"prompt", "completion"} <= keys <= set(_KEYS):
     raise UserError(
-      f"{where} must give prompt and completion, no more", fields="prices"
+      f"{where} must give prompt and completion, may give cached and batch, and"
+      " no more",
+      fields="prices",
     )
   for value in entry.values():
     if not value_types.matches(value, float) or value < 0:
       raise UserError(f"{where}: {value!r} is no price", fields="prices")
-  return Price(float(entry["prompt"]), float(entry["completion"]))
+  if entry.get("batch", 1) > 1:
+    raise UserError(
+      f"{where}: batch is {entry['batch']!r}; it must be from 0 to 1, the share"
+      " of these prices that a batch costs",
+      fields="prices",
+    )
+  return Price(**{key: float(value) for key, value in entry.items()})

@@ -20,6 +20,34 @@ STYLES = ("completion", "chat")
 # Role ("system", "user" or "assistant") and text.
 Message = tuple[str, str]
 
+# Fields of a body without which there is no request; all others are settings.
+CONTENT_FIELDS = frozenset({"model", "messages", "prompt"})
+# What endpoints call the bound on an answer's length.
+MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+  """The tokens of one or of many requests, for their price.
+
+  Attributes:
+    read: tokens read, those from a cache included.
+    written: tokens written, thinking included.
+    cached: those of the tokens read that came from a cache.
+  """
+
+  read: int = 0
+  written: int = 0
+  cached: int = 0
+
+  @property
+  def all(self) -> int:
+    """Tokens read and written."""
+    return self.read + self.written
+
+
+NO_TOKENS = Tokens()
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -95,7 +123,7 @@ class Request:
       body["seed"] = sampling.seed + self.sample
     return body | dict(sampling.extra)
 
-  def estimated_tokens(self) -> tuple[int, int]:
+  def estimated_tokens(self) -> Tokens:
     """A guess at its tokens: those read, and the most that may be written."""
     if isinstance(self.prompt, str):
       read = estimated_tokens(self.prompt)
@@ -103,7 +131,7 @@ class Request:
       # A turn of a chat costs four tokens more than its text.
       texts = [text for _, text in self.prompt]
       read = estimated_tokens(*texts) + 4 * len(texts)
-    return read, self.sampling.max_tokens
+    return Tokens(read, self.sampling.max_tokens)
 
   @functools.cached_property
   def key(self) -> str:
@@ -139,6 +167,8 @@ class Completion:
     refusal: the provider's own field for a refusal; None if there is none.
     reasoning: what a reasoning model thought before its answer, where the
       provider gives it in a field of its own; None if it does not.
+    cached_tokens: those of `prompt_tokens` that came from the provider's cache;
+      None if it is unknown.
   """
 
   text: str
@@ -148,6 +178,25 @@ class Completion:
   completion_tokens: int | None = None
   refusal: str | None = None
   reasoning: str | None = None
+  cached_tokens: int | None = None
+
+  @property
+  def is_cut(self) -> bool:
+    """Whether it ended where `max_tokens` did."""
+    return self.finish_reason == "length"
+
+  def tokens(self, estimate: Tokens) -> Tokens:
+    """Its tokens by the provider's count, or else by a guess.
+
+    Args:
+      estimate: of the request, for the tokens read.
+    """
+    read, written = self.prompt_tokens, self.completion_tokens
+    if written is None:
+      written = estimated_tokens(self.text, self.reasoning or "")
+    if read is None:
+      return Tokens(estimate.read, written)
+    return Tokens(read, written, min(self.cached_tokens or 0, read))
 
 
 # --- how requests and their attempts end --------------------------------------
@@ -159,6 +208,10 @@ GAVE_UP = "gave_up"
 # Results of attempts, in addition to the kinds of TransientError.
 INTERRUPTED = "interrupted"
 CANCELLED = "cancelled"
+SUBMITTED = "submitted"
+
+# The teacher of what goes through a batch interface, in the ledger.
+BATCH = "batch"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,9 +254,12 @@ class Attempt:
     started: when it was sent, in seconds since 1970.
     ended: when it ended, in seconds since 1970; None if the process ended first.
     result: "answered", "rejected", "fatal", the kind of a TransientError,
-      "cancelled", or "interrupted" (found open by a later process); None while
-      it is under way.
+      "cancelled", "interrupted" (found open by a later process), or "submitted"
+      (with a batch, whose results are not here); None while it is under way.
     message: what went wrong, in one line.
+    model: the requested model.
+    tokens: what it is paid for, or may be: the provider's count, or an estimate
+      that reaches to the longest answer; none where the provider did no work.
   """
 
   number: int
@@ -214,6 +270,23 @@ class Attempt:
   ended: float | None
   result: str | None
   message: str
+  model: str = ""
+  tokens: Tokens = NO_TOKENS
+
+
+@dataclasses.dataclass(frozen=True)
+class Charge:
+  """What attempts are paid for, or may be.
+
+  Attributes:
+    model: the requested model.
+    is_batch: whether they went through a batch interface.
+    tokens: all their tokens.
+  """
+
+  model: str
+  is_batch: bool
+  tokens: Tokens
 
 
 @dataclasses.dataclass(frozen=True)

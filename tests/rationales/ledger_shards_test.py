@@ -11,7 +11,13 @@ from dss_jax.base.errors import UserError
 from dss_jax.rationales import ledger_shards
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.ledger_shards import SegmentedLedger, open_shard
-from dss_jax.rationales.teacher_requests import Completion, Outcome
+from dss_jax.rationales.teacher_requests import (
+  NO_TOKENS,
+  Charge,
+  Completion,
+  Outcome,
+  Tokens,
+)
 
 
 class LocalFiles:
@@ -111,6 +117,33 @@ def test_a_killed_process_loses_only_what_is_not_published(tmp_path):
   files.fails = False
   killed.close()
   assert len(_published(tmp_path)) == 4
+
+
+def test_what_attempts_cost_is_published(tmp_path):
+  """Also those without an answer, so that `max_cost` counts over runs."""
+  files = LocalFiles()
+  estimate = Tokens(10, 100)
+  with opened(tmp_path, files) as ledger:
+    ledger.add_limit(256)
+    for tokens in (None, Tokens(12, 3, 4), NO_TOKENS):
+      attempt = ledger.start_attempt("a", "t", "m", estimate)
+      ledger.end_attempt(attempt, "x", tokens=tokens)
+    ledger.add_outcome(outcome("a"))
+  expected = [Charge("m", False, Tokens(22, 103, 4))]
+  for _ in range(2):
+    with opened(tmp_path, files) as ledger:
+      assert ledger.charges() == expected
+      assert ledger.limits() == [256]
+  assert len(_published(tmp_path)) == 2
+
+
+def test_segments_of_earlier_versions_say_what_answers_cost(tmp_path):
+  files = LocalFiles()
+  with opened(tmp_path, files) as ledger:
+    ledger.add_outcome(outcome("a", "eight by"))
+    ledger.add_outcome(outcome("b", kind="gave_up", completion=None))
+  with opened(tmp_path, files) as ledger:
+    assert ledger.charges() == [Charge("m", False, Tokens(3, 2))]
 
 
 def _published(tmp_path):

@@ -1,5 +1,6 @@
 """The ledger: what is written stays, once, whoever is killed."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -13,7 +14,14 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.rationales import ledger as ledgers
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.teacher_requests import Completion, ModelUsage, Outcome
+from dss_jax.rationales.teacher_requests import (
+  NO_TOKENS,
+  Charge,
+  Completion,
+  ModelUsage,
+  Outcome,
+  Tokens,
+)
 
 
 @pytest.fixture
@@ -37,7 +45,10 @@ def failed(key, kind="rejected", attempt=None):
 
 def test_what_is_written_is_read_back(path):
   completion = Completion(
-    "tëxt\n\x00 end", "length", "m-001", 11, 22, refusal="no"
+    *("tëxt\n\x00 end", "length", "m-001", 11, 22),
+    refusal="no",
+    reasoning="hm…\n",
+    cached_tokens=5,
   )
   outcome = Outcome(
     "k", "answered", "t", "m", completion, "", 1.25, 1_700_000_000.5, 1
@@ -156,6 +167,89 @@ def test_settled(path):
     ledger.add_outcome(failed("now", attempt=ledger.next_attempt))
     assert set(ledger.settled(keys)) == {"answered", "rejected", "batch", "now"}
     assert set(ledger.settled(keys, retry_failed=True)) == {"answered", "now"}
+
+
+def test_attempts_are_charged_until_they_are_known_better(path):
+  estimate = Tokens(10, 100)
+  with Ledger(path) as ledger:
+    for i, known in enumerate((None, NO_TOKENS, Tokens(12, 3, cached=4))):
+      attempt = ledger.start_attempt(f"k{i}", "t", "m", estimate)
+      ledger.end_attempt(attempt, "x", tokens=known)
+    ledger.start_attempt("killed", "t", "m", estimate)
+    attempt = ledger.start_attempt("b", "batch", "m", Tokens(7, 70))
+    ledger.end_attempt(attempt, "submitted")
+    assert [a.key for a in ledger.submitted()] == ["b"]
+  with Ledger(path) as ledger:
+    assert ledger.charges() == [
+      Charge("m", False, Tokens(32, 203, cached=4)),
+      Charge("m", True, Tokens(7, 70)),
+    ]
+    [out] = ledger.submitted()
+    ledger.end_attempt(out, "answered", tokens=Tokens(7, 5))
+    assert ledger.charges()[1].tokens == Tokens(7, 5)
+    assert not list(ledger.submitted())
+
+
+def test_limits_are_remembered(path):
+  with Ledger(path) as ledger:
+    assert ledger.limits() == []
+    for limit in (512, 64, 512):
+      ledger.add_limit(limit)
+  with Ledger(path, read_only=True) as ledger:
+    assert ledger.limits() == [64, 512]
+
+
+# As version 1 made them.
+_VERSION_1 = """
+CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE attempts (id INTEGER PRIMARY KEY, key TEXT NOT NULL,
+  teacher TEXT NOT NULL, started REAL NOT NULL, ended REAL, result TEXT,
+  message TEXT);
+CREATE TABLE outcomes (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE,
+  kind TEXT NOT NULL, attempt INTEGER, teacher TEXT NOT NULL,
+  model TEXT NOT NULL, seconds REAL, unix REAL NOT NULL, reason TEXT, text TEXT,
+  finish_reason TEXT, reported_model TEXT, prompt_tokens INTEGER,
+  completion_tokens INTEGER, refusal TEXT);
+INSERT INTO about VALUES ('id', 'cafe');
+INSERT INTO attempts VALUES (1, 'a', 't', 1.0, 2.0, 'timeout', 'x'),
+  (2, 'a', 't', 2.0, 3.0, 'answered', NULL),
+  (3, 'b', 't', 3.0, NULL, NULL, NULL), (4, 'd', 't', 3.0, 4.0, 'answered', '');
+INSERT INTO outcomes VALUES
+  (1, 'a', 'answered', 2, 't', 'm', 1.0, 3.0, NULL, 'é', 'stop', 'm-1', 30, 5,
+   NULL),
+  (2, 'c', 'answered', NULL, 'batch', 'm', NULL, 9.0, NULL, 'y', 'stop', 'm-1',
+   300, 50, NULL),
+  (3, 'd', 'answered', 4, 't', 'm', 1.0, 3.0, NULL, 'ééé', '', '', NULL, NULL,
+   NULL),
+  (4, 'e', 'rejected', 2, 't', 'm', NULL, 9.0, 'why', NULL, NULL, NULL, NULL,
+   NULL, NULL);
+PRAGMA application_id = 1146311500;
+PRAGMA user_version = 1;
+"""
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_ledger_of_version_1_is_read_on(path, read_only):
+  with contextlib.closing(sqlite3.connect(path)) as db:
+    db.executescript(_VERSION_1)
+  with Ledger(path, read_only=read_only) as ledger:
+    assert outcome_of(ledger, "a").completion == Completion(
+      "é", "stop", "m-1", 30, 5
+    )
+    assert outcome_of(ledger, "e").reason == "why"
+    # 'ééé' was not counted; six bytes are two tokens.
+    assert ledger.charges() == [
+      Charge("", False, NO_TOKENS),
+      Charge("m", False, Tokens(30, 5 + 2)),
+      Charge("m", True, Tokens(300, 50)),
+    ]
+    results = [a.result for a in ledger.attempts()]
+    assert results == [
+      *("timeout", "answered", "interrupted", "answered", "answered")
+    ]
+  with Ledger(path) as ledger:
+    assert ledger.next_attempt == 6
+    ledger.add_outcome(answered("new"))
 
 
 def test_usage(path):

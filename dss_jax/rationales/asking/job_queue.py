@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from dss_jax.rationales.asking.ask_summary import Summary
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.teacher_requests import Request
+from dss_jax.rationales.teacher_requests import Request, Tokens
 
 # Requests looked up in the ledger together.
 _CHUNK = 64
@@ -25,7 +25,7 @@ class Job:
 
   Attributes:
     request: what to ask.
-    tokens: estimates of the tokens read and written.
+    tokens: an estimate of its tokens, with the longest answer.
     cost: an estimate of the money it takes.
     attempts: sendings in this call.
     failures: attempts that count towards giving up.
@@ -33,7 +33,7 @@ class Job:
   """
 
   request: Request
-  tokens: tuple[int, int]
+  tokens: Tokens
   cost: float
   attempts: int = 0
   failures: int = 0
@@ -47,7 +47,7 @@ class JobQueue:
     requests: read lazily.
     ledger: requests that are settled there are skipped.
     summary: its counts of requests are kept here.
-    cost: money for a request, by the tokens read and written.
+    cost: money for the tokens of a request.
     retry_failed: see `AskOptions`.
     most_delayed: while this many jobs wait to be sent again, nothing new is
       read, so that retries do not let memory grow.
@@ -58,7 +58,7 @@ class JobQueue:
     requests: Iterable[Request],
     ledger: Ledger,
     summary: Summary,
-    cost: Callable[[Request, int, int], float],
+    cost: Callable[[Request, Tokens], float],
     *,
     retry_failed: bool,
     most_delayed: int,
@@ -141,5 +141,5 @@ class JobQueue:
       del new[key]
     for request in new.values():
       tokens = request.estimated_tokens()
-      self._fresh.append(Job(request, tokens, self._cost(request, *tokens)))
+      self._fresh.append(Job(request, tokens, self._cost(request, tokens)))
     self._keys.update(new)

@@ -10,20 +10,19 @@ to continue a run, whatever stopped it, is to call `ask` again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import random
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 
 from dss_jax.base.errors import UserError
-from dss_jax.rationales.asking import pacing
+from dss_jax.rationales.asking import pacing, stop_signals
 from dss_jax.rationales.asking.ask_summary import (
   Progress,
   Summary,
   progress_text,
 )
+from dss_jax.rationales.asking.commits import Commits
 from dss_jax.rationales.asking.job_queue import Job, JobQueue
 from dss_jax.rationales.extraction_plan import AskOptions
 from dss_jax.rationales.ledger import Ledger
@@ -32,12 +31,13 @@ from dss_jax.rationales.teacher_requests import (
   ANSWERED,
   CANCELLED,
   GAVE_UP,
+  NO_TOKENS,
   REJECTED,
   Attempt,
   Completion,
   Outcome,
   Request,
-  estimated_tokens,
+  Tokens,
 )
 from dss_jax.rationales.teachers import (
   FatalError,
@@ -52,8 +52,9 @@ _SHOW_EVERY_S = 0.25
 # A provider that answers "too often" is asked again this much more patiently
 # than one that fails.
 _RATE_LIMITED_FACTOR = 10
-# Failures after which the provider may have worked, and be paid for it.
-_MAY_BE_BILLED = {"timeout", "bad_response"}
+# Failures of requests on which the provider did no work. After all others, such
+# as a timeout or a lost connection, it may have, and may be paid for it.
+_FREE = {"rate_limited", "server_error", "connection", "expired_key"}
 
 __all__ = ["Progress", "Summary", "ask"]
 
@@ -70,8 +71,9 @@ async def ask(
 ) -> Summary:
   """Asks a teacher everything that the ledger does not hold yet.
 
-  One Ctrl-C lets requests under way finish and writes their answers down; a
-  second one stops at once. Both return a Summary with `stopped`.
+  One Ctrl-C, or SIGTERM, lets requests under way finish and writes their
+  answers down; a second one stops at once. Both return a Summary with
+  `stopped`.
 
   Args:
     requests: read lazily, in order; equal ones are asked once.
@@ -121,24 +123,25 @@ class _Asking:
       most_delayed=4 * options.concurrency,
     )
     self._spent_at_start = (
-      self._prices.total(self._ledger.usage()) if self._prices.tables else 0.0
+      self._prices.total(self._ledger.charges()) if self._prices.tables else 0.0
     )
     self._pace = pacing.Pace.from_options(options, self._spent_at_start)
     self._error: BaseException | None = None
     self._cancelling: asyncio.TimerHandle | None = None
     self._showing: asyncio.TimerHandle | None = None
     self._workers: list[asyncio.Task[None]] = []
-    # Set when the ledger has written what all workers noted until then.
-    self._commit: asyncio.Event | None = None
-    self._commit_error: Exception | None = None
+    self._commits = Commits(self._ledger, self._fail)
+    # Rejections from before the first answer: a setting may be to blame.
+    self._held: list[tuple[Job, Outcome]] = []
 
   # -- the run
 
   async def run(self) -> Summary:
-    with _ctrl_c_calls(self._interrupt):
+    with stop_signals.calling(self._interrupt):
       self._show()
       try:
         await self._work()
+        self._settle_held()
       finally:
         for timer in (self._showing, self._cancelling):
           if timer is not None:
@@ -174,7 +177,7 @@ class _Asking:
 
   async def _attempt(self, job: Job) -> None:
     """Sends a job once and does what follows from how that ends."""
-    permit = await self._pace.enter(sum(job.tokens), job.cost)
+    permit = await self._pace.enter(job.tokens.all, job.cost)
     if permit is None:
       if self._pace.out_of_money:
         self._stop(
@@ -182,12 +185,14 @@ class _Asking:
           f" the next request; spent so far: {self._pace.budget.spent:.4f}"
         )
       return
-    attempt = self._ledger.start_attempt(job.request.key, self._teacher.name)
+    attempt = self._ledger.start_attempt(
+      job.request.key, self._teacher.name, job.request.model, job.tokens
+    )
     try:
-      await self._committed()
+      await self._commits.wait()
     except BaseException:
       # Nothing was sent.
-      self._ledger.end_attempt(attempt, CANCELLED)
+      self._ledger.end_attempt(attempt, CANCELLED, tokens=NO_TOKENS)
       self._pace.leave(permit, "abandoned")
       raise
     job.attempts += 1
@@ -212,7 +217,7 @@ class _Asking:
       # Its text is not shown: it may hold anything.
       answer = TransientError("unexpected", type(error).__name__)
     self._end(job, attempt, permit, answer, time.monotonic() - started)
-    self._schedule_commit()
+    self._commits.schedule()
 
   def _end(
     self,
@@ -224,44 +229,37 @@ class _Asking:
   ) -> None:
     """Notes how an attempt ended: an outcome, another try, or the end."""
     if isinstance(answer, Completion):
-      self._add_answer(job, permit, answer)
-      self._ledger.end_attempt(attempt, ANSWERED)
+      used = answer.tokens(job.tokens)
+      self._pace.leave(
+        permit, "ok", tokens=used.all, cost=self._cost(job.request, used)
+      )
+      self._last_success = time.monotonic()
+      self._summary.answered += 1
+      self._summary.prompt_tokens += answer.prompt_tokens or 0
+      self._summary.completion_tokens += answer.completion_tokens or 0
+      self._ledger.end_attempt(attempt, ANSWERED, tokens=used)
       self._settle(job, attempt, ANSWERED, seconds, answer)
+      self._settle_held()
       return
     message = str(answer)
     if isinstance(answer, TransientError):
       self._summary.count_fault(answer.kind)
-      self._ledger.end_attempt(attempt, answer.kind, message)
+      used = NO_TOKENS if answer.kind in _FREE else None
+      self._ledger.end_attempt(attempt, answer.kind, message, tokens=used)
       self._retry(job, attempt, permit, answer, seconds)
     elif isinstance(answer, RejectedError):
       self._pace.leave(permit, "ok")
       self._last_success = time.monotonic()
       self._summary.count_fault(REJECTED)
       self._summary.rejected += 1
-      self._ledger.end_attempt(attempt, REJECTED, message)
+      self._ledger.end_attempt(attempt, REJECTED, message, tokens=NO_TOKENS)
       self._settle(job, attempt, REJECTED, seconds, reason=message)
       self._check_rejections(message)
     else:
       self._pace.leave(permit, "abandoned")
       self._summary.count_fault("fatal")
-      self._ledger.end_attempt(attempt, "fatal", message)
+      self._ledger.end_attempt(attempt, "fatal", message, tokens=NO_TOKENS)
       self._fail(UserError(message, fields=answer.fields))
-
-  def _add_answer(
-    self, job: Job, permit: pacing.Permit, completion: Completion
-  ) -> None:
-    """Counts the tokens of an answer and what they cost."""
-    prompt, written = completion.prompt_tokens, completion.completion_tokens
-    used = (
-      job.tokens[0] if prompt is None else prompt,
-      estimated_tokens(completion.text) if written is None else written,
-    )
-    cost = self._cost(job.request, *used)
-    self._pace.leave(permit, "ok", tokens=sum(used), cost=cost)
-    self._last_success = time.monotonic()
-    self._summary.answered += 1
-    self._summary.prompt_tokens += prompt or 0
-    self._summary.completion_tokens += written or 0
 
   def _retry(
     self,
@@ -274,14 +272,16 @@ class _Asking:
     """Puts a job that failed back, or gives it up."""
     options = self._options
     limited = error.kind == "rate_limited"
+    expired = error.kind == "expired_key"
     self._pace.leave(
       permit,
-      "rate_limited" if limited else "failed",
-      cost=job.cost if error.kind in _MAY_BE_BILLED else 0.0,
+      "rate_limited" if limited else "abandoned" if expired else "failed",
+      cost=0.0 if error.kind in _FREE else job.cost,
     )
     if limited:
       job.rate_limited += 1
-    elif not permit.is_probe:
+    elif not (permit.is_probe and error.kind == "connection"):
+      # A server that is not there says nothing about the request.
       job.failures += 1
     if (
       job.failures >= options.max_attempts
@@ -320,83 +320,68 @@ class _Asking:
     completion: Completion | None = None,
     reason: str = "",
   ) -> None:
-    """Notes the outcome of a request in the ledger."""
-    self._ledger.add_outcome(
-      Outcome(
-        key=job.request.key,
-        kind=kind,
-        teacher=self._teacher.name,
-        model=job.request.model,
-        completion=completion,
-        reason=reason,
-        seconds=seconds,
-        unix=time.time(),
-        attempt=attempt.number,
-      )
+    """Notes the outcome of a request in the ledger, or soon will."""
+    outcome = Outcome(
+      key=job.request.key,
+      kind=kind,
+      teacher=self._teacher.name,
+      model=job.request.model,
+      completion=completion,
+      reason=reason,
+      seconds=seconds,
+      unix=time.time(),
+      attempt=attempt.number,
     )
+    if kind == REJECTED and not self._summary.answered:
+      self._held.append((job, outcome))
+      return
+    self._ledger.add_outcome(outcome)
     # From now on the request is found in the ledger.
     self._queue.settled(job)
 
-  def _cost(
-    self, request: Request, prompt_tokens: int, completion_tokens: int
-  ) -> float:
+  def _settle_held(self) -> None:
+    """Notes the rejections that were held back; they were the requests' own."""
+    if self._all_rejected():
+      return
+    for job, outcome in self._held:
+      self._ledger.add_outcome(outcome)
+      self._queue.settled(job)
+    self._held.clear()
+
+  def _cost(self, request: Request, tokens: Tokens) -> float:
     """Money for the tokens of a request; 0 without a price or a limit.
 
     Raises:
       UserError: there is a limit, and the model has no price.
     """
-    cost = self._prices.cost(request.model, prompt_tokens, completion_tokens)
-    if cost is None and self._options.max_cost is not None:
+    price = self._prices.price(request.model)
+    if price is not None:
+      return price.cost(tokens)
+    if self._options.max_cost is not None:
       raise UserError(
         f"max_cost is {self._options.max_cost:g}, which needs the price of"
         f" {request.model!r}; no table of prices has it, so add it to a file"
         " of your own",
         fields=("AskOptions.max_cost", "prices"),
       )
-    return cost or 0.0
+    return 0.0
+
+  def _all_rejected(self) -> bool:
+    """Whether so many were rejected that something is wrong with all."""
+    return (
+      self._summary.answered == 0
+      and self._summary.rejected >= self._options.stop_after_rejections
+    )
 
   def _check_rejections(self, message: str) -> None:
-    rejected = self._summary.rejected
-    if (
-      self._summary.answered == 0
-      and rejected >= self._options.stop_after_rejections
-    ):
+    if self._all_rejected():
       self._fail(
         UserError(
-          f"the first {rejected} requests were all rejected, the last one with:"
-          f" {message}; change what is asked, or set retry_failed to ask again",
-          fields="AskOptions.retry_failed",
+          f"the first {self._summary.rejected} requests were all rejected, the"
+          f" last one with: {message}; change what is asked, and start again:"
+          " they will be asked again"
         )
       )
-
-  # -- writing
-
-  async def _committed(self) -> None:
-    """Waits until the ledger has written what was noted so far.
-
-    The next turn of the event loop writes it, together with what every other
-    worker has noted by then: often the answer to the last request and the
-    attempt of the next one.
-    """
-    await self._schedule_commit().wait()
-    if self._commit_error is not None:
-      raise self._commit_error
-
-  def _schedule_commit(self) -> asyncio.Event:
-    if self._commit is None:
-      self._commit = asyncio.Event()
-      self._loop.call_soon(self._flush)
-    return self._commit
-
-  def _flush(self) -> None:
-    commit, self._commit = self._commit, None
-    assert commit is not None
-    try:
-      self._ledger.flush()
-    except Exception as error:
-      self._commit_error = error
-      self._fail(error)
-    commit.set()
 
   # -- stopping
 
@@ -463,22 +448,3 @@ class _Asking:
     self._progress.update(done, text)
     if not summary.seconds:
       self._showing = self._loop.call_later(_SHOW_EVERY_S, self._show)
-
-
-@contextlib.contextmanager
-def _ctrl_c_calls(interrupt: Callable[[], None]) -> Iterator[None]:
-  """Has each Ctrl-C call `interrupt`, where signals can be handled at all."""
-  loop = asyncio.get_running_loop()
-  before = signal.getsignal(signal.SIGINT)
-  try:
-    loop.add_signal_handler(signal.SIGINT, interrupt)
-  except (NotImplementedError, RuntimeError, ValueError):
-    # Another thread than the main one, or a platform without signals.
-    yield
-    return
-  try:
-    yield
-  finally:
-    loop.remove_signal_handler(signal.SIGINT)
-    if before is not None:
-      signal.signal(signal.SIGINT, before)

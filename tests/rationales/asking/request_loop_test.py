@@ -21,7 +21,12 @@ from dss_jax.rationales.asking import pacing, request_loop
 from dss_jax.rationales.extraction_plan import AskOptions
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.prices import Price, Prices
-from dss_jax.rationales.teacher_requests import Completion, Request, Sampling
+from dss_jax.rationales.teacher_requests import (
+  Completion,
+  Request,
+  Sampling,
+  Tokens,
+)
 from dss_jax.rationales.teachers import (
   FatalError,
   RejectedError,
@@ -277,6 +282,40 @@ def test_nothing_but_rejections_stops_the_run(ledger):
     ask(map(request, range(500)), teacher, ledger, options)
   assert "\n" not in str(caught.value)
   assert sum(teacher.asked.values()) <= 22
+  # They were not the requests' own fault, and are not final.
+  assert not list(ledger.outcomes())
+  assert ask(map(request, range(25)), Scripted(), ledger).answered == 25
+
+
+def test_rejections_before_the_first_answer_are_noted_with_it(ledger):
+  def script(request, times):
+    return RejectedError("too long") if request.prompt != "question 9" else None
+
+  options = quick(stop_after_rejections=20, concurrency=1)
+  summary = ask(map(request, range(12)), Scripted(script), ledger, options)
+  assert (summary.answered, summary.rejected) == (1, 11)
+  kinds = [outcome_of(ledger, i).kind for i in range(12)]
+  assert kinds == ["rejected"] * 9 + ["answered"] + ["rejected"] * 2
+  assert ask(map(request, range(12)), Scripted(), ledger).already == 12
+
+
+def test_requests_that_always_fail_are_given_up_by_probes_too(ledger):
+  """With nothing else left, the breaker opens and only probes are sent."""
+  teacher = Scripted(lambda r, n: TransientError("bad_response", "no choices"))
+  options = quick(concurrency=2, give_up_after_s=60)
+  summary = ask(map(request, range(3)), teacher, ledger, options)
+  assert (summary.gave_up, summary.stopped) == (3, False)
+  assert set(teacher.asked.values()) == {8}
+
+
+def test_an_expired_key_costs_no_patience(ledger):
+  """All that were under way with it come back at once, and are asked again."""
+  expired = TransientError("expired_key", "HTTP 401", retry_after=0.0)
+  teacher = Scripted(lambda r, n: expired if n == 1 else None)
+  options = quick(concurrency=16, max_backoff_s=60, backoff_s=30)
+  summary = ask(map(request, range(16)), teacher, ledger, options)
+  assert (summary.answered, summary.faults) == (16, {"expired_key": 16})
+  assert summary.seconds < 20
 
 
 def test_a_fatal_error_stops_at_once(ledger):
@@ -447,18 +486,62 @@ def test_answers_without_usage_are_estimated(ledger):
   assert summary.completion_tokens == 0
 
 
+@pytest.mark.parametrize(
+  ("kind", "is_paid"),
+  [
+    *((kind, True) for kind in ("timeout", "bad_response", "dropped")),
+    *((kind, False) for kind in ("rate_limited", "server_error", "connection")),
+  ],
+)
+def test_attempts_without_an_answer_count_if_they_may_be_paid_for(
+  ledger, kind, is_paid
+):
+  teacher = Scripted(lambda r, n: TransientError(kind, "x") if n < 3 else None)
+  summary = ask([request(0)], teacher, ledger, prices=CHEAP)
+  # Two of them at the longest answer, 10 tokens, then an answer of 2.
+  expected = (2 * 10 * 0.1 if is_paid else 0.0) + 0.2
+  assert summary.cost == pytest.approx(expected)
+  # The next run knows.
+  assert CHEAP.total(ledger.charges()) == pytest.approx(expected)
+
+
+def test_what_was_under_way_at_a_kill_counts(tmp_path):
+  path = tmp_path / "ledger.sqlite"
+  with Ledger(path) as ledger:
+    tokens = request(0).estimated_tokens()
+    for i in range(3):
+      ledger.start_attempt(request(i).key, "t", "m", tokens)
+  options = quick(max_cost=3.5)
+  with Ledger(path) as ledger:
+    summary = ask([request(0)], Scripted(), ledger, options, prices=CHEAP)
+  assert summary.attempts == 0
+  assert "spent so far: 3.0000" in summary.reason
+
+
+def test_cached_tokens_are_cheaper(ledger):
+  table = Prices(({"m": Price(prompt=1e5, completion=0, cached=1e4)},))
+  answer = Completion(
+    "x", prompt_tokens=10, cached_tokens=8, completion_tokens=1
+  )
+  teacher = Scripted(lambda r, n: answer)
+  summary = ask([request(0)], teacher, ledger, prices=table)
+  assert summary.cost == pytest.approx(2 * 0.1 + 8 * 0.01)
+  assert table.total(ledger.charges()) == pytest.approx(summary.cost)
+
+
 def test_estimated_tokens():
   text = Request("m", "x" * 401, Sampling(max_tokens=9))
-  assert text.estimated_tokens() == (101, 9)
+  assert text.estimated_tokens() == Tokens(101, 9)
   chat = Request("m", (("user", "x" * 40), ("user", "é")), Sampling())
-  assert chat.estimated_tokens() == (11 + 8, 256)
+  assert chat.estimated_tokens() == Tokens(11 + 8, 256)
 
 
 # -- stopping and telling
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c(ledger, presses):
+def test_ctrl_c_and_sigterm(ledger, presses, number):
   progress = Said()
   teacher = Scripted(delay=0.5 if presses == 1 else 60)
 
@@ -466,12 +549,12 @@ def test_ctrl_c(ledger, presses):
     while not teacher.under_way:
       time.sleep(0.01)
     for _ in range(presses):
-      os.kill(os.getpid(), signal.SIGINT)
+      os.kill(os.getpid(), number)
       time.sleep(0.1)
 
   thread = threading.Thread(target=press)
   thread.start()
-  before = signal.getsignal(signal.SIGINT)
+  before = signal.getsignal(number)
   summary = ask(
     map(request, range(50)),
     teacher,
@@ -480,7 +563,7 @@ def test_ctrl_c(ledger, presses):
     progress=progress,
   )
   thread.join()
-  assert signal.getsignal(signal.SIGINT) is before
+  assert signal.getsignal(number) is before
   assert summary.stopped
   assert summary.reason == "interrupted"
   assert progress.lines[0].startswith("finishing 4 requests")
@@ -544,12 +627,13 @@ def test_wrong_options_are_named(wrong):
 CLIENT = """
 import asyncio, sys
 from dss_jax.rationales.asking import request_loop
-from dss_jax.rationales.extraction_plan import AskOptions
+from dss_jax.rationales.extraction_plan import AskOptions, Endpoint
 from dss_jax.rationales.ledger import Ledger
+from dss_jax.rationales.prices import Price, Prices
 from dss_jax.rationales.teacher_requests import Request, Sampling
 from dss_jax.rationales.teachers.openai_endpoint import OpenAIEndpoint
 
-port, path, number, concurrency, timeout_s = sys.argv[1:]
+port, path, number, concurrency, timeout_s, max_cost = sys.argv[1:]
 
 def requests():
   for i in range(int(number)):
@@ -557,15 +641,18 @@ def requests():
     yield Request("m", chat if i % 2 else f"question {i}", Sampling())
 
 async def main():
-  teacher = OpenAIEndpoint(
-    "t", "m", f"http://127.0.0.1:{port}/v1", timeout_s=float(timeout_s))
+  teacher = OpenAIEndpoint(Endpoint(
+    "t", "m", base_url=f"http://127.0.0.1:{port}/v1", timeout_s=float(timeout_s)))
   options = AskOptions(
     concurrency=int(concurrency), timeout_s=float(timeout_s),
-    backoff_s=0.05, max_backoff_s=0.5, max_attempts=30)
+    backoff_s=0.05, max_backoff_s=0.5, max_attempts=30,
+    max_cost=float(max_cost) if max_cost else None)
+  prices = Prices(({"m": Price(prompt=1e6, completion=1e6)},))
   with Ledger(path) as ledger:
-    summary = await request_loop.ask(requests(), teacher, ledger, options)
+    summary = await request_loop.ask(
+      requests(), teacher, ledger, options, prices=prices)
   await teacher.close()
-  assert not summary.stopped, summary
+  assert not summary.stopped or max_cost, summary
 
 asyncio.run(main())
 """
@@ -587,15 +674,26 @@ def logged(log):
   return [json.loads(line) for line in log.read_text().splitlines()]
 
 
-def run_with_kills(folder, number, concurrency, kills, seed, repository):
+def run_with_kills(
+  folder,
+  number,
+  concurrency,
+  kills,
+  seed,
+  repository,
+  max_cost: object = "",
+  usage=1,
+):
   """Asks through faults and kills; returns (server's log, ledger's tables)."""
   log, path = folder / "server.jsonl", folder / "ledger.sqlite"
   rng = random.Random(seed)
   # Moments of the kills, in requests that the server has seen.
-  moments = sorted(rng.sample(range(10, int(1.2 * number)), kills))
+  reach = 200 if max_cost else int(1.2 * number)
+  moments = sorted(rng.sample(range(10, reach), kills))
   environment = os.environ | {"PYTHONPATH": str(repository)}
-  with misbehaving(log, "--faults=0.4", "--hang=1.5", f"--seed={seed}") as port:
-    arguments = [port, path, number, concurrency, 1.0]
+  flags = ["--faults=0.4", "--hang=1.5", f"--seed={seed}", f"--usage={usage}"]
+  with misbehaving(log, *flags) as port:
+    arguments = [port, path, number, concurrency, 1.0, max_cost]
     command = [sys.executable, "-c", CLIENT, *map(str, arguments)]
     for moment in moments:
       client = subprocess.Popen(command, env=environment)
@@ -640,7 +738,9 @@ def reconcile(server, attempts, outcomes, number, concurrency, kills):
   for attempt in attempts:
     assert attempt.result is not None
     if attempt.id not in received:
-      assert attempt.result in ("interrupted", "connection", "timeout")
+      assert attempt.result in (
+        *("interrupted", "connection", "dropped", "timeout"),
+      )
 
   # Nothing is sent after its answer is committed, nor without need.
   answered_by = {outcome.key: outcome.attempt for outcome in outcomes}
@@ -669,9 +769,50 @@ def test_killed_five_times_in_2000_requests(tmp_path, repository):
   tables = run_with_kills(tmp_path, **numbers, seed=7, repository=repository)
   results = reconcile(*tables, **numbers)
   # Every kind of fault was met.
-  for kind in ("rate_limited", "server_error", "bad_response", "connection"):
+  for kind in ("rate_limited", "server_error", "bad_response", "dropped"):
     assert results[kind] > 0
   assert results["timeout"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("kills", "usage"),
+  [(4, 1), pytest.param(25, 0, marks=pytest.mark.thorough)],
+)
+def test_max_cost_holds_over_kills(tmp_path, repository, kills, usage):
+  """A token costs 1; what a provider may bill never exceeds the limit."""
+  # Enough for the kills, and far from enough for all requests.
+  number, limit = 3000, 30_000 + 2000 * kills
+  server, attempts, _ = run_with_kills(
+    *(tmp_path, number, 8, kills, 11, repository),
+    max_cost=limit,
+    usage=usage,
+  )
+  sampling = Sampling()
+  expected = 0
+  for attempt in attempts:
+    if attempt.result in ("rate_limited", "server_error", "connection"):
+      continue
+    estimate = attempt.tokens.read + sampling.max_tokens
+    if attempt.result == "answered":
+      assert attempt.tokens.written < 20
+      estimate = attempt.tokens.all
+    assert attempt.tokens.all == estimate, attempt
+    expected += estimate
+  with Ledger(tmp_path / "ledger.sqlite", read_only=True) as ledger:
+    [charge] = ledger.charges()
+  assert charge.tokens.all == expected
+  assert expected <= limit
+  # The next request would not have been within it.
+  assert expected + 8 + sampling.max_tokens > limit
+  # What reached the server and was worked on is in the sum.
+  worked_on = {
+    entry["id"]
+    for entry in server
+    if not (entry["fault"] or "").startswith(("429", "5"))
+  }
+  paid = {a.id for a in attempts if a.tokens.all}
+  assert worked_on <= paid
 
 
 @pytest.mark.slow
