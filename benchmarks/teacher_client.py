@@ -31,7 +31,7 @@ from collections.abc import Iterator
 import measuring
 
 from dss_jax.rationales.asking import request_loop
-from dss_jax.rationales.extraction_plan import AskOptions
+from dss_jax.rationales.extraction_plan import AskOptions, Endpoint
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.teacher_requests import Request, Sampling
 from dss_jax.rationales.teachers.openai_endpoint import OpenAIEndpoint
@@ -144,7 +144,7 @@ async def _ask(endpoint, count: int, concurrency: int, folder: str) -> None:
 async def _throughput(url: str, args, folder: str) -> dict:
   found = {}
   for concurrency in args.concurrency:
-    endpoint = OpenAIEndpoint("t", "m", url)
+    endpoint = OpenAIEndpoint(Endpoint("t", "m", base_url=url))
     runs = {
       "bare": lambda n, e=endpoint, c=concurrency: _bare(e, n, c, True),
       "post": lambda n, e=endpoint, c=concurrency: _bare(e, n, c, False),
@@ -203,7 +203,7 @@ async def _memory(url: str, args, folder: str) -> dict:
       yield request
 
   path = pathlib.Path(folder) / "memory.sqlite"
-  endpoint = OpenAIEndpoint("t", "m", url)
+  endpoint = OpenAIEndpoint(Endpoint("t", "m", base_url=url))
   with Ledger(path) as ledger:
     options = AskOptions(concurrency=64)
     summary = await request_loop.ask(watched(), endpoint, ledger, options)

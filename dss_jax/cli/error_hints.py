@@ -11,6 +11,7 @@ from dss_jax.base.errors import UserError
 _FLAGS_OF_FIELDS = {
   "batch_size": ("max_batch",),
   "device_memory": ("plan_memory",),
+  "headers": ("header",),
   "max_records": ("limit",),
   "mixture_or_task_name": ("task",),
   "modules": ("module",),

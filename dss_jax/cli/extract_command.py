@@ -27,7 +27,6 @@ if TYPE_CHECKING:
   from dss_jax.rationales.extraction_plan import ExtractionPlan
   from dss_jax.rationales.ledger import Ledger
   from dss_jax.rationales.prices import Prices
-  from dss_jax.rationales.teacher_requests import Request
 
 __all__ = ["EPILOG", "add_arguments", "run"]
 
@@ -55,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
   source = extract_flags.make_source(args)
   plan = extract_flags.make_plan(args)
   if args.show_prompt:
-    return _show_prompt(source, plan)
+    return _show_prompt(args, source, plan)
   if args.dry_run:
     with _ledger_to_read(args) as ledger:
       return _dry_run(args, source, plan, ledger, prices)
@@ -117,7 +116,10 @@ def _ledger_to_read(args: argparse.Namespace) -> Iterator[Ledger | None]:
     yield ledger
 
 
-def _show_prompt(source: RecordSource, plan: ExtractionPlan) -> int:
+def _show_prompt(
+  args: argparse.Namespace, source: RecordSource, plan: ExtractionPlan
+) -> int:
+  """Prints the very body of the request about the first record."""
   record = next(source.read(), None)
   if record is None:
     raise UserError(f"{source.name} has no records")
@@ -134,15 +136,19 @@ def _show_prompt(source: RecordSource, plan: ExtractionPlan) -> int:
       label=label,
     )
     hint = "" if label is None else ", with the gold label as a hint"
+    body = own.body(request)
+    if args.json:
+      print(json.dumps(body, ensure_ascii=False))
+      continue
     print(f"--- POST {request.url}, for record {printable(record.id)}{hint}")
-    _show_request(request)
+    _show_body(body)
   if not asked:
     print("no teacher of this plan is asked in words")
   return 0
 
 
-def _show_request(request: Request) -> None:
-  body = request.body()
+def _show_body(body: dict[str, Any]) -> None:
+  """The settings in one line, then the prompt as it reads."""
   prompt = body.pop("prompt", None) or body.pop("messages")
   print("--- " + printable(json.dumps(body, ensure_ascii=False)))
   if isinstance(prompt, str):

@@ -83,7 +83,11 @@ class TeacherFlags:
       http://127.0.0.1:8000/v1; default: OpenAI's.
     api_key_env: environment variable with the key; a server on this machine
       needs none.
+    api_key_command: prints the key, in place of a variable; run again when the
+      key has expired: 'gcloud auth print-access-token'.
+    api_key_header: that holds the key; api-key for Azure.
     api_version: for Azure.
+    header: further headers of every request: 'X-Team: mine'.
     name: source of the rationales; default: the model's name.
     weight: of its rationales, relative to those of other teachers.
     teacher: replay: the released completions; rules: taxonli's; default:
@@ -101,7 +105,10 @@ class TeacherFlags:
   model: str | None = None
   base_url: str | None = None
   api_key_env: str = "OPENAI_API_KEY"
+  api_key_command: str | None = None
+  api_key_header: str = "Authorization"
   api_version: str | None = None
+  header: tuple[str, ...] = ()
   name: str | None = None
   weight: float = 1.0
   teacher: str | None = None
@@ -200,6 +207,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     title="who is asked",
     teacher={"choices": ("endpoint", "replay", "rules"), "metavar": None},
     base_url={"metavar": "URL"},
+    api_key_command={"metavar": "COMMAND"},
+    header={"metavar": "'NAME: VALUE'"},
     teachers={"metavar": "FILE"},
     extra_body={"metavar": "JSON"},
     omit_fields={"metavar": "A,B,..."},

@@ -33,7 +33,11 @@ from dss_jax.base.progress import Progress
 from dss_jax.datasets.records import Record, atomic_file
 from dss_jax.rationales import choosing, completion_parsing
 from dss_jax.rationales.asking import request_loop
-from dss_jax.rationales.extraction_plan import ExtractionPlan, TeacherPlan
+from dss_jax.rationales.extraction_plan import (
+  Endpoint,
+  ExtractionPlan,
+  TeacherPlan,
+)
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.planned_requests import PlannedRequests
 from dss_jax.rationales.prices import Prices
@@ -367,10 +371,8 @@ def _teacher_description(plan: TeacherPlan) -> dict[str, Any]:
   known |= {"weight": teacher.weight}
   if plan.knows_records:
     return known
-  if dataclasses.is_dataclass(teacher) and not isinstance(teacher, type):
-    known = dataclasses.asdict(teacher)
-    # Some users write the key itself in its place.
-    known.pop("api_key_env", None)
+  if isinstance(teacher, Endpoint):
+    known = teacher.described()
   return {
     **known,
     "style": plan.style,

@@ -41,11 +41,13 @@ _TYPES: dict[str, Any] = {
   "samples": int,
   **value_types.parameter_types(Sampling),
   "extra_body": dict,
+  "header": tuple[str, ...],
   **value_types.parameter_types(AskOptions),
   "rationale_source": str,
   "error_rate": float,
 }
-del _TYPES["extra"]  # its key is extra_body
+# Their keys are extra_body and header.
+del _TYPES["extra"], _TYPES["headers"]
 
 
 def read_tables(path: str) -> list[dict[str, Any]]:
@@ -121,6 +123,7 @@ def teacher_plan(
   endpoint = _fields_of(Endpoint, values) | {
     "name": values.get("name") or values["model"],
     "omit_fields": tuple(n.strip() for n in omit_fields if n.strip()),
+    "headers": tuple(map(_header, values.get("header") or ())),
   }
   sampling = _fields_of(Sampling, values) | {
     "stop": tuple(
@@ -176,6 +179,17 @@ def _record_teacher(
     options, source="release", rationale_source=source
   )
   return Replay(dataset, split, options, weight=weight)
+
+
+def _header(text: str) -> tuple[str, str]:
+  """Name and value of "Name: value"."""
+  name, colon, value = text.partition(":")
+  if not colon:
+    # Not repeated: it may hold a key.
+    raise UserError(
+      'a header is not of the form "Name: value"', fields="Endpoint.headers"
+    )
+  return name.strip(), value.strip()
 
 
 def _extra_body(value: Any) -> Mapping[str, Any]:

@@ -310,8 +310,15 @@ def test_show_prompt(cqa, mine, loopback, tmp_path, capsys):
   )
   assert cqa("--teacher=replay", "--show_prompt") == 0
   assert "asked in words" in capsys.readouterr().out
+  # The very body, as this endpoint gets it.
+  changed = ("--max_tokens_field=max_completion_tokens", "--omit_fields=stop")
+  assert mine("--show_prompt", "--json", *changed) == 0
+  shown = json.loads(capsys.readouterr().out)
+  assert (shown["max_completion_tokens"], "stop" in shown) == (256, False)
   assert not loopback.bodies
   assert not (tmp_path / "out").exists()
+  assert mine("--limit=1", *changed) == 0
+  assert loopback.bodies == [shown]
 
 
 def test_show_prompt_with_the_gold_label(mine, capsys):

@@ -14,7 +14,8 @@ class TransientError(Exception):
 
   Attributes:
     kind: one word for the ledger: "rate_limited", "server_error", "timeout",
-      "connection", "bad_response".
+      "connection" (there was none), "dropped" (it was lost after sending),
+      "bad_response", "expired_key" (there is a new one now).
     retry_after: seconds that the server asked to wait; None if it did not.
   """
 

@@ -55,6 +55,8 @@ def completion_of(
     raise UserError("the answer has no text")
   usage = body.get("usage")
   usage = usage if isinstance(usage, dict) else {}
+  details = usage.get("prompt_tokens_details")
+  details = details if isinstance(details, dict) else {}
   return Completion(
     text=text,
     finish_reason=_name(choice.get("finish_reason")),
@@ -62,7 +64,18 @@ def completion_of(
     prompt_tokens=_tokens(usage.get("prompt_tokens")),
     completion_tokens=_tokens(usage.get("completion_tokens")),
     refusal=refusal if isinstance(refusal, str) and refusal else None,
+    reasoning=_reasoning(message) if is_chat is not False else None,
+    cached_tokens=_tokens(details.get("cached_tokens")),
   )
+
+
+def _reasoning(message: Any) -> str | None:
+  """What a model thought: vLLM and DeepSeek, then OpenRouter and newer vLLM."""
+  if isinstance(message, dict):
+    for name in ("reasoning_content", "reasoning"):
+      if isinstance(message.get(name), str) and message[name]:
+        return message[name]
+  return None
 
 
 def _text_of(content: Any) -> Any:

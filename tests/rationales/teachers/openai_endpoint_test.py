@@ -13,7 +13,7 @@ import pytest
 
 from dss_jax.base.errors import UserError
 from dss_jax.rationales.asking import request_loop
-from dss_jax.rationales.extraction_plan import AskOptions
+from dss_jax.rationales.extraction_plan import AskOptions, Endpoint
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.teacher_requests import Request, Sampling
 from dss_jax.rationales.teachers import (
@@ -95,7 +95,9 @@ def complete(request, *replies, times=1, **options: Any):
 
   async def main():
     async with server.listening() as url:
-      endpoint = OpenAIEndpoint("t", "m", url, **{"timeout_s": 5, **options})
+      endpoint = OpenAIEndpoint(
+        Endpoint("t", "m", base_url=url, **{"timeout_s": 5, **options})
+      )
       found = []
       for i in range(times):
         try:
@@ -180,7 +182,6 @@ def test_further_fields_and_version_are_sent():
 @pytest.mark.parametrize(
   ("body", "expected"),
   [
-    (chat(None, "length", reasoning_content="hm"), ("", "length", None)),
     (chat("x", None), ("x", "", None)),
     (chat(None, refusal="I cannot"), ("", "stop", "I cannot")),
     (chat("", "content_filter"), ("", "content_filter", None)),
@@ -196,6 +197,27 @@ def test_further_fields_and_version_are_sent():
 def test_unusual_answers(body, expected):
   answer = one(CHAT, reply(200, body))
   assert (answer.text, answer.finish_reason, answer.refusal) == expected
+
+
+@pytest.mark.parametrize(
+  ("message", "expected"),
+  [
+    ({"reasoning_content": "3+5 is 8"}, "3+5 is 8"),
+    ({"reasoning": "3+5 is 8", "reasoning_content": None}, "3+5 is 8"),
+    ({"reasoning_content": ""}, None),
+    ({"reasoning": {"effort": "low"}}, None),
+    ({}, None),
+  ],
+)
+def test_what_a_model_thought_is_kept(message, expected):
+  answer = one(CHAT, reply(200, chat(None, "length", **message)))
+  assert (answer.text, answer.reasoning) == ("", expected)
+
+
+def test_cached_tokens_are_read():
+  usage = {"prompt_tokens": 50, "prompt_tokens_details": {"cached_tokens": 32}}
+  answer = one(CHAT, reply(200, chat() | {"usage": usage}))
+  assert (answer.prompt_tokens, answer.cached_tokens) == (50, 32)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +283,9 @@ def test_half_an_answer_is_no_answer():
 
 def test_no_server():
   async def main():
-    endpoint = OpenAIEndpoint("t", "m", "http://127.0.0.1:9/v1")
+    endpoint = OpenAIEndpoint(
+      Endpoint("t", "m", base_url="http://127.0.0.1:9/v1")
+    )
     with pytest.raises(TransientError) as caught:
       await endpoint.complete(CHAT, "a")
     assert caught.value.kind == "connection"
@@ -279,7 +303,7 @@ def test_an_endpoint_serves_several_event_loops():
     nonlocal endpoint
     async with server.listening() as url:
       if endpoint is None:
-        endpoint = OpenAIEndpoint("t", "m", url)
+        endpoint = OpenAIEndpoint(Endpoint("t", "m", base_url=url))
       endpoint.base_url = url
       assert (await endpoint.complete(CHAT, "a")).text == "hello"
       await endpoint.close()
@@ -297,6 +321,9 @@ def test_an_endpoint_serves_several_event_loops():
     (429, {"error": {"message": "slow down"}}, "rate_limited"),
     (500, {"error": {"message": "oops"}}, "server_error"),
     (502, b"<html>Bad gateway</html>", "server_error"),
+    # The model behind may have worked.
+    (504, b"", "timeout"),
+    (524, b"", "timeout"),
     (529, b"", "server_error"),
     (408, b"", "timeout"),
     (409, b"", "server_error"),
@@ -481,7 +508,7 @@ def test_the_key_is_sent_and_found_nowhere_else(key, tmp_path, caplog):
 
   async def main():
     async with server.listening() as url:
-      endpoint = OpenAIEndpoint("t", "m", url)
+      endpoint = OpenAIEndpoint(Endpoint("t", "m", base_url=url))
       said.append(repr(endpoint) + str(vars(endpoint)))
       options = AskOptions(
         concurrency=1, backoff_s=0.001, max_backoff_s=0.002, max_attempts=20
@@ -522,16 +549,16 @@ def test_a_key_is_needed_but_on_this_machine(monkeypatch):
   monkeypatch.delenv("MY_KEY", raising=False)
   for url in (None, "https://example.org/v1"):
     with pytest.raises(UserError, match="MY_KEY holds no API key"):
-      OpenAIEndpoint("t", "m", url, api_key_env="MY_KEY")
+      OpenAIEndpoint(Endpoint("t", "m", base_url=url, api_key_env="MY_KEY"))
   for url in ("http://localhost:1/v1", "http://[::1]:1/v1"):
-    OpenAIEndpoint("t", "m", url)
+    OpenAIEndpoint(Endpoint("t", "m", base_url=url))
 
 
 def test_a_broken_key_is_not_shown(monkeypatch):
   for wrong in ("sk-canary\nx", "sk-canary-é"):
     monkeypatch.setenv("OPENAI_API_KEY", wrong)
     with pytest.raises(UserError, match="no API key has") as caught:
-      OpenAIEndpoint("t", "m")
+      OpenAIEndpoint(Endpoint("t", "m"))
     assert "sk-canary" not in str(caught.value)
 
 
@@ -544,7 +571,7 @@ def test_a_broken_key_is_not_shown(monkeypatch):
 )
 def test_unusable_urls(url):
   with pytest.raises(UserError, match="base_url is no URL"):
-    OpenAIEndpoint("t", "m", url)
+    OpenAIEndpoint(Endpoint("t", "m", base_url=url))
 
 
 @pytest.mark.parametrize(
@@ -553,13 +580,13 @@ def test_unusable_urls(url):
 )
 def test_secrets_in_urls_are_refused_and_not_shown(url):
   with pytest.raises(UserError, match="base_url for") as caught:
-    OpenAIEndpoint("t", "m", url)
+    OpenAIEndpoint(Endpoint("t", "m", base_url=url))
   assert CANARY not in str(caught.value)
 
 
 def test_wrong_options():
   url = "http://127.0.0.1:1/v1"
   with pytest.raises(UserError, match="max_completion_tokens"):
-    OpenAIEndpoint("t", "m", url, max_tokens_field="tokens")
+    OpenAIEndpoint(Endpoint("t", "m", base_url=url, max_tokens_field="tokens"))
   with pytest.raises(UserError, match="messages"):
-    OpenAIEndpoint("t", "m", url, omit_fields=["messages"])
+    OpenAIEndpoint(Endpoint("t", "m", base_url=url, omit_fields=("messages",)))
