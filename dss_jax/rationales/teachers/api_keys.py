@@ -11,7 +11,7 @@ import urllib.parse
 from typing import Any
 
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.rationales.extraction_plan import Endpoint
+from dss_jax.rationales.teachers.endpoint_options import EndpointOptions
 
 # A command that logs in may ask a server.
 _COMMAND_TIMEOUT_S = 60.0
@@ -33,7 +33,7 @@ class ApiKey:
     UserError: there is none, and the endpoint is not on this machine.
   """
 
-  def __init__(self, endpoint: Endpoint):
+  def __init__(self, endpoint: EndpointOptions):
     self._command = endpoint.api_key_command
     self._header = endpoint.api_key_header
     self._further = dict(endpoint.headers)

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.rationales.extraction_plan import Endpoint
 from dss_jax.rationales.teacher_requests import Completion, Request
 from dss_jax.rationales.teachers import (
   FatalError,
@@ -26,6 +25,7 @@ from dss_jax.rationales.teachers import (
   server_responses,
 )
 from dss_jax.rationales.teachers.api_keys import ApiKey
+from dss_jax.rationales.teachers.endpoint_options import EndpointOptions
 
 _MAX_MESSAGE = 300
 
@@ -41,7 +41,7 @@ class OpenAIEndpoint:
       `openai` is absent.
   """
 
-  def __init__(self, endpoint: Endpoint):
+  def __init__(self, endpoint: EndpointOptions):
     self.name = endpoint.name
     self.model = endpoint.model
     self.weight = endpoint.weight
