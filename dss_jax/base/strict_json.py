@@ -20,14 +20,19 @@ MAX_DEPTH = 64
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def loads(text: str) -> Any:
+def loads(text: str, *, finite: bool = True) -> Any:
   """Parses one JSON value.
+
+  Args:
+    text: the value.
+    finite: whether NaN and infinity are errors. JSON has none, and many
+      programs write them; who takes them must look at each number.
 
   Raises:
     UserError: with the reason, for anything that is not plain JSON.
   """
   try:
-    value = _DECODER.decode(text)
+    value = (_DECODER if finite else _LENIENT_DECODER).decode(text)
   except json.JSONDecodeError as error:
     raise UserError(f"not JSON: {error.msg} at character {error.pos}") from None
   except RecursionError:
@@ -102,3 +107,4 @@ def _constant(name: str) -> Any:
 _DECODER = json.JSONDecoder(
   object_pairs_hook=_object, parse_float=_float, parse_constant=_constant
 )
+_LENIENT_DECODER = json.JSONDecoder(object_pairs_hook=_object)

@@ -49,10 +49,11 @@ class SourceFlags:
   Attributes:
     dataset: taxonli, svamp, cqa, esnli, anli1, anli2, anli3, or one registered
       by --module.
-    input: your own records: .jsonl, .json, .csv, .tsv or .parquet.
+    input: your own records: .jsonl, .ndjson, .json, .csv, .tsv or .parquet;
+      text also packed, as .gz, .bz2 or .zst.
     field_mapping: which key of --input holds a field: input=question
-      label=answer rationale=explanation; 'input={premise}</s>{hypothesis}'
-      joins keys.
+      label=answer.text rationale=explanation; 'input={premise}</s>{hypothesis}'
+      joins keys, and label= says that no key holds labels.
     skip_malformed: leave out the lines of --input that cannot be used.
     split: of --dataset's source.
     module: a Python module to import first, which registers further datasets;
@@ -242,11 +243,11 @@ def parse_field_mapping(items: Sequence[str]) -> dict[str, Any]:
   mapping: dict[str, Any] = {}
   for item in items:
     field, equals, key = item.partition("=")
-    if not equals or not key:
+    if not equals:
       raise UserError(
         f"--field_mapping {item!r}: write FIELD=KEY, such as input=question"
       )
-    if field == "rationale" and field in mapping:
+    if field == "rationale" and key and mapping.get(field):
       # Several columns with a rationale each.
       earlier = mapping[field]
       earlier = [earlier] if isinstance(earlier, str) else earlier
@@ -254,5 +255,5 @@ def parse_field_mapping(items: Sequence[str]) -> dict[str, Any]:
     elif field in mapping:
       raise UserError(f"--field_mapping names {field!r} twice")
     else:
-      mapping[field] = key
+      mapping[field] = key or None
   return mapping

@@ -29,7 +29,12 @@ from typing import Any
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.dataset_spec import SPLITS
 from dss_jax.datasets.options import DataOptions
-from dss_jax.datasets.records import SUFFIXES, Record, read_records
+from dss_jax.datasets.records import (
+  READ_SUFFIXES,
+  SUFFIXES,
+  Record,
+  read_records,
+)
 
 # The data of one split: a file of records, the records, or what returns them.
 SplitData = (
@@ -209,7 +214,7 @@ def _folder(dataset: str, options: DataOptions) -> pathlib.Path:
 
 
 def _file(folder: pathlib.Path, split: str) -> pathlib.Path | None:
-  paths = (folder / f"{split}{suffix}" for suffix in SUFFIXES)
+  paths = (folder / f"{split}{suffix}" for suffix in READ_SUFFIXES)
   found = [path for path in paths if path.is_file()]
   if len(found) > 1:
     raise UserError(

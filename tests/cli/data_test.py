@@ -326,6 +326,8 @@ def test_convert_a_file(data, tmp_path, capsys):
     ("stats --input=a.csv --field_mapping input", "write FIELD=KEY"),
     ("stats --input=a.csv --field_mapping input=a input=b", "'input' twice"),
     ("stats --input=a.csv --field_mapping x=a", "'x' is no field"),
+    ("stats --input=a.csv --field_mapping input=", "input must name a key"),
+    ("stats --input=a.csv --field_mapping rationale= rationale=a", "twice"),
     ("convert --dataset=svamp --output=a.csv", "one file for 3 splits"),
     ("convert --input=a.csv --output={split}.csv", "{split} is for --dataset"),
     ("convert --dataset=svamp --split=x --output=a.csv", "no split 'x'"),

@@ -13,14 +13,17 @@ from dss_jax.datasets.records.field_mapping import (
   FieldMapping,
 )
 from dss_jax.datasets.records.files import (
+  READ_SUFFIXES,
   SUFFIXES,
   Problem,
   atomic_file,
   atomic_path,
   iter_entries,
   iter_records,
+  kind_of,
   open_writer,
   read_records,
+  text_entries,
   write_records,
 )
 from dss_jax.datasets.records.record import (
@@ -40,6 +43,7 @@ __all__ = [
   "MAX_FIELD_CHARS",
   "MAX_RATIONALES",
   "RATIONALE_FIELDS",
+  "READ_SUFFIXES",
   "RECORD_FIELDS",
   "SUFFIXES",
   "FieldMapping",
@@ -51,8 +55,10 @@ __all__ = [
   "atomic_path",
   "iter_entries",
   "iter_records",
+  "kind_of",
   "open_writer",
   "rationale_from_dict",
   "read_records",
+  "text_entries",
   "write_records",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
-from dss_jax.datasets.records import json_lines
+from dss_jax.datasets.records import json_lines, text_files
 from dss_jax.datasets.records.record import Record
 
 # Entries read at a time.
@@ -52,13 +52,15 @@ def read_entries(path: str | os.PathLike[str]) -> Iterator[json_lines.Entry]:
 
 
 def _parsed(entry: bytes) -> Mapping[str, Any] | UserError:
-  if len(entry) > json_lines.MAX_LINE_BYTES:
+  if len(entry) > text_files.MAX_LINE_BYTES:
     return UserError(
-      f"entry has {len(entry)} bytes, at most {json_lines.MAX_LINE_BYTES} are"
+      f"entry has {len(entry)} bytes, at most {text_files.MAX_LINE_BYTES} are"
       " allowed"
     )
   try:
-    return json_lines.as_mapping(strict_json.loads(entry.decode("utf-8")))
+    return json_lines.as_mapping(
+      strict_json.loads(entry.decode("utf-8"), finite=False)
+    )
   except UnicodeDecodeError as error:
     return UserError(f"not valid UTF-8 (byte {error.start})")
   except UserError as error:

@@ -1,34 +1,41 @@
-"""CSV and TSV: one row a record, the rationale in flat columns or as JSON."""
+"""CSV and TSV: one row a record, the rationale in flat columns or as JSON.
+
+A row is read as RFC 4180 says: a cell that begins with a quotation mark ends
+with one, and may hold delimiters and line ends in between. Files of people have
+stray quotation marks too, above all TSV, which has no quoting by its own
+definition. One that opens a cell and is never closed, or closed where no row
+could end, belongs to the text: it never takes the lines after it along.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import collections
 import csv
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
+from dss_jax.datasets.records.column_names import column_names
 from dss_jax.datasets.records.field_mapping import FLAT_FIELDS, FieldMapping
-from dss_jax.datasets.records.json_lines import MAX_LINE_BYTES, Entry
+from dss_jax.datasets.records.json_lines import Entry
 from dss_jax.datasets.records.record import Record
+from dss_jax.datasets.records.text_files import MAX_LINE_BYTES, read_lines
 
 # A header wider than this is no table of records.
 MAX_COLUMNS = 4096
 
+# What else may stand between the cells of a .csv: European spreadsheets write
+# semicolons.
+_OTHER_DELIMITERS = (";", "\t", "|")
 
-def read_entries(
-  path: str | os.PathLike[str], mapping: FieldMapping, delimiter: str
-) -> Iterator[Entry]:
-  """The rows of a table as text by column; empty cells are left out.
-
-  Raises:
-    UserError: if there is no usable header or a mapped column is missing.
-  """
-  with open(path, "rb") as file:
-    yield from entries_of(file, path, mapping, delimiter)
+# The lines of a quoted cell may be rows themselves, if each has as many cells
+# as the header. By chance few do: this many delimiters in the right places are
+# taken for rows. TSV has neither quoting nor tabs in cells.
+_CHANCE_DELIMITERS = {",": 8, ";": 8, "|": 8, "\t": 1}
 
 
 def entries_of(
@@ -37,30 +44,221 @@ def entries_of(
   mapping: FieldMapping,
   delimiter: str,
 ) -> Iterator[Entry]:
-  """`read_entries` of an open file, which may be a pipe; `path` names it."""
-  with _field_size_limit(MAX_LINE_BYTES):
-    lines = _Lines(file)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    header = _header(reader, path)
-    if lines.problem:
-      raise UserError(f"{path}: {lines.problem}")
-    mapping.check_columns(header, os.fspath(path))
+  """The rows of a table as text by column; empty cells are left out.
+
+  Args:
+    file: of UTF-8 (see `text_files`); may be a pipe.
+    path: names it in errors.
+    mapping: its keys must be columns.
+    delimiter: a comma also stands for what the header has in its place.
+
+  Raises:
+    UserError: if there is no usable header or a mapped column is missing.
+  """
+  where = os.fspath(path)
+  lines = _Lines(file)
+  table = _Table.of(lines, delimiter, where)
+  columns = column_names(table.header, mapping, where)
+  for number, cells in table.rows(lines):
+    if isinstance(cells, UserError):
+      yield number, cells
+    else:
+      yield number, {name: cell for name, cell in zip(columns, cells) if cell}
+
+
+class _Lines:
+  """The lines of a file, with their ends; those ahead can be looked at."""
+
+  def __init__(self, file: BinaryIO):
+    self._numbered = read_lines(file, keep_ends=True)
+    self._ahead: collections.deque[tuple[int, str | UserError]]
+    self._ahead = collections.deque()
+
+  def take(self) -> tuple[int, str | UserError] | None:
+    """The next line and its number; None at the end."""
+    if self._ahead:
+      return self._ahead.popleft()
+    return next(self._numbered, None)
+
+  def drop(self, count: int) -> None:
+    """Takes lines that were looked at."""
+    for _ in range(count):
+      self._ahead.popleft()
+
+  def ahead(self) -> Iterator[str]:
+    """The texts of the lines to come, up to one that is none."""
+    place = 0
     while True:
-      try:
-        cells = next(reader)
-      except StopIteration:
-        break
-      except csv.Error as error:
-        lines.problem = None
-        yield reader.line_num, UserError(f"not a table row: {error}")
+      if place == len(self._ahead):
+        if (line := next(self._numbered, None)) is None:
+          return
+        self._ahead.append(line)
+      text = self._ahead[place][1]
+      if isinstance(text, UserError):
+        return
+      yield text
+      place += 1
+
+
+class _Table:
+  """How a table is written, and its header."""
+
+  def __init__(self, header: Sequence[str], delimiter: str, has_spaces: bool):
+    """`has_spaces`: whether a space follows each delimiter."""
+    self.header = header
+    self._delimiter = delimiter
+    self._has_spaces = has_spaces
+
+  @classmethod
+  def of(cls, lines: _Lines, delimiter: str, where: str) -> _Table:
+    """Reads the header.
+
+    Raises:
+      UserError: if there is none that can be used.
+    """
+    line = lines.take()
+    # Spreadsheet programs take such a line for themselves.
+    if line and (found := re.fullmatch(r"sep=(.)\r?\n", str(line[1]))):
+      delimiter, line = found.group(1), lines.take()
+    if line is None or (isinstance(line[1], str) and not line[1].strip()):
+      raise UserError(f"{where}: no header line with column names")
+    text = line[1]
+    if isinstance(text, UserError):
+      raise UserError(f"{where}: the header is {text}")
+    if delimiter == "," and delimiter not in text:
+      others = (other for other in _OTHER_DELIMITERS if other in text)
+      delimiter = next(others, delimiter)
+    header, further = cls((), delimiter, has_spaces=False)._row(text, lines)
+    lines.drop(further)
+    if header is None:
+      raise UserError(f"{where}: the header is {_STRAY}")
+    if len(header) > MAX_COLUMNS:
+      raise UserError(f"{where}: more than {MAX_COLUMNS} columns")
+    spaces = [name.startswith(" ") for name in header[1:]]
+    return cls(header, delimiter, has_spaces=bool(spaces) and all(spaces))
+
+  def rows(
+    self, lines: _Lines
+  ) -> Iterator[tuple[int, Sequence[str] | UserError]]:
+    """The cells of each row, or the reason why a line is none.
+
+    A row is numbered by its last line.
+    """
+    while line := lines.take():
+      number, text = line
+      if isinstance(text, UserError):
+        yield number, text
         continue
-      if not cells:
-        continue  # a blank line
-      if lines.problem:
-        yield reader.line_num, lines.problem
-        lines.problem = None
+      if not text.rstrip("\r\n"):
         continue
-      yield reader.line_num, _row(header, cells)
+      cells, further = self._row(text, lines)
+      lines.drop(further)
+      if cells is None:
+        yield number, UserError(_STRAY)
+      elif len(cells) != len(self.header):
+        yield (
+          number + further,
+          UserError(
+            f"the number of cells is {len(cells)}, the header has"
+            f" {len(self.header)}"
+          ),
+        )
+      elif further and self._may_be_rows(cells, further):
+        # Every line that is lost is counted.
+        for lost in range(number, number + further + 1):
+          yield (
+            lost,
+            UserError(
+              f"a quotation mark opens in line {number} and closes in line"
+              f" {number + further}, and each of these lines could be a row of"
+              " its own: remove the mark, or write the file as JSON lines"
+            ),
+          )
+      else:
+        yield number + further, cells
+
+  def _row(self, text: str, lines: _Lines) -> tuple[Sequence[str] | None, int]:
+    """The cells of the row that begins with a line; None if it is no row.
+
+    Returns:
+      The cells, and how many of the lines ahead are a part of the row.
+    """
+    if '"' not in text:
+      return self._split(text), 0
+    if (parsed := self._parsed([text])) is not None:
+      return parsed[0], 0
+    if text.count('"') % 2:
+      parsed = self._parsed([text, *self._rest_of_row(text, lines)])
+      if parsed is not None:
+        cells, count = parsed
+        if len(cells) == len(self.header) or not self.header:
+          return cells, count - 1
+    # A single mark is no quoting; in TSV none is.
+    if self._delimiter == "\t" or text.count('"') == 1:
+      cells = self._split(text)
+      if len(cells) == len(self.header) or not self.header:
+        return cells, 0
+    return None, 0
+
+  def _split(self, text: str) -> list[str]:
+    line = text.removesuffix("\n").removesuffix("\r")
+    cells = line.split(self._delimiter)
+    return [cell.lstrip(" ") for cell in cells] if self._has_spaces else cells
+
+  def _rest_of_row(self, text: str, lines: _Lines) -> list[str]:
+    """The lines up to the one that may close all quoted cells; or none."""
+    further: list[str] = []
+    size = len(text)
+    for line in lines.ahead():
+      further.append(line)
+      size += len(line)
+      if size > MAX_LINE_BYTES:
+        return []
+      if line.count('"') % 2:
+        return further
+    return []
+
+  def _parsed(self, texts: Sequence[str]) -> tuple[list[str], int] | None:
+    """The cells of the row that lines begin with, and how many lines it has.
+
+    None if there is no row by the rules of quoting.
+    """
+    reader = csv.reader(
+      texts,
+      delimiter=self._delimiter,
+      strict=True,
+      skipinitialspace=self._has_spaces,
+    )
+    # The csv module's bound on a cell is global.
+    previous = csv.field_size_limit(MAX_LINE_BYTES)
+    try:
+      return next(reader), reader.line_num
+    except csv.Error:
+      return None
+    finally:
+      csv.field_size_limit(previous)
+
+  def _may_be_rows(self, cells: Sequence[str], further: int) -> bool:
+    """Whether each line of a row has the delimiters of a row of its own."""
+    between = len(self.header) - 1
+    # The cells' own delimiters, and those between the cells.
+    per_line = _lines_of(cells, self._delimiter)
+    return (
+      between * (further + 1) > 0
+      and between * (further + 1) >= _CHANCE_DELIMITERS.get(self._delimiter, 8)
+      and all(line.count(self._delimiter) == between for line in per_line)
+    )
+
+
+def _lines_of(cells: Sequence[str], delimiter: str) -> Sequence[str]:
+  """The lines that a row's cells lie in."""
+  return delimiter.join(cells).split("\n")
+
+
+_STRAY = (
+  "not a table row: a quotation mark opens a cell that is never closed, or text"
+  " follows one that closes it (within quotation marks, one is written twice)"
+)
 
 
 def write(file: BinaryIO, records: Sequence[Record], delimiter: str):
@@ -97,86 +295,7 @@ def write(file: BinaryIO, records: Sequence[Record], delimiter: str):
   text.detach()
 
 
-class _Lines:
-  """The physical lines of a file as text, bounded, for the csv module.
-
-  Bytes that are not UTF-8 become surrogates, so that the cell they are in can
-  be reported and the rows around it can be used.
-  """
-
-  def __init__(self, file: BinaryIO):
-    self._file = file
-    self._first = True
-    self.problem: UserError | None = None
-
-  def __iter__(self) -> _Lines:
-    return self
-
-  def __next__(self) -> str:
-    line = self._file.readline(MAX_LINE_BYTES + 1)
-    if not line:
-      raise StopIteration
-    if len(line) > MAX_LINE_BYTES:
-      self.problem = UserError(
-        f"line has more than {MAX_LINE_BYTES} bytes, which is the bound"
-      )
-      while line and not line.endswith(b"\n"):
-        line = self._file.readline(MAX_LINE_BYTES)
-      return "too long\n"  # stands for the line; its row is reported instead
-    encoding = "utf-8-sig" if self._first else "utf-8"
-    self._first = False
-    return line.decode(encoding, errors="surrogateescape")
-
-
-def _header(reader: Iterator[list[str]], path: Any) -> list[str]:
-  try:
-    header = next(reader, None)
-  except csv.Error as error:
-    raise UserError(f"{path}: not a table: {error}") from None
-  if not header:
-    raise UserError(f"{path}: no header line with column names")
-  if len(header) > MAX_COLUMNS:
-    raise UserError(f"{path}: more than {MAX_COLUMNS} columns")
-  for column in header:
-    if not column or not _is_utf8(column) or "\0" in column:
-      raise UserError(f"{path}: the header has an empty or unreadable name")
-    if header.count(column) > 1:
-      raise UserError(f"{path}: column {column!r} appears twice in the header")
-  return header
-
-
-def _row(
-  header: Sequence[str], cells: Sequence[str]
-) -> Mapping[str, Any] | UserError:
-  if len(cells) != len(header):
-    return UserError(
-      f"the number of cells is {len(cells)}, the header has {len(header)}"
-    )
-  for column, cell in zip(header, cells):
-    if not _is_utf8(cell):
-      return UserError(f"column {column!r} is not valid UTF-8")
-  return {column: cell for column, cell in zip(header, cells) if cell}
-
-
-def _is_utf8(text: str) -> bool:
-  try:
-    text.encode("utf-8")
-  except UnicodeEncodeError:
-    return False
-  return True
-
-
 def _cell(value: Any) -> str:
   if value is None:
     return ""
   return value if isinstance(value, str) else strict_json.dumps(value)
-
-
-@contextlib.contextmanager
-def _field_size_limit(limit: int) -> Iterator[None]:
-  """The csv module's bound on a cell is global: set it only while reading."""
-  previous = csv.field_size_limit(limit)
-  try:
-    yield
-  finally:
-    csv.field_size_limit(previous)

@@ -1,17 +1,21 @@
 """From the keys of somebody's file to the fields of the record.
 
 A mapping names, per field, the key that holds it: `{"input": "question",
-"label": "answer", "rationale": "explanation"}`. Two more forms cover what real
-files need: a template with several keys, `{"input": "{premise}</s>{hypothesis}"}`,
-and a list of keys for files with one column per rationale,
-`{"rationale": ["explanation_1", "explanation_2"]}`.
+"label": "answer", "rationale": "explanation"}`. More forms cover what real
+files need: a path into nested objects and lists, `{"label": "meta.label"}` or
+`{"label": "answers.text.0"}`; a template with several keys, `{"input":
+"{premise}</s>{hypothesis}"}`; a list of keys for files with one column per
+rationale, `{"rationale": ["explanation_1", "explanation_2"]}`; and None, where
+a key that is named like a field is none.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from dss_jax.base import strict_json
@@ -20,6 +24,7 @@ from dss_jax.datasets.records.record import (
   RECORD_FIELDS,
   Rationale,
   Record,
+  plain,
   rationale_from_dict,
   text_or_none,
 )
@@ -34,6 +39,9 @@ FLAT_FIELDS = (
 )
 MAPPABLE_FIELDS = (*RECORD_FIELDS, *FLAT_FIELDS)
 
+# Keys and columns that an error names.
+_SHOWN_KEYS = 20
+
 # Only plain names between braces: str.format would let a template reach into
 # objects ("{x.__class__}").
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
@@ -44,7 +52,8 @@ class FieldMapping:
   """Which keys of an entry become which field of the record.
 
   Attributes:
-    keys: field -> key, template, or tuple of keys (`rationale` only).
+    keys: field -> key, path or template; or tuple of keys (`rationale` only);
+      an empty tuple where no key holds the field.
   """
 
   keys: Mapping[str, str | tuple[str, ...]] = dataclasses.field(
@@ -53,7 +62,8 @@ class FieldMapping:
 
   @classmethod
   def parse(
-    cls, mapping: Mapping[str, str | Sequence[str]] | FieldMapping | None
+    cls,
+    mapping: Mapping[str, str | Sequence[str] | None] | FieldMapping | None,
   ) -> FieldMapping:
     """Checks a user's mapping.
 
@@ -72,7 +82,9 @@ class FieldMapping:
         )
       if isinstance(key, str) and key:
         keys[field] = key
-      elif field == "rationale" and _is_list_of_text(key):
+      elif key is None and field != "input":
+        keys[field] = ()
+      elif field == "rationale" and key and _is_list_of_text(key):
         keys[field] = tuple(key)
       else:
         raise UserError(
@@ -88,14 +100,73 @@ class FieldMapping:
       return key
     return tuple(_PLACEHOLDER.findall(key)) or (key,)
 
+  @functools.cached_property
+  def used_keys(self) -> frozenset[str]:
+    """The keys that some field is made of."""
+    return frozenset(
+      key for field in MAPPABLE_FIELDS for key in self.source_keys(field)
+    )
+
+  def has_input(self, entry: Mapping[str, Any]) -> bool:
+    """Whether an entry has what its input is made of."""
+    return (
+      any(_at(key, entry) is not None for key in self.source_keys("input"))
+      or "input" in self.renamed(entry).values()
+    )
+
+  def fields_in(self, entry: Mapping[str, Any]) -> set[str]:
+    """The mapped fields that an entry has a key for, or that need none."""
+    return {
+      field
+      for field, key in self.keys.items()
+      if not key
+      or any(
+        name in entry or _at(name, entry) is not None
+        for name in self.source_keys(field)
+      )
+    }
+
+  def renamed(self, keys: Iterable[str]) -> dict[str, str]:
+    """Keys that are a field's name but for case, space and plural -> the field.
+
+    None of a field that the mapping names a key for, or that is there itself.
+
+    Raises:
+      UserError: if two keys are a field's name in this way.
+    """
+    keys = list(keys)
+    found: dict[str, str] = {}
+    for key in keys:
+      field = _similar_field(key)
+      if field is None or field in self.keys or key in self.used_keys:
+        continue
+      if field in keys:
+        continue
+      if field in found.values():
+        names = [repr(k) for k, f in found.items() if f == field]
+        raise UserError(
+          f"{' and '.join([*names, repr(key)])} may both be the {field}: rename"
+          f" one, or say which by field_mapping {field}=...",
+          fields="field_mapping",
+        )
+      found[key] = field
+    return found
+
   def check_columns(self, columns: Collection[str], where: str):
-    """Raises UserError if a mapped key is none of a table's columns."""
-    for field in self.keys:
+    """Raises UserError if a key of a mapped field, or the input, is no column.
+
+    Args:
+      columns: of a table, after `renamed`.
+      where: names the table.
+    """
+    for field in {"input": "input", **self.keys}:
       for key in self.source_keys(field):
-        if key not in columns:
+        if key not in columns and key.partition(".")[0] not in columns:
+          mapped = f" (mapped to {field})" if field in self.keys else ""
           raise UserError(
-            f"{where}: no column {key!r} (mapped to {field}); columns:"
-            f" {', '.join(columns)}",
+            f"{where}: no column {key!r}{mapped}; columns:"
+            f" {_listed(columns)}; say which holds what by field_mapping, such"
+            f" as input={next(iter(columns), 'question')}",
             fields="field_mapping",
           )
 
@@ -103,14 +174,19 @@ class FieldMapping:
     """The value of `field` in `entry`; None where the entry has no such key."""
     key = self.keys.get(field, field)
     if isinstance(key, tuple):
-      return [entry[name] for name in key if entry.get(name) not in (None, "")]
-    names = _PLACEHOLDER.findall(key)
-    if not names:
-      return entry.get(key)
-    missing = [name for name in names if not isinstance(entry.get(name), str)]
-    if missing:
-      raise UserError(f"{field}: key {missing[0]!r} is missing or not text")
-    return _PLACEHOLDER.sub(lambda match: entry[match.group(1)], key)
+      values = [_at(name, entry) for name in key]
+      return [value for value in values if value not in (None, "")] or None
+    if key in entry or not _PLACEHOLDER.search(key):
+      return _at(key, entry)
+
+    def text(match: re.Match[str]) -> str:
+      name = match.group(1)
+      found = text_or_none(f"{field}: key {name!r}", _at(name, entry))
+      if found is None:
+        raise UserError(f"{field}: key {name!r} is missing or null")
+      return found
+
+    return _PLACEHOLDER.sub(text, key)
 
   def record(self, entry: Mapping[str, Any], default_id: str) -> Record:
     """One entry as a record.
@@ -122,11 +198,14 @@ class FieldMapping:
     Raises:
       UserError: with the reason why the entry is no record.
     """
-    used = {key for field in MAPPABLE_FIELDS for key in self.source_keys(field)}
     fields = {field: self.value(field, entry) for field in MAPPABLE_FIELDS}
+    for field, value in fields.items():
+      # Only a number can be NaN; a text that is, is missing.
+      if value != value and field != "rationale_weight":
+        fields[field] = None
     if fields["input"] is None:
       wanted = " and ".join(map(repr, self.source_keys("input")))
-      raise UserError(f"no input (key {wanted})")
+      raise UserError(f"no input (key {wanted}); keys: {_listed(entry)}")
     record_id = text_or_none("id", fields["id"])
     meta = _from_json("meta", fields["meta"])
     return Record(
@@ -134,16 +213,84 @@ class FieldMapping:
       input=fields["input"],
       label=text_or_none("label", fields["label"]),
       rationales=_rationales(fields),
-      meta={} if meta is None else meta,
-      extra=_extra(entry, used),
+      meta={} if meta is None else plain(meta),
+      extra=_extra(entry, self.used_keys),
     )
 
 
+def _similar_field(key: str) -> str | None:
+  """The field that a key is but for case, space and plural; None if none."""
+  name = re.sub(r"[\s_-]+", "_", key.strip().casefold())
+  for candidate in (name, name.removesuffix("s")):
+    if candidate in MAPPABLE_FIELDS:
+      return candidate if candidate != key else None
+  return None
+
+
+def with_field_names(
+  entry: Mapping[str, Any], mapping: FieldMapping, where: str
+) -> Mapping[str, Any]:
+  """The entry under the names that `FieldMapping.renamed` gives its keys.
+
+  Raises:
+    UserError: if two keys are a field's name but for case, space and plural.
+  """
+  names = _renamed(tuple(entry), mapping)
+  if not names:
+    return entry
+  for key, field in names.items():
+    note_renamed(where, key, field)
+  return {names.get(key, key): value for key, value in entry.items()}
+
+
+def _renamed(keys: tuple[str, ...], mapping: FieldMapping) -> Mapping[str, str]:
+  if not any(map(_similar_field_cached, keys)):
+    return {}
+  return mapping.renamed(keys)
+
+
+_similar_field_cached = functools.lru_cache(maxsize=4096)(_similar_field)
+
+
+@functools.lru_cache(maxsize=1024)
+def note_renamed(where: str, key: str, field: str) -> None:
+  """Says once that a key of a file is taken for a field."""
+  logging.getLogger(__name__).warning(
+    "%s: %r is read as the field %s (if it is not: field_mapping %s=...)",
+    where,
+    key,
+    field,
+    field,
+  )
+
+
+def _at(key: str, entry: Mapping[str, Any]) -> Any:
+  """What an entry holds under a key, or at the end of a path of keys."""
+  if key in entry or "." not in key:
+    return entry.get(key)
+  value: Any = entry
+  for part in key.split("."):
+    if isinstance(value, Mapping):
+      value = value.get(part)
+    elif isinstance(value, list) and part.isdecimal() and len(part) < 7:
+      value = value[int(part)] if int(part) < len(value) else None
+    else:
+      return None
+  return value
+
+
+def _listed(names: Iterable[str]) -> str:
+  """Names as a message shows them: `a, b and 3 more`."""
+  names = [name if name.isprintable() and name.strip() == name else repr(name)
+           for name in names]  # fmt: skip
+  shown = ", ".join(name[:64] for name in names[:_SHOWN_KEYS])
+  rest = len(names) - _SHOWN_KEYS
+  return f"{shown} and {rest} more" if rest > 0 else shown or "none"
+
+
 def _is_list_of_text(value: Any) -> bool:
-  return (
-    isinstance(value, Sequence)
-    and bool(value)
-    and all(isinstance(item, str) and item for item in value)
+  return isinstance(value, Sequence) and all(
+    isinstance(item, str) and item for item in value
   )
 
 
@@ -157,7 +304,10 @@ def _extra(entry: Mapping[str, Any], used: Collection[str]) -> dict[str, Any]:
     name = f"original_{key}" if key in MAPPABLE_FIELDS else key
     if name in extra or (name != key and name in entry):
       raise UserError(f"keys {key!r} and {name!r} cannot both be kept")
-    extra[name] = value
+    try:
+      extra[name] = plain(value)
+    except UserError as error:
+      raise UserError(f"key {key!r}: {error}") from None
   return extra
 
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import io
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from dss_jax.base import atomic_files
 from dss_jax.base.errors import UserError
@@ -25,8 +26,12 @@ from dss_jax.datasets.records import (
   csv_files,
   json_lines,
   parquet,
+  text_files,
 )
-from dss_jax.datasets.records.field_mapping import FieldMapping
+from dss_jax.datasets.records.field_mapping import (
+  FieldMapping,
+  with_field_names,
+)
 from dss_jax.datasets.records.record import Record
 from dss_jax.datasets.records.seen import SeenTexts
 
@@ -38,6 +43,7 @@ MAX_PROBLEMS = 10_000
 
 _SUFFIXES = {
   ".jsonl": "json",
+  ".ndjson": "json",
   ".json": "json",
   ".csv": "csv",
   ".tsv": "tsv",
@@ -77,8 +83,9 @@ def iter_records(
   id is a problem, not a record: ids key splits and predictions.
 
   Args:
-    path: .jsonl or .json (one object a line, or one array), .csv, .tsv,
-      .parquet or .array_record.
+    path: of one of READ_SUFFIXES: .jsonl, .ndjson or .json (one object a line,
+      or one JSON value with all of them), .csv, .tsv, .parquet or
+      .array_record; text may be packed (.jsonl.gz, .csv.zst).
     field_mapping: record field -> key of the file; see `field_mapping.py`.
     max_problems: give up beyond this many bad lines.
 
@@ -86,16 +93,21 @@ def iter_records(
     In file order, the record or the problem of each line that is not blank.
 
   Raises:
-    UserError: if the file cannot be read at all, or has too many problems.
+    UserError: if the file cannot be read at all, or has too many problems; at
+      its end, if no entry has a key that a field is mapped to.
   """
   mapping = FieldMapping.parse(field_mapping)
   first_line = SeenTexts(numbered=True)
   first_problem = None
   num_problems = 0
+  # Tables have checked their columns, whose cells may all be empty.
+  has_columns = kind_of(path) in ("csv", "tsv", "parquet")
+  missing = set() if has_columns else set(mapping.keys)
   for line, entry in iter_entries(path, mapping):
     try:
       if isinstance(entry, UserError):
         raise entry
+      missing -= mapping.fields_in(entry) if missing else missing
       record = mapping.record(entry, default_id=f"line-{line}")
       earlier = first_line.add(record.id, line)
       if earlier is not None:
@@ -115,6 +127,13 @@ def iter_records(
       yield problem
       continue
     yield record
+  if missing and len(first_line):
+    field = min(missing)
+    keys = " or ".join(map(repr, mapping.source_keys(field)))
+    raise UserError(
+      f"{path}: no entry has the key {keys} (mapped to {field})",
+      fields="field_mapping",
+    )
 
 
 def read_records(
@@ -143,29 +162,64 @@ def read_records(
 
 def iter_entries(
   path: PathLike, mapping: FieldMapping | None = None
-) -> Iterator[tuple[int, Mapping[str, Any] | UserError]]:
-  """The rows of a file before they become records, with their line numbers.
+) -> Iterator[json_lines.Entry]:
+  """The entries of a file before they become records, with their line numbers.
 
-  An entry that is not even a mapping comes as the UserError that says why.
+  An entry that is not even a mapping comes as the UserError that says why. Keys
+  that are a field's name but for case, space and plural have that name, unless
+  `mapping` is None: the entries are then no records yet.
   """
-  mapping = mapping or FieldMapping()
-  kind = _kind(path)
+  kind = kind_of(path)
   if not pathlib.Path(path).exists():
     raise UserError(
       f"no such file: {path}",
       fields="input",
     )
   try:
-    if kind == "json":
-      yield from json_lines.read_entries(path)
-    elif kind == "parquet":
-      yield from parquet.read_entries(path, mapping)
+    if kind == "parquet":
+      yield from parquet.read_entries(path, mapping or FieldMapping())
     elif kind == "array_record":
-      yield from array_records.read_entries(path)
+      yield from _named(array_records.read_entries(path), mapping, path)
     else:
-      yield from csv_files.read_entries(path, mapping, _DELIMITERS[kind])
+      with text_files.opened(path) as file:
+        yield from text_entries(file, path, kind, mapping)
   except OSError as error:
     raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def text_entries(
+  file: io.BufferedReader,
+  path: PathLike,
+  kind: str,
+  mapping: FieldMapping | None,
+) -> Iterator[json_lines.Entry]:
+  """`iter_entries` of an open file of UTF-8, which may be a pipe.
+
+  Args:
+    file: from `text_files`.
+    path: names it in errors.
+    kind: "json", "csv" or "tsv".
+    mapping: which keys hold which fields.
+  """
+  used = mapping or FieldMapping()
+  if kind in _DELIMITERS:
+    return csv_files.entries_of(file, path, used, _DELIMITERS[kind])
+  return _named(json_lines.entries_of(file, path, used), mapping, path)
+
+
+def _named(
+  entries: Iterable[json_lines.Entry],
+  mapping: FieldMapping | None,
+  path: PathLike,
+) -> Iterator[json_lines.Entry]:
+  """Entries of objects, which have no header, under the names of fields."""
+  for number, entry in entries:
+    if mapping is not None and not isinstance(entry, UserError):
+      try:
+        entry = with_field_names(entry, mapping, os.fspath(path))
+      except UserError as error:
+        entry = error
+    yield number, entry
 
 
 def write_records(path: PathLike, records: Iterable[Record]) -> int:
@@ -203,7 +257,7 @@ def open_writer(path: PathLike) -> Iterator[Write]:
   Raises:
     UserError: from the block, as `write_records`; the file is then as it was.
   """
-  kind = _kind(path)
+  kind = _written_kind(path)
   seen = SeenTexts()
   with _OPENERS[kind](path) as write_unchecked:
 
@@ -290,14 +344,44 @@ def _refused(path: pathlib.Path) -> Iterator[None]:
 
 
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
+_TEXT_KINDS = ("json", "csv", "tsv")
+# What is written, and what is read.
 SUFFIXES = tuple(_SUFFIXES)
+READ_SUFFIXES = SUFFIXES + tuple(
+  suffix + packed
+  for packed in text_files.PACKED
+  for suffix, kind in _SUFFIXES.items()
+  if kind in _TEXT_KINDS
+)
 
 
-def _kind(path: PathLike) -> str:
+def kind_of(path: PathLike) -> str:
+  """The kind of a file that is read, by its suffix.
+
+  Raises:
+    UserError: for a suffix that is none of READ_SUFFIXES.
+  """
+  path = pathlib.Path(path)
+  if text_files.is_packed(path):
+    kind = _SUFFIXES.get(path.with_suffix("").suffix.lower())
+    if kind in _TEXT_KINDS:
+      return kind
+  elif kind := _SUFFIXES.get(path.suffix.lower()):
+    return kind
+  packed = ", ".join(text_files.PACKED)
+  raise UserError(
+    f"{path}: unknown suffix {path.suffix!r}; allowed: {', '.join(SUFFIXES)},"
+    f" and those of text with {packed} behind: convert the file, or rename it"
+    " if it is one of these already",
+    fields="input",
+  )
+
+
+def _written_kind(path: PathLike) -> str:
   suffix = pathlib.Path(path).suffix.lower()
   if suffix not in _SUFFIXES:
     raise UserError(
-      f"{path}: unknown suffix {suffix!r}; allowed:"
-      f" {', '.join(_SUFFIXES)} (rename the file)"
+      f"{path}: unknown suffix {suffix!r}; allowed: {', '.join(SUFFIXES)}",
+      fields="output",
     )
   return _SUFFIXES[suffix]

@@ -1,81 +1,138 @@
-"""JSON lines, and the JSON arrays some releases use instead."""
+"""JSON lines, and the ways in which one JSON value holds all records."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
+from dss_jax.datasets.records.field_mapping import FieldMapping
 from dss_jax.datasets.records.record import Record
+from dss_jax.datasets.records.text_files import read_lines
 
-# Bytes of one line. Well above any record the field bounds allow to be useful,
-# far below what hurts.
-MAX_LINE_BYTES = 16 << 20
-
-# Bytes of a file that is one JSON array; it is parsed in one piece.
-MAX_ARRAY_BYTES = 1 << 30
-
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# Bytes of a file that is one JSON value; it is parsed in one piece.
+MAX_VALUE_BYTES = 1 << 30
 
 Entry = tuple[int, Mapping[str, Any] | UserError]
 
 
-def read_entries(path: str | os.PathLike[str]) -> Iterator[Entry]:
-  """The objects of a JSON-lines file, or of a file with one JSON array."""
-  with open(path, "rb") as file:
-    yield from entries_of(file, path)
-
-
 def entries_of(
-  file: io.BufferedReader, path: str | os.PathLike[str]
+  file: io.BufferedReader, path: str | os.PathLike[str], mapping: FieldMapping
 ) -> Iterator[Entry]:
-  """`read_entries` of an open file, which may be a pipe; `path` names it."""
-  start = file.peek(64).removeprefix(_BYTE_ORDER_MARK).lstrip()
-  if start.startswith(b"["):
-    yield from _array_entries(file, path)
+  """The objects of a file: one a line, or all of them in one JSON value.
+
+  That is an array of objects, or an object that holds one list of objects, such
+  as {"version": 1, "data": [...]}.
+
+  Args:
+    file: of UTF-8 (see `text_files`); may be a pipe.
+    path: names it in errors.
+    mapping: tells a record from an object that holds records.
+
+  Raises:
+    UserError: for a JSON value that holds no such list.
+  """
+  head = file.peek(64).lstrip()
+  first_line, line_end, _ = head.partition(b"\n")
+  if head.startswith(b"[") or (line_end and _goes_on(first_line)):
+    content = file.read(MAX_VALUE_BYTES + 1)
+    if len(content) > MAX_VALUE_BYTES:
+      raise UserError(
+        f"{path}: one JSON value of more than {MAX_VALUE_BYTES} bytes; write"
+        " one object a line instead"
+      )
+    try:
+      value = strict_json.loads(content.decode("utf-8"), finite=False)
+    except UnicodeDecodeError as error:
+      raise UserError(f"{path}: not valid UTF-8 (byte {error.start})") from None
+    except UserError as error:
+      raise UserError(
+        f"{path}: {error}; a file is one JSON value, or one object a line"
+      ) from None
+    yield from enumerate(map(_checked, _list_in(value, path, mapping)), start=1)
     return
+  entries = _line_entries(file)
+  first = next(entries, None)
+  if first is not None and _lists_in(first[1], mapping):
+    second = next(entries, None)
+    if second is None:
+      values = _list_in(first[1], path, mapping)
+      yield from enumerate(map(_checked, values), start=1)
+      return
+    yield first
+    yield second
+  elif first is not None:
+    yield first
+  yield from entries
+
+
+def _goes_on(line: bytes) -> bool:
+  """Whether a line begins an object that it does not end."""
+  try:
+    json.loads(line)
+  except json.JSONDecodeError as error:
+    return line.startswith(b"{") and error.pos >= len(error.doc.rstrip())
+  except (ValueError, RecursionError):
+    return False
+  return False
+
+
+def _line_entries(file: BinaryIO) -> Iterator[Entry]:
   for number, line in read_lines(file):
     if isinstance(line, UserError):
       yield number, line
-      continue
-    if not line.strip():
-      continue
-    try:
-      yield number, as_mapping(strict_json.loads(line))
-    except UserError as error:
-      yield number, error
+    elif line.strip():
+      try:
+        yield number, as_mapping(strict_json.loads(line, finite=False))
+      except UserError as error:
+        yield number, error
 
 
-def read_lines(file: BinaryIO) -> Iterator[tuple[int, str | UserError]]:
-  """The lines of a file as text, without their ends and a byte order mark.
+def _lists_in(value: Any, mapping: FieldMapping) -> dict[str, Sequence[Any]]:
+  """The lists of objects in an object that is not a record itself."""
+  if not isinstance(value, Mapping) or mapping.has_input(value):
+    return {}
+  return {
+    key: inner
+    for key, inner in value.items()
+    if key not in mapping.used_keys
+    and isinstance(inner, list)
+    and inner
+    and isinstance(inner[0], Mapping)
+  }
 
-  A line that is too long or not UTF-8 comes as the error that says so; memory
-  stays bounded by MAX_LINE_BYTES whatever the file holds.
+
+def _list_in(
+  value: Any, path: str | os.PathLike[str], mapping: FieldMapping
+) -> Sequence[Any]:
+  """The records of a value that holds all of them.
+
+  Raises:
+    UserError: naming what the value is instead.
   """
-  number = 0
-  while line := file.readline(MAX_LINE_BYTES + 1):
-    number += 1
-    if len(line) > MAX_LINE_BYTES:
-      size = len(line)
-      while line and not line.endswith(b"\n"):
-        line = file.readline(MAX_LINE_BYTES)
-        size += len(line)
-      yield (
-        number,
-        UserError(
-          f"line has {size} bytes, at most {MAX_LINE_BYTES} are allowed"
-        ),
-      )
-      continue
-    if number == 1:
-      line = line.removeprefix(_BYTE_ORDER_MARK)
-    try:
-      yield number, line.rstrip(b"\r\n").decode("utf-8")
-    except UnicodeDecodeError as error:
-      yield number, UserError(f"not valid UTF-8 (byte {error.start})")
+  if isinstance(value, list):
+    return value
+  is_record = mapping.has_input(value)
+  if is_record and isinstance(mapping.value("input", value), str):
+    return [value]
+  lists = _lists_in(value, mapping)
+  if len(lists) == 1:
+    return next(iter(lists.values()))
+  if len(lists) > 1:
+    raise UserError(
+      f"{path}: one object with {len(lists)} lists of records"
+      f" ({', '.join(map(repr, lists))}): write each to a file of its own"
+    )
+  keys = ", ".join(repr(str(key)[:32]) for key in list(value)[:8])
+  raise UserError(
+    f"{path}: one object with the keys {keys} and no list of records in it:"
+    " write one object a record, one a line (in pandas: to_json(path,"
+    " orient='records', lines=True))"
+  )
 
 
 def write(file: BinaryIO, records: Iterable[Record]):
@@ -97,28 +154,11 @@ def dumps(record: Record) -> bytes:
     ) from None
 
 
-def _array_entries(
-  file: BinaryIO, path: str | os.PathLike[str]
-) -> Iterator[Entry]:
-  content = file.read(MAX_ARRAY_BYTES + 1)
-  if len(content) > MAX_ARRAY_BYTES:
-    raise UserError(
-      f"{path}: a JSON array of more than {MAX_ARRAY_BYTES} bytes; write one"
-      " object a line instead"
-    )
+def _checked(value: Any) -> Mapping[str, Any] | UserError:
   try:
-    values = strict_json.loads(
-      content.removeprefix(_BYTE_ORDER_MARK).decode("utf-8")
-    )
-  except UnicodeDecodeError as error:
-    raise UserError(f"{path}: not valid UTF-8 (byte {error.start})") from None
+    return as_mapping(value)
   except UserError as error:
-    raise UserError(f"{path}: {error}") from None
-  for number, value in enumerate(values, start=1):
-    try:
-      yield number, as_mapping(value)
-    except UserError as error:
-      yield number, error
+    return error
 
 
 def as_mapping(value: Any) -> Mapping[str, Any]:

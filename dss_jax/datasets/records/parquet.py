@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import decimal
-import math
+import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
-from dss_jax.datasets.records.field_mapping import MAPPABLE_FIELDS, FieldMapping
+from dss_jax.datasets.records.column_names import column_names
+from dss_jax.datasets.records.field_mapping import FieldMapping
 from dss_jax.datasets.records.json_lines import Entry
 from dss_jax.datasets.records.record import RATIONALE_FIELDS, Rationale, Record
 
@@ -37,23 +36,60 @@ def read_entries(
   """
   import pyarrow.parquet as pq
 
+  where = os.fspath(path)
   with _readable(path), pq.ParquetFile(path) as file:
-    columns = file.schema_arrow.names
-    if len(set(columns)) != len(columns):
-      raise UserError(f"{path}: two columns have the same name")
-    mapping.check_columns(columns, os.fspath(path))
-    encodings = {
-      field.name: (field.metadata or {}).get(_ENCODING)
-      for field in file.schema_arrow
-    }
-    fields = {
-      key for field in MAPPABLE_FIELDS for key in mapping.source_keys(field)
-    }
+    schema = file.schema_arrow
+    kept = _kept_columns(schema, mapping, where)
+    names = column_names(
+      [schema.field(position).name for position in kept], mapping, where
+    )
+    encodings = [
+      (schema.field(position).metadata or {}).get(_ENCODING)
+      for position in kept
+    ]
     number = 0
     for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH):
-      for row in batch.to_pylist():
+      columns = [batch.column(position).to_pylist() for position in kept]
+      for cells in zip(*columns, strict=True):
         number += 1
-        yield number, _decoded(row, encodings, fields)
+        yield number, _decoded(names, encodings, cells, mapping.used_keys)
+
+
+def _kept_columns(schema: Any, mapping: FieldMapping, where: str) -> list[int]:
+  """The positions of the columns that are read: not those of bytes.
+
+  Bytes are the text of a field, where one is made of them; elsewhere they are
+  images or sounds, which no record holds.
+  """
+  left_out = [
+    position
+    for position, field in enumerate(schema)
+    if _holds_bytes(field.type) and field.name not in mapping.used_keys
+  ]
+  if left_out:
+    logging.getLogger(__name__).warning(
+      "%s: the columns %s hold bytes, and are left out",
+      where,
+      ", ".join(repr(schema.field(position).name) for position in left_out),
+    )
+  return [n for n in range(len(schema)) if n not in left_out]
+
+
+def _holds_bytes(column_type: Any) -> bool:
+  import pyarrow as pa
+
+  types = pa.types
+  if (
+    types.is_binary(column_type)
+    or types.is_large_binary(column_type)
+    or types.is_fixed_size_binary(column_type)
+    or types.is_binary_view(column_type)
+  ):
+    return True
+  return any(
+    _holds_bytes(column_type.field(n).type)
+    for n in range(column_type.num_fields)
+  )
 
 
 def num_rows(path: str | os.PathLike[str]) -> int:
@@ -266,16 +302,16 @@ def _json_column(key: str, take: Callable[[_Unwritten], Any]) -> _Column:
 
 
 def _decoded(
-  row: Mapping[str, Any],
-  encodings: Mapping[str, bytes | None],
-  fields: set[str],
+  names: Sequence[str],
+  encodings: Sequence[bytes | None],
+  cells: Sequence[Any],
+  used: Collection[str],
 ) -> Mapping[str, Any] | UserError:
-  """A table row as JSON-like values; a record checks its fields itself."""
+  """A table row as JSON-like values; a record checks them itself."""
   decoded: dict[str, Any] = {}
-  for key, value in row.items():
+  for name, encoding, value in zip(names, encodings, cells, strict=True):
     if value is None:
       continue
-    encoding = encodings[key]
     try:
       if encoding == b"json":
         value = strict_json.loads(value)
@@ -284,13 +320,13 @@ def _decoded(
         continue
       elif encoding == b"json_extra":
         value = [_with_extra(rationale) for rationale in value]
-      elif key not in fields:
-        value = _plain(value)
-        if value is None:
-          continue
+      elif isinstance(value, bytes) and name in used:
+        value = value.decode("utf-8")
+    except UnicodeDecodeError:
+      return UserError(f"column {name!r} holds bytes that are not UTF-8")
     except UserError as error:
-      return UserError(f"column {key!r}: {error}")
-    decoded[key] = value
+      return UserError(f"column {name!r}: {error}")
+    decoded[name] = value
   return decoded
 
 
@@ -308,23 +344,3 @@ def _loaded_mapping(text: Any) -> dict[str, Any]:
   if not isinstance(value, dict):
     raise UserError("not a JSON object")
   return value
-
-
-def _plain(value: Any) -> Any:
-  """A column's value as JSON has it: times and decimals as text, NaN (how
-  pandas writes a missing number) as null."""
-  if isinstance(value, dict):
-    return {str(key): _plain(item) for key, item in value.items()}
-  if isinstance(value, list | tuple):
-    return [_plain(item) for item in value]
-  if isinstance(value, float) and math.isnan(value):
-    return None
-  if isinstance(value, float) and math.isinf(value):
-    raise UserError("infinity is no JSON value")
-  if value is None or isinstance(value, str | bool | int | float):
-    return value
-  if isinstance(value, datetime.date | datetime.time):
-    return value.isoformat()
-  if isinstance(value, datetime.timedelta | decimal.Decimal):
-    return str(value)
-  raise UserError(f"values of type {type(value).__name__} cannot be kept")

@@ -8,6 +8,8 @@ when it is made, so whatever holds a `Record` may rely on its fields.
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import decimal
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +24,8 @@ MAX_ID_CHARS = 1024
 MAX_RATIONALES = 1024
 # Python refuses to spell out integers beyond 4,300 digits.
 MAX_ID_DIGITS = 1000
+# From here on a float is not sure to be the whole number that was meant.
+_MAX_WHOLE_FLOAT = 2.0**53
 
 # Weights ride as float32 from the batch onwards and must stay finite there.
 MAX_WEIGHT = 3.0e38
@@ -171,26 +175,37 @@ class Record:
 
 
 def text_or_none(name: str, value: Any) -> str | None:
-  """A label or id as text: whole numbers are spelled out, null stays None.
+  """A label or id as text; null, and NaN for a missing number, are None.
+
+  Whole numbers are spelled out, also those that a table holds as floats (2.0
+  is "2"), and truth values are "true" and "false", as in JSON.
 
   Args:
     name: the field, for the message.
     value: what the file held.
 
   Raises:
-    UserError: for anything else; a float or a truth value has several
-      spellings and the file should say which one is meant.
+    UserError: for anything else; a fraction has several spellings, and the
+      file should say which one is meant.
   """
   if value is None or isinstance(value, str):
     return value
-  if isinstance(value, int) and not isinstance(value, bool):
+  if isinstance(value, bool):
+    return "true" if value else "false"
+  if isinstance(value, float):
+    if math.isnan(value):
+      return None
+    if value.is_integer() and abs(value) < _MAX_WHOLE_FLOAT:
+      value = int(value)
+  if isinstance(value, int):
     if abs(value) >= 10**MAX_ID_DIGITS:
       raise UserError(f"{name} has more than {MAX_ID_DIGITS} digits")
     return str(value)
-  kind = type(value).__name__
-  if isinstance(value, float) and math.isnan(value):
-    kind = "NaN"
-  raise UserError(f"{name} must be text, a whole number or null, got {kind}")
+  shown = f" {value!r}: write it as text" if isinstance(value, float) else ""
+  raise UserError(
+    f"{name} must be text, a whole number, a truth value or null, got"
+    f" {type(value).__name__}{shown}"
+  )
 
 
 def rationale_from_dict(value: Any) -> Rationale:
@@ -209,5 +224,29 @@ def rationale_from_dict(value: Any) -> Rationale:
   for name, default in (("source", ""), ("weight", 1.0), ("status", "ok")):
     if known.get(name) is None:
       known[name] = default
-  extra = {k: v for k, v in value.items() if k not in RATIONALE_FIELDS}
+  extra = {k: plain(v) for k, v in value.items() if k not in RATIONALE_FIELDS}
   return Rationale(**known, extra=extra)
+
+
+def plain(value: Any) -> Any:
+  """A value that training does not use, as JSON has it.
+
+  Times and decimals become text. NaN, as pandas writes a missing number, and
+  infinity, which JSON lacks, become null.
+
+  Raises:
+    UserError: for values that JSON cannot hold.
+  """
+  if value is None or isinstance(value, str | bool | int):
+    return value
+  if isinstance(value, float):
+    return value if math.isfinite(value) else None
+  if isinstance(value, Mapping):
+    return {str(key): plain(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [plain(item) for item in value]
+  if isinstance(value, datetime.date | datetime.time):
+    return value.isoformat()
+  if isinstance(value, datetime.timedelta | decimal.Decimal):
+    return str(value)
+  raise UserError(f"values of type {type(value).__name__} cannot be kept")

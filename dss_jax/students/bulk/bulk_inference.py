@@ -17,7 +17,7 @@ from dss_jax import __version__, datasets
 from dss_jax.base import progress as progress_lib
 from dss_jax.base.errors import UserError, one_line
 from dss_jax.datasets import metrics
-from dss_jax.datasets.records import FieldMapping, parquet
+from dss_jax.datasets.records import FieldMapping, parquet, text_files
 from dss_jax.models import partitioning
 from dss_jax.students.bulk import (
   input_records,
@@ -67,8 +67,11 @@ class Source:
     return Windows(records, self.window, limit=self.limit, eager=self.is_pipe)
 
   def num_records(self) -> int | None:
-    """How many records there are, blank lines included; None for a pipe."""
-    if self.is_pipe:
+    """How many records there are, blank lines included; None if unknown.
+
+    Nobody knows it of a pipe, or of a packed file.
+    """
+    if self.is_pipe or text_files.is_packed(self.path):
       return None
     if self.kind.endswith("parquet"):
       count = parquet.num_rows(self.path)

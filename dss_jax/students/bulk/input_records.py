@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import itertools
 import pathlib
 import queue
@@ -20,19 +21,19 @@ from typing import Any
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import (
   FLAT_FIELDS,
-  SUFFIXES,
+  READ_SUFFIXES,
   FieldMapping,
   Record,
-  csv_files,
   iter_entries,
-  json_lines,
+  text_entries,
+  text_files,
 )
 from dss_jax.datasets.records import record as record_lib
 from dss_jax.students.predictions import PredictInput
 
 STDIN = "-"
 FORMATS = ("jsonl", "csv", "tsv", "parquet", "text")
-_DELIMITERS = {"csv": ",", "tsv": "\t"}
+_KINDS = {"jsonl": "json", "csv": "csv", "tsv": "tsv"}
 
 # Characters of a window; windows of long records have fewer of them.
 MAX_WINDOW_CHARS = 32 << 20
@@ -90,7 +91,7 @@ def format_of(path: str, input_format: str | None) -> str:
     return "jsonl"
   if suffix == ".txt":
     return "text"
-  if suffix not in SUFFIXES:
+  if not path.lower().endswith(READ_SUFFIXES):
     raise UserError(
       f"input is {path}, which has the unknown suffix {suffix!r}; set"
       f" input_format to one of {', '.join(FORMATS)}",
@@ -127,20 +128,25 @@ def _entries(path: str, kind: str, mapping: FieldMapping) -> Iterator[_Entry]:
     )
   name = "standard input" if path == STDIN else path
   try:
-    # `sys.stdin` is avoided: Python aborts if a thread waits in it at exit.
-    place = sys.stdin.fileno() if path == STDIN else path
-    with open(place, "rb", closefd=path != STDIN) as file:
+    with (
+      _standard_input() if path == STDIN else text_files.opened(path) as file
+    ):
       if kind == "text":
-        for line, text in json_lines.read_lines(file):
+        for line, text in text_files.read_lines(file):
           yield line, text if isinstance(text, UserError) else {"input": text}
-      elif kind in _DELIMITERS:
-        yield from csv_files.entries_of(file, name, mapping, _DELIMITERS[kind])
       else:
-        yield from json_lines.entries_of(file, name)
+        yield from text_entries(file, name, _KINDS[kind], mapping)
   except OSError as error:
     raise UserError(
       f"cannot read {name}: {error.strerror or error}", fields="input"
     ) from None
+
+
+@contextlib.contextmanager
+def _standard_input() -> Iterator[io.BufferedReader]:
+  # `sys.stdin` is avoided: Python aborts if a thread waits in it at exit.
+  with open(sys.stdin.fileno(), "rb", closefd=False) as file:
+    yield text_files.as_utf8(file)
 
 
 # ----------------------------------------------------------------- one record

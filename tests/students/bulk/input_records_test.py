@@ -1,5 +1,6 @@
 """Records of all kinds, and what is wrong with those that cannot be asked."""
 
+import gzip
 import io
 import os
 from typing import Any
@@ -99,6 +100,19 @@ def test_every_line_of_text_is_a_record(tmp_path):
   assert [each.id for each in found][-1] == "line-5"
 
 
+def test_packed_and_recoded_input(tmp_path):
+  rows = '{"input": "one"}\n{"Input": "two"}\n'
+  path = tmp_path / "rows.jsonl.gz"
+  path.write_bytes(gzip.compress(rows.encode("utf-16")))
+  assert [each.item.input for each in _read(path)] == ["one", "two"]
+  other = tmp_path / "rows.txt.gz"
+  other.write_bytes(gzip.compress(b"one\ntwo\n"))
+  records = input_records.read(
+    str(other), "text", FieldMapping(), with_rationale=False
+  )
+  assert [each.item and each.item.input for each in records] == ["one", "two"]
+
+
 def test_parquet_with_odd_columns(tmp_path):
   pa = pytest.importorskip("pyarrow")
   pq = pytest.importorskip("pyarrow.parquet")
@@ -116,8 +130,9 @@ def test_parquet_with_odd_columns(tmp_path):
   one, two, three = _read(path)
   assert one.item.input == "one"
   assert one.extra == {"when": "1970-01-01T00:00:01", "nested": [{"a": [1]}]}
-  assert two.error == "no input (key 'input')"
-  assert "bytes cannot be kept" in three.error
+  assert two.error == "no input (key 'input'); keys: when"
+  assert three.item.input == "three"  # a column of bytes is left out
+  assert "raw" not in three.extra
 
 
 def test_what_cannot_be_read_at_all_is_said(tmp_path):
