@@ -1,0 +1,458 @@
+"""Statistics of experiments: paired by seed and by test item, always.
+
+Every array of scores is `[seeds, items]`: entry (s, i) says how well the run of
+seed s answered item i (1 or 0 for accuracy). Two methods are compared on the
+same seeds and the same items, so that what a seed or an item does to both
+cancels; an analysis that forgets the pairing can miss an effect ten times
+larger than the one it finds. The model behind the intervals is
+
+    difference[s, i] = mean + seed[s] + item[i] + residual[s, i]
+
+with seeds and items drawn from populations: an interval says what other seeds
+and other items of the same kind would give.
+
+Sources: Owen, "The pigeonhole bootstrap" (2007), for resampling both axes;
+Satterthwaite (1946) for the degrees of freedom; McNemar (1947); Holm (1979).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import optimize, stats
+
+from dss_jax.base import checks
+from dss_jax.base.errors import UserError
+
+# More seeds than this are flipped at random in place of exhaustively.
+_MOST_EXACT_SEEDS = 16
+_RANDOM_FLIPS = 100_000
+_DRAWS_AT_ONCE = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """How two methods differ, on the same seeds and items.
+
+  Attributes:
+    difference: the mean of first minus second.
+    low: lower end of the interval.
+    high: upper end of the interval.
+    p_value: two-sided, by flipping the signs of the seeds' differences; NaN
+      for a single seed.
+    smallest_p_value: the least that so many seeds can show, 2^(1 - seeds).
+    detectable: the smallest true difference that this many seeds and items
+      would find in 80 % of experiments (the minimum detectable effect).
+    seeds: number of seeds.
+    items: number of items.
+  """
+
+  difference: float
+  low: float
+  high: float
+  p_value: float
+  smallest_p_value: float
+  detectable: float
+  seeds: int
+  items: int
+
+
+def compare(
+  first: np.ndarray,
+  second: np.ndarray,
+  *,
+  confidence: float = 0.95,
+) -> Comparison:
+  """Compare two methods' scores.
+
+  Args:
+    first: [seeds, items] scores.
+    second: [seeds, items] scores of the same seeds on the same items. A row of
+      one, [1, items], is compared with every seed: a teacher's answers.
+    confidence: of the interval.
+
+  Raises:
+    UserError: for scores that cannot be paired.
+  """
+  first, second = _scores(first), _scores(second)
+  if first.shape[1] != second.shape[1] or len(second) not in (1, len(first)):
+    raise UserError(
+      f"scores of shapes {first.shape} and {second.shape} cannot be paired;"
+      " both methods need the same seeds and the same items"
+    )
+  differences = first - second
+  low, high = mean_interval(differences, confidence=confidence)
+  error, freedom = _standard_error(differences)
+  return Comparison(
+    difference=float(differences.mean()),
+    low=low,
+    high=high,
+    p_value=sign_flip_p_value(differences.mean(axis=1)),
+    smallest_p_value=2.0 ** (1 - len(differences)),
+    detectable=error
+    * float(
+      stats.t.ppf((1 + confidence) / 2, freedom) + stats.t.ppf(0.8, freedom)
+    ),
+    seeds=differences.shape[0],
+    items=differences.shape[1],
+  )
+
+
+def mean_interval(
+  scores: np.ndarray, *, confidence: float = 0.95
+) -> tuple[float, float]:
+  """An interval for the mean over seeds and items.
+
+  Student's t at the standard error and degrees of freedom of the variance
+  components. A percentile bootstrap over seeds and items gives the same where
+  there are twenty seeds, but with three it covers the truth four times in
+  five, not nineteen in twenty. One seed alone gives an interval over items
+  only.
+
+  Args:
+    scores: [seeds, items] scores or differences.
+    confidence: of the interval, 0.5 to 0.999.
+  """
+  scores = _scores(scores)
+  checks.in_range("confidence", confidence, least=0.5, most=0.999)
+  error, freedom = _standard_error(scores)
+  half = error * float(stats.t.ppf((1 + confidence) / 2, freedom))
+  centre = float(scores.mean())
+  return centre - half, centre + half
+
+
+def sign_flip_p_value(differences: np.ndarray, *, seed: int = 0) -> float:
+  """Two-sided p of the mean being 0, by flipping signs of seeds.
+
+  Exact for up to 16 seeds. With fewer than 6 seeds it cannot fall below .05.
+
+  Args:
+    differences: [seeds] the mean difference of each seed.
+    seed: of the random flips, beyond 16 seeds.
+
+  Returns:
+    The share of sign patterns with a mean at least as far from 0; NaN for one
+    seed.
+  """
+  n = len(differences)
+  if n < 2:
+    return math.nan
+  if n <= _MOST_EXACT_SEEDS:
+    bits = np.arange(2**n)[:, None] >> np.arange(n)
+    signs = 1.0 - 2.0 * (bits & 1)
+  else:
+    generator = np.random.default_rng(seed)
+    signs = generator.choice([-1.0, 1.0], (_RANDOM_FLIPS, n))
+    signs[0] = 1.0  # The observed pattern is one of the patterns.
+  means = np.abs(signs @ differences) / n
+  return float(np.mean(means >= abs(differences.mean()) - 1e-12))
+
+
+def mcnemar_p_value(first: np.ndarray, second: np.ndarray) -> float:
+  """Exact two-sided McNemar test of one pair of checkpoints.
+
+  Args:
+    first: [items] right or wrong.
+    second: [items] right or wrong, of the same items. Items of several seeds
+      must not be pooled: they repeat.
+  """
+  first, second = np.asarray(first, bool), np.asarray(second, bool)
+  only_first = int(np.sum(first & ~second))
+  only_second = int(np.sum(second & ~first))
+  if only_first + only_second == 0:
+    return 1.0
+  return float(stats.binomtest(only_first, only_first + only_second).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+  """Adjust the p-values of one report by Holm's step-down method.
+
+  Args:
+    p_values: one a comparison; NaN (a comparison without a test) stays and is
+      not counted.
+  """
+  adjusted = np.asarray(p_values, float).copy()
+  tested = np.flatnonzero(~np.isnan(adjusted))
+  order = tested[np.argsort(adjusted[tested], kind="stable")]
+  factors = np.arange(len(order), 0, -1)
+  adjusted[order] = np.minimum(
+    1.0, np.maximum.accumulate(adjusted[order] * factors)
+  )
+  return adjusted.tolist()
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """The runs of one method in one setting.
+
+  Attributes:
+    mean: over all runs.
+    low: lower end of the interval over seeds and items.
+    high: upper end of the interval.
+    seed_deviation: standard deviation over seeds; NaN for one seed.
+    at_chance: which runs are not better than always giving the most frequent
+      answer (one-sided binomial test at 2.5 %).
+    mean_above_chance: over the other runs; NaN if there are none.
+  """
+
+  mean: float
+  low: float
+  high: float
+  seed_deviation: float
+  at_chance: tuple[bool, ...]
+  mean_above_chance: float
+
+
+def summarize(
+  scores: np.ndarray, *, chance: float, confidence: float = 0.95
+) -> Summary:
+  """Summarise the runs of one method.
+
+  Args:
+    scores: [seeds, items] right (1) or wrong (0).
+    chance: the share of the most frequent answer among the items, 0 to 1.
+    confidence: of the interval.
+  """
+  scores = _scores(scores)
+  checks.in_range("chance", chance, least=0, most=1)
+  means = scores.mean(axis=1)
+  at_chance = tuple(
+    bool(
+      stats.binomtest(
+        round(float(run.sum())), run.size, chance, alternative="greater"
+      ).pvalue
+      > 0.025
+    )
+    for run in scores
+  )
+  above = means[~np.asarray(at_chance)]
+  low, high = mean_interval(scores, confidence=confidence)
+  return Summary(
+    mean=float(means.mean()),
+    low=low,
+    high=high,
+    seed_deviation=float(means.std(ddof=1)) if len(means) > 1 else math.nan,
+    at_chance=at_chance,
+    mean_above_chance=float(above.mean()) if len(above) else math.nan,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Reach:
+  """The size at which one curve reaches a level.
+
+  Sizes are numbers of records or of parameters. What lies outside the sizes
+  that were run is never extrapolated: `-inf` means at or below the smallest
+  size, `inf` that the largest does not reach the level.
+
+  Attributes:
+    size: of the mean curve.
+    low: lower end of the interval.
+    high: upper end of the interval.
+    largest: the largest size that was run.
+  """
+
+  size: float
+  low: float
+  high: float
+  largest: float
+
+  @property
+  def saving(self) -> tuple[float, float, float]:
+    """1 - size / largest: the estimate, lower and upper end; NaN if censored.
+
+    An upper end of NaN means "at least the estimate", a lower one "not shown".
+    """
+    low, estimate, high = (
+      1 - size / self.largest if math.isfinite(size) else math.nan
+      for size in (self.high, self.size, self.low)
+    )
+    return estimate, low, high
+
+
+def reach(
+  sizes: Sequence[float],
+  curve: np.ndarray,
+  reference: np.ndarray,
+  *,
+  confidence: float = 0.95,
+  draws: int = 1000,
+  seed: int = 0,
+) -> Reach:
+  """Find the size at which a method is as good as the reference.
+
+  The data saving of a method is that of `reach(counts, method, fine_tuning[-1])`
+  and the model saving that of parameter counts. The curve is made monotone
+  (isotonic regression) and interpolated linearly over log size; the interval
+  resamples seeds and items, of curve and reference together.
+
+  Args:
+    sizes: [sizes] ascending.
+    curve: [sizes, seeds, items] scores of the method.
+    reference: [seeds, items] scores whose mean is the level to reach; the same
+      items, and the same seeds or a row of one.
+    confidence: of the interval.
+    draws: bootstrap resamples.
+    seed: of the resampling.
+  """
+  sizes_array = np.asarray(sizes, float)
+  curve, reference = np.asarray(curve, float), _scores(reference)
+  if (
+    curve.ndim != 3
+    or len(curve) != len(sizes_array)
+    or curve.shape[2] != reference.shape[1]
+    or len(reference) not in (1, curve.shape[1])
+    or np.any(np.diff(sizes_array) <= 0)
+    or sizes_array[0] <= 0
+  ):
+    raise UserError(
+      f"a curve of shape {curve.shape} at {len(sizes_array)} sizes cannot be"
+      f" compared with a reference of shape {reference.shape}; sizes must"
+      " ascend, seeds and items must be the same"
+    )
+  differences = curve - reference
+  centres = differences.mean(axis=(1, 2))
+  means = _resampled_means(differences, draws, seed)
+  # Resampling few seeds spreads too little; each size's spread is brought to
+  # what `mean_interval` has.
+  for index, spread in enumerate(means.std(axis=0)):
+    error, freedom = _standard_error(differences[index])
+    if spread > 0:
+      wanted = error * stats.t.ppf((1 + confidence) / 2, freedom)
+      stretch = wanted / (spread * stats.norm.ppf((1 + confidence) / 2))
+      means[:, index] += (means[:, index] - centres[index]) * (stretch - 1)
+  found = [_crossing(sizes_array, draw) for draw in means]
+  # Quantiles that exist among the draws: interpolating next to an infinity
+  # would make numbers of nothing.
+  low, high = np.quantile(
+    found,
+    [(1 - confidence) / 2, (1 + confidence) / 2],
+    method="inverted_cdf",
+  )
+  estimate = _crossing(sizes_array, centres)
+  return Reach(estimate, float(low), float(high), float(sizes_array[-1]))
+
+
+def winning_frequency(
+  cells: Mapping[str, np.ndarray],
+  costs: Mapping[str, float],
+  teacher: np.ndarray,
+  *,
+  draws: int = 1000,
+  seed: int = 0,
+) -> dict[str, float]:
+  """How often each cell is the cheapest one that beats the teacher.
+
+  Args:
+    cells: for each cell's name its [seeds, items] scores, all of one shape.
+    costs: for each cell's name its cost (parameters, records, or a product).
+    teacher: [items] scores of the teacher on the same items.
+    draws: bootstrap resamples.
+    seed: of the resampling.
+
+  Returns:
+    For each cell the share of resamples that it wins; they add up to less than
+    1 where no cell beats the teacher.
+  """
+  names = sorted(cells, key=lambda name: costs[name])
+  stacked = np.stack([_scores(cells[name]) for name in names])
+  teacher = np.broadcast_to(np.asarray(teacher, float), stacked.shape[1:])
+  wins = np.zeros(len(names))
+  for means in _resampled_means(
+    np.concatenate([stacked, teacher[None]]), draws, seed
+  ):
+    better = np.flatnonzero(means[:-1] > means[-1])
+    if len(better):
+      wins[better[0]] += 1
+  return dict(zip(names, (wins / draws).tolist(), strict=True))
+
+
+def _scores(scores: np.ndarray) -> np.ndarray:
+  """`scores` as [seeds, items] float64; one dimension is a single seed."""
+  array = np.asarray(scores, float)
+  if array.ndim == 1:
+    array = array[None]
+  if array.ndim != 2 or array.shape[1] < 2 or not len(array):
+    raise UserError(
+      f"scores have shape {array.shape}; they must be [seeds, items] with at"
+      " least one seed and two items"
+    )
+  if not np.all(np.isfinite(array)):
+    raise UserError("scores hold values that are not finite")
+  return array
+
+
+def _resampled_means(scores: np.ndarray, draws: int, seed: int) -> np.ndarray:
+  """Means of `scores` [..., seeds, items] over resampled seeds and items.
+
+  All leading entries share each draw's seeds and items. A single seed is not
+  resampled.
+
+  Returns:
+    [draws, ...] means.
+  """
+  seeds, items = scores.shape[-2:]
+  generator = np.random.default_rng(seed)
+  blocks = []
+  for start in range(0, draws, _DRAWS_AT_ONCE):
+    block = min(_DRAWS_AT_ONCE, draws - start)
+    chosen = generator.multinomial(seeds, np.full(seeds, 1 / seeds), block)
+    weights = generator.multinomial(items, np.full(items, 1 / items), block)
+    by_seed = scores @ weights.T  # [..., seeds, draws]
+    blocks.append(np.einsum("...sd,ds->d...", by_seed, chosen))
+  return np.concatenate(blocks) / (seeds * items)
+
+
+def _standard_error(scores: np.ndarray) -> tuple[float, float]:
+  """The standard error of the mean of [seeds, items], and its freedom.
+
+  Mean squares of the two-way layout without replication estimate the variance
+  of seeds, of items and of the rest; their sum's degrees of freedom are
+  Satterthwaite's.
+  """
+  n, m = scores.shape
+  mean = scores.mean()
+  items = scores.mean(axis=0) - mean
+  if n == 1:
+    return float(scores.std(ddof=1) / math.sqrt(m)), float(m - 1)
+  seeds = scores.mean(axis=1) - mean
+  rest = scores - mean - items - seeds[:, None]
+  square_seeds = m * float(seeds @ seeds) / (n - 1)
+  square_items = n * float(items @ items) / (m - 1)
+  square_rest = float(np.sum(rest**2)) / ((n - 1) * (m - 1))
+  # Sampling noise can make the sum smaller than one of its parts.
+  total = max(square_seeds + square_items - square_rest, square_rest)
+  if total == 0 or n == 2:
+    # Two seeds say so little about other seeds that nothing is added to their
+    # one degree of freedom.
+    return math.sqrt(total / (n * m)), float(n - 1)
+  freedom = total**2 / (
+    square_seeds**2 / (n - 1)
+    + square_items**2 / (m - 1)
+    + square_rest**2 / ((n - 1) * (m - 1))
+  )
+  return math.sqrt(total / (n * m)), freedom
+
+
+def _crossing(sizes: np.ndarray, differences: np.ndarray) -> float:
+  """The size at which the monotone curve through `differences` reaches 0.
+
+  Returns:
+    -inf if the smallest size is there already, inf if none is.
+  """
+  rising = optimize.isotonic_regression(differences).x
+  reached = np.flatnonzero(rising >= -1e-12)
+  if not len(reached):
+    return math.inf
+  first = reached[0]
+  if first == 0:
+    return -math.inf
+  before, after = rising[first - 1], rising[first]
+  logs = np.log(sizes)
+  share = before / (before - after)
+  return float(
+    np.exp(logs[first - 1] + share * (logs[first] - logs[first - 1]))
+  )
