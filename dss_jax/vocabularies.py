@@ -91,6 +91,11 @@ class Vocabulary(Protocol):
     ...
 
 
+def marker(index: int) -> str:
+  """The character that stands for an added token inside SentencePiece."""
+  return chr(_FIRST_MARKER + index)
+
+
 def valid_text(text: str) -> str:
   """`text` with what UTF-8 cannot hold (lone surrogates) replaced by `?`."""
   if text.isascii():
@@ -273,8 +278,7 @@ class SentencePieceVocabulary:
   def _markers(self) -> dict[str, str]:
     """The character that stands for each added token."""
     return {
-      token: chr(_FIRST_MARKER + index)
-      for index, token in enumerate(self.added_tokens)
+      token: marker(index) for index, token in enumerate(self.added_tokens)
     }
 
   @functools.cached_property

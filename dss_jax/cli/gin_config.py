@@ -95,8 +95,8 @@ def _bind_checkpoint_sizes() -> None:
   opened = initialization.open_checkpoint(path)
   for name, value in opening.bindings(opened).items():
     gin.bind_parameter(f"network.T5Config.{name}", value)
-  if macro("VOCABULARY") is None and opened.vocabulary is not None:
-    gin.bind_parameter(f"VOCABULARY/{MACRO}.value", opened.vocabulary)
+  if macro("VOCABULARY") is None and (name := opened.own_vocabulary()):
+    gin.bind_parameter(f"VOCABULARY/{MACRO}.value", name)
 
 
 def clear() -> None:

@@ -25,9 +25,11 @@ _STORE = re.compile(r"gs://([a-z0-9][a-z0-9._\-]{1,220})/(.+?)/*")
 _KEY = re.compile(r"(?:[A-Za-z0-9_][\w.\-]*/)*[A-Za-z0-9_.][\w.\-]*")
 # The files that are fetched with the weights.
 _SMALL_FILES = (
+  "added_tokens.json",
   "config.json",
   "dss_jax.json",
   "spiece.model",
+  "tokenizer.json",
   "tokenizer_config.json",
 )
 # The first kind that a model has is taken, whole or in shards.

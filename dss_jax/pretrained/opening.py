@@ -54,7 +54,9 @@ class Pretrained:
     config: its sizes. Activations of T5X's checkpoints and of runs are a
       guess: gated ones are taken for GELU, single ones for ReLU.
     arrays: its parameters under T5X's paths, layers apart.
-    vocabulary: the name of the checkpoint's vocabulary; None where it has none.
+    vocabulary: the name of the checkpoint's vocabulary; None where it has none
+      that can be used.
+    vocabulary_problem: why the one there cannot be used; another may be given.
     step: steps it was trained for; None where it does not say.
     optimizer_state: Adafactor's slots below the parameters' paths, in the
       layout they were saved in; empty where there is none.
@@ -66,6 +68,7 @@ class Pretrained:
   config: T5Config
   arrays: Mapping[str, LazyArray]
   vocabulary: str | None = None
+  vocabulary_problem: UserError | None = None
   step: int | None = None
   optimizer_state: Mapping[str, LazyArray] = dataclasses.field(
     default_factory=dict
@@ -75,6 +78,16 @@ class Pretrained:
   def num_parameters(self) -> int:
     """How many numbers its parameters are."""
     return sum(array.size for array in self.arrays.values())
+
+  def own_vocabulary(self) -> str | None:
+    """The name of its vocabulary; None where it has none.
+
+    Raises:
+      UserError: where it has one that cannot be used.
+    """
+    if self.vocabulary_problem is not None:
+      raise self.vocabulary_problem
+    return self.vocabulary
 
   def check(
     self,
@@ -187,8 +200,14 @@ def open_pretrained(path: str) -> Pretrained:
   folder = locations.to_folder(path)
   if huggingface_folder.is_folder(folder):
     config, arrays = huggingface_folder.open_folder(folder)
-    vocabulary = tokenizers.vocabulary_name(folder, config.vocab_size)
-    return Pretrained(HUGGINGFACE, path, folder, config, arrays, vocabulary)
+    vocabulary, problem = None, None
+    try:
+      vocabulary = tokenizers.vocabulary_name(folder, config.vocab_size)
+    except UserError as error:
+      problem = error
+    return Pretrained(
+      HUGGINGFACE, path, folder, config, arrays, vocabulary, problem
+    )
   if t5x_checkpoints.find(folder) is not None:
     opened = t5x_checkpoints.open_t5x(folder)
     return _with_sizes(
@@ -254,7 +273,11 @@ def describe(opened: Pretrained) -> str:
     ("kind", opened.kind),
     ("folder", str(opened.folder)),
     ("step", "unknown" if opened.step is None else f"{opened.step:,}"),
-    ("vocabulary", opened.vocabulary or "none next to the weights"),
+    (
+      "vocabulary",
+      opened.vocabulary
+      or str(opened.vocabulary_problem or "none next to the weights"),
+    ),
     ("parameters", f"{opened.num_parameters:,}"),
     ("stored as", ", ".join(sorted(dtypes))),
     ("optimizer state", "Adafactor" if opened.optimizer_state else "none"),

@@ -41,12 +41,12 @@ def load_pretrained(
   """
   opened = initialization.open_checkpoint(path)
   if vocabulary is None:
-    vocabulary = opened.vocabulary
+    vocabulary = opened.own_vocabulary()
   if vocabulary is None:
     raise UserError(
-      f"there is no vocabulary in {path!r} (spiece.model, or ByT5's"
-      " tokenizer_config.json; a tokenizer.json alone is not read): put"
-      " spiece.model there, or give a vocabulary",
+      f"there is no vocabulary in {path!r}: put the tokenizer's files there,"
+      " which are tokenizer.json or spiece.model, or for ByT5"
+      " tokenizer_config.json",
       fields="load_pretrained.vocabulary",
     )
   vocabulary = vocabularies.from_name(vocabulary)

@@ -292,7 +292,7 @@ def usage(student: Student, options: formats.ExportOptions) -> str:
   if student.model.config.relpos_bias_per_layer:
     versions = "4.57 and 5.24; those between scale the logits of every UMT5"
   text = f"""\
-With transformers ({versions}) and sentencepiece:
+With transformers ({versions}):
 
 ```python
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer

@@ -12,7 +12,7 @@ from typing import Any
 
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.pretrained import student_card
+from dss_jax.pretrained import student_card, tokenizer_json
 from dss_jax.students.student import Student
 
 CONFIG_FILE = "tokenizer_config.json"
@@ -23,9 +23,8 @@ _TOKENS = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 def write(student: Student, folder: pathlib.Path) -> None:
   """Writes the files of T5's tokenizer, or of ByT5's for bytes.
 
-  They include `spiece.model`, from which transformers builds its tokenizer.
-  Saved by transformers they would lack this file, which CTranslate2's users and
-  dss_jax need.
+  They include `spiece.model`, which CTranslate2's users need, and the same as
+  `tokenizer.json`, which transformers reads without the sentencepiece package.
   """
   vocabulary = student.vocabulary
   is_bytes = isinstance(vocabulary, vocabularies.ByteVocabulary)
@@ -51,9 +50,33 @@ def write(student: Student, folder: pathlib.Path) -> None:
     # As in our vocabulary, each part around a `</s>` begins like a whole text.
     config["legacy"] = True
     write_vocabulary(student, folder)
+    if _write_whole(vocabulary, folder):
+      # T5's class would build the tokenizer anew, without added tokens.
+      config["tokenizer_class"] = "PreTrainedTokenizerFast"
   if "inputs" in student.feature_lengths:
     config["model_max_length"] = student.feature_lengths["inputs"]
   write_json(folder / CONFIG_FILE, config)
+
+
+def _write_whole(vocabulary: Any, folder: pathlib.Path) -> bool:
+  """Writes `tokenizer.json` if it can say the same as the vocabulary.
+
+  Returns:
+    Whether it alone does, because tokens were added.
+  """
+  content = tokenizer_json.of_vocabulary(vocabulary)
+  if content is not None:
+    (folder / tokenizer_json.FILE).write_text(
+      json.dumps(content, ensure_ascii=False), encoding="utf-8"
+    )
+  elif vocabulary.added_tokens:
+    raise UserError(
+      f"vocabulary is {vocabulary.name}, whose added tokens the tokenizers of"
+      " transformers cannot cut in the same way: export to t5x, or train with"
+      " tokens that do not overlap and with T5's SentencePiece model",
+      fields=("vocabulary", "format"),
+    )
+  return bool(vocabulary.added_tokens)
 
 
 def write_vocabulary(student: Student, folder: pathlib.Path) -> None:
@@ -87,6 +110,8 @@ def pieces(vocabulary: vocabularies.Vocabulary, table_size: int) -> list[str]:
     size = processor.get_piece_size()
     names = [*_TOKENS.values(), *map(processor.id_to_piece, range(3, size))]
     sentinels = [f"<extra_id_{i}>" for i in range(vocabulary.extra_ids)][::-1]
+    added = getattr(vocabulary, "added_tokens")  # noqa: B009
+    sentinels += map(vocabularies.marker, range(len(added)))
   names += sentinels
   return names + [f"<unused_{i}>" for i in range(len(names), table_size)]
 

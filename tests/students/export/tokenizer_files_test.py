@@ -85,8 +85,25 @@ def test_another_tokenizer_is_refused(make_student, tmp_path):
     tokenizer_files.check(student, tmp_path, ["a dog"])
 
 
+@pytest.mark.hf
+def test_auto_tokenizer_knows_added_tokens(make_student, tmp_path):
+  pytest.importorskip("transformers")
+  name = 'taxonli:10+["{{", "\\n", "  ", "{", "</a>"]'
+  student = make_student(params={}, vocabulary=name)
+  texts = ["a {{b{{{\n  \n c  ", "\na</a> dog", "{", "a</s>b {</s>c", " { a"]
+  _check(student, tmp_path, texts)
+
+
+def test_added_tokens_that_transformers_would_cut_otherwise(
+  make_student, tmp_path
+):
+  student = make_student(params={}, vocabulary='taxonli+["ab", "bc"]')
+  with pytest.raises(UserError, match="cannot cut in the same way"):
+    tokenizer_files.write(student, tmp_path)
+
+
 def test_every_row_of_the_table_has_a_name_of_its_own():
-  for name in ("taxonli:7", "bytes:7"):
+  for name in ("taxonli:7", "bytes:7", 'taxonli:7+["{", "<"]'):
     vocabulary = vocabularies.from_name(name)
     size = vocabulary.vocab_size
     names = tokenizer_files.pieces(vocabulary, size + 5)
