@@ -110,6 +110,7 @@ def _dataset_report(
   """All that `data stats` prints about a registered dataset."""
   from dss_jax import datasets, vocabularies
   from dss_jax.datasets import statistics
+  from dss_jax.datasets.records import MissingFileError
 
   spec = datasets.get(source.dataset or "")
   vocabulary = vocabularies.from_name(
@@ -117,12 +118,19 @@ def _dataset_report(
   )
   splits: dict[str, Any] = {}
   sizes: dict[str, int] = {}
+  missing: dict[str, str] = {}
   found_splits = datasets.source_splits(spec, options)
   for split in (source.split,) if source.split else found_splits:
-    found, records = statistics.report_split(spec.name, split, options)
+    try:
+      found, records = statistics.report_split(spec.name, split, options)
+    except MissingFileError as error:
+      missing[split] = str(error)
+      if source.split or len(missing) == len(found_splits):
+        raise
+      continue
     splits[split] = found.to_dict(options.parser)
     splits[split]["tokens"] = statistics.token_lengths(
-      records[: stats.limit], vocabulary.encode, prefix=stats.prefix
+      records[: stats.limit], vocabulary, prefix=stats.prefix
     )
     sizes[split] = len(records)
     if split == "train":
@@ -141,11 +149,16 @@ def _dataset_report(
     "dataset": spec.name,
     "source": shown_source,
     "parser": options.parser,
-    "rationale_source": datasets.rationale_source(spec.name, options),
+    "rationale_source": (
+      datasets.rationale_source(spec.name, options)
+      if "train" in sizes
+      else None
+    ),
     "license": spec.license,
     "vocabulary": vocabulary.name,
     "prefix": stats.prefix,
     "splits": splits,
+    "missing": missing,
     "after_splitting": {
       "split_policy": options.split_policy,
       "train_fraction": options.train_fraction,
@@ -166,13 +179,13 @@ def _file_report(
   found = statistics.report_records(
     records, arithmetic_labels=stats.by_value
   ).to_dict()
-  del found["by_parser"], found["labels"]
+  del found["by_parser"]
   found["malformed"] = len(problems)
   found["malformed_lines"] = [
     dataclasses.asdict(problem) for problem in problems[:_SHOWN_PROBLEMS]
   ]
   found["tokens"] = statistics.token_lengths(
-    records[: stats.limit], vocabulary.encode, prefix=stats.prefix
+    records[: stats.limit], vocabulary, prefix=stats.prefix
   )
   return {
     "input": source.input,
@@ -255,6 +268,43 @@ def _show(args: argparse.Namespace) -> int:
 # --- convert -----------------------------------------------------------------
 
 
+def _check_cuts(
+  source: SourceFlags,
+  convert: ConvertFlags,
+  options: DataOptions,
+  is_cut: bool,
+) -> None:
+  """Raises UserError for flags after which validation data are cut twice.
+
+  Args:
+    source: what is read.
+    convert: what is written.
+    options: may take a fraction of the training data.
+    is_cut: whether a run cuts validation data from the training data.
+  """
+  if not convert.as_trained:
+    plain = dataclasses.replace(
+      options, train_fraction=1.0, split_policy="fixed"
+    )
+    if options != plain:
+      raise UserError(
+        "train_fraction and split_policy cut the training data, as a run does:"
+        " give them to the run, or add --as_trained",
+        fields=("DataOptions.train_fraction", "DataOptions.split_policy"),
+      )
+    if source.split == "validation" and is_cut:
+      raise UserError(
+        f"dataset {source.dataset!r} has no 'validation' data: a run cuts them"
+        " from the training data; --as_trained writes them"
+      )
+  elif source.split == "train" and is_cut:
+    raise UserError(
+      "--as_trained --split=train leaves the validation records out, and a run"
+      " on the file would cut others off: write all splits (leave out --split,"
+      " and write {split} in --output)"
+    )
+
+
 def _convert(args: argparse.Namespace) -> int:
   from dss_jax.datasets.records import write_records
 
@@ -280,16 +330,25 @@ def _convert(args: argparse.Namespace) -> int:
   options = _data_options(args, max_records=convert.limit)
   spec = datasets.get(source.dataset or "")
   found_splits = datasets.source_splits(spec, options)
-  splits = (source.split,) if source.split else datasets.SPLITS
-  if len(splits) > 1 and "{split}" not in convert.output:
+  splits = found_splits
+  if convert.as_trained:
+    splits = tuple(
+      s for s in datasets.SPLITS if s != "test" or s in found_splits
+    )
+  _check_cuts(source, convert, options, "validation" not in found_splits)
+  if source.split:
+    splits = (source.split,)
+  elif len(splits) > 1 and "{split}" not in convert.output:
     raise UserError(
       f"--output={convert.output} is one file for {len(splits)} splits: give"
       " --split, or write {split} in --output"
     )
   for split in splits:
-    if split == "test" and split not in found_splits:
-      continue
     path = convert.output.replace("{split}", split)
-    records = datasets.load_split(spec.name, split, options=options)
+    if convert.as_trained:
+      records = datasets.load_split(spec.name, split, options=options)
+    else:
+      records = datasets.load_source_split(spec.name, split, options=options)
+      records = records[: convert.limit]
     print(f"{split}: {write_records(path, records)} records -> {path}")
   return 0

@@ -176,10 +176,14 @@ class ConvertFlags:
   Attributes:
     output: .jsonl, .csv, .tsv or .parquet; {split} becomes the split's name.
     limit: write the first N records only.
+    as_trained: cut validation data and fractions off, as a run does; else
+      write the splits of --dataset's source, from which a run on these files
+      cuts the same ones.
   """
 
   output: str
   limit: int | None = None
+  as_trained: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.text import Text
 
 # Columns where the output is no terminal: wide enough for three splits.
 _FILE_WIDTH = 100
+
+# Labels that a sentence names.
+_SHOWN_LABELS = 12
 
 _PARSER_ROWS = {
   "unparsed": "no label read",
@@ -53,10 +56,12 @@ def print_stats(report: Mapping[str, Any]):
     if all(key in split for split in splits.values()):
       table.add_row(label, *(f"{split[key]:,}" for split in splits.values()))
   first = next(iter(splits.values()))
-  for label in first.get("labels", ()):
-    table.add_row(
-      f"  {label}", *(f"{s['labels'][label]:,}" for s in splits.values())
-    )
+  labels = dict.fromkeys(
+    label for s in splits.values() for label in s["labels"]
+  )
+  for label in labels:
+    counts = (split["labels"].get(label, 0) for split in splits.values())
+    table.add_row(Text(f"  {label}"), *(f"{count:,}" for count in counts))
   if "by_parser" in first and _readings_differ(splits):
     for reading in ("official", "tolerant"):
       _add_reading(table, reading, splits)
@@ -64,6 +69,9 @@ def print_stats(report: Mapping[str, Any]):
     table.add_section()
     _add_agreement(table, splits)
   out.print(table)
+  _print_labels(out, splits, list(labels))
+  for split, reason in report.get("missing", {}).items():
+    out.print(Text(f"{split} is missing: {reason}"))
   _print_statuses(out, splits, report.get("parser"))
   _print_malformed(out, splits)
   _print_tokens(out, report)
@@ -76,6 +84,32 @@ def print_stats(report: Mapping[str, Any]):
     )
   if report.get("license"):
     out.print(Text(f"Licences: {report['license']}"))
+
+
+def _print_labels(
+  out: Console, splits: Mapping[str, Any], labels: Sequence[str]
+):
+  """Says what a closed set of labels is good for, and what is outside it."""
+  number = next(iter(splits.values()))["listed_labels"]
+  if number is None and labels:
+    shown = ", ".join(repr(label) for label in labels[:_SHOWN_LABELS])
+    more = ", ..." if len(labels) > _SHOWN_LABELS else ""
+    out.print(
+      Text(
+        f"{len(labels)} labels. If these are all there are, say so where the"
+        f" dataset is registered: labels=({shown}{more}). Students then answer"
+        " with one of them only, and give the probability of each"
+        " (label_scores)."
+      )
+    )
+  elif number is not None and (others := labels[number:]):
+    shown = ", ".join(repr(label) for label in others[:_SHOWN_LABELS])
+    out.print(
+      Text(
+        f"{len(others)} labels are not among the dataset's labels={tuple(labels[:number])!r}:"
+        f" {shown}. A student that answers with one of those never gives them."
+      )
+    )
 
 
 def _readings_differ(splits: Mapping[str, Any]) -> bool:
@@ -153,8 +187,9 @@ def _print_tokens(out: Console, report: Mapping[str, Any]):
   table = Table()
   table.add_column("split")
   table.add_column("field")
-  for name in ("texts", "mean", "p95", "max"):
+  for name in ("texts", "mean", "p95", "max", "unknown"):
     table.add_column(name, justify="right")
+  lacking: dict[str, None] = {}
   for split, found in report["splits"].items():
     table.add_section()
     for field, lengths in found["tokens"].items():
@@ -165,8 +200,19 @@ def _print_tokens(out: Console, report: Mapping[str, Any]):
         f"{lengths['mean']:.1f}",
         f"{lengths['p95']:.0f}",
         f"{lengths['max']:.0f}",
+        f"{lengths['unknown_percent']:g} %" if lengths["unknown"] else "0",
       )
+      lacking |= dict.fromkeys(lengths["lacking"])
   out.print(table)
+  if lacking:
+    shown = " ".join(map(repr, lacking))
+    out.print(
+      Text(
+        f"The vocabulary cannot write {shown}: each is the unknown token. Take"
+        ' another, or add them: --vocabulary \'PATH+["{", "\\n"]\', and'
+        " VOCABULARY in gin"
+      )
+    )
 
 
 def _left_out(reasons: Mapping[str, int]) -> str:

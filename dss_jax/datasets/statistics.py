@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from dss_jax import datasets
+from dss_jax import datasets, vocabularies
 from dss_jax.datasets import arithmetic
 from dss_jax.datasets.options import DataOptions
 from dss_jax.datasets.records import Rationale, Record
+from dss_jax.vocabularies import Vocabulary
 
 # Labels that were read, and that no student should be taught.
 UNUSABLE_LABEL = ("multiple_answers", "label_not_in_choices", "unevaluable")
+
+# So many labels may be a closed set of classes; more are texts.
+MAX_CLASSES = 200
+# Characters that a report of a vocabulary shows.
+_SHOWN_CHARACTERS = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +57,11 @@ class SplitReport:
   Attributes:
     records: how many.
     gold_labels: records with a gold label.
-    labels: gold label -> count, where the dataset lists its labels.
+    labels: gold label -> count: of those that the dataset lists, in its order,
+      then of others; without a list, of all labels if they are few, the most
+      frequent first; else none.
+    listed_labels: how many of `labels` the dataset lists; None where it has no
+      list.
     rationales: rationales of all records.
     no_rationale: records without any.
     duplicate_inputs: records whose input an earlier one has as well.
@@ -66,6 +76,7 @@ class SplitReport:
   records: int
   gold_labels: int
   labels: Mapping[str, int]
+  listed_labels: int | None
   rationales: int
   no_rationale: int
   duplicate_inputs: int
@@ -82,6 +93,7 @@ class SplitReport:
       "rows": self.records,
       "gold_labels": self.gold_labels,
       "labels": dict(self.labels),
+      "listed_labels": self.listed_labels,
       "rationales": self.rationales,
       "no_rationale": self.no_rationale,
       "duplicate_inputs": self.duplicate_inputs,
@@ -151,7 +163,7 @@ def report_records(
       readings do not differ, "tolerant" means comparing labels up to case,
       space and punctuation.
     arithmetic_labels: whether labels are compared by their values.
-    labels: all labels there are, if they are few; counted then.
+    labels: all labels there are, if the dataset lists them.
   """
   same: Callable[[str, str], bool] = str.__eq__
   loosely = _same_words
@@ -169,7 +181,8 @@ def report_records(
   return SplitReport(
     records=len(strict),
     gold_labels=len(strict) - gold[None],
-    labels={label: gold[label] for label in labels or ()},
+    labels=_label_counts(gold, labels),
+    listed_labels=None if labels is None else len(labels),
     rationales=sum(len(record.rationales) for record in strict),
     no_rationale=sum(not record.rationales for record in strict),
     duplicate_inputs=_duplicates(record.input for record in strict),
@@ -181,6 +194,20 @@ def report_records(
     strict=_parser_report(strict, same),
     tolerant=_parser_report(strict if tolerant is None else tolerant, loosely),
   )
+
+
+def _label_counts(
+  gold: collections.Counter[str | None], listed: Sequence[str] | None
+) -> dict[str, int]:
+  """The counts of `SplitReport.labels`."""
+  found = _counts(label for label in gold.elements() if label is not None)
+  if listed is not None:
+    return {label: gold[label] for label in listed} | {
+      label: count for label, count in found.items() if label not in listed
+    }
+  # Free text has about as many labels as records.
+  is_closed = len(found) <= MAX_CLASSES and 2 * len(found) <= gold.total()
+  return found if is_closed else {}
 
 
 def _differ(strict: Sequence[Record], tolerant: Sequence[Record]):
@@ -235,21 +262,20 @@ def _duplicates(texts: Iterable[str]) -> int:
 
 
 def token_lengths(
-  records: Iterable[Record],
-  encode: Callable[[str], Sized],
-  *,
-  prefix: str = "",
-) -> dict[str, dict[str, float]]:
-  """Lengths in tokens, each with its end token.
+  records: Iterable[Record], vocabulary: Vocabulary, *, prefix: str = ""
+) -> dict[str, dict[str, Any]]:
+  """Lengths in tokens, each with its end token, and what is unknown in them.
 
   Args:
     records: whose texts are counted; blank ones are not.
-    encode: text -> token ids, without the end token.
+    vocabulary: turns text into ids.
     prefix: put before every input, as sub-tasks do.
 
   Returns:
     Field (input, label, rationale, teacher_label) -> count, mean, p50, p95
-    and max. Fields that no record has are left out.
+    and max of the lengths; `unknown`, how many of all tokens are unknown to
+    the vocabulary; and `lacking`, characters that it cannot write. Fields that
+    no record has are left out.
   """
   texts: dict[str, list[str]] = {
     "input": [],
@@ -263,15 +289,37 @@ def token_lengths(
     for rationale in record.rationales:
       texts["rationale"].append(rationale.text)
       texts["teacher_label"].append(rationale.label or "")
-  lengths = {}
-  for field, values in texts.items():
-    counts = [len(encode(text)) + 1 for text in values if text.strip()]
-    if counts:
-      lengths[field] = {
-        "count": len(counts),
-        "mean": round(float(np.mean(counts)), 1),
-        "p50": float(np.percentile(counts, 50)),
-        "p95": float(np.percentile(counts, 95)),
-        "max": float(max(counts)),
-      }
-  return lengths
+  return {
+    field: _token_counts(values, vocabulary)
+    for field, values in texts.items()
+    if any(text.strip() for text in values)
+  }
+
+
+def _token_counts(
+  texts: Sequence[str], vocabulary: Vocabulary
+) -> dict[str, Any]:
+  """One field of `token_lengths`."""
+  counts, unknown = [], 0
+  characters: set[str] = set()
+  for text in texts:
+    if not text.strip():
+      continue
+    ids = vocabulary.encode(text)
+    counts.append(len(ids) + 1)
+    if lost := ids.count(vocabulary.unk_id):
+      unknown += lost
+      characters.update(text)
+  lacking = vocabularies.missing_characters(
+    vocabulary, "".join(sorted(characters))
+  )
+  return {
+    "count": len(counts),
+    "mean": round(float(np.mean(counts)), 1),
+    "p50": float(np.percentile(counts, 50)),
+    "p95": float(np.percentile(counts, 95)),
+    "max": float(max(counts)),
+    "unknown": unknown,
+    "unknown_percent": round(100 * unknown / sum(counts), 3),
+    "lacking": lacking[:_SHOWN_CHARACTERS],
+  }

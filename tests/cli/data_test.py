@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from dss_jax import datasets
 from dss_jax.base.errors import UserError
 from dss_jax.cli import data_command, error_hints
 from dss_jax.datasets.records import (
@@ -118,6 +119,81 @@ def _own_file(tmp_path):
   mapping = ("--field_mapping", "input=question", "label=answer",
              "rationale=why", "rationale_label=said")  # fmt: skip
   return path, mapping
+
+
+def _five_classes(path, count=40):
+  classes = ["billing", "login", "refund", "bug", "other"]
+  lines = [f"Ticket {i},{classes[i % 5 if i % 7 else 0]}" for i in range(count)]
+  path.write_text("\n".join(["text,team", *lines]))
+  return path
+
+
+def _own_dataset(tmp_path, **fields):
+  mapping = {"input": "text", "label": "team"}
+  files = {"train": _five_classes(tmp_path / "train.csv")}
+  files["test"] = tmp_path / "test.csv"
+  datasets.register(
+    datasets.DatasetSpec(
+      "tickets",
+      datasets.RecordFiles(files, field_mapping=mapping),
+      source_splits=("train", "test"),
+      **fields,
+    )
+  )
+
+
+def test_stats_find_a_closed_set_of_labels(data, tmp_path, capsys):
+  path = _five_classes(tmp_path / "train.csv")
+  mapping = ("--field_mapping", "input=text", "label=team")
+  assert data("stats", "--input", path, *mapping) == 0
+  out = " ".join(capsys.readouterr().out.split())
+  assert re.search(r"billing │ 12 │", out)
+  assert re.search(r"other │ 7 │", out)
+  assert "5 labels. If these are all there are" in out
+  assert "labels=('billing', 'bug', 'login', 'other', 'refund')" in out
+  assert "label_scores" in out
+
+
+def test_stats_go_on_without_a_missing_split(data, tmp_path, capsys):
+  _own_dataset(tmp_path)
+  assert data("stats", "--dataset=tickets", "--json") == 0
+  report = json.loads(capsys.readouterr().out)
+  assert report["splits"]["train"]["rows"] == 40
+  assert report["splits"]["train"]["labels"]["billing"] == 12
+  assert list(report["missing"]) == ["test"]
+  assert report["after_splitting"]["rows"] == {"train": 36, "validation": 4}
+  assert data("stats", "--dataset=tickets") == 0
+  assert "test is missing: no such file" in capsys.readouterr().out
+  with pytest.raises(UserError, match=r"no such file: .*test\.csv"):
+    data("stats", "--dataset=tickets", "--split=test")
+  (tmp_path / "train.csv").rename(tmp_path / "test.csv")
+  assert data("stats", "--dataset=tickets", "--json") == 0
+  report = json.loads(capsys.readouterr().out)
+  assert list(report["splits"]) == ["test"]
+  (tmp_path / "test.csv").unlink()
+  with pytest.raises(UserError, match="no such file"):
+    data("stats", "--dataset=tickets")
+
+
+def test_stats_name_labels_that_the_dataset_does_not_list(
+  data, tmp_path, capsys
+):
+  _own_dataset(tmp_path, labels=("billing", "login", "refund", "bug"))
+  assert data("stats", "--dataset=tickets", "--split=train") == 0
+  out = " ".join(capsys.readouterr().out.split())
+  assert "1 labels are not among the dataset's labels=" in out
+  assert "'bug'): 'other'." in out
+  assert "If these are all" not in out
+
+
+def test_stats_name_the_characters_that_a_vocabulary_lacks(
+  data, tmp_path, capsys
+):
+  path = tmp_path / "a.jsonl"
+  path.write_text('{"input": "a 日", "label": "本"}\n', encoding="utf-8")
+  assert data("stats", "--input", path, "--vocabulary=taxonli") == 0
+  out = " ".join(capsys.readouterr().out.split())
+  assert "The vocabulary cannot write '日' '本'" in out
 
 
 def test_stats_of_a_file_with_a_malformed_line(data, tmp_path, capsys):
@@ -265,19 +341,61 @@ def test_show_marks_what_a_vocabulary_cannot_write(data, capsys):
 def test_convert_a_dataset(data, tmp_path, suffix, capsys):
   output = tmp_path / f"svamp_{{split}}{suffix}"
   assert data("convert", "--dataset=svamp", "--output", output) == 0
-  assert "validation: 2 records -> " in capsys.readouterr().out
+  assert "test: 6 records -> " in capsys.readouterr().out
   records, problems = read_records(tmp_path / f"svamp_train{suffix}")
   assert problems == []
-  assert len(records) == 12
+  assert len(records) == 14
   assert records[0].rationales[0].source == "palm"
   assert sorted(path.stem for path in tmp_path.iterdir()) == [
-    "svamp_test", "svamp_train", "svamp_validation",
+    "svamp_test", "svamp_train",
   ]  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", [(), ("--as_trained",)])
+def test_a_run_on_what_was_converted_cuts_validation_once(
+  data, tmp_path, fixtures, flags
+):
+  """It sees the records that a run on the dataset itself sees."""
+  output = tmp_path / "{split}.jsonl"
+  assert data("convert", "--dataset=svamp", "--output", output, *flags) == 0
+  assert (tmp_path / "validation.jsonl").exists() == bool(flags)
+  release = datasets.DataOptions(data_dir=str(fixtures / "release"))
+  converted = datasets.DataOptions(data_dir=str(tmp_path), source="records")
+  for split, count in (("train", 12), ("validation", 2), ("test", 6)):
+    expected, found = (
+      [r.id for r in datasets.load_split("svamp", split, options=options)]
+      for options in (release, converted)
+    )
+    assert found == expected
+    assert len(found) == count
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    ("--split=validation", "no 'validation' data: .* --as_trained writes them"),
+    ("--train_fraction=0.5", r"add --as_trained \(--train_fraction"),
+    ("--split_policy=official", "add --as_trained"),
+    ("--as_trained --split=train", "would cut others off"),
+  ],
+)
+def test_convert_does_not_cut_twice(data, tmp_path, flags, message):
+  output = tmp_path / "{split}.jsonl"
+  with pytest.raises(UserError, match=message):
+    data("convert", "--dataset=svamp", "--output", output, *flags.split())
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_convert_the_validation_data_of_a_run(data, tmp_path):
+  output = tmp_path / "a.jsonl"
+  flags = ("--split=validation", "--as_trained", "--output", output)
+  assert data("convert", "--dataset=svamp", *flags) == 0
+  assert len(read_records(output)[0]) == 2
 
 
 def test_convert_with_options(data, tmp_path):
   output = tmp_path / "a.jsonl"
-  flags = ("--split=train", "--output", output, "--train_fraction=0.5",
+  flags = ("--split=train", "--output", output,
            "--label_spelling=normalized", "--limit=4")  # fmt: skip
   assert data("convert", "--dataset=svamp", *flags) == 0
   records, _ = read_records(output)

@@ -1,5 +1,8 @@
 """Reports on records, by hand-worked counts."""
 
+import pytest
+
+from dss_jax import vocabularies
 from dss_jax.datasets import statistics
 from dss_jax.datasets.records import Rationale, Record
 
@@ -71,16 +74,71 @@ def test_two_readings_are_compared_as_they_are():
 
 
 def test_token_lengths():
-  def record(words, *rationale_words):
-    rationales = [Rationale("r " * n, "yes") for n in rationale_words]
-    return Record(f"r{words}", "w " * words, None, tuple(rationales))
+  def record(letters, *rationale_letters):
+    rationales = [Rationale("r" * n, "y") for n in rationale_letters]
+    return Record(f"r{letters}", "w" * letters, None, tuple(rationales))
 
   records = [record(1, 2, 4), record(2, 0), record(6)]
-  # Each text has its end token besides, each input three words of prefix.
-  assert statistics.token_lengths(records, str.split, prefix="read this now ") == {
-    "input": {"count": 3, "mean": 7.0, "p50": 6.0, "p95": 9.6, "max": 10.0},
-    "rationale": {"count": 2, "mean": 4.0, "p50": 4.0, "p95": 4.9, "max": 5.0},
+  known = {"unknown": 0, "unknown_percent": 0.0, "lacking": []}
+  # Each text has its end token besides, each input three letters of prefix.
+  found = statistics.token_lengths(
+    records, vocabularies.from_name("bytes"), prefix="re:"
+  )
+  assert found == {
+    "input": {
+      "count": 3, "mean": 7.0, "p50": 6.0, "p95": 9.6, "max": 10.0, **known,
+    },
+    "rationale": {
+      "count": 2, "mean": 4.0, "p50": 4.0, "p95": 4.9, "max": 5.0, **known,
+    },
     "teacher_label": {
-      "count": 3, "mean": 2.0, "p50": 2.0, "p95": 2.0, "max": 2.0,
+      "count": 3, "mean": 2.0, "p50": 2.0, "p95": 2.0, "max": 2.0, **known,
     },
   }  # fmt: skip
+
+
+def test_what_a_vocabulary_does_not_know():
+  records = [
+    Record("a", "A 日 is 本 here", "猫"),
+    Record("b", "a cat", "cat"),
+  ]
+  found = statistics.token_lengths(records, vocabularies.from_name("taxonli"))
+  assert found["input"]["unknown"] == 2
+  assert found["input"]["lacking"] == ["日", "本"]
+  assert found["label"]["lacking"] == ["猫"]
+  total = found["label"]["mean"] * 2
+  assert found["label"]["unknown_percent"] == pytest.approx(
+    100 / total, abs=0.01
+  )
+
+
+@pytest.mark.parametrize(
+  ("labels", "expected"),
+  [
+    # Few: the most frequent first.
+    ("aabbbcc", {"b": 3, "a": 2, "c": 2}),
+    # As many as records: free text.
+    ("abcdefg", {}),
+  ],
+)
+def test_labels_that_nobody_lists(labels, expected):
+  records = [Record(f"r{i}", "i", label) for i, label in enumerate(labels)]
+  records.append(Record("none", "i"))
+  found = statistics.report_records(records)
+  assert list(found.labels.items()) == list(expected.items())
+  assert found.listed_labels is None
+  assert found.gold_labels == 7
+
+
+def test_labels_that_the_list_lacks():
+  records = [Record(f"r{i}", "i", label) for i, label in enumerate("abbz")]
+  found = statistics.report_records(records, labels=["c", "b", "a"])
+  assert list(found.labels.items()) == [("c", 0), ("b", 2), ("a", 1), ("z", 1)]
+  assert found.listed_labels == 3
+
+
+def test_many_labels_are_no_classes():
+  records = [Record(f"r{i}", "i", f"l{i % 201}") for i in range(1000)]
+  assert statistics.report_records(records).labels == {}
+  records = [Record(f"r{i}", "i", f"l{i % 200}") for i in range(1000)]
+  assert len(statistics.report_records(records).labels) == 200

@@ -15,6 +15,7 @@ from dss_jax.datasets.records.field_mapping import (
 from dss_jax.datasets.records.files import (
   READ_SUFFIXES,
   SUFFIXES,
+  MissingFileError,
   Problem,
   atomic_file,
   atomic_path,
@@ -47,6 +48,7 @@ __all__ = [
   "RECORD_FIELDS",
   "SUFFIXES",
   "FieldMapping",
+  "MissingFileError",
   "Problem",
   "Rationale",
   "Record",

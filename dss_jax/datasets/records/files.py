@@ -53,6 +53,10 @@ _SUFFIXES = {
 }
 
 
+class MissingFileError(UserError):
+  """There is no file of that name."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
   """A line that could not be used.
@@ -171,10 +175,7 @@ def iter_entries(
   """
   kind = kind_of(path)
   if not pathlib.Path(path).exists():
-    raise UserError(
-      f"no such file: {path}",
-      fields="input",
-    )
+    raise MissingFileError(f"no such file: {path}", fields="input")
   try:
     if kind == "parquet":
       yield from parquet.read_entries(path, mapping or FieldMapping())
