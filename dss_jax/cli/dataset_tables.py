@@ -45,9 +45,13 @@ def print_stats(report: Mapping[str, Any]):
   table.add_column("")
   for split in splits:
     table.add_column(split, justify="right")
-  for key, label in (
-    ("rows", "rows"),
+  labels = dict.fromkeys(
+    label for s in splits.values() for label in s["labels"]
+  )
+  for key, title in (
+    ("rows", "records"),
     ("gold_labels", "with a gold label"),
+    ("labels", ""),
     ("malformed", "malformed lines"),
     ("rationales", "rationales"),
     ("duplicate_inputs", "repeated inputs"),

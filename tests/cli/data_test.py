@@ -80,7 +80,7 @@ def test_stats_of_the_chosen_parser_come_first(data, capsys):
 def test_stats_as_a_table(data, capsys):
   assert data("stats", "--dataset", "anli1") == 0
   out = capsys.readouterr().out
-  assert re.search(r"rows +│ +12 │ +6 │ +6 │", out)
+  assert re.search(r"records +│ +12 │ +6 │ +6 │", out)
   assert re.search(r"official parser", out)
   assert re.search(r"teacher = gold +│ 4 +33.33 % │ 4 +66.67 %", out)
   assert re.search(r"several_markers +│ +1 │ +0 │ +0 │", out)
@@ -93,7 +93,7 @@ def test_stats_as_a_table(data, capsys):
 def test_stats_of_the_built_in_dataset(data, capsys):
   assert data("stats", "--dataset=taxonli", "--taxonli_num_train=30") == 0
   out = capsys.readouterr().out
-  assert re.search(r"rows +│ +30 │ +500 │ +1,000 │", out)
+  assert re.search(r"records +│ +30 │ +500 │ +1,000 │", out)
   assert re.search(r"contradiction +│ +10 │", out)
   assert "sentencepiece" in out
 
@@ -446,7 +446,7 @@ def test_convert_a_file(data, tmp_path, capsys):
     ("stats --input=a.csv --field_mapping x=a", "'x' is no field"),
     ("stats --input=a.csv --field_mapping input=", "input must name a key"),
     ("stats --input=a.csv --field_mapping rationale= rationale=a", "twice"),
-    ("convert --dataset=svamp --output=a.csv", "one file for 3 splits"),
+    ("convert --dataset=svamp --output=a.csv", "one file for 2 splits"),
     ("convert --input=a.csv --output={split}.csv", "{split} is for --dataset"),
     ("convert --dataset=svamp --split=x --output=a.csv", "no split 'x'"),
     ("convert --dataset=svamp --split=test --output=a.xls", "suffix '.xls'"),
