@@ -57,15 +57,13 @@ def print_stats(report: Mapping[str, Any]):
     ("duplicate_inputs", "repeated inputs"),
     ("duplicate_rationales", "repeated rationales"),
   ):
-    if all(key in split for split in splits.values()):
-      table.add_row(label, *(f"{split[key]:,}" for split in splits.values()))
+    if key == "labels":
+      for label in labels:
+        counts = (split["labels"].get(label, 0) for split in splits.values())
+        table.add_row(Text(f"  {label}"), *(f"{count:,}" for count in counts))
+    elif all(key in split for split in splits.values()):
+      table.add_row(title, *(f"{split[key]:,}" for split in splits.values()))
   first = next(iter(splits.values()))
-  labels = dict.fromkeys(
-    label for s in splits.values() for label in s["labels"]
-  )
-  for label in labels:
-    counts = (split["labels"].get(label, 0) for split in splits.values())
-    table.add_row(Text(f"  {label}"), *(f"{count:,}" for count in counts))
   if "by_parser" in first and _readings_differ(splits):
     for reading in ("official", "tolerant"):
       _add_reading(table, reading, splits)
