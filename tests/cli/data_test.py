@@ -448,7 +448,7 @@ def test_convert_a_file(data, tmp_path, capsys):
     ("stats --input=a.csv --field_mapping rationale= rationale=a", "twice"),
     ("convert --dataset=svamp --output=a.csv", "one file for 2 splits"),
     ("convert --input=a.csv --output={split}.csv", "{split} is for --dataset"),
-    ("convert --dataset=svamp --split=x --output=a.csv", "no split 'x'"),
+    ("convert --dataset=svamp --split=x --output=a.csv", "no 'x' data"),
     ("convert --dataset=svamp --split=test --output=a.xls", "suffix '.xls'"),
     ("show --task=svamp_dds", "no task 'svamp_dds'"),
     ("show --task=svamp_dss --step=-1", "step is -1"),
