@@ -80,8 +80,9 @@ def main(argv: Sequence[str]) -> int:
   """Runs the pipeline.
 
   Returns:
-    The exit status: 0 when everything was asked, 1 when shards stopped before,
-    2 for wrong input, 130 after Ctrl-C.
+    The exit status: 0 when everything was asked and answered, 1 when shards
+    stopped before, 2 for wrong input, 3 when answers were given up or rejected,
+    130 after Ctrl-C.
   """
   # Abbreviations would swallow flags of Beam's.
   parser = argparse.ArgumentParser(
@@ -150,6 +151,13 @@ def _run(args: argparse.Namespace, beam_flags: Sequence[str]) -> int:
       file=sys.stderr,
     )
     return 1
+  if any(counters.get(f"status_{name}") for name in ("rejected", "gave_up")):
+    print(
+      f"{_PROGRAM}: answers were rejected or given up; --retry_failed asks for"
+      " them again",
+      file=sys.stderr,
+    )
+    return 3
   return 0
 
 

@@ -23,10 +23,12 @@ from dss_jax.cli.extract_flags import EPILOG, OutputFlags, add_arguments
 
 if TYPE_CHECKING:
   from dss_jax.rationales.asking.request_loop import Summary
-  from dss_jax.rationales.extraction import ExtractionResult, RecordSource
+  from dss_jax.rationales.extraction import ExtractionResult
   from dss_jax.rationales.extraction_plan import ExtractionPlan
   from dss_jax.rationales.ledger import Ledger
   from dss_jax.rationales.prices import Prices
+  from dss_jax.rationales.quality.quality_report import QualityReport
+  from dss_jax.rationales.record_source import RecordSource
 
 __all__ = ["EPILOG", "add_arguments", "run"]
 
@@ -38,8 +40,9 @@ def run(args: argparse.Namespace) -> int:
   """Runs the mode.
 
   Returns:
-    The exit status: 0 when everything was asked, 130 after Ctrl-C, 1 when the
-    run stopped for another reason and something is left to ask.
+    The exit status: 0 when everything was asked and answered, 3 when answers
+    were given up or rejected, 130 after Ctrl-C or SIGTERM, 1 when the run
+    stopped for another reason and something is left to ask.
 
   Raises:
     UserError: for wrong flags, data or answers of the endpoint.
@@ -185,6 +188,14 @@ def _dry_run(
     else:
       print(f"  cost, about             {_money(each.cost):>14}")
       print(f"        at most           {_money(each.most_cost):>14}")
+      print(f"        at most, in batches {_money(each.batch_cost):>12}")
+    if not each.is_measured:
+      print(
+        "  no answer of this model is known: what is written is judged by the"
+        "\n  exemplars. If it thinks before it answers, its thoughts are paid"
+        " for too,\n  how long they are cannot be known, and only `at most`"
+        " holds (a trial with\n  --limit=20 measures them)."
+      )
   if not found:
     print("no teacher of this plan is asked in words")
   print("Retries and rationalisations are not counted. Nothing was asked.")
@@ -260,14 +271,34 @@ def _extract(
     print(json.dumps(_as_json(result), indent=2, ensure_ascii=False))
   else:
     _print_result(result)
-  if not result.stopped:
-    return 0
+  if result.report is not None and not result.stopped:
+    return _status_of(result.report)
   print(
     f"dss-jax extract: {result.stopped}; start it again to resume, or with"
     " --no_ask to write the records as they are",
     file=sys.stderr,
   )
   return 130 if result.stopped == "interrupted" else 1
+
+
+def _status_of(report: QualityReport) -> int:
+  """3, and why, where answers were given up or rejected; else 0."""
+  from dss_jax.rationales.teacher_requests import GAVE_UP, REJECTED
+
+  lost = {
+    status: report.statuses[status]
+    for status in (REJECTED, GAVE_UP)
+    if report.statuses.get(status)
+  }
+  if not lost:
+    return 0
+  shown = ", ".join(f"{count:,} {status}" for status, count in lost.items())
+  print(
+    f"dss-jax extract: {sum(lost.values()):,} of {report.answers:,} answers never"
+    f" came ({shown}); --retry_failed asks for them again",
+    file=sys.stderr,
+  )
+  return 3
 
 
 def _as_json(result: ExtractionResult) -> dict[str, Any]:

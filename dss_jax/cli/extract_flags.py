@@ -22,8 +22,8 @@ from dss_jax.cli.data_flags import (
 if TYPE_CHECKING:
   from dss_jax.datasets import DataOptions
   from dss_jax.datasets.records import Record
-  from dss_jax.rationales.extraction import RecordSource
   from dss_jax.rationales.extraction_plan import ExtractionPlan
+  from dss_jax.rationales.record_source import RecordSource
 
 EPILOG = """\
 examples:
@@ -249,6 +249,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser,
     f"{plan}.ExtractionPlan",
     *("parser", "retry_unparsed", "retry_temperature"),
+    *("check_first", "min_yield"),
     title=choosing,
   )
   flags.add_flags(parser, f"{plan}.ChooseOptions", title=choosing)
@@ -261,7 +262,7 @@ def make_source(args: argparse.Namespace) -> RecordSource:
   Raises:
     UserError: for data that is not there, or not as it should be.
   """
-  from dss_jax.rationales.extraction import RecordSource
+  from dss_jax.rationales.record_source import RecordSource
 
   if args.dataset:
     from dss_jax import datasets

@@ -13,7 +13,9 @@ Data flow down the page:
   teacher_answers   the answers about a record, and their votes
   choosing          votes, agreement with gold labels, weights -> records
   quality           how good the records are: counts, tables, a page
-  extraction        the run that joins them; `dss-jax extract`
+  first_answers     whether they are of use, before the rest is paid for
+  asking_rounds     all rounds of all teachers
+  extraction        the run that joins it all; `dss-jax extract`
   beam_pipeline     the same run on many workers
 
 Stage 1 needs neither JAX nor TensorFlow.

@@ -6,11 +6,12 @@ import dataclasses
 import itertools
 
 from dss_jax.datasets.records import SeenTexts
-from dss_jax.rationales.extraction import RecordSource
 from dss_jax.rationales.extraction_plan import ExtractionPlan
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.planned_requests import PlannedRequests
 from dss_jax.rationales.prices import Prices
+from dss_jax.rationales.record_source import RecordSource
+from dss_jax.rationales.teacher_requests import Tokens
 
 # Requests looked up in the ledger together.
 _CHUNK = 500
@@ -28,8 +29,11 @@ class Estimate:
       model's answers in the ledger, or else by the prompt's exemplars.
     most_completion_tokens: tokens written if every answer is as long as it may
       be.
+    is_measured: whether `completion_tokens` comes from answers of the model,
+      thoughts included. Exemplars say nothing of how long a model thinks.
     cost: money for the estimated tokens; None where the price is not known.
     most_cost: money with the longest answers; None likewise.
+    batch_cost: `most_cost` through a batch interface; None likewise.
   """
 
   requests: int = 0
@@ -37,8 +41,10 @@ class Estimate:
   prompt_tokens: int = 0
   completion_tokens: int = 0
   most_completion_tokens: int = 0
+  is_measured: bool = False
   cost: float | None = None
   most_cost: float | None = None
+  batch_cost: float | None = None
 
 
 def estimate(
@@ -69,29 +75,32 @@ def estimate(
           result.requests += 1
           result.prompt_tokens += most.read
           result.most_completion_tokens += most.written
-    mean = _mean_completion(plan, ledger, model)
+    mean = _measured_mean(ledger, model)
+    result.is_measured = mean is not None
+    if mean is None:
+      mean = _mean_exemplar(plan)
     result.completion_tokens = min(
       round(mean * result.requests), result.most_completion_tokens
     )
-    result.cost = prices.cost(
-      model, result.prompt_tokens, result.completion_tokens
-    )
-    result.most_cost = prices.cost(
-      model, result.prompt_tokens, result.most_completion_tokens
-    )
+    if price := prices.price(model):
+      read = result.prompt_tokens
+      most = Tokens(read, result.most_completion_tokens)
+      result.cost = price.cost(Tokens(read, result.completion_tokens))
+      result.most_cost = price.cost(most)
+      result.batch_cost = price.cost(most, is_batch=True)
     found[teacher_plan.teacher.name] = result
   return found
 
 
-def _mean_completion(
-  plan: ExtractionPlan, ledger: Ledger | None, model: str
-) -> float:
-  """Mean tokens of an answer, by the ledger or else by the exemplars."""
-  if ledger is not None:
-    usage = ledger.usage().get(model)
-    counted = usage.answers - usage.without_usage if usage else 0
-    if usage and counted:
-      return usage.completion_tokens / counted
+def _measured_mean(ledger: Ledger | None, model: str) -> float | None:
+  """Mean tokens of the model's answers; None if none was counted."""
+  usage = ledger.usage().get(model) if ledger is not None else None
+  counted = usage.answers - usage.without_usage if usage else 0
+  return usage.completion_tokens / counted if usage and counted else None
+
+
+def _mean_exemplar(plan: ExtractionPlan) -> float:
+  """Mean tokens of what the exemplars would have a model write."""
   written = [plan.prompt.output(exemplar) for exemplar in plan.prompt.exemplars]
   if not written:
     return 100.0

@@ -16,62 +16,37 @@ the records are written when everything was asked, or without asking.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
 import functools
 import json
 import pathlib
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 import dss_jax
 from dss_jax.base.errors import UserError
-from dss_jax.base.progress import Progress
 from dss_jax.datasets.records import Record, atomic_file
 from dss_jax.rationales import choosing, completion_parsing
-from dss_jax.rationales.asking import request_loop
+from dss_jax.rationales.asking_rounds import Summaries, ask_everything
 from dss_jax.rationales.extraction_plan import (
   Endpoint,
   ExtractionPlan,
   TeacherPlan,
 )
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.planned_requests import PlannedRequests
+from dss_jax.rationales.planned_requests import PlannedRequests, answered
 from dss_jax.rationales.prices import Prices
 from dss_jax.rationales.quality import counting
 from dss_jax.rationales.quality.quality_report import QualityReport
 from dss_jax.rationales.quality.report_page import PageSample, write_page
+from dss_jax.rationales.record_source import RecordSource
 from dss_jax.rationales.record_writers import check_paths, open_writers
-from dss_jax.rationales.teacher_answers import UNANSWERED, TeacherAnswer
+from dss_jax.rationales.teacher_answers import UNANSWERED
 from dss_jax.rationales.teacher_requests import Request
 
 LEDGER_FILE = "ledger.sqlite"
-
-# Teacher -> round -> what asking did.
-Summaries = dict[str, dict[str, request_loop.Summary]]
-
-
-@dataclasses.dataclass(frozen=True)
-class RecordSource:
-  """Records that can be read any number of times.
-
-  Attributes:
-    name: name for titles, such as "cqa, train".
-    read: makes a new iterator over the records, in a fixed order.
-    count: number of records.
-  """
-
-  name: str
-  read: Callable[[], Iterator[Record]]
-  count: int
-
-  @classmethod
-  def of_records(cls, name: str, records: Sequence[Record]) -> RecordSource:
-    """Records that are in memory."""
-    return cls(name, lambda: iter(records), len(records))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,41 +65,6 @@ class ExtractionResult:
   files: tuple[pathlib.Path, ...]
   summaries: Summaries
   stopped: str = ""
-
-
-def ask_everything(
-  source: RecordSource,
-  plan: ExtractionPlan,
-  ledger: Ledger,
-  *,
-  prices: Prices | None = None,
-  stream: TextIO | None = None,
-) -> tuple[Summaries, str]:
-  """Asks the teachers everything that the ledger does not hold.
-
-  Args:
-    source: the records.
-    plan: prompt and teachers.
-    ledger: open for writing.
-    prices: prices of models; the packaged table if None.
-    stream: where progress is shown; None shows it on standard error.
-
-  Returns:
-    What asking did, and why something is left to ask ("" if nothing is). The
-    answers are in the ledger.
-
-  Raises:
-    UserError: as `request_loop.ask`.
-  """
-  prices = prices or Prices.load()
-  summaries = asyncio.run(_ask_all(source, plan, ledger, prices, stream))
-  reasons = [
-    summary.reason
-    for rounds in summaries.values()
-    for summary in rounds.values()
-    if summary.stopped
-  ]
-  return summaries, reasons[0] if reasons else ""
 
 
 def extract(
@@ -199,82 +139,7 @@ def requests(
     yield from planned.first(source.read())
     if ledger is not None:
       yield from planned.again(source.read())
-      yield from planned.with_gold_label(_answered(source, plan, ledger))
-
-
-# --- asking ------------------------------------------------------------------
-
-
-async def _ask_all(
-  source: RecordSource,
-  plan: ExtractionPlan,
-  ledger: Ledger,
-  prices: Prices,
-  stream: TextIO | None,
-) -> Summaries:
-  """Asks all rounds of all teachers, one after the other, until one stops."""
-  summaries: Summaries = {}
-  async with contextlib.AsyncExitStack() as stack:
-    # All of them first: a missing key must not surface hours later.
-    teachers = {}
-    for teacher_plan in plan.prompted_teachers:
-      teacher = teacher_plan.teacher.connect()  # type: ignore[union-attr]
-      stack.push_async_callback(teacher.close)
-      teachers[teacher.name] = teacher
-    for teacher_plan, name, requests in _rounds(source, plan, ledger):
-      if name == "first":
-        total = source.count * teacher_plan.samples
-      elif not (total := sum(1 for _ in requests())):
-        continue
-      teacher = teachers[teacher_plan.teacher.name]
-      progress = Progress(
-        total,
-        description=_title(teacher.name, name),
-        waiting="asking ...",
-        stream=stream,
-      )
-      with contextlib.closing(progress):
-        summary = await request_loop.ask(
-          requests(),
-          teacher,
-          ledger,
-          teacher_plan.ask,
-          prices=prices,
-          progress=progress,
-          total=total,
-        )
-      summaries.setdefault(teacher.name, {})[name] = summary
-      if summary.stopped:
-        break
-  return summaries
-
-
-def _title(teacher: str, round_name: str) -> str:
-  """The title of a progress bar, short enough for a line of 80 columns."""
-  teacher = teacher if len(teacher) <= 20 else f"{teacher[:19]}…"
-  return teacher if round_name == "first" else f"{teacher} {round_name}"
-
-
-def _rounds(
-  source: RecordSource, plan: ExtractionPlan, ledger: Ledger
-) -> Iterator[tuple[TeacherPlan, str, Callable[[], Iterator[Request]]]]:
-  """Teacher, name and requests (by what the ledger holds) of each round."""
-  asked = [
-    (teacher_plan, PlannedRequests(plan, teacher_plan, ledger))
-    for teacher_plan in plan.prompted_teachers
-  ]
-  for teacher_plan, planned in asked:
-    yield teacher_plan, "first", lambda p=planned: p.first(source.read())
-    for number in range(1, plan.retry_unparsed + 1):
-      name = f"retry {number}"
-      yield teacher_plan, name, lambda p=planned: p.again(source.read())
-  if plan.choose.gold == "rationalise":
-    for teacher_plan, planned in asked:
-      yield (
-        teacher_plan,
-        "rationalise",
-        lambda p=planned: p.with_gold_label(_answered(source, plan, ledger)),
-      )
+      yield from planned.with_gold_label(answered(source, plan, ledger))
 
 
 # --- writing -----------------------------------------------------------------
@@ -285,27 +150,15 @@ def chosen_records(
 ) -> Iterator[Record]:
   """The records with the rationales that the answers so far give them."""
   same_answer = functools.partial(completion_parsing.same_answer, plan.prompt)
-  for record, answers in _answered(source, plan, ledger):
+  for record, answers in answered(source, plan, ledger):
     yield choosing.choose(record, answers, plan.choose, same_answer)
-
-
-def _answered(
-  source: RecordSource, plan: ExtractionPlan, ledger: Ledger
-) -> Iterator[tuple[Record, list[TeacherAnswer]]]:
-  """The records with the answers of all teachers."""
-  by_teacher = [
-    PlannedRequests(plan, teacher_plan, ledger).answers(source.read())
-    for teacher_plan in plan.teachers
-  ]
-  for answered in zip(*by_teacher):
-    yield answered[0][0], [a for _, answers in answered for a in answers]
 
 
 def _check_answered(
   source: RecordSource, plan: ExtractionPlan, ledger: Ledger
 ) -> None:
   """Raises UserError if there is nothing to write but questions."""
-  for _, answers in _answered(source, plan, ledger):
+  for _, answers in answered(source, plan, ledger):
     if any(answer.parsed.status != UNANSWERED for answer in answers):
       return
   raise UserError(

@@ -222,6 +222,10 @@ class ExtractionPlan:
     retry_temperature: lowest temperature of those samples, since at 0 the same
       answer would come again.
     choose: votes, gold labels, what is kept.
+    check_first: number of answers of each teacher that are looked at before the
+      rest is asked.
+    min_yield: share of these whose label can be used; with less, the run stops
+      and shows what came. 0 asks on whatever comes.
   """
 
   prompt: Prompt
@@ -230,6 +234,8 @@ class ExtractionPlan:
   retry_unparsed: int = 0
   retry_temperature: float = 0.7
   choose: ChooseOptions = dataclasses.field(default_factory=ChooseOptions)
+  check_first: int = 20
+  min_yield: float = 0.5
 
   @property
   def prompted_teachers(self) -> tuple[TeacherPlan, ...]:
@@ -265,6 +271,8 @@ class ExtractionPlan:
     checks.in_range(
       "ExtractionPlan.retry_unparsed", self.retry_unparsed, 0, 100
     )
+    checks.in_range("ExtractionPlan.check_first", self.check_first, 0)
+    checks.in_range("ExtractionPlan.min_yield", self.min_yield, 0, 1)
     checks.positive(
       "ExtractionPlan.retry_temperature", self.retry_temperature, most=2
     )

@@ -10,7 +10,9 @@ Rounds, each a function of the records and of what the ledger holds:
    teacher after the other until one writes such a rationale.
 
 A run continues by making the same rounds again: what the ledger holds is not
-asked again, what it lacks is.
+asked again, what it lacks is. An answer that ended by itself is the answer
+under any larger `max_tokens` too: where that is raised, only those that were cut
+off are asked again.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from dss_jax.datasets.records import Record
 from dss_jax.rationales import choosing, completion_parsing
 from dss_jax.rationales.extraction_plan import ExtractionPlan, TeacherPlan
 from dss_jax.rationales.ledger import Ledger
+from dss_jax.rationales.record_source import RecordSource
 from dss_jax.rationales.teacher_answers import (
   UNANSWERED,
   UNASKED,
@@ -69,12 +72,17 @@ class PlannedRequests:
       UserError: at the end, if there were records and none fits the prompt.
     """
     fits, misfit = False, None
-    for record in records:
-      try:
-        yield from self._samples(record)
-        fits = True
-      except UserError as error:
-        misfit = misfit or error
+    records = iter(records)
+    # Few at a time, since they are asked while more are read.
+    while chunk := list(itertools.islice(records, _CHUNK // 4)):
+      wanted: list[tuple[Record, Request]] = []
+      for record in chunk:
+        try:
+          wanted += [(record, request) for request in self._samples(record)]
+          fits = True
+        except UserError as error:
+          misfit = misfit or error
+      yield from self._with_known_limits(wanted)
     if misfit is not None and not fits:
       raise UserError(f"no record fits the prompt; the first: {misfit}")
 
@@ -106,7 +114,7 @@ class PlannedRequests:
       if choosing.needs_rationalising(record, answers, self._same_answer):
         request = self._rationalisation(record)
         if request is not None:
-          yield request
+          yield from self._with_known_limits([(record, request)])
 
   # -- the answers
 
@@ -139,7 +147,7 @@ class PlannedRequests:
           answer = self._answer("", UNASKED, reason=str(error))
           asked[i].append((None, answer))
       for retry in range(self._plan.retry_unparsed + 1):
-        outcomes = self._outcomes(wanted)
+        wanted, outcomes = self._outcomes(chunk, wanted)
         unreadable = []
         for i, request in wanted:
           answer = self._read(chunk[i], request, outcomes.get(request.key))
@@ -163,18 +171,54 @@ class PlannedRequests:
       for i, record in enumerate(chunk)
       if (request := self._rationalisation(record))
     ]
-    outcomes = self._outcomes(rationalisations)
+    rationalisations, outcomes = self._outcomes(chunk, rationalisations)
     for i, request in rationalisations:
       if request.key in outcomes:
         answer = self._read(chunk[i], request, outcomes[request.key])
         answer = dataclasses.replace(answer, rationalised=True)
         asked[i].append((request, answer))
 
+  def _with_known_limits(
+    self, wanted: list[tuple[Record, Request]]
+  ) -> list[Request]:
+    """The requests, with a smaller `max_tokens` where its answer is whole.
+
+    Of several, the largest limit; the request's own if it has an answer.
+    """
+    found = [request for _, request in wanted]
+    if self._ledger is None:
+      return found
+    own = self._teacher_plan.sampling.max_tokens
+    smaller = [limit for limit in self._ledger.limits() if limit < own]
+    left = set(range(len(wanted)))
+    for limit in [own, *reversed(smaller)] if smaller else ():
+      limited = {
+        i: dataclasses.replace(
+          request,
+          sampling=dataclasses.replace(request.sampling, max_tokens=limit),
+        )
+        for i in left
+        for request in (wanted[i][1],)
+      }
+      outcomes = self._ledger.get_many(r.key for r in limited.values())
+      for i, request in limited.items():
+        outcome = outcomes.get(request.key)
+        if outcome is None or outcome.completion is None:
+          continue
+        answer = self._read(wanted[i][0], request, outcome)
+        if limit == own or answer.parsed.status != "truncated":
+          found[i] = request
+          left.discard(i)
+    return found
+
   def _outcomes(
-    self, wanted: Iterable[tuple[int, Request]]
-  ) -> Mapping[str, Outcome]:
+    self, chunk: Sequence[Record], wanted: Sequence[tuple[int, Request]]
+  ) -> tuple[list[tuple[int, Request]], Mapping[str, Outcome]]:
+    """The requests as `_with_known_limits` has them, and their outcomes."""
     assert self._ledger is not None
-    return self._ledger.get_many([request.key for _, request in wanted])
+    known = self._with_known_limits([(chunk[i], r) for i, r in wanted])
+    outcomes = self._ledger.get_many([request.key for request in known])
+    return [(i, r) for (i, _), r in zip(wanted, known)], outcomes
 
   def _read(
     self, record: Record, request: Request, outcome: Outcome | None
@@ -254,10 +298,13 @@ class PlannedRequests:
     """The request to make if the answer to this one cannot be read."""
     # At temperature 0 the same answer would come again.
     warm = max(request.sampling.temperature, self._plan.retry_temperature)
+    limit = self._teacher_plan.sampling.max_tokens
     return dataclasses.replace(
       request,
       sample=request.sample + self._teacher_plan.samples,
-      sampling=dataclasses.replace(request.sampling, temperature=warm),
+      sampling=dataclasses.replace(
+        request.sampling, temperature=warm, max_tokens=limit
+      ),
     )
 
   def _rationalisation(self, record: Record) -> Request | None:
@@ -270,9 +317,21 @@ class PlannedRequests:
 
 
 def _is_unreadable(answer: TeacherAnswer) -> bool:
-  """Whether another sample may do better."""
+  """Whether another sample may do better, which is asked for as this one was."""
   return (
     answer.completion is not None
     and answer.parsed.label is None
-    and answer.parsed.status != "refused"
+    and answer.parsed.status not in ("refused", "truncated")
   )
+
+
+def answered(
+  source: RecordSource, plan: ExtractionPlan, ledger: Ledger | None
+) -> Iterator[Answered]:
+  """The records with the answers of all teachers."""
+  by_teacher = [
+    PlannedRequests(plan, teacher_plan, ledger).answers(source.read())
+    for teacher_plan in plan.teachers
+  ]
+  for of_all in zip(*by_teacher):
+    yield of_all[0][0], [a for _, answers in of_all for a in answers]

@@ -180,11 +180,6 @@ class Completion:
   reasoning: str | None = None
   cached_tokens: int | None = None
 
-  @property
-  def is_cut(self) -> bool:
-    """Whether it ended where `max_tokens` did."""
-    return self.finish_reason == "length"
-
   def tokens(self, estimate: Tokens) -> Tokens:
     """Its tokens by the provider's count, or else by a guess.
 

@@ -346,12 +346,16 @@ def test_dry_run(mine, tmp_path, loopback, capsys):
   found = json.loads(capsys.readouterr().out)["m"]
   assert (found["requests"], found["answered"]) == (2, 4)
   assert found["completion_tokens"] == 2 * 10  # as the answers so far
+  assert found["is_measured"] is True
   assert mine(*flags) == 0
   text = capsys.readouterr().out
   assert re.search(r"requests to send +2\n", text)
   assert max(map(len, text.splitlines())) <= 80
   assert mine("--dry_run") == 0
   assert "no table has the model's price" in capsys.readouterr().out
+  # Of a model that was never asked, nobody knows how long it thinks.
+  assert mine("--dry_run", "--model=another") == 0
+  assert "If it thinks before it answers" in capsys.readouterr().out
 
 
 def test_batch_files_there_and_back(mine, tmp_path, loopback, capsys):
@@ -553,13 +557,18 @@ def test_failures_are_reported_and_asked_again_by_flag(
   loopback.answer = lambda body, times: (
     400 if "thing 2" in body["messages"][-1]["content"] else RED
   )
-  assert mine() == 0
-  text = capsys.readouterr().out
+  assert mine() == 3
+  text, error = capsys.readouterr()
+  assert error.splitlines()[-1] == (
+    "dss-jax extract: 1 of 6 answers never came (1 rejected); --retry_failed asks"
+    " for them again"
+  )
   assert "m: 5 answered, 1 rejected;" in text
   assert "rejected (1): the provider will not answer this request" in text
   assert "HTTP 400: status 400" in text
   loopback.answer = lambda body, times: RED
-  assert mine() == 0
+  assert mine() == 3
+  assert mine("--no_ask") == 3
   assert len(loopback.bodies) == 6
   assert mine("--retry_failed") == 0
   assert len(loopback.bodies) == 7

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 
 import pytest
@@ -110,6 +111,119 @@ def test_teachers_in_words_and_by_heart(tmp_path):
   assert [each["name"] for each in report["teachers"]] == ["t", "book"]
 
 
+def test_a_larger_max_tokens_asks_for_what_was_cut_off_alone(tmp_path):
+  """Over several limits, retries and rationalisations, and down again."""
+  cut = {"thing 3": 128, "thing 7": 256}
+
+  class Limited(Scripted):
+    async def complete(self, request, attempt_id):
+      found = await super().complete(request, attempt_id)
+      needs = cut.get(request.prompt[-1][1].split("\n")[0][3:], 0)
+      if request.sampling.max_tokens < needs:
+        return dataclasses.replace(found, text="It is", finish_reason="length")
+      return found
+
+  def statuses(limit, **rest):
+    teacher = Limited()
+    sampling = Sampling(0.7, max_tokens=limit)
+    made = ExtractionPlan(
+      PROMPT, (TeacherPlan(teacher, sampling=sampling),), **rest
+    )
+    result = run(tmp_path, made)
+    assert result.report is not None
+    return len(teacher.asked), dict(result.report.statuses)
+
+  # Not even with a retry is a cut answer asked for with the same limit.
+  assert statuses(64, retry_unparsed=2) == (10, {"ok": 8, "truncated": 2})
+  assert statuses(64) == (0, {"ok": 8, "truncated": 2})
+  assert statuses(128) == (2, {"ok": 9, "truncated": 1})
+  assert statuses(256, retry_unparsed=2) == (1, {"ok": 10})
+  assert statuses(512) == (0, {"ok": 10})
+  # A smaller one is a question of its own, but for what was asked with it.
+  assert statuses(128) == (0, {"ok": 9, "truncated": 1})
+
+
+MANY = RecordSource.of_records(
+  "many", [Record(f"r{i}", f"thing {i}", "red") for i in range(60)]
+)
+
+
+def test_first_answers_of_no_use_stop_the_run(tmp_path):
+  teacher = Scripted(answer=lambda request: "**Hard to say.**\x1b[31m")
+  with pytest.raises(UserError) as caught:
+    run(tmp_path, plan(teacher), MANY)
+  assert str(caught.value).startswith(
+    "of the first 20 answers of 't' only 0 can be used (20 no_marker), fewer than"
+    " min_yield, 0.5, asks for; compare the answers below"
+  )
+  assert "set min_yield to 0" in str(caught.value)
+  assert caught.value.details.count("no_marker: **Hard to say.**\\x1b[31m") == 3
+  assert caught.value.fields == ("ExtractionPlan.min_yield",)
+  assert len(teacher.asked) == 20
+  # Nothing more is asked until something is changed.
+  with pytest.raises(UserError):
+    run(tmp_path, plan(teacher), MANY)
+  assert len(teacher.asked) == 20
+  result = run(tmp_path, plan(teacher, min_yield=0.0), MANY)
+  assert len(teacher.asked) == 60
+  assert (result.summaries["t"]["first"].answered, result.stopped) == (40, "")
+
+
+@pytest.mark.parametrize(
+  ("unusable", "stops"), [(10, False), (11, True)], ids=["half", "more"]
+)
+def test_a_yield_at_the_threshold_goes_on(tmp_path, unusable, stops):
+  bad = [f"thing {i}" for i in range(unusable)]
+
+  def answer(request):
+    text = request.prompt[-1][1].removeprefix("Q: ").removesuffix("\nA:")
+    return "So the answer is green." if text in bad else RED
+
+  teacher = Scripted(answer=answer)
+  if stops:
+    with pytest.raises(UserError, match="11 label_not_in_choices"):
+      run(tmp_path, plan(teacher), MANY)
+    return
+  summary = run(tmp_path, plan(teacher), MANY).summaries["t"]["first"]
+  assert (summary.requests, summary.answered, summary.already) == (60, 60, 0)
+
+
+def test_few_records_are_asked_at_once(tmp_path):
+  teacher = Scripted(answer=lambda request: "Hm.")
+  few = RecordSource("few", lambda: itertools.islice(MANY.read(), 20), 20)
+  result = run(tmp_path, plan(teacher), few)
+  assert (len(teacher.asked), result.stopped) == (20, "")
+
+
+def test_a_thinking_model_that_is_cut_off_is_known_as_such(tmp_path):
+  class Thinking(Scripted):
+    async def complete(self, request, attempt_id):
+      self.asked.append(request)
+      return Completion("", "length", reasoning="Let me see: a thing")
+
+  with pytest.raises(UserError, match="raise max_tokens, which asks only") as e:
+    run(tmp_path, plan(Thinking()), MANY)
+  assert "this model thinks before it answers" in str(e.value)
+  assert (
+    "truncated: (no text) (thought: Let me see: a thing)" in e.value.details
+  )
+
+
+def test_what_a_model_thought_is_in_the_ledger(tmp_path):
+  class Thinking(Scripted):
+    async def complete(self, request, attempt_id):
+      found = await super().complete(request, attempt_id)
+      return dataclasses.replace(found, reasoning="Red, surely.")
+
+  run(tmp_path, plan(Thinking()))
+  with Ledger(tmp_path / "ledger.sqlite", read_only=True) as ledger:
+    outcomes = list(ledger.outcomes())
+  assert len(outcomes) == 10
+  for outcome in outcomes:
+    assert outcome.completion is not None
+    assert outcome.completion.reasoning == "Red, surely."
+
+
 def test_splits_share_a_ledger(tmp_path):
   teacher = Scripted()
   run(tmp_path, plan(teacher))
@@ -156,7 +270,8 @@ def test_records_are_read_as_they_are_asked(tmp_path):
       yield Record(f"r{i}", f"thing {i}")
 
   teacher = Scripted(answer=lambda _: gaps.append(read - len(gaps)) or RED)
-  run(tmp_path, plan(teacher), RecordSource("many", many, 2000))
+  made = plan(teacher, min_yield=0.0)
+  run(tmp_path, made, RecordSource("many", many, 2000))
   assert len(gaps) == 2000
   assert max(gaps) <= 100
 

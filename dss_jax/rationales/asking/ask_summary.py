@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from typing import Protocol
 
@@ -52,6 +53,19 @@ class Summary:
   def asked(self) -> int:
     """Requests that this call settled."""
     return self.answered + self.rejected + self.gave_up
+
+  def followed_by(self, later: Summary) -> Summary:
+    """What this call and a later one did together."""
+    both = dataclasses.replace(later)
+    for field in dataclasses.fields(self):
+      mine, theirs = getattr(self, field.name), getattr(later, field.name)
+      if type(mine) in (int, float) and type(theirs) in (int, float):
+        setattr(both, field.name, mine + theirs)
+    both.ledger_cost = later.ledger_cost
+    both.faults = dict(
+      collections.Counter(self.faults) + collections.Counter(later.faults)
+    )
+    return both
 
   def count_fault(self, kind: str) -> None:
     """Counts an attempt that ended in a fault."""

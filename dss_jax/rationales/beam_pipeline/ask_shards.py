@@ -13,11 +13,16 @@ import apache_beam as beam
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Record, json_lines
-from dss_jax.rationales import choosing, extraction, ledger_shards
+from dss_jax.rationales import (
+  asking_rounds,
+  choosing,
+  extraction,
+  ledger_shards,
+)
 from dss_jax.rationales.beam_pipeline import beam_files, elements
-from dss_jax.rationales.extraction import RecordSource
 from dss_jax.rationales.extraction_plan import ExtractionPlan
 from dss_jax.rationales.prices import Prices
+from dss_jax.rationales.record_source import RecordSource
 
 INTERRUPTED = "interrupted; start it again to continue"
 
@@ -196,7 +201,7 @@ class _AskShard(beam.DoFn):
 
   def _ask_everything(self, source: RecordSource, ledger: Any) -> None:
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
-      summaries, stopped = extraction.ask_everything(
+      summaries, stopped = asking_rounds.ask_everything(
         source, self._plan, ledger, prices=self._prices, stream=nowhere
       )
     totals: collections.Counter[str] = collections.Counter()
