@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dss_jax.base import checks, user_modules
 from dss_jax.base.errors import UserError
-from dss_jax.cli import flags
+from dss_jax.cli import flags, run_flags
 from dss_jax.cli.data_flags import (
   EPILOG,
   BatchFlags,
@@ -198,22 +198,69 @@ def _file_report(
 # --- show, batches -----------------------------------------------------------
 
 
+def _configuration(args: argparse.Namespace) -> run_flags.Configuration:
+  """The task, its batches, the vocabulary and the seed.
+
+  Raises:
+    UserError: for neither a configuration nor a task, or for both.
+  """
+  has_gin = args.gin_file or args.gin_bindings or args.gin_flags
+  if has_gin or getattr(args, "model_dir", None):
+    _check_configuration_alone(args)
+    return run_flags.read_configuration(args)
+  from dss_jax.data.feeding import training_data
+
+  config = _dataset_config(args)
+  vocabulary = training_data.vocabulary_of(config, args.vocabulary)
+  return run_flags.Configuration(config, vocabulary, args.seed or 0)
+
+
+def _check_configuration_alone(args: argparse.Namespace) -> None:
+  """Raises UserError for a flag whose value a configuration holds."""
+  from dss_jax.data.pairs import subtasks
+  from dss_jax.datasets import DataOptions
+
+  for options in (BatchFlags, DataOptions, subtasks.MethodOptions):
+    found, default = flags.build(options, args), options()
+    for field in dataclasses.fields(options):
+      value = getattr(found, field.name)
+      if value == getattr(default, field.name):
+        continue
+      if field.name not in ("split", "module", "data_dir"):
+        raise UserError(
+          f"--{field.name} is {value!r}, which a configuration says: leave it"
+          " out, or bind it with --gin.NAME=VALUE"
+        )
+
+
 def _dataset_config(args: argparse.Namespace) -> DatasetConfig:
-  """The task and its batches."""
+  """The task and its batches, by flags."""
   from dss_jax.data import pipeline
   from dss_jax.data.pairs import subtasks, task_names
 
   batch = flags.build(BatchFlags, args)
+  if batch.task is None:
+    raise UserError(
+      "give a task (--task=svamp_dss), or the flags of a run (--gin_file=...)"
+    )
   if not batch.module:
     # Without modules no other task can be known: no need to ask SeqIO.
     task_names.get_task(batch.task)
   records_per_batch = batch.records_per_batch
   if records_per_batch is None and batch.batch_size is None:
     records_per_batch = 64
+  ours = task_names.parse_task_name(batch.task)
+  lengths = run_flags.packaged_lengths(ours.dataset if ours else None)
+  for name, length in (
+    ("inputs", batch.inputs_length),
+    ("targets", batch.targets_length),
+  ):
+    if length is not None:
+      lengths[name] = length
   return pipeline.DatasetConfig(
     batch.task,
-    {"inputs": batch.inputs_length, "targets": batch.targets_length},
-    split=batch.split,
+    lengths,
+    split=batch.split or "train",
     batch_size=batch.batch_size,
     records_per_batch=records_per_batch,
     attention_length=batch.attention_length,
@@ -229,11 +276,11 @@ def _batches(args: argparse.Namespace) -> int:
   write = flags.build(WriteFlags, args)
   for name in ("steps", "rows_multiple_of"):
     checks.in_range(f"WriteFlags.{name}", getattr(write, name), 1)
-  config = _dataset_config(args)
+  config = _configuration(args)
   data = training_data.load_packed(
-    config,
-    training_data.vocabulary_of(config, args.vocabulary),
-    seed=args.seed,
+    config.data,
+    config.vocabulary,
+    seed=config.seed,
     rows_multiple_of=write.rows_multiple_of,
   )
   batch_files.write_batches(write.output_dir, data, range(write.steps))
@@ -251,10 +298,11 @@ def _show(args: argparse.Namespace) -> int:
   from dss_jax.data.feeding import preview
 
   show = flags.build(ShowFlags, args)
+  config = _configuration(args)
   shown = preview.preview(
-    _dataset_config(args),
-    vocabulary=args.vocabulary,
-    seed=args.seed,
+    config.data,
+    vocabulary=config.vocabulary,
+    seed=config.seed,
     step=show.step,
     max_rows=show.limit,
   )

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from dss_jax.base.errors import UserError
-from dss_jax.cli import flags
+from dss_jax.cli import flags, run_flags
 
 EPILOG = """\
 examples:
   dss-jax data stats --dataset=svamp --data_dir=datasets --json
   dss-jax data stats --input=mine.csv --field_mapping input=question label=answer
   dss-jax data show --task=svamp_dss --data_dir=datasets
+  dss-jax data show --model_dir=runs/taxonli_dss
   dss-jax data batches --task=svamp_dss --data_dir=datasets --steps=1000 \\
     --output_dir=batches
   dss-jax data convert --dataset=cqa --data_dir=datasets --output=cqa_{split}.jsonl
@@ -28,6 +29,8 @@ files, equal labels), "tolerant" ours (or equal up to case and punctuation).
 """
 
 _SHOW_EPILOG = """\
+Give the flags of a run (--gin_file=... --gin.NAME=VALUE, as for `dss-jax train`)
+or its folder to see what that run trains on, or a --task and flags.
 What is printed is decoded from a packed batch as the student gets it: </s>
 stands for the end-of-sequence token, and text that the vocabulary cannot
 write is shown as it will be seen.
@@ -108,12 +111,14 @@ class ShowFlags:
   """What `data show` prints.
 
   Attributes:
+    model_dir: a training run; what it trains on is shown.
     limit: packed rows to show.
     step: which batch, from 0.
     ids: show the token ids as well.
     json: print one JSON object, not a table.
   """
 
+  model_dir: str | None = None
   limit: int = 2
   step: int = 0
   ids: bool = False
@@ -139,9 +144,13 @@ class WriteFlags:
 class BatchFlags:
   """What batches are made of, and how.
 
+  A configuration (gin files, or the run that --model_dir names) says all of it
+  but for the split.
+
   Attributes:
-    task: DATASET_METHOD, such as svamp_dss, or any registered SeqIO task.
-    split: of the task's data.
+    task: DATASET_METHOD, such as svamp_dss, or any registered SeqIO task;
+      needed without a configuration.
+    split: of the task's data; default: train.
     vocabulary: bytes, taxonli, or the path of a SentencePiece model; default:
       the dataset's own, else bytes.
     records_per_batch: records in a batch; default: 64, unless --batch_size is
@@ -150,22 +159,24 @@ class BatchFlags:
     attention_length: what attention costs when row lengths are chosen.
     no_packing: one example a row.
     seed: order of the data.
-    inputs_length: cut inputs to so many tokens.
-    targets_length: cut targets to so many tokens.
+    inputs_length: cut inputs to so many tokens; default: as gin/data/ says for
+      the dataset, else 1024.
+    targets_length: cut targets to so many tokens; default: as gin/data/ says
+      for the dataset, else 256.
     module: a Python module to import first, which registers further tasks;
       repeat it.
   """
 
-  task: str
-  split: str = "train"
+  task: str | None = None
+  split: str | None = None
   vocabulary: str | None = None
   records_per_batch: int | None = None
   batch_size: int | None = None
   attention_length: int = 4096
   no_packing: bool = False
   seed: int = 0
-  inputs_length: int = 1024
-  targets_length: int = 256
+  inputs_length: int | None = None
+  targets_length: int | None = None
   module: tuple[str, ...] = ()
 
 
@@ -236,6 +247,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         *("label_prefix", "rationale_prefix", "rationale_filter"),
         title="method",
       )
+      run_flags.add_gin_flags(command, "seqio_additional_cache_dirs")
     # --limit stands for max_records.
     flags.add_flags(
       command, DATA_OPTIONS, title="data options", max_records=None

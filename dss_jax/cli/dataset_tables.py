@@ -237,6 +237,11 @@ def print_preview(shown: Mapping[str, Any], *, ids: bool = False):
   batch = shown["batch"]
   out.print(Text(f"{shown['task']}, {shown['split']}", style="bold"))
   out.print(Text(f"vocabulary: {shown['vocabulary']}"))
+  lengths = shown["task_feature_lengths"]
+  out.print(
+    f"longest inputs {lengths['inputs']} tokens, targets {lengths['targets']}"
+    " (TASK_FEATURE_LENGTHS); longer ones are cut"
+  )
   for subtask in shown["subtasks"]:
     out.print(
       f"sub-task {subtask['name']}: {subtask['examples']:,} examples, rate"

@@ -13,7 +13,7 @@ import difflib
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
@@ -166,6 +166,13 @@ def macro(name: str, default: Any = None) -> Any:
   with gin_checks.one_line_errors():
     # gin evaluates references when they are copied.
     return copy.deepcopy(value)
+
+
+def set_defaults(values: Mapping[str, Any]) -> None:
+  """Gives macros that nobody has set a value."""
+  for name, value in values.items():
+    if macro(name) is None:
+      gin.bind_parameter(f"{name}/{MACRO}.value", value)
 
 
 def operative_config(modules: Sequence[str] = ()) -> str:

@@ -6,17 +6,21 @@ Nothing heavy is imported before it is needed.
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import pathlib
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, NamedTuple
 
 from dss_jax.base import user_modules
 from dss_jax.base.errors import UserError
 from dss_jax.cli import flags, process
 
 if TYPE_CHECKING:
+  from dss_jax.data.pipeline import DatasetConfig
   from dss_jax.students.student import Student
   from dss_jax.training.train_config import TrainConfig
+  from dss_jax.vocabularies import Vocabulary
 
 # A training run writes it, and no other tool does.
 RUN_FILE = "config.gin"
@@ -145,6 +149,56 @@ def read_run(args: argparse.Namespace) -> TrainConfig:
   folder = pathlib.Path(args.model_dir).expanduser()
   parse_gin(args, str(folder / RUN_FILE))
   return gin_config.instance("train.train", model_dir=args.model_dir)
+
+
+class Configuration(NamedTuple):
+  """What a run reads."""
+
+  data: DatasetConfig
+  vocabulary: Vocabulary
+  seed: int
+
+
+def read_configuration(args: argparse.Namespace) -> Configuration:
+  """What the run reads that gin's flags describe, or that --model_dir names.
+
+  --split takes another split of its data. Neither MODEL_DIR nor TRAIN_STEPS
+  need be set.
+
+  Raises:
+    UserError: there is no run, or the configuration is wrong.
+  """
+  from dss_jax.cli import gin_config
+
+  if args.data_dir:
+    args.gin_flags = [*args.gin_flags, f"--gin.DATA_DIR={args.data_dir!r}"]
+  if getattr(args, "model_dir", None):
+    config = read_run(args)
+  else:
+    parse_gin(args)
+    gin_config.set_defaults({"MODEL_DIR": "unused", "TRAIN_STEPS": 1})
+    config = gin_config.instance("train.train")
+  data = config.train_dataset_cfg
+  if args.split:
+    data = dataclasses.replace(data, split=args.split)
+  return Configuration(data, config.vocabulary, config.random_seed)
+
+
+def packaged_lengths(dataset: str | None) -> dict[str, int]:
+  """The TASK_FEATURE_LENGTHS of a packaged gin file, or long ones.
+
+  Args:
+    dataset: which gin/data/ may have a file for.
+  """
+  from dss_jax.cli import gin_registry
+
+  file = gin_registry.PACKAGED_FOLDER / "data" / f"{dataset}.gin"
+  if dataset and file.is_file():
+    text = file.read_text(encoding="utf-8")
+    found = re.search(r"^TASK_FEATURE_LENGTHS = (.*)$", text, re.MULTILINE)
+    if found:
+      return ast.literal_eval(found.group(1))
+  return {"inputs": 1024, "targets": 256}
 
 
 def is_run(path: str) -> bool:

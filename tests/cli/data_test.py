@@ -10,7 +10,9 @@ import pytest
 
 from dss_jax import datasets
 from dss_jax.base.errors import UserError
-from dss_jax.cli import data_command, error_hints
+from dss_jax.cli import data_command, error_hints, gin_config
+from dss_jax.data.feeding import batch_files, training_data
+from dss_jax.data.packing import packed_features
 from dss_jax.datasets.records import (
   Rationale,
   Record,
@@ -28,6 +30,7 @@ def data(fixtures, monkeypatch):
 
 def _run(*flags):
   parser = argparse.ArgumentParser(prog="dss-jax data")
+  parser.set_defaults(debug=False)
   data_command.add_arguments(parser)
   args = parser.parse_args([str(flag) for flag in flags])
   try:
@@ -334,6 +337,81 @@ def test_show_marks_what_a_vocabulary_cannot_write(data, capsys):
   assert "⁇" in shown["rows"][0]["examples"][0]["inputs"]
 
 
+GIN_FLAGS = (
+  "--gin_file=models/taxonli.gin",
+  "--gin_file=runs/train.gin",
+  "--gin_file=data/taxonli.gin",
+  "--gin_file=methods/dss.gin",
+  "--gin_bindings=data.DataOptions.taxonli_num_train = 60",
+  "--gin_bindings=RECORDS_PER_BATCH = 8",
+  "--gin_bindings=RANDOM_SEED = 3",
+  "--gin_bindings=data.MethodOptions.label_prefix = 'predict: '",
+)
+
+
+def test_show_and_batches_of_a_configuration_are_those_of_the_run(
+  data, tmp_path, capsys
+):
+  assert data("show", *GIN_FLAGS, "--json", "--limit=99") == 0
+  shown = json.loads(capsys.readouterr().out)
+  config = gin_config.instance("train.train")
+  read = training_data.load(
+    config.train_dataset_cfg, config.vocabulary, seed=config.random_seed
+  )
+  assert shown["task_feature_lengths"] == {"inputs": 48, "targets": 64}
+  shape = read.shape
+  assert [shown["batch"][name] for name in ("rows", "encoder_length")] == [
+    shape.rows, shape.encoder_length,
+  ]  # fmt: skip
+  expected = packed_features.unpack(read.batches[0])
+  found = [example for row in shown["rows"] for example in row["examples"]]
+  assert [e["input_ids"] for e in found] == [e.inputs for e in expected]
+  assert any(e["inputs"].startswith("predict: ") for e in found)
+  # The same from the folder of the run.
+  (tmp_path / "config.gin").write_text(
+    "MODEL_DIR = 'elsewhere'\nTRAIN_STEPS = 1\n"
+    + gin_config.operative_config(),
+    encoding="utf-8",
+  )
+  flags = ("--model_dir", tmp_path, "--json", "--limit=99")
+  assert data("show", *flags) == 0
+  assert json.loads(capsys.readouterr().out) == shown
+  assert data("show", *flags, "--split=validation") == 0
+  assert json.loads(capsys.readouterr().out)["split"] == "validation"
+  folder = tmp_path / "batches"
+  flags = ("--steps=1", "--output_dir", folder)
+  assert data("batches", *GIN_FLAGS, *flags) == 0
+  written = batch_files.BatchFiles(folder)[0]
+  for name, array in read.batches[0].items():
+    assert (written[name] == array).all()
+
+
+def test_show_cuts_as_the_packaged_configuration_does(data, capsys):
+  for flags, lengths in (
+    ((), {"inputs": 768, "targets": 384}),
+    (("--targets_length=30",), {"inputs": 768, "targets": 30}),
+  ):
+    assert data("show", "--task=svamp_dss", "--json", *flags) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["task_feature_lengths"] == lengths
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    ((), "give a task"),
+    (("--task=svamp_dss",), "--task is 'svamp_dss', which a configuration"),
+    (("--label_prefix=x",), "--label_prefix is 'x', which a configuration"),
+    (("--train_fraction=0.5",), "--train_fraction is 0.5, which"),
+    (("--model_dir=/no/such",), "no config.gin in '/no/such'"),
+  ],
+)
+def test_a_configuration_and_flags_exclude_each_other(data, flags, message):
+  given = GIN_FLAGS if flags and "model_dir" not in flags[0] else ()
+  with pytest.raises(UserError, match=message):
+    data("show", *given, *flags)
+
+
 # --- convert -----------------------------------------------------------------
 
 
@@ -480,7 +558,7 @@ def test_flags_cost_nothing_to_define():
   """The parser is built on every start of `dss-jax`, also for `--help`."""
   code = """
 import argparse, sys
-from dss_jax.cli import data_command, error_hints
+from dss_jax.cli import data_command
 data_command.add_arguments(argparse.ArgumentParser())
 heavy = {"numpy", "rich", "sentencepiece", "pyarrow", "jax", "tensorflow"}
 print(sorted(heavy & set(sys.modules)))

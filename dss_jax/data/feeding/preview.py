@@ -19,7 +19,7 @@ END = "</s>"
 def preview(
   config: pipeline.DatasetConfig,
   *,
-  vocabulary: str | None = None,
+  vocabulary: str | vocabularies.Vocabulary | None = None,
   seed: int = 0,
   step: int = 0,
   max_rows: int | None = None,
@@ -28,7 +28,7 @@ def preview(
 
   Args:
     config: what to read and how to batch it.
-    vocabulary: its name; None for the dataset's own.
+    vocabulary: the vocabulary, or its name; None for the dataset's own.
     seed: of the order of the data.
     step: which batch.
     max_rows: how many packed rows to take apart; None for all.
@@ -57,6 +57,7 @@ def preview(
     "task": config.mixture_or_task_name,
     "split": config.split,
     "vocabulary": chosen.name,
+    "task_feature_lengths": config.feature_lengths(),
     "subtasks": [
       {
         "name": subtask.name,

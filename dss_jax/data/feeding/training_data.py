@@ -165,7 +165,8 @@ def load_packed(
 
 
 def vocabulary_of(
-  config: pipeline.DatasetConfig, name: str | None = None
+  config: pipeline.DatasetConfig,
+  name: str | vocabularies.Vocabulary | None = None,
 ) -> vocabularies.Vocabulary:
   """The vocabulary of that name, or the one that suits the task's dataset."""
   ours = task_names.parse_task_name(config.mixture_or_task_name)
