@@ -8,22 +8,29 @@ aloud in tags and set the answer in bold type.
 Statuses are those of `dss_jax.datasets.completions`, and
 
   refused               the teacher, or its provider, will not answer
+  markup                tokens of a chat template within the rationale
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import arithmetic, completions
-from dss_jax.datasets.completions import ANSWER_KINDS, Parsed, tolerant
+from dss_jax.datasets.completions import (
+  ANSWER_KINDS,
+  Parsed,
+  template_tokens,
+  tolerant,
+)
 from dss_jax.datasets.records import MAX_FIELD_CHARS, Record
 from dss_jax.rationales.prompts import Prompt, choices_of
 from dss_jax.rationales.teacher_requests import Completion
 
-STATUSES = (*completions.STATUSES, "refused")
+STATUSES = (*completions.STATUSES, "refused", "markup")
 PARSERS = ("tolerant", "official")
 
 # Providers' words for an end that the model chose, an end at max_tokens, and a
@@ -37,11 +44,6 @@ _OFFICIAL = {"cqa": "cqa", "svamp": "svamp", "esnli": "esnli", "anli": "anli1"}
 
 # A record holds neither NUL nor halves of surrogate pairs.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-_THOUGHT_BEGIN, _THOUGHT_END = "<think>", "</think>"
-# Emphasis begins before a word and ends behind one; `2 ** 3` and `9**9` do not.
-_EMPHASIS = re.compile(
-  r"(?<!\S)\*\*(?=[^\s*\d-])|(?<=[^\s*])\*\*(?=[\s.,;:!?]|$)"
-)
 _REFUSAL = re.compile(
   r"(?:i['\u2019]?m|i am) (?:very |really )?(?:sorry|unable)\b|sorry, (?:but )?i\b"
   r"|i (?:cannot|can['\u2019]?t|will not|won['\u2019]?t) (?:help|assist|answer|provide)\b"
@@ -85,14 +87,29 @@ def parse(
     is_cut_off = True
   elif ended in _ENDED:
     is_cut_off = False
-  text = _answer_text(prompt, record, text)
+  said = template_tokens.take_apart(text)
+  text = _without_question(prompt, record, said.text)
   if not text.strip():
     return Parsed("", None, "truncated" if is_cut_off else "empty")
   # Choices come from the record, whose facts are unchecked.
   choices = [_storable(choice) for choice in choices_of(record)]
-  parsed = tolerant.read(prompt.form, text, choices, is_cut_off=is_cut_off)
+  parsed = tolerant.read(
+    prompt.form,
+    text,
+    choices,
+    is_cut_off=False if said.is_whole else is_cut_off,
+  )
   if parsed.status == "no_marker" and _REFUSAL.match(text.lstrip()):
     return Parsed("", None, "refused")
+  if parsed.status == "empty" and said.is_shown:
+    # The prompt asked for a rationale in these tags.
+    parsed = dataclasses.replace(
+      parsed, rationale=said.thoughts, status="ok"
+    ).checked()
+  if parsed.status == "ok" and template_tokens.has_markup(
+    f"{parsed.rationale} {parsed.label}"
+  ):
+    return dataclasses.replace(parsed, status="markup")
   return parsed
 
 
@@ -109,18 +126,6 @@ def check_parser(prompt: Prompt, parser: str) -> None:
 
 def _storable(text: str) -> str:
   return _UNSTORABLE.sub("\ufffd", text[:MAX_FIELD_CHARS])
-
-
-def _answer_text(prompt: Prompt, record: Record, text: str) -> str:
-  """The text without thoughts, the repeated question, and bold type."""
-  if _THOUGHT_END in text:
-    text = text.rpartition(_THOUGHT_END)[2]
-  elif text.lstrip().startswith(_THOUGHT_BEGIN):
-    return ""  # it never stopped thinking
-  text = _without_question(prompt, record, text)
-  if "**" in text:
-    text = _EMPHASIS.sub("", text)
-  return text
 
 
 def _without_question(prompt: Prompt, record: Record, text: str) -> str:

@@ -7,19 +7,24 @@ exemplar. Two readers find what belongs to the record:
   training data can be reproduced. Where that code gives a blank, there is no
   rationale text, or no label, here.
 * `tolerant` reads an answer wherever a person would see one, gives labels in
-  the dataset's own spelling only, and drops rationales that were cut off.
+  the dataset's own spelling only, and drops rationales that were cut off. It
+  finds where an answer is claimed (`claims`), reads it by its kind
+  (`answer_kinds`, `whole_numbers`), and takes the first.
 
 Each result has a status. With any status but "ok" the completion could not be
 used as it is, and the status says why:
 
-  no_marker             no "So the answer is" (or what the dataset's prompt has)
+  no_marker             nothing says what the answer is; officially, there is no
+                        "So the answer is" (or what the dataset's prompt has)
   several_markers       more than one, where the official code wants one
   no_label              the marker, and nothing after it that is an answer
   truncated             the completion ends before its answer does
-  multiple_answers      "either (a) pond or (b) lake"; the label is the first
+  multiple_answers      "either (a) pond or (b) lake", or an answer that is
+                        taken back ("Wait, ..."); the label is the first
   label_not_in_choices  an answer that is none of the record's choices or labels
   letter_text_mismatch  "(c) zoo", where (c) is another of the choices
-  unevaluable           an arithmetic label without a value
+  unevaluable           an expression or a number without one value: "(2 * x)",
+                        "3-5", "1.250,50"
   label_cut             the expression continues after the label that was read
   empty                 nothing at all, or a label without a rationale
 """

@@ -7,8 +7,6 @@ import functools
 import re
 
 ANSWER_KINDS = ("choice", "label", "expression", "number", "text")
-# Chat models like to say which answer it is.
-_WHICH = "(?:correct|right|best|final)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +38,8 @@ class AnswerForm:
     kind: "choice", one of the record's choices, by letter and text, "(d) lake";
       "label", one of a few words; "expression", arithmetic in parentheses,
       "(84 / 2)"; "number"; "text", the rest of the line.
-    marker: the words before the answer. Such as "the answer is": within a
-      sentence, in any case, the last ones. If they end with a colon, "Answer:":
-      exactly these, the first ones.
+    marker: the words before the answer, such as "the answer is" or "Answer:".
+      Others that say the same are understood as well; see `claims`.
     next_exemplar: how the lines begin at which another exemplar does, "Q:",
       for completions that run on; "" if there is no such beginning.
     labels: all there are, for kind "label".
@@ -56,20 +53,6 @@ class AnswerForm:
   @property
   def has_field_marker(self) -> bool:
     return self.marker.endswith(":")
-
-  @functools.cached_property
-  def marker_patterns(self) -> tuple[re.Pattern[str], ...]:
-    """For the marker, and for its variants, where it is not to be found."""
-    words = re.sub(r"^so,?\s+", "", self.marker, flags=re.I)
-    start = r"\b" if words[:1].isalnum() else ""
-    end = r"\b" if words[-1:].isalnum() else ""
-    bodies = [re.escape(words)]
-    if words.lower().startswith("the answer"):
-      bodies.append(f"the {_WHICH} answer{re.escape(words[10:])}")
-    return tuple(
-      re.compile(rf"(?:\bso,?\s+)?{start}{body}{end}\s*:?", re.I)
-      for body in bodies
-    )
 
   @functools.cached_property
   def next_pattern(self) -> re.Pattern[str] | None:

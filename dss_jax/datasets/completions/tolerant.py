@@ -1,34 +1,84 @@
-"""The answer in a teacher's completion, read as a person would read it.
+"""A completion read as a person would read it, whatever its form.
 
-One reader for every dataset: an `AnswerForm` says what the answers look like
-and which words come before them. Time grows with the length of the text and no
-faster, whatever the text is.
+What is said before the first claim of an answer is the rationale. Where the
+answer comes first, what follows it is. The first answer counts:
+
+* After it, models that run on invent the next exemplar. Whatever answers that
+  has, and whatever it says, belongs to no record.
+* "Wait, actually ..." after an answer takes it back, and so does another answer
+  in the same paragraph. The teacher then stands by neither, so that the status
+  is "multiple_answers"; the label is the first.
+
+Time grows with the length of the text and no faster, whatever the text is.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import re
 from collections.abc import Sequence
 
 from dss_jax.datasets import arithmetic
+from dss_jax.datasets.completions import answer_markup, claims
 from dss_jax.datasets.completions.answer_form import AnswerForm, Parsed
-from dss_jax.datasets.completions.official import parenthesised
+from dss_jax.datasets.completions.answer_kinds import (
+  Reading,
+  read_line,
+  sentence,
+)
 
-_LETTER = re.compile(r"\(([A-Za-z])\)\s*([^()]*)")
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
-_RESULT = re.compile(r"^\s*=\s*[$€£]?\s*-?\d[\d,.]*\s*$")
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*$")
+# Another exemplar that begins as no prompt of ours does.
+_NEXT = re.compile(
+  r"\n[ \t#*_>-]{0,8}(?:(?:next|another|new)\s)?(?:Q|Question|Problem|Exercise"
+  r"|Example|Human|User)(?:\s?#?\d{1,4})?\s?(?:\*\*|__)?[:.]",
+  re.I,
+)
+_TAKEN_BACK = re.compile(
+  r"(?:^|[.!?\n(\u2014-])\s{0,3}(?:(?:oh|hmm+|oops|but|so|ah|uh)[,.!]?\s){0,2}"
+  r"(?:wait\b|no[,:.!\u2014]|actually\b|correction\b|oops\b|hmm\b|sorry\b"
+  r"|apologies|i apologi[sz]e|on (?:second thought|reflection)|scratch that"
+  r"|let me (?:re|double|correct|fix|check)|i (?:made|was|misread|need to)\b"
+  r"|that(?:'s| is) (?:not right|wrong|incorrect)|my mistake|alternatively\b"
+  r"|(?:therefore|so|thus|however)?,? ?none of th(?:e|ese) (?:options|choices|above)"
+  r"|upon (?:reflection|review)|re-?(?:reading|checking|considering|evaluating))",
+  re.I,
+)
+_NEGATED = re.compile(r"[\W_]{0,3}(?:not|neither|isn'?t|never)\b", re.I)
+_RATIONALE_HEAD = re.compile(
+  r"[\s#*_>-]{0,12}(?:(?:brief|short|step[- ]by[- ]step|my)\s)?(?:explanation"
+  r"|reasoning|rationale|reasons?|justification|analysis|thought process"
+  r"|why)\b[*_]{0,2}[ \t]{0,3}(?:[:\u2013\u2014]|(?=\n))[*_\s]{0,8}",
+  re.I,
+)
+_REMARKS = re.compile(
+  r"(?:^|\n|(?<=[.!?])\s)[ \t]{0,3}(?:I hope (?:this|that)|Let me know|Hope"
+  r" (?:this|that)|If you (?:have|need|would|want)|Feel free|Is there anything"
+  r"|Please let me)\b",
+)
+# Words before a number, a list's number, an equation, a time.
+_IN_A_SENTENCE = re.compile(
+  r"[\W_]*[^\W\d_]{2}[^\d]*\d|\d{1,2}[.)](?:\s|$)|[^=:]*[=:]"
+)
+_BLANK_LINE = re.compile(r"\n[ \t\r]{0,20}\n")
+_FIRST_WORD = re.compile(
+  r"[\s,.;:)\u2013\u2014-]{0,6}(?:(?:because|since|as)\b,?\s)?", re.I
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Answered:
-  """A completion cut at the next exemplar and split at its marker."""
+  """The first answer of a text.
 
-  rationale: str
-  answer: str
-  is_cut_off: bool
+  Attributes:
+    start: where its claim begins.
+    end: where the line of the answer begins.
+    reading: what it is.
+  """
+
+  start: int
+  end: int
+  reading: Reading
 
 
 def read(
@@ -50,164 +100,252 @@ def read(
   Returns:
     What it says, with labels in the spelling of `choices` or `form.labels`.
   """
-  split = _split(form, completion, is_cut_off)
-  if isinstance(split, Parsed):
-    return split
-  if form.kind == "choice":
-    return _read_choice(split, choices or ())
-  if form.kind == "label":
-    return _read_label(split, form.labels)
-  if form.kind == "expression":
-    return _read_expression(split)
-  if is_cut_off and split.is_cut_off and not _ends_sentence(split.answer):
+  choices = choices or ()
+  fields = answer_markup.json_fields(completion)
+  if fields is not None:
+    rationale, answer = fields
+    line = answer_markup.answer_line(answer)
+    return _parsed(rationale, read_line(form, line, choices))
+  head, runs_on = _own_part(form, completion)
+  text = answer_markup.without_bold(head)
+  ends = runs_on or _SENTENCE_END.search(head) is not None
+  is_cut = not ends if is_cut_off is None else is_cut_off and not runs_on
+  found = _first_answer(form, text, choices, is_cut) or _lone_answer(
+    form, text, choices
+  )
+  if found is None:
+    # A rationale that was cut off in the middle is nothing to learn from.
+    if is_cut:
+      return Parsed("", None, "truncated")
+    return Parsed(text, None, "no_marker")
+  reading = found.reading
+  rationale = _trimmed(text[: _conclusion(form, text, found, choices)])
+  is_known_cut = bool(is_cut_off) and not runs_on
+  if reading.label is None:
+    return Parsed(rationale, None, reading.status)
+  is_last = not reading.rest.strip() and "\n" not in text[found.end :].strip()
+  if form.kind in ("number", "text") and is_known_cut and not ends and is_last:
     # "12" may be the beginning of "120".
-    return Parsed(split.rationale, None, "truncated")
-  if form.kind == "number":
-    return _read_number(split)
-  return _read_text(split)
+    return Parsed(rationale, None, "truncated")
+  if reading.status == "ok" and _is_taken_back(form, text, found, choices):
+    reading = dataclasses.replace(reading, status="multiple_answers")
+  if reading.status == "ok" and not rationale:
+    rationale = _following(form, text, found, choices)
+    if rationale and is_known_cut:
+      return Parsed("", reading.label, "truncated")
+  return _parsed(rationale, reading)
 
 
-def _split(
-  form: AnswerForm, completion: str, is_cut_off: bool | None
-) -> _Answered | Parsed:
-  following = form.next_pattern and form.next_pattern.search(completion)
-  head = completion[: following.start()] if following else completion
+def _parsed(rationale: str, reading: Reading) -> Parsed:
+  return Parsed(rationale, reading.label, reading.status).checked()
+
+
+def _own_part(form: AnswerForm, completion: str) -> tuple[str, bool]:
+  """The text up to where another exemplar begins, and whether one does."""
+  begin = form.next_pattern and form.next_pattern.search(completion)
+  head = completion[: begin.start()] if begin else completion
   head = head.strip()
-  runs_on = following is not None
-  if runs_on:
-    is_cut_off = False
-  is_open = not runs_on and not _ends_sentence(head)
-  if form.has_field_marker:
-    rationale, marker, answer = head.partition(form.marker)
-    if marker:
-      # A bare label does not end like a sentence.
-      is_open = not runs_on
-      cut = is_open if is_cut_off is None else is_cut_off
-      return _Answered(rationale.strip(), answer.strip(), cut)
-  cut = is_open if is_cut_off is None else is_cut_off
-  if not form.has_field_marker:
-    for pattern in form.marker_patterns:
-      found = collections.deque(pattern.finditer(head), maxlen=1)
-      if not found:
-        continue
-      last = found[0]
-      # "..., so the answer is neutral" leaves a comma behind.
-      rationale = head[: last.start()].rstrip().rstrip(",;").rstrip()
-      return _Answered(rationale, head[last.end() :].strip(), cut)
-  # A rationale that was cut off in the middle is nothing to learn from.
-  if cut:
-    return Parsed("", None, "truncated")
-  return Parsed(head, None, "no_marker")
+  following = _NEXT.search(head)
+  if following:
+    head = head[: following.start()].rstrip()
+  return head, begin is not None or following is not None
 
 
-def _ends_sentence(text: str) -> bool:
-  return _SENTENCE_END.search(text) is not None
+# --- the answer ---------------------------------------------------------------
 
 
-def _read_choice(split: _Answered, choices: Sequence[str]) -> Parsed:
-  """The choice that the line names, by its text or else by its letter."""
-  line = split.answer.partition("\n")[0]
-  named = _LETTER.findall(line) or [("", line)]
-  letter, text = named[0]
-  plain = plain_text(text)
-  index = ord(letter.lower()) - ord("a") if letter else -1
-  by_letter = choices[index] if 0 <= index < len(choices) else None
-  by_text = [choice for choice in choices if plain_text(choice) == plain]
-  if not by_text:
-    # "(d) lake. I hope this helps!"
-    first = plain_text(text.partition(". ")[0])
-    by_text = [choice for choice in choices if plain_text(choice) == first]
-  if by_letter in by_text:
-    label, status = by_letter, "ok"
-  elif by_text:
-    label = by_text[0]
-    status = "ok" if not letter else "letter_text_mismatch"
-  elif by_letter is not None:
-    label, status = by_letter, "label_not_in_choices" if plain else "ok"
-  else:
-    status = "truncated" if split.is_cut_off else "no_label"
-    return Parsed(split.rationale, None, status)
-  if len(named) > 1:
-    status = "multiple_answers"
-  return Parsed(split.rationale, label, status).checked()
+def _first_answer(
+  form: AnswerForm, text: str, choices: Sequence[str], is_cut: bool
+) -> _Answered | None:
+  """The first claim that can be read, or else the first that cannot."""
+  unread: _Answered | None = None
+  weak: _Answered | None = None
+  last = len(text)
+  for claim in claims.find(form, text):
+    if claim.start >= last:
+      break
+    line = answer_markup.answer_line(text, claim.end)
+    reading = read_line(form, line, choices)
+    if is_cut and _reaches_end(text, claim.end, line):
+      reading = _begun(form, line, reading)
+    found = _Answered(claim.start, claim.end, reading)
+    if claim.kind == "weak":
+      # "The answer must be a bank" may be a step on the way.
+      if reading.label is not None:
+        weak = weak or found
+      continue
+    if claim.kind == "lone" and not _is_alone(reading):
+      continue
+    if claim.kind == "chosen" and reading.status != "ok":
+      continue
+    if reading.label is not None:
+      if weak and _BLANK_LINE.search(text, weak.end, claim.start):
+        status = (
+          "ok" if _same(form, weak.reading, reading) else "multiple_answers"
+        )
+        return dataclasses.replace(
+          weak, reading=dataclasses.replace(weak.reading, status=status)
+        )
+      return found
+    if _NEGATED.match(line) and not claim.concludes:
+      continue
+    unread = unread or found
+    if claim.concludes:
+      # It was final, unless what it says is a claim too.
+      line_end = text.find("\n", claim.end + 2)
+      if claim.kind == "own_field":
+        last = claim.end
+      elif line_end >= 0:
+        last = min(last, line_end)
+  return weak or unread
 
 
-def plain_text(text: str) -> str:
-  """A choice's text without what a teacher changes in repeating it."""
-  text = " ".join(text.casefold().split()).strip(" .,;:!?\"'")
-  return re.sub(r",? (?:or|and)$|^(?:or|and)$", "", text)
+def _reaches_end(text: str, start: int, line: str) -> bool:
+  return len(text) - start < answer_markup.MAX_ANSWER_CHARS and (
+    "\n" not in text[start:].strip()
+  )
 
 
-def _read_label(split: _Answered, labels: Sequence[str]) -> Parsed:
-  """The label that the answer begins with; it may have lost its end."""
-  answer = split.answer
-  words = re.sub(r"^\W+", "", answer)
-  for text in (answer, words):
-    for label in sorted(labels, key=len, reverse=True):
-      if _begins_with(text, label):
-        return Parsed(split.rationale, label).checked()
-  if not words:
-    status = "truncated" if split.is_cut_off else "no_label"
-    return Parsed(split.rationale, None, status)
-  # "entail" at the very end can only be one of the labels.
-  begun = [label for label in labels if _begins_with(label, words, whole=False)]
-  if split.is_cut_off and (begun or re.fullmatch(r"\w+", words)):
+def _begun(form: AnswerForm, line: str, reading: Reading) -> Reading:
+  """What was read at the end of a text that was cut off there."""
+  if reading.label is not None:
+    return reading
+  words = re.sub(r"^\W+", "", line)
+  if form.kind == "label" and words:
+    # "entail" at the very end can only be one of the labels.
+    begun = [
+      label
+      for label in form.labels
+      if label[: len(words)].casefold() == words.casefold()
+    ]
     if len(begun) == 1:
-      return Parsed(split.rationale, begun[0]).checked()
-    return Parsed(split.rationale, None, "truncated")
-  return Parsed(split.rationale, None, "label_not_in_choices")
+      return Reading(begun[0])
+    if not begun and not re.fullmatch(r"\w+", words):
+      return reading
+  return Reading(None, "truncated")
 
 
-def _begins_with(text: str, start: str, *, whole: bool = True) -> bool:
-  """Whether `text` begins with `start` in any case, as whole words or not."""
-  if text[: len(start)].lower() != start.lower():
-    return False
-  following = text[len(start) - 1 : len(start) + 1]
-  return not whole or re.fullmatch(r"\w\w", following) is None
+def _is_alone(reading: Reading) -> bool:
+  """Whether the answer is all that its sentence says."""
+  return reading.status == "ok" and not re.search(
+    r"\w", sentence(reading.rest)[0]
+  )
 
 
-# Signs that teachers write as mathematicians do.
-_SIGNS = str.maketrans("\u00d7\u22c5\u00f7\u2212\u2013", "**/--")
+def _lone_answer(
+  form: AnswerForm, text: str, choices: Sequence[str]
+) -> _Answered | None:
+  """An answer without a claim: alone in the last line, or in the first."""
+  lines = [line for line in text.split("\n") if line.strip()]
+  if not lines:
+    return None
+  last, first = lines[-1], lines[0]
+  for line, is_last in ((last, True), (first, False)):
+    start = text.rfind(line) if is_last else text.find(line)
+    plain = answer_markup.answer_line(line)
+    if form.kind == "text" and not (is_last and line.startswith("####")):
+      continue
+    if form.kind in ("number", "expression") and _IN_A_SENTENCE.match(plain):
+      continue
+    reading = read_line(form, plain, choices)
+    if form.kind in ("number", "expression", "text"):
+      alone = reading.status == "ok" and len(reading.rest.split()) < 3
+    else:
+      alone = _is_alone(reading) and not (
+        is_last and len(sentence(plain)[1].split()) > 0 and form.kind == "label"
+      )
+    if alone and reading.label is not None:
+      return _Answered(start, start, reading)
+  return None
 
 
-def _read_expression(split: _Answered) -> Parsed:
-  """The same expression as officially, only if it has a value.
+def _same(form: AnswerForm, first: Reading, second: Reading) -> bool:
+  one, other = first.label or "", second.label or ""
+  if form.kind in ("number", "expression"):
+    return arithmetic.same_value(one, other)
+  return one.casefold() == other.casefold()
 
-  The prompts ask for one pair of parentheses around the whole expression. A
-  teacher sometimes continues after it, `(16 * 17) * 4`; the status says so, and
-  the label stays what it is officially.
+
+def _conclusion(
+  form: AnswerForm, text: str, found: _Answered, choices: Sequence[str]
+) -> int:
+  """Where the rationale ends: at "So" where an answer is repeated with it.
+
+  "The closest answer is a bank. So the answer is (b) bank." has its conclusion
+  at the end, and what is before it is the rationale.
   """
-  answer = split.answer.translate(_SIGNS)
-  label = parenthesised(answer)
-  if label is None or arithmetic.value(label) is None:
-    status = "no_label" if label is None else "unevaluable"
-    if split.is_cut_off:
-      status = "truncated"
-    return Parsed(split.rationale, None, status)
-  before, _, after = answer.partition(label)
-  # "(84 / 2) = 42" is whole.
-  rest = before + _RESULT.sub("", after.partition("\n")[0])
-  status = "ok" if not rest.strip(" .$") else "label_cut"
-  return Parsed(split.rationale, label, status).checked()
+  paragraph = _BLANK_LINE.search(text, found.end)
+  part = text[found.end : paragraph.start() if paragraph else None]
+  for claim in claims.find(form, part):
+    line = answer_markup.answer_line(part, claim.end)
+    reading = read_line(form, line, choices)
+    if reading.status != "ok" or not _same(form, found.reading, reading):
+      break
+    if claim.has_lead and text[: found.start].strip():
+      return found.end + claim.start
+  return found.start
 
 
-def _read_number(split: _Answered) -> Parsed:
-  """The first number after the last "=" of the line; "$1,250" is 1250."""
-  line = split.answer.partition("\n")[0].translate(_SIGNS)
-  match = _NUMBER.search(re.sub(r"[$€£]\s?", "", line.rpartition("=")[2]))
-  if match is None:
-    status = "truncated" if split.is_cut_off else "no_label"
-    return Parsed(split.rationale, None, status)
-  label = match.group().replace(",", "")
-  if arithmetic.value(label) is None:
-    return Parsed(split.rationale, None, "unevaluable")
-  return Parsed(split.rationale, label).checked()
+def _is_taken_back(
+  form: AnswerForm, text: str, found: _Answered, choices: Sequence[str]
+) -> bool:
+  """Whether the writer gives another answer, or doubts this one, after it."""
+  after = text[found.end :]
+  doubt = _TAKEN_BACK.search(after, 0, 2 * answer_markup.MAX_ANSWER_CHARS)
+  for claim in claims.find(form, after):
+    line = answer_markup.answer_line(after, claim.end)
+    reading = read_line(form, line, choices)
+    if claim.has_lead and _NEGATED.match(line):
+      return not _BLANK_LINE.search(after, 0, claim.start)
+    if reading.label is None or claim.kind in ("weak", "lone"):
+      continue
+    doubted = doubt is not None and doubt.start() < claim.start
+    if _same(form, found.reading, reading):
+      if doubted:
+        return False  # confirmed
+      continue
+    return doubted or not _BLANK_LINE.search(after, 0, claim.start)
+  if doubt is None:
+    return False
+  blank = _BLANK_LINE.search(after.lstrip())
+  second = blank and _BLANK_LINE.search(after.lstrip(), blank.end())
+  return second is None or doubt.start() < second.start()
 
 
-def _read_text(split: _Answered) -> Parsed:
-  """The first line, without the sentence's full stop."""
-  label = split.answer.partition("\n")[0].strip().removesuffix(".").rstrip()
-  if not label:
-    status = "truncated" if split.is_cut_off else "no_label"
-    return Parsed(split.rationale, None, status)
-  return Parsed(split.rationale, label).checked()
+# --- the rationale ------------------------------------------------------------
+
+
+def _trimmed(text: str) -> str:
+  """A rationale without the headings and signs around it."""
+  text = claims.without_lead(text)
+  if head := _RATIONALE_HEAD.match(text):
+    text = text[head.end() :]
+  return text.strip()
+
+
+def _following(
+  form: AnswerForm, text: str, found: _Answered, choices: Sequence[str]
+) -> str:
+  """The reasons that a text gives after its answer; "" if it gives none."""
+  begin = found.end
+  while begin < len(text) and text[begin].isspace():
+    begin += 1
+  line_end = text.find("\n", begin)
+  rest = text[line_end:] if line_end >= 0 else ""
+  end = len(rest)
+  for claim in claims.find(form, rest):
+    reading = read_line(
+      form, answer_markup.answer_line(rest, claim.end), choices
+    )
+    if reading.label is not None and not _same(form, found.reading, reading):
+      return ""  # another exemplar, then
+    if claim.concludes:
+      end = min(end, claim.start)
+  told = found.reading.rest
+  told = told[_FIRST_WORD.match(told).end() :]  # type: ignore[union-attr]
+  if len(told.split()) < 3:
+    told = ""
+  rationale = _trimmed(f"{told}\n{rest[:end]}".strip())
+  if remark := _REMARKS.search(rationale):
+    rationale = rationale[: remark.start()].rstrip()
+  return rationale if len(rationale.split()) > 1 else ""

@@ -20,16 +20,17 @@ _BAR = 24
 _EXAMPLE_CHARS = 240
 
 _MEANINGS = {
-  "no_marker": "the answer's marker is not there",
+  "no_marker": "nothing says what the answer is",
   "several_markers": "the answer's marker is there more than once",
-  "no_label": "no answer after the marker",
+  "no_label": "no answer where one is announced",
   "truncated": "ends before its answer (a larger max_tokens may help)",
-  "multiple_answers": "more than one answer",
+  "multiple_answers": "more than one answer, or one that is taken back",
   "label_not_in_choices": "the answer is none of the choices",
   "letter_text_mismatch": "the answer's letter belongs to another choice",
-  "unevaluable": "the answer is no arithmetic with a value",
+  "unevaluable": "the answer is no number, or no arithmetic with a value",
   "label_cut": "the answer continues after what was read",
   "empty": "nothing, or an answer without a rationale",
+  "markup": "control tokens of a chat template in the rationale",
   "refused": "the teacher will not answer",
   "invalid_text": "nothing that a record can hold",
   "disagrees_with_gold": "the answer is not the gold label",

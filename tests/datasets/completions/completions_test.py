@@ -94,7 +94,7 @@ def _cqa(answer, *, rationale="Because.", following=NEXT):
     (
       _cqa("(a) pond. No! So the answer is (c) Lake."),
       Parsed("", None, "several_markers"),
-      Parsed("Because. So the answer is (a) pond. No!", "Lake"),
+      Parsed("Because.", "pond", "multiple_answers"),
     ),
     (
       _cqa("(a) pond.", rationale=""),
@@ -208,7 +208,7 @@ NEXT_PREMISE = "\n\nPremise: P.\nHypothesis: H.\nAnswer: So the answer is"
     (
       "R. So the answer is neutral. S. So the answer is entailment.",
       Parsed("", None, "several_markers"),
-      Parsed("R. So the answer is neutral. S.", "entailment"),
+      Parsed("R.", "neutral", "multiple_answers"),
     ),
     (
       "So the answer is neutral." + NEXT_PREMISE,

@@ -1,0 +1,228 @@
+"""The plain words of an answer that is set in Markdown, LaTeX, JSON or tags."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+from dss_jax.base import strict_json
+from dss_jax.base.errors import UserError
+
+# No answer is longer; what follows is not looked at.
+MAX_ANSWER_CHARS = 1000
+
+_BOLD = re.compile(
+  r"(?<![\w)*])\*\*(?=[^\s*])([^*\n]{1,500}?)(?<=[^\s*])\*\*(?![\w(*])"
+)
+# What is left where a pair spans lines: before a word, or behind one.
+_HALF_BOLD = re.compile(
+  r"(?<!\S)\*\*(?=[^\s*\d-])|(?<=[^\s*])\*\*(?=[\s.,;:!?]|$)"
+)
+_EMPHASIS = re.compile(
+  r"(?<![\w*)`])(\*{1,3}|_{1,3}|`{1,3})(?=[^\s*_`])([^*`\n]{1,300}?)"
+  r"(?<=[^\s*_`])\1(?![\w*(`])"
+)
+_WRAPPER = re.compile(
+  r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathsf|mbox"
+  r"|operatorname|emph)\s{0,3}\{|\\(?:displaystyle|bf|rm)(?![a-z])"
+)
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s{0,3}\{")
+_FRACTION = re.compile(
+  r"\\[dt]?frac\s{0,3}\{([^{}]{1,40})\}\s{0,3}\{([^{}]{1,40})\}"
+)
+_SHORT_FRACTION = re.compile(r"\\[dt]?frac(\d)(\d)")
+_LATEX = (
+  ("\\times", "\u00d7"),
+  ("\\cdot", "\u00d7"),
+  ("\\div", "\u00f7"),
+  ("\\left", ""),
+  ("\\right", ""),
+  ("\\$", "$"),
+  ("\\%", "%"),
+  ("\\(", " "),
+  ("\\)", " "),
+  ("\\[", " "),
+  ("\\]", " "),
+  ("\\,", " "),
+  ("\\;", " "),
+  ("\\:", " "),
+  ("\\!", ""),
+  ("\\ ", " "),
+  ("~", " "),
+)
+_QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb",
+           "\u201e": "\u201c"}  # fmt: skip
+_LEADING = re.compile(
+  r"(?:[\s:>#=\u2192]|[*_`]{1,3}(?=[\s:])|[-\u2013\u2014\u2022]\s|\$\$|\\\["
+  r"|\\\((?=\\boxed))+"
+)
+_FENCE = re.compile(r"\s{0,100}:?\s{0,100}```[^\n`]{0,40}\n")
+
+
+def without_bold(text: str) -> str:
+  """The text without the stars of bold type; `2 ** 3` and `9**9` stay."""
+  if "**" not in text:
+    return text
+  return _HALF_BOLD.sub("", _BOLD.sub(r"\1", text))
+
+
+def answer_line(text: str, start: int = 0) -> str:
+  """The first line of an answer, as plain words.
+
+  Args:
+    text: a text.
+    start: where in it the answer begins, perhaps with white space.
+  """
+  window = text[start : start + MAX_ANSWER_CHARS]
+  if fence := _FENCE.match(window):
+    window = window[fence.end() :].partition("```")[0]
+  if leading := _LEADING.match(window):
+    window = window[leading.end() :]
+  line = window.partition("\n")[0].partition("</")[0]
+  found = itertools.islice(_BOXED.finditer(line), 3)
+  boxes = {_in_braces(line, box.end()) for box in found}
+  # What follows a box comments on it.
+  return plain(boxes.pop() if len(boxes) == 1 else line)
+
+
+def _in_braces(line: str, start: int) -> str:
+  """The text from `start` to the brace that closes it."""
+  depth = 1
+  for i in range(start, len(line)):
+    depth += (line[i] == "{") - (line[i] == "}")
+    if not depth:
+      return line[start:i]
+  return line[start:]
+
+
+def plain(line: str) -> str:
+  """A line without LaTeX, emphasis, and signs at its end."""
+  line = _unlatex(line)
+  for _ in range(3):
+    shorter = _EMPHASIS.sub(r"\2", line)
+    if shorter == line:
+      break
+    line = shorter
+  line = _without_symbols(line.strip(" \t*_`"))
+  closing = _QUOTES.get(line[:1])
+  if closing and (end := line.find(closing, 1)) > 0:
+    line = line[1:end] + line[end + 1 :]
+  return line.strip()
+
+
+def _without_symbols(line: str) -> str:
+  """The line without emoji and ticks at its end."""
+  end = len(line)
+  while end and (
+    unicodedata.category(line[end - 1]) in ("So", "Sk", "Cf", "Mn", "Co")
+    or line[end - 1].isspace()
+  ):
+    end -= 1
+  return line[:end]
+
+
+def _unlatex(line: str) -> str:
+  if "\\" not in line and "$" not in line:
+    return line
+  line = _FRACTION.sub(r" (\1)/(\2)", line)
+  line = _SHORT_FRACTION.sub(r" \1/\2", line)
+  line = _unwrapped(line)
+  for written, meant in _LATEX:
+    line = line.replace(written, meant)
+  # "$8$" is mathematics, "$8" is money.
+  return re.sub(r"\$\$|\$(?=\S)([^$\n]{1,200})(?<=\S)\$(?!\d)", r"\1", line)
+
+
+def _unwrapped(line: str) -> str:
+  r"""The line without `\boxed{`, `\text{` and their closing braces."""
+  pieces: list[str] = []
+  wrappers: list[bool] = []
+  position = 0
+  while position < len(line):
+    if wrapper := _WRAPPER.match(line, position):
+      if wrapper[0].endswith("{"):
+        wrappers.append(True)
+      position = wrapper.end()
+      continue
+    character = line[position]
+    position += 1
+    if character == "{":
+      wrappers.append(False)
+    elif character == "}" and wrappers and wrappers.pop():
+      continue
+    pieces.append(character)
+  return "".join(pieces)
+
+
+# --- fields -------------------------------------------------------------------
+
+_RATIONALE_KEYS = (
+  "rationale", "reasoning", "explanation", "reason", "justification",
+  "analysis", "steps", "step by step", "chain of thought", "thought",
+  "thoughts", "thinking", "cot", "solution", "work", "working",
+)  # fmt: skip
+_ANSWER_KEYS = (
+  "answer", "final answer", "correct answer", "answer label", "label",
+  "choice", "correct choice", "option", "correct option", "prediction",
+  "verdict", "result", "classification", "relationship", "output",
+  "expression", "equation", "value", "text",
+)  # fmt: skip
+_OBJECT_BEGIN = re.compile(
+  r"(?:^|\n)[ \t]{0,20}(?:```[^\n`]{0,20}\n\s{0,40})?\{"
+)
+
+
+def json_fields(text: str) -> tuple[str, str] | None:
+  """The rationale and the answer of a JSON object in a text.
+
+  Args:
+    text: an object, perhaps in a code fence and with words around it.
+
+  Returns:
+    Rationale ("" if it has none) and answer; None if there is no such object.
+  """
+  begin = _OBJECT_BEGIN.search(text)
+  if begin is None:
+    return None
+  fields = _object(text[begin.end() - 1 :])
+  if fields is None:
+    return None
+  named = {
+    " ".join(re.split(r"[\W_]+", key.strip().casefold())): value
+    for key, value in fields.items()
+  }
+  answer = _first(named, _ANSWER_KEYS)
+  if answer is None:
+    return None
+  return _first(named, _RATIONALE_KEYS) or "", answer
+
+
+def _object(text: str) -> Mapping[str, Any] | None:
+  """The object that a text begins with."""
+  ends = [text.find("\n```"), text.find("\n}"), text.rfind("}")]
+  for end in (ends[2] + 1, ends[1] + 2, ends[0]):
+    if end <= 1:
+      continue
+    try:
+      found = strict_json.loads(text[:end])
+    except UserError:
+      continue
+    return found if isinstance(found, dict) else None
+  return None
+
+
+def _first(named: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+  for key in keys:
+    value = named.get(key)
+    if isinstance(value, list) and value:
+      value = "\n".join(item for item in value if isinstance(item, str))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+      value = str(value)
+    elif isinstance(value, bool):
+      value = str(value).lower()
+    if isinstance(value, str) and value.strip():
+      return value.strip()
+  return None
