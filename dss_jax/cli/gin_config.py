@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import copy
-import difflib
+import functools
 import os
 import pathlib
 import re
@@ -20,8 +20,9 @@ import gin
 import gin.config
 
 from dss_jax.base.errors import UserError
-from dss_jax.cli import gin_checks, gin_registry
+from dss_jax.cli import gin_checks, gin_registry, gin_statements, t5x_dialect
 from dss_jax.cli.gin_registry import MACRO, PACKAGED_FOLDER
+from dss_jax.cli.gin_statements import Statement
 
 # ------------------------------------------------------------------- parsing
 
@@ -30,6 +31,8 @@ def parse(
   gin_files: Sequence[str] = (),
   bindings: Sequence[str] = (),
   search_paths: Sequence[str] = (),
+  *,
+  run_file: str | None = None,
 ) -> None:
   """Parses gin files and bindings into gin's global configuration.
 
@@ -38,37 +41,113 @@ def parse(
       then in the packaged `gin/` folder (`runs/train.gin`).
     bindings: `NAME = VALUE` strings; they win over the files.
     search_paths: further folders to look in, first one first.
+    run_file: what a run was configured with, parsed first. The files may make
+      parts of it superfluous.
 
   Raises:
-    UserError: for a missing file, a syntax error or an unknown name.
+    UserError: for a missing file, a syntax error, an unknown name, or one that
+      nothing reads.
   """
   gin_registry.register()
   clear()
-  folders = [*search_paths, "", str(PACKAGED_FOLDER)]
+  folders = _set_folders(search_paths)
+  statements = []
+  if run_file is not None:
+    _parse_file(run_file, folders)
+  for path in gin_files:
+    statements += _parse_file(path, folders)
+  # Each binding alone, so that an error names the one at fault.
+  for binding in bindings:
+    with gin_checks.one_line_errors(binding):
+      gin.parse_config(binding)
+      statements += gin_statements.of_text(binding)
+  gin_checks.check_all_is_read(statements, ROOT, _READ_DIRECTLY)
+  if run_file is None:
+    _bind_rows_alone(statements)
+  _bind_checkpoint_sizes()
+
+
+def _set_folders(search_paths: Sequence[str]) -> list[str]:
+  """Tells gin where files are; returns the folders."""
   for folder in search_paths:
     if not pathlib.Path(folder).is_dir():
       raise UserError(
         f"--gin_search_paths: {folder!r} is not a folder; give folders"
         " separated by commas"
       )
+  folders = [*search_paths, "", str(PACKAGED_FOLDER)]
   # The package reader makes gin raise TypeError where the working folder has
   # a folder of a packaged file's name; plain files are all we need.
-  gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
+  reader: Any = functools.partial(open, encoding="utf-8-sig")
+  gin.config._FILE_READERS[:] = [(reader, os.path.isfile)]
   gin.config._LOCATION_PREFIXES[:] = [
     f"{folder.rstrip('/')}/" if folder else "" for folder in folders
   ]
-  for path in gin_files:
-    _check_file(path, folders)
-    with gin_checks.one_line_errors(where=f"{path}: "):
+  return folders
+
+
+def _parse_file(path: str, folders: Sequence[str]) -> list[Statement]:
+  """Parses a file; returns the statements that are the user's own."""
+  with gin_checks.one_line_errors(where=f"{path}: "):
+    statements = _own_statements(path, folders, ())
+    try:
       gin.parse_config_file(path)
-  # Each binding alone, so that an error names the one at fault.
-  for binding in bindings:
-    with gin_checks.one_line_errors(binding):
-      gin.parse_config(binding)
-  gin_checks.check_macros_are_read(bindings, _READ_DIRECTLY)
-  _bind_checkpoint_sizes()
+    except ImportError as error:
+      reason = str(error).split("\n")[0]
+      raise UserError(
+        f"{path}: {reason}: install it, or delete the line that imports it"
+      ) from error
+  return statements
 
 
+def _own_statements(
+  path: str, folders: Sequence[str], above: tuple[str, ...]
+) -> list[Statement]:
+  """The statements of a file and of what it includes, unless it is packaged.
+
+  Raises:
+    UserError: a file that is not there, is not UTF-8, includes itself or is
+      written for T5X.
+  """
+  file = gin_statements.find(path, folders)
+  if file is None:
+    what = f"{path!r} is" if not above else f"{above[-1]!r} includes {path!r},"
+    instead = t5x_dialect.of_file(path)
+    hint = f": {instead}" if instead else gin_statements.close_names(path)
+    raise UserError(
+      f"--gin_file: {what} neither a file here nor one of the packaged gin"
+      f" files{hint}"
+    )
+  if gin_statements.is_packaged(file):
+    return []
+  if path in above:
+    raise UserError(f"--gin_file: {path!r} includes itself")
+  own = list(gin_statements.of_text(gin_statements.read(file), path))
+  t5x_dialect.check(own, path)
+  found = []
+  for each in own:
+    if each.kind == gin_statements.INCLUDE:
+      found += _own_statements(each.name, folders, (*above, path))
+    else:
+      found.append(each)
+  return found
+
+
+def _bind_rows_alone(statements: Sequence[Statement]) -> None:
+  """Lets BATCH_SIZE mean packed rows, where the user asks for no records.
+
+  The packaged files ask for a number of records, which would hold as well.
+  """
+  bound = {each.parameter or each.name: each.value for each in statements}
+  rows = [bound.get("BATCH_SIZE"), bound.get("batch_size")]
+  if rows == [None, None] or bound.keys() & {_RECORDS, _RECORDS.lower()}:
+    return
+  gin.bind_parameter(f"{_RECORDS}/{MACRO}.value", None)
+
+
+# What a run is made by.
+ROOT = "train.train"
+_RECORDS = "RECORDS_PER_BATCH"
 # Macros that the command line reads itself; the last one says only that.
 _SIZES_FROM = "SIZES_FROM_CHECKPOINT"
 _READ_DIRECTLY = ("MIXTURE_OR_TASK_MODULE", "DATA_DIR", _SIZES_FROM)
@@ -102,22 +181,6 @@ def _bind_checkpoint_sizes() -> None:
 def clear() -> None:
   """Forgets all parsed bindings (not the registered names)."""
   gin.clear_config(clear_constants=False)
-
-
-def _check_file(path: str, folders: Sequence[str]) -> None:
-  candidates = [pathlib.Path(folder) / path for folder in folders]
-  if any(candidate.is_file() for candidate in candidates):
-    return
-  packaged = sorted(
-    str(found.relative_to(PACKAGED_FOLDER))
-    for found in PACKAGED_FOLDER.rglob("*.gin")
-  )
-  close = difflib.get_close_matches(path, packaged, n=3, cutoff=0.4)
-  hint = f"; did you mean {' or '.join(close)}?" if close else ""
-  raise UserError(
-    f"--gin_file: {path!r} is neither a file here nor one of the packaged"
-    f" gin files{hint}"
-  )
 
 
 def binding_from_flag(flag: str) -> str:
@@ -175,6 +238,12 @@ def set_defaults(values: Mapping[str, Any]) -> None:
       gin.bind_parameter(f"{name}/{MACRO}.value", value)
 
 
+def macros() -> list[str]:
+  """The names of all macros that are bound or referred to."""
+  bound = {name for name, selector in gin.config._CONFIG if selector == MACRO}
+  return sorted(bound | gin_checks.referenced_macros())
+
+
 def operative_config(modules: Sequence[str] = ()) -> str:
   """The bindings used so far, as gin text that can be parsed again.
 
@@ -182,9 +251,12 @@ def operative_config(modules: Sequence[str] = ()) -> str:
     modules: names of modules that were imported for their tasks.
   """
   text = gin.operative_config_str(max_line_length=100)
-  # What was made within the scope of `train/utils.DatasetConfig` is written with
-  # that scope, and a later binding without it would lose against it unnoticed.
-  own_scope = r"^((?:# Parameters for )?)train/(?!DatasetConfig\b)"
+  # What was made within the scope of `train/utils.DatasetConfig`, or of a macro
+  # (gin takes its name for a scope), is written with that scope, and a later
+  # binding without it would lose against it unnoticed.
+  own_scope = (
+    r"^((?:# Parameters for )?)(?:train/(?!DatasetConfig\b)|[A-Z][A-Z_0-9]*/)"
+  )
   text = re.sub(own_scope, r"\1", text, flags=re.MULTILINE)
   if modules:
     text = f"MIXTURE_OR_TASK_MODULE = {list(modules)!r}\n\n{text}"

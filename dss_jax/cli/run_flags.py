@@ -96,8 +96,14 @@ def add_gin_flags(parser: argparse.ArgumentParser, *task_flags: str) -> None:
   flags.add_flags(parser, TaskFlags, *task_flags, title="tasks and their data")
 
 
-def parse_gin(args: argparse.Namespace, *first_files: str) -> list[str]:
+def parse_gin(
+  args: argparse.Namespace, run_file: str | None = None
+) -> list[str]:
   """Sets up JAX and SeqIO's flags, then parses the configuration.
+
+  Args:
+    args: the command line.
+    run_file: what a run was configured with, which the flags may change.
 
   Returns:
     The modules that were imported for their tasks.
@@ -114,9 +120,10 @@ def parse_gin(args: argparse.Namespace, *first_files: str) -> list[str]:
   if tasks.data_dir:
     bindings.append(f"DATA_DIR = {tasks.data_dir!r}")
   gin_config.parse(
-    [*first_files, *configuration.gin_file],
+    configuration.gin_file,
     bindings,
     _folders(configuration.gin_search_paths),
+    run_file=run_file,
   )
   named = gin_config.macro("MIXTURE_OR_TASK_MODULE") or []
   named = [named] if isinstance(named, str) else named

@@ -48,7 +48,8 @@ class DatasetConfig:
       longer examples are cut.
     split: `train`, `validation` or `test`.
     batch_size: packed rows in a batch (T5X's meaning); None derives it from
-      `records_per_batch`.
+      `records_per_batch`. Without `records_per_batch` a row has the lengths of
+      `task_feature_lengths`, as T5X's have.
     records_per_batch: records in a batch, all their sub-tasks included; None
       derives it from `batch_size`. The paper's recipe has 64.
     encoder_length: length of a packed row on the encoder's side; None chooses

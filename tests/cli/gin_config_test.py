@@ -158,6 +158,123 @@ def test_wrong_configurations_are_refused_in_one_line(files, bindings, message):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("TRAIN_STEP = 3", "line 2: gin macro TRAIN_STEP is used nowhere; did you"),
+    (
+      "trian/utils.DatasetConfig.pack = False",
+      "nothing reads trian/utils.DatasetConfig.pack; did you mean"
+      " train/utils.DatasetConfig?",
+    ),
+    ("train/losses.Objective.alpha = 0.1", "did you mean losses.Objective?"),
+    (
+      "train/utils.DatasetConfig:\n  pack = False\neval/DataOptions:\n"
+      "  data_dir = 'x'",
+      "line 5: nothing reads eval/DataOptions.data_dir; did you mean"
+      " train/DataOptions?",
+    ),
+  ],
+)
+def test_what_nothing_reads_is_an_error_in_files_and_flags(
+  tmp_path, text, message
+):
+  path = tmp_path / "mine.gin"
+  path.write_text(f"include 'runs/train.gin'\n{text}\n")
+  with pytest.raises(UserError) as error:
+    gin_config.parse([str(path)])
+  assert message in str(error.value)
+  (tmp_path / "outer.gin").write_text(f"include '{path}'\n")
+  with pytest.raises(UserError, match=re.escape(f"{path}, line")):
+    gin_config.parse([str(tmp_path / "outer.gin")])
+  with pytest.raises(UserError) as error:
+    gin_config.parse(["runs/train.gin"], [text])
+  assert message.partition(": ")[2] or message in str(error.value)
+  assert "line 2" not in str(error.value)
+
+
+def test_scopes_and_macros_that_are_read_are_none(tmp_path):
+  path = tmp_path / "mine.gin"
+  path.write_text(
+    "include 'models/t5_1_1/base.gin'\ninclude 'runs/train.gin'\n"
+    "SIZE = 8\nHALF = %SIZE\nnetwork.T5Config.emb_dim = %HALF\n"
+    "train/utils.DatasetConfig.attention_length = 99\n"
+    "train/data.DataOptions.max_records = 5\n"
+    "MIXTURE_OR_TASK_MODULE = 'json'\n"
+  )
+  gin_config.parse([str(path)])
+
+
+def test_what_a_run_was_configured_with_may_become_superfluous(tmp_path):
+  files = ["models/taxonli.gin", "runs/taxonli.gin", "data/taxonli.gin"]
+  flags = ["METHOD = 'dss'", "MODEL_DIR = 'x'", "TRAIN_STEPS = 3"]
+  gin_config.parse(files, flags)
+  gin_config.instance("train.train")
+  path = tmp_path / "config.gin"
+  path.write_text(gin_config.operative_config())
+  gin_config.parse(
+    [],
+    [
+      "OPTIMIZER = @adafactor.Adafactor()",
+      "MIXTURE_OR_TASK_NAME = 'cqa_dss'",
+      "network.T5Config.dtype = 'bfloat16'",
+    ],
+    run_file=str(path),
+  )
+  config = gin_config.instance("train.train")
+  assert config.train_dataset_cfg.mixture_or_task_name == "cqa_dss"
+  # gin takes the macro MODEL for a scope; a flag without it must still win.
+  assert config.model.config.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+  ("bindings", "expected"),
+  [
+    ([], (None, 32)),
+    (["BATCH_SIZE = 8"], (8, None)),
+    (["train/utils.DatasetConfig.batch_size = 8"], (8, None)),
+    (["BATCH_SIZE = 8", "RECORDS_PER_BATCH = 16"], (8, 16)),
+    (["BATCH_SIZE = None"], (None, 32)),
+    (["RECORDS_PER_BATCH = 16"], (None, 16)),
+  ],
+)
+def test_a_batch_size_alone_means_packed_rows(tmp_path, bindings, expected):
+  files = ["models/taxonli.gin", "runs/taxonli.gin", "data/taxonli.gin"]
+  needed = ["METHOD = 'dss'", "MODEL_DIR = 'x'", "TRAIN_STEPS = 3"]
+  (tmp_path / "mine.gin").write_text("\n".join(bindings))
+  for more, flags in (([], bindings), ([str(tmp_path / "mine.gin")], [])):
+    gin_config.parse([*files, *more], [*needed, *flags])
+    dataset = gin_config.instance("train.train").train_dataset_cfg
+    assert (dataset.batch_size, dataset.records_per_batch) == expected
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ("# \N{LATIN SMALL LETTER E WITH ACUTE}\n".encode("latin-1"), "0xe9"),
+    (b"A = 1\n\xff\xfeB = 2\n", "line 2 of .* is not UTF-8"),
+    (b"include 'mine.gin'\n", "includes itself"),
+    (b"include 'runs/trian.gin'\n", r"did you mean runs/train\.gin"),
+    (b"import no_such_module_here\n", "No module named 'no_such_module_here'"),
+  ],
+)
+def test_files_that_cannot_be_read(tmp_path, monkeypatch, content, message):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "mine.gin").write_bytes(content)
+  with pytest.raises(UserError, match=message) as error:
+    gin_config.parse(["mine.gin"])
+  assert "\n" not in str(error.value)
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
+  path = tmp_path / "mine.gin"
+  path.write_bytes(
+    "include 'runs/train.gin'\nALPHA = 0.125\n".encode("utf-8-sig")
+  )
+  gin_config.parse([str(path)])
+  assert gin_config.macro("ALPHA") == 0.125
+
+
 def test_wrong_values_are_refused_in_one_line():
   gin_config.parse([], ["network.T5Config.emb_dim = -1"])
   with pytest.raises(UserError, match="emb_dim is -1") as error:

@@ -182,12 +182,15 @@ def _shape(
 ) -> packing_plans.BatchShape:
   """The shape a run began with, or one that suits the examples."""
   kept = _kept_shape(config, earlier, rows_multiple_of)
+  lengths: Mapping[str, int] = {}
+  if config.batch_size is not None and config.records_per_batch is None:
+    lengths = config.feature_lengths()  # T5X's rows
   return kept or batch_shapes.choose_batch_shape(
     examples,
     records_per_batch=config.records_per_batch,
     rows=config.batch_size,
-    encoder_length=config.encoder_length,
-    decoder_length=config.decoder_length,
+    encoder_length=config.encoder_length or lengths.get("inputs"),
+    decoder_length=config.decoder_length or lengths.get("targets"),
     rows_multiple_of=rows_multiple_of,
     pack=config.pack,
     length_multiple=config.length_multiple,

@@ -146,6 +146,20 @@ def test_a_stream_is_read_with_the_runs_options(monkeypatch):
 
 
 @pytest.mark.slow
+def test_rows_without_a_number_of_records_are_as_long_as_the_features():
+  """T5X's meaning of a batch size."""
+  rows = dataclasses.replace(CONFIG, records_per_batch=None, batch_size=4)
+  shape = training_data.load(rows, VOCABULARY, seed=0).shape
+  assert (shape.rows, shape.encoder_length, shape.decoder_length) == (4, 48, 64)
+  assert shape.records_per_batch >= 2
+  longer = dataclasses.replace(rows, encoder_length=96)
+  shape = training_data.load(longer, VOCABULARY, seed=0).shape
+  assert (shape.rows, shape.encoder_length, shape.decoder_length) == (4, 96, 64)
+  one_each = dataclasses.replace(rows, pack=False)
+  shape = training_data.load(one_each, VOCABULARY, seed=0).shape
+  assert (shape.rows, shape.encoder_length, shape.decoder_length) == (4, 48, 64)
+
+
 def test_the_data_of_a_run_are_summarised():
   records = [
     Record(f"r{i}", f"question {i}", "yes", (Rationale("why " * i),))
