@@ -48,6 +48,7 @@ MAY_IMPORT_SEQIO = ("data/seqio/", "datasets/external.py")
 MAY_IMPORT_GIN = {
   "cli/gin_checks.py",
   "cli/gin_registry.py",
+  "cli/gin_statements.py",
   "cli/gin_config.py",
 }
 
