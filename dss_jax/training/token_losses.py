@@ -17,7 +17,8 @@ class TokenLosses(NamedTuple):
   Attributes:
     nll: float32, cross-entropy in nats.
     z: float32, z-loss.
-    correct: bool, whether the target is the most probable token.
+    correct: bool, whether greedy decoding would choose the target; see
+      `is_chosen`.
   """
 
   nll: jax.Array
@@ -79,3 +80,28 @@ def token_nll(
   if label_smoothing:
     expected += low * jnp.sum(logits, axis=-1)
   return log_z - expected - entropy, z_loss * log_z * log_z
+
+
+def is_chosen(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """Whether greedy decoding would choose the target.
+
+  It chooses the most probable token, and of several with the same logit the one
+  with the lowest id. Where a logit is NaN it chooses none.
+
+  Args:
+    logits: [..., vocab] float32.
+    targets: [...] int32, ids below `vocab`.
+
+  Returns:
+    [...] bool.
+  """
+  # Masked maxima, not argmax: local where the vocabulary is sharded, and one
+  # pass over the logits together with the sums of the loss.
+  ids = jnp.arange(logits.shape[-1])
+  is_target = ids == targets[..., None]  # [..., vocab]
+  is_before = ids < targets[..., None]
+  target_logit = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
+  highest = jnp.max(logits, axis=-1)
+  before = jnp.max(jnp.where(is_before, logits, -jnp.inf), axis=-1)
+  # Comparisons with NaN are false, and maxima pass NaN on.
+  return (target_logit >= highest) & ((target_logit > before) | (targets == 0))

@@ -85,7 +85,7 @@ def weighted_loss(
     tokens = TokenLosses(
       jnp.where(counted, nll, 0.0),
       jnp.where(counted, z, 0.0),
-      counted & (jnp.argmax(logits, axis=-1) == targets),
+      counted & token_losses.is_chosen(logits, targets),
     )
     loss = jnp.sum(jnp.where(counted, weights, 0.0) * (tokens.nll + tokens.z))
     return loss, jax.lax.stop_gradient(tokens)
@@ -208,7 +208,8 @@ def _losses(
     expected += low * jnp.sum(logits, axis=-1)
   nll = jnp.where(counted, log_z - expected - entropy, 0.0)
   z = jnp.where(counted, static.z_loss * log_z * log_z, 0.0)
-  tokens = TokenLosses(nll, z, counted & (target_logit >= highest))
+  correct = counted & token_losses.is_chosen(logits, targets)
+  tokens = TokenLosses(nll, z, correct)
   scale = weights * (1.0 + 2.0 * static.z_loss * log_z)
   gradient = scale[..., None] * jnp.exp(logits - log_z[..., None])
   gradient -= weights[..., None] * jnp.where(is_target, confidence, low)

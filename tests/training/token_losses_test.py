@@ -126,3 +126,29 @@ class TestTokenNll:
       jax.grad(lambda x: token_losses.token_nll(x, targets)[0].sum())
     )(logits)
     assert grad.dtype == jnp.bfloat16
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+  ("logits", "chosen"),
+  [
+    ([1.0, 3.0, 2.0], 1),
+    ([3.0, 1.0, 3.0], 0),  # the lowest id of a tie
+    ([0.0, 0.0, 0.0], 0),
+    ([1.0, 2.0, 2.0], 1),
+    ([-INF, -INF, 0.0], 2),
+    ([-INF, -INF, -INF], 0),
+    ([0.0, INF, INF], 1),
+    ([NAN, 1.0, 0.0], None),
+    ([1.0, NAN, 0.0], None),
+    ([NAN, NAN, NAN], None),
+  ],
+)
+def test_the_target_is_chosen_as_greedy_decoding_would(logits, chosen):
+  values = jnp.array([logits] * 3)
+  found = jax.jit(token_losses.is_chosen)(values, jnp.arange(3))
+  assert found.tolist() == [target == chosen for target in range(3)]
+  if chosen is not None:
+    assert int(jnp.argmax(values[0])) == chosen

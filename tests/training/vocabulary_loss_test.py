@@ -162,3 +162,21 @@ def test_positions_at_once():
     assert small % 64 == 0
     assert 0 < small < vocabulary_loss.positions_at_once(8000, platform)
     assert vocabulary_loss.positions_at_once(10**9, platform) == 64
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_fused_and_plain_agree_on_what_is_correct(value):
+  """Where all logits are equal, or none is a number."""
+  hidden, kernel, targets, weights, counted = _inputs()
+  targets = targets.at[:2].set(0)
+  kernel = jnp.full_like(kernel, value)
+  found = [
+    _loss_and_grads(hidden, kernel, targets, weights, counted, chunk=chunk)[0][
+      1
+    ].correct
+    for chunk in (None, 1000, 7)
+  ]
+  expected = np.asarray(counted & (targets == 0)) if value == 0 else False
+  for correct in found:
+    np.testing.assert_array_equal(correct, np.broadcast_to(expected, (4, 12)))
+  assert np.any(found[0]) == (value == 0)
