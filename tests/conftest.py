@@ -53,7 +53,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import pytest  # noqa: E402
 
-pytest_plugins = ("command_line", "loopback_teacher", "small_students")
+pytest_plugins = (
+  "command_line",
+  "loopback_teacher",
+  "plain_model",
+  "small_students",
+)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SHARED = pathlib.Path(

@@ -34,6 +34,8 @@ def evaluate_checkpoint(
   """
   train_config.check_vocabulary(config.vocabulary, config.model)
   evaluator = train_config.make_evaluator(config, split, tasks)
+  for line in evaluator.describe():
+    print(line, file=sys.stderr, flush=True)
   step, params = student.load_params(config, checkpoint)
   if not sys.stderr.isatty():
     return step, evaluator.run(params)

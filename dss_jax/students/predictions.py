@@ -7,8 +7,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from dss_jax.base.errors import UserError
-from dss_jax.data.pairs import subtasks
-from dss_jax.data.pairs.subtasks import MethodOptions, Part, SubTask
 from dss_jax.datasets.records import Rationale, Record
 
 
@@ -80,43 +78,6 @@ class Prediction:
   truncated: bool = False
   error: str | None = None
   id: str | None = None
-
-
-def writes_rationale(subtask: SubTask) -> bool:
-  """Whether the student's text for a sub-task holds a rationale."""
-  parts = subtask.target_parts(MethodOptions())
-  return Part("rationale", is_field=True) in parts
-
-
-def extract_rationale(
-  subtask: SubTask, text: str, options: MethodOptions
-) -> str:
-  """The rationale in a text that a student wrote for `subtask`.
-
-  As the counterpart of `subtasks.extract_label` it returns what precedes the
-  label's separator, or what follows the rationale's.
-  """
-  parts = subtask.target_parts(options)
-  index = parts.index(Part("rationale", is_field=True))
-  if index + 1 < len(parts) and not parts[index + 1].is_field:
-    # The last separator counts, as for the label: a rationale may contain it.
-    before, found, _ = text.rpartition(parts[index + 1].text.strip())
-    text = before if found else text
-  if index > 0 and not parts[index - 1].is_field:
-    text = text.partition(parts[index - 1].text.strip())[2]
-  return text.strip()
-
-
-def read_output(
-  subtask: SubTask, text: str, options: MethodOptions
-) -> tuple[str | None, str | None]:
-  """The label and the rationale in an output; None for a part it never has."""
-  label = rationale = None
-  if subtask.uses_label:
-    label = subtasks.extract_label(subtask, text, options)
-  if writes_rationale(subtask):
-    rationale = extract_rationale(subtask, text, options)
-  return label, rationale
 
 
 def vote(

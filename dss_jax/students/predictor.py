@@ -221,9 +221,7 @@ class Predictor:
     """What a text says."""
     if query.is_closed:
       return Alternative(output.log_prob, label=output.text)
-    label, rationale = predictions.read_output(
-      query.subtask, output.text, self.student.options
-    )
+    label, rationale = query.reader.label_and_rationale(output.text)
     return Alternative(
       output.log_prob,
       label if query.label else None,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from dss_jax.base.errors import UserError
+from dss_jax.data.pairs.output_reading import OutputReader
 from dss_jax.data.pairs.subtasks import SubTask
+from dss_jax.data.tokens import text_checks
 from dss_jax.models.decoding import generation
-from dss_jax.students import predictions, text_generators
+from dss_jax.students import text_generators
 from dss_jax.students.predict_options import PredictOptions
 from dss_jax.students.student import Student
 from dss_jax.students.text_generators import (
@@ -27,6 +29,7 @@ class Query:
 
   Attributes:
     subtask: the sub-task whose text it is.
+    reader: takes the text apart.
     generator: finds the text.
     label: whether its label is wanted.
     rationale: whether its rationale is wanted.
@@ -34,6 +37,7 @@ class Query:
   """
 
   subtask: SubTask
+  reader: OutputReader
   generator: TextGenerator
   label: bool
   rationale: bool
@@ -57,7 +61,7 @@ def make(
   rationale = None
   if "rationale" in options.outputs:
     rationale = _writer(student, "rationale", first=label)
-  if options.samples and not (label and predictions.writes_rationale(label)):
+  if options.samples and not (label and label.writes_rationale):
     raise UserError(
       f"samples is {options.samples}; votes are on labels of texts that"
       " reason first, and this student writes its labels alone: set it to 0",
@@ -68,6 +72,7 @@ def make(
   return [
     Query(
       subtask,
+      OutputReader.of(subtask, student.options, student.vocabulary),
       _generator(
         student,
         options,
@@ -95,7 +100,7 @@ def _closed_set(
   asked = options.constrain or options.labels is not None
   if options.constrain is False or not (asked or known):
     return None
-  if label is None or predictions.writes_rationale(label):
+  if label is None or label.writes_rationale:
     if not asked:
       return None
     reason = (
@@ -125,9 +130,7 @@ def _writer(
   """The sub-task whose text holds an output; `first`, if its text does."""
   for subtask in (first, *student.subtasks):
     if subtask is not None and (
-      subtask.uses_label
-      if output == "label"
-      else predictions.writes_rationale(subtask)
+      subtask.uses_label if output == "label" else subtask.writes_rationale
     ):
       return subtask
   raise UserError(
@@ -177,9 +180,11 @@ def _max_output(
   """Longest output in tokens, end id included."""
   if options.decode.max_length is not None:
     return options.decode.max_length
-  longest = student.feature_lengths.get("targets", DEFAULT_MAX_TARGET)
-  labels = student.labels
-  if labels and not predictions.writes_rationale(subtask):
-    encode = student.vocabulary.encode
-    longest = min(longest, 1 + max(len(encode(label)) for label in labels))
-  return generation.decode_length(longest)
+  longest = text_checks.longest_output(
+    subtask,
+    student.options,
+    student.labels,
+    student.feature_lengths.get("targets"),
+    student.vocabulary,
+  )
+  return generation.decode_length(longest or DEFAULT_MAX_TARGET)

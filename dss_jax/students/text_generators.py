@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
-from dss_jax.base.errors import UserError
+from dss_jax.data.tokens import text_checks
 from dss_jax.models import partitioning
 from dss_jax.models.decoding import (
   allowed_outputs,
@@ -25,7 +25,6 @@ from dss_jax.models.decoding import (
 from dss_jax.models.decoding.decode_options import DecodeOptions
 from dss_jax.models.decoding.generation import Decoded
 from dss_jax.students.student import Student
-from dss_jax.vocabularies import EOS_ID
 
 # The most prefixes of all labels together that one pass of the decoder scores.
 # Larger sets of labels are searched.
@@ -75,22 +74,17 @@ class LabelSet:
   def __init__(self, student: Student, texts: Sequence[str]):
     """Raises UserError for labels that the student cannot tell apart."""
     self.texts = tuple(texts)
+    text_checks.check_labels(
+      self.texts,
+      student.vocabulary,
+      remedy="give others, or set constrain to off",
+      fields=("PredictOptions.labels", "PredictOptions.constrain"),
+    )
     self.tokens = [student.vocabulary.encode(text) for text in self.texts]
-    self.of_tokens: dict[tuple[int, ...], str] = {}
-    for text, ids in zip(self.texts, self.tokens, strict=True):
-      if not ids or EOS_ID in ids or student.vocabulary.unk_id in ids:
-        raise UserError(
-          f"labels has {text!r}, which the student's vocabulary cannot write;"
-          " give labels that it can write, or set constrain to off",
-          fields=("PredictOptions.labels", "PredictOptions.constrain"),
-        )
-      other = self.of_tokens.setdefault(tuple(ids), text)
-      if other != text:
-        raise UserError(
-          f"labels has {other!r} and {text!r}, which are the same to the"
-          " student's vocabulary; leave one out",
-          fields="PredictOptions.labels",
-        )
+    self.of_tokens = {
+      tuple(ids): text
+      for text, ids in zip(self.texts, self.tokens, strict=True)
+    }
 
   @property
   def num_prefixes(self) -> int:

@@ -245,5 +245,8 @@ def _describe(
   multiple = config.partitioner.data_size * config.num_microbatches
   for line in setup.data.describe(first_step, multiple):
     monitor.say(line)
+  for evaluator in setup.evaluators:
+    for line in evaluator.describe():
+      monitor.say(line)
   if setup.base:
     monitor.say(setup.base.describe())

@@ -6,7 +6,7 @@ All three are read by step: `data.batches[step]` is this host's rows.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dss_jax import vocabularies
@@ -15,7 +15,7 @@ from dss_jax.data import pipeline
 from dss_jax.data.feeding import batch_files, batches, prefetching, streaming
 from dss_jax.data.packing import batch_shapes, packing_plans
 from dss_jax.data.pairs import task_names, task_options
-from dss_jax.data.tokens import token_arrays
+from dss_jax.data.tokens import text_checks, token_arrays
 
 # Examples of a stream that the shape of its batches is chosen by.
 _SAMPLE = 4096
@@ -33,6 +33,8 @@ class TrainingData:
     subtask_names: in the order of `decoder_subtask_ids`, from 1.
     num_records: records of the split; None where nobody counted them.
     batches: `batches[step]` is this host's rows of the batch of a step.
+    text_report: lines about what the vocabulary does not know and what is cut;
+      of batches in files, `dss-jax data batches` printed them.
   """
 
   task_name: str
@@ -40,6 +42,7 @@ class TrainingData:
   subtask_names: tuple[str, ...]
   num_records: int | None
   batches: batches.Batches
+  text_report: Sequence[str] = ()
 
   @property
   def shape(self) -> packing_plans.BatchShape:
@@ -63,7 +66,7 @@ class TrainingData:
     """
     packed = self.batches
     if not isinstance(packed, batches.PackedBatches):
-      return []  # reported when they were written
+      return list(self.text_report)  # the rest stands where they were written
     shape = self.shape
     padding = packed.packing_statistics(step)["padding"]
     hint = ""
@@ -81,7 +84,7 @@ class TrainingData:
       if reasons:
         counts = ", ".join(f"{n} {why}" for why, n in reasons.items())
         lines.append(f"sub-task {name}: left out {counts}")
-    return lines
+    return [*lines, *self.text_report]
 
   def prefetch(
     self, start: int, stop: int, transform: Callable[[Any], Any]
@@ -144,6 +147,7 @@ def load(
     tuple(subtask.name for subtask in examples.subtasks),
     examples.num_records,
     packed,
+    text_report(config, vocabulary, examples),
   )
 
 
@@ -162,6 +166,31 @@ def load_packed(
   return batches.PackedBatches(
     examples, shape, seed=seed, row_slice=rows_of_process(shape.rows)
   )
+
+
+def text_report(
+  config: pipeline.DatasetConfig,
+  vocabulary: vocabularies.Vocabulary,
+  examples: token_arrays.ExampleSet,
+  *,
+  num_seen: str = "",
+) -> list[str]:
+  """Lines about what the vocabulary does not know and what is cut.
+
+  Args:
+    config: what was read.
+    vocabulary: as the student's.
+    examples: what came of it, or a sample.
+    num_seen: such as " of the first 4096 examples", where it is a sample.
+  """
+  task = task_names.parse_task_name(config.mixture_or_task_name)
+  templates = task.method.subtasks if task else ()
+  return [
+    *text_checks.missing_in_templates(templates, config.method, vocabulary),
+    *text_checks.describe(
+      examples, vocabulary, config.feature_lengths(), num_seen=num_seen
+    ),
+  ]
 
 
 def vocabulary_of(
@@ -323,4 +352,10 @@ def _streamed(
       stream.subtask_names,
       None,
       streaming.StreamingBatches(stream, shape, row_slice=rows),
+      text_report(
+        config,
+        vocabulary,
+        sample,
+        num_seen=f" of the first {sample.num_records} examples",
+      ),
     )

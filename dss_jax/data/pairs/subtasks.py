@@ -145,6 +145,11 @@ class SubTask:
     """Whether the target holds the label, so that accuracy can be scored."""
     return "label" in _fields(self.target_format)
 
+  @functools.cached_property
+  def writes_rationale(self) -> bool:
+    """Whether the target holds a rationale."""
+    return "rationale" in _fields(self.target_format)
+
   def input_parts(self, options: MethodOptions) -> list[Part]:
     return _parts(self.input_format, options)
 
@@ -303,32 +308,3 @@ def register_method(method: Method) -> None:
         " another definition."
       )
   METHODS[method.name] = method
-
-
-def extract_label(
-  subtask: SubTask, text: str, options: MethodOptions | None = None
-) -> str:
-  """The label in what a student wrote for `subtask`.
-
-  Args:
-    subtask: the sub-task that the student was asked to do.
-    text: its decoded output.
-    options: those trained with; they hold the separators.
-
-  Returns:
-    The stripped label. Empty if the target format has the label after a
-    separator and the student never wrote that separator; a target without a
-    label is returned whole.
-  """
-  parts = subtask.target_parts(options or MethodOptions())
-  label = Part("label", is_field=True)
-  if label in parts:
-    index = parts.index(label)
-    # SentencePiece drops and merges spaces, so separators match without them.
-    if index > 0 and not parts[index - 1].is_field:
-      _, found, text = text.rpartition(parts[index - 1].text.strip())
-      if not found:
-        return ""
-    if index + 1 < len(parts) and not parts[index + 1].is_field:
-      text = text.partition(parts[index + 1].text.strip())[0]
-  return text.strip()

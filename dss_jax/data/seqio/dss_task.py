@@ -12,6 +12,7 @@ import tensorflow as tf
 from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import flat_records, subtasks, task_options
+from dss_jax.data.pairs.output_reading import OutputReader
 from dss_jax.data.seqio.seqio_vocabularies import encode_text, to_seqio
 from dss_jax.data.seqio.task_records import SPLIT_CODES, TaskRecords
 from dss_jax.data.tokens import evaluation_sets
@@ -185,17 +186,14 @@ def _postprocess(
   subtask: subtasks.SubTask,
 ) -> str:
   """The label (or rationale) in a decoded output, or that of a target."""
-  current = task_options.current()
   if is_target and example is not None:
     wanted = example["label" if subtask.uses_label else "rationale"]
-    name = current.vocabulary_of(dataset)
-    return evaluation_sets.evaluation_target(
-      wanted.decode() if isinstance(wanted, bytes) else str(wanted),
-      vocabularies.from_name(name),
-    )
+    return wanted.decode() if isinstance(wanted, bytes) else str(wanted)
   if isinstance(text, bytes):
     text = text.decode()
-  return subtasks.extract_label(subtask, text, current.method)
+  current = task_options.current()
+  vocabulary = vocabularies.from_name(current.vocabulary_of(dataset))
+  return OutputReader.of(subtask, current.method, vocabulary).label(text)
 
 
 def _metric_fn(

@@ -1,5 +1,6 @@
 """A Task or Mixture as token arrays on disk, or as an endless stream."""
 
+import collections
 import contextvars
 import dataclasses
 import functools
@@ -7,14 +8,16 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data.pairs import task_options
+from dss_jax.data.pairs import flat_records, task_options
 from dss_jax.data.seqio.dss_task import DssTask
+from dss_jax.data.seqio.seqio_vocabularies import from_seqio
 from dss_jax.data.seqio.task_lookup import (
   Leaf,
   Provider,
@@ -27,36 +30,100 @@ from dss_jax.data.seqio.task_lookup import (
 )
 from dss_jax.data.tokens import tokenization
 from dss_jax.data.tokens.example_stream import StreamExample
+from dss_jax.data.tokens.text_checks import TargetChecks
 from dss_jax.data.tokens.token_arrays import ExampleSet, TokenArrays
 
 
-def _subtask_arrays(
+class _Examples(NamedTuple):
+  """The examples of a Task, and how many are cut, where that is known."""
+
+  arrays: TokenArrays
+  cut: dict[str, int] | None
+
+
+def _subtask_examples(
   leaf: Leaf,
   split: str,
   feature_lengths: Mapping[str, int],
   use_cached: bool,
-) -> TokenArrays:
+) -> _Examples:
   """The examples of one Task, in their order (ours: in that of records)."""
   dataset = read_task(leaf.task, split, feature_lengths, use_cached=use_cached)
+  checks = _target_checks(leaf.task, feature_lengths)
   inputs, targets, records, order, weights = [], [], [], [], []
+  cut: collections.Counter[str] = collections.Counter()
+  is_known = True
   for example in iter_examples(dataset, leaf.task.name):
     if not len(example["inputs"]) or not len(example["targets"]):
       continue  # nothing to read or nothing to write
     inputs.append(token_ids(example["inputs"], leaf.task))
     targets.append(token_ids(example["targets"], leaf.task))
+    for side in tokenization.FEATURES:
+      whole = _whole(leaf.task, example, side, feature_lengths.get(side))
+      is_known &= whole is not None
+      if whole is not None:
+        cut[side] += len(whole) > len(_without_end(example[side]))
+        if checks and side == "targets":
+          checks.add(_text(example["label"]), whole)
     is_dss_task = isinstance(leaf.task, DssTask)
     records.append(int(example["record_id"]) if is_dss_task else len(records))
     order.append(int(example["rationale_index"]) if is_dss_task else 0)
     weights.append(float(example["weight"]) if is_dss_task else 1.0)
+  if checks and split == flat_records.TRAIN:
+    checks.check()
   # Caches hold examples in any order.
   places = np.lexsort((order, records)) if records else []
-  return TokenArrays.from_lists(
+  arrays = TokenArrays.from_lists(
     leaf.name,
     [inputs[i] for i in places],
     [targets[i] for i in places],
     record_ids=[records[i] for i in places],
     weights=[weights[i] for i in places],
   )
+  counts = {side: cut[side] for side in tokenization.FEATURES}
+  return _Examples(arrays, counts if is_known else None)
+
+
+def _target_checks(
+  task: Any, feature_lengths: Mapping[str, int]
+) -> TargetChecks | None:
+  """What looks at the targets of a Task of ours."""
+  if not isinstance(task, DssTask):
+    return None
+  return TargetChecks(
+    task.subtask,
+    task_options.current().method,
+    from_seqio(task.output_features["targets"].vocabulary),
+    feature_lengths.get("targets"),
+  )
+
+
+def _whole(
+  task: Any, example: Mapping[str, Any], side: str, limit: int | None
+) -> list[int] | None:
+  """All tokens of a feature without the end id; None where nobody knows.
+
+  A feature that is shorter than the limit is whole. A longer one is made again
+  of its text, if SeqIO kept that and its tokens begin with those there are.
+  """
+  ids = _without_end(example[side])
+  if limit is None or len(example[side]) < limit:
+    return ids
+  text = example.get(f"{side}_pretokenized")
+  vocabulary = from_seqio(task.output_features[side].vocabulary)
+  if not isinstance(text, bytes | str) or vocabulary.unk_id < 0:
+    return None
+  whole = vocabulary.encode(_text(text))
+  return whole if whole[: len(ids)] == ids else None
+
+
+def _without_end(ids: np.ndarray) -> list[int]:
+  found = ids.tolist()
+  return found[:-1] if found[-1] == vocabularies.EOS_ID else found
+
+
+def _text(value: bytes | str) -> str:
+  return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def materialize(
@@ -89,10 +156,11 @@ def materialize(
   )
 
   def build() -> ExampleSet:
-    arrays = tuple(
-      _subtask_arrays(leaf, split, lengths, use_cached)
+    found = [
+      _subtask_examples(leaf, split, lengths, use_cached)
       for leaf in provider.leaves
-    )
+    ]
+    arrays = tuple(made.arrays for made in found)
     highest = max(
       (int(subtask.record_ids.max()) for subtask in arrays if len(subtask)),
       default=-1,
@@ -111,6 +179,7 @@ def materialize(
       vocabulary=output_vocabulary(name).name,
       task_name=name,
       split=split,
+      cut={made.arrays.name: made.cut for made in found if made.cut},
     )
 
   if refresh:

@@ -104,9 +104,10 @@ class SeqioVocabulary:
     self.vocab_size = int(vocabulary.vocab_size)
     self.extra_ids = int(vocabulary.extra_ids)
     self.pad_id = vocabulary.pad_id
-    # Some have neither; 1 and 2 are what they are everywhere else.
+    # Some have neither; 1 is what the first is everywhere else, and where there
+    # is no unknown token no id is one.
     self.eos_id = _or_default(vocabulary.eos_id, vocabularies.EOS_ID)
-    self.unk_id = _or_default(vocabulary.unk_id, vocabularies.UNK_ID)
+    self.unk_id = _or_default(vocabulary.unk_id, -1)
 
   def encode(self, text: str) -> list[int]:
     return [int(i) for i in self.seqio_vocabulary.encode(text)]

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from dss_jax import datasets
-from dss_jax.data.pairs import subtasks, task_names
-from dss_jax.data.pairs.subtasks import MethodOptions, SubTask
+from dss_jax.data.pairs import task_names
+from dss_jax.data.pairs.output_reading import OutputReader
+from dss_jax.data.pairs.subtasks import SubTask
+from dss_jax.data.tokens import text_checks
 from dss_jax.data.tokens.tokenization import TaskSource
 from dss_jax.datasets import metrics
-from dss_jax.vocabularies import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +26,14 @@ class Evaluation:
     ids: the records' ids, one per example.
     input_texts: what the student reads.
     inputs: token ids of that, end id included.
-    targets: the label (of `rationale`: the rationale) as the vocabulary writes
-      it, so that a student who writes every token right is right.
-    longest_target: tokens of the longest whole output asked for, its end id
-      included.
+    targets: the label (of `rationale`: the rationale) as the user wrote it.
+    longest_target: tokens of the longest output asked for, its end id included;
+      as `dss-jax infer` asks for it.
     metric_names: names for `metrics.score`.
-    subtask: how to find the label in an output.
-    options: the separators.
+    subtask: the sub-task.
+    reader: finds the label in an output.
+    never_right: how many targets no output can equal, for the vocabulary or the
+      length of targets; they count as wrong.
   """
 
   name: str
@@ -43,16 +45,15 @@ class Evaluation:
   longest_target: int
   metric_names: tuple[str, ...]
   subtask: SubTask
-  options: MethodOptions
+  reader: OutputReader
+  never_right: int = 0
 
   def __len__(self) -> int:
     return len(self.inputs)
 
   def predictions(self, texts: Sequence[str]) -> list[str]:
     """The labels (or rationales) in decoded outputs, one per example."""
-    return [
-      subtasks.extract_label(self.subtask, text, self.options) for text in texts
-    ]
+    return [self.reader.label(text) for text in texts]
 
   def score(self, predictions: Sequence[Any]) -> dict[str, float]:
     """Metrics by name, of `predictions` in the order of the examples."""
@@ -79,15 +80,6 @@ def metric_names(dataset: str, subtask: SubTask) -> tuple[str, ...]:
   return RATIONALE_METRICS
 
 
-def evaluation_target(text: str, vocabulary: Vocabulary) -> str:
-  """A label (or rationale) as a student who writes every token right writes it.
-
-  Vocabularies may not give a text back as it was (T5's drops line breaks), and
-  an unknown character is unknown on both sides, as in the official code.
-  """
-  return vocabulary.decode(vocabulary.encode(text)).strip()
-
-
 def build_evaluations(
   source: TaskSource, *, max_examples: int | None = None
 ) -> dict[str, Evaluation]:
@@ -95,8 +87,8 @@ def build_evaluations(
 
   Args:
     source: the task with its records, options and lengths, as trained with;
-      the length of "inputs" cuts what is read, targets are never cut here. A
-      split "train" is scored on its training targets. A mixture gives one
+      the length of "inputs" cuts what is read, that of "targets" bounds what
+      is written; what is compared with is never cut. A split "train" is scored on its training targets. A mixture gives one
       evaluation per sub-task.
     max_examples: only the first so many.
 
@@ -105,30 +97,42 @@ def build_evaluations(
     is `label` (every record with a gold label) and `rationale` (every record
     with a usable rationale).
   """
+  return {
+    subtask.name: _evaluation(source, subtask, max_examples)
+    for subtask in source.task.method.subtasks
+  }
+
+
+def _evaluation(
+  source: TaskSource, subtask: SubTask, max_examples: int | None
+) -> Evaluation:
   task = source.task
-  evaluations = {}
-  for subtask in task.method.subtasks:
-    pairs = source.pairs(subtask)[:max_examples]
-    evaluations[subtask.name] = Evaluation(
-      name=task_names.task_name(task.dataset, subtask.name, task.label_source),
-      split=source.split,
-      ids=[pair.flat_record.id for pair in pairs],
-      input_texts=[pair.inputs for pair in pairs],
-      inputs=[source.inputs(pair) for pair in pairs],
-      targets=[
-        evaluation_target(
-          pair.flat_record.label
-          if subtask.uses_label
-          else pair.flat_record.rationale,
-          source.vocabulary,
-        )
-        for pair in pairs
-      ],
-      longest_target=max(
-        (len(source.targets(pair)) for pair in pairs), default=1
-      ),
-      metric_names=metric_names(task.dataset, subtask),
-      subtask=subtask,
-      options=source.options,
-    )
-  return evaluations
+  pairs = source.pairs(subtask)[:max_examples]
+  checks = source.target_checks(subtask)
+  for pair in pairs:
+    checks.add(pair.flat_record.label, source.vocabulary.encode(pair.targets))
+  longest = text_checks.longest_output(
+    subtask,
+    source.options,
+    datasets.get(task.dataset).labels,
+    source.lengths.get("targets"),
+    source.vocabulary,
+  )
+  return Evaluation(
+    name=task_names.task_name(task.dataset, subtask.name, task.label_source),
+    split=source.split,
+    ids=[pair.flat_record.id for pair in pairs],
+    input_texts=[pair.inputs for pair in pairs],
+    inputs=[source.inputs(pair) for pair in pairs],
+    targets=[
+      pair.flat_record.label
+      if subtask.uses_label
+      else pair.flat_record.rationale
+      for pair in pairs
+    ],
+    longest_target=longest or max(checks.longest, 1),
+    metric_names=metric_names(task.dataset, subtask),
+    subtask=subtask,
+    reader=source.reader(subtask),
+    never_right=checks.num_lost,
+  )

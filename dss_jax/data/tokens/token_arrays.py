@@ -176,6 +176,10 @@ class ExampleSet:
     split: "train", "validation" or "test".
     left_out: sub-task -> reason -> how often a record or rationale gave no
       example, as far as it is known.
+    cut: sub-task -> "inputs" and "targets" -> how many are cut, of those
+      sub-tasks where it is known.
+    same_labels: pairs of labels of different spelling that count as the same
+      answer, as far as they are known.
 
   Raises:
     ValueError: fields that do not fit together.
@@ -192,6 +196,8 @@ class ExampleSet:
   left_out: Mapping[str, Mapping[str, int]] = dataclasses.field(
     default_factory=dict
   )
+  cut: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+  same_labels: Sequence[tuple[str, str]] = ()
 
   def __post_init__(self):
     if not self.subtasks or len(self.rates) != len(self.subtasks):
@@ -227,6 +233,8 @@ class ExampleSet:
           "paired": self.paired,
           "rates": list(self.rates),
           "left_out": {k: dict(v) for k, v in self.left_out.items()},
+          "cut": {k: dict(v) for k, v in self.cut.items()},
+          "same_labels": [list(pair) for pair in self.same_labels],
           "subtasks": [subtask.name for subtask in self.subtasks],
         }
       )
@@ -291,10 +299,12 @@ class ExampleSet:
       vocabulary=str(header["vocabulary"]),
       task_name=str(header["task_name"]),
       split=str(header["split"]),
-      left_out={
-        str(subtask): {str(k): int(v) for k, v in reasons.items()}
-        for subtask, reasons in header.get("left_out", {}).items()
-      },
+      left_out=_counts(header.get("left_out", {})),
+      cut=_counts(header.get("cut", {})),
+      same_labels=[
+        (str(first), str(second))
+        for first, second in header.get("same_labels", ())
+      ],
     )
 
   def statistics(self) -> dict[str, dict[str, dict[str, float]]]:
@@ -306,6 +316,14 @@ class ExampleSet:
       }
       for subtask in self.subtasks
     }
+
+
+def _counts(value: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+  """Counts by sub-task, as a header has them."""
+  return {
+    str(subtask): {str(k): int(v) for k, v in counts.items()}
+    for subtask, counts in value.items()
+  }
 
 
 def _file(subtask: int, field: str) -> str:

@@ -15,12 +15,16 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from dss_jax import datasets
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import flat_records, task_names
+from dss_jax.data.pairs.output_reading import OutputReader
 from dss_jax.data.pairs.subtasks import MethodOptions, SubTask
 from dss_jax.data.pairs.task_names import TaskName
+from dss_jax.data.tokens import text_checks
+from dss_jax.data.tokens.text_checks import TargetChecks
 from dss_jax.data.tokens.token_arrays import ExampleSet, TokenArrays
 from dss_jax.datasets import metrics
 from dss_jax.datasets.records import Record
@@ -116,6 +120,15 @@ def _check_split(split: str) -> None:
     )
 
 
+class _Examples(NamedTuple):
+  """The examples of a sub-task, and what became of its texts."""
+
+  arrays: TokenArrays
+  left_out: dict[str, int]
+  cut: dict[str, int]
+  same_labels: list[tuple[str, str]]
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskSource:
   """What a task is built from: checked arguments and loaded records."""
@@ -198,29 +211,30 @@ class TaskSource:
     ids = self.vocabulary.encode(pair.inputs)
     return with_eos(ids, self.lengths.get("inputs"))
 
-  def targets(self, pair: flat_records.Pair) -> list[int]:
-    ids = self.vocabulary.encode(pair.targets)
-    return with_eos(ids, self.lengths.get("targets"))
+  def reader(self, subtask: SubTask) -> OutputReader:
+    """What takes apart the outputs of a sub-task."""
+    return OutputReader.of(subtask, self.options, self.vocabulary)
+
+  def target_checks(self, subtask: SubTask) -> TargetChecks:
+    """What looks at the targets of a sub-task."""
+    return TargetChecks(
+      subtask, self.options, self.vocabulary, self.lengths.get("targets")
+    )
 
   def example_set(self) -> ExampleSet:
-    """The token arrays, in memory."""
-    arrays = []
-    left_out: dict[str, dict[str, int]] = {}
-    for subtask in self.task.method.subtasks:
-      reasons: collections.Counter[str] = collections.Counter()
-      pairs = self.pairs(subtask, reasons)
-      arrays.append(
-        TokenArrays.from_lists(
-          subtask.name,
-          [self.inputs(pair) for pair in pairs],
-          [self.targets(pair) for pair in pairs],
-          record_ids=[pair.record for pair in pairs],
-          weights=[pair.weight for pair in pairs],
-        )
-      )
-      left_out[subtask.name] = dict(reasons)
+    """The token arrays, in memory.
+
+    Raises:
+      UserError: in training, a label that a student could never write, or one
+        that the length of targets cuts off.
+    """
+    labels = datasets.get(self.task.dataset).labels
+    writes_labels = any(s.uses_label for s in self.task.method.subtasks)
+    if labels and writes_labels and self.split == flat_records.TRAIN:
+      text_checks.check_labels(labels, self.vocabulary)
+    found = [self._examples(s) for s in self.task.method.subtasks]
     return ExampleSet(
-      subtasks=tuple(arrays),
+      subtasks=tuple(made.arrays for made in found),
       rates=self.task.method.rates(self.options),
       paired=self.task.method.paired,
       num_records=len(self.records),
@@ -228,7 +242,36 @@ class TaskSource:
       vocabulary=self.vocabulary.name,
       task_name=str(self.task),
       split=self.split,
-      left_out=left_out,
+      left_out={made.arrays.name: made.left_out for made in found},
+      cut={made.arrays.name: made.cut for made in found},
+      same_labels=[pair for made in found for pair in made.same_labels],
+    )
+
+  def _examples(self, subtask: SubTask) -> _Examples:
+    reasons: collections.Counter[str] = collections.Counter()
+    pairs = self.pairs(subtask, reasons)
+    checks = self.target_checks(subtask)
+    inputs, targets, cut_inputs = [], [], 0
+    for pair in pairs:
+      ids = self.vocabulary.encode(pair.inputs)
+      inputs.append(with_eos(ids, self.lengths.get("inputs")))
+      cut_inputs += len(inputs[-1]) <= len(ids)
+      ids = self.vocabulary.encode(pair.targets)
+      targets.append(with_eos(ids, self.lengths.get("targets")))
+      checks.add(pair.flat_record.label, ids)
+    if self.split == flat_records.TRAIN:
+      checks.check()  # what is only compared with counts as wrong
+    return _Examples(
+      TokenArrays.from_lists(
+        subtask.name,
+        inputs,
+        targets,
+        record_ids=[pair.record for pair in pairs],
+        weights=[pair.weight for pair in pairs],
+      ),
+      left_out=dict(reasons),
+      cut={"inputs": cut_inputs, "targets": checks.cut},
+      same_labels=checks.same_labels(),
     )
 
   def open_or_build(self, cache_dir: str | os.PathLike[str]) -> ExampleSet:

@@ -18,6 +18,7 @@ import numpy as np
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks, task_names
+from dss_jax.data.pairs.output_reading import OutputReader
 from dss_jax.data.tokens import evaluation_sets
 from dss_jax.data.tokens.tokenization import TaskSource
 from dss_jax.datasets import DataOptions
@@ -270,11 +271,10 @@ def compare(
     difference = float(np.abs(ours.scores - theirs.scores)[same].max())
   labels, accuracy = None, None
   if asked.subtask.uses_label:
+    reader = OutputReader.of(asked.subtask, student.options, student.vocabulary)
     our_labels, their_labels = (
       [
-        subtasks.extract_label(
-          asked.subtask, student.vocabulary.decode(output), student.options
-        )
+        reader.label(student.vocabulary.decode(output))
         for output in answers.outputs
       ]
       for answers in (ours, theirs)

@@ -12,7 +12,6 @@ from dss_jax.students.predict_options import OUTPUTS, PredictOptions
 from dss_jax.students.predictions import (
   PredictInput,
   Prediction,
-  writes_rationale,
 )
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class StudentBackend:
 
     self._say = say
     together = any(
-      task.uses_label and writes_rationale(task) for task in student.subtasks
+      task.uses_label and task.writes_rationale for task in student.subtasks
     )
     kinds = [tuple(outputs)] if together else [(name,) for name in outputs]
     self._predictors: dict[tuple[str, ...], Predictor] = {}
@@ -154,7 +153,7 @@ def offered_outputs(
   """
   writes = {
     "label": any(task.uses_label for task in student.subtasks),
-    "rationale": any(map(writes_rationale, student.subtasks)),
+    "rationale": any(s.writes_rationale for s in student.subtasks),
   }
   offered = tuple(name for name in OUTPUTS if writes[name])
   for name in wanted or ():

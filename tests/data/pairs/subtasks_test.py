@@ -64,35 +64,6 @@ def test_the_official_prefixes_are_two_options():
 
 
 @pytest.mark.parametrize(
-  ("method", "text", "label"),
-  [
-    ("label", " yes ", "yes"),
-    ("rationale_then_label", "because [label] yes", "yes"),
-    ("rationale_then_label", "a [label] b [label] yes", "yes"),
-    ("rationale_then_label", "[label] yes", "yes"),
-    ("rationale_then_label", "because yes", ""),
-    ("rationale_then_label", "", ""),
-    ("label_then_rationale", "yes [rationale] because [rationale] x", "yes"),
-    ("label_then_rationale", "yes", "yes"),
-    ("rationale", " why ", "why"),
-  ],
-)
-def test_the_label_is_found_in_an_output(method, text, label):
-  (subtask,) = METHODS[method].subtasks
-  assert subtasks.extract_label(subtask, text) == label
-
-
-def test_labels_are_found_by_the_separator_trained_with():
-  options = MethodOptions(label_separator=" So the answer is ")
-  subtask = subtasks.RATIONALE_THEN_LABEL
-  assert texts("rationale_then_label", options) == {
-    "rationale_then_label": ("in {x}", "because So the answer is yes")
-  }
-  text = "It is. So the answer is no"
-  assert subtasks.extract_label(subtask, text, options) == "no"
-
-
-@pytest.mark.parametrize(
   ("rates", "expected"),
   [
     (None, (1.0, 1.0)),

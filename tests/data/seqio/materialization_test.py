@@ -94,7 +94,7 @@ def test_own_sets_equal_those_built_without_tensorflow(
     built = tokenization.build_examples(*arguments)
     assert tokens(made) == tokens(built)
     for field in dataclasses.fields(made):
-      if field.name not in ("subtasks", "left_out"):  # SeqIO does not say
+      if field.name not in ("subtasks", "left_out", "same_labels"):  # unsaid
         assert getattr(made, field.name) == getattr(built, field.name)
     # so that either path finds what the other has written
     (folder,) = tmp_path.iterdir()
@@ -102,6 +102,41 @@ def test_own_sets_equal_those_built_without_tensorflow(
     loaded = tokenization.TaskSource.load(*arguments).open_or_build(tmp_path)
     assert tokens(loaded) == tokens(built)
     assert folder.stat().st_mtime_ns == stamp
+
+
+def test_what_is_cut_is_counted_on_both_paths(tmp_path, release):
+  name, lengths = "svamp_dss", {"inputs": 90, "targets": 30}
+  arguments = (
+    name,
+    "train",
+    vocabularies.from_name("bytes"),
+    release.data,
+    release.method,
+  )
+  whole = tokenization.build_examples(*arguments)
+  built = tokenization.build_examples(*arguments, lengths)
+  made = seqio_data.materialize(
+    name, "train", cache_dir=tmp_path, feature_lengths=lengths
+  )
+  assert tokens(made) == tokens(built)
+  cut = {
+    arrays.name: {
+      "inputs": int((arrays.input_lengths > 90).sum()),
+      "targets": int((arrays.target_lengths > 30).sum()),
+    }
+    for arrays in whole.subtasks
+  }
+  assert cut["label"]["inputs"]
+  assert cut["rationale"]["targets"]
+  assert made.cut == built.cut == cut
+  # The same refusal, too.
+  message = r"of sub-task label .* are cut off at 9 tokens"
+  with pytest.raises(UserError, match=message):
+    tokenization.build_examples(*arguments, {"targets": 9})
+  with pytest.raises(UserError, match=message):
+    seqio_data.materialize(
+      name, "train", cache_dir=tmp_path, feature_lengths={"targets": 9}
+    )
 
 
 # --- other projects' ------------------------------------------------------------
@@ -192,10 +227,10 @@ def test_arrays_are_made_once_and_again_when_the_task_changes(
 
   first = open_up()
   calls = []
-  original = materialization._subtask_arrays
+  original = materialization._subtask_examples
   monkeypatch.setattr(
     materialization,
-    "_subtask_arrays",
+    "_subtask_examples",
     lambda *args: calls.append(1) or original(*args),
   )
   assert tokens(open_up()) == tokens(first)

@@ -28,7 +28,7 @@ import dss_jax.tasks  # noqa: E402, F401
 from dss_jax.data import tasks  # noqa: E402
 from dss_jax.data.seqio import registration  # noqa: E402
 
-LENGTHS = {"inputs": 200, "targets": 100}
+LENGTHS = {"inputs": 200, "targets": 120}
 ALL_DATASETS = ("anli1", "anli2", "anli3", "cqa", "esnli", "svamp", "taxonli")
 SMALL: dict[str, Any] = {
   "taxonli_num_train": 12,

@@ -84,14 +84,28 @@ def test_paired_is_the_same_examples():
 
 
 def test_lengths_cut_before_the_end_id():
-  lengths = {"inputs": 4, "targets": 3}
+  lengths = {"inputs": 4, "targets": 4}
   built = tokenization.build_examples(
-    "toy_standard", "train", BYTES, feature_lengths=lengths
+    "toy_dss",
+    "train",
+    BYTES,
+    method_options=MethodOptions(label_prefix="L", rationale_prefix="R"),
+    feature_lengths=lengths,
   )
-  assert tokens(built)["standard"] == [
-    ([*ids("p$q"), 1], [*ids("ye"), 1]),
-    ([*ids("c"), 1], [*ids("no"), 1]),
-  ]
+  assert tokens(built) == {
+    "label": [
+      ([*ids("Lp$"), 1], [*ids("yes"), 1]),
+      ([*ids("Lc"), 1], [*ids("no"), 1]),
+    ],
+    "rationale": [
+      ([*ids("Rp$"), 1], [*ids("bec"), 1]),
+      ([*ids("Rxy"), 1], [*ids("so"), 1]),
+    ],
+  }
+  assert built.cut == {
+    "label": {"inputs": 1, "targets": 0},
+    "rationale": {"inputs": 2, "targets": 1},
+  }
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -203,13 +217,6 @@ def test_evaluation_finds_the_label_after_the_rationale():
   assert evaluation.targets == ["yes", "no"]  # c has no rationale, but counts
   predictions = evaluation.predictions(["why [label] yes", "no"])
   assert evaluation.score(predictions) == {"accuracy": 0.5}
-
-
-def test_targets_are_what_the_vocabulary_can_write():
-  vocabulary = vocabularies.from_name("taxonli")
-  assert (
-    evaluation_sets.evaluation_target("a\nbox  é", vocabulary) == "a box  ⁇"
-  )
 
 
 def test_max_examples():
