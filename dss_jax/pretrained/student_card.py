@@ -53,6 +53,7 @@ DESCRIPTION = {
   "step": int | None,
   "task": str | None,
   "dataset": str | None,
+  "metric": str | None,
 }
 _FIELDS = {
   "subtasks": list[object],
@@ -77,7 +78,8 @@ class StudentCard:
       bytes.
     extra_ids: the vocabulary's sentinels.
     added_tokens: what was added to the SentencePiece model, behind these.
-    description: `source`, `step`, `task`, `dataset`, as far as known.
+    description: `source`, `step`, `task`, `dataset` and the `metric`
+      that says whether a label is right, as far as known.
   """
 
   subtasks: tuple[SubTask, ...] = (subtasks_lib.STANDARD,)

@@ -16,6 +16,7 @@ from typing import Any
 
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
+from dss_jax.data.tokens import text_checks
 from dss_jax.models.decoding import input_batches
 from dss_jax.students import predictions, queries
 from dss_jax.students.predict_options import PredictOptions
@@ -49,6 +50,10 @@ class Predictor:
       size with each length is a shape that is compiled once, when it is first
       needed or by `warm_up`.
     max_input: longest input in tokens, end id included; longer ones are cut.
+    num_tokens: tokens of all inputs so far, end ids included. It only grows, as
+      counters of a server's metrics do; read it after a call of `predict`.
+    num_unknown: those of them that the vocabulary does not know, prefixes
+      aside.
   """
 
   def __init__(
@@ -92,6 +97,11 @@ class Predictor:
       default_lengths(self.max_input) if lengths is None else lengths
     )
     self._queries = queries.make(student, self.options, self.batch_sizes[-1])
+    self._unknown_in_template = [
+      self._num_unknown(self._ids(query, PredictInput("", "")))
+      for query in self._queries
+    ]
+    self.num_tokens = self.num_unknown = 0
     self._lock = threading.Lock()
 
   @property
@@ -115,11 +125,10 @@ class Predictor:
       The lengths.
     """
     sizes = [
-      len(ids)
+      min(len(self._ids(query, item)) + 1, self.max_input)
       for query in self._queries
       for item in items
       if item.problem() is None
-      for ids, _ in [self._encode(query, item)]
     ]
     if sizes:
       found = input_batches.declared_lengths(sizes, num_lengths=num_lengths)
@@ -155,8 +164,8 @@ class Predictor:
     seed = self.options.seed if seed is None else seed
     found = [Prediction(id=item.id, error=item.problem()) for item in items]
     with self._lock:
-      for query in self._queries:
-        self._answer(query, items, found, seed)
+      for number in range(len(self._queries)):
+        self._answer(number, items, found, seed)
     # An input that one query cannot ask has no answer to the others either.
     return [
       Prediction(id=answer.id, error=answer.error) if answer.error else answer
@@ -165,24 +174,32 @@ class Predictor:
 
   def _answer(
     self,
-    query: Query,
+    number: int,
     items: Sequence[PredictInput],
     found: list[Prediction],
     seed: int,
   ) -> None:
     """Adds what the texts of one query say to all predictions."""
+    query = self._queries[number]
     asked, inputs = [], []
     for position, item in enumerate(items):
       before = found[position]
       if before.error is not None:
         continue
       try:
-        ids, truncated = self._encode(query, item)
+        whole = self._ids(query, item)
       except UserError as error:
         found[position] = dataclasses.replace(before, error=str(error))
         continue
-      if truncated:
-        found[position] = dataclasses.replace(before, truncated=True)
+      ids = vocabularies.with_eos(whole, self.max_input)
+      unknown = self._num_unknown(ids) - self._unknown_in_template[number]
+      found[position] = dataclasses.replace(
+        before,
+        truncated=before.truncated or len(ids) <= len(whole),
+        unknown_tokens=max(before.unknown_tokens, unknown),
+      )
+      self.num_tokens += len(ids)
+      self.num_unknown += max(unknown, 0)
       asked.append(position)
       inputs.append(ids)
     query.generator.declare(self.lengths, self.batch_sizes)
@@ -210,12 +227,21 @@ class Predictor:
       fields["alternatives"] = (*before.alternatives, *alternatives)
     return dataclasses.replace(before, **fields)
 
-  def _encode(self, query: Query, item: PredictInput) -> tuple[list[int], bool]:
-    """Token ids of what the student reads, and whether that was cut."""
+  def _ids(self, query: Query, item: PredictInput) -> list[int]:
+    """Token ids of all that the student should read, without the end id."""
     text = self.student.input_text(query.subtask, item.input, item.rationale)
-    ids = self.student.vocabulary.encode(text)
-    cut = vocabularies.with_eos(ids, self.max_input)
-    return cut, len(cut) <= len(ids)
+    return self.student.vocabulary.encode(text)
+
+  def _num_unknown(self, ids: Sequence[int]) -> int:
+    return ids.count(self.student.vocabulary.unk_id)
+
+  def text_report(self) -> list[str]:
+    """Lines about prefixes and separators that the vocabulary cannot write."""
+    return text_checks.missing_in_templates(
+      [query.subtask for query in self._queries],
+      self.student.options,
+      self.student.vocabulary,
+    )
 
   def _alternative(self, query: Query, output: ScoredText) -> Alternative:
     """What a text says."""

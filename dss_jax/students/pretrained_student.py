@@ -72,6 +72,7 @@ def load_pretrained(
       "step": opened.step,
       "task": None,
       "dataset": None,
+      "metric": None,
       **{name: value for name, value in card.description.items() if value},
       "source": path,
     },

@@ -11,6 +11,7 @@ from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks, task_names
 from dss_jax.data.pairs.subtasks import MethodOptions, SubTask
+from dss_jax.datasets import metrics
 from dss_jax.models import encoder_decoder, partitioning
 from dss_jax.pretrained import student_card
 from dss_jax.training import checkpoints as checkpoints_lib
@@ -37,7 +38,7 @@ class Student:
       longer inputs are cut as in training. A missing key means no limit.
     labels: the closed set of labels; None for free text.
     description: where the student comes from, as JSON values: `source`, `step`,
-      `task`, `dataset`, ...
+      `task`, `dataset`, `metric`, ...
   """
 
   model: encoder_decoder.EncoderDecoderModel
@@ -164,7 +165,7 @@ def load_run(
   name = dataset.mixture_or_task_name
   task = task_names.parse_task_name(name)
   trained = task.method.subtasks if task else (subtasks.STANDARD,)
-  labels = datasets.get(task.dataset).labels if task else None
+  spec = datasets.get(task.dataset) if task else None
   return Student(
     model=config.model,
     params=params,
@@ -174,11 +175,12 @@ def load_run(
     subtasks=tuple(sorted(trained, key=lambda subtask: not subtask.uses_label)),
     options=dataset.method,
     feature_lengths=dataset.feature_lengths(),
-    labels=labels,
+    labels=spec.labels if spec else None,
     description={
       "source": config.model_dir,
       "step": step,
       "task": name,
-      "dataset": task.dataset if task else None,
+      "dataset": spec.name if spec else None,
+      "metric": metrics.judging_metric(spec.metrics) if spec else None,
     },
   )

@@ -185,8 +185,16 @@ def text_report(
   """
   task = task_names.parse_task_name(config.mixture_or_task_name)
   templates = task.method.subtasks if task else ()
+  missing = text_checks.missing_in_templates(
+    templates, config.method, vocabulary
+  )
+  if missing:
+    missing.append(
+      "add these characters to the vocabulary, or choose other prefixes and"
+      " separators"
+    )
   return [
-    *text_checks.missing_in_templates(templates, config.method, vocabulary),
+    *missing,
     *text_checks.describe(
       examples, vocabulary, config.feature_lengths(), num_seen=num_seen
     ),

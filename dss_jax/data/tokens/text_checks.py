@@ -316,8 +316,7 @@ def missing_in_templates(
       )
       if missing:
         lines[
-          f"the vocabulary lacks {_listed(missing)} of {part.text!r}: the student"
-          " reads and writes unknown tokens there, the same for all of them;"
-          " add them to it, or choose other prefixes and separators"
+          f"the vocabulary lacks {_listed(missing)} of {part.text!r}; the student"
+          " reads and writes the same unknown token for all of them"
         ] = None
   return list(lines)

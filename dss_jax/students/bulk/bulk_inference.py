@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from dss_jax import __version__, datasets
+from dss_jax import __version__, datasets, vocabularies
 from dss_jax.base import progress as progress_lib
 from dss_jax.base.errors import UserError, one_line
 from dss_jax.datasets import metrics
@@ -26,11 +27,15 @@ from dss_jax.students.bulk import (
 )
 from dss_jax.students.bulk.input_records import Windows
 from dss_jax.students.bulk.prediction_files import FileOutput, StreamOutput
-from dss_jax.students.predictor import Prediction, Predictor
+from dss_jax.students.predictor import PredictInput, Prediction, Predictor
 from dss_jax.students.student import Student
 
 # Formats whose first line holds no record.
 _WITH_HEADER = ("csv", ".csv", "tsv", ".tsv")
+
+
+# Gold labels of which it is remembered whether they can be written.
+_REMEMBERED_LABELS = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +131,7 @@ def infer(predictor: Predictor, source: Source, target: Target) -> int:
         speed = _answer_all(predictor, source, windows, output, layout)
     output.finish()
     totals = output.progress.totals
-  _print_summary(target.path, totals, speed)
+  _print_summary(target.path, totals, layout.metric, speed)
   if totals.get("errors") and totals["errors"] == totals["rows"]:
     raise UserError(
       f"none of the {totals['rows']} records of {source.path} could be asked;"
@@ -147,6 +152,12 @@ def _answer_all(
   state = output.progress
   if state.lengths:
     predictor.lengths = list(state.lengths)
+  for line in predictor.text_report():
+    _print(line)
+  vocabulary = predictor.student.vocabulary
+  can_write = functools.lru_cache(maxsize=_REMEMBERED_LABELS)(
+    lambda label: vocabularies.can_write(vocabulary, label)
+  )
   first, started = state.rows, time.monotonic()
   speed = ""
   with _shown_progress(source, output) as show:
@@ -158,7 +169,7 @@ def _answer_all(
         output.save(force=True)
       # Each window samples with a seed of its own.
       seed = (predictor.options.seed + state.rows) % (1 << 31)
-      answers = iter(predictor.predict(items, seed=seed))
+      answers = iter(_counted(predictor, items, seed, state.totals))
       lines = []
       for record in window:
         answer = Prediction(error=record.error)
@@ -168,6 +179,8 @@ def _answer_all(
           record, answer, layout
         )
         _count(state.totals, prediction)
+        if record.gold is not None and not can_write(record.gold):
+          _add(state.totals, "never_right")
         lines.append(prediction_records.json_line(prediction))
       output.append(b"".join(lines))
       state.rows += len(window)
@@ -178,6 +191,20 @@ def _answer_all(
       speed += " records/s"
       show(state.rows, speed)
   return speed
+
+
+def _counted(
+  predictor: Predictor,
+  items: Sequence[PredictInput],
+  seed: int,
+  totals: dict[str, Any],
+) -> list[Prediction]:
+  """The answers; the tokens that were read are added to `totals`."""
+  before = predictor.num_tokens, predictor.num_unknown
+  answers = predictor.predict(items, seed=seed)
+  _add(totals, "tokens", predictor.num_tokens - before[0])
+  _add(totals, "unknown", predictor.num_unknown - before[1])
+  return answers
 
 
 def _skip_answered(
@@ -206,10 +233,12 @@ def _skip_answered(
   )
 
 
-def _count(totals: dict[str, Any], prediction: Mapping[str, Any]) -> None:
-  def add(name: str, count: int = 1) -> None:
-    totals[name] = totals.get(name, 0) + count
+def _add(totals: dict[str, Any], name: str, count: int = 1) -> None:
+  totals[name] = totals.get(name, 0) + count
 
+
+def _count(totals: dict[str, Any], prediction: Mapping[str, Any]) -> None:
+  add = functools.partial(_add, totals)
   add("rows")
   if "error" in prediction:
     add("errors")
@@ -275,11 +304,12 @@ def student_digest(student: Student) -> str:
 
 
 def _metric(student: Student) -> str:
-  """The metric that decides whether a label is right: the dataset's, if known."""
-  name = student.description.get("dataset")
-  if name not in datasets.names():
-    return "accuracy"
-  return metrics.judging_metric(datasets.get(name).metrics) or "accuracy"
+  """The metric that decides whether a label is right: that of training."""
+  metric = student.description.get("metric")
+  dataset = student.description.get("dataset")
+  if metric is None and dataset in datasets.names():  # an older export
+    metric = metrics.judging_metric(datasets.get(dataset).metrics)
+  return metric if metric in metrics.PER_EXAMPLE_METRICS else "accuracy"
 
 
 # ------------------------------------------------------------ what is printed
@@ -290,18 +320,22 @@ def _print(text: str) -> None:
 
 
 def _print_summary(
-  path: str, totals: Mapping[str, Any], speed: str | None
+  path: str, totals: Mapping[str, Any], metric: str, speed: str | None
 ) -> None:
   parts = [f"{totals.get('rows', 0)} predictions -> {path}"]
   for name, text in (
     ("errors", "with an error"),
     ("truncated", "cut to what the student reads"),
+    ("never_right", "with a label that the student cannot write, thus wrong"),
   ):
     if totals.get(name):
       parts.append(f"{totals[name]} {text}")
+  if totals.get("unknown"):
+    share = 100 * totals["unknown"] / totals["tokens"]
+    parts.append(f"{share:.2g} % of the tokens read unknown to the vocabulary")
   if totals.get("scored"):
     share = totals["correct"] / totals["scored"]
-    parts.append(f"accuracy {share:.4f} (n={totals['scored']})")
+    parts.append(f"{metric} {share:.4f} (n={totals['scored']})")
   if speed is None:
     parts.append("complete already")
   elif speed:

@@ -36,6 +36,7 @@ COLUMNS = (
   "gold_label",
   "correct",
   "truncated",
+  "unknown_tokens",
   "error",
 )
 # More digits would differ between machines.
@@ -79,6 +80,8 @@ def prediction_record(
       )
   if answer.truncated:
     record["truncated"] = True
+  if answer.unknown_tokens:
+    record["unknown_tokens"] = answer.unknown_tokens
   if answer.error is not None:
     record["error"] = answer.error
   for key, value in source.extra.items():

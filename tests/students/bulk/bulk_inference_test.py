@@ -25,9 +25,13 @@ class Echo:
     self.max_input = 48
     self.lengths = [48]
     self.needs_rationale = False
+    self.num_tokens = self.num_unknown = 0
 
   def fit_lengths(self, items):
     return self.lengths
+
+  def text_report(self):
+    return []
 
   def predict(self, items, *, seed):
     return [Prediction(each.input, -1.0) for each in items]
