@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from dss_jax import vocabularies
+from dss_jax.base import file_checksums
 from dss_jax.base.errors import UserError
 from dss_jax.models import encoder_decoder
 from dss_jax.models.config import T5Config
@@ -240,6 +241,7 @@ def open_run_step(source: str, folder: pathlib.Path, step: int) -> Pretrained:
     UserError: for a damaged checkpoint.
   """
   with bounds.reading(folder, "checkpoint"):
+    file_checksums.check(folder, "state")
     arrays = t5x_checkpoints.open_state(folder / "state", bounds.Budget())
   params = t5x_checkpoints.below(arrays, "params")
   return _with_sizes(RUN, source, folder, params, step=step)

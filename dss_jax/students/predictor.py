@@ -212,6 +212,12 @@ class Predictor:
   ) -> Prediction:
     """A prediction with what the texts of one query add to it."""
     fields: dict[str, Any] = {}
+    if any(math.isnan(text.log_prob) for text in texts):
+      return dataclasses.replace(
+        before,
+        error="the student's probabilities are no numbers; its parameters are"
+        " damaged or too large for its dtype",
+      )
     if query.generator.exhaustive:
       fields["label_scores"] = _probabilities(texts)
       texts = texts[: self.options.num_best]

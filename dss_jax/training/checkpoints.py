@@ -7,6 +7,10 @@ killed at any moment and started again ends as if it had not been:
   checkpoints/<step>/loop    what the loop remembers: best step, patience, ...
   checkpoints/<step>/base    the base that adapters belong to, where a run
                              trains adapters
+  checkpoints/<step>/checksums.json   of the files of all these
+
+What is read is compared with its checksums first, and parameters must be
+finite: a damaged checkpoint is refused, never answers.
 
 Saving is asynchronous. A save cut short leaves no checkpoint behind, only a
 temporary folder that the next start removes.
@@ -14,6 +18,7 @@ temporary folder that the next start removes.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import pathlib
@@ -27,7 +32,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from dss_jax.base import checks, named_trees, value_types
+from dss_jax.base import checks, file_checksums, named_trees, value_types
 from dss_jax.base.errors import (
   StorageError,
   UserError,
@@ -88,6 +93,18 @@ class _NewestAndBest(checkpoint_managers.PreservationPolicy):
     ]
 
 
+class _WithChecksums(ocp.path.atomicity.AtomicRenameTemporaryPath):
+  """A folder that gets its checksums just before it gets its name.
+
+  So a checkpoint has them or does not exist.
+  """
+
+  async def finalize(self, *args: Any, **options: Any) -> None:
+    folder = pathlib.Path(self.get())
+    await asyncio.to_thread(file_checksums.write, folder)
+    await super().finalize(*args, **options)
+
+
 class Checkpoints:
   """The checkpoints of one run, in `<model_dir>/checkpoints`."""
 
@@ -113,6 +130,7 @@ class Checkpoints:
         fields="TrainConfig.model_dir",
       )
     self._policy = _NewestAndBest(options.keep)
+    self._compared: set[tuple[int, str]] = set()
     # Orbax looks at all checkpoints first.
     with damaged_file(
       self.folder, "delete the folder of the step that it is in"
@@ -126,6 +144,7 @@ class Checkpoints:
           cleanup_tmp_directories=not read_only,
           enable_async_checkpointing=options.asynchronous,
           preservation_policy=self._policy,
+          temporary_path_class=_WithChecksums,
           # The loop decides when; the manager saves whenever it is asked.
           should_save_fn=lambda *_: True,
         ),
@@ -174,7 +193,7 @@ class Checkpoints:
     Raises:
       UserError: where the checkpoint is damaged.
     """
-    with self._reading(step):
+    with self._reading(step, "loop"):
       return self._read_json(step, "loop")
 
   def base(self, step: int) -> dict[str, Any] | None:
@@ -185,7 +204,7 @@ class Checkpoints:
     """
     if not (self.folder / str(step) / "base").is_dir():
       return None
-    with self._reading(step):
+    with self._reading(step, "base"):
       base = self._read_json(step, "base")
       for name, hint in _BASE.items():
         if not value_types.matches(base.get(name), hint):
@@ -198,7 +217,7 @@ class Checkpoints:
 
   def param_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
     """The shapes of the parameters saved at `step`, by their paths."""
-    with self._reading(step):
+    with self._reading(step, "state"):
       return named_trees.shapes(self._metadata(step)["params"])
 
   def _metadata(self, step: int) -> PyTree:
@@ -272,9 +291,21 @@ class Checkpoints:
       ) from error
 
   @contextlib.contextmanager
-  def _reading(self, step: int) -> Iterator[None]:
-    """Turns what a damaged checkpoint raises into one line."""
+  def _reading(self, step: int, item: str) -> Iterator[None]:
+    """Turns what a damaged checkpoint raises into one line.
+
+    The item's files are compared with their checksums, by each process a share
+    of them; one that finds damage ends the others.
+    """
     try:
+      if (step, item) not in self._compared:
+        file_checksums.check(
+          self.folder / str(step),
+          item,
+          jax.process_index(),
+          jax.process_count(),
+        )
+        self._compared.add((step, item))
       yield
     except UserError:
       raise
@@ -329,8 +360,8 @@ class Checkpoints:
     self, step: int, tree: PyTree, *, partial: bool = False
   ) -> PyTree:
     restore_args = ocp.checkpoint_utils.construct_restore_args(tree)
-    with self._reading(step):
-      return self._manager.restore(
+    with self._reading(step, "state"):
+      found = self._manager.restore(
         step,
         args=ocp.args.Composite(
           state=ocp.args.PyTreeRestore(
@@ -338,10 +369,12 @@ class Checkpoints:
           )
         ),
       )["state"]
+      _check_finite(found["params"])
+      return found
 
   def restore_numpy(self, step: int) -> PyTree:
     """The whole saved tree as host arrays, whatever its structure."""
-    with self._reading(step):
+    with self._reading(step, "state"):
       restore_args = jax.tree.map(
         lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
         self._metadata(step),
@@ -356,7 +389,7 @@ class Checkpoints:
     self, step: int, wanted: PyTree, only: str | None = None
   ) -> None:
     """Compares names and shapes before anything is read."""
-    with self._reading(step):
+    with self._reading(step, "state"):
       saved = named_trees.shapes(self._metadata(step))
     if only:
       saved = {k: v for k, v in saved.items() if k.startswith(f"{only}/")}
@@ -370,6 +403,19 @@ class Checkpoints:
       " model_dir",
       fields=("TrainConfig.model_dir",),
     )
+
+
+def _check_finite(params: PyTree) -> None:
+  """Raises ValueError for the first array that this process sees to be wrong."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    shards = [leaf]
+    if isinstance(leaf, jax.Array):
+      # Copies on other devices are not looked at.
+      shards = [s.data for s in leaf.addressable_shards if s.replica_id == 0]
+    if not all(np.isfinite(np.asarray(shard)).all() for shard in shards):
+      raise ValueError(
+        f"{named_trees.path_name(path)} has values that are not finite"
+      )
 
 
 def _as_tree(state: PyTree) -> PyTree:

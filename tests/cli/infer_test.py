@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +82,25 @@ def _infer(folder, output, *more, rows="rows.jsonl"):
 
 def _read(path):
   return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_a_damaged_run_does_not_answer(folder, tmp_path, capsys):
+  damaged = tmp_path / "damaged"
+  shutil.copytree(folder / "run", damaged / "run")
+  files = (damaged / "run" / "checkpoints").glob("*/state/d/*")
+  path = max(files, key=lambda path: path.stat().st_size)
+  content = bytearray(path.read_bytes())
+  middle = len(content) // 2
+  content[middle : middle + 160] = b"\xa5" * 160
+  path.write_bytes(content)
+  shutil.copy(folder / "rows.jsonl", damaged)
+  capsys.readouterr()
+  assert _infer(damaged, tmp_path / "out.jsonl") == 2
+  assert not (tmp_path / "out.jsonl").exists()
+  line = capsys.readouterr().err.strip().splitlines()[-1]
+  assert "is damaged (state/d/" in line
+  assert "has other bytes than were written" in line
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What a student answers does not depend on how it is asked."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -157,6 +158,17 @@ def test_scores_of_beams_are_log_probabilities(dss_student, texts, convention):
       assert alternative.score == pytest.approx(float(exact), abs=1e-3)
       checked += 1
   assert checked or not any(each.ended for each in decoded)
+
+
+def test_numbers_that_overflow_are_no_answer(dss_student, texts):
+  """Finite parameters may be damaged too: no probability comes of them."""
+  params = jax.tree.map(lambda x: np.asarray(x) * 1e18, dss_student.params)
+  student = dataclasses.replace(dss_student, params=params)
+  options = PredictOptions(("label",))
+  for answer in Predictor(student, options, [4]).predict(_items(texts[:2])):
+    assert "probabilities are no numbers" in str(answer.error)
+    assert answer.label is None
+    assert answer.label_score is None
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dss_jax.base.errors import UserError
 from dss_jax.cli import checkpoints_command
+from dss_jax.pretrained import opening
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training.checkpoints import Checkpoints, SaveOptions
 from dss_jax.training.train_state import TrainState
@@ -201,6 +202,87 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(folder, damaged, content):
     with pytest.raises(UserError, match=r"checkpoints/3 is damaged") as error:
       read()
   assert "\n" not in str(error.value)
+
+
+def _numbers(folder: pathlib.Path) -> pathlib.Path:
+  """The file of a checkpoint that holds the most numbers."""
+  files = (folder / "checkpoints" / "3" / "state").rglob("d/*")
+  return max(files, key=lambda path: path.stat().st_size)
+
+
+def _overwrite(path: pathlib.Path, start: int, content: bytes) -> None:
+  with path.open("r+b") as file:
+    file.seek(start)
+    file.write(content)
+
+
+def _resize(path: pathlib.Path, change: int) -> None:
+  with path.open("r+b") as file:
+    file.truncate(path.stat().st_size + change)
+
+
+@pytest.mark.parametrize(
+  "damage",
+  [
+    lambda path: _overwrite(path, path.stat().st_size // 2, b"\xa5" * 160),
+    lambda path: _overwrite(path, 0, b"\x00" * 16),
+    lambda path: _overwrite(path, path.stat().st_size - 1, b"\xa5"),
+    lambda path: _resize(path, -1),
+    lambda path: _resize(path, 100),
+    lambda path: path.write_bytes(b""),
+    lambda path: path.unlink(),
+  ],
+)
+def test_damaged_numbers_are_refused_in_one_line(folder, damage):
+  like = _abstract(_saved(folder))
+  damage(_numbers(folder))
+  for read in (
+    lambda saved: saved.restore(3, like),
+    lambda saved: saved.restore_params(3, like.params),
+    lambda saved: saved.restore_numpy(3),
+    lambda saved: opening.open_run_step("run", saved.folder / "3", 3),
+  ):
+    with (
+      Checkpoints(folder, read_only=True) as saved,
+      pytest.raises(UserError, match=r"checkpoints/3.*state/.*d/.*") as error,
+    ):
+      read(saved)
+    assert "\n" not in str(error.value)
+
+
+def test_every_byte_of_a_checkpoint_counts(folder):
+  like = _abstract(_saved(folder))
+  step = folder / "checkpoints" / "3"
+  for path in [*(step / "state").rglob("*"), *(step / "loop").rglob("*")]:
+    if not path.is_file() or not path.stat().st_size:
+      continue
+    content = path.read_bytes()
+    _overwrite(path, len(content) // 2, bytes([content[len(content) // 2] ^ 1]))
+    with (
+      pytest.raises(UserError, match=f"{path.name} has other bytes"),
+      Checkpoints(folder, read_only=True) as saved,
+    ):
+      saved.loop_state(3)
+      saved.restore(3, like)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_parameters_that_are_not_finite_are_refused(folder, value):
+  """Runs without checksums, of earlier versions, have this check alone."""
+  state = _state()
+  scale = state.params["scale"]
+  state = state.replace(params=state.params | {"scale": scale.at[2].set(value)})
+  with Checkpoints(folder) as saved:
+    saved.save(3, state, {})
+    saved.wait()
+    (saved.folder / "3" / "checksums.json").unlink()
+    for read in (
+      lambda: saved.restore(3, _abstract(state)),
+      lambda: saved.restore_params(3, _abstract(state).params),
+    ):
+      with pytest.raises(UserError, match="scale has values that are not fin"):
+        read()
 
 
 def test_a_step_that_cannot_be_read_is_refused_in_one_line(folder):

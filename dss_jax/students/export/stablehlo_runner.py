@@ -20,10 +20,11 @@ class Student:
     data = bytearray((folder / "program.jax_export").read_bytes())
     exported = jax.export.deserialize(data)
     self._call = jax.jit(exported.call)
-    # On the device once, not with every call.
-    self._params = jax.device_put(
-      safetensors.numpy.load_file(folder / "params.safetensors")
-    )
+    params = safetensors.numpy.load_file(folder / "params.safetensors")
+    for name, value in params.items():
+      if not np.isfinite(value).all():
+        sys.exit(f"params.safetensors is damaged: {name} is not finite")
+    self._params = jax.device_put(params)  # once, not with every call
     self.input_length = exported.in_avals[-1].shape[1]
 
   def __call__(self, inputs):
