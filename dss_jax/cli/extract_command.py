@@ -213,10 +213,10 @@ def _write_batch(
   ledger: Ledger | None,
 ) -> int:
   from dss_jax.rationales import extraction
-  from dss_jax.rationales.teachers import batch_interface
+  from dss_jax.rationales.teachers import batch_requests
 
-  written = batch_interface.write_requests(
-    extraction.requests(source, plan, ledger),
+  written = batch_requests.write_requests(
+    extraction.batch_lines(source, plan, ledger),
     args.write_batch,
     ledger,
   )
@@ -233,11 +233,11 @@ def _write_batch(
 def _read_batch(args: argparse.Namespace) -> None:
   from dss_jax.rationales.extraction import LEDGER_FILE
   from dss_jax.rationales.ledger import Ledger
-  from dss_jax.rationales.teachers import batch_interface
+  from dss_jax.rationales.teachers import batch_results
 
   folder = pathlib.Path(args.output_dir)
   with Ledger(folder / LEDGER_FILE) as ledger:
-    report = batch_interface.read_results(
+    report = batch_results.read_results(
       args.read_batch,
       ledger,
       asked=args.batch_dir,

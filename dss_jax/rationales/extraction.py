@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 import platform
@@ -44,7 +45,7 @@ from dss_jax.rationales.quality.report_page import PageSample, write_page
 from dss_jax.rationales.record_source import RecordSource
 from dss_jax.rationales.record_writers import check_paths, open_writers
 from dss_jax.rationales.teacher_answers import UNANSWERED
-from dss_jax.rationales.teacher_requests import Request
+from dss_jax.rationales.teachers.batch_requests import BatchLine
 
 LEDGER_FILE = "ledger.sqlite"
 
@@ -123,10 +124,10 @@ def extract(
   return ExtractionResult(report, files, summaries)
 
 
-def requests(
+def batch_lines(
   source: RecordSource, plan: ExtractionPlan, ledger: Ledger | None = None
-) -> Iterator[Request]:
-  """Everything that can be asked now, for batch files and estimates.
+) -> Iterator[BatchLine]:
+  """Everything that can be asked now, for batch files.
 
   Args:
     source: the records.
@@ -136,10 +137,13 @@ def requests(
   """
   for teacher_plan in plan.prompted_teachers:
     planned = PlannedRequests(plan, teacher_plan, ledger)
-    yield from planned.first(source.read())
+    rounds = [planned.first(source.read())]
     if ledger is not None:
-      yield from planned.again(source.read())
-      yield from planned.with_gold_label(answered(source, plan, ledger))
+      rounds.append(planned.again(source.read()))
+      rounds.append(planned.with_gold_label(answered(source, plan, ledger)))
+    for request in itertools.chain.from_iterable(rounds):
+      body = teacher_plan.body(request)
+      yield BatchLine(teacher_plan.teacher.name, request, body)
 
 
 # --- writing -----------------------------------------------------------------

@@ -151,7 +151,8 @@ class Ledger:
     self._check_file()
     if self.read_only:
       if self._one("PRAGMA user_version") != (ledger_schema.VERSION,):
-        Ledger(self.path).close()  # brings the file to this version
+        # Makes what a killed process had not, and what older versions lack.
+        Ledger(self.path).close()
       self._db.execute("PRAGMA query_only = ON")
     if not self.read_only:
       self._db.execute("PRAGMA journal_mode = WAL")
@@ -172,7 +173,7 @@ class Ledger:
   def _check_file(self) -> None:
     [application] = self._one("PRAGMA application_id")
     [version] = self._one("PRAGMA user_version")
-    if not self._has_tables() and (self.read_only or application or version):
+    if not self._has_tables() and (application or version):
       raise self._another_file()
     if not self._has_tables():
       return

@@ -11,7 +11,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Record, read_records
 from dss_jax.rationales import extraction
 from dss_jax.rationales.estimates import estimate
-from dss_jax.rationales.extraction import RecordSource, extract, requests
+from dss_jax.rationales.extraction import RecordSource, batch_lines, extract
 from dss_jax.rationales.extraction_plan import (
   ChooseOptions,
   ExtractionPlan,
@@ -312,7 +312,10 @@ def test_what_would_be_asked(tmp_path):
     assert (found.requests, found.answered) == (10, 10)
     assert found.completion_tokens == 10 * 5
     assert found.cost == (found.prompt_tokens + 10 * 50) / 1e6
-    assert len(list(requests(SOURCE, made, ledger))) == 20
+    assert (
+      len(list(line.request for line in batch_lines(SOURCE, made, ledger)))
+      == 20
+    )
 
 
 def test_what_a_killed_run_began_to_write_goes(tmp_path):

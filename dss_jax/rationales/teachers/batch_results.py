@@ -1,13 +1,4 @@
-"""Requests as files: batch interfaces, which cost half, and vLLM.
-
-  written = write_requests(requests, "batch-1", ledger)
-  # upload batch-1/requests-000.jsonl, wait a day, download; or
-  # vllm run-batch -i batch-1/requests-000.jsonl -o results.jsonl --model ...
-  report = read_results(["results.jsonl"], ledger, asked="batch-1")
-
-The format is that of the OpenAI Batch API, which other providers have adopted
-(platform.openai.com/docs/guides/batch; vLLM's `run_batch`): one JSON object a
-line, whose `custom_id` is the request's key.
+"""Results of batch interfaces, in files, into the ledger.
 
 Results come in any order, once, twice or never, in files of answers and files
 of errors. Each line is counted as something, and none is trusted: results for
@@ -16,192 +7,40 @@ requests that were never written are not kept.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import json
 import os
-import pathlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.datasets.records import (
-  MAX_FIELD_CHARS,
-  Problem,
-  SeenTexts,
-  atomic_file,
-)
+from dss_jax.datasets.records import MAX_FIELD_CHARS, Problem, SeenTexts
 from dss_jax.datasets.records.json_lines import read_lines
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.teacher_requests import (
   ANSWERED,
+  BATCH,
+  NO_TOKENS,
   REJECTED,
+  Attempt,
   Completion,
   Outcome,
-  Request,
 )
-from dss_jax.rationales.teachers import server_responses
+from dss_jax.rationales.teachers import endpoint_errors, server_responses
+from dss_jax.rationales.teachers.batch_requests import request_files
 
 PathLike = str | os.PathLike[str]
 
-# The teacher of what batch files bring, in the ledger.
-BATCH = "batch"
-# OpenAI's bounds on a file are 50,000 requests and 200 MB.
-MAX_REQUESTS = 50_000
-MAX_BYTES = 190_000_000
 # Problems that a report holds; all are counted.
 MAX_PROBLEMS = 20
-# Requests or results looked up in the ledger together.
+# Results looked up in the ledger together.
 _CHUNK = 500
 _KEY = re.compile(r"[0-9a-f]{64}")
 # Failures that are the request's own. Others (no rights, too many requests, a
 # server's error, an expired batch) may be answered when asked again.
 _REJECTED_STATUSES = (400, 413, 422)
-
-
-# --- requests ----------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class WrittenFile:
-  """A file of requests; all are for one model and one interface.
-
-  Attributes:
-    path: where it is.
-    model: as the provider knows it.
-    url: such as "/v1/chat/completions".
-    requests: number of lines.
-    bytes: size of the file.
-  """
-
-  path: pathlib.Path
-  model: str
-  url: str
-  requests: int = 0
-  bytes: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Written:
-  """What `write_requests` did.
-
-  Attributes:
-    files: in the order of their names.
-    answered: requests left out because they need not be asked.
-    repeated: requests left out because an equal one was there before.
-  """
-
-  files: tuple[WrittenFile, ...]
-  answered: int
-  repeated: int
-
-  @property
-  def requests(self) -> int:
-    """Requests in all files."""
-    return sum(file.requests for file in self.files)
-
-
-def write_requests(
-  requests: Iterable[Request],
-  folder: PathLike,
-  ledger: Ledger | None = None,
-  *,
-  max_requests: int = MAX_REQUESTS,
-  max_bytes: int = MAX_BYTES,
-) -> Written:
-  """Writes requests to files `requests-000.jsonl`, ...; all of them or none.
-
-  Args:
-    requests: taken one by one.
-    folder: made if it is absent. It must not hold requests yet, which may be
-      on their way already.
-    ledger: requests that need not be asked are left out; None for none.
-    max_requests: most lines of a file.
-    max_bytes: largest size of a file.
-
-  Raises:
-    UserError: the folder holds requests or cannot be written to, or a request
-      is longer than a file may be.
-  """
-  folder = pathlib.Path(folder)
-  _make_folder(folder)
-  seen = SeenTexts()
-  answered = repeated = 0
-  files: list[WrittenFile] = []
-  # (model, url) -> its last file, open.
-  open_files: dict[tuple[str, str], tuple[WrittenFile, BinaryIO]] = {}
-  requests = iter(requests)
-  with contextlib.ExitStack() as stack:
-    while group := list(itertools.islice(requests, _CHUNK)):
-      settled = ledger.settled([r.key for r in group]) if ledger else ()
-      for request in group:
-        if seen.add(request.key) is not None:
-          repeated += 1
-          continue
-        if request.key in settled:
-          answered += 1
-          continue
-        line = _request_line(request, max_bytes)
-        kind = (request.model, request.url)
-        file, stream = open_files.get(kind, (None, None))
-        if (
-          file is None
-          or stream is None
-          or file.requests >= max_requests
-          or file.bytes + len(line) > max_bytes
-        ):
-          path = folder / f"requests-{len(files):03}.jsonl"
-          file, stream = open_files[kind] = (
-            WrittenFile(path, *kind),
-            stack.enter_context(atomic_file(path)),
-          )
-          files.append(file)
-        stream.write(line)
-        file.requests += 1
-        file.bytes += len(line)
-  return Written(tuple(files), answered, repeated)
-
-
-def _make_folder(folder: pathlib.Path) -> None:
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(
-      f"cannot make the folder {folder}: {error.strerror or error}",
-      fields="write_batch",
-    ) from None
-  if request_files(folder):
-    raise UserError(
-      f"{folder} holds requests already: read their results, or name another"
-      " folder",
-      fields="write_batch",
-    )
-
-
-def _request_line(request: Request, max_bytes: int) -> bytes:
-  """A request as a line of a batch file."""
-  value = {
-    "custom_id": request.key,
-    "method": "POST",
-    "url": request.url,
-    "body": request.body(),
-  }
-  # ASCII: not every reader of lines ends them at \n alone.
-  line = json.dumps(value).encode() + b"\n"
-  if len(line) > max_bytes:
-    raise UserError(
-      f"a request for {request.model!r} has {len(line)} bytes, and a batch"
-      f" file may have {max_bytes}; shorten the prompt",
-      fields="prompt",
-    )
-  return line
-
-
-def request_files(folder: PathLike) -> list[pathlib.Path]:
-  """The files of requests in a folder, in the order of their names."""
-  return sorted(pathlib.Path(folder).glob("requests-*.jsonl"))
 
 
 def _asked_keys(folder: PathLike, models: list[str]) -> SeenTexts:
@@ -234,9 +73,6 @@ def _asked_keys(folder: PathLike, models: list[str]) -> SeenTexts:
   return keys
 
 
-# --- results -----------------------------------------------------------------
-
-
 @dataclasses.dataclass
 class ReadReport:
   """What `read_results` found; every line is counted once.
@@ -244,7 +80,8 @@ class ReadReport:
   Attributes:
     answered: new answers.
     rejected: requests newly found never to be answered.
-    failed: requests that failed and may be asked again.
+    failed: requests that failed and may be asked again, such as those that
+      came with a setting which the endpoint does not take.
     known: results for requests that needed no answer any more.
     repeated: results for requests that an earlier line settled.
     unknown: results for requests that were never written.
@@ -302,6 +139,8 @@ class _Reader:
     self._keys = None
     if asked is not None:
       self._keys = _asked_keys(asked, self._models)
+    # Attempts that went out with a batch, by the keys of their requests.
+    self._submitted = {attempt.key: attempt for attempt in ledger.submitted()}
     self._settled = SeenTexts()
     self._mentioned = SeenTexts()
     self._report = ReadReport()
@@ -335,6 +174,8 @@ class _Reader:
       self._add_problem(path, number, f"unknown custom_id {key[:80]!r}")
       return
     self._mentioned.add(key)
+    if attempt := self._submitted.pop(key, None):
+      self._charge(attempt, result)
     if key in self._settled:
       report.repeated += 1
     elif is_known:
@@ -344,15 +185,14 @@ class _Reader:
       self._add_problem(path, number, result.reason)
     else:
       self._settled.add(key)
+      if attempt is None and result.completion is not None:
+        # It went out by hand.
+        attempt = self._ledger.start_attempt(key, BATCH, self._model_of(result))
+        self._charge(attempt, result)
       self._keep(result)
 
   def _keep(self, result: _Result) -> None:
-    completion = result.completion
-    model = ""
-    if self._keys is not None:
-      model = self._models[self._keys.get(result.key) or 0]
-    elif completion is not None:
-      model = completion.model
+    completion, model = result.completion, self._model_of(result)
     if completion is None:
       self._report.rejected += 1
     else:
@@ -368,6 +208,18 @@ class _Reader:
         unix=result.unix,
       )
     )
+
+  def _charge(self, attempt: Attempt, result: _Result) -> None:
+    """Notes what an attempt cost, which went out with a batch."""
+    kind, tokens = REJECTED if result.is_final else "failed", NO_TOKENS
+    if result.completion is not None:
+      kind, tokens = ANSWERED, result.completion.tokens(attempt.tokens)
+    self._ledger.end_attempt(attempt, kind, result.reason, tokens=tokens)
+
+  def _model_of(self, result: _Result) -> str:
+    if self._keys is not None:
+      return self._models[self._keys.get(result.key) or 0]
+    return result.completion.model if result.completion is not None else ""
 
   def _add_problem(self, path: PathLike, number: int, reason: str) -> None:
     if len(self._report.problems) < MAX_PROBLEMS:
@@ -430,12 +282,12 @@ def _read_result(line: str) -> _Result:
     code = failure.get("code")
   message = failure.get("message")
   reason = message if isinstance(message, str) else ""
-  return _Result(
-    key,
-    None,
-    one_line(f"{code}: {reason}", longest=300),
-    is_final=isinstance(code, int) and code in _REJECTED_STATUSES,
-  )
+  shown = one_line(f"{code}: {reason}", longest=300)
+  is_final = isinstance(code, int) and code in _REJECTED_STATUSES
+  if is_final and (fault := endpoint_errors.setting_fault(failure, reason)):
+    # As a live run: the same request may be answered after a change.
+    return _Result(key, None, f"{shown}; {fault.remedy}", is_final=False)
+  return _Result(key, None, shown, is_final=is_final)
 
 
 def _completion(body: Mapping[str, Any]) -> Completion:

@@ -9,13 +9,17 @@ from hypothesis import strategies as st
 
 from dss_jax.base.errors import UserError
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.teacher_requests import Completion, Request, Sampling
-from dss_jax.rationales.teachers.batch_interface import (
-  ReadReport,
-  read_results,
-  request_files,
-  write_requests,
+from dss_jax.rationales.teacher_requests import (
+  NO_TOKENS,
+  Attempt,
+  Completion,
+  Request,
+  Sampling,
+  Tokens,
 )
+from dss_jax.rationales.teachers import batch_requests
+from dss_jax.rationales.teachers.batch_requests import BatchLine, request_files
+from dss_jax.rationales.teachers.batch_results import ReadReport, read_results
 
 
 class Memory(Ledger):
@@ -25,7 +29,19 @@ class Memory(Ledger):
     self.answers: dict[str, Completion] = {}
     self.rejections: dict[str, str] = {}
     self.models: dict[str, str] = {}
+    self.charged: dict[str, Tokens] = {}
     self.times: dict[str, float] = {}
+
+  def submitted(self):
+    return iter(())
+
+  def start_attempt(self, key, teacher, model="", tokens=NO_TOKENS):
+    return Attempt(1, "1", key, teacher, 0.0, None, None, "", model, tokens)
+
+  def end_attempt(self, attempt, result, message="", *, tokens=None):
+    assert attempt.key not in self.charged
+    assert tokens is not None
+    self.charged[attempt.key] = tokens
 
   def settled(self, keys, **_):
     found = self.answers.keys() | self.rejections.keys()
@@ -43,6 +59,12 @@ class Memory(Ledger):
       assert outcome.kind == "rejected"
       assert "\n" not in outcome.reason
       self.rejections[key] = outcome.reason
+
+
+def write_requests(requests, *args, **options):
+  """As `batch_requests.write_requests`, of requests to the teacher "t"."""
+  lines = (BatchLine("t", each, each.body()) for each in requests)
+  return batch_requests.write_requests(lines, *args, **options)
 
 
 def _request(number: int, model: str = "m", chat: bool = True) -> Request:
@@ -172,6 +194,51 @@ def test_odd_prompts_come_back_whole(tmp_path):
 # --- results -----------------------------------------------------------------
 
 
+def test_a_refused_setting_is_asked_again_after_the_change(tmp_path):
+  """As a live run, which ends at once; the request keeps its key."""
+  refusals = [
+    {"message": "max_tokens is too large", "param": "max_tokens"},
+    {"message": "Unsupported parameter: 'stop' is not supported"},
+    {"message": "This model's maximum context length is 4096 tokens"},
+    {"message": "filtered", "code": "content_filter", "param": "prompt"},
+  ]
+  lines = [
+    _line(key, response={"status_code": 400, "body": {"error": refusal}})
+    for key, refusal in zip(KEYS, refusals)
+  ]
+  report, answers = _read(tmp_path, *lines)
+  assert (report.failed, report.rejected) == (2, 2)
+  assert set(answers.rejections) == {KEYS[2], KEYS[3]}
+  assert [problem.reason for problem in report.problems] == [
+    "400: max_tokens is too large; the field is 'max_tokens': try"
+    " max_tokens_field max_completion_tokens, or another max_tokens",
+    "400: Unsupported parameter: 'stop' is not supported; the field is 'stop':"
+    " change it, or name stop in omit_fields",
+  ]
+
+
+def test_results_are_charged_once(tmp_path):
+  """Those that a ledger submitted, and those that went out by hand."""
+  lines = [_line(KEYS[0]), _line(KEYS[1]), _line(KEYS[1]), _line(KEYS[2])]
+  failure = {"code": "batch_expired", "message": "too late"}
+  lines.append(_line(KEYS[3], response=None, error=failure))
+  path = tmp_path / "results.jsonl"
+  path.write_text("\n".join(lines))
+  with Ledger(tmp_path / "ledger.sqlite") as ledger:
+    for key in (KEYS[0], KEYS[3], KEYS[4]):
+      attempt = ledger.start_attempt(key, "batch", "m", Tokens(20, 256))
+      ledger.end_attempt(attempt, "submitted")
+    for _ in range(2):
+      read_results([path], ledger)
+      # 22 and 2 for each of the three answers, and the one still under way.
+      tokens = {charge.model: charge.tokens for charge in ledger.charges()}
+      assert tokens == {
+        "m": Tokens(22 + 20, 2 + 256),
+        "m-2024-07-18": Tokens(44, 4),
+      }
+      assert all(charge.is_batch for charge in ledger.charges())
+
+
 def test_answers(tmp_path):
   write_requests(REQUESTS, tmp_path / "batch")
   report, answers = _read(
@@ -297,7 +364,7 @@ def test_malformed_lines_have_file_line_and_reason(tmp_path):
     (3, "no result: it has no custom_id"),
     (4, "no result: it has no custom_id"),
     (5, "no result: neither a response nor an error"),
-    (6, "not valid UTF-8 (byte 0)"),
+    (6, "not valid UTF-8 (byte 0): save the file as UTF-8"),
     (7, "not usable JSON: nested too deeply"),
     (8, "the answer has no choices"),
     (9, "the answer has no text"),
@@ -387,6 +454,12 @@ def test_every_line_is_counted_whatever_it_holds(tmp_path, values):
 def test_memory_stays_flat(tmp_path):
   class Counter(Memory):
     def add_outcome(self, outcome):
+      pass
+
+    def submitted(self):
+      return iter(())
+
+    def end_attempt(self, *args, **rest):
       pass
 
     def settled(self, keys, **_):
