@@ -55,6 +55,7 @@ import pytest  # noqa: E402
 
 pytest_plugins = (
   "command_line",
+  "loopback_batches",
   "loopback_teacher",
   "plain_model",
   "small_students",

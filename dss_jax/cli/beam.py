@@ -44,6 +44,7 @@ the workers' environment. All other flags are Beam's.
 _ELSEWHERE = (
   "show_prompt",
   "dry_run",
+  "batch",
   "write_batch",
   "read_batch",
   "batch_dir",

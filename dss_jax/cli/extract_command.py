@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["EPILOG", "add_arguments", "run"]
 
 # Flags that replace asking; one of them at most.
-_WAYS = ("show_prompt", "dry_run", "write_batch", "read_batch")
+_WAYS = ("show_prompt", "dry_run", "batch", "write_batch", "read_batch")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,6 +64,12 @@ def run(args: argparse.Namespace) -> int:
   if args.write_batch:
     with _ledger_to_read(args) as ledger:
       return _write_batch(args, source, plan, ledger)
+  if args.batch:
+    from dss_jax.cli import batch_command
+
+    status = batch_command.run(args, source, plan, prices)
+    if status is not None:
+      return status
   if args.read_batch:
     _read_batch(args)
   return _extract(args, source, plan, prices)
@@ -77,7 +83,7 @@ def _check(args: argparse.Namespace) -> None:
   ways = [name for name in _WAYS if getattr(args, name)]
   if len(ways) > 1:
     raise UserError(f"--{ways[0]} and --{ways[1]} exclude each other")
-  if not output.output_dir and ways in ([], ["read_batch"]):
+  if not output.output_dir and ways in ([], ["read_batch"], ["batch"]):
     raise UserError("where shall the records go? give --output_dir")
   split = output.output_split
   if split and pathlib.Path(split).name != split:
@@ -231,6 +237,7 @@ def _write_batch(
 
 
 def _read_batch(args: argparse.Namespace) -> None:
+  from dss_jax.cli import batch_command
   from dss_jax.rationales.extraction import LEDGER_FILE
   from dss_jax.rationales.ledger import Ledger
   from dss_jax.rationales.teachers import batch_results
@@ -242,12 +249,7 @@ def _read_batch(args: argparse.Namespace) -> None:
       ledger,
       asked=args.batch_dir,
     )
-  for problem in report.problems:
-    print(problem, file=sys.stderr)
-  counts = dataclasses.asdict(report)
-  del counts["problems"]
-  shown = [f"{count:,} {name}" for name, count in counts.items() if count]
-  print("results: " + (", ".join(shown) or "none"), file=sys.stderr)
+  batch_command.print_results(report)
 
 
 def _extract(
@@ -258,6 +260,11 @@ def _extract(
 ) -> int:
   from dss_jax.rationales import extraction
 
+  ask = not (args.no_ask or args.read_batch or args.batch)
+  if ask:
+    from dss_jax.cli import batch_command
+
+    batch_command.check_none_under_way(args.output_dir)
   result = extraction.extract(
     source,
     plan,
@@ -265,7 +272,7 @@ def _extract(
     split=args.output_split or extract_flags.split_name(args),
     formats=args.formats,
     prices=prices,
-    ask=not (args.no_ask or args.read_batch),
+    ask=ask,
   )
   if args.json:
     print(json.dumps(_as_json(result), indent=2, ensure_ascii=False))

@@ -152,11 +152,16 @@ class RunFlags:
   prices: str | None = None
 
 
+BATCH_STEPS = ("submit", "poll", "fetch", "cancel")
+
+
 @dataclasses.dataclass(frozen=True)
 class BatchFileFlags:
   """Requests and answers as files.
 
   Attributes:
+    batch: submit what would be asked to the provider's batch interface; poll
+      how far it is; fetch results and write the records; cancel it.
     write_batch: write the requests that would be sent to files in this folder,
       and ask nothing.
     read_batch: take results into the ledger, then write the records.
@@ -164,6 +169,7 @@ class BatchFileFlags:
       holds.
   """
 
+  batch: str | None = None
   write_batch: str | None = None
   read_batch: tuple[str, ...] = ()
   batch_dir: str | None = None
@@ -239,8 +245,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   flags.add_flags(
     parser,
     BatchFileFlags,
-    title="batch files, for the providers' batch interfaces and vLLM's"
-    " run-batch",
+    title="batches: by the provider's interface, or as files for others and"
+    " for vLLM's run-batch",
+    batch={"choices": BATCH_STEPS, "metavar": None},
     write_batch={"metavar": "FOLDER"},
     read_batch={"metavar": "FILE"},
   )

@@ -97,6 +97,21 @@ class Prices:
         return table[max(fitting, key=len)]
     return None
 
+  def known(self, model: str) -> Price:
+    """The price of a model, for `max_cost`.
+
+    Raises:
+      UserError: no table has it.
+    """
+    price = self.price(model)
+    if price is None:
+      raise UserError(
+        f"max_cost needs the price of {model!r}; no table of prices has it, so"
+        " add it to a file of your own",
+        fields=("AskOptions.max_cost", "prices"),
+      )
+    return price
+
   def cost(
     self, model: str, prompt_tokens: float, completion_tokens: float
   ) -> float | None:

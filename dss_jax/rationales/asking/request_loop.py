@@ -354,17 +354,10 @@ class _Asking:
     Raises:
       UserError: there is a limit, and the model has no price.
     """
-    price = self._prices.price(request.model)
-    if price is not None:
-      return price.cost(tokens)
     if self._options.max_cost is not None:
-      raise UserError(
-        f"max_cost is {self._options.max_cost:g}, which needs the price of"
-        f" {request.model!r}; no table of prices has it, so add it to a file"
-        " of your own",
-        fields=("AskOptions.max_cost", "prices"),
-      )
-    return 0.0
+      return self._prices.known(request.model).cost(tokens)
+    price = self._prices.price(request.model)
+    return 0.0 if price is None else price.cost(tokens)
 
   def _all_rejected(self) -> bool:
     """Whether so many were rejected that something is wrong with all."""

@@ -18,13 +18,19 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import SeenTexts, atomic_file
+from dss_jax.datasets.records.json_lines import read_lines
 from dss_jax.rationales.ledger import Ledger
-from dss_jax.rationales.teacher_requests import Request
+from dss_jax.rationales.teacher_requests import (
+  MAX_TOKENS_FIELDS,
+  Request,
+  Tokens,
+  estimated_tokens,
+)
 
 PathLike = str | os.PathLike[str]
 
@@ -188,6 +194,33 @@ def _encoded(batch_line: BatchLine, max_bytes: int) -> bytes:
       fields="prompt",
     )
   return line
+
+
+def read_requests(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """The lines of a file of requests.
+
+  Raises:
+    UserError: a line is no request.
+  """
+  with path.open("rb") as file:
+    for number, line in read_lines(file):
+      try:
+        request: Any = json.loads(line) if isinstance(line, str) else None
+        texts = (request["custom_id"], request["body"]["model"])
+      except (ValueError, RecursionError, TypeError, KeyError):
+        texts = (None,)
+      if not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{path}:{number}: no request of a batch file")
+      yield request
+
+
+def tokens_of(line: Mapping[str, Any]) -> Tokens:
+  """An estimate of a request's tokens, with the longest answer."""
+  body = line["body"]
+  prompt = json.dumps(body.get("messages") or body.get("prompt"))
+  limits = (body.get(name) for name in MAX_TOKENS_FIELDS)
+  most = next((limit for limit in limits if isinstance(limit, int)), 0)
+  return Tokens(estimated_tokens(prompt), most)
 
 
 def request_files(folder: PathLike) -> list[pathlib.Path]:

@@ -29,7 +29,10 @@ from dss_jax.rationales.teacher_requests import (
   Outcome,
 )
 from dss_jax.rationales.teachers import endpoint_errors, server_responses
-from dss_jax.rationales.teachers.batch_requests import request_files
+from dss_jax.rationales.teachers.batch_requests import (
+  read_requests,
+  request_files,
+)
 
 PathLike = str | os.PathLike[str]
 
@@ -58,18 +61,11 @@ def _asked_keys(folder: PathLike, models: list[str]) -> SeenTexts:
     raise UserError(f"{folder} holds no requests-*.jsonl", fields="batch_dir")
   keys = SeenTexts(numbered=True)
   for path in paths:
-    with path.open("rb") as file:
-      for number, line in read_lines(file):
-        try:
-          request: Any = json.loads(line) if isinstance(line, str) else None
-          key, model = request["custom_id"], request["body"]["model"]
-        except (ValueError, RecursionError, TypeError, KeyError):
-          key = model = None
-        if not isinstance(key, str) or not isinstance(model, str):
-          raise UserError(f"{path}:{number}: no request of a batch file")
-        if model not in models:
-          models.append(model)
-        keys.add(key, models.index(model))
+    for request in read_requests(path):
+      model = request["body"]["model"]
+      if model not in models:
+        models.append(model)
+      keys.add(request["custom_id"], models.index(model))
   return keys
 
 

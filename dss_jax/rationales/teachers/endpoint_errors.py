@@ -14,7 +14,7 @@ import re
 import socket
 import ssl
 import urllib.parse
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from dss_jax.base.errors import UserError, one_line
@@ -195,11 +195,10 @@ def refusal(
 # --- connections --------------------------------------------------------------
 
 
-def check_set_up(openai: Any, url: str, make_client: Any) -> None:
+def check_set_up(url: str, make_client: Callable[[], Any]) -> None:
   """Raises UserError where this machine cannot reach the endpoint at all.
 
   Args:
-    openai: the package.
     url: the endpoint's address.
     make_client: makes the client of HTTP that is to be used.
   """
@@ -258,12 +257,11 @@ def _without_proxy(url: str) -> str:
 
 
 def connection_failure(
-  openai: Any, error: BaseException, url: str, *, was_reached: bool
+  error: BaseException, url: str, *, was_reached: bool
 ) -> Exception:
   """A connection that failed, as one of ours.
 
   Args:
-    openai: the package.
     error: what the client raised.
     url: the endpoint's address.
     was_reached: whether the endpoint ever answered. If it did, the set-up of

@@ -257,11 +257,9 @@ def test_a_proxy_that_wants_a_password_is_named(clean):
 def test_failures_that_will_not_pass_are_fatal_until_it_was_reached(
   error, told
 ):
-  import openai
-
   for was_reached, kind in ((False, FatalError), (True, TransientError)):
     found = endpoint_errors.connection_failure(
-      openai, error, "https://models.example/v1", was_reached=was_reached
+      error, "https://models.example/v1", was_reached=was_reached
     )
     assert isinstance(found, kind)
     assert (told in str(found)) != was_reached
