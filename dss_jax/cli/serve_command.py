@@ -25,7 +25,7 @@ examples:
     -d '{{"input": "A poodle is in a kitchen.</s>An animal is in a room."}}'
 
 A page to try the student is at http://127.0.0.1:8080/. SIGTERM and Ctrl-C
-answer what was accepted, then stop.
+answer what was accepted, then stop; docs/serving.md says what scores mean.
 """
 
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
@@ -40,6 +40,9 @@ class AnswerFlags:
       default: all that the student was taught.
     labels: all labels there are, separated by commas, or a file with one a
       line; default: those that the student knows.
+    num_best: the most alternatives that requests may ask for, found by beam
+      search; more than one takes another warm-up, except for a closed set of
+      labels.
     lengths: input lengths in tokens to compile, separated by commas; fewer warm
       up sooner and waste more; default: many, up to the longest input.
   """
@@ -47,6 +50,7 @@ class AnswerFlags:
   outputs: tuple[str, ...] | None = None
   labels: str | None = None
   lengths: str | None = None
+  num_best: int = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,17 +114,18 @@ def run(args: argparse.Namespace) -> int:
     from dss_jax.students.predict_options import PredictOptions
     from dss_jax.students.serving import student_backend
 
+    options = PredictOptions(labels=labels, num_best=args.num_best)
     offered = student_backend.offered_outputs(student, args.outputs)
     backend = student_backend.StudentBackend(
       student,
       offered,
-      PredictOptions(labels=labels),
+      options,
       student_backend.declared_batch_sizes(settings.max_batch),
       lengths,
       _say,
     )
     server.log_to_stderr()
-    card = student_backend.card_of(student, offered, labels)
+    card = student_backend.card_of(student, offered, options)
     return server.serve(backend, card, settings, bound, _say)
 
 

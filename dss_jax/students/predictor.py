@@ -111,6 +111,11 @@ class Predictor:
       "{rationale}" in query.subtask.input_format for query in self._queries
     )
 
+  @property
+  def is_exhaustive(self) -> bool:
+    """Whether it scores all texts that there are, a closed set of labels."""
+    return all(query.generator.exhaustive for query in self._queries)
+
   def fit_lengths(
     self, items: Sequence[PredictInput], *, num_lengths: int = 4
   ) -> list[int]:

@@ -14,6 +14,8 @@ import sys
 import time
 
 from dss_jax.base.errors import UserError
+from dss_jax.students.predictions import Alternative
+from dss_jax.students.serving.jobs import Wanted
 from dss_jax.students.serving.settings import ServeSettings
 
 
@@ -26,6 +28,7 @@ class Echo:
   label_scores: dict[str, float] | None = None
   rationale: str | None = None
   rationale_score: float | None = None
+  alternatives: tuple[Alternative, ...] = ()
   truncated: bool = False
   error: str | None = None
 
@@ -46,7 +49,7 @@ class EchoBackend:
   def warm_up(self) -> None:
     time.sleep(self.warm_up_s)
 
-  def predict(self, inputs, outputs) -> list[Echo]:
+  def predict(self, inputs, wanted: Wanted) -> list[Echo]:
     self.calls.append(list(inputs))
     time.sleep(self.seconds)
     if any(text.startswith("poison") for text in inputs):
@@ -59,7 +62,11 @@ class EchoBackend:
       Echo(
         label=backwards(text),
         label_scores={"entailment": 0.9, "neutral": 0.1, backwards(text): 0.9},
-        rationale=f"because {text}" if "rationale" in outputs else None,
+        rationale=f"because {text}" if "rationale" in wanted.outputs else None,
+        alternatives=tuple(
+          Alternative(-0.25 - i, backwards(text))
+          for i in range(wanted.num_best)
+        ),
         truncated=len(text) > 1000,
         error="it cannot be asked" if text == "refuse" else None,
       )
@@ -97,6 +104,7 @@ def main() -> int:
     "echo",
     ("label", "rationale"),
     ("entailment", "neutral"),
+    4,
     {"step": 3},
     "A poodle is in a kitchen.",
   )

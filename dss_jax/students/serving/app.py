@@ -3,78 +3,70 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import fastapi
+import pydantic
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from dss_jax import __version__
 from dss_jax.students.predict_options import OUTPUTS
 from dss_jax.students.predictions import Prediction
 from dss_jax.students.serving import (
+  access_control,
   batching,
-  guard,
+  jobs,
   pages,
   predict_requests,
   server_metrics,
 )
-from dss_jax.students.serving.guard import Receive, Send
-from dss_jax.students.serving.predict_requests import Refused
-from dss_jax.students.serving.settings import ServeSettings
-from dss_jax.students.serving.student_backend import ModelCard
+from dss_jax.students.serving.access_control import Receive, Send
+from dss_jax.students.serving.predict_answers import (
+  PredictResponse,
+  Refusal,
+  answer_body,
+)
+from dss_jax.students.serving.predict_requests import PredictRequest, Refused
+from dss_jax.students.serving.service import Service
 
 _JSON = "application/json"
 
 
-class Service:
-  """A backend with its queue, limits and counters."""
+class Health(pydantic.BaseModel):
+  """Answer of the two probes."""
 
-  def __init__(
-    self,
-    backend: batching.Backend,
-    card: ModelCard,
-    settings: ServeSettings,
-    *,
-    on_ready: Callable[[], None] = lambda: None,
-    on_death: Callable[[BaseException], None] = lambda error: None,
-  ):
-    self.card = card
-    self.settings = settings
-    self.metrics = server_metrics.Metrics(card.to_dict(), lambda: self.batcher)
-    self.batcher = batching.Batcher(
-      backend,
-      max_batch=settings.max_batch,
-      max_wait_s=settings.max_wait_ms / 1e3,
-      max_queue=settings.max_queue,
-      observer=self.metrics,
-      on_ready=on_ready,
-      on_death=on_death,
-    )
-
-  def health(self) -> tuple[bool, str]:
-    """Whether requests are accepted, and why or why not."""
-    state, busy_s = self.batcher.state, self.batcher.busy_s
-    stuck = busy_s > self.settings.stuck_after_s
-    if state is batching.State.READY and stuck:
-      return False, f"the predictor has been at one batch for {busy_s:.0f} s"
-    return state is batching.State.READY, state.value
-
-  @property
-  def is_alive(self) -> bool:
-    """Whether waiting may help: false if the predictor has ended or is stuck."""
-    batcher = self.batcher
-    return batcher.state is not batching.State.FAILED and (
-      batcher.state is batching.State.STARTING
-      or batcher.busy_s <= self.settings.stuck_after_s
-    )
+  status: str = pydantic.Field(description="`ok`, or why it is not.")
 
 
-def make_app(service: Service) -> guard.Guard:
+class Limits(pydantic.BaseModel):
+  """The most that one request may hold."""
+
+  items: int
+  input_chars: int
+  body_bytes: int
+  timeout_ms: float
+  num_best: int
+
+
+class ModelInfo(pydantic.BaseModel):
+  """The model, and what it can be asked for."""
+
+  model: dict[str, Any]
+  outputs: list[str]
+  labels: list[str] | None = pydantic.Field(
+    description="The closed set of labels; null for free text."
+  )
+  example: str
+  limits: Limits
+
+
+def make_app(service: Service) -> access_control.AccessControl:
   """The application.
 
   Args:
@@ -90,102 +82,102 @@ def make_app(service: Service) -> guard.Guard:
     openapi_url=None,
     redirect_slashes=False,
   )
-  _describe_predict(app)
+  model = predict_requests.request_model(service.settings, service.card)
+  _describe_predict(app, model)
   _add_reports(app, service)
   _add_pages(app, service)
   _add_refusals(app)
-  predict = functools.partial(_predict, service)
-  return guard.Guard(app, predict, service.settings, service.metrics)
+  predict = functools.partial(_predict, service, model)
+  return access_control.AccessControl(app, predict, service)
 
 
 # ---------------------------------------------------------------- predictions
 
 # Routing, dependencies and middleware of the framework would take as long as
-# all the rest of a request. `guard` therefore calls `_predict` itself, and the
-# framework only describes this path next to the others.
+# all the rest of a request. `access_control` therefore calls `_predict` itself,
+# and the framework only describes this path next to the others.
 
 
-def _describe_predict(app: fastapi.FastAPI) -> None:
-  statuses = (400, 401, 403, 408, 413, 415, 421, 422, 429, 500, 503, 504)
+def _describe_predict(
+  app: fastapi.FastAPI, model: type[PredictRequest]
+) -> None:
+  def described(body):
+    """Never called."""
 
-  @app.post(
-    guard.PREDICT_PATH,
+  described.__annotations__ = {"body": model}
+  app.post(
+    access_control.PREDICT_PATH,
     summary="Predict labels and rationales",
     description="Answers one input or several, in their order.",
     operation_id="predict",
-    response_model=predict_requests.PredictResponse,
-    responses={
-      status: {"model": predict_requests.Refusal} for status in statuses
-    },
-    openapi_extra={
-      "requestBody": {
-        "required": True,
-        "content": {
-          _JSON: {"schema": predict_requests.PredictRequest.model_json_schema()}
-        },
-      }
-    },
-  )
-  def described() -> None:
-    """Never called."""
+    response_model=PredictResponse,
+    responses=_refusals(
+      *(400, 401, 403, 408, 413, 415, 421, 422, 429, 500, 503, 504)
+    ),
+  )(described)
+
+
+def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+  """OpenAPI's descriptions of answers that are refusals."""
+  return {status: {"model": Refusal} for status in statuses}
 
 
 async def _predict(
   service: Service,
+  model: type[PredictRequest],
   headers: Mapping[bytes, bytes],
   request_id: str,
   receive: Receive,
   send: Send,
 ) -> None:
-  """Answers a request that the guard let in, unless its client leaves first.
+  """Answers a request that was let in, unless its client leaves first.
 
   Raises:
-    Refused: the guard sends this answer.
+    Refused: the caller sends this answer.
   """
   _check_media_type(headers)
   try:
     body = await predict_requests.read_body(receive, service.settings)
   except predict_requests.Disconnected:
     return
-  inputs, asked, timeout_s = predict_requests.parse(
-    body, service.settings, service.card.outputs
+  asked = predict_requests.parse(body, model)
+  wanted = jobs.Wanted(
+    tuple(name for name in OUTPUTS if name in asked.outputs), asked.num_best
   )
-  outputs = tuple(name for name in OUTPUTS if name in asked.outputs)
+  timeout_s = (asked.timeout_ms or 1e3 * service.settings.timeout_s) / 1e3
   try:
-    job = service.batcher.submit(inputs, outputs, timeout_s, request_id)
+    job = service.batcher.submit(asked.texts, wanted, timeout_s, request_id)
     predictions = await _wait(service.batcher, job, receive)
-  except batching.QueueFull as full:
+  except jobs.QueueFull as full:
     seconds = min(max(math.ceil(full.retry_after_s), 1), 60)
     raise Refused(
       429,
-      f"too much waits already to answer {len(inputs)} more in time (at most"
+      f"too much waits already to answer {len(asked.texts)} more in time (at most"
       f" {service.settings.max_queue} inputs may wait); try again in"
       f" {seconds} s",
       {"Retry-After": str(seconds)},
     ) from None
-  except batching.Stopped as stopped:
+  except jobs.Stopped as stopped:
     raise Refused(
       503,
       f"the server does not take requests now ({stopped})",
       {"Retry-After": "5", "Connection": "close"},
     ) from None
-  except batching.Expired as expired:
+  except jobs.Expired as expired:
     raise Refused(504, str(expired)) from None
-  except batching.Failed as failed:
+  except jobs.Failed as failed:
     raise Refused(500, str(failed)) from None
   if predictions is not None:
-    content = predict_requests.answer_body(
-      predictions, outputs, scores=asked.scores, model=service.card.to_dict()
-    )
+    content = answer_body(predictions, asked, service.card.to_dict())
     service.metrics.answered(
       (job.arrived if job.started is None else job.started) - job.arrived,
       sum(bool(prediction.truncated) for prediction in predictions),
     )
-    await guard.send_answer(200, content, {}, send)
+    await access_control.send_answer(200, content, {}, send)
 
 
 async def _wait(
-  batcher: batching.Batcher, job: batching.Job, receive: Receive
+  batcher: batching.Batcher, job: jobs.Job, receive: Receive
 ) -> Sequence[Prediction] | None:
   """The predictions; None if the client has left."""
 
@@ -198,7 +190,7 @@ async def _wait(
   try:
     return await job.future
   except asyncio.CancelledError:
-    if job.gone and watch.done():
+    if watch.done():
       return None
     batcher.abandon(job)
     raise
@@ -212,9 +204,14 @@ def _check_media_type(headers: Mapping[bytes, bytes]) -> None:
   Browsers let pages of other sites send forms and plain text, but not JSON.
   """
   close = {"Connection": "close"}
-  kind = headers.get(b"content-type", b"").partition(b";")[0]
-  if kind.strip().lower() != _JSON.encode():
+  kind, _, parameters = (
+    headers.get(b"content-type", b"").lower().partition(b";")
+  )
+  if kind.strip() != _JSON.encode():
     raise Refused(415, f"send the header Content-Type: {_JSON}", close)
+  charset = parameters.partition(b"charset=")[2].partition(b";")[0].strip(b' "')
+  if charset not in (b"", b"utf-8", b"utf8"):
+    raise Refused(415, "JSON is UTF-8; send it so, without a charset", close)
   if headers.get(b"content-encoding", b"identity") != b"identity":
     raise Refused(415, "send the body without a Content-Encoding", close)
 
@@ -223,12 +220,15 @@ def _check_media_type(headers: Mapping[bytes, bytes]) -> None:
 
 
 def _add_reports(app: fastapi.FastAPI, service: Service) -> None:
+  broken = {"model": Health, "description": "Broken: start it again."}
+  waits = {"model": Health, "description": "Warming up, stopping or broken."}
+
   @app.get(
     "/healthz",
-    summary="Whether requests are accepted",
-    responses={503: {"description": "Warming up, stopping or broken."}},
+    summary="Whether to send requests",
+    response_model=Health,
+    responses={**_refusals(421, 500), 503: waits},
   )
-  @app.head("/healthz", include_in_schema=False)
   async def healthz() -> Response:
     ready, state = service.health()
     return JSONResponse({"status": state}, 200 if ready else 503)
@@ -236,21 +236,31 @@ def _add_reports(app: fastapi.FastAPI, service: Service) -> None:
   @app.get(
     "/livez",
     summary="Whether the process is worth keeping",
-    responses={503: {"description": "Broken: start it again."}},
+    response_model=Health,
+    responses={**_refusals(421, 500), 503: broken},
   )
-  @app.head("/livez", include_in_schema=False)
   async def livez() -> Response:
     state = service.health()[1]
     return JSONResponse({"status": state}, 200 if service.is_alive else 503)
 
-  @app.get("/metrics", summary="Counters, for Prometheus")
+  @app.get(
+    "/metrics",
+    summary="Counters, for Prometheus",
+    response_class=PlainTextResponse,
+    responses=_refusals(401, 421, 500),
+  )
   async def show_metrics() -> Response:
     return Response(
       service.metrics.render(),
       headers={"Content-Type": server_metrics.CONTENT_TYPE},
     )
 
-  @app.get("/v1/model", summary="The model and the server's limits")
+  @app.get(
+    "/v1/model",
+    summary="The model and the server's limits",
+    response_model=ModelInfo,
+    responses=_refusals(401, 421, 500),
+  )
   async def model() -> Response:
     settings, card = service.settings, service.card
     return JSONResponse(
@@ -264,6 +274,7 @@ def _add_reports(app: fastapi.FastAPI, service: Service) -> None:
           "input_chars": settings.max_input_chars,
           "body_bytes": settings.max_body_bytes,
           "timeout_ms": settings.timeout_s * 1e3,
+          "num_best": card.num_best,
         },
       }
     )
@@ -272,8 +283,8 @@ def _add_reports(app: fastapi.FastAPI, service: Service) -> None:
 def _add_pages(app: fastapi.FastAPI, service: Service) -> None:
   needs_token = service.settings.token is not None
   page = pages.trial_page(needs_token)
-  docs = functools.cache(lambda: pages.docs_page(app.openapi()))
-  description = functools.cache(lambda: json.dumps(app.openapi()))
+  description = functools.cache(lambda: _description(app, needs_token))
+  docs = functools.cache(lambda: pages.docs_page(description()))
 
   @app.get("/", include_in_schema=False)
   async def index() -> Response:
@@ -285,7 +296,20 @@ def _add_pages(app: fastapi.FastAPI, service: Service) -> None:
 
   @app.get("/openapi.json", include_in_schema=False)
   async def openapi() -> Response:
-    return Response(description(), media_type=_JSON)
+    return JSONResponse(description())
+
+
+def _description(app: fastapi.FastAPI, needs_token: bool) -> dict[str, Any]:
+  """The OpenAPI description, with the token where one is needed."""
+  found = copy.deepcopy(app.openapi())
+  if needs_token:
+    bearer = {"type": "http", "scheme": "bearer"}
+    found["components"]["securitySchemes"] = {"token": bearer}
+    for path, operations in found["paths"].items():
+      if path not in access_control.OPEN_PATHS:
+        for operation in operations.values():
+          operation["security"] = [{"token": []}]
+  return found
 
 
 def _add_refusals(app: fastapi.FastAPI) -> None:
@@ -299,5 +323,5 @@ def _add_refusals(app: fastapi.FastAPI) -> None:
     }.get(error.status_code, error.detail)
     # The body of such a request is not read.
     headers = {**(error.headers or {}), "Connection": "close"}
-    body = guard.refusal_body(reason, request.state.request_id)
+    body = access_control.refusal_body(reason, request.state.request_id)
     return Response(body, error.status_code, headers, media_type=_JSON)

@@ -2,7 +2,7 @@
 
   batcher = Batcher(backend, max_batch=32, max_wait_s=0.005, max_queue=128)
   batcher.start(loop)                    # warms up, then takes work
-  job = batcher.submit(inputs, ("label",), timeout_s=10)   # or QueueFull
+  job = batcher.submit(inputs, wanted, timeout_s=10)   # or QueueFull
   predictions = await job.future         # or Expired, Failed, Stopped
 
 The unit is an input: the inputs of a request may be spread over batches, and a
@@ -18,18 +18,24 @@ import asyncio
 import collections
 import concurrent.futures
 import contextlib
-import dataclasses
 import enum
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
+
+from dss_jax.students.serving.jobs import (
+  Expired,
+  Failed,
+  Job,
+  QueueFull,
+  Stopped,
+  Wanted,
+)
 
 logger = logging.getLogger(__name__)
-
-Outputs = tuple[str, ...]
 
 # Calls may take this many times as long as those before them.
 _SAFETY_FACTOR = 1.25
@@ -42,33 +48,9 @@ class Backend(Protocol):
     """Does everything that would delay the first batch."""
     ...
 
-  def predict(self, inputs: Sequence[str], outputs: Outputs) -> Sequence[Any]:
+  def predict(self, inputs: Sequence[str], wanted: Wanted) -> Sequence[Any]:
     """Returns one prediction for each input, in their order."""
     ...
-
-
-class QueueFull(Exception):
-  """Too much work waits already, for the queue or to be answered in time.
-
-  Attributes:
-    retry_after_s: when there may be room again.
-  """
-
-  def __init__(self, retry_after_s: float):
-    super().__init__("the queue is full")
-    self.retry_after_s = retry_after_s
-
-
-class Stopped(Exception):
-  """The server does not take work yet, or no longer."""
-
-
-class Expired(Exception):
-  """The request's time was up before it was computed."""
-
-
-class Failed(Exception):
-  """The backend failed on this request's inputs, or altogether."""
 
 
 class State(enum.Enum):
@@ -84,7 +66,7 @@ class State(enum.Enum):
 class Observer:
   """Learns what happens; see `server_metrics`."""
 
-  def batch(self, size: int, outputs: Outputs, seconds: float) -> None:
+  def batch(self, size: int, wanted: Wanted, seconds: float) -> None:
     """A batch was computed."""
 
   def failure(self, size: int) -> None:
@@ -94,48 +76,8 @@ class Observer:
     """Inputs were dropped before they were computed."""
 
 
-@dataclasses.dataclass(eq=False)
-class Job:
-  """The inputs of one request.
-
-  Attributes:
-    inputs: texts.
-    outputs: what is asked for.
-    arrived: time of arrival, by the batcher's clock.
-    deadline: when its time is up.
-    future: becomes the predictions, in the order of `inputs`.
-    name: the request's name in the log.
-    started: when its first input was taken; None before.
-    taken: how many inputs were taken into batches.
-    done: how many inputs are computed.
-    gone: nobody waits for it any more.
-  """
-
-  inputs: Sequence[str]
-  outputs: Outputs
-  arrived: float
-  deadline: float
-  future: asyncio.Future[list[Any]]
-  name: str = ""
-  results: list[Any] = dataclasses.field(init=False)
-  started: float | None = None
-  taken: int = 0
-  done: int = 0
-  gone: bool = False
-
-  def __post_init__(self):
-    self.results = [None] * len(self.inputs)
-
-  @property
-  def waiting(self) -> int:
-    return len(self.inputs) - self.taken
-
-
-class _Entry(NamedTuple):
-  """One input of a batch."""
-
-  job: Job
-  index: int
+# Inputs of a batch: a job, and the position in its inputs.
+_Batch = list[tuple[Job, int]]
 
 
 class Batcher:
@@ -180,13 +122,13 @@ class Batcher:
     self._changed = asyncio.Event()
     self._jobs: collections.deque[Job] = collections.deque()
     # Inputs that wait, by what is asked for.
-    self._counts: collections.Counter[Outputs] = collections.Counter()
+    self._counts: collections.Counter[Wanted] = collections.Counter()
     self._state = State.STARTING
     # The present call of the backend.
     self._busy_since: float | None = None
-    self._present: Outputs = ()
+    self._present = Wanted(())
     # Seconds of the slowest recent calls, by what is asked for.
-    self._call_s: dict[Outputs, float] = {}
+    self._call_s: dict[Wanted, float] = {}
     # Jobs that are accepted and not answered.
     self._open: set[Job] = set()
 
@@ -220,7 +162,7 @@ class Batcher:
   def submit(
     self,
     inputs: Sequence[str],
-    outputs: Outputs,
+    wanted: Wanted,
     timeout_s: float,
     name: str = "",
   ) -> Job:
@@ -228,7 +170,7 @@ class Batcher:
 
     Args:
       inputs: texts.
-      outputs: what is asked for.
+      wanted: what is asked for; what wants the same is computed together.
       timeout_s: time within which to answer.
       name: the request's name in the log.
 
@@ -242,18 +184,18 @@ class Batcher:
     if self._state is not State.READY:
       raise Stopped(self._state.value)
     before_s = self._seconds_before(now)
-    expected_s = _SAFETY_FACTOR * (before_s + self._call_s.get(outputs, 0.0))
+    expected_s = _SAFETY_FACTOR * (before_s + self._call_s.get(wanted, 0.0))
     if self.waiting + len(inputs) > self._max_queue:
       raise QueueFull(before_s or 1.0)
     if before_s and expected_s > timeout_s:
       raise QueueFull(expected_s - timeout_s)
     job = Job(
-      inputs, outputs, now, now + timeout_s, self._loop.create_future(), name
+      inputs, wanted, now, now + timeout_s, self._loop.create_future(), name
     )
     self._jobs.append(job)
-    self._counts[outputs] += len(inputs)
+    self._counts[wanted] += len(inputs)
     # Other arrivals change nothing for a batch that waits to be full.
-    if len(self._jobs) == 1 or self._counts[outputs] >= self._max_batch:
+    if len(self._jobs) == 1 or self._counts[wanted] >= self._max_batch:
       self._changed.set()
     self._open.add(job)
     timer = self._loop.call_later(timeout_s, self._expire, job)
@@ -265,27 +207,34 @@ class Batcher:
     job.future.add_done_callback(forget)
     return job
 
-  def abandon(self, job: Job, reason: str = "disconnected") -> None:
-    """Drops what is not computed yet of a job that nobody waits for."""
-    if job.gone:
-      return
-    job.gone = True
-    if job.waiting:
-      self._drop(job, reason)
-    job.future.cancel()
+  def abandon(
+    self,
+    job: Job,
+    reason: str = "disconnected",
+    error: Exception | None = None,
+  ) -> None:
+    """Drops what is not computed yet of a job that is not answered.
 
-  def _drop(self, job: Job, reason: str) -> None:
-    """Takes the rest of a job from the queue."""
-    self._observer.dropped(reason, job.waiting)
-    self._jobs.remove(job)
-    self._counts[job.outputs] -= job.waiting
-    job.taken = len(job.inputs)
+    Args:
+      job: the job; nothing happens if it is answered already.
+      reason: what the observer hears.
+      error: becomes the job's answer; None if nobody waits for one.
+    """
+    if job.future.done():
+      return
+    if job.waiting:
+      self._observer.dropped(reason, job.waiting)
+      self._jobs.remove(job)
+      self._counts[job.wanted] -= job.waiting
+      job.taken = len(job.inputs)
+    if error is None:
+      job.future.cancel()
+    else:
+      job.future.set_exception(error)
 
   def _expire(self, job: Job) -> None:
-    if not job.future.done():
-      what = "waited" if job.started is None else "was computed"
-      job.future.set_exception(Expired(f"its time was up while it {what}"))
-      self.abandon(job, "deadline")
+    what = "waited" if job.started is None else "was computed"
+    self.abandon(job, "deadline", Expired(f"its time was up while it {what}"))
 
   def drain(self) -> None:
     """Takes no further work; accepted work is computed."""
@@ -304,15 +253,13 @@ class Batcher:
 
   def _fail_all(self, error: Exception) -> None:
     for job in list(self._open):
-      if not job.future.done():
-        job.future.set_exception(error)
-      self.abandon(job, "stopped")
+      self.abandon(job, "stopped", error)
 
   def _seconds_before(self, now: float) -> float:
     """How long the present batch and the queue will take, as far as known."""
     calls_s = sum(
-      math.ceil(count / self._max_batch) * self._call_s.get(outputs, 0.0)
-      for outputs, count in self._counts.items()
+      math.ceil(count / self._max_batch) * self._call_s.get(wanted, 0.0)
+      for wanted, count in self._counts.items()
     )
     if self._busy_since is not None:
       present_s = self._call_s.get(self._present, 0.0)
@@ -354,7 +301,7 @@ class Batcher:
     self._thread_idle.clear()
     return await self._loop.run_in_executor(self._executor, call)
 
-  async def _next_batch(self) -> list[_Entry]:
+  async def _next_batch(self) -> _Batch:
     """Waits for a batch; it is empty when there is nothing left to do."""
     while True:
       self._changed.clear()
@@ -363,11 +310,11 @@ class Batcher:
         first = self._jobs[0]
         patience = first.arrived + self._max_wait_s - self._clock()
         if (
-          self._counts[first.outputs] >= self._max_batch
+          self._counts[first.wanted] >= self._max_batch
           or patience <= 0
           or self._state is not State.READY
         ):
-          if batch := self._cut(first.outputs):
+          if batch := self._cut(first.wanted):
             return batch
           continue
       elif self._state is not State.READY:
@@ -376,36 +323,40 @@ class Batcher:
         async with asyncio.timeout(patience):
           await self._changed.wait()
 
-  def _cut(self, outputs: Outputs) -> list[_Entry]:
-    """Takes the oldest inputs that ask for `outputs` and have time left."""
-    batch: list[_Entry] = []
+  def _cut(self, wanted: Wanted) -> _Batch:
+    """Takes the oldest inputs that ask for `wanted` and have time left."""
+    batch: _Batch = []
     now = self._clock()
     for job in list(self._jobs):
       if len(batch) == self._max_batch:
         break
-      if job.outputs != outputs:
+      if job.wanted != wanted:
         continue
-      if job.deadline <= now:  # its timer answers it, if a little late
-        self._drop(job, "deadline")
+      if job.deadline <= now:  # its timer would find it a little late
+        self._expire(job)
         continue
       count = min(job.waiting, self._max_batch - len(batch))
-      batch += [_Entry(job, job.taken + i) for i in range(count)]
+      batch += [(job, job.taken + i) for i in range(count)]
       if job.started is None:
         job.started = now
       job.taken += count
-      self._counts[outputs] -= count
+      self._counts[wanted] -= count
       if not job.waiting:
         self._jobs.remove(job)
     return batch
 
-  async def _compute(self, batch: list[_Entry]) -> None:
+  async def _compute(self, batch: _Batch) -> None:
     """Computes a batch; halves it if it fails, down to the inputs at fault."""
     parts = [batch]
     while parts:
       part = parts.pop()
       if len(part) < len(batch):  # the other parts may have taken long
         now = self._clock()
-        part = [e for e in part if not e.job.gone and e.job.deadline > now]
+        part = [
+          (job, index)
+          for job, index in part
+          if not job.future.done() and job.deadline > now
+        ]
         if not part:
           continue
       try:
@@ -416,31 +367,31 @@ class Batcher:
           middle = len(part) // 2
           parts += [part[middle:], part[:middle]]
           continue
-        job = part[0].job
+        job, _ = part[0]
         logger.error(
           "request %s: the predictor failed on an input",
           job.name,
           exc_info=error,
         )
-        if not job.future.done():
-          job.future.set_exception(Failed("the predictor failed on this input"))
-          self.abandon(job, "failed")
+        failed = Failed("the predictor failed on this input")
+        self.abandon(job, "failed", failed)
         continue
       for (job, index), result in zip(part, results, strict=True):
         job.results[index] = result
-        job.done += 1
-        if job.done == len(job.inputs) and not job.future.done():
-          job.future.set_result(job.results)
+        if len(job.results) == len(job.inputs) and not job.future.done():
+          job.future.set_result(
+            [job.results[i] for i in range(len(job.inputs))]
+          )
 
-  async def _predict(self, part: list[_Entry]) -> Sequence[Any]:
-    outputs = self._present = part[0].job.outputs
+  async def _predict(self, part: _Batch) -> Sequence[Any]:
+    wanted = self._present = part[0][0].wanted
     inputs = [job.inputs[index] for job, index in part]
     results, seconds = await self._in_thread(
-      self._backend.predict, inputs, outputs
+      self._backend.predict, inputs, wanted
     )
     if len(results) != len(part):
       raise RuntimeError(f"{len(part)} inputs gave {len(results)} predictions")
-    before = self._call_s.get(outputs, seconds)
-    self._call_s[outputs] = max(seconds, before + 0.2 * (seconds - before))
-    self._observer.batch(len(part), outputs, seconds)
+    before = self._call_s.get(wanted, seconds)
+    self._call_s[wanted] = max(seconds, before + 0.2 * (seconds - before))
+    self._observer.batch(len(part), wanted, seconds)
     return results

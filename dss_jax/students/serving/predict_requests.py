@@ -1,25 +1,39 @@
-"""Requests for predictions and their answers, as OpenAPI describes them.
+"""Requests for predictions: their body is bounded, parsed and checked.
 
-A body is bounded before it is parsed; then pydantic checks its fields.
+`request_model` makes the pydantic model of one server's requests, with its
+limits and outputs: it is what checks a request and what OpenAPI describes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import math
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Annotated, Any, Literal
 
 import pydantic
 
-from dss_jax.base.errors import one_line, printable
+from dss_jax.base import strict_json
+from dss_jax.base.errors import UserError, one_line, printable
 from dss_jax.students.serving.settings import ServeSettings
-
-if TYPE_CHECKING:
-  from dss_jax.students.predictions import Prediction
+from dss_jax.students.serving.student_backend import ModelCard
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+# Something besides white space, and no NUL: what a record's input must have.
+# The characters stand for themselves, as every dialect of patterns reads them.
+_SPACES = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_TEXT = f"^[^\0]*[^\0{_SPACES}][^\0]*$"
+# OpenAPI's words for: one of both, where null counts as absent.
+_ONE_OF_BOTH: list[Any] = [
+  {"required": [name], "properties": {name: {"type": kind}}}
+  for name, kind in (("input", "string"), ("inputs", "array"))
+]
+
+
+def _whole(value: Any) -> Any:
+  """JSON's 2.0 is a whole number too."""
+  is_whole = isinstance(value, float) and value.is_integer()
+  return int(value) if is_whole else value
 
 
 class PredictRequest(pydantic.BaseModel):
@@ -29,7 +43,8 @@ class PredictRequest(pydantic.BaseModel):
     extra="forbid",
     strict=True,
     json_schema_extra={
-      "examples": [{"inputs": ["..."], "outputs": ["label"], "scores": True}]
+      "examples": [{"inputs": ["..."], "outputs": ["label"], "scores": True}],
+      "oneOf": _ONE_OF_BOTH,
     },
   )
 
@@ -39,52 +54,26 @@ class PredictRequest(pydantic.BaseModel):
   input: str | None = pydantic.Field(
     None, description="One text, in place of inputs."
   )
-  outputs: list[Literal["label", "rationale"]] = pydantic.Field(
+  outputs: list[str] = pydantic.Field(
     ["label"], description="What to predict; GET /v1/model says what can be."
   )
   scores: bool = pydantic.Field(False, description="Whether to add scores.")
+  num_best: int = pydantic.Field(
+    1,
+    description="How many alternatives to add to each prediction, the best"
+    " first; 1 for none. GET /v1/model says how many can be.",
+  )
   timeout_ms: float | None = pydantic.Field(
     None,
-    gt=0,
     allow_inf_nan=False,
     description="Within which to answer; at most, and by default, the server's"
     " own limit.",
   )
 
-
-class PredictionBody(pydantic.BaseModel):
-  """What is predicted of an input; what was not asked for is absent."""
-
-  label: str | None = None
-  label_score: float | None = pydantic.Field(
-    None, description="Log-probability of the label."
-  )
-  label_scores: dict[str, float | None] | None = pydantic.Field(
-    None, description="Probability of each, where all labels are known."
-  )
-  rationale: str | None = None
-  rationale_score: float | None = pydantic.Field(
-    None, description="Log-probability of the rationale."
-  )
-  truncated: bool = pydantic.Field(
-    description="Whether the input was longer than the student reads."
-  )
-
-
-class PredictResponse(pydantic.BaseModel):
-  """Predictions, in the order of the inputs."""
-
-  predictions: list[PredictionBody]
-  model: dict[str, Any]
-
-
-class Refusal(pydantic.BaseModel):
-  """Any answer but 200."""
-
-  error: str = pydantic.Field(description="The reason, in one line.")
-  request_id: str = pydantic.Field(
-    description="Also in the header X-Request-Id, and in the server's log."
-  )
+  @property
+  def texts(self) -> list[str]:
+    """The inputs, whichever way they were sent."""
+    return [self.input] if self.input is not None else self.inputs or []
 
 
 class Refused(Exception):
@@ -109,7 +98,46 @@ class Disconnected(Exception):
   """The client left before its request was complete."""
 
 
-# ---------------------------------------------------------------- the request
+def request_model(
+  settings: ServeSettings, card: ModelCard
+) -> type[PredictRequest]:
+  """The requests that a server takes: its limits, and what its model offers."""
+
+  def items(most: int) -> Any:
+    # Else pydantic would describe each of a million wrong items.
+    return pydantic.Field(min_length=1, max_length=most, fail_fast=True)
+
+  text: Any = Annotated[
+    str,
+    pydantic.Field(pattern=_TEXT, max_length=settings.max_input_chars),
+  ]
+  texts: Any = Annotated[list[text], items(settings.max_items)]
+  names: Any = Annotated[list[Literal[card.outputs]], items(len(card.outputs))]
+  count: Any = Annotated[
+    int,
+    pydantic.Field(ge=1, le=card.num_best),
+    pydantic.BeforeValidator(_whole),
+  ]
+  milliseconds: Any = Annotated[
+    float, pydantic.Field(gt=0, le=1e3 * settings.timeout_s)
+  ]
+  fields = PredictRequest.model_fields
+  default = pydantic.Field(
+    list(card.outputs[:1]), description=fields["outputs"].description
+  )
+  bounded: dict[str, Any] = {
+    "inputs": (texts | None, fields["inputs"]),
+    "input": (text | None, fields["input"]),
+    "outputs": (names, default),
+    "num_best": (count, fields["num_best"]),
+    "timeout_ms": (milliseconds | None, fields["timeout_ms"]),
+  }
+  return pydantic.create_model(
+    "PredictRequest",
+    __base__=PredictRequest,
+    __doc__=PredictRequest.__doc__,
+    **bounded,
+  )
 
 
 async def read_body(receive: Receive, settings: ServeSettings) -> bytes:
@@ -150,130 +178,55 @@ def too_large(settings: ServeSettings) -> Refused:
   )
 
 
-def parse(
-  body: bytes, settings: ServeSettings, outputs: tuple[str, ...]
-) -> tuple[list[str], PredictRequest, float]:
+def parse(body: bytes, model: type[PredictRequest]) -> PredictRequest:
   """Reads and checks a request.
 
   Args:
-    body: JSON in UTF-8.
-    settings: the limits.
-    outputs: what the model can be asked for.
-
-  Returns:
-    The inputs, the request, and its timeout in seconds.
+    body: JSON in UTF-8, every key of an object once.
+    model: from `request_model`.
 
   Raises:
     Refused: with the field and what is allowed.
   """
   try:
-    request = PredictRequest.model_validate_json(body)
+    value = strict_json.loads(body.decode("utf-8-sig"))
+  except UnicodeDecodeError as error:
+    raise Refused(
+      400, f"the body is not UTF-8 at byte {error.start:,}"
+    ) from None
+  except UserError as error:
+    raise Refused(
+      400, f"the body is {one_line(printable(str(error)))}"
+    ) from None
+  if not isinstance(value, dict):
+    raise Refused(422, "the body must be a JSON object, as in GET /docs")
+  for name in value.keys() - model.model_fields:
+    place = printable(one_line(name, longest=60))
+    fields = ", ".join(model.model_fields)
+    raise Refused(422, f"{place}: there is no such field; there are {fields}")
+  try:
+    request = model.model_validate(value)
   except pydantic.ValidationError as error:
     raise _refused(error) from None
-  inputs = _inputs(request, settings)
-  missing = [name for name in request.outputs if name not in outputs]
-  if missing or not request.outputs:
-    raise Refused(
-      422, f"outputs: this model can be asked for {' and '.join(outputs)} only"
-    )
-  most_ms = settings.timeout_s * 1e3
-  timeout_ms = request.timeout_ms or most_ms
-  if timeout_ms > most_ms:
-    raise Refused(
-      422, f"timeout_ms: {timeout_ms:g} is more than {most_ms:g}, the most"
-    )
-  return inputs, request, timeout_ms / 1e3
-
-
-def _inputs(request: PredictRequest, settings: ServeSettings) -> list[str]:
   if (request.input is None) == (request.inputs is None):
     raise Refused(422, "give either inputs (a list of texts) or input (a text)")
-  named = {f"inputs[{i}]": text for i, text in enumerate(request.inputs or ())}
-  if request.input is not None:
-    named = {"input": request.input}
-  if not named:
-    raise Refused(422, "inputs: there are none")
-  if len(named) > settings.max_items:
-    raise Refused(
-      413, f"inputs: {len(named):,} are more than {settings.max_items:,}"
-    )
-  for name, text in named.items():
-    if len(text) > settings.max_input_chars:
-      raise Refused(
-        413,
-        f"{name}: {len(text):,} characters are more than"
-        f" {settings.max_input_chars:,}",
-      )
-    if not text.strip():
-      raise Refused(422, f"{name}: there is no text in it")
-    if "\0" in text:
-      raise Refused(422, f"{name}: there is a NUL character in it")
-  return list(named.values())
+  return request
 
 
 def _refused(error: pydantic.ValidationError) -> Refused:
   """The first problem that pydantic found, in one line."""
-  first = error.errors(include_url=False, include_context=False)[0]
-  if first["type"] == "json_invalid":
-    reason = first["msg"].removeprefix("Invalid JSON: ")
-    return Refused(400, f"the body is not JSON: {one_line(reason)}")
+  first = error.errors(include_url=False)[0]
+  kind, value = first["type"], first["input"]
   place = ""
   for part in first["loc"]:
     place += f"[{part}]" if isinstance(part, int) else f".{part}"
-  place = printable(one_line(place.lstrip("."), longest=60)) or "the body"
-  if first["type"] == "extra_forbidden":
-    fields = ", ".join(PredictRequest.model_fields)
-    return Refused(422, f"{place}: there is no such field; there are {fields}")
-  return Refused(422, f"{place}: {one_line(first['msg'])}")
-
-
-# ----------------------------------------------------------------- the answer
-
-
-def answer_body(
-  predictions: Sequence[Prediction],
-  outputs: Sequence[str],
-  *,
-  scores: bool,
-  model: dict[str, Any],
-) -> bytes:
-  """The body of a PredictResponse, as JSON in UTF-8.
-
-  Raises:
-    Refused: if the predictor cannot be asked about one of the inputs.
-  """
-  for i, prediction in enumerate(predictions):
-    if prediction.error:
-      raise Refused(422, f"inputs[{i}]: {one_line(prediction.error)}")
-  answer = {
-    "predictions": [_fields(p, outputs, scores) for p in predictions],
-    "model": model,
-  }
-  text = json.dumps(answer, ensure_ascii=False, allow_nan=False)
-  # A student can write half a character, which UTF-8 does not have.
-  return text.encode("utf-8", "replace")
-
-
-def _fields(
-  prediction: Prediction, outputs: Sequence[str], scores: bool
-) -> dict[str, Any]:
-  fields: dict[str, Any] = {}
-  if "label" in outputs:
-    fields["label"] = prediction.label
-    if scores:
-      fields["label_score"] = _finite(prediction.label_score)
-      by_label = prediction.label_scores
-      fields["label_scores"] = by_label and {
-        label: _finite(score) for label, score in by_label.items()
-      }
-  if "rationale" in outputs:
-    fields["rationale"] = prediction.rationale
-    if scores:
-      fields["rationale_score"] = _finite(prediction.rationale_score)
-  fields["truncated"] = bool(prediction.truncated)
-  return fields
-
-
-def _finite(score: float | None) -> float | None:
-  """JSON has no infinity, which is the score of an impossible text."""
-  return None if score is None or not math.isfinite(score) else float(score)
+  reason = first["msg"]
+  if kind in ("too_long", "string_too_long"):
+    unit = " characters" if isinstance(value, str) else ""
+    most = f"{first['ctx']['max_length']:,}"  # pyright: ignore[reportTypedDictNotRequiredAccess]
+    reason = f"{len(value):,}{unit} are more than {most}"
+  elif kind == "string_pattern_mismatch":
+    reason = "there is no text in it, or a NUL character"
+  elif isinstance(value, (int, float, str)):
+    reason += f"; it is {printable(one_line(repr(value), longest=60))}"
+  return Refused(422, f"{place.lstrip('.')}: {one_line(reason)}")

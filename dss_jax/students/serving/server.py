@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http
 import logging
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http import auto, h11_impl
 
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.students.serving import app, batching
+from dss_jax.students.serving import access_control, app, batching
+from dss_jax.students.serving.service import Service
 from dss_jax.students.serving.settings import ServeSettings
 from dss_jax.students.serving.student_backend import ModelCard
 
@@ -28,12 +32,8 @@ _GRACE_S = 2
 # Bytes of a request line and headers.
 MAX_HEAD_BYTES = 16 << 10
 
-_HEAD_TOO_LARGE = (
-  b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-  b"content-type: application/json\r\nconnection: close\r\n"
-  b"content-length: 61\r\n\r\n"
-  b'{"error": "the request line and headers exceed 16,384 bytes"}'
-)
+# Socket option: on for 0 seconds.
+_NO_LINGER = struct.pack("ii" if os.name == "posix" else "hh", 1, 0)
 
 # uvicorn's connections: with httptools if it is installed, else with h11, which
 # is pure Python.
@@ -112,17 +112,17 @@ class _Server(uvicorn.Server):
     self._started_at = time.monotonic()
     self._death: BaseException | None = None
     self._was_ready = False
-    service = app.Service(
+    self._service = Service(
       backend,
       card,
       settings,
       on_ready=self._on_ready,
       on_death=self._on_death,
     )
-    self._batcher = service.batcher
+    self._batcher = self._service.batcher
     super().__init__(
       uvicorn.Config(
-        app.make_app(service),
+        app.make_app(self._service),
         http=bounded_protocol(settings),
         ws="none",
         lifespan="off",
@@ -142,7 +142,15 @@ class _Server(uvicorn.Server):
       self._say(f"listening on {address(bound)}")
     self._batcher.start(asyncio.get_running_loop())
 
+  def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    """Like uvicorn's; a second signal ends the time before the drain."""
+    if self._service.is_leaving:
+      self._service.is_leaving = False
+    else:
+      super().handle_exit(sig, frame)
+
   async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    await self._leave()
     if count := self._batcher.open_requests:
       self._say(f"stopping; {count} requests to answer first")
     self._batcher.drain()
@@ -153,6 +161,22 @@ class _Server(uvicorn.Server):
       await super().shutdown(sockets)
     finally:
       timer.cancel()
+
+  async def _leave(self) -> None:
+    """Answers still, while the probe sends new requests elsewhere."""
+    seconds = self._settings.lame_duck_s
+    if not seconds or self._batcher.state is not batching.State.READY:
+      return
+    self._say(f"stopping in {seconds:g} s; a second signal stops it now")
+    self._service.is_leaving = True
+    end = time.monotonic() + seconds
+    while (
+      self._service.is_leaving
+      and self._death is None
+      and time.monotonic() < end
+    ):
+      await asyncio.sleep(0.05)
+    self._service.is_leaving = False
 
   @contextlib.contextmanager
   def capture_signals(self) -> Iterator[None]:
@@ -216,6 +240,9 @@ def bounded_protocol(settings: ServeSettings, base: Any = None) -> type:
 
     def connection_made(self, transport: asyncio.Transport) -> None:
       super().connection_made(transport)
+      # Whatever the system's buffers do not take pauses the writing, and so
+      # starts its timer, however little it is.
+      transport.set_write_buffer_limits(high=0)
       if len(self.connections) > settings.max_connections:
         transport.abort()
       else:
@@ -236,11 +263,27 @@ def bounded_protocol(settings: ServeSettings, base: Any = None) -> type:
       if self._head_timer is None and not is_next:
         self._head_timer = self._close_later()
       if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-        if is_next:  # the client would take an answer for that of the first
-          self.transport.abort()
-          return
-        self.transport.write(_HEAD_TOO_LARGE)
-        self.transport.close()
+        most = f"{MAX_HEAD_BYTES:,} bytes"
+        self._refuse(431, f"the request line and headers exceed {most}")
+
+    def send_400_response(self, msg: str) -> None:
+      """Answers what cannot be parsed, in place of uvicorn's plain text."""
+      self._refuse(400, "the request is not HTTP/1.1 as it should be")
+
+    def _refuse(self, status: int, reason: str) -> None:
+      """Answers a request that does not come as far as the application."""
+      if self._is_open() and not self.cycle.more_body:
+        # The client would take an answer for that of the request before.
+        self._reset()
+        return
+      body = access_control.refusal_body(reason, "")
+      head = (
+        f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n"
+        "content-type: application/json\r\nconnection: close\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+      )
+      self.transport.write(head.encode() + body)
+      self.transport.close()
 
     def _is_open(self) -> bool:
       """Whether there is a request that is not answered."""
@@ -260,7 +303,16 @@ def bounded_protocol(settings: ServeSettings, base: Any = None) -> type:
       super().connection_lost(exc)
 
     def _close_later(self) -> asyncio.TimerHandle:
-      return self.loop.call_later(settings.read_timeout_s, self.transport.abort)
+      return self.loop.call_later(settings.read_timeout_s, self._reset)
+
+    def _reset(self) -> None:
+      """Closes the connection, and has the system forget what is unsent."""
+      # Else it keeps megabytes for minutes for a client that reads nothing.
+      with contextlib.suppress(OSError):  # the client may have left
+        self.transport.get_extra_info("socket").setsockopt(
+          socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER
+        )
+      self.transport.abort()
 
   return BoundedProtocol
 
@@ -279,6 +331,6 @@ def log_to_stderr() -> None:
     log = logging.getLogger(name)
     log.addHandler(handler)
     log.propagate = False
-  # The guard logs failures of answers; clients that do not speak HTTP, or leave
+  # The application logs failures of answers; clients that do not speak HTTP, or leave
   # in the middle of a request, are not worth a line each.
   logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

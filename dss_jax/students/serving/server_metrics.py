@@ -9,6 +9,7 @@ import prometheus_client
 from prometheus_client import Counter, Gauge, Histogram, registry
 
 from dss_jax.students.serving import batching
+from dss_jax.students.serving.jobs import Wanted
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
@@ -18,38 +19,27 @@ _SECONDS = (
 )
 _INPUTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
-# Gauges of the batcher: name, description, value.
-_GAUGES: tuple[tuple[str, str, Callable[[batching.Batcher], float]], ...] = (
-  ("queue_inputs", "Inputs that wait.", lambda b: b.waiting),
-  (
-    "open_requests",
-    "Requests that are accepted and not answered.",
-    lambda b: b.open_requests,
+_GAUGES = {
+  "queue_inputs": "Inputs that wait.",
+  "open_requests": "Requests that are accepted and not answered.",
+  "predictor_busy_seconds": (
+    "For how long the predictor has been at its present batch."
   ),
-  (
-    "predictor_busy_seconds",
-    "For how long the predictor has been at its present batch.",
-    lambda b: b.busy_s,
-  ),
-  (
-    "ready",
-    "1 when requests are accepted.",
-    lambda b: float(b.state is batching.State.READY),
-  ),
-)
+  "ready": "1 when clients should send requests, as /healthz says.",
+}
 
 
 class Metrics(batching.Observer):
   """Counters of one server, in a registry of its own."""
 
   def __init__(
-    self, model: Mapping[str, Any], batcher_of: Callable[[], batching.Batcher]
+    self, model: Mapping[str, Any], gauges: Mapping[str, Callable[[], float]]
   ):
     """Starts at zero.
 
     Args:
       model: names the model; its values become labels of `dss_jax_model_info`.
-      batcher_of: returns the batcher whose queue is shown.
+      gauges: the present value of each of `_GAUGES`.
     """
     self._registry = registry.CollectorRegistry()
 
@@ -103,9 +93,8 @@ class Metrics(batching.Observer):
       "Inputs dropped before they were computed.",
       ["reason"],
     )
-    for name, description, value in _GAUGES:
-      gauge = make(Gauge, name, description)
-      gauge.set_function(lambda value=value: value(batcher_of()))
+    for name, description in _GAUGES.items():
+      make(Gauge, name, description).set_function(gauges[name])
     info = make(
       Gauge, "model_info", "1; the labels say which model.", list(model)
     )
@@ -128,10 +117,10 @@ class Metrics(batching.Observer):
     self._queue_seconds.observe(queue_s)
     self._truncated.inc(truncated)
 
-  def batch(self, size: int, outputs: batching.Outputs, seconds: float) -> None:
+  def batch(self, size: int, wanted: Wanted, seconds: float) -> None:
     self._batch_inputs.observe(size)
     self._batch_seconds.observe(seconds)
-    self._inputs.labels("+".join(outputs)).inc(size)
+    self._inputs.labels("+".join(wanted.outputs)).inc(size)
 
   def failure(self, size: int) -> None:
     self._failures.inc()

@@ -36,7 +36,10 @@ class ServeSettings:
     read_timeout_s: time within which a request's head must arrive, and then
       its body; also how long a client may leave an answer unread.
     keep_alive_s: an idle connection is closed after this time.
-    drain_s: how long accepted requests may take after a signal to stop.
+    lame_duck_s: how long after a signal to stop requests are still taken, while
+      `/healthz` fails so that a proxy sends its requests elsewhere; a second
+      signal ends this time.
+    drain_s: how long accepted requests may then take.
     stuck_after_s: a batch that takes longer than this makes `/healthz` fail.
     token: what requests must carry; None for no token.
     allowed_hosts: further names by which clients address the server, as behind
@@ -58,6 +61,7 @@ class ServeSettings:
   max_connections: int = 512
   read_timeout_s: float = 10.0
   keep_alive_s: float = 60.0
+  lame_duck_s: float = 0.0
   drain_s: float = 20.0
   stuck_after_s: float = 120.0
   token: str | None = dataclasses.field(default=None, repr=False)
@@ -77,6 +81,7 @@ class ServeSettings:
       ("timeout_s", 0.001, 3600),
       ("read_timeout_s", 0.001, 3600),
       ("keep_alive_s", 0, 3600),
+      ("lame_duck_s", 0, 3600),
       ("drain_s", 0, 3600),
       ("stuck_after_s", 1, 86_400),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from dss_jax.students.predictions import (
   PredictInput,
   Prediction,
 )
+from dss_jax.students.serving.jobs import Wanted
 
 if TYPE_CHECKING:
   from dss_jax.students.predictor import Predictor
@@ -31,6 +33,7 @@ class ModelCard:
     name: a few words.
     outputs: what requests may ask for, a part of OUTPUTS.
     labels: the closed set of labels; None for free text.
+    num_best: the most alternatives that requests may ask for.
     facts: further JSON values, such as the step and the dataset.
     example: an input to try.
   """
@@ -38,6 +41,7 @@ class ModelCard:
   name: str
   outputs: tuple[str, ...] = ("label",)
   labels: tuple[str, ...] | None = None
+  num_best: int = 1
   facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   example: str = ""
 
@@ -83,41 +87,72 @@ class StudentBackend:
       task.uses_label and task.writes_rationale for task in student.subtasks
     )
     kinds = [tuple(outputs)] if together else [(name,) for name in outputs]
-    self._predictors: dict[tuple[str, ...], Predictor] = {}
+    # Kinds of text, each with its predictors: for one text, and for several.
+    self._predictors: dict[tuple[str, ...], tuple[Predictor, Predictor]] = {}
     for kind in kinds:
       asked = dataclasses.replace(options, outputs=kind)
       if "label" in outputs and "label" not in kind:
         asked = dataclasses.replace(asked, labels=None)  # for the other kind
-      predictor = Predictor(student, asked, batch_sizes, lengths=lengths)
-      if predictor.needs_rationale:
+      several = single = Predictor(student, asked, batch_sizes, lengths=lengths)
+      # A student that scores all labels has their order at no cost.
+      if asked.num_best > 1 and not several.is_exhaustive:
+        asked = dataclasses.replace(asked, num_best=1)
+        single = Predictor(student, asked, batch_sizes, lengths=lengths)
+      if single.needs_rationale:
         raise UserError(
           "this student reads a rationale next to its input, which requests do"
           " not bring; ask it with `dss-jax infer`",
           fields="model_dir",
         )
-      self._predictors[kind] = predictor
+      self._predictors[kind] = single, several
 
   def warm_up(self) -> None:
-    """Compiles everything that requests can ask for."""
-    for kind, predictor in self._predictors.items():
-      sizes = ", ".join(map(str, predictor.batch_sizes))
-      lengths = ", ".join(map(str, predictor.lengths))
-      self._say(
-        f"warming up {' and '.join(kind)}: {sizes} inputs of {lengths} tokens"
-      )
-      predictor.warm_up()
+    """Compiles everything that requests can ask for.
 
-  def predict(
-    self, inputs: Sequence[str], outputs: tuple[str, ...]
-  ) -> list[Prediction]:
-    """Returns one prediction for each input, with at least `outputs`."""
+    Raises:
+      UserError: if the student's answers are not numbers.
+    """
+    for kind, predictors in self._predictors.items():
+      for predictor in dict.fromkeys(predictors):
+        sizes = ", ".join(map(str, predictor.batch_sizes))
+        lengths = ", ".join(map(str, predictor.lengths))
+        best = predictor.options.num_best
+        what = " and ".join(kind) + (f", {best} best" if best > 1 else "")
+        self._say(f"warming up {what}: {sizes} inputs of {lengths} tokens")
+        predictor.warm_up()
+        _check_scores(predictor.predict([PredictInput("a")]))
+
+  def predict(self, inputs: Sequence[str], wanted: Wanted) -> list[Prediction]:
+    """Returns one prediction for each input, with at least what is wanted.
+
+    Raises:
+      UserError: if the student's answers are not numbers.
+    """
     items = [PredictInput(text) for text in inputs]
     found: list[Prediction] = []
-    for kind, predictor in self._predictors.items():
-      if set(kind) & set(outputs):
-        more = predictor.predict(items)
-        found = [_merged(*both) for both in zip(found, more)] or list(more)
+    for kind, (single, several) in self._predictors.items():
+      if set(kind) & set(wanted.outputs):
+        predictor = several if wanted.num_best > 1 else single
+        kept = wanted.num_best if wanted.num_best > 1 else 0
+        more = [
+          dataclasses.replace(answer, alternatives=answer.alternatives[:kept])
+          for answer in predictor.predict(items)
+        ]
+        _check_scores(more)
+        found = [_merged(*both) for both in zip(found, more)] or more
     return found
+
+
+def _check_scores(predictions: Sequence[Prediction]) -> None:
+  """Raises UserError for scores that only damaged parameters can give."""
+  for prediction in predictions:
+    for score in (prediction.label_score, prediction.rationale_score):
+      if score is not None and math.isnan(score):
+        raise UserError(
+          "the student's scores are not numbers: its parameters are damaged,"
+          " or its training has diverged; choose another checkpoint",
+          fields="checkpoint",
+        )
 
 
 def _merged(first: Prediction, second: Prediction) -> Prediction:
@@ -126,6 +161,7 @@ def _merged(first: Prediction, second: Prediction) -> Prediction:
     first,
     rationale=second.rationale,
     rationale_score=second.rationale_score,
+    alternatives=(*first.alternatives, *second.alternatives),
     truncated=first.truncated or second.truncated,
     error=first.error or second.error,
   )
@@ -167,7 +203,7 @@ def offered_outputs(
 
 
 def card_of(
-  student: Student, outputs: tuple[str, ...], labels: Sequence[str] | None
+  student: Student, outputs: tuple[str, ...], options: PredictOptions
 ) -> ModelCard:
   """What the server says about a student: not where its files are."""
   description = student.description
@@ -176,7 +212,8 @@ def card_of(
   return ModelCard(
     name=source.name or "student",
     outputs=outputs,
-    labels=student.labels if labels is None else tuple(labels),
+    labels=student.labels if options.labels is None else options.labels,
+    num_best=options.num_best,
     facts={n: description[n] for n in names if description.get(n) is not None},
     example=_EXAMPLES.get(str(description.get("dataset")), ""),
   )

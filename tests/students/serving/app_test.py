@@ -12,17 +12,21 @@ from typing import Any
 import pytest
 
 httpx2 = pytest.importorskip("httpx2")
+pydantic = pytest.importorskip("pydantic")
 pytest.importorskip("fastapi")
 
+from dss_jax.students.predictions import Alternative  # noqa: E402
 from dss_jax.students.serving import app as app_lib  # noqa: E402
-from dss_jax.students.serving import batching  # noqa: E402
-from dss_jax.students.serving.app import Service  # noqa: E402
+from dss_jax.students.serving import batching, predict_requests  # noqa: E402
+from dss_jax.students.serving.predict_requests import Refused  # noqa: E402
+from dss_jax.students.serving.service import Service  # noqa: E402
 from dss_jax.students.serving.settings import ServeSettings  # noqa: E402
 from dss_jax.students.serving.student_backend import ModelCard  # noqa: E402
 
 TOKEN = "0123456789abcdef"
+JSON = {"Content-Type": "application/json"}
 CARD = ModelCard(
-  "tiny", ("label", "rationale"), ("yes", "no"), {"step": 3}, "x"
+  "tiny", ("label", "rationale"), ("yes", "no"), 3, {"step": 3}, "x"
 )
 
 
@@ -35,6 +39,10 @@ class Said:
     self.label_scores = {"yes": 0.75, "no": float("-inf")}
     self.rationale: str | None = f"because {text}"
     self.rationale_score = None
+    self.alternatives = (
+      Alternative(-0.5, f"{text}!", f"because {text}"),
+      Alternative(float("-inf"), f"{text}?", None),
+    )
     self.truncated = text == "long"
     self.error = error
 
@@ -47,7 +55,7 @@ class Backend:
   def warm_up(self):
     pass
 
-  def predict(self, inputs, outputs):
+  def predict(self, inputs, wanted):
     self.inputs += inputs
     self.gate()
     if "poison" in inputs:
@@ -113,6 +121,21 @@ def test_predictions_come_in_order_with_what_was_asked_for():
         "truncated": False,
       }
     ]
+    body = {"inputs": ["a"], "outputs": ["label"], "num_best": 2.0}
+    answer = await client.post("/v1/predict", json=body)
+    assert answer.json()["predictions"] == [
+      {
+        "label": "a!",
+        "alternatives": [
+          {"score": -0.5, "label": "a!"},
+          {"score": None, "label": "a?"},
+        ],
+        "truncated": False,
+      }
+    ]
+    body = b'\xef\xbb\xbf{"input": "a", "inputs": null, "outputs": ["label"]}'
+    answer = await client.post("/v1/predict", content=body, headers=JSON)
+    assert answer.json()["predictions"] == [{"label": "a!", "truncated": False}]
     reply = (await client.get("/v1/model")).json()
     assert reply["labels"] == ["yes", "no"]
     assert reply["limits"]["items"] == 64
@@ -194,9 +217,11 @@ def test_the_description_is_what_is_served():
     post = openapi["paths"]["/v1/predict"]["post"]
     assert {"403", "413", "421", "429"} <= set(post["responses"])
     body = post["requestBody"]["content"]["application/json"]
-    fields = body["schema"]["properties"]
+    schemas = openapi["components"]["schemas"]
+    assert body["schema"] == {"$ref": "#/components/schemas/PredictRequest"}
+    fields = schemas["PredictRequest"]["properties"]
     assert set(fields) == {
-      *("inputs", "input", "outputs", "scores", "timeout_ms")
+      *("inputs", "input", "outputs", "scores", "num_best", "timeout_ms")
     }
     docs = await client.get("/docs")
     for word in (*fields, *openapi["paths"], "label_scores", "request_id"):
@@ -213,7 +238,6 @@ def test_the_description_is_what_is_served():
 
 # --- refusals ----------------------------------------------------------------
 
-JSON = {"Content-Type": "application/json"}
 BRACKETS = b"[" * 900_000
 
 
@@ -221,33 +245,56 @@ def test_wrong_requests_are_refused_in_one_line():
   cases = [
     (b"", 400, "not JSON"),
     (b'{"input": "a"', 400, "not JSON"),
-    (b'{"input": "\xff"}', 400, "not JSON"),
-    (b'{"input": "\\ud800"}', 400, "not JSON"),
-    (BRACKETS, 400, "recursion limit"),
-    (b'{"input":' * 90_000, 400, "recursion limit"),
-    (b"[]", 422, "the body: Input should be an object"),
+    (b'{"input": "a"} {}', 400, "not JSON"),
+    (b'{"input": "\xff"}', 400, "not UTF-8 at byte 11"),
+    ('{"input": "a"}'.encode("utf-16"), 400, "not UTF-8 at byte 0"),
+    ('{"input": "a"}'.encode("utf-16-le"), 400, "not JSON"),
+    (b'{"input": "\\ud800"}', 400, "half of a surrogate pair"),
+    (BRACKETS, 400, "nested too deeply"),
+    (b'{"input":' * 90_000, 400, "nested too deeply"),
+    (b'{"input": ' + b"[" * 80 + b"]" * 80 + b"}", 400, "deeper than 64"),
+    (b'{"input": "a", "input": "b"}', 400, "'input' appears twice"),
+    (b'{"input": "a", "more": [{"b": {"c": 1, "c": 1}}]}', 400, "'c' appears"),
+    (b'{"input": "a", "\\u0069nput": "b"}', 400, "'input' appears twice"),
+    (b'{"input": "a", "timeout_ms": NaN}', 400, "NaN is no JSON value"),
+    (b'{"input": "a", "timeout_ms": -Infinity}', 400, "-Infinity is no JSON"),
+    (b'{"input": "a", "timeout_ms": 1e400}', 400, "1e400 is too large"),
+    (b'{"num_best": ' + b"9" * 5000 + b"}", 400, "too many digits"),
+    (b"[]", 422, "the body must be a JSON object"),
+    (b'"input"', 422, "the body must be a JSON object"),
     (b"{}", 422, "give either inputs"),
+    (b'{"input": null}', 422, "give either inputs"),
     (b'{"input": "a", "inputs": ["a"]}', 422, "give either inputs"),
-    (b'{"input": 3}', 422, "input: "),
+    (b'{"input": 3}', 422, "input: .* it is 3"),
     (b'{"inputs": "a"}', 422, "inputs: "),
     (b'{"inputs": ["a", null]}', 422, r"inputs\[1\]: "),
-    (b'{"inputs": []}', 422, "there are none"),
+    (b'{"inputs": []}', 422, "inputs: .*at least 1"),
     (b'{"input": " \\n"}', 422, "no text"),
+    (b'{"input": "\\u001c\\u2003"}', 422, "no text"),
     (b'{"input": "a\\u0000b"}', 422, "NUL"),
     (b'{"input": "a", "more": 1}', 422, "more: there is no such field"),
     (b'{"input": "a", "\\u001b[2J\\n": 1}', 422, "no such field"),
     (b'{"input": "a", "outputs": []}', 422, "outputs: "),
-    (b'{"input": "a", "outputs": ["why"]}', 422, r"outputs\[0\]: "),
+    (b'{"input": "a", "outputs": ["why"]}', 422, r"outputs\[0\]: .*'why'"),
     (b'{"input": "a", "scores": 1}', 422, "scores: "),
+    (b'{"input": "a", "num_best": 0}', 422, "num_best: .* it is 0"),
+    (b'{"input": "a", "num_best": 4}', 422, "equal to 3; it is 4"),
+    (b'{"input": "a", "num_best": 1.5}', 422, "num_best: .* it is 1.5"),
+    (b'{"input": "a", "num_best": true}', 422, "num_best: "),
+    (b'{"input": "a", "num_best": "2"}', 422, "num_best: "),
+    (b'{"input": "a", "num_best": ' + b"9" * 4000 + b"}", 422, "num_best: "),
     (b'{"input": "a", "timeout_ms": -1}', 422, "timeout_ms: "),
     (b'{"input": "a", "timeout_ms": 0}', 422, "timeout_ms: "),
-    (b'{"input": "a", "timeout_ms": NaN}', 422, "timeout_ms: "),
-    (b'{"input": "a", "timeout_ms": 1e400}', 422, "timeout_ms: "),
+    (b'{"input": "a", "timeout_ms": ' + b"9" * 400 + b"}", 422, "timeout_ms: "),
     (b'{"input": "a", "timeout_ms": true}', 422, "timeout_ms: "),
-    (b'{"input": "a", "timeout_ms": 10001}', 422, "is more than 10000"),
+    (
+      b'{"input": "a", "timeout_ms": 10001}',
+      422,
+      "equal to 10000; it is 10001",
+    ),
     (b'{"input": "odd"}', 422, "too odd"),
-    (b'{"input": "' + b"a" * 10_001 + b'"}', 413, "10,001 characters"),
-    (json.dumps({"inputs": ["a"] * 65}).encode(), 413, "65 are more than 64"),
+    (b'{"input": "' + b"a" * 10_001 + b'"}', 422, "10,001 characters"),
+    (json.dumps({"inputs": ["a"] * 65}).encode(), 422, "65 are more than 64"),
     (b" " * ((1 << 20) + 1), 413, "longer than 1,048,576 bytes"),
   ]
 
@@ -261,6 +308,20 @@ def test_wrong_requests_are_refused_in_one_line():
       assert reply.isprintable()
 
   _run(test)
+
+
+def test_a_million_wrong_items_cost_no_more_than_the_first():
+  """Each would be described, in seconds and hundreds of megabytes."""
+  for body, place in (
+    (b'{"input": "a", "outputs": [' + b"1," * 500_000 + b"1]}", "outputs"),
+    (b'{"inputs": [' + b"1," * 500_000 + b"1]}", "inputs"),
+  ):
+    model = predict_requests.request_model(ServeSettings(), CARD)
+    with pytest.raises(pydantic.ValidationError) as error:
+      model.model_validate(json.loads(body))
+    assert error.value.error_count() == 1
+    with pytest.raises(Refused, match=rf"{place}\[0\]: .* it is 1"):
+      predict_requests.parse(body, model)
 
 
 def test_bodies_are_bounded_whatever_their_headers_say():
@@ -297,6 +358,11 @@ def test_only_json_is_taken():
     for kind, status in (
       ("application/json", 200),
       ("Application/JSON; charset=utf-8", 200),
+      ('application/json; a=b; charset="UTF-8"; c=d', 200),
+      ("application/json; charset=latin-1", 415),
+      ("application/json; charset=utf-16", 415),
+      ("", 415),
+      ("application/json, text/plain", 415),
       ("text/plain", 415),
       ("application/x-www-form-urlencoded", 415),
       ("application/jsonp", 415),
@@ -316,6 +382,11 @@ def test_other_paths_and_methods():
   cases = [
     ("GET", "/v1/predict", 405),
     ("PUT", "/v1/predict", 405),
+    ("QUERY", "/v1/predict", 405),
+    ("OPTIONS", "/healthz", 405),
+    ("POST", "/healthz", 405),
+    ("GET", "/healthz/", 404),
+    ("GET", "/v1/model?a=/../b", 200),
     ("OPTIONS", "/v1/predict", 405),
     ("TRACE", "/healthz", 405),
     ("POST", "/v1/predict/", 404),
@@ -333,8 +404,20 @@ def test_other_paths_and_methods():
     for method, path, status in cases:
       answer = await client.request(method, path, headers=headers)
       assert answer.status_code == status, path
-      assert answer.json()["error"]
+      assert ("error" in answer.json()) == (status != 200)
       assert ("allow" in answer.headers) == (status == 405)
+
+  _run(test)
+
+
+def test_conditions_are_ignored():
+  """Nothing may be kept, so that nothing is unchanged."""
+
+  async def test(client, service):
+    for header in ("If-None-Match", "If-Match", "Range", "If-Modified-Since"):
+      answer = await client.get("/v1/model", headers={header: "*"})
+      assert answer.status_code == 200
+      assert answer.json()["outputs"] == ["label", "rationale"]
 
   _run(test)
 

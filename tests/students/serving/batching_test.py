@@ -14,9 +14,17 @@ from hypothesis import strategies as st
 
 from dss_jax.students.serving import batching
 from dss_jax.students.serving.batching import Batcher
+from dss_jax.students.serving.jobs import (
+  Expired,
+  Failed,
+  Job,
+  QueueFull,
+  Stopped,
+  Wanted,
+)
 
-LABEL = ("label",)
-BOTH = ("label", "rationale")
+LABEL = Wanted(("label",))
+BOTH = Wanted(("label", "rationale"))
 
 
 class Gated:
@@ -32,8 +40,8 @@ class Gated:
   def warm_up(self) -> None:
     pass
 
-  def predict(self, inputs, outputs):
-    self.calls.append((list(inputs), outputs))
+  def predict(self, inputs, wanted):
+    self.calls.append((list(inputs), wanted))
     self.running.set()
     assert self.gate.wait(30)
     if "poison" in inputs:
@@ -53,7 +61,7 @@ class Seen(batching.Observer):
     default_factory=collections.Counter
   )
 
-  def batch(self, size, outputs, seconds):
+  def batch(self, size, wanted, seconds):
     self.batches.append(size)
 
   def failure(self, size):
@@ -79,7 +87,7 @@ async def _until(condition) -> None:
       await asyncio.sleep(0.001)
 
 
-async def _busy(batcher: Batcher, backend: Gated) -> batching.Job:
+async def _busy(batcher: Batcher, backend: Gated) -> Job:
   """The thread is at a batch, behind a closed gate."""
   job = batcher.submit(["first"], LABEL, 30)
   await _until(backend.running.is_set)
@@ -187,8 +195,8 @@ def test_every_request_gets_its_own_answers_once(requests, max_batch):
     backend = Gated()
     batcher = await _started(backend, max_batch=max_batch)
     jobs = [
-      batcher.submit([f"{i}.{k}" for k in range(size)], outputs, 30)
-      for i, (size, outputs) in enumerate(requests)
+      batcher.submit([f"{i}.{k}" for k in range(size)], wanted, 30)
+      for i, (size, wanted) in enumerate(requests)
     ]
     for i, job in enumerate(jobs):
       expected = [f"{i}.{k}!" for k in range(len(job.inputs))]
@@ -210,7 +218,7 @@ def test_the_queue_is_bounded_by_inputs_that_wait():
     batcher = await _started(backend, max_queue=5)
     await _busy(batcher, backend)  # computed, so it does not wait
     batcher.submit(["a"] * 4, LABEL, 30)
-    with pytest.raises(batching.QueueFull) as full:
+    with pytest.raises(QueueFull) as full:
       batcher.submit(["b"] * 2, LABEL, 30)
     assert full.value.retry_after_s > 0
     last = batcher.submit(["c"], LABEL, 30)  # what fits, fits
@@ -231,8 +239,8 @@ def test_what_could_not_be_answered_in_time_is_refused():
     batcher = await _started(backend, clock=lambda: now[0])
     predict = backend.predict
 
-    def slow(inputs, outputs):
-      results = predict(inputs, outputs)
+    def slow(inputs, wanted):
+      results = predict(inputs, wanted)
       now[0] += 2.0
       return results
 
@@ -244,7 +252,7 @@ def test_what_could_not_be_answered_in_time_is_refused():
     batcher.submit(list("bcde"), LABEL, 5)
     # Two seconds for each of: the present batch, the one that waits, its own;
     # and a quarter more.
-    with pytest.raises(batching.QueueFull) as full:
+    with pytest.raises(QueueFull) as full:
       batcher.submit(["f"], LABEL, 5)
     assert full.value.retry_after_s == pytest.approx(2.5)
     batcher.submit(["f"], LABEL, 8)
@@ -259,7 +267,7 @@ def test_what_expires_is_answered_at_once_and_not_computed():
     batcher = await _started(backend, observer=seen)
     await _busy(batcher, backend)
     late = batcher.submit(["late"], LABEL, 0.02)
-    with pytest.raises(batching.Expired, match="while it waited"):
+    with pytest.raises(Expired, match="while it waited"):
       await late.future
     assert batcher.busy_s > 0  # the thread computes still
     assert batcher.waiting == 0
@@ -279,7 +287,7 @@ def test_a_request_that_expires_while_computed_gets_a_timeout():
     batcher = await _started(backend)
     job = batcher.submit(["a"], LABEL, 0.05)
     await _until(backend.running.is_set)
-    with pytest.raises(batching.Expired, match="while it was computed"):
+    with pytest.raises(Expired, match="while it was computed"):
       await job.future
     await _close(batcher, backend)
 
@@ -298,7 +306,7 @@ def test_a_late_loop_drops_what_has_expired_before_it_takes_a_batch():
     threading.Timer(0.03, backend.gate.set).start()
     time.sleep(0.1)  # the loop stands still
     assert await other.future == ["other!"]
-    with pytest.raises(batching.Expired):
+    with pytest.raises(Expired):
       await late.future
     assert [inputs for inputs, _ in backend.calls] == [["first"], ["other"]]
     assert seen.drops == {"deadline": 1}
@@ -356,7 +364,7 @@ def test_one_bad_input_does_not_hurt_its_neighbours(culprit):
     backend.gate.set()
     for text, job in jobs.items():
       assert await job.future == [f"{text}!"]
-    with pytest.raises(batching.Failed):
+    with pytest.raises(Failed):
       await bad.future
     assert [culprit] in [inputs for inputs, _ in backend.calls]
     assert seen.failures == 4  # of 8, 4, 2 and 1 inputs
@@ -377,11 +385,11 @@ def test_a_thread_that_dies_is_noticed_and_fails_what_it_had():
     waiting = batcher.submit(["waits"], LABEL, 30)
     backend.gate.set()
     for job in (dying, waiting):
-      with pytest.raises(batching.Failed, match="stopped"):
+      with pytest.raises(Failed, match="stopped"):
         await job.future
     assert batcher.state is batching.State.FAILED
     assert [type(error) for error in deaths] == [SystemExit]
-    with pytest.raises(batching.Stopped, match="failed"):
+    with pytest.raises(Stopped, match="failed"):
       batcher.submit(["more"], LABEL, 30)
     await asyncio.sleep(0)
     assert (batcher.waiting, batcher.open_requests) == (0, 0)
@@ -418,7 +426,7 @@ def test_draining_answers_what_was_accepted_and_nothing_more():
     await _until(backend.running.is_set)
     jobs += [batcher.submit([c], LABEL, 30) for c in "ab"]
     batcher.drain()
-    with pytest.raises(batching.Stopped, match="stopping"):
+    with pytest.raises(Stopped, match="stopping"):
       batcher.submit(["late"], LABEL, 30)
     backend.gate.set()
     async with asyncio.timeout(5):  # and nobody waits for company
@@ -437,7 +445,7 @@ def test_stopping_fails_what_is_not_computed():
     jobs = [await _busy(batcher, backend), batcher.submit(["a"], LABEL, 30)]
     batcher.stop()
     for job in jobs:
-      with pytest.raises(batching.Stopped):
+      with pytest.raises(Stopped):
         await job.future
     await _close(batcher, backend)
     assert [inputs for inputs, _ in backend.calls] == [["first"]]

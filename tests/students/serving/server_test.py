@@ -180,6 +180,52 @@ def test_a_signal_while_idle_or_warming_up_ends_it_at_once():
       idle.close()
 
 
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_before_it_stops_it_can_send_clients_elsewhere(second):
+  flags = ("--seconds=0.2", "--max_batch=8", "--lame_duck_s=3600")
+  with _server(*flags) as running:
+    running.process.terminate()
+    _until(lambda: running.get("/healthz")[0] == 503)
+    assert "stopping soon" in running.get("/healthz")[1]
+    assert running.get("/livez")[0] == 200
+    assert running.metric("dss_jax_ready") == 0
+    with running.connect() as client:
+      client.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+      received = _closed_within(client, 10)
+      assert b"\r\nconnection: close\r\n" in received
+    clients = Clients(running, TEXTS)
+    _until(lambda: running.metric("dss_jax_open_requests") == len(TEXTS))
+    running.process.send_signal(second)  # and that is enough
+    answers = clients.join()
+    assert all(_right(text, answer) for text, answer in answers.items())
+    status, out, err = running.finish()
+    assert (status, err) == (0, "")
+    assert "requests to answer first" in out
+    assert out.splitlines()[-1] == "stopped"
+
+
+def test_the_time_before_it_stops_ends():
+  with _server("--lame_duck_s=0.3") as running:
+    running.process.terminate()
+    status, out, err = running.finish()
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [
+      *("stopping in 0.3 s; a second signal stops it now", "stopped")
+    ]
+
+
+def test_two_signals_while_it_drains_lose_nothing():
+  with _server("--seconds=0.3", "--max_batch=8") as running:
+    clients = Clients(running, TEXTS)
+    _until(lambda: running.metric("dss_jax_open_requests") == len(TEXTS))
+    running.process.terminate()
+    running.wait_for_line("requests to answer first")
+    running.process.terminate()
+    answers = clients.join()
+    assert all(_right(text, answer) for text, answer in answers.items())
+    assert running.finish()[0] == 0
+
+
 def test_requests_that_cannot_be_drained_in_time_get_an_answer():
   flags = ("--seconds=3", "--max_batch=1", "--drain_s=1")
   with _server(*flags) as running:
@@ -309,6 +355,13 @@ def test_bodies_without_an_end(patient):
   with patient.connect() as client:
     client.sendall(HEAD + b"Content-Length: 100\r\n\r\n{")
     assert b" 408 " in _closed_within(client, 10)[:20]
+  with patient.connect() as client:
+    client.sendall(HEAD + b"Content-Length: 100\r\n\r\n")
+    with contextlib.suppress(OSError):
+      for _ in range(20):  # slowly, a byte at a time
+        client.sendall(b" ")
+        time.sleep(0.1)
+    assert b" 408 " in _closed_within(client, 10)[:20]
 
 
 def test_requests_that_are_none(patient):
@@ -329,6 +382,44 @@ def test_requests_that_are_none(patient):
       client.sendall(data)
       got = _closed_within(client, 10)
       assert not got or got.split()[1][:1] == b"4", (data, got)
+      if got:
+        head, _, body = got.partition(b"\r\n\r\n")
+        assert b"application/json" in head
+        assert json.loads(body)["error"]
+
+
+def test_heads_that_hold_much(patient):
+  end = b"Host: localhost\r\nConnection: close\r\n"
+  for data, statuses in (
+    (b"GET /healthz HTTP/1.1\r\n" + b"X: y\r\n" * 2000, (b"200",)),
+    (b"GET /healthz?" + b"q" * 15_000 + b" HTTP/1.1\r\n", (b"200",)),
+    (b"GET /" + b"p" * 300_000 + b" HTTP/1.1\r\n", (b"400", b"431")),
+  ):
+    with patient.connect() as client:
+      with contextlib.suppress(OSError):
+        client.sendall(data + end + b"\r\n")
+      got = _closed_within(client, 10)
+      # The answer to what still arrives may be lost.
+      assert got[9:12] in statuses or (not got and len(statuses) > 1)
+
+
+def test_a_head_is_answered_without_a_body(patient):
+  with patient.connect() as client:
+    for path in (b"/healthz", b"/", b"/v1/model"):
+      client.sendall(b"HEAD " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+      got = client.recv(65536)
+      assert got.startswith(b"HTTP/1.1 200")
+      assert b"\r\ncontent-length: " in got
+      assert got.endswith(b"\r\n\r\n")
+
+
+def test_what_is_no_request_does_not_answer_the_one_before():
+  with _server("--seconds=0.5") as running, running.connect() as client:
+    body = b'{"input": "slow"}'
+    client.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    _until(lambda: running.metric("dss_jax_predictor_busy_seconds") > 0)
+    client.sendall(b"\0\0 garbage\r\n\r\n")
+    assert not _closed_within(client, 10).startswith(b"HTTP/1.1 400")
 
 
 def test_a_websocket_is_no_way_in(patient):

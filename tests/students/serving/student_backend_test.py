@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import math
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 httpx2 = pytest.importorskip("httpx2")
@@ -23,7 +25,8 @@ from dss_jax.students.predict_options import PredictOptions  # noqa: E402
 from dss_jax.students.predictions import PredictInput  # noqa: E402
 from dss_jax.students.predictor import Predictor  # noqa: E402
 from dss_jax.students.serving import app, server, student_backend  # noqa: E402
-from dss_jax.students.serving.app import Service  # noqa: E402
+from dss_jax.students.serving.jobs import Wanted  # noqa: E402
+from dss_jax.students.serving.service import Service  # noqa: E402
 from dss_jax.students.serving.settings import ServeSettings  # noqa: E402
 from dss_jax.students.student import Student  # noqa: E402
 
@@ -71,7 +74,7 @@ def test_answers_are_those_of_the_predictor(method):
     ready = asyncio.Event()
     service = Service(
       backend,
-      student_backend.card_of(student, outputs, None),
+      student_backend.card_of(student, outputs, PredictOptions()),
       ServeSettings(max_batch=4, timeout_s=300.0),
       on_ready=ready.set,
     )
@@ -110,6 +113,62 @@ def test_answers_are_those_of_the_predictor(method):
     assert "rationale" not in label["predictions"][i]
     assert rationale["predictions"][i]["rationale"] == prediction.rationale
     assert "label" not in rationale["predictions"][i]
+
+
+@pytest.mark.slow
+def test_alternatives_are_the_best_and_a_single_text_is_found_as_without():
+  """Labels of a closed set in order, and rationales by beam search."""
+  student = _student("dss")
+  outputs = ("label", "rationale")
+  backend = student_backend.StudentBackend(
+    student, outputs, PredictOptions(num_best=3), [4], [24]
+  )
+  items = [PredictInput(text) for text in INPUTS]
+  single = Predictor(student, PredictOptions(outputs), 4, lengths=[24])
+  several = Predictor(
+    student, PredictOptions(outputs, num_best=3), 4, lengths=[24]
+  )
+  found = backend.predict(INPUTS, Wanted(outputs, 1))
+  for answer, expected in zip(found, single.predict(items), strict=True):
+    assert answer.alternatives == ()
+    assert answer.rationale == expected.rationale
+    assert answer.rationale_score == expected.rationale_score
+    assert answer.label_score == expected.label_score
+  found = backend.predict(INPUTS, Wanted(outputs, 2))
+  for answer, expected in zip(found, several.predict(items), strict=True):
+    labels, rationales = expected.alternatives[:3], expected.alternatives[3:]
+    assert answer.alternatives == (*labels[:2], *rationales[:2])
+    assert [a.label is None for a in answer.alternatives] == [
+      *(False, False, True, True)
+    ]
+    assert answer.label == labels[0].label
+    assert answer.rationale == rationales[0].rationale
+    scores = answer.label_scores
+    assert scores is not None
+    assert sum(scores.values()) == pytest.approx(1)
+    # The probability among the labels is that of their log-probabilities.
+    weights = [math.exp(a.score) for a in labels]
+    assert scores[labels[1].label or ""] == pytest.approx(
+      weights[1] / sum(weights), rel=1e-5
+    )
+  found = backend.predict(INPUTS[:1], Wanted(("label",), 3))
+  assert [a.rationale for a in found[0].alternatives] == [None] * 3
+
+
+@pytest.mark.slow
+def test_parameters_that_are_not_numbers_never_answer():
+  """Whoever loaded them: neither the warm-up nor a request passes."""
+  student = _student("dss")
+  damaged = jax.tree.map(lambda x: x.at[...].set(jnp.nan), student.params)
+  student = dataclasses.replace(student, params=damaged)
+  for outputs in (("label",), ("rationale",)):
+    backend = student_backend.StudentBackend(
+      student, outputs, PredictOptions(), [1], [24]
+    )
+    with pytest.raises(UserError, match=r"not numbers: .* damaged"):
+      backend.warm_up()
+    with pytest.raises(UserError, match=r"not numbers: .* damaged"):
+      backend.predict(["a"], Wanted(outputs))
 
 
 def _untrained(method: str) -> Student:
@@ -170,6 +229,7 @@ def test_flags_become_the_backend(monkeypatch):
     server, "serve", lambda *args: seen.update(served=args) or 0
   )
   flags = ["--model_dir=x", "--port=0", "--max_batch=8", "--outputs=label"]
+  flags += ["--num_best=5"]
   args = parser.parse_args([*flags, "--labels=b, a", "--lengths=64,16"])
   monkeypatch.setattr(
     serve_command.run_flags, "open_student", lambda _: student
@@ -178,8 +238,13 @@ def test_flags_become_the_backend(monkeypatch):
   _, outputs, options, sizes, lengths, _ = seen["backend"]
   assert (outputs, options.labels) == (("label",), ("b", "a"))
   assert (sizes, lengths) == ([1, 2, 8], [16, 64])
-  assert seen["served"][1].labels == ("b", "a")
-  for wrong in ("--outputs=", "--outputs=label,", "--labels=", "--labels=a,a"):
+  assert options.num_best == 5
+  card = seen["served"][1]
+  assert (card.labels, card.num_best) == (("b", "a"), 5)
+  for wrong in (
+    *("--outputs=", "--outputs=label,", "--labels=", "--labels=a,a"),
+    *("--num_best=0", "--num_best=65"),
+  ):
     with pytest.raises(UserError, match=wrong[2:].partition("=")[0]):
       serve_command.run(parser.parse_args([*flags, wrong]))
   for lengths in ("", "x", "0", "1,-2", "9" * 30):

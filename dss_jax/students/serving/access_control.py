@@ -18,8 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from dss_jax.students.serving.predict_requests import Refused, too_large
-from dss_jax.students.serving.server_metrics import Metrics
-from dss_jax.students.serving.settings import ServeSettings
+from dss_jax.students.serving.service import Service
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("dss_jax.students.serving.access")
@@ -54,15 +53,14 @@ class _UnsentError(Exception):
   """An answer could not be sent because its connection is closed."""
 
 
-class Guard:
+class AccessControl:
   """Wraps an ASGI application."""
 
   def __init__(
     self,
     app: Any,
     predict: Callable[..., Awaitable[None]],
-    settings: ServeSettings,
-    metrics: Metrics,
+    service: Service,
   ):
     """Wraps both handlers.
 
@@ -70,13 +68,12 @@ class Guard:
       app: answers all other requests.
       predict: answers `POST /v1/predict`, from (headers, request id, receive,
         send).
-      settings: the limits.
-      metrics: the counters.
+      service: the limits and the counters.
     """
     self._app = app
     self._predict = predict
-    self._settings = settings
-    self._metrics = metrics
+    self._service = service
+    self._settings = settings = service.settings
     self._token = None if settings.token is None else settings.token.encode()
     self._known_hosts = settings.known_hosts
     # Ids are unique, not secret: asking the system for randomness each time
@@ -104,6 +101,8 @@ class Guard:
           *_SECURITY_HEADERS,
           (b"x-request-id", request_id.encode()),
         ]
+        if self._service.is_leaving:
+          message["headers"].append((b"connection", b"close"))
       try:
         await send(message)
       except Exception as error:
@@ -116,7 +115,9 @@ class Guard:
     finally:
       seconds = time.perf_counter() - start
       path = scope["path"]
-      self._metrics.request(path if path in PATHS else "other", status, seconds)
+      self._service.metrics.request(
+        path if path in PATHS else "other", status, seconds
+      )
       if self._settings.access_log:
         _log_access(scope, status, seconds, request_id)
 
@@ -134,7 +135,9 @@ class Guard:
       if scope["path"] == PREDICT_PATH and scope["method"] == "POST":
         await self._predict(headers, request_id, receive, send)
       else:
-        await self._app(scope, receive, send)
+        # HEAD is answered as GET; uvicorn leaves out the body.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        await self._app({**scope, "method": method}, receive, send)
       return
     except _UnsentError:
       raise
