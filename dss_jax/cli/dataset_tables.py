@@ -60,7 +60,9 @@ def print_stats(report: Mapping[str, Any]):
     if key == "labels":
       for label in labels:
         counts = (split["labels"].get(label, 0) for split in splits.values())
-        table.add_row(Text(f"  {label}"), *(f"{count:,}" for count in counts))
+        is_plain = label == label.strip() and label.isprintable()
+        shown = label if is_plain else repr(label)
+        table.add_row(Text(f"  {shown}"), *(f"{count:,}" for count in counts))
     elif all(key in split for split in splits.values()):
       table.add_row(title, *(f"{split[key]:,}" for split in splits.values()))
   first = next(iter(splits.values()))
@@ -138,6 +140,8 @@ def _add_reading(table: Table, reading: str, splits: Mapping[str, Any]):
 
 
 def _add_agreement(table: Table, splits: Mapping[str, Any]):
+  if not any(s["teacher_equals_gold"]["of"] for s in splits.values()):
+    return  # rationales without labels of their own
   for reading in ("strict", "tolerant"):
     cells = [
       _count(

@@ -67,7 +67,8 @@ class SplitReport:
     duplicate_inputs: records whose input an earlier one has as well.
     duplicate_rationales: rationales whose (non-blank) text an earlier one has.
     compared: rationales of records with a gold label, which
-      `teacher_equals_gold` is counted among.
+      `teacher_equals_gold` is counted among; without those that are to have no
+      label of their own.
     compared_by: "value" for arithmetic labels, else "text".
     strict: by the official parser or, without completions, by exact labels.
     tolerant: by the tolerant parser, or up to case, space and punctuation.
@@ -188,7 +189,10 @@ def report_records(
     duplicate_inputs=_duplicates(record.input for record in strict),
     duplicate_rationales=_duplicates(texts),
     compared=sum(
-      len(record.rationales) for record in strict if record.label is not None
+      _is_unparsed(rationale) or rationale.label is not None
+      for record in strict
+      if record.label is not None
+      for rationale in record.rationales
     ),
     compared_by="value" if arithmetic_labels else "text",
     strict=_parser_report(strict, same),

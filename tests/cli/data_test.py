@@ -157,7 +157,18 @@ def test_stats_find_a_closed_set_of_labels(data, tmp_path, capsys):
   assert "label_scores" in out
 
 
-def test_stats_go_on_without_a_missing_split(data, tmp_path, capsys):
+def test_stats_show_labels_that_look_alike(data, tmp_path, capsys):
+  path = tmp_path / "a.csv"
+  path.write_text("input,label\n" + "a,yes\nb,yes \n" * 3)
+  assert data("stats", "--input", path) == 0
+  out = capsys.readouterr().out
+  assert re.search(r"  yes +│ +3 │", out)
+  assert re.search(r"  'yes ' +│ +3 │", out)
+  # No rationale has a label of its own to be compared.
+  assert "teacher = gold" not in out
+
+
+def test_stats_continue_without_a_missing_split(data, tmp_path, capsys):
   _own_dataset(tmp_path)
   assert data("stats", "--dataset=tickets", "--json") == 0
   report = json.loads(capsys.readouterr().out)

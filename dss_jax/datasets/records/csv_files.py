@@ -117,6 +117,8 @@ class _Table:
       UserError: if there is none that can be used.
     """
     line = lines.take()
+    while line and isinstance(line[1], str) and not line[1].strip():
+      line = lines.take()
     # Spreadsheet programs take such a line for themselves.
     if line and (found := re.fullmatch(r"sep=(.)\r?\n", str(line[1]))):
       delimiter, line = found.group(1), lines.take()
@@ -201,8 +203,8 @@ class _Table:
     return None, 0
 
   def _split(self, text: str) -> list[str]:
-    line = text.removesuffix("\n").removesuffix("\r")
-    cells = line.split(self._delimiter)
+    # Some programs write \r\r\n; a cell that ends in \r is to be quoted.
+    cells = text.rstrip("\r\n").split(self._delimiter)
     return [cell.lstrip(" ") for cell in cells] if self._has_spaces else cells
 
   def _rest_of_row(self, text: str, lines: _Lines) -> list[str]:

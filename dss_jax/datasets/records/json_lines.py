@@ -120,6 +120,8 @@ def _list_in(
   if is_record and isinstance(mapping.value("input", value), str):
     return [value]
   lists = _lists_in(value, mapping)
+  fitting = {k: v for k, v in lists.items() if mapping.has_input(v[0])}
+  lists = fitting if len(fitting) == 1 else lists
   if len(lists) == 1:
     return next(iter(lists.values()))
   if len(lists) > 1:

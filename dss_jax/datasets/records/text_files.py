@@ -32,6 +32,19 @@ MAX_LINE_BYTES = 16 << 20
 MAX_UNPACKED_BYTES = 1 << 30
 MAX_UNPACKED_RATIO = 200
 
+# How files begin that are no text, or not the file that is meant -> what to do.
+_NO_TEXT = {
+  b"\x1f\x8b": "is packed by gzip: let its name end in .gz",
+  b"BZh": "is packed by bzip2: let its name end in .bz2",
+  b"\x28\xb5\x2f\xfd": "is packed by zstd: let its name end in .zst",
+  b"\xfd7zXZ": "is packed by xz: unpack it (xz -d)",
+  b"PK\x03\x04": "is a ZIP archive or a spreadsheet: unpack it, or save it as"
+  " .csv",
+  b"PAR1": "is a Parquet file: let its name end in .parquet",
+  b"version https://git-lfs": "is a pointer of Git LFS: fetch the file itself"
+  " (git lfs pull)",
+}
+
 _BLOCK_BYTES = 1 << 16
 
 
@@ -64,13 +77,13 @@ def opened(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
   """
   if not is_packed(path):
     with open(path, "rb") as file:
-      yield as_utf8(file)
+      yield as_utf8(file, path)
     return
   size = os.path.getsize(path)
   opener = PACKED[pathlib.Path(path).suffix.lower()]
   with opener(os.fspath(path)) as packed:
     bounded = _Bounded(packed, path, size * MAX_UNPACKED_RATIO)
-    yield as_utf8(io.BufferedReader(bounded))
+    yield as_utf8(io.BufferedReader(bounded), path)
 
 
 class _Bounded(io.RawIOBase):
@@ -104,13 +117,25 @@ class _Bounded(io.RawIOBase):
     return len(block)
 
 
-def as_utf8(file: io.BufferedReader) -> io.BufferedReader:
+def as_utf8(
+  file: io.BufferedReader, path: str | os.PathLike[str]
+) -> io.BufferedReader:
   """The same text as UTF-8 without a byte order mark, in lines that end in \\n.
 
   A file that is UTF-8 already is returned itself. What comes first decides, as
   much of it as a pipe brings at once.
+
+  Args:
+    file: its bytes.
+    path: names it in errors.
+
+  Raises:
+    UserError: if it is known to be no text.
   """
   head = file.peek(_BLOCK_BYTES)
+  for start, remedy in _NO_TEXT.items():
+    if head.startswith(start):
+      raise UserError(f"{path} {remedy}", fields="input")
   encoding = json.detect_encoding(head)
   text = head.decode(encoding.replace("-sig", ""), errors="ignore")
   # A carriage return at the end may be half of a line end.

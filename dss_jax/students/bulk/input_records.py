@@ -146,7 +146,7 @@ def _entries(path: str, kind: str, mapping: FieldMapping) -> Iterator[_Entry]:
 def _standard_input() -> Iterator[io.BufferedReader]:
   # `sys.stdin` is avoided: Python aborts if a thread waits in it at exit.
   with open(sys.stdin.fileno(), "rb", closefd=False) as file:
-    yield text_files.as_utf8(file)
+    yield text_files.as_utf8(file, "standard input")
 
 
 # ----------------------------------------------------------------- one record

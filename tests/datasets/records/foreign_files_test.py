@@ -240,6 +240,13 @@ def test_line_ends_of_old_macs(tmp_path, suffix, content, encoding):
   assert read(tmp_path / f"a{suffix}", old) == expected
 
 
+def test_blank_lines_and_doubled_line_ends(tmp_path):
+  content = "\r\r\n\n input,label\r\r\n\r\r\na,yes\r\r\n\n\nb,no\r\r\n"
+  records, problems = read(tmp_path / "a.csv", content)
+  assert problems == []
+  assert pairs(records) == [("a", "yes"), ("b", "no")]
+
+
 def test_a_carriage_return_of_a_text_is_kept(tmp_path):
   content = 'input,label\r\n"a\rb","c\r\nd"\r\ne\rf,g\r\n'
   records, problems = read(tmp_path / "a.csv", content)
@@ -289,6 +296,24 @@ def test_what_unpacks_to_too_much_is_given_up(tmp_path, packed, monkeypatch):
   content = b'{"input": "' + b"x" * 100_000 + b'"}\n'
   with pytest.raises(UserError, match=r"a\.jsonl.* holds more than \d+ bytes"):
     read(tmp_path / f"a.jsonl{packed}", PACKERS[packed](content))
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (gzip.compress(LINES.encode()), r"let its name end in \.gz"),
+    (bz2.compress(LINES.encode()), r"let its name end in \.bz2"),
+    (PACKERS[".zst"](LINES.encode()), r"let its name end in \.zst"),
+    (b"\xfd7zXZ\0\0", "xz -d"),
+    (b"PK\x03\x04\x14\0\x06\0", "spreadsheet: unpack it, or save it as .csv"),
+    (b"PAR1\x15\x04", "end in .parquet"),
+    (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+  ],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_what_is_no_text_says_so(tmp_path, suffix, content, message):
+  with pytest.raises(UserError, match=rf"a\{suffix} is .*{message}"):
+    read(tmp_path / f"a{suffix}", content)
 
 
 @pytest.mark.parametrize(
@@ -599,6 +624,7 @@ ROWS = [{"input": "a", "label": "yes"}, {"input": "b", "label": None}]
     {"data": ROWS},
     {"version": "1", "info": {"by": "me"}, "data": ROWS, "tags": ["x"]},
     {"schema": {"fields": [{"name": "input"}]}, "data": ROWS},
+    {"features": [{"name": "input"}], "rows": ROWS},
   ],
 )
 @pytest.mark.parametrize("indent", [None, 2])
