@@ -96,6 +96,19 @@ def test_small_students_as_designed(folder):
     num_encoder_layers=4,
     num_decoder_layers=4,
   )
+  small = _config(folder, "models/small_cpu.gin")
+  assert small == sizes(
+    vocab_size=384,
+    emb_dim=128,
+    num_heads=4,
+    head_dim=32,
+    mlp_dim=256,
+    num_encoder_layers=3,
+    num_decoder_layers=3,
+  )
+  shapes = jax.eval_shape(EncoderDecoderModel(small).init, jax.random.key(0))
+  # The file's comment has this number.
+  assert sum(x.size for x in jax.tree.leaves(shapes)) == 1_280_384
   taxonli = _config(folder, "models/taxonli.gin")
   assert taxonli == sizes(
     vocab_size=taxonli.vocab_size,
@@ -110,7 +123,7 @@ def test_small_students_as_designed(folder):
 
 def test_every_file_has_t5x_macros(folder):
   files = sorted((folder / "models").rglob("*.gin"))
-  assert len(files) == 6 + 6 + 3
+  assert len(files) == 6 + 6 + 4
   for file in files:
     path = str(file.relative_to(folder))
     bindings = _bindings(folder, path)
