@@ -283,6 +283,10 @@ def _batches(args: argparse.Namespace) -> int:
     seed=config.seed,
     rows_multiple_of=write.rows_multiple_of,
   )
+  for line in training_data.text_report(
+    config.data, config.vocabulary, data.example_set
+  ):
+    print(line)
   batch_files.write_batches(write.output_dir, data, range(write.steps))
   shape = data.shape
   print(

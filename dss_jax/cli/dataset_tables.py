@@ -244,13 +244,15 @@ def print_preview(shown: Mapping[str, Any], *, ids: bool = False):
   lengths = shown["task_feature_lengths"]
   out.print(
     f"longest inputs {lengths['inputs']} tokens, targets {lengths['targets']}"
-    " (TASK_FEATURE_LENGTHS); longer ones are cut"
+    " (TASK_FEATURE_LENGTHS)"
   )
   for subtask in shown["subtasks"]:
     out.print(
       f"sub-task {subtask['name']}: {subtask['examples']:,} examples, rate"
       f" {subtask['rate']:g}{_left_out(subtask['left_out'])}"
     )
+  for line in shown["texts"]:
+    out.print(Text(line))
   if shown["paired"]:
     out.print("all examples of a record are in the same batch")
   counts = ", ".join(f"{n} {name}" for name, n in batch["examples"].items())

@@ -397,14 +397,20 @@ def test_show_and_batches_of_a_configuration_are_those_of_the_run(
     assert (written[name] == array).all()
 
 
-def test_show_cuts_as_the_packaged_configuration_does(data, capsys):
+def test_show_cuts_as_the_packaged_configuration_does(data, tmp_path, capsys):
   for flags, lengths in (
     ((), {"inputs": 768, "targets": 384}),
-    (("--targets_length=30",), {"inputs": 768, "targets": 30}),
+    (("--inputs_length=30",), {"inputs": 30, "targets": 384}),
   ):
     assert data("show", "--task=svamp_dss", "--json", *flags) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["task_feature_lengths"] == lengths
+    cut = "\n".join(shown["texts"])
+    assert ("12 of 12 inputs are cut to 30 tokens" in cut) == bool(flags)
+  folder = tmp_path / "batches"
+  flags = ("--inputs_length=30", "--steps=1", "--output_dir", folder)
+  assert data("batches", "--task=svamp_dss", *flags) == 0
+  assert "12 of 12 inputs are cut to 30 tokens" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def preview(
       for subtask, rate in zip(examples.subtasks, examples.rates)
     ],
     "paired": examples.paired,
+    "texts": training_data.text_report(config, chosen, examples),
     "batch": {
       "step": step,
       "rows": shape.rows,
