@@ -20,7 +20,12 @@ from dss_jax.datasets.records import Rationale, Record
 from dss_jax.vocabularies import Vocabulary
 
 # Labels that were read, and that no student should be taught.
-UNUSABLE_LABEL = ("multiple_answers", "label_not_in_choices", "unevaluable")
+UNUSABLE_LABEL = (
+  "multiple_answers",
+  "label_not_in_choices",
+  "label_cut",
+  "unevaluable",
+)
 
 # So many labels may be a closed set of classes; more are texts.
 MAX_CLASSES = 200
