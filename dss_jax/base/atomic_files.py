@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -35,7 +36,8 @@ def atomic_path(
   with refused(path):
     temporary.open("xb").close()
   try:
-    yield temporary
+    with errors.full_disk(path):
+      yield temporary
     with refused(path):
       with temporary.open("rb") as file:
         os.fsync(file.fileno())  # or a crash could leave it empty
@@ -43,6 +45,17 @@ def atomic_path(
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise
+
+
+def make_folder(path: pathlib.Path) -> None:
+  """Makes a folder, and a file in it that goes at once.
+
+  Raises:
+    OSError: it cannot be made, or written to.
+  """
+  path.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryFile(dir=path) as file:
+    file.write(b"\0")
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """Exceptions that mean "not the program": wrong input, and a failing disk."""
 
 import contextlib
+import errno
 import re
 from collections.abc import Iterator, Sequence
 
@@ -82,6 +83,10 @@ def damaged_file(path: object, remedy: str) -> Iterator[None]:
     raise UserError(f"{path} is damaged ({reason}): {remedy}") from error
 
 
+# NumPy's errors of a full disk have no number.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+
+
 @contextlib.contextmanager
 def writing(path: object) -> Iterator[None]:
   """Turns an OSError of writing into a StorageError that names the path."""
@@ -90,9 +95,28 @@ def writing(path: object) -> Iterator[None]:
   except StorageError:
     raise
   except OSError as error:
-    storage_error = StorageError(
-      f"cannot write {path} ({one_line(error.strerror or error)}): make room,"
-      " or mend the cause, and start again"
-    )
-    storage_error.errno = error.errno
-    raise storage_error from error
+    raise _storage_error(path, error) from error
+
+
+@contextlib.contextmanager
+def full_disk(path: object) -> Iterator[None]:
+  """Does what `writing` does where a disk is full, and passes other errors."""
+  try:
+    yield
+  except StorageError:
+    raise
+  except OSError as error:
+    if error.errno is None or error.errno not in _FULL:
+      raise
+    raise _storage_error(path, error) from error
+
+
+def _storage_error(path: object, error: OSError) -> StorageError:
+  full = error.errno in _FULL
+  remedy = "make room" if full else "give another path, or mend the cause"
+  found = StorageError(
+    f"cannot write {path} ({one_line(error.strerror or error)}): {remedy}, and"
+    " start again"
+  )
+  found.errno = error.errno
+  return found

@@ -11,12 +11,13 @@ import argparse
 import functools
 import importlib
 import logging
+import os
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dss_jax import __version__
-from dss_jax.cli import failures
+from dss_jax.cli import failures, quiet_tensorflow
 
 # Groups of modes in the order in which a user needs them.
 MODES = {
@@ -172,6 +173,9 @@ def main(argv: Sequence[str]) -> int:
   args.gin_flags = rest
   # Orbax and others warn users here of what only their callers can change.
   # Errors in its threads are raised here too, and reported once.
+  if not args.debug:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet_tensorflow.install()
   logging.getLogger("absl").setLevel(
     logging.ERROR if args.debug else logging.CRITICAL
   )

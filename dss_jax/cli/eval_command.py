@@ -6,7 +6,9 @@ import argparse
 import dataclasses
 import json
 import os
+import pathlib
 
+from dss_jax.base import atomic_files, errors
 from dss_jax.cli import flags, run_flags
 
 EPILOG = """\
@@ -52,13 +54,15 @@ def run(args: argparse.Namespace) -> int:
   from dss_jax.students import checkpoint_evaluation
 
   options = flags.build(EvalFlags, args)
+  folder = os.path.expanduser(options.output_dir or options.model_dir)
+  with errors.writing(folder):
+    atomic_files.make_folder(pathlib.Path(folder))
   step, scores = checkpoint_evaluation.evaluate_checkpoint(
     config,
     options.checkpoint,
     tasks=list(options.task) or None,
     split=options.split,
   )
-  folder = os.path.expanduser(options.output_dir or options.model_dir)
   checkpoint_evaluation.write_predictions(folder, step, scores)
   if options.json:
     print(json.dumps(checkpoint_evaluation.as_json(step, scores), indent=2))

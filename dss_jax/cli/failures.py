@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 
@@ -87,6 +88,11 @@ def _message(
       "the home directory is not known: set HOME, or give paths without ~",
       2,
     )
+  if re.search(r"for (JAX flag|environment) ", str(error)):  # JAX's import
+    return (
+      f"JAX refuses its environment ({one_line(error)}): correct that variable,"
+      " or unset it"
+    ), 2
   if "RESOURCE_EXHAUSTED" in str(error):  # JAX's, whose import takes a while
     remedy = _FEWER.get(
       command, "lower RECORDS_PER_BATCH, or raise NUM_MICROBATCHES"

@@ -9,10 +9,11 @@ import os
 import pathlib
 import sys
 import threading
-from typing import NoReturn
+import warnings
+from typing import Any, NoReturn
 
-from dss_jax.base import checks
-from dss_jax.base.errors import UserError, one_line
+from dss_jax.base import atomic_files, checks
+from dss_jax.base.errors import UserError, lost_process, one_line
 from dss_jax.cli import flags
 
 _SECONDS_TO_END = 5.0
@@ -58,15 +59,64 @@ def set_up(args: argparse.Namespace) -> None:
   # SeqIO and T5X code reads absl flags; argparse has parsed the command line.
   absl_flags.FLAGS.mark_as_parsed()
 
+  _choose_compilation_cache(quiet=not args.debug)
+  processes = flags.build(ProcessFlags, args)
+  if processes.are_several:
+    _join(processes)
+  if os.environ.get("JAX_PLATFORMS", "cpu") != "cpu":
+    _check_platforms()
+
+
+def _choose_compilation_cache(*, quiet: bool) -> None:
+  """Keeps compiled programs in the user's cache, if it can be written."""
   import jax
 
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = pathlib.Path(cache).expanduser() / "dss_jax" / "compilation"
     jax.config.update("jax_compilation_cache_dir", str(folder))
-  processes = flags.build(ProcessFlags, args)
-  if not processes.are_several:
+  settings: Any = jax.config  # its attributes are made at run time
+  path = settings.jax_compilation_cache_dir
+  if not path or "://" in path:
     return
+  if quiet:  # JAX would say so for each program
+    warnings.filterwarnings("ignore", "Error .* persistent compilation cache")
+  try:
+    atomic_files.make_folder(pathlib.Path(path))
+  except OSError as error:
+    print(
+      f"compiled programs are not kept, since {path} cannot be written"
+      f" ({one_line(error.strerror or error)}): JAX_COMPILATION_CACHE_DIR names"
+      " another folder",
+      file=sys.stderr,
+    )
+
+
+def _check_platforms() -> None:
+  """Raises UserError where JAX_PLATFORMS asks for what is not here."""
+  import jax
+
+  try:
+    jax.devices()
+  # JAX asserts that it found some platform.
+  except (RuntimeError, AssertionError) as error:
+    if lost_process(error):
+      raise
+    reason = one_line(error).partition(" (set JAX_PLATFORMS")[0]
+    raise UserError(
+      f"JAX_PLATFORMS is {os.environ['JAX_PLATFORMS']!r}, which JAX cannot use"
+      f" here ({reason or 'it finds no such device'}): unset it, or install JAX for that platform"
+    ) from error
+
+
+def _join(processes: ProcessFlags) -> None:
+  """Starts jax.distributed.
+
+  Raises:
+    UserError: where the flags do not fit together, or JAX finds nobody.
+  """
+  import jax
+
   _check(processes)
   try:
     jax.distributed.initialize(

@@ -2,7 +2,10 @@ import ast
 import inspect
 import pathlib
 import re
+import subprocess
+import sys
 
+import command_line
 import gin
 import pytest
 
@@ -264,6 +267,31 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch, content, message):
   with pytest.raises(UserError, match=message) as error:
     gin_config.parse(["mine.gin"])
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_files_are_utf_8_whatever_the_locale(tmp_path, repository):
+  path = tmp_path / "mine.gin"
+  path.write_text(
+    "# \N{LATIN SMALL LETTER E WITH ACUTE}\ninclude 'runs/train.gin'\n"
+    "data.MethodOptions.label_prefix = '\N{LATIN SMALL LETTER E WITH ACUTE} '\n",
+    encoding="utf-8",
+  )
+  program = """\
+import locale, sys
+from dss_jax.cli import gin_config
+assert locale.getpreferredencoding(False).lower() not in ("utf-8", "utf8")
+gin_config.parse([sys.argv[1]])
+assert gin_config.instance("data.MethodOptions").label_prefix == "\\xe9 "
+"""
+  subprocess.run(
+    [sys.executable, "-c", program, str(path)],
+    env=command_line.environment(
+      LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"
+    ),
+    cwd=repository,
+    check=True,
+  )
 
 
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
