@@ -64,6 +64,7 @@ class Prediction:
     alternatives: the `num_best` outputs, the best first: outputs with labels,
       then rationales if the student writes them as separate texts.
     truncated: whether the input was longer than the student can read.
+    num_tokens: tokens that the student read, prefix and end included.
     unknown_tokens: tokens of the input, prefixes aside, that the student's
       vocabulary does not know: it read the same token for all of them.
     error: why there is no answer; None if there is one.
@@ -78,6 +79,7 @@ class Prediction:
   rationale_score: float | None = None
   alternatives: tuple[Alternative, ...] = ()
   truncated: bool = False
+  num_tokens: int = 0
   unknown_tokens: int = 0
   error: str | None = None
   id: str | None = None

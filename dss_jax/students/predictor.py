@@ -201,6 +201,7 @@ class Predictor:
       found[position] = dataclasses.replace(
         before,
         truncated=before.truncated or len(ids) <= len(whole),
+        num_tokens=max(before.num_tokens, len(ids)),
         unknown_tokens=max(before.unknown_tokens, unknown),
       )
       self.num_tokens += len(ids)

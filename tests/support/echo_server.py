@@ -30,6 +30,8 @@ class Echo:
   rationale_score: float | None = None
   alternatives: tuple[Alternative, ...] = ()
   truncated: bool = False
+  num_tokens: int = 4
+  unknown_tokens: int = 0
   error: str | None = None
 
 
@@ -67,6 +69,7 @@ class EchoBackend:
           Alternative(-0.25 - i, backwards(text))
           for i in range(wanted.num_best)
         ),
+        unknown_tokens=text.count("{"),
         truncated=len(text) > 1000,
         error="it cannot be asked" if text == "refuse" else None,
       )

@@ -171,7 +171,7 @@ async def _predict(
     content = answer_body(predictions, asked, service.card.to_dict())
     service.metrics.answered(
       (job.arrived if job.started is None else job.started) - job.arrived,
-      sum(bool(prediction.truncated) for prediction in predictions),
+      predictions,
     )
     await access_control.send_answer(200, content, {}, send)
 

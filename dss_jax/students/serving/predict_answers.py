@@ -54,6 +54,10 @@ class PredictionBody(pydantic.BaseModel):
   truncated: bool = pydantic.Field(
     description="Whether the input was longer than the student reads."
   )
+  unknown_tokens: int = pydantic.Field(
+    description="Tokens of the input that the student's vocabulary does not"
+    " know: it read the same for all of them."
+  )
 
 
 class PredictResponse(pydantic.BaseModel):
@@ -117,6 +121,7 @@ def _fields(prediction: Prediction, asked: PredictRequest) -> dict[str, Any]:
       for alternative in prediction.alternatives
     ]
   fields["truncated"] = bool(prediction.truncated)
+  fields["unknown_tokens"] = prediction.unknown_tokens
   return fields
 
 

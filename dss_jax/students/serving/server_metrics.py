@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import prometheus_client
 from prometheus_client import Counter, Gauge, Histogram, registry
 
+from dss_jax.students.predictions import Prediction
 from dss_jax.students.serving import batching
 from dss_jax.students.serving.jobs import Wanted
 
@@ -84,6 +85,14 @@ class Metrics(batching.Observer):
       "truncated_inputs",
       "Inputs that were longer than the student reads.",
     )
+    self._tokens = make(
+      Counter, "tokens", "Tokens of inputs that the student read."
+    )
+    self._unknown = make(
+      Counter,
+      "unknown_tokens",
+      "Tokens of inputs that the student's vocabulary does not know.",
+    )
     self._failures = make(
       Counter, "predictor_failures", "Calls of the predictor that raised."
     )
@@ -112,10 +121,12 @@ class Metrics(batching.Observer):
     if path == "/v1/predict":
       self._seconds.observe(seconds)
 
-  def answered(self, queue_s: float, truncated: int) -> None:
+  def answered(self, queue_s: float, predictions: Sequence[Prediction]) -> None:
     """Counts a request whose inputs were computed."""
     self._queue_seconds.observe(queue_s)
-    self._truncated.inc(truncated)
+    self._truncated.inc(sum(p.truncated for p in predictions))
+    self._tokens.inc(sum(p.num_tokens for p in predictions))
+    self._unknown.inc(sum(max(p.unknown_tokens, 0) for p in predictions))
 
   def batch(self, size: int, wanted: Wanted, seconds: float) -> None:
     self._batch_inputs.observe(size)

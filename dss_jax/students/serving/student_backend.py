@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -120,7 +119,7 @@ class StudentBackend:
         what = " and ".join(kind) + (f", {best} best" if best > 1 else "")
         self._say(f"warming up {what}: {sizes} inputs of {lengths} tokens")
         predictor.warm_up()
-        _check_scores(predictor.predict([PredictInput("a")]))
+        _ask(predictor, [PredictInput("a")])
 
   def predict(self, inputs: Sequence[str], wanted: Wanted) -> list[Prediction]:
     """Returns one prediction for each input, with at least what is wanted.
@@ -136,23 +135,25 @@ class StudentBackend:
         kept = wanted.num_best if wanted.num_best > 1 else 0
         more = [
           dataclasses.replace(answer, alternatives=answer.alternatives[:kept])
-          for answer in predictor.predict(items)
+          for answer in _ask(predictor, items)
         ]
-        _check_scores(more)
         found = [_merged(*both) for both in zip(found, more)] or more
     return found
 
 
-def _check_scores(predictions: Sequence[Prediction]) -> None:
-  """Raises UserError for scores that only damaged parameters can give."""
-  for prediction in predictions:
-    for score in (prediction.label_score, prediction.rationale_score):
-      if score is not None and math.isnan(score):
-        raise UserError(
-          "the student's scores are not numbers: its parameters are damaged,"
-          " or its training has diverged; choose another checkpoint",
-          fields="checkpoint",
-        )
+def _ask(
+  predictor: Predictor, items: Sequence[PredictInput]
+) -> list[Prediction]:
+  """The predictor's answers.
+
+  Raises:
+    UserError: where no answer is the student's fault, and not the input's.
+  """
+  answers = predictor.predict(items)
+  for item, answer in zip(items, answers, strict=True):
+    if answer.error and item.problem() is None:
+      raise UserError(answer.error, fields="checkpoint")
+  return answers
 
 
 def _merged(first: Prediction, second: Prediction) -> Prediction:
@@ -163,6 +164,8 @@ def _merged(first: Prediction, second: Prediction) -> Prediction:
     rationale_score=second.rationale_score,
     alternatives=(*first.alternatives, *second.alternatives),
     truncated=first.truncated or second.truncated,
+    num_tokens=max(first.num_tokens, second.num_tokens),
+    unknown_tokens=max(first.unknown_tokens, second.unknown_tokens),
     error=first.error or second.error,
   )
 

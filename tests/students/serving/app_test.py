@@ -43,6 +43,7 @@ class Said:
       Alternative(-0.5, f"{text}!", f"because {text}"),
       Alternative(float("-inf"), f"{text}?", None),
     )
+    self.num_tokens, self.unknown_tokens = 5, text.count("{")
     self.truncated = text == "long"
     self.error = error
 
@@ -104,8 +105,8 @@ def test_predictions_come_in_order_with_what_was_asked_for():
     assert answer.status_code == 200
     assert answer.json() == {
       "predictions": [
-        {"label": "a!", "truncated": False},
-        {"label": "long!", "truncated": True},
+        {"label": "a!", "truncated": False, "unknown_tokens": 0},
+        {"label": "long!", "truncated": True, "unknown_tokens": 0},
       ],
       "model": {"name": "tiny", "step": 3},
     }
@@ -119,6 +120,7 @@ def test_predictions_come_in_order_with_what_was_asked_for():
         "rationale": "because ü\u2028",
         "rationale_score": None,
         "truncated": False,
+        "unknown_tokens": 0,
       }
     ]
     body = {"inputs": ["a"], "outputs": ["label"], "num_best": 2.0}
@@ -131,11 +133,14 @@ def test_predictions_come_in_order_with_what_was_asked_for():
           {"score": None, "label": "a?"},
         ],
         "truncated": False,
+        "unknown_tokens": 0,
       }
     ]
     body = b'\xef\xbb\xbf{"input": "a", "inputs": null, "outputs": ["label"]}'
     answer = await client.post("/v1/predict", content=body, headers=JSON)
-    assert answer.json()["predictions"] == [{"label": "a!", "truncated": False}]
+    assert answer.json()["predictions"] == [
+      {"label": "a!", "truncated": False, "unknown_tokens": 0}
+    ]
     reply = (await client.get("/v1/model")).json()
     assert reply["labels"] == ["yes", "no"]
     assert reply["limits"]["items"] == 64
@@ -189,16 +194,20 @@ def test_health_follows_the_batcher():
 def test_metrics_count_what_happened():
   async def test(client, service):
     await client.post("/v1/predict", json={"inputs": ["a", "long"]})
+    answer = await client.post("/v1/predict", json={"input": "{b{"})
+    assert answer.json()["predictions"][0]["unknown_tokens"] == 2
     await client.post("/v1/predict", json={"inputs": []})
     await client.get("/secret/path")
     text = (await client.get("/metrics")).text
     for line in (
-      'dss_jax_requests_total{path="/v1/predict",status="200"} 1.0',
+      'dss_jax_requests_total{path="/v1/predict",status="200"} 2.0',
       'dss_jax_requests_total{path="/v1/predict",status="422"} 1.0',
       'dss_jax_requests_total{path="other",status="404"} 1.0',
-      'dss_jax_inputs_total{outputs="label"} 2.0',
+      'dss_jax_inputs_total{outputs="label"} 3.0',
+      "dss_jax_tokens_total 15.0",
+      "dss_jax_unknown_tokens_total 2.0",
       "dss_jax_truncated_inputs_total 1.0",
-      "dss_jax_batch_inputs_sum 2.0",
+      "dss_jax_batch_inputs_sum 3.0",
       "dss_jax_queue_inputs 0.0",
       "dss_jax_ready 1.0",
       'dss_jax_model_info{name="tiny",step="3"} 1.0',

@@ -49,7 +49,7 @@ def _student(method: str) -> Student:
 
 INPUTS = [
   "A poodle is in a kitchen.</s>An animal is in a room.",
-  "A cat is in a park.",
+  "A cat is in a 日本.",
   "An oak is in a garden. " * 20,
 ]
 
@@ -105,6 +105,7 @@ def test_answers_are_those_of_the_predictor(method):
     )
     assert reply["rationale"] == prediction.rationale
     assert reply["truncated"] == prediction.truncated == (i == 2)
+    assert reply["unknown_tokens"] == prediction.unknown_tokens == (i == 1)
     if prediction.label_scores is not None:
       assert reply["label_scores"] == pytest.approx(
         dict(prediction.label_scores), abs=1e-5
@@ -165,9 +166,9 @@ def test_parameters_that_are_not_numbers_never_answer():
     backend = student_backend.StudentBackend(
       student, outputs, PredictOptions(), [1], [24]
     )
-    with pytest.raises(UserError, match=r"not numbers: .* damaged"):
+    with pytest.raises(UserError, match=r"no numbers; .* damaged"):
       backend.warm_up()
-    with pytest.raises(UserError, match=r"not numbers: .* damaged"):
+    with pytest.raises(UserError, match=r"no numbers; .* damaged"):
       backend.predict(["a"], Wanted(outputs))
 
 

@@ -61,6 +61,9 @@ function draw(prediction, milliseconds) {
     typeof score === "number" && !prediction.label_scores ? `probability ${percent(Math.exp(score))}` : "";
   byId("time").textContent = `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
   byId("truncated").hidden = !prediction.truncated;
+  byId("unknown").hidden = !prediction.unknown_tokens;
+  byId("unknown").textContent =
+    `Tokens of the input that the student's vocabulary does not know: ${prediction.unknown_tokens}. It read the same for all of them.`;
   drawScores(prediction);
   byId("why").hidden = typeof rationale !== "string";
   byId("rationale-text").textContent = rationale || "(empty)";
