@@ -255,7 +255,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   flags.add_flags(
     parser,
     f"{plan}.ExtractionPlan",
-    *("parser", "retry_unparsed", "retry_temperature"),
+    *("parser", "rationale_from", "retry_unparsed", "retry_temperature"),
     *("check_first", "min_yield"),
     title=choosing,
   )

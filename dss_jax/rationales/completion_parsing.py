@@ -32,6 +32,8 @@ from dss_jax.rationales.teacher_requests import Completion
 
 STATUSES = (*completions.STATUSES, "refused", "markup")
 PARSERS = ("tolerant", "official")
+# What becomes the rationale of a model that thinks before it answers.
+RATIONALE_SOURCES = ("answer", "reasoning", "both")
 
 # Providers' words for an end that the model chose, an end at max_tokens, and a
 # refusal. With another word, the text itself shows how it ended.
@@ -57,6 +59,7 @@ def parse(
   record: Record,
   completion: Completion,
   parser: str = "tolerant",
+  rationale_from: str = "answer",
 ) -> Parsed:
   """Reads a completion; never raises because of what is in it.
 
@@ -66,6 +69,9 @@ def parse(
     completion: what the teacher answered.
     parser: "tolerant", or "official" for exactly what the paper's code does
       (only for prompts of the released datasets, by their names).
+    rationale_from: "answer" takes the rationale from what the teacher said,
+      "reasoning" from what it thought, in a field of its own or in tags, and
+      "both" from one after the other. The label is always what it said.
 
   Returns:
     Rationale, label and status. Both texts can be stored in a record.
@@ -77,7 +83,7 @@ def parse(
   ended = completion.finish_reason.lower()
   if completion.refusal or ended in _REFUSED:
     return Parsed("", None, "refused")
-  check_parser(prompt, parser)
+  check_parser(prompt, parser, rationale_from)
   if parser == "official":
     dataset = _OFFICIAL[prompt.name]
     read = completions.parser(dataset, "official", completion.model)
@@ -101,11 +107,13 @@ def parse(
   )
   if parsed.status == "no_marker" and _REFUSAL.match(text.lstrip()):
     return Parsed("", None, "refused")
-  if parsed.status == "empty" and said.is_shown:
+  if rationale_from != "answer":
+    thoughts = _storable(completion.reasoning or "") or said.thoughts
+    parts = [thoughts, *[parsed.rationale] * (rationale_from == "both")]
+    parsed = _with_rationale(parsed, "\n\n".join(filter(None, parts)))
+  elif parsed.status == "empty" and said.is_shown:
     # The prompt asked for a rationale in these tags.
-    parsed = dataclasses.replace(
-      parsed, rationale=said.thoughts, status="ok"
-    ).checked()
+    parsed = _with_rationale(parsed, said.thoughts)
   if parsed.status == "ok" and template_tokens.has_markup(
     f"{parsed.rationale} {parsed.label}"
   ):
@@ -113,9 +121,27 @@ def parse(
   return parsed
 
 
-def check_parser(prompt: Prompt, parser: str) -> None:
+def _with_rationale(parsed: Parsed, rationale: str) -> Parsed:
+  """The same answer with another rationale, if the answer could be read."""
+  if parsed.status not in ("ok", "empty"):
+    return parsed
+  return Parsed(rationale.strip(), parsed.label).checked()
+
+
+def check_parser(
+  prompt: Prompt, parser: str, rationale_from: str = "answer"
+) -> None:
   """Raises UserError if there is no such parser for the prompt."""
   checks.one_of("ExtractionPlan.parser", parser, PARSERS)
+  checks.one_of(
+    "ExtractionPlan.rationale_from", rationale_from, RATIONALE_SOURCES
+  )
+  if parser == "official" and rationale_from != "answer":
+    raise UserError(
+      f"rationale_from is {rationale_from}, and the official parser reads"
+      " answers only; set parser to tolerant, or rationale_from to answer",
+      fields=("ExtractionPlan.parser", "ExtractionPlan.rationale_from"),
+    )
   if parser == "official" and prompt.name not in _OFFICIAL:
     raise UserError(
       f"there is no official parser for prompt {prompt.name!r}, only for"

@@ -209,6 +209,7 @@ def _description(
       "exemplars": len(plan.prompt.exemplars),
     },
     "parser": plan.parser,
+    "rationale_from": plan.rationale_from,
     "retry_unparsed": plan.retry_unparsed,
     "retry_temperature": plan.retry_temperature,
     "choose": dataclasses.asdict(plan.choose),

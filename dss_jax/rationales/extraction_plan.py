@@ -217,6 +217,8 @@ class ExtractionPlan:
     teachers: whom to ask; each is asked about every record.
     parser: how completions are read: "tolerant", or "official" for released
       completions, exactly as the paper's code reads them.
+    rationale_from: what a reasoning model's rationale is: its "answer", the
+      "reasoning" before it (of the provider's field, or in tags), or "both".
     retry_unparsed: how many further samples replace an answer that cannot be
       read.
     retry_temperature: lowest temperature of those samples, since at 0 the same
@@ -231,6 +233,7 @@ class ExtractionPlan:
   prompt: Prompt
   teachers: tuple[TeacherPlan, ...]
   parser: str = "tolerant"
+  rationale_from: str = "answer"
   retry_unparsed: int = 0
   retry_temperature: float = 0.7
   choose: ChooseOptions = dataclasses.field(default_factory=ChooseOptions)
@@ -267,7 +270,7 @@ class ExtractionPlan:
         " would be the same; give one of them another seed",
         fields="teachers",
       )
-    check_parser(self.prompt, self.parser)
+    check_parser(self.prompt, self.parser, self.rationale_from)
     checks.in_range(
       "ExtractionPlan.retry_unparsed", self.retry_unparsed, 0, 100
     )

@@ -234,9 +234,7 @@ class PlannedRequests:
       )
     return self._answer(
       request.key,
-      completion_parsing.parse(
-        self._plan.prompt, record, outcome.completion, self._plan.parser
-      ),
+      self._parsed(record, outcome.completion),
       sample=request.sample,
       completion=outcome.completion,
       sampling=request.sampling,
@@ -250,10 +248,14 @@ class PlannedRequests:
     completion: Completion | None = self._teacher_plan.teacher.answer(record)  # type: ignore[union-attr]
     if completion is None:
       return self._answer(key, UNKNOWN)
-    parsed = completion_parsing.parse(
-      self._plan.prompt, record, completion, self._plan.parser
-    )
+    parsed = self._parsed(record, completion)
     return self._answer(key, parsed, completion=completion)
+
+  def _parsed(self, record: Record, completion: Completion) -> Parsed:
+    plan = self._plan
+    return completion_parsing.parse(
+      plan.prompt, record, completion, plan.parser, plan.rationale_from
+    )
 
   def _answer(self, key: str, parsed: Parsed | str, **known) -> TeacherAnswer:
     """An answer; a bare status stands for an answer that did not come."""

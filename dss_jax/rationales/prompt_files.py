@@ -19,7 +19,13 @@ from dss_jax.base.errors import UserError
 from dss_jax.datasets.completions import ANSWER_KINDS
 from dss_jax.datasets.records import Record
 from dss_jax.rationales import completion_parsing
-from dss_jax.rationales.prompts import Exemplar, Prompt, fields_of
+from dss_jax.rationales.prompts import (
+  ANSWER_FORMATS,
+  DEFAULT_JSON_FORMAT,
+  Exemplar,
+  Prompt,
+  fields_of,
+)
 from dss_jax.rationales.teacher_requests import Completion
 from dss_jax.rationales.toml_files import read_toml
 
@@ -32,6 +38,11 @@ MAX_STOP = 4
 _TYPES = dict(value_types.parameter_types(Prompt))
 del _TYPES["name"], _TYPES["exemplars"]
 _REQUIRED = ("input_format", "output_format", "answer_kind", "answer_marker")
+# What a prompt for outputs in JSON need not say.
+_JSON_DEFAULTS = {
+  "output_format": DEFAULT_JSON_FORMAT,
+  "answer_marker": "the answer is",
+}
 
 FOLDER = pathlib.Path(dss_jax.__file__).parent / "tasks" / "prompts"
 
@@ -88,6 +99,8 @@ def from_dict(name: str, content: Mapping[str, Any]) -> Prompt:
   Raises:
     UserError: if a key is unknown or missing, or a value of the wrong kind.
   """
+  if content.get("answer_format") == "json":
+    content = {**_JSON_DEFAULTS, **content}
   _check_keys(content, (*_TYPES, "exemplars"), _REQUIRED)
   values: dict[str, Any] = {
     key: (_text if hint is str else _text_list)(content, key)
@@ -219,7 +232,15 @@ def _check_answers(prompt: Prompt):
     )
   if not prompt.answer_marker.strip():
     raise UserError("answer_marker is empty")
-  if prompt.answer_marker.lower() not in prompt.output_format.lower():
+  if prompt.answer_format not in ANSWER_FORMATS:
+    raise UserError(
+      f"answer_format = {prompt.answer_format!r}; allowed:"
+      f" {', '.join(ANSWER_FORMATS)}"
+    )
+  if (
+    prompt.json_keys is None
+    and prompt.answer_marker.lower() not in prompt.output_format.lower()
+  ):
     raise UserError(
       f"output_format does not have answer_marker, {prompt.answer_marker!r}"
     )

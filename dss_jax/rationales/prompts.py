@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dss_jax.base import checks
+from dss_jax.base import checks, strict_json
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.completions import AnswerForm
 from dss_jax.datasets.records import Record
@@ -29,6 +29,11 @@ from dss_jax.rationales.teacher_requests import (
   Sampling,
 )
 
+# How outputs in JSON look, if a prompt does not say.
+DEFAULT_JSON_FORMAT = ' {"rationale": {rationale}, "answer": {answer}}'
+ANSWER_FORMATS = ("text", "json")
+
+_JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,30})(?:\.\d{1,30})?", re.ASCII)
 _FIELD = re.compile(r"\{(\w+)\}")
 _CHOICE = re.compile(r"\s*\(([A-Za-z])\)\s*(\S.*)")
 
@@ -74,6 +79,9 @@ class Prompt:
     separator: between exemplars.
     stop: texts that end a completion; a chat's turns end by themselves.
     exemplars: in the order shown.
+    answer_format: "text", or "json" for outputs that are JSON objects with a
+      field for the rationale and one for the answer. Chats are then asked for
+      it by a schema, where the endpoint knows such.
   """
 
   name: str
@@ -90,12 +98,15 @@ class Prompt:
   separator: str = "\n\n"
   stop: tuple[str, ...] = ()
   exemplars: tuple[Exemplar, ...] = ()
+  answer_format: str = "text"
 
   @functools.cached_property
   def sha256(self) -> str:
     """Hash, in hex, of what the file says; not of its name or comments."""
     content = dataclasses.asdict(self)
     del content["name"]
+    if self.answer_format == "text":
+      del content["answer_format"]  # older hashes stay
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -104,10 +115,63 @@ class Prompt:
     """How answers are read."""
     return AnswerForm(
       kind=self.answer_kind,
-      marker=self.answer_marker,
+      # A model that does not keep to JSON says it in words.
+      marker="the answer is" if self.json_keys else self.answer_marker,
       next_exemplar=_FIELD.split(self.input_format, maxsplit=1)[0].strip(),
       labels=self.labels,
+      json_keys=self.json_keys,
     )
+
+  @functools.cached_property
+  def json_keys(self) -> tuple[str, str] | None:
+    """The keys of rationale and answer in outputs; None if they are no JSON.
+
+    Raises:
+      UserError: the output's format is no object of these two fields.
+    """
+    if self.answer_format != "json":
+      return None
+    filled = _fill(
+      self.output_format, {"rationale": '"rationale"', "answer": '"answer"'}
+    )
+    try:
+      fields = strict_json.loads(filled)
+    except UserError as error:
+      raise UserError(f"output_format: {error}") from None
+    if not isinstance(fields, dict) or list(fields.values()) != [
+      "rationale",
+      "answer",
+    ]:
+      raise UserError(
+        f"output_format is {self.output_format.strip()!r}; for answer_format"
+        ' "json" it must be an object such as'
+        f" {DEFAULT_JSON_FORMAT.strip()}"
+      )
+    rationale_key, answer_key = fields
+    return rationale_key, answer_key
+
+  @functools.cached_property
+  def response_format(self) -> Mapping[str, Any] | None:
+    """The `response_format` of a chat's request, for outputs in JSON."""
+    if self.json_keys is None:
+      return None
+    answer: dict[str, Any] = {"type": "string"}
+    if self.answer_kind == "label":
+      answer["enum"] = list(self.labels)
+    elif self.answer_kind == "number":
+      answer["type"] = "number"
+    rationale_key, answer_key = self.json_keys
+    schema = {
+      "type": "object",
+      "properties": {rationale_key: {"type": "string"}, answer_key: answer},
+      "required": [rationale_key, answer_key],
+      "additionalProperties": False,
+    }
+    name = re.sub(r"[^a-zA-Z0-9_-]", "_", self.name)[:64] or "answer"
+    return {
+      "type": "json_schema",
+      "json_schema": {"name": name, "strict": True, "schema": schema},
+    }
 
   @property
   def lead(self) -> str:
@@ -157,7 +221,8 @@ class Prompt:
       prompt = self.text(record, label)
       if not sampling.stop:
         sampling = dataclasses.replace(sampling, stop=self.stop)
-    return Request(model, prompt, sampling, sample)
+    response_format = self.response_format if style == "chat" else None
+    return Request(model, prompt, sampling, sample, response_format)
 
   def text(self, record: Record, label: str | None = None) -> str:
     """The prompt as one text to continue, with no space at its end."""
@@ -214,6 +279,10 @@ class Prompt:
   ) -> str:
     """A rationale and an answer as the teacher is to write them."""
     answer = self.answer(label, choices)
+    if self.json_keys:
+      rationale = strict_json.dumps(rationale)
+      if self.answer_kind != "number" or not _JSON_NUMBER.fullmatch(answer):
+        answer = strict_json.dumps(answer)
     values = {"rationale": rationale, "answer": answer}
     return _fill(self.output_format, values)
 

@@ -87,12 +87,16 @@ class Request:
       (`/v1/chat/completions`).
     sampling: how to draw the answer.
     sample: number of the draw among those for the same prompt, from 0.
+    response_format: the field of that name, where a chat is to answer in JSON.
   """
 
   model: str
   prompt: str | tuple[Message, ...]
   sampling: Sampling
   sample: int = 0
+  response_format: Mapping[str, Any] | None = dataclasses.field(
+    default=None, hash=False
+  )
 
   @property
   def is_chat(self) -> bool:
@@ -121,6 +125,8 @@ class Request:
       body["stop"] = list(sampling.stop)
     if sampling.seed is not None:
       body["seed"] = sampling.seed + self.sample
+    if self.response_format is not None:
+      body["response_format"] = dict(self.response_format)
     return body | dict(sampling.extra)
 
   def estimated_tokens(self) -> Tokens:

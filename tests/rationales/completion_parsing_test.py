@@ -165,6 +165,92 @@ def test_habits_of_chats(text):
   assert _read("cqa", text) == READ
 
 
+THOUGHT = "Could it be the pond? Lions live in zoos."
+
+
+@pytest.mark.parametrize(
+  ("text", "reasoning", "source", "expected"),
+  [
+    (ANSWER, THOUGHT, "answer", READ),
+    (ANSWER, THOUGHT, "reasoning", (THOUGHT, "zoo", "ok")),
+    (ANSWER, THOUGHT, "both", (f"{THOUGHT}\n\nR.", "zoo", "ok")),
+    (ANSWER, None, "both", READ),
+    (ANSWER, None, "reasoning", ("", "zoo", "empty")),
+    ("(b) zoo", THOUGHT, "reasoning", (THOUGHT, "zoo", "ok")),
+    ("**(b)**", THOUGHT, "both", (THOUGHT, "zoo", "ok")),
+    ("(b) zoo", THOUGHT, "answer", ("", "zoo", "empty")),
+    (f"<think>{THOUGHT}</think>(b) zoo", None, "reasoning",
+     (THOUGHT, "zoo", "ok")),
+    (f"[THINK]{THOUGHT}[/THINK]{ANSWER}", None, "both",
+     (f"{THOUGHT}\n\nR.", "zoo", "ok")),
+    # Nothing is said: what was thought is no answer.
+    ("", f"{THOUGHT} The answer is (b) zoo.", "reasoning", ("", None, "empty")),
+    ("It depends.", THOUGHT, "reasoning", ("It depends.", None, "no_marker")),
+    ("The answer is (a) or (b).", THOUGHT, "reasoning",
+     ("", "pond", "multiple_answers")),
+    (ANSWER, "Zoo.<|im_end|>", "reasoning", ("Zoo.<|im_end|>", "zoo", "markup")),
+    (ANSWER, "\0\ud800", "reasoning", ("\ufffd\ufffd", "zoo", "ok")),
+  ],
+)  # fmt: skip
+def test_reasoning_as_a_rationale(text, reasoning, source, expected):
+  completion = Completion(text, reasoning=reasoning)
+  parsed = parse(PROMPTS["cqa"], ZOO, completion, rationale_from=source)
+  assert dataclasses.astuple(parsed) == expected
+
+
+def test_a_rationale_in_tags_that_a_prompt_may_ask_for():
+  text = "<rationale>R.</rationale>\n<answer>(b) zoo</answer>"
+  assert _read("cqa", text) == READ
+  assert _read("cqa", f"<reasoning>Hm.</reasoning>{ANSWER}") == READ
+  text = "<think>R.</think><answer>(b) zoo</answer>"
+  assert _read("cqa", text) == ("", "zoo", "empty")
+
+
+def test_tokens_within_a_rationale_are_seen():
+  assert _read("cqa", f"R <unk>. {ANSWER}")[2] != "ok"
+  assert "\n  markup " in (completion_parsing.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+  ("text", "expected"),
+  [
+    # A second thought withdraws an answer, and a confirmation does not.
+    (f"{ANSWER} Wait, it could be (a).", ("R.", "zoo", "multiple_answers")),
+    (f"{ANSWER} No, actually the answer is (a) pond.",
+     ("R.", "zoo", "multiple_answers")),
+    (f"{ANSWER}\n\nActually, the answer is (a) pond.",
+     ("R.", "zoo", "multiple_answers")),
+    (f"{ANSWER}\n\nOn second thought, it is (a).",
+     ("R.", "zoo", "multiple_answers")),
+    (f"{ANSWER} The answer is (a) pond.", ("R.", "zoo", "multiple_answers")),
+    (f"{ANSWER} None of the choices fits.", ("R.", "zoo", "multiple_answers")),
+    (f"{ANSWER} Wait, let me check. Yes, the answer is (b) zoo.", READ),
+    (f"{ANSWER}\n\nThe answer is (b) zoo.", READ),
+    # Without a word of doubt it is an example that was invented.
+    (f"{ANSWER}\n\nFish swim. So the answer is (a) pond.", READ),
+    # A correction before the answer is part of the reasons for it.
+    ("Ponds? Wait, no: lions. So the answer is (b) zoo.",
+     ("Ponds? Wait, no: lions.", "zoo", "ok")),
+    # Steps and hypotheses are no answers.
+    ("If the answer is (a), they swim. So the answer is (b) zoo.",
+     ("If the answer is (a), they swim.", "zoo", "ok")),
+    ("The answer must be a place, not a pond. So the answer is (b) zoo.",
+     ("The answer must be a place, not a pond.", "zoo", "ok")),
+    ("R. The closest answer is a zoo. So the answer is (b) zoo.",
+     ("R. The closest answer is a zoo.", "zoo", "ok")),
+    ("The answer is (b) zoo. So the answer is (b) zoo.", ("", "zoo", "empty")),
+    ("The answer is (b). Lions live there. So the answer is (b) zoo.",
+     ("Lions live there.", "zoo", "ok")),
+    ("Consider each choice:\n(a) is wet.\nThe answer is (b).",
+     ("Consider each choice:\n(a) is wet.", "zoo", "ok")),
+    ('{"rationale": "R.", "answer": "(b) zo', ("", None, "no_marker")),
+    ('{"rationale": "R.", "answer": "(b) zoo"}\n{"answer": "(a)"}', READ),
+  ],
+)  # fmt: skip
+def test_the_first_answer_counts(text, expected):
+  assert _read("cqa", text) == expected
+
+
 def test_only_its_own_question_is_taken_for_an_echo():
   # The question's own words may be the first step.
   step = "Ann has 3 pens.\nThe answer is (3 * 4)."
@@ -239,6 +325,12 @@ def test_official_parser_is_for_released_prompts_only():
     parse(PROMPTS["taxonli"], NLI, Completion(text), **read)
   with pytest.raises(UserError, match="must be one of tolerant, official"):
     parse(PROMPTS["anli"], NLI, Completion(text), "strict")
+  with pytest.raises(
+    UserError, match="rationale_from is both, and the officia"
+  ):
+    parse(PROMPTS["anli"], NLI, Completion(text), "official", "both")
+  with pytest.raises(UserError, match="must be one of answer, reasoning, both"):
+    parse(PROMPTS["anli"], NLI, Completion(text), rationale_from="thoughts")
 
 
 def test_same_answer():
@@ -272,7 +364,8 @@ PIECES = st.sampled_from(
   ["So the answer is", " the answer is ", "Answer:", "(a)", "(b) zoo", "zoo",
    "(3 * 4)", "((", "))", "neutral", "entail", "\nQ:", "\n\nPremise:", "A:",
    "**", "</think>", "<think>", "\0", "\ud800", "\u2028", "\r\n", "<", "{answer}",
-   "I'm sorry", ".", "\n"]
+   "I'm sorry", ".", "\n", "Wait, ", "**Answer:**", "\\boxed{", "}", "[THINK]",
+   "<|im_end|>", '{"answer": "', '"}', "```", "\n\n", " or ", "1 1/2"]
 )  # fmt: skip
 TEXTS = st.lists(PIECES | st.text(max_size=8), max_size=12).map("".join)
 
@@ -314,7 +407,10 @@ def test_choices_of_any_kind(text, question, choices):
 BULKS = ["\n", " ", "(", ")", "(a)", "so ", "so", "**", " **", "**a", "Answer:",
   "the answer is ", "Q", "\nQ", "\n ", '."', '"', "A:", "\nA:", "9", "9,", "-",
   "1+", "</think>", "<think>", "or ", ", or", "\x85", "entail", "\r", "sorry ",
-  "Where are the lions?\n"]  # fmt: skip
+  "Where are the lions?\n", "answer: ", "the answer is 8 ", "wait, ", "\\boxed{",
+  "{", "$", "`", "<|x|>", "the the ", "So, therefore, ", "(b) is ", "1,", "1 ",
+  "the answer is not ", "<answer>", '{"answer":', "[", "*a", "\nQuestion: ",
+  "\\frac{1}{2}", "(a) or ", "½", "^2", "[THINK]"]  # fmt: skip
 PROMPTS_OF_ALL_KINDS = (
   *PROMPTS.values(),
   _prompt("number"),

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -361,3 +362,104 @@ def test_text_answers(tmp_path):
     prompt, _record(exemplar), Completion(prompt.output(exemplar))
   )
   assert (parsed.rationale, parsed.label) == ("R.", "the U.S.")
+
+
+# --- outputs in JSON ----------------------------------------------------------
+
+JSON = """
+instruction = "Say how it feels."
+input_format = "Review: {input}\\nThoughts:"
+answer_format = "json"
+answer_kind = "label"
+labels = ["glad", "sad"]
+
+[[exemplars]]
+input = "What a day!"
+rationale = 'An "outcry" of joy.'
+label = "glad"
+"""
+
+
+def test_a_prompt_may_ask_for_json(tmp_path):
+  prompt = prompt_files.load(_write(tmp_path, JSON, "mood 1.toml"))
+  output = '{"rationale": "An \\"outcry\\" of joy.", "answer": "glad"}'
+  assert prompt.output(prompt.exemplars[0]) == f" {output}"
+  request = prompt.request(Record("1", "Alas."), style="chat", model="m")
+  assert request.body()["messages"][2] == {
+    "role": "assistant",
+    "content": output,
+  }
+  assert request.body()["response_format"] == {
+    "type": "json_schema",
+    "json_schema": {
+      "name": "mood_1",
+      "strict": True,
+      "schema": {
+        "type": "object",
+        "properties": {
+          "rationale": {"type": "string"},
+          "answer": {"type": "string", "enum": ["glad", "sad"]},
+        },
+        "required": ["rationale", "answer"],
+        "additionalProperties": False,
+      },
+    },
+  }
+  text = prompt.request(Record("1", "Alas."), style="completion", model="m")
+  assert "response_format" not in text.body()
+  plain = prompt_files.load(_write(tmp_path, MINE))
+  body = plain.request(Record("1", "A."), style="chat", model="m").body()
+  assert "response_format" not in body
+  assert prompt.sha256 != plain.sha256
+
+
+@pytest.mark.parametrize(
+  ("text", "expected"),
+  [
+    ('{"rationale": "R.", "answer": "sad"}', ("R.", "sad", "ok")),
+    ('```json\n{"rationale": "R.", "answer": "Sad"}\n```', ("R.", "sad", "ok")),
+    ("R. The answer is sad.", ("R.", "sad", "ok")),
+    ('{"rationale": "R.", "answer": "blue"}',
+     ("R.", None, "label_not_in_choices")),
+    ('{"rationale": "", "answer": "sad"}', ("", "sad", "empty")),
+    ('{"rationale": "R.", "ans', ("", None, "no_marker")),
+    ('{"rationale": "R."}', ("", None, "no_marker")),
+    ("[1, 2]", ("[1, 2]", None, "no_marker")),
+  ],
+)  # fmt: skip
+def test_answers_in_json_have_the_same_statuses(tmp_path, text, expected):
+  prompt = prompt_files.load(_write(tmp_path, JSON))
+  parsed = completion_parsing.parse(prompt, Record("1", "A."), Completion(text))
+  assert dataclasses.astuple(parsed) == expected
+
+
+def test_json_with_keys_of_ones_own(tmp_path):
+  keys = 'output_format = \' {"why": {rationale}, "mood": {answer}}\'\n' + JSON
+  prompt = prompt_files.load(_write(tmp_path, keys))
+  assert prompt.json_keys == ("why", "mood")
+  text = '{"why": "R.", "mood": "sad", "answer": "glad"}'
+  parsed = completion_parsing.parse(prompt, Record("1", "A."), Completion(text))
+  assert parsed == completion_parsing.Parsed("R.", "sad")
+  number = JSON.replace('"label"', '"number"').replace("labels =", "stop =")
+  number = number.replace('"glad"\n', '"4"\n').replace("[[", "\n[[")
+  prompt = prompt_files.load(_write(tmp_path, number))
+  assert prompt.output(prompt.exemplars[0]).endswith('"answer": 4}')
+  request = prompt.request(Record("1", "A."), style="chat", model="m")
+  schema = request.body()["response_format"]["json_schema"]["schema"]
+  assert schema["properties"]["answer"] == {"type": "number"}
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    (JSON.replace('"json"', '"xml"'), "key 'output_format' is missing"),
+    (MINE + 'answer_format = "json"', "unknown key 'answer_format'"),
+    ('answer_format = "xml"' + MINE, "answer_format = 'xml'; allowed: text, json"),
+    ('output_format = " {rationale} {answer}"' + JSON, "output_format: not JSON"),
+    ('output_format = " [{rationale}, {answer}]"' + JSON,
+     "must be an object such as"),
+  ],
+)  # fmt: skip
+def test_mistakes_in_json_prompts(tmp_path, text, message):
+  with pytest.raises(UserError, match=re.escape(message)):
+    prompt_files.load(_write(tmp_path, text))

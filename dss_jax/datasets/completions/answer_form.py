@@ -43,12 +43,15 @@ class AnswerForm:
     next_exemplar: how the lines begin at which another exemplar does, "Q:",
       for completions that run on; "" if there is no such beginning.
     labels: all there are, for kind "label".
+    json_keys: the keys of the rationale and of the answer, where the prompt asks
+      for a JSON object; usual names are understood without them.
   """
 
   kind: str
   marker: str = "the answer is"
   next_exemplar: str = ""
   labels: tuple[str, ...] = ()
+  json_keys: tuple[str, str] | None = None
 
   @property
   def has_field_marker(self) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 from dss_jax.base import strict_json
-from dss_jax.base.errors import UserError
 
 # No answer is longer; what follows is not looked at.
 MAX_ANSWER_CHARS = 1000
@@ -175,11 +175,14 @@ _OBJECT_BEGIN = re.compile(
 )
 
 
-def json_fields(text: str) -> tuple[str, str] | None:
+def json_fields(
+  text: str, keys: tuple[str, str] | None = None
+) -> tuple[str, str] | None:
   """The rationale and the answer of a JSON object in a text.
 
   Args:
     text: an object, perhaps in a code fence and with words around it.
+    keys: of the rationale and the answer; usual names are tried after them.
 
   Returns:
     Rationale ("" if it has none) and answer; None if there is no such object.
@@ -190,25 +193,35 @@ def json_fields(text: str) -> tuple[str, str] | None:
   fields = _object(text[begin.end() - 1 :])
   if fields is None:
     return None
-  named = {
-    " ".join(re.split(r"[\W_]+", key.strip().casefold())): value
-    for key, value in fields.items()
-  }
-  answer = _first(named, _ANSWER_KEYS)
+  named = {_plain_key(key): value for key, value in fields.items()}
+  rationale_key, answer_key = map(_plain_key, keys or ("", ""))
+  answer = _first(named, (answer_key, *_ANSWER_KEYS))
   if answer is None:
     return None
-  return _first(named, _RATIONALE_KEYS) or "", answer
+  return _first(named, (rationale_key, *_RATIONALE_KEYS)) or "", answer
+
+
+def is_broken_json(text: str) -> bool:
+  """Whether a text begins like an object and is none."""
+  begin = _OBJECT_BEGIN.match(text.lstrip())
+  return (
+    begin is not None
+    and re.match(r"\s{0,100}\"", text.lstrip()[begin.end() :]) is not None
+  )
+
+
+def _plain_key(key: str) -> str:
+  return " ".join(re.split(r"[\W_]+", key.casefold())).strip()
 
 
 def _object(text: str) -> Mapping[str, Any] | None:
   """The object that a text begins with."""
-  ends = [text.find("\n```"), text.find("\n}"), text.rfind("}")]
-  for end in (ends[2] + 1, ends[1] + 2, ends[0]):
-    if end <= 1:
-      continue
+  # Models break lines within strings, where JSON wants "\\n".
+  for spelled in (text, text.replace("\n", " ")):
     try:
-      found = strict_json.loads(text[:end])
-    except UserError:
+      _, end = json.JSONDecoder().raw_decode(spelled)
+      found = strict_json.loads(spelled[:end])
+    except (ValueError, RecursionError):
       continue
     return found if isinstance(found, dict) else None
   return None

@@ -101,11 +101,14 @@ def read(
     What it says, with labels in the spelling of `choices` or `form.labels`.
   """
   choices = choices or ()
-  fields = answer_markup.json_fields(completion)
+  fields = answer_markup.json_fields(completion, form.json_keys)
   if fields is not None:
     rationale, answer = fields
     line = answer_markup.answer_line(answer)
     return _parsed(rationale, read_line(form, line, choices))
+  if answer_markup.is_broken_json(completion):
+    # Its signs are no words of a rationale.
+    return Parsed("", None, "no_marker" if is_cut_off is False else "truncated")
   head, runs_on = _own_part(form, completion)
   text = answer_markup.without_bold(head)
   ends = runs_on or _SENTENCE_END.search(head) is not None
@@ -331,21 +334,20 @@ def _following(
   while begin < len(text) and text[begin].isspace():
     begin += 1
   line_end = text.find("\n", begin)
-  rest = text[line_end:] if line_end >= 0 else ""
-  end = len(rest)
-  for claim in claims.find(form, rest):
-    reading = read_line(
-      form, answer_markup.answer_line(rest, claim.end), choices
-    )
-    if reading.label is not None and not _same(form, found.reading, reading):
-      return ""  # another exemplar, then
-    if claim.concludes:
-      end = min(end, claim.start)
   told = found.reading.rest
   told = told[_FIRST_WORD.match(told).end() :]  # type: ignore[union-attr]
   if len(told.split()) < 3:
     told = ""
-  rationale = _trimmed(f"{told}\n{rest[:end]}".strip())
+  rest = f"{told}\n{text[line_end:] if line_end >= 0 else ''}".strip()
+  end = len(rest)
+  for claim in claims.find(form, rest):
+    line = answer_markup.answer_line(rest, claim.end)
+    reading = read_line(form, line, choices)
+    if reading.label is not None and not _same(form, found.reading, reading):
+      return ""  # another exemplar, then
+    if claim.concludes:
+      end = min(end, claim.start)
+  rationale = _trimmed(rest[:end])
   if remark := _REMARKS.search(rationale):
     rationale = rationale[: remark.start()].rstrip()
   return rationale if len(rationale.split()) > 1 else ""
