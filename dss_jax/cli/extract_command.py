@@ -259,21 +259,23 @@ def _extract(
   prices: Prices,
 ) -> int:
   from dss_jax.rationales import extraction
+  from dss_jax.rationales.asking import stop_signals
 
   ask = not (args.no_ask or args.read_batch or args.batch)
   if ask:
     from dss_jax.cli import batch_command
 
     batch_command.check_none_under_way(args.output_dir)
-  result = extraction.extract(
-    source,
-    plan,
-    args.output_dir,
-    split=args.output_split or extract_flags.split_name(args),
-    formats=args.formats,
-    prices=prices,
-    ask=ask,
-  )
+  with stop_signals.sigterm_as_ctrl_c():
+    result = extraction.extract(
+      source,
+      plan,
+      args.output_dir,
+      split=args.output_split or extract_flags.split_name(args),
+      formats=args.formats,
+      prices=prices,
+      ask=ask,
+    )
   if args.json:
     print(json.dumps(_as_json(result), indent=2, ensure_ascii=False))
   else:

@@ -189,13 +189,16 @@ class Completion:
   def tokens(self, estimate: Tokens) -> Tokens:
     """Its tokens by the provider's count, or else by a guess.
 
+    Some providers that do not count say 0, which no prompt has.
+
     Args:
       estimate: of the request, for the tokens read.
     """
-    read, written = self.prompt_tokens, self.completion_tokens
-    if written is None:
-      written = estimated_tokens(self.text, self.reasoning or "")
-    if read is None:
+    read = self.prompt_tokens
+    written = self.completion_tokens or estimated_tokens(
+      self.text, self.reasoning or ""
+    )
+    if not read:
       return Tokens(estimate.read, written)
     return Tokens(read, written, min(self.cached_tokens or 0, read))
 

@@ -617,13 +617,14 @@ def _wait_for(loopback, count):
 
 
 @pytest.mark.slow
-def test_interrupted_and_killed_runs_continue(tmp_path, loopback):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_killed_runs_continue(tmp_path, loopback, number):
   command = _started(tmp_path, loopback)
   process = subprocess.Popen(
     command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
   )
-  _wait_for(loopback, 20)
-  process.send_signal(signal.SIGINT)
+  _wait_for(loopback, 26)  # beyond the first answers, which are looked at
+  process.send_signal(number)
   _, error = process.communicate(timeout=60)
   assert process.returncode == 130
   assert "requests under way; Ctrl-C again stops now" in error

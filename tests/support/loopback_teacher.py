@@ -14,14 +14,14 @@ class Loopback:
 
   Attributes:
     base_url: the server's address.
-    answer: (request body, times that this body came before) -> text, or an HTTP
-      status.
+    answer: (request body, times that this body came before) -> text, an HTTP
+      status, or a whole body.
     bodies: bodies of all requests so far.
     headers: headers of all requests so far.
   """
 
   def __init__(self):
-    self.answer: Callable[[dict[str, Any], int], str | int] = (
+    self.answer: Callable[[dict[str, Any], int], str | int | dict] = (
       lambda body, times: "It is so. So the answer is (a) pond."
     )
     self.bodies: list[dict[str, Any]] = []
@@ -60,6 +60,8 @@ class Loopback:
     found = self.answer(body, times)
     if isinstance(found, int):
       return found, {"error": {"message": f"status {found}"}}
+    if isinstance(found, dict):
+      return 200, found
     choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
     if "messages" in body:
       choice["message"] = {"role": "assistant", "content": found}

@@ -254,7 +254,8 @@ def _read_result(line: str) -> _Result:
     UserError: it is no result.
   """
   try:
-    value = json.loads(line)
+    # Some tools put a byte order mark in front of a file.
+    value = json.loads(line.removeprefix("\ufeff"))
   except RecursionError:
     raise UserError("not usable JSON: nested too deeply") from None
   except ValueError as error:

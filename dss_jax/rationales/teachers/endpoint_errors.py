@@ -271,6 +271,12 @@ def connection_failure(
 
   causes = list(_causes(error))
   cause = causes[-1]
+  if any(getattr(c, "errno", None) == errno.EMFILE for c in causes):
+    return FatalError(
+      "this process may open no more connections: lower concurrency, or raise the"
+      " system's limit (ulimit -n)",
+      fields="AskOptions.concurrency",
+    )
   if not was_reached and (advice := _set_up_advice(causes, url)):
     return FatalError(
       f"no connection to {url} ({one_line(cause) or type(cause).__name__});"

@@ -83,7 +83,11 @@ class OpenAIEndpoint:
     return self._client
 
   def _http_client(self) -> Any:
+    import httpx2
+
     return self._openai.DefaultAsyncHttpxClient(
+      # The concurrency bounds them; by itself the client would stop at 1000.
+      limits=httpx2.Limits(),
       event_hooks={"response": [server_responses.guard_response]},
       # What is compressed can be any size once it is not.
       headers={"Accept-Encoding": "identity"},

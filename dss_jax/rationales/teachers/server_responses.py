@@ -62,11 +62,25 @@ def completion_of(
     finish_reason=_name(choice.get("finish_reason")),
     model=_name(body.get("model")),
     prompt_tokens=_tokens(usage.get("prompt_tokens")),
-    completion_tokens=_tokens(usage.get("completion_tokens")),
+    completion_tokens=_written_tokens(usage),
     refusal=refusal if isinstance(refusal, str) and refusal else None,
     reasoning=_reasoning(message) if is_chat is not False else None,
     cached_tokens=_tokens(details.get("cached_tokens")),
   )
+
+
+def _written_tokens(usage: Mapping[str, Any]) -> int | None:
+  """The tokens written, with those of thoughts.
+
+  Some providers count thoughts in the total alone.
+  """
+  read, written, total = (
+    _tokens(usage.get(f"{name}_tokens"))
+    for name in ("prompt", "completion", "total")
+  )
+  if read is None or written is None or total is None:
+    return written
+  return max(written, total - read)
 
 
 def _reasoning(message: Any) -> str | None:

@@ -479,11 +479,20 @@ def test_max_cost_needs_a_price(ledger):
       ask([request(0)], Scripted(), ledger, quick(max_cost=1), prices=prices)
 
 
-def test_answers_without_usage_are_estimated(ledger):
-  teacher = Scripted(lambda r, n: Completion("x" * 40))
+@pytest.mark.parametrize("counted", [None, 0])
+def test_answers_without_usage_are_estimated(ledger, counted):
+  answer = Completion(
+    "x" * 20,
+    prompt_tokens=counted,
+    completion_tokens=counted,
+    reasoning="y" * 20,
+  )
+  teacher = Scripted(lambda r, n: answer)
   summary = ask([request(0)], teacher, ledger, prices=CHEAP)
   assert summary.cost == pytest.approx(10 * 0.1)
   assert summary.completion_tokens == 0
+  [charge] = ledger.charges()
+  assert charge.tokens == Tokens(request(0).estimated_tokens().read, 10)
 
 
 @pytest.mark.parametrize(

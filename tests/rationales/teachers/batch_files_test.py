@@ -217,6 +217,15 @@ def test_a_refused_setting_is_asked_again_after_the_change(tmp_path):
   ]
 
 
+def test_a_byte_order_mark_and_crlf_lose_no_answer(tmp_path):
+  path = tmp_path / "results.jsonl"
+  lines = "\r\n".join(_line(key) for key in KEYS[:2])
+  path.write_bytes(("\ufeff" + lines + "\r\n").encode())
+  answers = Memory()
+  assert read_results([path], answers).answered == 2
+  assert set(answers.answers) == set(KEYS[:2])
+
+
 def test_results_are_charged_once(tmp_path):
   """Those that a ledger submitted, and those that went out by hand."""
   lines = [_line(KEYS[0]), _line(KEYS[1]), _line(KEYS[1]), _line(KEYS[2])]

@@ -265,6 +265,17 @@ def test_failures_that_will_not_pass_are_fatal_until_it_was_reached(
     assert (told in str(found)) != was_reached
 
 
+@pytest.mark.parametrize("was_reached", [False, True])
+def test_too_many_open_files_are_named(was_reached):
+  error = OSError(errno.EMFILE, "Too many open files")
+  found = endpoint_errors.connection_failure(
+    error, LOCAL, was_reached=was_reached
+  )
+  assert isinstance(found, FatalError)
+  assert "lower concurrency" in str(found)
+  assert found.fields == "AskOptions.concurrency"
+
+
 def test_a_server_that_is_not_up_yet_is_waited_for(clean):
   error = ask(LOCAL)
   assert isinstance(error, TransientError)

@@ -214,6 +214,15 @@ def test_what_a_model_thought_is_kept(message, expected):
   assert (answer.text, answer.reasoning) == ("", expected)
 
 
+@pytest.mark.parametrize(
+  ("total", "written"), [(57, 7), (157, 107), (0, 7), (None, 7), ("x", 7)]
+)
+def test_thoughts_that_only_the_total_counts_are_written_tokens(total, written):
+  usage = {"prompt_tokens": 50, "completion_tokens": 7, "total_tokens": total}
+  answer = one(CHAT, reply(200, chat() | {"usage": usage}))
+  assert answer.completion_tokens == written
+
+
 def test_cached_tokens_are_read():
   usage = {"prompt_tokens": 50, "prompt_tokens_details": {"cached_tokens": 32}}
   answer = one(CHAT, reply(200, chat() | {"usage": usage}))
