@@ -34,8 +34,9 @@ def preview(
     max_rows: how many packed rows to take apart; None for all.
 
   Returns:
-    JSON values: the batch's shape and padding, and its rows with their
-    examples in the order of their segments.
+    JSON values: what the vocabulary does not know and what is cut, the batch's
+    shape and padding, and its rows with their examples in the order of their
+    segments.
 
   Raises:
     UserError: for an unknown task, missing data or a step before the first.
@@ -64,6 +65,7 @@ def preview(
         "examples": len(subtask),
         "rate": rate,
         "left_out": dict(examples.left_out.get(subtask.name, {})),
+        "cut": dict(examples.cut.get(subtask.name, {})),
       }
       for subtask, rate in zip(examples.subtasks, examples.rates)
     ],
