@@ -15,7 +15,7 @@ from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.data.pairs import task_names, task_options
 from dss_jax.data.pairs.subtasks import MethodOptions
 from dss_jax.data.pairs.task_options import TaskOptions
-from dss_jax.data.tokens import evaluation_sets, tokenization
+from dss_jax.data.tokens import evaluation_sets, text_checks, tokenization
 
 seqio = pytest.importorskip("seqio")
 
@@ -183,6 +183,62 @@ def add_task(name, transform, vocabulary, words=WORDS, **kwargs) -> None:
     shuffle_buffer_size=8,
     **kwargs,
   )
+
+
+@pytest.mark.usefixtures("foreign")
+def test_what_is_cut_of_other_tasks_is_counted_where_it_is_known(tmp_path):
+  lengths = {"inputs": 3, "targets": 4}
+  made = seqio_data.materialize(
+    "inner", "train", cache_dir=tmp_path, feature_lengths=lengths
+  )
+  # "ab" and its end just fit 3 tokens; "abab" and "dede" do not fit 4.
+  assert made.cut == {
+    "twice": {"inputs": 0, "targets": 2},
+    "up": {"inputs": 0, "targets": 0},
+  }
+  assert (
+    seqio_data.materialize(
+      "inner", "train", cache_dir=tmp_path, feature_lengths=lengths
+    ).cut
+    == made.cut
+  )
+
+
+@pytest.mark.usefixtures("foreign")
+def test_tasks_of_bare_ids_are_taken_as_they_are(tmp_path):
+  vocabulary = seqio.PassThroughVocabulary(size=9, eos_id=1)
+
+  def dataset(split, shuffle_files, seed=None):
+    del split, shuffle_files, seed
+    rows = [[5, 2, 7], [2, 2, 2]]
+    return tf.data.Dataset.from_tensor_slices({"inputs": rows, "targets": rows})
+
+  feature = seqio.Feature(vocabulary, add_eos=True)
+  seqio.TaskRegistry.add(
+    "bare",
+    source=seqio.FunctionDataSource(dataset, splits=["train"]),
+    preprocessors=[seqio.preprocessors.append_eos_after_trim],
+    output_features={"inputs": feature, "targets": feature},
+  )
+  lengths = {"inputs": 4, "targets": 3}
+  made = seqio_data.materialize(
+    "bare", "train", cache_dir=tmp_path, feature_lengths=lengths
+  )
+  (arrays,) = made.subtasks
+  assert [ids.tolist() for ids in arrays.example(0)] == [
+    [5, 2, 7, 1],
+    [5, 2, 1],
+  ]
+  # Nobody knows what is cut, and 2 is no unknown token here.
+  assert made.cut == {}
+  assert text_checks.describe(
+    made, seqio_data.from_seqio(vocabulary), lengths
+  ) == [
+    "sub-task bare: 2 of 2 inputs fill, or are cut to, 4 tokens"
+    " (task_feature_lengths)",
+    "sub-task bare: 2 of 2 targets fill, or are cut to, 3 tokens"
+    " (task_feature_lengths)",
+  ]
 
 
 @pytest.mark.usefixtures("foreign")
