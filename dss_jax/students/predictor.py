@@ -105,6 +105,13 @@ class Predictor:
     self._lock = threading.Lock()
 
   @property
+  def num_labels(self) -> int | None:
+    """How many labels there are, where only these are predicted."""
+    if not any(query.is_closed for query in self._queries):
+      return None
+    return len(self.options.labels or self.student.labels or ())
+
+  @property
   def needs_rationale(self) -> bool:
     """Whether inputs must bring a rationale for the student to read."""
     return any(

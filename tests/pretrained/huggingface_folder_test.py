@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 
 import jax
 import ml_dtypes
@@ -406,6 +407,30 @@ def test_another_students_checkpoint_is_listed_with_what_to_set(
   assert "decoder/logits_dense/kernel" in table
   assert "272 ids" in table
   assert "359 ids" in table
+
+
+def test_a_student_may_add_tokens_to_the_checkpoints_vocabulary(
+  tmp_path, folders
+):
+  from dss_jax import vocabularies
+  from dss_jax.training import initialization
+
+  folder = folders.write(tmp_path / "x")
+  model_file = vocabularies.model_path("taxonli")
+  assert model_file is not None
+  shutil.copy(model_file, folder / "spiece.model")
+  model = EncoderDecoderModel(T5Config(**dataclasses.asdict(folders.CONFIG)))
+  size = vocabularies.from_name("taxonli").vocab_size
+  room = folders.CONFIG.vocab_size - size
+  tokens = json.dumps([chr(0x4E00 + i) for i in range(room)])
+  initialization.open_initial(
+    str(folder), model, vocabularies.from_name(f"taxonli+{tokens}")
+  )
+  with pytest.raises(UserError, match="vocabulary") as error:
+    initialization.open_initial(
+      str(folder), model, vocabularies.from_name(f"taxonli:1+{tokens}")
+    )
+  assert f"{folders.CONFIG.vocab_size + 1} ids" in error.value.details
 
 
 def test_the_checkpoints_own_vocabulary_is_known(tmp_path, folders):

@@ -10,6 +10,7 @@ import pytest
 import small_runs
 
 from dss_jax import datasets
+from dss_jax.base.errors import UserError
 from dss_jax.data.pairs.subtasks import MethodOptions
 from dss_jax.data.tokens import evaluation_sets, tokenization
 from dss_jax.datasets import records as records_lib
@@ -165,3 +166,25 @@ def test_a_run_an_evaluation_of_it_and_its_answers_have_one_score(tmp_path):
     labels, accuracy = _infer(student, records, tmp_path, constrain=False)
     assert labels == [line["prediction"] for line in scores.predictions]
     assert entry["value"] == scores.metrics["accuracy"] == accuracy
+
+
+def test_what_cannot_be_read_or_written_is_counted(
+  make_student, plain_vocabulary, tmp_path, capsys
+):
+  student = make_student("label", vocabulary=plain_vocabulary)
+  records = _records(
+    ["a cat is in", "a {cat} is <in>", "it is red"], ["yes", "{", "no"]
+  )
+  _infer(student, records, tmp_path, constrain=False)
+  lines = (tmp_path / "out.jsonl").read_text().splitlines()
+  unknown = [json.loads(line).get("unknown_tokens") for line in lines]
+  assert unknown == [None, 4, None]  # the prefix's own two are not counted
+  said = capsys.readouterr().err.splitlines()
+  assert said[0].startswith("the vocabulary lacks '[', ']' of '[label] '")
+  assert "1 with a label that the student cannot write, thus wrong" in said[-1]
+  encode = plain_vocabulary.encode
+  total = sum(len(encode(f"[label] {r.input}")) + 1 for r in records)
+  assert f"{100 * 4 / total:.2g} % of the tokens read unknown" in said[-1]
+  # A closed set that it cannot write is refused.
+  with pytest.raises(UserError, match=r"labels '\{': give others, or set"):
+    Predictor(student, PredictOptions(("label",), labels=("{", "yes")))

@@ -131,7 +131,11 @@ def infer(predictor: Predictor, source: Source, target: Target) -> int:
         speed = _answer_all(predictor, source, windows, output, layout)
     output.finish()
     totals = output.progress.totals
-  _print_summary(target.path, totals, layout.metric, speed)
+  scored_as = layout.metric
+  if predictor.num_labels:
+    # Evaluations of a run decode freely, and may find another share.
+    scored_as = f"choosing among {predictor.num_labels} labels, {scored_as}"
+  _print_summary(target.path, totals, scored_as, speed)
   if totals.get("errors") and totals["errors"] == totals["rows"]:
     raise UserError(
       f"none of the {totals['rows']} records of {source.path} could be asked;"
@@ -320,7 +324,7 @@ def _print(text: str) -> None:
 
 
 def _print_summary(
-  path: str, totals: Mapping[str, Any], metric: str, speed: str | None
+  path: str, totals: Mapping[str, Any], scored_as: str, speed: str | None
 ) -> None:
   parts = [f"{totals.get('rows', 0)} predictions -> {path}"]
   for name, text in (
@@ -335,7 +339,7 @@ def _print_summary(
     parts.append(f"{share:.2g} % of the tokens read unknown to the vocabulary")
   if totals.get("scored"):
     share = totals["correct"] / totals["scored"]
-    parts.append(f"{metric} {share:.4f} (n={totals['scored']})")
+    parts.append(f"{scored_as} {share:.4f} (n={totals['scored']})")
   if speed is None:
     parts.append("complete already")
   elif speed:

@@ -26,6 +26,7 @@ class Echo:
     self.lengths = [48]
     self.needs_rationale = False
     self.num_tokens = self.num_unknown = 0
+    self.num_labels = None
 
   def fit_lengths(self, items):
     return self.lengths
