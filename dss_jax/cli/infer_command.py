@@ -43,7 +43,8 @@ class FileFlags:
   """What is read and written.
 
   Attributes:
-    input: .jsonl, .json, .csv, .tsv, .parquet, .txt, or - for standard input.
+    input: .jsonl, .ndjson, .json, .csv, .tsv (packed too: .gz, .bz2, .zst),
+      .parquet, .txt, or - for standard input.
     input_format: of a file whose name does not say it; text: an input a line.
     field_mapping: which key holds a field: input=question label=answer;
       'input={premise}</s>{hypothesis}' joins keys.

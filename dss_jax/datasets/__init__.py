@@ -5,9 +5,11 @@ records = load_split("svamp", "train", options=DataOptions(data_dir=...))
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+from collections.abc import Sequence
 
-from dss_jax.base.errors import UserError
+from dss_jax.base.errors import UserError, one_line
 from dss_jax.datasets import arithmetic, record_files, shipped_datasets, splits
 from dss_jax.datasets.dataset_spec import (
   SPLITS,
@@ -39,6 +41,9 @@ __all__ = [
 
 shipped_datasets.register_all()
 
+# Labels that an error names.
+_SHOWN_LABELS = 8
+
 # The datasets that come with dss_jax, whatever else is registered.
 SHIPPED = shipped_datasets.SPECS
 
@@ -58,7 +63,8 @@ def load_split(
     under the official one in the official order.
 
   Raises:
-    UserError: for an unknown name or split, or data that cannot be read.
+    UserError: for an unknown name or split, data that cannot be read, or a
+      gold label that is none of the dataset's.
   """
   options = options or DataOptions()
   spec = get(name)
@@ -75,7 +81,34 @@ def load_split(
     )
     kept = train if split == "train" else validation
     records = [source[position] for position in kept]
-  return records[: options.max_records]
+  records = records[: options.max_records]
+  _check_labels(spec, split, records)
+  return records
+
+
+def _check_labels(
+  spec: DatasetSpec, split: str, records: Sequence[Record]
+) -> None:
+  """Raises UserError for a gold label that the dataset does not list.
+
+  A student that answers with one of the listed labels could never be right.
+  """
+  if spec.labels is None:
+    return
+  others = collections.Counter(
+    record.label
+    for record in records
+    if record.label is not None and record.label not in spec.labels
+  )
+  if others:
+    shown = ", ".join(f"{one_line(label, longest=40)!r} ({n})"
+                      for label, n in others.most_common(_SHOWN_LABELS))  # fmt: skip
+    raise UserError(
+      f"{others.total()} of {len(records)} gold labels of dataset"
+      f" {spec.name!r}, {split}, are none of its labels"
+      f" ({', '.join(map(repr, spec.labels[:_SHOWN_LABELS]))}): {shown}; add"
+      " them where the dataset is registered (labels=), or correct the data"
+    )
 
 
 def load_source_split(

@@ -119,6 +119,23 @@ def test_malformed_lines_are_an_error_unless_asked_for(tmp_path, caplog):
   assert "1 of 21 lines" in caplog.text
 
 
+def test_gold_labels_outside_the_closed_set_are_refused():
+  records = [Record(f"r{i}", "i", "yes") for i in range(8)]
+  records += [Record("a", "i", "Yes"), Record("b", "i", "no"), Record("c", "i")]
+  files = RecordFiles({"train": records, "test": records[:8]})
+  splits = ("train", "test")
+  spec = DatasetSpec("mine", files, labels=("yes", "no"), source_splits=splits)
+  datasets.register(spec)
+  assert len(datasets.load_split("mine", "test")) == 8
+  options = DataOptions(split_policy="official", max_records=11)
+  with pytest.raises(UserError, match=r"labels of dataset 'mine', ") as raised:
+    for split in ("train", "validation"):
+      datasets.load_split("mine", split, options=options)
+  assert "none of its labels ('yes', 'no'): 'Yes' (1); add" in str(raised.value)
+  # What there is can still be looked at.
+  assert len(datasets.load_source_split("mine", "train")) == 11
+
+
 @pytest.mark.parametrize(
   ("fields", "message"),
   [

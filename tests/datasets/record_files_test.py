@@ -18,9 +18,9 @@ def _records(split: str, count: int) -> list[Record]:
   return [
     Record(
       f"{split}-{i}",
-      f"{split} question {i}\nAnswer Choices:\n(a) yes\n(b) no",
-      "yes",
-      (Rationale(f"because of {i}", "yes", "smollm2", 0.5),),
+      f"{split} question {i}\nAnswer Choices:\n(a) neutral\n(b) no",
+      "neutral",  # a label of every dataset with a closed set
+      (Rationale(f"because of {i}", "neutral", "smollm2", 0.5),),
     )
     for i in range(count)
   ]

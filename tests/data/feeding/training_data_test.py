@@ -176,9 +176,10 @@ def test_the_data_of_a_run_are_summarised():
   data = training_data.load(
     config, training_data.vocabulary_of(config), seed=0, rows_multiple_of=16
   )
-  first, second = data.describe(0, 16)
+  first, second, texts = data.describe(0, 16)
   assert first.startswith("batches: about 2 records in 16 rows of ")
   assert "multiple of 16" in first
   assert second == "sub-task rationale: left out 1 rationale blank"
-  (plain, _) = data.describe(0)
+  assert texts == "texts: the vocabulary knows all of them, and none is cut"
+  plain, *_ = data.describe(0)
   assert plain.endswith("% padding")
