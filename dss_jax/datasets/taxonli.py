@@ -21,10 +21,8 @@ written, and the label read off, by knowing which word is which kind of thing.
 
 What makes the task worth measuring:
 
-* Labels are balanced in every prefix whose length is a multiple of three, and
-  a smaller training set is the prefix of a larger one.
-* No input is in two splits, whatever the seeds and sizes: an input's split is
-  decided by its hash.
+* Labels are balanced, splits share no input, and sizes are nested; see
+  `families/generator.py`, which draws the records.
 * The words' surface does not give the label away. Given a label, the pairs of
   relations that make it are drawn evenly; then a classifier that sees only
   which words are repeated is right about half the time. One that also knows
@@ -32,22 +30,17 @@ What makes the task worth measuring:
   entailments and neutrals differ in just that. Disjoint words are therefore
   always one specific and one kind: two specific words, or two kinds, that
   differ would be disjoint at a glance.
-
-Draws use only `random.Random.random()`, whose sequence for a seed Python keeps
-across versions, so the same arguments give the same records everywhere.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from collections.abc import Mapping, Sequence
 
-from dss_jax.base import checks
-from dss_jax.base.errors import UserError
+from dss_jax.datasets.families import generator
 from dss_jax.datasets.options import DataOptions
-from dss_jax.datasets.records import Rationale, Record
+from dss_jax.datasets.records import Record
 
 LABELS = ("entailment", "neutral", "contradiction")
 
@@ -73,20 +66,10 @@ PLACES: Mapping[str, tuple[str, ...]] = {
 }
 
 RELATIONS = ("same", "hypernym", "hyponym", "disjoint")
-CONTROLS = ("none", "facts_only", "shuffled", "copy")
-
-# Percent of all inputs that belong to each split, by hash.
-_SHARES = {"train": 65, "validation": 15, "test": 20}
 
 # The rarest pair of relations has 48 * 30 = 1440 inputs and makes one record
 # in twelve; these sizes use at most about 70 % of a split's share of them.
 MAX_RECORDS = {"train": 8000, "validation": 1800, "test": 2400}
-
-# Records that a shuffled rationale moves among. Small, so that a prefix of the
-# training set still holds (nearly) all rationales of its own records.
-_SHUFFLE_BLOCK = 60
-
-_MAX_DRAWS = 100_000
 
 _INPUT = re.compile(
   r"An? (\w+) is in an? (\w+)\.</s>An? (\w+) is in an? (\w+)\."
@@ -142,9 +125,8 @@ def generate(
     split: "train", "validation" or "test".
     num_records: at most MAX_RECORDS[split].
     seed: another seed draws other records from the same taxonomy.
-    control: what stands in the rationale. "none": the facts. "facts_only": the
-      facts without the words *not* and *not every*, which come close to naming
-      the label. "shuffled": the facts of another record. "copy": the input.
+    control: what stands in the rationale; see `generator.generate`. The facts
+      of "facts_only" lack the words *not* and *not every*.
 
   Returns:
     Records with one rationale each, source "taxonli". `meta["relations"]`
@@ -153,58 +135,9 @@ def generate(
   Raises:
     UserError: for an unknown split or control, or too many records.
   """
-  if split not in _SHARES:
-    raise UserError(
-      f"taxonli has no split {split!r}; allowed: {', '.join(_SHARES)}"
-    )
-  checks.one_of("DataOptions.taxonli_control", control, CONTROLS)
-  if not 1 <= num_records <= MAX_RECORDS[split]:
-    raise UserError(
-      f"taxonli_num_{split} is {num_records}; it must be from 1 to"
-      f" {MAX_RECORDS[split]}",
-      fields=f"DataOptions.taxonli_num_{split}",
-    )
-  rng = _rng("records", split, seed)
-  used: set[str] = set()
-  drawn: list[tuple[str, tuple[str, str], list[tuple[str, str]]]] = []
-  labels: list[str] = []
-  while len(drawn) < num_records:
-    if not labels:
-      labels = _permutation(rng, LABELS)
-    relations = _choice(rng, PAIRS[labels.pop()])
-    drawn.append(_draw_input(rng, split, relations, used))
-  facts = [
-    _rationale(relations, words, polarity=control != "facts_only")
-    for _, relations, words in drawn
-  ]
-  if control == "shuffled":
-    facts = _exchange(facts, split, seed)
-  elif control == "copy":
-    facts = [text for text, _, _ in drawn]
-  records = []
-  for number, (text, relations, _) in enumerate(drawn):
-    label = label_of(relations)
-    records.append(
-      Record(
-        id=f"{split}-{number}",
-        input=text,
-        label=label,
-        rationales=(Rationale(facts[number], label, "taxonli"),),
-        meta={"relations": list(relations)},
-      )
-    )
-  return records
-
-
-def split_of(text: str) -> str:
-  """The only split that the input `text` may appear in."""
-  digest = hashlib.sha256(text.encode()).digest()
-  percent = int.from_bytes(digest[:8], "big") % 100
-  for split, share in _SHARES.items():
-    if percent < share:
-      return split
-    percent -= share
-  raise AssertionError("the shares add up to 100")
+  return generator.generate(
+    _Taxonli(), split, num_records, seed=seed, control=control
+  )
 
 
 def read_input(text: str) -> list[tuple[str, str]] | None:
@@ -254,23 +187,32 @@ def claim(relation: str, premise: str, hypothesis: str) -> str:
   return f"{premise} is not {_article(hypothesis)} {hypothesis}"
 
 
-def _draw_input(
-  rng: random.Random,
-  split: str,
-  relations: tuple[str, str],
-  used: set[str],
-) -> tuple[str, tuple[str, str], list[tuple[str, str]]]:
-  """Draws words until they make an input of this split not used before."""
-  for _ in range(_MAX_DRAWS):
+class _Taxonli:
+  """taxonli as a family of `generator`."""
+
+  name = "taxonli"
+  labels = LABELS
+  max_records = MAX_RECORDS
+  options = "taxonli"
+
+  def form(self, rng: random.Random, label: str | None) -> tuple[str, str]:
+    """The relations of the two slots."""
+    return generator.choice(rng, PAIRS[str(label)])
+
+  def question(
+    self, rng: random.Random, form: tuple[str, str]
+  ) -> generator.Question:
     who, where = (
       _draw_words(rng, taxonomy, relation)
-      for taxonomy, relation in zip((THINGS, PLACES), relations)
+      for taxonomy, relation in zip((THINGS, PLACES), form)
     )
-    text = f"{_sentence(who[0], where[0])}</s>{_sentence(who[1], where[1])}"
-    if text not in used and split_of(text) == split:
-      used.add(text)
-      return text, relations, [who, where]
-  raise AssertionError("MAX_RECORDS leaves unused inputs")
+    return generator.Question(
+      input=f"{_sentence(who[0], where[0])}</s>{_sentence(who[1], where[1])}",
+      label=label_of(form),
+      facts=_rationale(form, (who, where), polarity=True),
+      bare_facts=_rationale(form, (who, where), polarity=False),
+      meta={"relations": list(form)},
+    )
 
 
 def _draw_words(
@@ -280,15 +222,15 @@ def _draw_words(
   kinds = tuple(taxonomy)
   specific = tuple(word for words in taxonomy.values() for word in words)
   if relation == "same":
-    word = _choice(rng, kinds + specific)
+    word = generator.choice(rng, kinds + specific)
     return word, word
-  word = _choice(rng, specific)
+  word = generator.choice(rng, specific)
   kind = _KIND_OF[word]
   if relation == "hypernym":
     return word, kind
   if relation == "hyponym":
     return kind, word
-  other = _choice(rng, tuple(name for name in kinds if name != kind))
+  other = generator.choice(rng, tuple(name for name in kinds if name != kind))
   return (word, other) if rng.random() < 0.5 else (other, word)
 
 
@@ -329,35 +271,3 @@ def _sentence(who: str, where: str) -> str:
 def _article(word: str) -> str:
   # "university" starts with a consonant's sound.
   return "an" if word[0] in "aeio" else "a"
-
-
-def _exchange(facts: list[str], split: str, seed: int) -> list[str]:
-  """Gives every record the facts of another one of its block."""
-  rng = _rng("exchange", split, seed)
-  exchanged: list[str] = []
-  for start in range(0, len(facts), _SHUFFLE_BLOCK):
-    # Each block's own size, drawn whether or not it is complete, keeps the
-    # full blocks of a longer set equal to those of a shorter one.
-    shift = 1 + int(rng.random() * (_SHUFFLE_BLOCK - 1))
-    block = facts[start : start + _SHUFFLE_BLOCK]
-    if len(block) > 1 and shift % len(block) == 0:
-      shift = 1
-    shift %= len(block)
-    exchanged += block[shift:] + block[:shift]
-  if len(facts) > 1 and len(facts) % _SHUFFLE_BLOCK == 1:
-    exchanged[-1] = facts[0]  # alone in its block
-  return exchanged
-
-
-def _rng(*key: object) -> random.Random:
-  digest = hashlib.sha256(":".join(map(str, ("taxonli", *key))).encode())
-  return random.Random(int.from_bytes(digest.digest(), "big"))
-
-
-def _choice(rng: random.Random, values: Sequence):
-  # Not rng.choice: only random() is promised to stay the same.
-  return values[int(rng.random() * len(values))]
-
-
-def _permutation(rng: random.Random, values: Sequence[str]) -> list[str]:
-  return sorted(values, key=lambda _: rng.random())

@@ -1,0 +1,17 @@
+"""Families of generated datasets: where rationales help, and where not.
+
+Each family is a procedural dataset whose records, splits and controls come from
+the one generator in `generator.py`. They differ in *why* the label follows from
+the input, which is what decides whether a rationale can teach a student more
+than the label does.
+"""
+
+from dss_jax.datasets.families.generator import (
+  CONTROLS,
+  Family,
+  Question,
+  generate,
+  split_of,
+)
+
+__all__ = ["CONTROLS", "Family", "Question", "generate", "split_of"]
