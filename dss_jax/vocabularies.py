@@ -48,9 +48,12 @@ _NO_CHARACTER = "\ufffd"
 # The option that names a vocabulary.
 _FIELD = "TrainConfig.vocabulary"
 
-_TAXONLI_MODEL = (
-  pathlib.Path(__file__).parent / "datasets" / "taxonli_vocabulary.model"
-)
+# The models that come with the generated datasets.
+_SHIPPED = {
+  name: pathlib.Path(__file__).parent / "datasets" / f"{name}_vocabulary.model"
+  for name in ("taxonli", "families")
+}
+_NAMES = "'bytes', " + ", ".join(map(repr, _SHIPPED))
 
 
 @runtime_checkable
@@ -367,8 +370,8 @@ def _read_model(path: str) -> bytes:
   except OSError as error:
     raise UserError(
       f"cannot read the SentencePiece model {path!r}"
-      f" ({error.strerror or error}); a vocabulary must be 'bytes', 'taxonli'"
-      " or the path of a local .model file",
+      f" ({error.strerror or error}); a vocabulary must be {_NAMES} or the path"
+      " of a local .model file",
       fields=_FIELD,
     ) from error
 
@@ -384,7 +387,7 @@ def _load_processor(path: str, model: bytes) -> Any:
   except (RuntimeError, ValueError) as error:
     raise UserError(
       f"{path!r} is damaged or not a SentencePiece model; a vocabulary must be"
-      " 'bytes', 'taxonli' or the path of one",
+      f" {_NAMES} or the path of one",
       fields=_FIELD,
     ) from error
   if ids != (PAD_ID, EOS_ID, UNK_ID):
@@ -433,7 +436,12 @@ def extends(vocabulary: Vocabulary, other: Vocabulary) -> bool:
 
 
 # Datasets that come with a vocabulary of their own.
-_DEFAULTS = {"taxonli": "taxonli"}
+_DEFAULTS = {
+  "taxonli": "taxonli",
+  **dict.fromkeys(
+    ("kinds", "fits", "odd_one", "places", "sums", "counts"), "families"
+  ),
+}
 
 
 def default_name(dataset: str) -> str:
@@ -460,7 +468,7 @@ class NameParts(NamedTuple):
   """A vocabulary's name taken apart.
 
   Attributes:
-    base: "bytes", "taxonli" or a path.
+    base: "bytes", the name of a shipped model, or a path.
     extra_ids: number of sentinels.
     added_tokens: texts that get an id each.
   """
@@ -508,15 +516,15 @@ def model_path(name: str) -> pathlib.Path | None:
   base = split_name(name).base
   if base == "bytes":
     return None
-  return _TAXONLI_MODEL if base == "taxonli" else pathlib.Path(base)
+  return _SHIPPED.get(base) or pathlib.Path(base)
 
 
 def from_name(name: str | Vocabulary) -> Vocabulary:
   """The vocabulary that a configuration names.
 
   Args:
-    name: `"bytes"`, `"taxonli"` (the model shipped with the built-in dataset)
-      or the path of a SentencePiece model; `:N` after any of them adds N extra
+    name: `"bytes"`, `"taxonli"` or `"families"` (the models of the generated
+      datasets) or the path of a SentencePiece model; `:N` after any of them adds N extra
       ids, and `+["{", "\\n"]`, a JSON list, adds tokens to a SentencePiece
       model (see `SentencePieceVocabulary`). T5's own vocabulary is
       `"/path/to/spiece.model:100"`. A vocabulary object is returned as it is.
@@ -528,7 +536,7 @@ def from_name(name: str | Vocabulary) -> Vocabulary:
     return name
   if not isinstance(name, str):
     raise UserError(
-      f"vocabulary is {name!r}; it must be 'bytes', 'taxonli' or the path of a"
+      f"vocabulary is {name!r}; it must be {_NAMES} or the path of a"
       " SentencePiece model, or a vocabulary object",
       fields=_FIELD,
     )
@@ -544,8 +552,8 @@ def from_name(name: str | Vocabulary) -> Vocabulary:
     return _cached("bytes", "", extra_ids, (), None)
   if not path.is_file():
     raise UserError(
-      f"vocabulary is {base!r}, which is neither 'bytes' nor 'taxonli' nor a"
-      " SentencePiece model file on this machine",
+      f"vocabulary is {base!r}, which is none of {_NAMES} and no SentencePiece"
+      " model file on this machine",
       fields=_FIELD,
     )
   stat = path.stat()

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-import taxonli_model
+import shipped_vocabularies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +14,7 @@ from dss_jax import vocabularies
 from dss_jax.base import same_text
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
+from dss_jax.datasets.options import CONTROLS
 
 BYTES = vocabularies.ByteVocabulary()
 MODEL = pathlib.Path(str(vocabularies.model_path("taxonli")))
@@ -58,7 +59,7 @@ def test_lone_surrogates_become_question_marks(words):
   assert words.encode("\ud800") == words.encode("?")
 
 
-@pytest.mark.parametrize("control", taxonli.CONTROLS)
+@pytest.mark.parametrize("control", CONTROLS)
 def test_taxonli_is_written_without_unknowns_and_read_back(words, control):
   for record in taxonli.generate("train", 300, control=control):
     premise, hypothesis = record.input.split("</s>")
@@ -84,7 +85,9 @@ def test_other_text_is_spelled_with_letters(words):
 
 
 def test_the_shipped_model_is_the_one_the_script_makes(words, tmp_path, capsys):
-  taxonli_model.main(["--output", str(tmp_path / "made.model")])
+  shipped_vocabularies.main(
+    ["taxonli", "--output", str(tmp_path / "made.model")]
+  )
   made = vocabularies.from_name(str(tmp_path / "made.model"))
   assert f"{words.vocab_size} pieces" in capsys.readouterr().out
   assert made.vocab_size == words.vocab_size
@@ -137,14 +140,14 @@ def test_from_name():
 
 def test_a_changed_file_is_read_again(tmp_path):
   path = tmp_path / "words.model"
-  path.write_bytes(taxonli_model.build_model(["one"]))
+  path.write_bytes(shipped_vocabularies.build_model(["one"]))
   first = vocabularies.from_name(str(path))
-  path.write_bytes(taxonli_model.build_model(["one", "two"]))
+  path.write_bytes(shipped_vocabularies.build_model(["one", "two"]))
   assert vocabularies.from_name(str(path)).vocab_size == first.vocab_size + 1
 
 
 def _bad_model(kind: str) -> bytes:
-  good = taxonli_model.build_model(["word"])
+  good = shipped_vocabularies.build_model(["word"])
   return {
     "empty": b"",
     "no model": b"this is not a model",
@@ -167,7 +170,9 @@ def test_wrong_reserved_ids_are_refused(tmp_path):
   from sentencepiece import sentencepiece_model_pb2
 
   messages: Any = sentencepiece_model_pb2  # built when it is imported
-  proto = messages.ModelProto.FromString(taxonli_model.build_model(["word"]))
+  proto = messages.ModelProto.FromString(
+    shipped_vocabularies.build_model(["word"])
+  )
   proto.pieces[0].piece, proto.pieces[1].piece = "</s>", "<pad>"
   path = tmp_path / "swapped.model"
   path.write_bytes(proto.SerializeToString())
@@ -176,7 +181,9 @@ def test_wrong_reserved_ids_are_refused(tmp_path):
 
 
 def test_missing_or_huge_files_and_wrong_numbers(tmp_path, monkeypatch):
-  with pytest.raises(UserError, match=r"nowhere.model.*neither 'bytes'"):
+  with pytest.raises(
+    UserError, match=r"nowhere.model.*none of 'bytes', 'taxonli'"
+  ):
     vocabularies.from_name(str(tmp_path / "nowhere.model"))
   with pytest.raises(UserError, match=r"cannot read.*a vocabulary must be"):
     vocabularies.SentencePieceVocabulary(str(tmp_path / "nowhere.model"))

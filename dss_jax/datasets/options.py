@@ -11,13 +11,17 @@ from dss_jax.base.errors import UserError
 
 DATA_DIR_VARIABLE = "DSS_DATA_DIR"
 
+# What stands in the rationales of generated records; see `generator.generate`.
+CONTROLS = ("none", "facts_only", "shuffled", "copy")
+
 _CHOICES = {
   "source": ("release", "tfds", "huggingface", "records"),
   "split_policy": ("fixed", "official"),
   "parser": ("official", "tolerant"),
   "rationale_source": ("palm", "gpt-neox", "human"),
   "label_spelling": ("as_is", "normalized"),
-  "taxonli_control": ("none", "facts_only", "shuffled", "copy"),
+  "taxonli_control": CONTROLS,
+  "generated_control": CONTROLS,
 }
 
 
@@ -52,6 +56,12 @@ class DataOptions:
     taxonli_num_test: test records of taxonli.
     taxonli_seed: which records taxonli draws.
     taxonli_control: what stands in taxonli's rationales; see `taxonli.py`.
+    generated_num_train: training records of another generated dataset (kinds,
+      fits, odd_one, places, sums, counts), before the fraction.
+    generated_num_validation: its validation records.
+    generated_num_test: its test records.
+    generated_seed: which records it draws.
+    generated_control: what stands in its rationales.
   """
 
   data_dir: str | None = None
@@ -68,6 +78,11 @@ class DataOptions:
   taxonli_num_test: int = 1000
   taxonli_seed: int = 0
   taxonli_control: str = "none"
+  generated_num_train: int = 4000
+  generated_num_validation: int = 500
+  generated_num_test: int = 1000
+  generated_seed: int = 0
+  generated_control: str = "none"
 
   def __post_init__(self):
     for name, allowed in _CHOICES.items():
@@ -82,9 +97,8 @@ class DataOptions:
       "DataOptions.max_records", self.max_records, 1, or_none=True, whole=True
     )
     checks.in_range("DataOptions.split_seed", self.split_seed, 0, whole=True)
-    checks.in_range(
-      "DataOptions.taxonli_seed", self.taxonli_seed, 0, whole=True
-    )
+    for name in ("taxonli_seed", "generated_seed"):
+      checks.in_range(f"DataOptions.{name}", getattr(self, name), 0, whole=True)
 
   def dataset_folder(self, dataset: str) -> pathlib.Path:
     """The folder of a released dataset.

@@ -104,16 +104,7 @@ _KIND_OF = {
 
 def load(split: str, options: DataOptions) -> list[Record]:
   """The records of a split, as the options say (see `DataOptions`)."""
-  return generate(
-    split,
-    {
-      "train": options.taxonli_num_train,
-      "validation": options.taxonli_num_validation,
-      "test": options.taxonli_num_test,
-    }[split],
-    seed=options.taxonli_seed,
-    control=options.taxonli_control,
-  )
+  return generator.load(_Taxonli(), split, options)
 
 
 def generate(
@@ -187,7 +178,7 @@ def claim(relation: str, premise: str, hypothesis: str) -> str:
   return f"{premise} is not {_article(hypothesis)} {hypothesis}"
 
 
-class _Taxonli:
+class _Taxonli(generator.Family):
   """taxonli as a family of `generator`."""
 
   name = "taxonli"

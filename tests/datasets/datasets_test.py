@@ -8,20 +8,26 @@ import pytest
 
 from dss_jax import datasets
 from dss_jax.base.errors import UserError
-from dss_jax.datasets import DataOptions, DatasetSpec, RecordFiles, metrics
+from dss_jax.datasets import (
+  DataOptions,
+  DatasetSpec,
+  RecordFiles,
+  families,
+  metrics,
+)
 from dss_jax.datasets.records import Rationale, Record, write_records
 
 
 def test_the_datasets_there_are():
-  assert datasets.names() == (
-    "anli1", "anli2", "anli3", "cqa", "esnli", "svamp", "taxonli",
-  )  # fmt: skip
+  generated = ("taxonli", *families.FAMILIES)
+  released = ("anli1", "anli2", "anli3", "cqa", "esnli", "svamp")
+  assert set(datasets.names()) == {*released, *generated}
   for name in datasets.names():
     spec = datasets.get(name)
     assert spec.name == name
     assert spec.license
     assert set(spec.metrics) <= set(metrics.PER_EXAMPLE_METRICS)
-    assert name == "taxonli" or (spec.citation and spec.url.startswith("https"))
+    assert name in generated or (spec.citation and spec.url.startswith("https"))
   assert datasets.get("svamp").metrics[0] == "value_accuracy"
 
 

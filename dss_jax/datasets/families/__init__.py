@@ -7,11 +7,19 @@ than the label does.
 """
 
 from dss_jax.datasets.families.generator import (
-  CONTROLS,
   Family,
   Question,
   generate,
+  load,
   split_of,
 )
+from dss_jax.datasets.families.questions import FAMILIES
 
-__all__ = ["CONTROLS", "Family", "Question", "generate", "split_of"]
+__all__ = [
+  "FAMILIES",
+  "Family",
+  "Question",
+  "generate",
+  "load",
+  "split_of",
+]

@@ -13,17 +13,17 @@ across versions, so the same arguments give the same records everywhere.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError
+from dss_jax.datasets.options import CONTROLS, DataOptions
 from dss_jax.datasets.records import Rationale, Record
-
-CONTROLS = ("none", "facts_only", "shuffled", "copy")
 
 # Percent of all inputs that belong to each split, by hash.
 SHARES = {"train": 65, "validation": 15, "test": 20}
@@ -55,7 +55,7 @@ class Question:
   meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class Family(Protocol):
+class Family(abc.ABC):
   """A procedural dataset.
 
   Attributes:
@@ -63,20 +63,33 @@ class Family(Protocol):
     labels: the closed set of labels; None if they are open.
     max_records: the most records of each split.
     options: beginning of the names of its options in `DataOptions`.
+    metrics: how labels are compared, see `DatasetSpec.metrics`.
   """
 
   name: str
   labels: tuple[str, ...] | None
   max_records: Mapping[str, int]
-  options: str
+  options: str = "generated"
+  metrics: tuple[str, ...] = ("accuracy",)
 
+  @abc.abstractmethod
   def form(self, rng: random.Random, label: str | None) -> Any:
     """Draws what makes a question of this label, words aside."""
-    ...
 
+  @abc.abstractmethod
   def question(self, rng: random.Random, form: Any) -> Question:
     """Draws the words of a question of this form."""
-    ...
+
+
+def load(family: Family, split: str, options: DataOptions) -> list[Record]:
+  """The records of a split, as the options say (see `DataOptions`)."""
+  return generate(
+    family,
+    split,
+    getattr(options, f"{family.options}_num_{split}"),
+    seed=getattr(options, f"{family.options}_seed"),
+    control=getattr(options, f"{family.options}_control"),
+  )
 
 
 def generate(

@@ -108,10 +108,46 @@ PLACE_OF_KIND: Mapping[str, str] = {
 SIZES = ("tiny", "small", "medium", "large", "huge")
 THINGS_BY_SIZE: Mapping[str, tuple[str, ...]] = {
   "tiny": ("pea", "coin", "button", "pill", "ant", "needle", "bead", "seed"),
-  "small": ("apple", "glove", "mouse", "cup", "spoon", "candle", "onion", "egg"),
-  "medium": ("cat", "boot", "violin", "helmet", "pillow", "kettle", "melon", "hen"),
-  "large": ("dog", "chair", "harp", "bicycle", "goat", "stove", "desk", "canoe"),
-  "huge": ("horse", "piano", "truck", "camel", "tractor", "whale", "bus", "tent"),
+  "small": (
+    "apple",
+    "glove",
+    "mouse",
+    "cup",
+    "spoon",
+    "candle",
+    "onion",
+    "egg",
+  ),
+  "medium": (
+    "cat",
+    "boot",
+    "violin",
+    "helmet",
+    "pillow",
+    "kettle",
+    "melon",
+    "hen",
+  ),
+  "large": (
+    "dog",
+    "chair",
+    "harp",
+    "bicycle",
+    "goat",
+    "stove",
+    "desk",
+    "canoe",
+  ),
+  "huge": (
+    "horse",
+    "piano",
+    "truck",
+    "camel",
+    "tractor",
+    "whale",
+    "bus",
+    "tent",
+  ),
 }
 # What holds things up to a size.
 HOLDERS_BY_SIZE: Mapping[str, tuple[str, ...]] = {

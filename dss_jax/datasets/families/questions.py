@@ -22,13 +22,12 @@ Every word stands between spaces, so that one vocabulary of whole words
 
 from __future__ import annotations
 
-import dataclasses
 import random
-from collections.abc import Mapping
 from typing import Any
 
 from dss_jax.datasets.families import lexicon
 from dss_jax.datasets.families.generator import (
+  Family,
   Question,
   choice,
   permutation,
@@ -36,21 +35,20 @@ from dss_jax.datasets.families.generator import (
 )
 from dss_jax.datasets.families.lexicon import article
 
-_OPTIONS = "generated"
+_LETTERS = ("a", "b", "c", "d")
+
+_MANY = {"train": 8000, "validation": 2000, "test": 2500}
+_FEWER = {"train": 4400, "validation": 1000, "test": 1350}
 
 
-@dataclasses.dataclass(frozen=True)
-class Kinds:
+class Kinds(Family):
   """Of how many kinds are three things: one, two or three?"""
 
   name = "kinds"
   labels = ("one", "two", "three")
   # All three of one kind: 8 kinds * 8 * 7 * 6 inputs, of which a split's share
   # is used to about 85 %.
-  max_records: Mapping[str, int] = dataclasses.field(
-    default_factory=lambda: {"train": 4400, "validation": 1000, "test": 1350}
-  )
-  options = _OPTIONS
+  max_records = _FEWER
 
   def form(self, rng: random.Random, label: str | None) -> list[int]:
     """Which of the drawn kinds each thing is of."""
@@ -71,17 +69,13 @@ class Kinds:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Fits:
+class Fits(Family):
   """Would two things fit in a holder: yes or no?"""
 
   name = "fits"
   labels = ("yes", "no")
   # Two tiny things in a small holder: 8 * 7 * 6 inputs, a question in 24.
-  max_records: Mapping[str, int] = dataclasses.field(
-    default_factory=lambda: {"train": 4400, "validation": 1000, "test": 1350}
-  )
-  options = _OPTIONS
+  max_records = _FEWER
 
   def form(self, rng: random.Random, label: str | None) -> tuple[str, Any]:
     """The holder's size, and the two things' sizes."""
@@ -122,49 +116,41 @@ class Fits:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class OddOne:
+class OddOne(Family):
   """Which of four things is of another kind than the three others?"""
 
   name = "odd_one"
-  labels = ("a", "b", "c", "d")
-  max_records: Mapping[str, int] = dataclasses.field(
-    default_factory=lambda: {"train": 8000, "validation": 2000, "test": 2500}
-  )
-  options = _OPTIONS
+  labels = _LETTERS
+  max_records = _MANY
 
   def form(self, rng: random.Random, label: str | None) -> int:
     """The position of the odd one."""
     del rng
-    return self.labels.index(str(label))
+    return _LETTERS.index(str(label))
 
   def question(self, rng: random.Random, form: int) -> Question:
     kind, other = sample(rng, tuple(lexicon.KINDS), 2)
     things = sample(rng, lexicon.KINDS[kind], 3)
     things.insert(form, choice(rng, lexicon.KINDS[other]))
     options = " ".join(
-      f"( {letter} ) {thing}" for letter, thing in zip(self.labels, things)
+      f"( {letter} ) {thing}" for letter, thing in zip(_LETTERS, things)
     )
     facts = " ; ".join(map(_kind_fact, things))
     return Question(
       input=f"which one is of another kind ? {options}",
-      label=self.labels[form],
+      label=_LETTERS[form],
       facts=facts,
       bare_facts=facts,
       meta={"kinds": [kind, other]},
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Places:
+class Places(Family):
   """Where is a thing, out of four places that the question names?"""
 
   name = "places"
   labels = None
-  max_records: Mapping[str, int] = dataclasses.field(
-    default_factory=lambda: {"train": 8000, "validation": 2000, "test": 2500}
-  )
-  options = _OPTIONS
+  max_records = _MANY
 
   def form(self, rng: random.Random, label: str | None) -> str:
     """The thing's kind."""
@@ -187,16 +173,13 @@ class Places:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Sums:
+class Sums(Family):
   """How many limbs do animals have now? The answer is the equation."""
 
   name = "sums"
   labels = None
-  max_records: Mapping[str, int] = dataclasses.field(
-    default_factory=lambda: {"train": 8000, "validation": 2000, "test": 2500}
-  )
-  options = _OPTIONS
+  max_records = _MANY
+  metrics = ("value_accuracy", "accuracy")
 
   def form(self, rng: random.Random, label: str | None) -> bool:
     """Whether more animals come."""
@@ -224,16 +207,12 @@ class Sums:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Counts:
+class Counts(Family):
   """Do two claims about how much two people have follow?"""
 
   name = "counts"
   labels = ("yes", "no")
-  max_records: Mapping[str, int] = dataclasses.field(
-    default_factory=lambda: {"train": 8000, "validation": 2000, "test": 2500}
-  )
-  options = _OPTIONS
+  max_records = _MANY
 
   def form(self, rng: random.Random, label: str | None) -> tuple[bool, bool]:
     """Which of the two claims are true."""
@@ -259,12 +238,12 @@ class Counts:
       holds = "is" if true else "is not"
       facts.append(f"{person} has {number} , which {holds} {word} than {bound}")
       bare.append(f"{person} has {number}")
-    told = " and ".join(
+    statement = " and ".join(
       f"{person} has {number} {things}"
       for person, number in zip(people, numbers)
     )
     return Question(
-      input=f"{told} . so {' and '.join(claims)} ?",
+      input=f"{statement} . so {' and '.join(claims)} ?",
       label="yes" if all(form) else "no",
       facts=" ; ".join(facts),
       bare_facts=" ; ".join(bare),

@@ -29,7 +29,16 @@ from dss_jax.data import tasks  # noqa: E402
 from dss_jax.data.seqio import registration  # noqa: E402
 
 LENGTHS = {"inputs": 200, "targets": 120}
-ALL_DATASETS = ("anli1", "anli2", "anli3", "cqa", "esnli", "svamp", "taxonli")
+ALL_DATASETS = (
+  "anli1",
+  "anli2",
+  "anli3",
+  "cqa",
+  "esnli",
+  "svamp",
+  "kinds",
+  "taxonli",
+)
 SMALL: dict[str, Any] = {
   "taxonli_num_train": 12,
   "taxonli_num_validation": 6,

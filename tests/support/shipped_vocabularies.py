@@ -1,11 +1,12 @@
-"""Makes the SentencePiece model that ships with the built-in dataset.
+"""Makes the SentencePiece models that ship with the generated datasets.
 
-    PYTHONPATH=. python tests/support/taxonli_model.py [--output taxonli_vocabulary.model]
+    PYTHONPATH=. python tests/support/shipped_vocabularies.py taxonli
+    PYTHONPATH=. python tests/support/shipped_vocabularies.py families
 
 A trained model would need luck to get every word of a small closed dataset
-whole. This one is written down instead: one piece for each word of taxonli's
-taxonomy, sentences, labels and prefixes, and one for each character that
-other text may be spelled with. It is an ordinary unigram model, which any
+whole. These are written down instead: one piece for each word of the dataset's
+records, labels and prefixes, and one for each character that other text may be
+spelled with. Each is an ordinary unigram model, which any
 SentencePiece reads (SeqIO, T5X, transformers).
 
 A word's piece always wins over its spelling: the segmentation maximises the
@@ -21,7 +22,8 @@ from typing import Any
 
 from dss_jax import vocabularies
 from dss_jax.data.pairs import subtasks
-from dss_jax.datasets import taxonli
+from dss_jax.datasets import families, taxonli
+from dss_jax.datasets.options import CONTROLS
 
 _SPACE = "▁"  # what SentencePiece writes for a space
 _WORD_SCORE = -1.0
@@ -111,13 +113,6 @@ def taxonli_words() -> list[str]:
   Taken from the taxonomy and from what the generator writes, under every
   control, so that it follows them if they change.
   """
-  options = subtasks.MethodOptions()
-  prefixes = [
-    options.label_prefix,
-    options.rationale_prefix,
-    "predict:",  # the official code's prefixes
-    "explain:",
-  ]
   taxonomy = [
     word
     for kinds in (taxonli.THINGS, taxonli.PLACES)
@@ -125,31 +120,60 @@ def taxonli_words() -> list[str]:
     for word in (kind, *words)
   ]
   written: set[str] = set()
-  for control in taxonli.CONTROLS:
+  for control in CONTROLS:
     for record in taxonli.generate("train", 1000, control=control):
       text = f"{record.input} {record.rationales[0].text}"
       for word in text.replace(vocabularies.EOS_TEXT, " ").split():
         written.add(word.strip(string.punctuation))
-  words = [prefix.strip() for prefix in prefixes]
+  words = _prefixes()
   words += taxonli.LABELS
   words += taxonomy
   words += sorted(written.difference(words))
   return [word for word in words if word]
 
 
+def family_words() -> list[str]:
+  """Every word of the families' records, labels and prefixes."""
+  words = _prefixes()
+  written: set[str] = set()
+  for family in families.FAMILIES.values():
+    for control in CONTROLS:
+      for record in families.generate(family, "train", 3000, control=control):
+        text = f"{record.input} {record.rationales[0].text} {record.label}"
+        written.update(text.split())
+  return words + sorted(written.difference(words))
+
+
+def _prefixes() -> list[str]:
+  options = subtasks.MethodOptions()
+  prefixes = [
+    options.label_prefix,
+    options.rationale_prefix,
+    "predict:",  # The official code's prefixes.
+    "explain:",
+  ]
+  return [prefix.strip() for prefix in prefixes]
+
+
+WORDS = {"taxonli": taxonli_words, "families": family_words}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
   """Writes the model where the package looks for it."""
   parser = argparse.ArgumentParser(
-    description="Makes the SentencePiece model of taxonli.",
+    description="Makes a SentencePiece model that ships with the package.",
   )
+  parser.add_argument("name", choices=WORDS, help="which one")
   parser.add_argument(
     "--output",
     type=pathlib.Path,
-    default=vocabularies.model_path("taxonli"),
     help="where to write the model (default: into the package)",
   )
-  output = parser.parse_args(arguments).output
-  output.write_bytes(build_model(taxonli_words()))
+  options = parser.parse_args(arguments)
+  output = options.output or pathlib.Path(
+    str(vocabularies.model_path(options.name))
+  )
+  output.write_bytes(build_model(WORDS[options.name]()))
   vocabulary = vocabularies.from_name(str(output))
   print(f"{output}: {vocabulary.vocab_size} pieces, {vocabulary.name}")
 
