@@ -14,12 +14,12 @@ from dss_jax.base.errors import UserError
 from dss_jax.models import layer_stacking
 from dss_jax.models.config import T5Config
 from dss_jax.models.partitioning import logical_axes
+from dss_jax.pretrained import huggingface_weights
 from dss_jax.pretrained.files import lazy_arrays
 from dss_jax.pretrained.files.lazy_arrays import LazyArray
 from dss_jax.pretrained.opening import Pretrained
+from dss_jax.training import adafactor_slots
 from dss_jax.training.optimizers import adafactor
-
-_UNUSED = (1,)  # the shape of a slot that is not used
 
 
 def load(
@@ -42,50 +42,99 @@ def load(
       " to Adafactor, or restore_optimizer to False",
       fields=("TrainConfig.optimizer", "TrainConfig.restore_optimizer"),
     )
-  slots = opened.optimizer_state
-  if config.scan_layers:
-    slots = _stacked(slots, opened.arrays)
+  slots = {
+    name: lazy_arrays.finite(
+      array, f"the optimizer state of {name} in {opened.source!r}"
+    )
+    for name, array in opened.optimizer_state.items()
+  }
+  if template.m is None and any(
+    name.endswith("/m") and array.shape != adafactor_slots.UNUSED_SHAPE
+    for name, array in slots.items()
+  ):
+    raise UserError(
+      f"the optimizer state in {opened.source!r} has momentum, and beta1 is"
+      " None: set it to the checkpoint's, or restore_optimizer to False",
+      fields=("Adafactor.beta1", "TrainConfig.restore_optimizer"),
+    )
 
   def read(array: LazyArray, like: jax.ShapeDtypeStruct) -> jax.Array:
     return array.place(like.sharding, like.dtype)
 
+  slots = _as_ours(slots, config, template)
   state = from_t5x(named_trees.nested(slots), opened.step or 0, template, read)
   count = jax.device_put(state.count, template.count.sharding)
   return state._replace(count=count)
 
 
-def _stacked(
-  slots: Mapping[str, LazyArray], params: Mapping[str, LazyArray]
-) -> dict[str, LazyArray]:
-  """Slots of layers apart -> of layers stacked, where they are apart.
+def groups(config: T5Config, *, stack: bool) -> dict[str, list[str]]:
+  """A model's parameters, and for each those of its layers in their order.
 
-  A factor has lost one of its parameter's two dimensions, so the layers, on
-  axis 1 of the parameter, are on axis 0 of a factor that kept the second.
+  Args:
+    config: the model's.
+    stack: whether layers are stacked; each parameter is a group of its own
+      where they are not.
   """
+  result: dict[str, list[str]] = {}
+  for path in huggingface_weights.flat_shapes(config):
+    stacked_path, layer = layer_stacking.place_in_stack(path)
+    key = stacked_path if stack and layer is not None else path
+    result.setdefault(key, []).append(path)
+  return result
+
+
+def moments(
+  slots: Mapping[str, LazyArray], config: T5Config, *, by_name: bool
+) -> dict[str, adafactor_slots.Moments]:
+  """Each parameter's, by its path with layers apart, of slots in any layout.
+
+  Args:
+    slots: of a checkpoint.
+    config: the model's.
+    by_name: as for `adafactor_slots.find`.
+  """
+  counts = {
+    "encoder": config.num_encoder_layers,
+    "decoder": config.num_decoder_layers,
+  }
+  return {
+    path: adafactor_slots.find(
+      slots,
+      path,
+      shape,
+      config.num_heads,
+      counts.get(path.partition("/")[0], 0),
+      by_name=by_name,
+    )
+    for path, shape in huggingface_weights.flat_shapes(config).items()
+  }
+
+
+def _as_ours(
+  slots: Mapping[str, LazyArray],
+  config: T5Config,
+  template: adafactor.AdafactorState,
+) -> dict[str, LazyArray]:
+  """The slots in the student's layout; what the checkpoint lacks is left out."""
+  shapes = huggingface_weights.flat_shapes(config)
+  unfactored = {
+    param.path
+    for param in logical_axes.named_params(template.v)
+    if tuple(param.value.shape) != adafactor_slots.UNUSED_SHAPE
+  }
+  found = moments(slots, config, by_name=True)
   result: dict[str, LazyArray] = {}
-  stacks: dict[str, dict[int, str]] = {}  # stacked name -> layer -> name
-  for name, array in slots.items():
-    stacked_name, layer = layer_stacking.place_in_stack(name)
-    if layer is None:
-      result[name] = array
-    else:
-      stacks.setdefault(stacked_name, {})[layer] = name
-  for stacked_name, names in stacks.items():
-    layers = [slots[names[i]] for i in sorted(names)]
-    name, _, slot = names[min(names)].rpartition("/")
-    param = params.get(name)
-    if param is None or len({layer.shape for layer in layers}) > 1:
-      continue  # the student's slots that need it are then missing
-    if layers[0].shape == _UNUSED:
-      result[stacked_name] = layers[0]
-      continue
-    axis = layer_stacking.LAYERS_AXIS
-    if slot in ("v_row", "v_col"):
-      # As T5X orders them: the larger dimension, or the second, is the column.
-      first_is_row = param.shape[0] <= param.shape[-1]
-      kept_first = first_is_row == (slot == "v_row")
-      axis = 1 if kept_first else 0
-    result[stacked_name] = lazy_arrays.stacked(layers, axis)
+  for key, paths in groups(config, stack=config.scan_layers).items():
+    row = None
+    if key not in unfactored:
+      row = adafactor_slots.row_by_size(shapes[paths[0]])
+    arrays = adafactor_slots.of_layers(
+      [found[path] for path in paths],
+      momentum=template.m is not None,
+      row=row,
+      stack=key != paths[0],
+    )
+    result |= {f"{key}/{slot}": array for slot, array in arrays.items()}
   return result
 
 
@@ -137,12 +186,16 @@ def from_t5x(
         node = node.get(part) if isinstance(node, Mapping) else None
       shape = None if node is None else tuple(np.shape(node))
       if shape != tuple(param.value.shape):
+        wanted = tuple(param.value.shape)
         raise UserError(
           f"optimizer state of {param.path}: {slot} has shape {shape} in the"
-          f" checkpoint, {tuple(param.value.shape)} in this run; set"
-          " min_dim_size_to_factor and beta1 to those of the checkpoint, or"
-          " restore parameters only",
-          fields=("Adafactor.min_dim_size_to_factor", "Adafactor.beta1"),
+          f" checkpoint, {wanted} in this run; {_remedy(slot, wanted)}, or"
+          " restore_optimizer to False",
+          fields=(
+            "Adafactor.min_dim_size_to_factor",
+            "Adafactor.beta1",
+            "TrainConfig.restore_optimizer",
+          ),
         )
       leaves.append(read(node, param.value))
     return jax.tree.structure(tree).unflatten(leaves)
@@ -154,3 +207,14 @@ def from_t5x(
     v=pick("v", template.v),
     m=pick("m", template.m),
   )
+
+
+def _remedy(slot: str, shape: tuple[int, ...]) -> str:
+  """What makes a run keep what a checkpoint has."""
+  if slot == "v" and len(shape) > 1:
+    smallest = min(shape[0], shape[-1])  # layers may lie between them
+    return (
+      "the checkpoint may keep averages only: set min_dim_size_to_factor to"
+      f" {smallest} or less"
+    )
+  return "set min_dim_size_to_factor and beta1 to those of the checkpoint"

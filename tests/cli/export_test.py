@@ -120,6 +120,7 @@ def test_a_run_is_exported_with_its_optimizers_state(
     "step": 2,
     "task": "taxonli_dss",
     "dataset": "taxonli",
+    "metric": "accuracy",
   }
   assert (output / "spiece.model").is_file()
   readme = (output / "README.md").read_text()

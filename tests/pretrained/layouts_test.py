@@ -247,26 +247,6 @@ def test_optimizer_states_that_do_not_fit(tmp_path):
     start(optimizers.Adafactor())
 
 
-def test_slots_that_are_no_stack_are_left_out():
-  def array(*shape):
-    return LazyArray(shape, np.dtype(np.float32), lambda _: np.ones(shape))
-
-  slots = {
-    "encoder/layers_0/mlp/wo/kernel/v_row": array(3),
-    "encoder/layers_1/mlp/wo/kernel/v_row": array(4),
-    "encoder/layers_0/more/kernel/v_row": array(3),
-    "encoder/layers_0/norm/scale/v_row": array(3),
-  }
-  params = {
-    "encoder/layers_0/mlp/wo/kernel": array(3, 4),
-    "encoder/layers_0/norm/scale": array(3),
-  }
-  found = t5x_optimizer_state._stacked(slots, params)
-  assert {name: each.shape for name, each in found.items()} == {
-    "encoder/encoder/norm/scale/v_row": (3, 1)
-  }
-
-
 @pytest.mark.parametrize("shape", [(4,), (0, 2**40), (4, 2**40), (4, 0)])
 def test_stacks_of_any_number_of_layers(shape):
   def read(index):

@@ -128,13 +128,30 @@ def finite(array: LazyArray, what: str) -> LazyArray:
   return LazyArray(array.shape, array.dtype, read)
 
 
-def layer_of(array: LazyArray, i: int) -> LazyArray:
-  """Layer i of an array that has a stack's layers on axis 1."""
-  shape = array.shape[:LAYERS_AXIS] + array.shape[LAYERS_AXIS + 1 :]
+def in_memory(array: np.ndarray) -> LazyArray:
+  """An array that was read already."""
+  return LazyArray(array.shape, array.dtype, lambda index: array[index])
+
+
+def averaged(array: LazyArray, axis: int) -> LazyArray:
+  """The averages over a dimension, in float32."""
+  shape = array.shape[:axis] + array.shape[axis + 1 :]
 
   def read(index: Index) -> np.ndarray:
-    where = (*index[:LAYERS_AXIS], slice(i, i + 1), *index[LAYERS_AXIS:])
-    return array.read(where).squeeze(LAYERS_AXIS)
+    every = slice(0, array.shape[axis])
+    part = array.read((*index[:axis], every, *index[axis:]))
+    return part.mean(axis, dtype=np.float32)
+
+  return LazyArray(shape, np.dtype(np.float32), read)
+
+
+def layer_of(array: LazyArray, i: int, axis: int = LAYERS_AXIS) -> LazyArray:
+  """Layer i of an array that has a stack's layers on an axis."""
+  shape = array.shape[:axis] + array.shape[axis + 1 :]
+
+  def read(index: Index) -> np.ndarray:
+    where = (*index[:axis], slice(i, i + 1), *index[axis:])
+    return array.read(where).squeeze(axis)
 
   return LazyArray(shape, array.dtype, read)
 

@@ -6,6 +6,10 @@ The Orbax layout is what T5X trains with by default.
 
 The optimizer's state is included if it is Adafactor's, the one optimizer that
 both projects have.
+
+Parameters lie as the network that T5X has for the student's: `t5`, layers apart,
+or `scalable_t5` for a position bias in each layer, which stacks the layers and
+keeps heads apart from head_dim.
 """
 
 from __future__ import annotations
@@ -20,12 +24,14 @@ import numpy as np
 
 from dss_jax.base import named_trees
 from dss_jax.base.errors import StorageError, UserError, one_line
-from dss_jax.models import abstract_params, partitioning
-from dss_jax.pretrained import t5x_checkpoints
+from dss_jax.models import abstract_params, layer_stacking, partitioning
+from dss_jax.models.config import T5Config
+from dss_jax.pretrained import huggingface_weights, opening
+from dss_jax.pretrained.files import lazy_arrays
 from dss_jax.students.export import answer_checks, formats, tokenizer_files
 from dss_jax.students.student import Student
+from dss_jax.training import adafactor_slots, t5x_optimizer_state
 from dss_jax.training import checkpoints as checkpoints_lib
-from dss_jax.training import t5x_optimizer_state
 from dss_jax.training.optimizers import adafactor
 
 PACKAGES = ()
@@ -37,6 +43,7 @@ Tree = dict[str, Any]
 VERSION = 3  # of the msgpack file
 MAX_CHUNK_BYTES = 64 * 2**20  # of zarr arrays, as T5X
 _EXT_NDARRAY = 1  # Flax's msgpack extension type
+_ADAFACTOR_STATE = ("m", "v", "v_row", "v_col")  # of a parameter
 _ADAFACTOR_SLOTS = frozenset(adafactor.AdafactorState._fields)
 
 
@@ -49,6 +56,8 @@ def write(
   states = None
   if (found := _optimizer_state(student)) is not None:
     step, states = found
+  config = student.model.config
+  params, states = to_t5x(params, states, config)
   write_checkpoint(folder, params, states, step, layout=options.t5x_layout)
   tokenizer_files.write_vocabulary(student, folder)
 
@@ -69,6 +78,70 @@ def _optimizer_state(student: Student) -> tuple[int, Tree] | None:
     return None
   states = t5x_optimizer_state.to_t5x(adafactor.AdafactorState(**state))
   return int(state["count"]), jax.tree.map(np.asarray, states)
+
+
+def to_t5x(
+  params: Tree, states: Tree | None, config: T5Config
+) -> tuple[Tree, Tree | None]:
+  """Parameters and Adafactor's state, laid out as one of T5X's networks.
+
+  Args:
+    params: host arrays, as the student has them.
+    states: `t5x_optimizer_state.to_t5x` of their optimizer's state.
+    config: the student's.
+
+  Returns:
+    Both; no state where the student's factors what T5X's does not.
+  """
+  if config.scan_layers:
+    params = layer_stacking.unstack_layers(params)
+  scalable = config.relpos_bias_per_layer
+  found = None
+  if states is not None:
+    slots = jax.tree.map(lazy_arrays.in_memory, states)
+    found = _slots(_by_path(slots), config, scalable)
+  if scalable:
+    stacked = layer_stacking.stack_layers(params)
+    apart = {
+      path: adafactor_slots.heads_apart(path, array, config.num_heads)
+      for path, array in _by_path(stacked).items()
+    }
+    params = named_trees.nested(apart)
+  return params, found
+
+
+def _slots(
+  slots: Mapping[str, lazy_arrays.LazyArray], config: T5Config, scalable: bool
+) -> Tree | None:
+  """T5X's `param_states` for one of its networks."""
+  moments = t5x_optimizer_state.moments(slots, config, by_name=False)
+  shapes = huggingface_weights.flat_shapes(config)
+  result: dict[str, np.ndarray] = {}
+  for key, paths in t5x_optimizer_state.groups(config, stack=scalable).items():
+    layers = [moments[path] for path in paths]
+    row = None
+    if scalable and key != paths[0]:
+      row = adafactor_slots.row_by_name(key)
+    elif layers[0].kept is not None:
+      row = adafactor_slots.row_by_size(shapes[key])
+    arrays = adafactor_slots.of_layers(
+      layers,
+      momentum=layers[0].momentum is not None,
+      row=row,
+      stack=key != paths[0],
+    )
+    if len(arrays) < len(_ADAFACTOR_STATE):
+      return None
+    for name, array in arrays.items():
+      value = array.whole()
+      if scalable and name != "v_row":  # which keeps no heads
+        value = adafactor_slots.heads_apart(key, value, config.num_heads)
+      result[f"{key}/{name}"] = value
+  return named_trees.nested(result)
+
+
+def _by_path(tree: Tree) -> dict[str, Any]:
+  return {"/".join(keys): leaf for keys, leaf in _leaves(tree)}
 
 
 def write_checkpoint(
@@ -199,25 +272,26 @@ def answers(
   """
   del options
   (path,) = folder.glob("checkpoint_*")
-  params, _, _ = t5x_checkpoints.load_t5x(path)
   wanted = abstract_params.param_shapes(student.model)
-  same = named_trees.shapes(params) == named_trees.shapes(wanted)
-  same = same and jax.tree.all(
-    jax.tree.map(
-      lambda a, b: np.array_equal(a, partitioning.to_host(b)),
-      params,
-      student.params,
-    )
+  found = opening.open_pretrained(str(path)).load(
+    student.model,
+    student.partitioner.param_shardings(wanted, student.model.param_axes()),
   )
-  if not same:
+  placed = jax.tree.map(
+    lambda leaf, own: leaf.astype(own.dtype), found, student.params
+  )
+  same = jax.tree.map(
+    lambda a, b: np.array_equal(
+      partitioning.to_host(a), partitioning.to_host(b)
+    ),
+    placed,
+    student.params,
+  )
+  if not jax.tree.all(same):
     raise UserError(
       "the exported parameters are not the same when read back, so nothing was"
       " written"
     )
-  placed = partitioning.place(
-    params,
-    student.partitioner.param_shardings(wanted, student.model.param_axes()),
-  )
   return answer_checks.student_answers(
     dataclasses.replace(student, params=placed), own_dtype=True
   )
@@ -226,7 +300,7 @@ def answers(
 def usage(student: Student, options: formats.ExportOptions) -> str:
   """The gin bindings with which T5X reads the checkpoint."""
   config = student.model.config
-  network = "scalable_t5" if config.scan_layers else "t5"
+  network = "scalable_t5" if config.relpos_bias_per_layer else "t5"
   fields = {
     "vocab_size": config.vocab_size,
     "emb_dim": config.emb_dim,
