@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["EPILOG", "add_arguments", "run"]
 
 # Flags that replace asking; one of them at most.
-_WAYS = ("show_prompt", "dry_run", "batch", "write_batch", "read_batch")
+_WAYS = (
+  *("show_prompt", "dry_run", "batch", "write_batch", "read_batch"),
+  "completions",
+)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
   user_modules.import_modules(args.module)
   prices = Prices.load(args.prices)
   source = extract_flags.make_source(args)
+  if args.completions:
+    return _extract_stored(args, source, prices)
   plan = extract_flags.make_plan(args)
   if args.show_prompt:
     return _show_prompt(args, source, plan)
@@ -83,7 +88,12 @@ def _check(args: argparse.Namespace) -> None:
   ways = [name for name in _WAYS if getattr(args, name)]
   if len(ways) > 1:
     raise UserError(f"--{ways[0]} and --{ways[1]} exclude each other")
-  if not output.output_dir and ways in ([], ["read_batch"], ["batch"]):
+  if not output.output_dir and ways in (
+    [],
+    ["read_batch"],
+    ["batch"],
+    ["completions"],
+  ):
     raise UserError("where shall the records go? give --output_dir")
   split = output.output_split
   if split and pathlib.Path(split).name != split:
@@ -94,6 +104,13 @@ def _check(args: argparse.Namespace) -> None:
   _check_formats(args.formats)
   if args.batch_dir and not args.read_batch:
     raise UserError("--batch_dir is for --read_batch")
+  if args.completion_field and not args.completions:
+    raise UserError("--completion_field is for --completions")
+  if args.completions and (args.teachers or args.teacher):
+    raise UserError(
+      "--completions is a file of one model's answers; name it with --model, and"
+      " leave out --teacher and --teachers"
+    )
 
 
 def _check_formats(formats: Sequence[str]) -> None:
@@ -252,6 +269,37 @@ def _read_batch(args: argparse.Namespace) -> None:
   batch_command.print_results(report)
 
 
+def _extract_stored(
+  args: argparse.Namespace, source: RecordSource, prices: Prices
+) -> int:
+  """Writes the records that the completions of a file give."""
+  from dss_jax.rationales import stored_completions
+  from dss_jax.rationales.extraction import LEDGER_FILE
+  from dss_jax.rationales.ledger import Ledger
+
+  stored = stored_completions.read(
+    args.completions, field=args.completion_field
+  )
+  args.model = args.model or pathlib.Path(args.completions).stem
+  args.samples = stored_completions.most_per_record(stored)
+  # Several answers to one question were drawn, at whatever temperature.
+  args.temperature = 1.0 if args.samples > 1 else 0.0
+  plan = extract_flags.make_plan(args)
+  with Ledger(pathlib.Path(args.output_dir) / LEDGER_FILE) as ledger:
+    added = stored_completions.add(stored, source, plan, ledger)
+  parts = [f"{added.answers:,} completions"]
+  for name, words in (
+    ("blank", "without a text"),
+    ("strangers", "of no record"),
+    ("misfits", "of records that do not fit the prompt"),
+    ("repeated", "of inputs that occurred before"),
+  ):
+    if count := getattr(added, name):
+      parts.append(f"{count:,} {words}")
+  print(f"{args.completions}: {', '.join(parts)}", file=sys.stderr)
+  return _extract(args, source, plan, prices)
+
+
 def _extract(
   args: argparse.Namespace,
   source: RecordSource,
@@ -261,7 +309,7 @@ def _extract(
   from dss_jax.rationales import extraction
   from dss_jax.rationales.asking import stop_signals
 
-  ask = not (args.no_ask or args.read_batch or args.batch)
+  ask = not (args.no_ask or args.read_batch or args.batch or args.completions)
   if ask:
     from dss_jax.cli import batch_command
 

@@ -42,6 +42,9 @@ examples:
   # without a model: the paper's own completions, or taxonli's rules
   dss-jax extract --dataset=cqa --data_dir=datasets --teacher=replay \\
     --output_dir=runs/cqa_palm
+  # completions that you have already, of whatever model
+  dss-jax extract --dataset=cqa --data_dir=datasets --model=my-model \\
+    --completions=answers.jsonl --output_dir=runs/cqa_mine
   # train on what came out; test on the released records
   dss-jax data convert --dataset=cqa --data_dir=datasets --split=test \\
     --output=runs/cqa/test.jsonl
@@ -176,6 +179,22 @@ class BatchFileFlags:
 
 
 @dataclasses.dataclass(frozen=True)
+class StoredFlags:
+  """Completions that are there already.
+
+  Attributes:
+    completions: a file of completions that some model wrote (JSON lines, a JSON
+      list, CSV, Parquet): read as its answers, and nothing is asked. They belong
+      to the records by "id", or in order.
+    completion_field: the field of their texts; default: completion, text,
+      response, output, ...
+  """
+
+  completions: str | None = None
+  completion_field: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class OutputFlags:
   """Where records go.
 
@@ -250,6 +269,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     batch={"choices": BATCH_STEPS, "metavar": None},
     write_batch={"metavar": "FOLDER"},
     read_batch={"metavar": "FILE"},
+  )
+  flags.add_flags(
+    parser,
+    StoredFlags,
+    title="completions that are there already",
+    completions={"metavar": "FILE"},
   )
   choosing = "reading and choosing"
   flags.add_flags(

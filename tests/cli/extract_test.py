@@ -733,3 +733,31 @@ def test_a_student_trains_on_it(tmp_path, one_device):
   ]
   assert main(train) == 0
   assert (tmp_path / "student" / "metrics.jsonl").stat().st_size
+
+
+def test_completions_of_ones_own(mine, tmp_path, loopback, capsys):
+  """They are read like a teacher's answers, and nothing is asked."""
+  said = [RED, "It is so.\n\n**Answer:** Blue", "No.", "", RED, RED]
+  lines = [
+    json.dumps({"id": f"r{i}", "response": text}) for i, text in enumerate(said)
+  ]
+  path = tmp_path / "answers.jsonl"
+  path.write_text("\n".join(lines))
+  assert mine("--completions", path) == 0
+  assert "5 completions, 1 without a text" in capsys.readouterr().err
+  records, _ = read_records(tmp_path / "out" / "train.jsonl")
+  labels = [record.rationales[0].label for record in records]
+  assert labels == ["red", "blue", None, None, "red", "red"]
+  assert not loopback.bodies
+  assert (tmp_path / "out" / "train.report.html").exists()
+  # Chosen again from the ledger, as after any run.
+  assert mine("--no_ask", "--gold", "drop") == 0
+  records, _ = read_records(tmp_path / "out" / "train.jsonl")
+  assert records[1].rationales[0].status == "disagrees_with_gold"
+  for flags, message in (
+    (("--completion_field", "x"), "--completion_field is for --completions"),
+    (("--completions", path, "--dry_run"), "exclude each other"),
+    (("--completions", path, "--teacher", "replay"), "leave out --teacher"),
+  ):
+    assert mine(*flags) == 2
+    assert message in capsys.readouterr().err
