@@ -28,7 +28,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from dss_jax.base.errors import UserError
-from dss_jax.rationales import ledger_schema
+from dss_jax.rationales import ledger_file, ledger_schema
 from dss_jax.rationales.teacher_requests import (
   ANSWERED,
   BATCH,
@@ -63,14 +63,8 @@ _TOKENS = (
   " COALESCE(cached_tokens, 0) AS cached"
 )
 
-# A SQLite file has at least one page.
-_SMALLEST = 512
 # SQLite's older bound on the parameters of a statement is 999.
 _KEYS_A_QUERY = 500
-
-
-class InUseError(UserError):
-  """Another process has the ledger open for writing."""
 
 
 class Ledger:
@@ -100,7 +94,7 @@ class Ledger:
       if read_only and not self.path.is_file():
         raise UserError(f"there is no ledger at {str(self.path)!r}")
       if not read_only:
-        self._lock()
+        self._resources.callback(ledger_file.lock(self.path).close)
       with self._guard():
         self._open()
     except BaseException:
@@ -109,57 +103,21 @@ class Ledger:
 
   # -- opening and closing
 
-  def _lock(self) -> None:
-    """Keeps other processes from writing for as long as this one lives."""
-    import fcntl
-
-    # A file next to the ledger: SQLite's own locks on the ledger itself would be
-    # lost if anything else in this process closed it.
-    lock_path = self.path.with_name(self.path.name + ".lock")
-    try:
-      self.path.parent.mkdir(parents=True, exist_ok=True)
-      file = open(lock_path, "a+", encoding="ascii")  # noqa: SIM115
-    except OSError as error:
-      raise UserError(
-        f"cannot write the ledger {str(self.path)!r}: {error.strerror}"
-      ) from None
-    self._resources.callback(file.close)
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-      file.seek(0)
-      owner = file.read(32).strip()
-      raise InUseError(
-        f"the ledger {str(self.path)!r} is being written by another run"
-        + (f" (process {owner})" if owner.isdigit() else "")
-        + "; wait for it, stop it, or name another ledger"
-      ) from None
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
-
   def _open(self) -> None:
-    if self.path.is_file() and 0 < self.path.stat().st_size < _SMALLEST:
-      # SQLite would take it for an empty database and overwrite it.
-      raise self._another_file()
-    if self.read_only:
-      uri = self.path.resolve().as_uri() + "?mode=rw"
-      self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
-    else:
-      self._db = sqlite3.connect(self.path, isolation_level=None)
+    self._db = ledger_file.connect(self.path, read_only=self.read_only)
     self._resources.callback(self._db.close)
-    self._check_file()
+    version = ledger_file.check(self._db, self.path)
     if self.read_only:
-      if self._one("PRAGMA user_version") != (ledger_schema.VERSION,):
+      if version != ledger_schema.VERSION:
         # Makes what a killed process had not, and what older versions lack.
         Ledger(self.path).close()
       self._db.execute("PRAGMA query_only = ON")
     if not self.read_only:
       self._db.execute("PRAGMA journal_mode = WAL")
       self._db.execute("PRAGMA synchronous = NORMAL")
-      if not self._has_tables():
+      if version is None:
         ledger_schema.create(self._db)
-      elif self._one("PRAGMA user_version") != (ledger_schema.VERSION,):
+      elif version != ledger_schema.VERSION:
         ledger_schema.upgrade(self._db)
       # Their process is gone, and they may or may not have reached the provider.
       self._db.execute(
@@ -169,30 +127,6 @@ class Ledger:
     [last] = self._one("SELECT COALESCE(MAX(id), 0) FROM attempts")
     self.first_attempt = last + 1
     self.next_attempt = last + 1
-
-  def _check_file(self) -> None:
-    [application] = self._one("PRAGMA application_id")
-    [version] = self._one("PRAGMA user_version")
-    if not self._has_tables() and (application or version):
-      raise self._another_file()
-    if not self._has_tables():
-      return
-    if application != ledger_schema.APPLICATION_ID:
-      raise UserError(
-        f"{str(self.path)!r} is not a ledger, but another SQLite file"
-      )
-    if not 1 <= version <= ledger_schema.VERSION:
-      raise UserError(
-        f"the ledger {str(self.path)!r} has schema version {version}; this"
-        f" dss_jax reads versions 1 to {ledger_schema.VERSION}"
-      )
-
-  def _another_file(self) -> UserError:
-    return UserError(f"{str(self.path)!r} is not a ledger, but another file")
-
-  def _has_tables(self) -> bool:
-    [tables] = self._one("SELECT COUNT(*) FROM sqlite_master")
-    return tables > 0
 
   def close(self) -> None:
     """Writes what is pending and lets other processes write."""

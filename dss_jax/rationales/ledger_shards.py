@@ -37,7 +37,8 @@ from typing import Any, Protocol
 
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.rationales.ledger import InUseError, Ledger
+from dss_jax.rationales.ledger import Ledger
+from dss_jax.rationales.ledger_file import InUseError
 from dss_jax.rationales.teacher_requests import (
   ANSWERED,
   BATCH,

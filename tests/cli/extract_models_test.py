@@ -62,7 +62,10 @@ class Models:
     assert "temperature" not in body
     thought = 20 + 30 * (len(facts) % 5)
     limit = body["max_completion_tokens"]
-    message = {"role": "assistant", "reasoning_content": f"Let me see: {facts}"}
+    message: dict[str, Any] = {
+      "role": "assistant",
+      "reasoning_content": f"Let me see: {facts}",
+    }
     if thought + 20 > limit:
       message["content"] = None
       return self._body(

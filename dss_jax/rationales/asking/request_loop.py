@@ -24,6 +24,7 @@ from dss_jax.rationales.asking.ask_summary import (
 )
 from dss_jax.rationales.asking.commits import Commits
 from dss_jax.rationales.asking.job_queue import Job, JobQueue
+from dss_jax.rationales.asking.rejections import Rejections
 from dss_jax.rationales.extraction_plan import AskOptions
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.prices import Prices
@@ -131,8 +132,9 @@ class _Asking:
     self._showing: asyncio.TimerHandle | None = None
     self._workers: list[asyncio.Task[None]] = []
     self._commits = Commits(self._ledger, self._fail)
-    # Rejections from before the first answer: a setting may be to blame.
-    self._held: list[tuple[Job, Outcome]] = []
+    self._rejections = Rejections(
+      self._ledger, self._queue, self._summary, options.stop_after_rejections
+    )
 
   # -- the run
 
@@ -141,7 +143,7 @@ class _Asking:
       self._show()
       try:
         await self._work()
-        self._settle_held()
+        self._rejections.settle()
       finally:
         for timer in (self._showing, self._cancelling):
           if timer is not None:
@@ -239,7 +241,7 @@ class _Asking:
       self._summary.completion_tokens += answer.completion_tokens or 0
       self._ledger.end_attempt(attempt, ANSWERED, tokens=used)
       self._settle(job, attempt, ANSWERED, seconds, answer)
-      self._settle_held()
+      self._rejections.settle()
       return
     message = str(answer)
     if isinstance(answer, TransientError):
@@ -332,21 +334,12 @@ class _Asking:
       unix=time.time(),
       attempt=attempt.number,
     )
-    if kind == REJECTED and not self._summary.answered:
-      self._held.append((job, outcome))
+    if kind == REJECTED:
+      self._rejections.add(job, outcome)
       return
     self._ledger.add_outcome(outcome)
     # From now on the request is found in the ledger.
     self._queue.settled(job)
-
-  def _settle_held(self) -> None:
-    """Notes the rejections that were held back; they were the requests' own."""
-    if self._all_rejected():
-      return
-    for job, outcome in self._held:
-      self._ledger.add_outcome(outcome)
-      self._queue.settled(job)
-    self._held.clear()
 
   def _cost(self, request: Request, tokens: Tokens) -> float:
     """Money for the tokens of a request; 0 without a price or a limit.
@@ -359,15 +352,8 @@ class _Asking:
     price = self._prices.price(request.model)
     return 0.0 if price is None else price.cost(tokens)
 
-  def _all_rejected(self) -> bool:
-    """Whether so many were rejected that something is wrong with all."""
-    return (
-      self._summary.answered == 0
-      and self._summary.rejected >= self._options.stop_after_rejections
-    )
-
   def _check_rejections(self, message: str) -> None:
-    if self._all_rejected():
+    if self._rejections.are_all:
       self._fail(
         UserError(
           f"the first {self._summary.rejected} requests were all rejected, the"
