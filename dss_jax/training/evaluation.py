@@ -104,14 +104,8 @@ class Evaluator:
     return [self._run_task(params, task, progress) for task in self.tasks]
 
   def describe(self) -> list[str]:
-    """Lines about targets that no output can equal."""
-    return [
-      f"{task.name} {task.split}: {lost} of {len(task)} targets cannot be written"
-      " with this vocabulary and length of targets; they count as wrong"
-      for task in self.tasks
-      # SeqIO's tasks of other projects do not say which text is compared.
-      if (lost := getattr(task, "never_right", 0))
-    ]
+    """Lines about targets that the vocabulary cannot write."""
+    return [line for task in self.tasks for line in task.text_report()]
 
   def _run_task(
     self,

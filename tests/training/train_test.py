@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import small_runs
 
+from dss_jax import datasets
 from dss_jax.base import named_trees
 from dss_jax.base.errors import UserError
+from dss_jax.data import pipeline
 from dss_jax.data.feeding import batch_files, training_data
 from dss_jax.datasets import DataOptions
+from dss_jax.datasets.records import Record
 from dss_jax.models import config as model_config
 from dss_jax.models import decode_cache, encoder_decoder, partitioning
 from dss_jax.students import checkpoint_evaluation
@@ -475,6 +478,101 @@ def test_a_vocabulary_too_large_for_the_student_is_refused(tmp_path):
   small = dataclasses.replace(config.model.config, vocab_size=16)
   with pytest.raises(UserError, match="vocab_size of the student is 16"):
     _train(dataclasses.replace(config, model=BagOfWords(small)))
+
+
+@pytest.fixture
+def signs():
+  """A dataset whose labels are `<` and `{`, and a third in its test."""
+
+  def records(split, options):
+    del options
+    labels = ["<", "{", "yes"] if split == "test" else ["<", "{"]
+    return [
+      Record(f"{split}{n}", f"is it {n}", labels[n % len(labels)])
+      for n in range(12)
+    ]
+
+  datasets.register(
+    datasets.DatasetSpec("signs", records, source_splits=("train", "test"))
+  )
+  return pipeline.DatasetConfig(
+    "signs_label", {"inputs": 32, "targets": 8}, records_per_batch=8
+  )
+
+
+def test_labels_that_cannot_be_written_are_refused_before_the_first_step(
+  tmp_path, signs, plain_model
+):
+  settings = {
+    "vocabulary": plain_model,
+    "train_dataset_cfg": signs,
+    "evaluation_cfg": NO_LOSSES,
+  }
+  message = (
+    r"the labels of 10 of 10 targets .*'<', '\{'.*\+\[\"<\", \"\{\"\] to add"
+  )
+  with pytest.raises(UserError, match=message) as error:
+    train.train(small_runs.config(tmp_path, **settings))
+  assert error.value.fields == ("TrainConfig.vocabulary",)
+  assert not (tmp_path / "metrics.jsonl").exists()
+  # As it says, these tokens are the remedy.
+  settings["vocabulary"] = f'{plain_model}+["<", "{{"]'
+  stream = io.StringIO()
+  run = train.train(
+    small_runs.config(tmp_path, total_steps=2, **settings), stream=stream
+  )
+  assert run.step == 2
+  said = stream.getvalue()
+  assert "the vocabulary lacks '[', ']' of '[label] '" in said
+  assert "tokens of its inputs" in said
+  (file,) = (tmp_path / "eval").glob("signs_label-test/*.jsonl")
+  lines = file.read_text().splitlines()
+  targets = [json.loads(line)["target"] for line in lines]
+  assert targets == ["<", "{", "yes"] * 4
+
+
+def test_unknown_tokens_of_a_test_never_count_as_right(
+  tmp_path, signs, plain_model
+):
+  """A label of the test alone that the vocabulary lacks."""
+  settings = {
+    "vocabulary": plain_model,
+    "train_dataset_cfg": dataclasses.replace(
+      signs, mixture_or_task_name="asked_label"
+    ),
+    "evaluation_cfg": NO_LOSSES,
+  }
+
+  def records(split, options):
+    del options
+    label = "<" if split == "test" else "yes no"
+    return [Record(f"{split}{n}", f"is it {n}", label) for n in range(8)]
+
+  datasets.register(
+    datasets.DatasetSpec("asked", records, source_splits=("train", "test"))
+  )
+  stream = io.StringIO()
+  run = train.train(
+    small_runs.config(tmp_path, total_steps=2, **settings), stream=stream
+  )
+  assert (
+    "asked_label test: 8 of 8 targets cannot be written with this vocabulary"
+  ) in stream.getvalue()
+  (entry,) = (e for e in run.results if e["split"] == "test")
+  assert entry["value"] == 0
+  with pytest.raises(UserError, match=r"cut off at 2 tokens: set .* to \d"):
+    train.train(
+      small_runs.config(
+        tmp_path / "cut",
+        **settings
+        | {
+          "train_dataset_cfg": dataclasses.replace(
+            settings["train_dataset_cfg"],
+            task_feature_lengths={"inputs": 8, "targets": 2},
+          )
+        },
+      )
+    )
 
 
 def test_a_kernel_of_other_devices_is_refused_before_a_file_is_written(

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dss_jax import vocabularies
+from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data import pipeline
 from dss_jax.data.feeding import batch_files, batches, prefetching, streaming
@@ -351,6 +351,11 @@ def _streamed(
       name, config.split, seed, config.feature_lengths(), config.use_cached
     )
     pipeline.check_same_vocabulary(name, stream.vocabulary.name, vocabulary)
+    if (task := task_names.parse_task_name(name)) and (
+      labels := datasets.get(task.dataset).labels
+    ):
+      # The records themselves are too many to look at before training.
+      text_checks.check_labels(labels, vocabulary)
     sample = streaming.sample(stream, _SAMPLE)
     shape = _shape(config, sample, rows_multiple_of, earlier_shape)
     rows = rows_of_process(shape.rows)

@@ -32,7 +32,7 @@ class SeqioEvaluation:
     input_texts: what the student reads.
     inputs: token ids of that.
     targets: the Task's targets after its postprocessor: any objects.
-    longest_target: tokens of the longest target, its end id included.
+    longest_target: tokens of the longest output asked for, its end id included.
     task: the Task.
     features: the examples' features, for the postprocessor.
   """
@@ -67,6 +67,27 @@ class SeqioEvaluation:
       *self.task._metric_objs_constructor_args,
     ]
     return tuple(getattr(fn, "__name__", type(fn).__name__) for fn in others)
+
+  def text_report(self) -> list[str]:
+    """A line about targets that hold unknown tokens, if any do."""
+    unknown = self.task.output_features["targets"].vocabulary.unk_id
+    lossy = [
+      example
+      for example in self.features
+      if unknown is not None and unknown in example["targets"]
+    ]
+    if not lossy:
+      return []
+    kept = all("targets_pretokenized" in example for example in lossy)
+    return [
+      f"{self.name} {self.split}: {len(lossy)} of {len(self)} targets hold tokens"
+      " that the vocabulary does not know; "
+      + (
+        "they are compared as the texts that they were"
+        if kept
+        else "SeqIO kept no text of them, so unknown tokens count as right"
+      )
+    ]
 
   def predictions(self, texts: Sequence[str]) -> list[Any]:
     """Decoded outputs after the Task's postprocessor."""
@@ -117,7 +138,8 @@ def seqio_evaluations(
   Args:
     name: registered with SeqIO.
     split: one of its splits.
-    feature_lengths: "inputs" cuts what is read; targets are never cut.
+    feature_lengths: "inputs" cuts what is read, "targets" bounds what is
+      written; what is compared with is never cut.
     use_cached: read SeqIO's offline cache instead of the source.
     max_examples: only the first so many of each Task.
 
@@ -125,9 +147,11 @@ def seqio_evaluations(
     Sub-task name -> evaluation.
   """
   lengths = tokenization.check_feature_lengths(feature_lengths)
-  lengths.pop("targets", None)
+  longest = lengths.pop("targets", None)
   return {
-    leaf.name: _evaluation(leaf.task, split, lengths, use_cached, max_examples)
+    leaf.name: _evaluation(
+      leaf.task, split, lengths, longest, use_cached, max_examples
+    )
     for leaf in find_provider(name, split).leaves
     if leaf.task.metric_objs
   }
@@ -137,6 +161,7 @@ def _evaluation(
   task: seqio.Task,
   split: str,
   lengths: Mapping[str, int],
+  longest: int | None,
   use_cached: bool,
   max_examples: int | None,
 ) -> SeqioEvaluation:
@@ -156,9 +181,8 @@ def _evaluation(
       )
       for example in found
     ],
-    longest_target=max(
-      (len(example["targets"]) for example in found), default=1
-    ),
+    longest_target=longest
+    or max((len(example["targets"]) for example in found), default=1),
     task=task,
     features=found,
   )

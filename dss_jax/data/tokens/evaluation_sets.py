@@ -51,6 +51,16 @@ class Evaluation:
   def __len__(self) -> int:
     return len(self.inputs)
 
+  def text_report(self) -> list[str]:
+    """A line about targets that no output can equal, if there are any."""
+    if not self.never_right:
+      return []
+    return [
+      f"{self.name} {self.split}: {self.never_right} of {len(self)} targets cannot"
+      " be written with this vocabulary and length of targets; they count as"
+      " wrong"
+    ]
+
   def predictions(self, texts: Sequence[str]) -> list[str]:
     """The labels (or rationales) in decoded outputs, one per example."""
     return [self.reader.label(text) for text in texts]
