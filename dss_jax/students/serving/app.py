@@ -13,7 +13,7 @@ import fastapi
 import pydantic
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse
 
 from dss_jax import __version__
 from dss_jax.students.predict_options import OUTPUTS
@@ -36,6 +36,15 @@ from dss_jax.students.serving.predict_requests import PredictRequest, Refused
 from dss_jax.students.serving.service import Service
 
 _JSON = "application/json"
+_TEXT = {"text/plain": {"schema": {"type": "string"}}}
+# What the answer of /v1/model can be used for, in OpenAPI's words.
+_ASK = {
+  "operationId": "predict",
+  "requestBody": {
+    "input": "$response.body#/example",
+    "outputs": "$response.body#/outputs",
+  },
+}
 
 
 class Health(pydantic.BaseModel):
@@ -84,6 +93,7 @@ def make_app(service: Service) -> access_control.AccessControl:
   )
   model = predict_requests.request_model(service.settings, service.card)
   _describe_predict(app, model)
+  _add_probes(app, service)
   _add_reports(app, service)
   _add_pages(app, service)
   _add_refusals(app)
@@ -219,7 +229,7 @@ def _check_media_type(headers: Mapping[bytes, bytes]) -> None:
 # ---------------------------------------------------------- what FastAPI serves
 
 
-def _add_reports(app: fastapi.FastAPI, service: Service) -> None:
+def _add_probes(app: fastapi.FastAPI, service: Service) -> None:
   broken = {"model": Health, "description": "Broken: start it again."}
   waits = {"model": Health, "description": "Warming up, stopping or broken."}
 
@@ -243,11 +253,15 @@ def _add_reports(app: fastapi.FastAPI, service: Service) -> None:
     state = service.health()[1]
     return JSONResponse({"status": state}, 200 if service.is_alive else 503)
 
+
+def _add_reports(app: fastapi.FastAPI, service: Service) -> None:
+  links = {"ask": _ASK} if service.card.example else {}
+
   @app.get(
     "/metrics",
     summary="Counters, for Prometheus",
-    response_class=PlainTextResponse,
-    responses=_refusals(401, 421, 500),
+    response_class=Response,
+    responses={**_refusals(401, 421, 500), 200: {"content": _TEXT}},
   )
   async def show_metrics() -> Response:
     return Response(
@@ -259,7 +273,7 @@ def _add_reports(app: fastapi.FastAPI, service: Service) -> None:
     "/v1/model",
     summary="The model and the server's limits",
     response_model=ModelInfo,
-    responses=_refusals(401, 421, 500),
+    responses={**_refusals(401, 421, 500), 200: {"links": links}},
   )
   async def model() -> Response:
     settings, card = service.settings, service.card

@@ -262,7 +262,7 @@ def bounded_protocol(settings: ServeSettings, base: Any = None) -> type:
       self._head_bytes += len(data)
       if self._head_timer is None and not is_next:
         self._head_timer = self._close_later()
-      if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+      if self._head_bytes > MAX_HEAD_BYTES:
         most = f"{MAX_HEAD_BYTES:,} bytes"
         self._refuse(431, f"the request line and headers exceed {most}")
 
@@ -272,9 +272,12 @@ def bounded_protocol(settings: ServeSettings, base: Any = None) -> type:
 
     def _refuse(self, status: int, reason: str) -> None:
       """Answers a request that does not come as far as the application."""
+      if self.transport.is_closing():
+        return
       if self._is_open() and not self.cycle.more_body:
-        # The client would take an answer for that of the request before.
-        self._reset()
+        # The client would take it for the answer to the request before.
+        self.cycle.keep_alive = False
+        self.flow.pause_reading()
         return
       body = access_control.refusal_body(reason, "")
       head = (

@@ -9,13 +9,18 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 httpx2 = pytest.importorskip("httpx2")
 pydantic = pytest.importorskip("pydantic")
 pytest.importorskip("fastapi")
 
-from dss_jax.students.predictions import Alternative  # noqa: E402
+from dss_jax.students.predictions import (  # noqa: E402
+  Alternative,
+  PredictInput,
+)
 from dss_jax.students.serving import app as app_lib  # noqa: E402
 from dss_jax.students.serving import batching, predict_requests  # noqa: E402
 from dss_jax.students.serving.predict_requests import Refused  # noqa: E402
@@ -232,6 +237,12 @@ def test_the_description_is_what_is_served():
     assert set(fields) == {
       *("inputs", "input", "outputs", "scores", "num_best", "timeout_ms")
     }
+    for path, operations in openapi["paths"].items():
+      for operation in operations.values():
+        for status, reply in operation["responses"].items():
+          (kind,) = reply["content"]
+          is_text = (path, status) == ("/metrics", "200")
+          assert kind == ("text/plain" if is_text else "application/json")
     docs = await client.get("/docs")
     for word in (*fields, *openapi["paths"], "label_scores", "request_id"):
       assert word in docs.text, word
@@ -317,6 +328,27 @@ def test_wrong_requests_are_refused_in_one_line():
       assert reply.isprintable()
 
   _run(test)
+
+
+@hypothesis.given(
+  st.text(
+    st.sampled_from("a \t\n\0\x1c\x1f\x85\xa0\u2003\u2028\u3000\ufeff\u200b")
+  )
+  | st.text()
+)
+def test_texts_are_described_as_the_student_takes_them(text):
+  model = predict_requests.request_model(ServeSettings(), CARD)
+  properties = model.model_json_schema()["properties"]
+  described, _ = properties["input"]["anyOf"]
+  assert described["maxLength"] == ServeSettings().max_input_chars
+  may = PredictInput(text).problem() is None
+  assert (re.search(described["pattern"], text) is not None) == may
+  body = json.dumps({"inputs": [text]}).encode()
+  if may:
+    assert predict_requests.parse(body, model).texts == [text]
+  else:
+    with pytest.raises(Refused, match=r"\[0\]: there is no text .* or a NUL"):
+      predict_requests.parse(body, model)
 
 
 def test_a_million_wrong_items_cost_no_more_than_the_first():

@@ -370,6 +370,11 @@ def test_requests_that_are_none(patient):
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"GET /healthz HTTP/1.1\r\n\r\n",  # no Host
     b"GET /healthz HTTP/1.1\r\nHost: evil.org\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: evil.org\r\nHost: localhost\r\n\r\n",
+    HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    HEAD + b"Content-Type: text/plain\r\nContent-Length: 1\r\n\r\n1",
+    HEAD + b"X: \0\r\n\r\n",
+    HEAD.replace(b" HTTP", b"?\xff HTTP") + b"\r\n",
     b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
     HEAD + b"Content-Length: -5\r\n\r\n",
     HEAD + b"Content-Length: 1e9\r\n\r\n",
@@ -413,13 +418,21 @@ def test_a_head_is_answered_without_a_body(patient):
       assert got.endswith(b"\r\n\r\n")
 
 
-def test_what_is_no_request_does_not_answer_the_one_before():
-  with _server("--seconds=0.5") as running, running.connect() as client:
+@pytest.mark.parametrize("flags", [(), ("--pure_python",)])
+def test_what_is_no_request_does_not_answer_the_one_before(flags):
+  with (
+    _server("--seconds=0.5", *flags) as running,
+    running.connect() as client,
+  ):
     body = b'{"input": "slow"}'
     client.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     _until(lambda: running.metric("dss_jax_predictor_busy_seconds") > 0)
     client.sendall(b"\0\0 garbage\r\n\r\n")
-    assert not _closed_within(client, 10).startswith(b"HTTP/1.1 400")
+    got = _closed_within(client, 10)
+    assert got.startswith(b"HTTP/1.1 200")
+    # The pure parser reads on after the answer, and then answers that too.
+    assert got.count(b"HTTP/1.1 200") == 1
+    assert got.count(b"HTTP/1.1 400") <= len(flags)
 
 
 def test_a_websocket_is_no_way_in(patient):
