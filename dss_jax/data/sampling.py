@@ -112,11 +112,6 @@ class Sampler:
       return len(self._records)
     return len(self._pools[subtask].records)
 
-  def batch(self, step: int, records_per_batch: int) -> Units:
-    """The examples of batch `step`, before any packing."""
-    n = self.units_per_batch(records_per_batch)
-    return self.units(step * n, (step + 1) * n)
-
   def units(self, start: int, stop: int) -> Units:
     """The examples of the units `start` (included) to `stop` (excluded)."""
     if not 0 <= start <= stop:

@@ -35,6 +35,12 @@ def _set(records_by_subtask, rates=None, paired=False) -> ExampleSet:
   )
 
 
+def batch_units(sampler: Sampler, step: int, records_per_batch: int):
+  """The units of a batch, before any packing."""
+  n = sampler.units_per_batch(records_per_batch)
+  return sampler.units(step * n, (step + 1) * n)
+
+
 def _as_tuples(units):
   return list(
     zip(
@@ -133,14 +139,14 @@ def test_batches_of_the_official_size():
   sampler = Sampler(_set([list(range(200))] * 2), seed=0)
   assert sampler.units_per_batch(64) == 128
   for step in range(5):
-    batch = sampler.batch(step, 64)
+    batch = batch_units(sampler, step, 64)
     assert np.bincount(batch.subtask).tolist() == [64, 64]
 
 
 def test_a_larger_batch_is_the_smaller_ones():
   sampler = Sampler(_set([list(range(50)), list(range(30))], (3, 1)), seed=0)
-  two = sampler.batch(4, 10), sampler.batch(5, 10)
-  one = sampler.batch(2, 20)
+  two = batch_units(sampler, 4, 10), batch_units(sampler, 5, 10)
+  one = batch_units(sampler, 2, 20)
   np.testing.assert_array_equal(
     one.example, np.concatenate([b.example for b in two])
   )

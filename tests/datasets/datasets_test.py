@@ -133,11 +133,18 @@ def test_gold_labels_outside_the_closed_set_are_refused():
   spec = DatasetSpec("mine", files, labels=("yes", "no"), source_splits=splits)
   datasets.register(spec)
   assert len(datasets.load_split("mine", "test")) == 8
-  options = DataOptions(split_policy="official", max_records=11)
-  with pytest.raises(UserError, match=r"labels of dataset 'mine', ") as raised:
-    for split in ("train", "validation"):
-      datasets.load_split("mine", split, options=options)
-  assert "none of its labels ('yes', 'no'): 'Yes' (1); add" in str(raised.value)
+  everything = {"train": records, "validation": records[:1]}
+  splits = ("train", "validation")
+  spec = DatasetSpec(
+    "all", RecordFiles(everything), labels=("yes", "no"), source_splits=splits
+  )
+  datasets.register(spec)
+  with pytest.raises(UserError, match=r"1 of 11 gold labels of") as raised:
+    datasets.load_split("all", "train")
+  assert str(raised.value).startswith(
+    "1 of 11 gold labels of dataset 'all', train, are none of its labels"
+    " ('yes', 'no'): 'Yes' (1); add"
+  )
   # What there is can still be looked at.
   assert len(datasets.load_source_split("mine", "train")) == 11
 

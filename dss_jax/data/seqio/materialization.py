@@ -6,14 +6,13 @@ import dataclasses
 import functools
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from dss_jax import vocabularies
+from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import flat_records, task_options
 from dss_jax.data.seqio.dss_task import DssTask
@@ -133,7 +132,6 @@ def materialize(
   cache_dir: str | os.PathLike[str],
   feature_lengths: Mapping[str, int] | None = None,
   use_cached: bool = False,
-  refresh: bool = False,
 ) -> ExampleSet:
   """The token arrays of a Task or Mixture, from `cache_dir` if they are there.
 
@@ -143,7 +141,6 @@ def materialize(
     cache_dir: where token arrays are kept, one folder per fingerprint.
     feature_lengths: {"inputs": ..., "targets": ...} in tokens.
     use_cached: read SeqIO's offline cache instead of the source.
-    refresh: make the arrays anew even if they are there.
 
   Raises:
     UserError: an unknown name or split, unreadable data, a cache that does not
@@ -167,9 +164,10 @@ def materialize(
     )
     num_records = highest + 1
     if provider.dss_name is not None and not use_cached:
-      num_records = tokenization.count_records(
-        provider.dss_name.dataset, split, task_options.current().data
+      records = datasets.load_split(
+        provider.dss_name.dataset, split, options=task_options.current().data
       )
+      num_records = len(records)
     return ExampleSet(
       subtasks=arrays,
       rates=tuple(leaf.rate for leaf in provider.leaves),
@@ -182,9 +180,6 @@ def materialize(
       cut={made.arrays.name: made.cut for made in found if made.cut},
     )
 
-  if refresh:
-    folder = tokenization.example_folder(cache_dir, name, split, fingerprint)
-    shutil.rmtree(folder, ignore_errors=True)
   return tokenization.open_or_build(cache_dir, name, split, fingerprint, build)
 
 

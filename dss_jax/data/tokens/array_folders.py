@@ -54,14 +54,11 @@ class ArrayFolder:
   path: pathlib.Path
   header: Mapping[str, Any]
 
-  def read(
-    self, name: str, *, mmap: bool = True, verify: bool = True
-  ) -> np.ndarray:
-    """One array.
+  def read(self, name: str, *, verify: bool = True) -> np.ndarray:
+    """One array, mapped read-only.
 
     Args:
       name: the array's name.
-      mmap: map the file read-only instead of reading it.
       verify: compare the CRC-32, which reads every byte once (about a second
         per gigabyte). Without it, dtype and shape are still checked.
 
@@ -70,7 +67,7 @@ class ArrayFolder:
     """
     try:
       entry = self.header["arrays"][name]
-      array = _read_array(self.path / f"{name}.npy", entry, mmap=mmap)
+      array = _read_array(self.path / f"{name}.npy", entry)
       if verify and _crc32(array) != entry["crc32"]:
         raise ValueError("its CRC-32 differs from the header's")
     except _READ_ERRORS as error:
@@ -206,14 +203,12 @@ def _read_header(
   return header
 
 
-def _read_array(
-  path: pathlib.Path, entry: Mapping[str, Any], *, mmap: bool
-) -> np.ndarray:
+def _read_array(path: pathlib.Path, entry: Mapping[str, Any]) -> np.ndarray:
   """The array, or any of _READ_ERRORS."""
   if entry["dtype"] not in _DTYPES:
     raise ValueError(f"dtype {entry['dtype']!r}; allowed: {_DTYPES}")
   # An empty array cannot be mapped.
-  mode = "r" if mmap and 0 not in entry["shape"] else None
+  mode = "r" if 0 not in entry["shape"] else None
   array = np.load(path, mmap_mode=mode, allow_pickle=False)
   found = (array.dtype.name, list(array.shape))
   if found != (entry["dtype"], entry["shape"]):

@@ -244,17 +244,13 @@ class ExampleSet:
     cls,
     folder: str | os.PathLike[str],
     *,
-    mmap: bool = True,
     fingerprint: str | None = None,
-    verify: bool = True,
   ) -> ExampleSet:
-    """Opens a set that `save` wrote.
+    """Opens a set that `save` wrote, memory-mapped and checked.
 
     Args:
       folder: where it lies.
-      mmap: map the arrays read-only instead of reading them.
       fingerprint: if given, the fingerprint that the set must have.
-      verify: check every byte against its checksum (about 1 s per gigabyte).
 
     Raises:
       UserError: the folder is absent, damaged, or of another fingerprint.
@@ -268,10 +264,7 @@ class ExampleSet:
         f" fingerprint {found!r}, expected {fingerprint!r}; delete the folder"
         " and write it again"
       )
-    arrays = {
-      name: opened.read(name, mmap=mmap, verify=verify)
-      for name in header["arrays"]
-    }
+    arrays = {name: opened.read(name) for name in header["arrays"]}
     try:
       return cls._from_parts(header, arrays)
     except (KeyError, TypeError, ValueError) as error:

@@ -289,13 +289,6 @@ class TaskSource:
     )
 
 
-def count_records(
-  dataset: str, split: str, data_options: datasets.DataOptions | None = None
-) -> int:
-  """Number of records in a split."""
-  return len(datasets.load_split(dataset, split, options=data_options))
-
-
 def build_examples(
   task_name: str,
   split: str,

@@ -192,7 +192,7 @@ def test_unpacked_rows_hold_one_example_each(make_example_set):
   assert [example.row for example in examples] == list(range(26))
   assert {example.segment for example in examples} == {1}
   assert not batch["encoder_input_tokens"][26:].any()
-  units = Sampler(example_set, seed=0).batch(7, 13)
+  units = Sampler(example_set, seed=0).units(7 * 26, 8 * 26)
   assert [e.subtask for e in examples] == units.subtask.tolist()
 
 

@@ -210,8 +210,9 @@ def test_tasks_of_bare_ids_are_taken_as_they_are(tmp_path):
 
   def dataset(split, shuffle_files, seed=None):
     del split, shuffle_files, seed
-    rows = [[5, 2, 7], [2, 2, 2]]
-    return tf.data.Dataset.from_tensor_slices({"inputs": rows, "targets": rows})
+    ids = [[5, 2, 7], [2, 2, 2]]
+    columns: Any = {"inputs": ids, "targets": ids}
+    return tf.data.Dataset.from_tensor_slices(columns)
 
   feature = seqio.Feature(vocabulary, add_eos=True)
   seqio.TaskRegistry.add(
@@ -291,14 +292,12 @@ def test_arrays_are_made_once_and_again_when_the_task_changes(
   )
   assert tokens(open_up()) == tokens(first)
   assert not calls
-  assert tokens(open_up(refresh=True)) == tokens(first)
-  assert len(calls) == 1
   open_up(feature_lengths={"inputs": 2})
-  assert len(calls) == 2
+  assert len(calls) == 1
   seqio.TaskRegistry.remove("up")
   add_task("up", lambda x: tf.strings.lower(x), seqio.ByteVocabulary())
   changed = open_up()
-  assert len(calls) == 3
+  assert len(calls) == 2
   assert changed.fingerprint != first.fingerprint
   # another source under the same name
   seqio.TaskRegistry.remove("up")

@@ -61,13 +61,10 @@ def test_no_examples(tmp_path):
   assert example_set.statistics()["t"]["inputs"]["max"] == 0
 
 
-@pytest.mark.parametrize("mmap", [True, False])
-def test_round_trip(tmp_path, mmap):
+def test_round_trip(tmp_path):
   saved = _set()
   saved.save(tmp_path / "deep" / "cache")
-  loaded = ExampleSet.load(
-    tmp_path / "deep" / "cache", mmap=mmap, fingerprint="f1"
-  )
+  loaded = ExampleSet.load(tmp_path / "deep" / "cache", fingerprint="f1")
   for field in [
     "rates",
     "paired",
@@ -91,7 +88,7 @@ def test_round_trip(tmp_path, mmap):
       x, y = getattr(a, field), getattr(b, field)
       np.testing.assert_array_equal(x, y)
       assert x.dtype == y.dtype
-  assert isinstance(loaded.subtasks[0].inputs, np.memmap) == mmap
+  assert isinstance(loaded.subtasks[0].inputs, np.memmap)
   # Nothing but the folder is left behind.
   assert [p.name for p in (tmp_path / "deep").iterdir()] == ["cache"]
 
@@ -194,12 +191,11 @@ def _other_dtype(folder):
     _other_dtype,
   ],
 )
-@pytest.mark.parametrize("mmap", [True, False])
-def test_damage_is_one_clear_line(tmp_path, damage, mmap):
+def test_damage_is_one_clear_line(tmp_path, damage):
   _set().save(tmp_path / "cache")
   damage(tmp_path / "cache")
   with pytest.raises(UserError, match="is damaged") as raised:
-    ExampleSet.load(tmp_path / "cache", mmap=mmap)
+    ExampleSet.load(tmp_path / "cache")
   assert "\n" not in str(raised.value)
   assert "cache" in str(raised.value)
 
