@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
@@ -110,7 +111,8 @@ async def _ask_all(
         if plan.min_yield and 0 < plan.check_first < total:
           begin = plan.check_first
           some = itertools.islice(requests(), begin)
-          summary = await ask(teacher_plan, f"first {begin}", some, begin)
+          first_plan = _stopping_after(teacher_plan, begin)
+          summary = await ask(first_plan, f"first {begin}", some, begin)
           if not summary.stopped:
             planned = PlannedRequests(plan, teacher_plan, ledger)
             first_answers.check_yield(planned, source, plan)
@@ -124,6 +126,13 @@ async def _ask_all(
       if summary.stopped:
         break
   return summaries
+
+
+def _stopping_after(plan: TeacherPlan, rejections: int) -> TeacherPlan:
+  """The plan of a few requests, which stops if all of them are rejected."""
+  most = min(rejections, plan.ask.stop_after_rejections)
+  ask = dataclasses.replace(plan.ask, stop_after_rejections=most)
+  return dataclasses.replace(plan, ask=ask)
 
 
 def _title(teacher: str, round_name: str) -> str:

@@ -102,6 +102,8 @@ def extract(
   prices = prices or Prices.load()
   with Ledger(folder / LEDGER_FILE) as ledger:
     _remove_leftovers(folder, split)
+    for own in plan.prompted_teachers:
+      ledger.add_limit(own.sampling.max_tokens)
     summaries, stopped = {}, ""
     if ask:
       summaries, stopped = ask_everything(

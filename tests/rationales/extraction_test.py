@@ -21,7 +21,7 @@ from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.prices import Price, Prices
 from dss_jax.rationales.prompts import Exemplar, Prompt
 from dss_jax.rationales.teacher_requests import Completion, Sampling
-from dss_jax.rationales.teachers import FatalError
+from dss_jax.rationales.teachers import FatalError, RejectedError
 
 PROMPT = Prompt(
   "colours",
@@ -186,6 +186,16 @@ def test_a_yield_at_the_threshold_goes_on(tmp_path, unusable, stops):
     return
   summary = run(tmp_path, plan(teacher), MANY).summaries["t"]["first"]
   assert (summary.requests, summary.answered, summary.already) == (60, 60, 0)
+
+
+def test_first_requests_that_are_all_rejected_are_not_final(tmp_path):
+  refuse = Scripted(answer=lambda request: RejectedError("no chat template"))
+  with pytest.raises(UserError, match="first 20 requests were all rejected"):
+    run(tmp_path, plan(refuse), MANY)
+  assert len(refuse.asked) <= 20 + 8
+  teacher = Scripted()
+  assert run(tmp_path, plan(teacher), MANY).stopped == ""
+  assert len(teacher.asked) == 60
 
 
 def test_few_records_are_asked_at_once(tmp_path):

@@ -195,12 +195,18 @@ def refusal(
 # --- connections --------------------------------------------------------------
 
 
-def check_set_up(url: str, make_client: Callable[[], Any]) -> None:
-  """Raises UserError where this machine cannot reach the endpoint at all.
+def check_set_up(url: str, make_client: Callable[[], Any]) -> str:
+  """Checks that nothing on this machine keeps it from the endpoint.
 
   Args:
     url: the endpoint's address.
     make_client: makes the client of HTTP that is to be used.
+
+  Returns:
+    The way to the endpoint, for messages: its address, and a proxy.
+
+  Raises:
+    UserError: it cannot be reached at all.
   """
   try:
     client = make_client()
@@ -222,12 +228,15 @@ def check_set_up(url: str, make_client: Callable[[], Any]) -> None:
       f"{_proxy_variable(url)} holds no usable URL of a proxy ({kind}); it must"
       f" be like http://127.0.0.1:3128{_without_proxy(url)}"
     ) from None
-  if is_local(url) and _goes_through_proxy(client, url):
+  if not _goes_through_proxy(client, url):
+    return url
+  if is_local(url):
     raise UserError(
       f"base_url is {url}, on this machine, and {_proxy_variable(url)} sends its"
       f" requests through a proxy{_without_proxy(url)}",
       fields="Endpoint.base_url",
     )
+  return f"{url}, through the proxy that {_proxy_variable(url)} names"
 
 
 def _goes_through_proxy(client: Any, url: str) -> bool:
@@ -257,13 +266,13 @@ def _without_proxy(url: str) -> str:
 
 
 def connection_failure(
-  error: BaseException, url: str, *, was_reached: bool
+  error: BaseException, way: str, *, was_reached: bool
 ) -> Exception:
   """A connection that failed, as one of ours.
 
   Args:
     error: what the client raised.
-    url: the endpoint's address.
+    way: to the endpoint, as `check_set_up` gives it.
     was_reached: whether the endpoint ever answered. If it did, the set-up of
       this machine cannot be the trouble, and it may come back.
   """
@@ -277,9 +286,9 @@ def connection_failure(
       " system's limit (ulimit -n)",
       fields="AskOptions.concurrency",
     )
-  if not was_reached and (advice := _set_up_advice(causes, url)):
+  if not was_reached and (advice := _set_up_advice(causes)):
     return FatalError(
-      f"no connection to {url} ({one_line(cause) or type(cause).__name__});"
+      f"no connection to {way} ({one_line(cause) or type(cause).__name__});"
       f" {advice}",
       fields="Endpoint.base_url",
     )
@@ -290,7 +299,7 @@ def connection_failure(
   ):
     kind = "dropped"
   shown = type(error.__cause__ or error).__name__
-  return TransientError(kind, f"no connection to {url} ({shown})")
+  return TransientError(kind, f"no connection to {way} ({shown})")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -302,7 +311,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     current = current.__cause__ or current.__context__
 
 
-def _set_up_advice(causes: list[BaseException], url: str) -> str | None:
+def _set_up_advice(causes: list[BaseException]) -> str | None:
   """What to do about a failure that will not pass by itself."""
   import httpx2
 
@@ -319,7 +328,7 @@ def _set_up_advice(causes: list[BaseException], url: str) -> str | None:
         " begin with http:// in place of https://"
       )
     if isinstance(cause, httpx2.ProxyError):
-      return f"the proxy that {_proxy_variable(url)} names refuses: check it"
+      return "the proxy refuses: check it"
     if isinstance(cause, (httpx2.UnsupportedProtocol, httpx2.InvalidURL)):
       return "check base_url"
     if isinstance(cause, socket.gaierror):

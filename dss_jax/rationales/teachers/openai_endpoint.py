@@ -50,7 +50,7 @@ class OpenAIEndpoint:
     self._endpoint = endpoint
     self._openai = import_openai()
     self._key = ApiKey(endpoint)
-    endpoint_errors.check_set_up(self.base_url, self._http_client)
+    self._way = endpoint_errors.check_set_up(self.base_url, self._http_client)
     self._was_reached = False
     self._client: Any = None
     self._loop: asyncio.AbstractEventLoop | None = None
@@ -193,7 +193,7 @@ class OpenAIEndpoint:
       return TransientError("timeout", f"no answer in {self.timeout_s:g} s")
     if isinstance(error, (openai.APIConnectionError, OSError)):
       return endpoint_errors.connection_failure(
-        error, self.base_url, was_reached=self._was_reached
+        error, self._way, was_reached=self._was_reached
       )
     if isinstance(error, UnicodeEncodeError):
       return RejectedError("the prompt holds half of a surrogate pair")

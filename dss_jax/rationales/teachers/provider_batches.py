@@ -316,7 +316,9 @@ class _Provider:
   def __init__(self, endpoint: EndpointOptions):
     self._openai = import_openai()
     self._key = ApiKey(endpoint)
-    endpoint_errors.check_set_up(endpoint.url, self._openai.DefaultHttpxClient)
+    self._way = endpoint_errors.check_set_up(
+      endpoint.url, self._openai.DefaultHttpxClient
+    )
     version = endpoint.api_version
     self._url = endpoint.url
     self._client = self._openai.OpenAI(
@@ -398,7 +400,7 @@ class _Provider:
       raise UserError(f"{self._url}: {shown}", fields=fields) from None
     except self._openai.APIConnectionError as error:
       failure = endpoint_errors.connection_failure(
-        error, self._url, was_reached=False
+        error, self._way, was_reached=False
       )
       raise UserError(str(failure), fields="Endpoint.base_url") from None
     except self._openai.OpenAIError as error:

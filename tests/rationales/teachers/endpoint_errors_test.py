@@ -282,6 +282,13 @@ def test_a_server_that_is_not_up_yet_is_waited_for(clean):
   assert error.kind == "connection"
 
 
+def test_a_proxy_that_is_not_there_is_named(clean):
+  clean.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+  error = ask("https://models.example/v1")
+  assert isinstance(error, TransientError)
+  assert "through the proxy that HTTPS_PROXY names" in str(error)
+
+
 def test_a_connection_that_is_lost_after_sending_is_another_kind(clean):
   first, _ = ask_server(b"", scheme="http", host="127.0.0.1")
   assert isinstance(first, TransientError)
