@@ -33,6 +33,7 @@ class Progress:
     self._total = total_steps
     self._first = first_step
     self._start = time.monotonic()
+    self._spent: float | None = None
     self._description = description
     self._printed, self._printed_step = -math.inf, -1
     self._bar = None
@@ -72,8 +73,18 @@ class Progress:
     )
     return bar, task
 
-  def update(self, step: int, text: str) -> None:
-    """Shows how far the run is and a short text of what it measures."""
+  def update(
+    self, step: int, text: str, *, seconds: float | None = None
+  ) -> None:
+    """Shows how far the run is and a short text of what it measures.
+
+    Args:
+      step: steps made so far.
+      text: what was measured.
+      seconds: spent since the last update on what the steps to come will take
+        as well, so without compiling; None estimates by the clock.
+    """
+    self._spent = None if seconds is None else (self._spent or 0.0) + seconds
     if self._bar is not None:
       self._bar.update(self._task, completed=step, text=text)
       return
@@ -83,12 +94,12 @@ class Progress:
     if now - self._printed < _SECONDS_BETWEEN_LINES and not is_news:
       return
     self._printed, self._printed_step = now, step
-    seconds = now - self._start
+    spent = now - self._start if self._spent is None else self._spent
     of = "" if self._total is None else f"/{self._total}"
     line = f"{self._description} {step}{of}  {text}"
     done = step - self._first
     if done and self._total is not None:
-      remaining = seconds / done * max(0, self._total - step)
+      remaining = spent / done * max(0, self._total - step)
       line += f"  {_clock(remaining)} left"
     self._print(line)
 

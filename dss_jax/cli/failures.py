@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping
 
 from dss_jax.base.errors import UserError, lost_process, one_line
+from dss_jax.base.stop_requests import StoppedError
 from dss_jax.cli import error_hints
 
 # What to lower if a device is out of memory; other modes train.
@@ -44,7 +46,7 @@ def exit_status(
 
   Returns:
     0 or what `run` returns; 2 for what the user can mend; 130 after an
-    interrupt; 141 if the output has no reader; else 1.
+    interrupt, 143 after SIGTERM; 141 if the output has no reader; else 1.
   """
   try:
     return run() or 0
@@ -53,9 +55,12 @@ def exit_status(
     # that Python does not fail on it again when it exits.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
+  except StoppedError as error:
+    print(f"dss-jax {command}: stopped: {error}", file=sys.stderr)
+    return 128 + error.number
   except KeyboardInterrupt:
     print(f"dss-jax {command}: stopped", file=sys.stderr)
-    return 130
+    return 128 + signal.SIGINT
   except FloatingPointError as error:  # the run diverged
     print(f"dss-jax {command}: {error}", file=sys.stderr)
     return 1

@@ -6,11 +6,14 @@ import argparse
 import dataclasses
 import functools
 import json
+import pathlib
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError
+from dss_jax.base.stop_requests import StoppedError
 from dss_jax.cli import flags, process, run_flags
 
 if TYPE_CHECKING:
@@ -22,11 +25,26 @@ examples:
     --gin_file=data/taxonli.gin --gin_file=methods/dss.gin \\
     --gin.MODEL_DIR=runs/taxonli_dss --gin.TRAIN_STEPS=1200
 
-A run that is started again with the same MODEL_DIR resumes where it stopped.
+A run that is started again with the same MODEL_DIR resumes where it stopped;
+its folder alone says how it was configured:
+
+  dss-jax train --model_dir=runs/taxonli_dss
 """
 
 _MAX_DEVICES = 4096
 _MAX_ATTEMPTS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFlags:
+  """Where the run lies.
+
+  Attributes:
+    model_dir: the run's folder (MODEL_DIR in gin); without a --gin_file, a run
+      there resumes as it was configured, but for what --gin.NAME=VALUE changes.
+  """
+
+  model_dir: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +91,7 @@ class PlanFlags:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the mode's flags."""
+  flags.add_flags(parser, TrainFlags)
   run_flags.add_gin_flags(parser)
   flags.add_flags(
     parser,
@@ -101,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
   plan = flags.build(PlanFlags, args)
   _prepare_plan(plan, flags.build(process.ProcessFlags, args))
-  modules = run_flags.parse_gin(args)
+  modules = run_flags.parse_gin(args, _named_run(args))
   # Where a flag is not given, gin's value holds.
   inside = dataclasses.asdict(flags.build(InsideFlags, args))
   config = gin_config.instance(
@@ -116,8 +135,34 @@ def run(args: argparse.Namespace) -> int:
   from dss_jax.training import cpu_memory, train
 
   cpu_memory.keep(config.model.config)
-  train.train(config)
+  try:
+    train.train(config)
+  except StoppedError as stopped:
+    again = f"dss-jax train --model_dir={shlex.quote(config.model_dir)}"
+    raise StoppedError(
+      f"{stopped}; continue with: {again}", stopped.number
+    ) from None
   return 0
+
+
+def _named_run(args: argparse.Namespace) -> str | None:
+  """Binds MODEL_DIR to --model_dir; returns the run's file if it resumes.
+
+  Raises:
+    UserError: there is neither a run nor a configuration of one.
+  """
+  folder = flags.build(TrainFlags, args).model_dir
+  if folder is None:
+    return None
+  args.gin_flags = [*args.gin_flags, f"--gin.MODEL_DIR={folder!r}"]
+  if args.gin_file:
+    return None
+  if not run_flags.is_run(folder):
+    raise UserError(
+      f"--model_dir: there is no run in {folder!r} to resume; a new one needs"
+      " --gin_file=models/..., --gin_file=runs/train.gin and what it trains on"
+    )
+  return str(pathlib.Path(folder).expanduser() / run_flags.RUN_FILE)
 
 
 def _prepare_plan(plan: PlanFlags, processes: process.ProcessFlags) -> None:

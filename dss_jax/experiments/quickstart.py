@@ -13,6 +13,7 @@ import dataclasses
 import math
 import pathlib
 import shlex
+import signal
 import statistics
 import sys
 import textwrap
@@ -22,6 +23,7 @@ from typing import Any
 
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError
+from dss_jax.base.stop_requests import StoppedError
 
 NUM_RECORDS = 500
 RECORDS_PER_BATCH = 32
@@ -60,21 +62,37 @@ def compare(
   checks.in_range("steps", dss_steps, NUM_EVALUATIONS)
   started = time.monotonic()
   seeds = f"{num_seeds} seed{'s' if num_seeds > 1 else ''}"
-  print(_INTRODUCTION.format(records=NUM_RECORDS, seeds=seeds))
+  minutes = math.ceil(num_seeds * len(METHODS) * _minutes(dss_steps))
+  print(_INTRODUCTION.format(records=NUM_RECORDS, seeds=seeds, minutes=minutes))
   steps = {"dss": dss_steps, "standard": _equal_token_steps(dss_steps)}
-  runs = []
+  runs: list[Run] = []
+  longest = 0.0
   for seed in range(num_seeds):
     for method in METHODS:
       name = f"{method}_{steps[method]}_{seed}"
       run = Run(method, seed, steps[method], folder / name)
+      left = num_seeds * len(METHODS) - len(runs)
       print(
         f"[{len(runs) + 1}/{num_seeds * len(METHODS)}] {METHODS[method]}, seed"
-        f" {seed}, {run.steps} steps",
+        f" {seed}, {run.steps} steps{_time_left(longest * left)}",
         flush=True,
       )
+      run_started = time.monotonic()
       run.train(train)
+      longest = max(longest, time.monotonic() - run_started)
       runs.append(run)
   _show(runs, folder, minutes=(time.monotonic() - started) / 60)
+
+
+def _minutes(dss_steps: int) -> float:
+  """What a run takes on two CPU cores that do nothing else."""
+  return 0.3 + 0.7 * dss_steps / DSS_STEPS
+
+
+def _time_left(seconds: float) -> str:
+  """How long the runs to come take, if one is known; all see as many tokens."""
+  minutes = round(seconds / 60)
+  return f" (about {minutes} min left for all runs)" if minutes else ""
 
 
 _INTRODUCTION = """\
@@ -82,7 +100,8 @@ The built-in dataset taxonli: does one sentence follow from another?
 {records} labelled records, {seeds} for each method, the same student and the
 same number of training tokens. Each method has the best learning rate of the
 same small search. The checkpoint is selected on the validation split; the
-test split is read once, at the end.
+test split is read once, at the end. All of it takes about {minutes} min on two CPU
+cores; started again, it resumes where it stopped.
 """
 
 
@@ -120,8 +139,8 @@ class Run:
   def train(self, train: Callable[[Sequence[str]], int]) -> None:
     """Trains, resumes training, or finds the run complete."""
     status = train(self.flags())
-    if status == 130:
-      raise KeyboardInterrupt
+    if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+      raise StoppedError("start it again to continue", status - 128)
     if status != 0:
       raise UserError(f"the run in {self.folder} failed; see above")
 

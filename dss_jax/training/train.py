@@ -13,13 +13,16 @@ import contextlib
 import dataclasses
 import functools
 import json
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 import jax
+from jax.experimental import multihost_utils
 
-from dss_jax.base import atomic_files
+from dss_jax.base import atomic_files, stop_requests
+from dss_jax.base.stop_requests import StoppedError, StopRequests
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training import cpu_memory, results, run_directory, start_or_resume
 from dss_jax.training import evaluation as evaluation_lib
@@ -60,6 +63,7 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
     UserError: for a configuration that cannot run.
     FloatingPointError: where too many updates in a row were not finite, or
       one with `debug_nans`.
+    StoppedError: Ctrl-C or SIGTERM while training; the step is saved.
   """
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0:
@@ -91,7 +95,10 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
     put = functools.partial(
       config.partitioner.put_batch, global_shapes=setup.data.global_shapes
     )
-    with setup.data.prefetch(first_step, stop_step, put) as batches:
+    with (
+      _stop_requests() as signals,
+      setup.data.prefetch(first_step, stop_step, put) as batches,
+    ):
       for position, batch in monitor.batches(batches):
         step = position + 1
         with monitor.step(step, state):
@@ -105,7 +112,8 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
         evaluates = is_last or bool(
           config.eval_period and step % config.eval_period == 0
         )
-        saves = is_last or step % config.save_cfg.period == 0
+        is_stopped = _is_stopped(signals, step)
+        saves = is_last or is_stopped or step % config.save_cfg.period == 0
         if evaluates or saves:
           flush(config, loop, monitor)
         elif step % config.stats_period == 0:
@@ -113,7 +121,9 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
         if evaluates:
           with monitor.evaluation(step), cpu_memory.given_back():
             saves |= evaluate(config, setup, state.params, step, loop, monitor)
-        stops = loop.out_of_patience(config.early_stopping_patience)
+        stops = is_stopped or loop.out_of_patience(
+          config.early_stopping_patience
+        )
         if saves or stops:
           with monitor.phase("checkpoint"):
             loop.wall_s += time.monotonic() - saved_at
@@ -128,6 +138,10 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
     with monitor.phase("checkpoint"):
       checkpoints.wait()
     write_description(config, setup, monitor)
+    if signals.number is not None:
+      raise StoppedError(
+        f"step {step} of {config.total_steps} is saved", signals.number
+      )
     with monitor.phase("evaluation"), cpu_memory.given_back():
       best_step, entries = results.score_selected(
         config, checkpoints, setup, loop, step
@@ -142,6 +156,25 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
       monitor.end(step - first_step, loop.tokens_seen - first_tokens)
     write_description(config, setup, monitor)
     return TrainResult(step, best_step, entries, loop)
+
+
+def _stop_requests() -> contextlib.AbstractContextManager[StopRequests]:
+  """Notices signals; those of several processes are JAX's to notice."""
+  if jax.process_count() > 1:
+    return contextlib.nullcontext(StopRequests())
+  return stop_requests.noticed()
+
+
+def _is_stopped(signals: StopRequests, step: int) -> bool:
+  """Whether to stop after this step, which all processes agree on."""
+  settings: Any = jax.config
+  if (
+    jax.process_count() > 1
+    and settings.jax_enable_preemption_service
+    and multihost_utils.reached_preemption_sync_point(step)
+  ):
+    signals.number = signal.SIGTERM
+  return signals.number is not None
 
 
 def flush(

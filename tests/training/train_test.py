@@ -4,8 +4,10 @@ import dataclasses
 import io
 import json
 import math
+import os
 import pathlib
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ import small_runs
 from dss_jax import datasets
 from dss_jax.base import named_trees
 from dss_jax.base.errors import UserError
+from dss_jax.base.stop_requests import StoppedError
 from dss_jax.data import pipeline
 from dss_jax.data.feeding import batch_files, training_data
 from dss_jax.datasets import DataOptions
@@ -225,6 +228,39 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
   assert _fingerprint(tmp_path) == _fingerprint(finished)
   description = json.loads((tmp_path / "run.json").read_text())
   assert description["recompilations"] == 0
+
+
+@pytest.mark.parametrize(
+  ("at", "number"),
+  [
+    (2, signal.SIGTERM),
+    pytest.param(4, signal.SIGINT, marks=pytest.mark.slow),
+    pytest.param(8, signal.SIGINT, marks=pytest.mark.slow),
+  ],
+)
+def test_a_signal_saves_the_step_and_the_run_ends_as_if_there_were_none(
+  finished, tmp_path, monkeypatch, at, number
+):
+  config = _config(tmp_path)
+  original = monitoring.Monitor.add_step
+
+  def add_step(self, step, *args):
+    original(self, step, *args)
+    if step == at:
+      os.kill(os.getpid(), number)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(monitoring.Monitor, "add_step", add_step)
+    with pytest.raises(
+      StoppedError, match=f"^step {at} of 8 is saved"
+    ) as error:
+      _train(config)
+  assert error.value.number == number
+  with checkpoints_lib.Checkpoints(tmp_path, read_only=True) as saved:
+    assert saved.resolve_step("latest") == at
+  assert not (tmp_path / "results.jsonl").exists()
+  _train(config)
+  assert _fingerprint(tmp_path) == _fingerprint(finished)
 
 
 @pytest.mark.slow

@@ -177,3 +177,18 @@ def test_two_processes_killed_and_continued_train_as_one(runs, rebooted):
   assert got.keys() == want.keys()
   for path, value in want.items():
     np.testing.assert_allclose(got[path], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_a_signal_to_one_of_two_processes_saves_and_ends_both(runs):
+  two = runs["two"]
+  two.start()
+  two.wait_for_checkpoint(16)
+  two.started[1].terminate()
+  assert two.end() == [143, 143], two.text()
+  step = two.saved()
+  assert step is not None
+  assert 16 < step < STEPS
+  for log in two.logs:
+    assert f"stopped: step {step} of {STEPS} is saved" in log.read_text()

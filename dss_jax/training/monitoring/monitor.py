@@ -244,7 +244,12 @@ class Monitor:
     )
     shown = {name: _mean(written, name) for name in written[-1]}
     line = summary_line(shown | rates, self._subtasks)
-    self._progress.update(step, line + _time_note(shares))
+    once = ("compile", "setup")
+    self._progress.update(
+      step,
+      line + _time_note(shares),
+      seconds=sum(s for name, s in phases.items() if name not in once),
+    )
 
   def add_evaluation(
     self, step: int, values: Mapping[str, float], seconds: float
