@@ -127,6 +127,7 @@ class _Asking:
       self._prices.total(self._ledger.charges()) if self._prices.tables else 0.0
     )
     self._pace = pacing.Pace.from_options(options, self._spent_at_start)
+    self._longest_answer = 0
     self._error: BaseException | None = None
     self._cancelling: asyncio.TimerHandle | None = None
     self._showing: asyncio.TimerHandle | None = None
@@ -179,6 +180,7 @@ class _Asking:
 
   async def _attempt(self, job: Job) -> None:
     """Sends a job once and does what follows from how that ends."""
+    self._expect_long_answers(job)
     permit = await self._pace.enter(job.tokens.all, job.cost)
     if permit is None:
       if self._pace.out_of_money:
@@ -221,6 +223,15 @@ class _Asking:
     self._end(job, attempt, permit, answer, time.monotonic() - started)
     self._commits.schedule()
 
+  def _expect_long_answers(self, job: Job) -> None:
+    """Estimates with the longest answer there was, where it is above the limit.
+
+    Some endpoints do not hold `max_tokens`, or do not count thoughts in it.
+    """
+    if self._longest_answer > job.tokens.written:
+      job.tokens = dataclasses.replace(job.tokens, written=self._longest_answer)
+      job.cost = self._cost(job.request, job.tokens)
+
   def _end(
     self,
     job: Job,
@@ -232,6 +243,7 @@ class _Asking:
     """Notes how an attempt ended: an outcome, another try, or the end."""
     if isinstance(answer, Completion):
       used = answer.tokens(job.tokens)
+      self._longest_answer = max(self._longest_answer, used.written)
       self._pace.leave(
         permit, "ok", tokens=used.all, cost=self._cost(job.request, used)
       )

@@ -479,6 +479,18 @@ def test_max_cost_needs_a_price(ledger):
       ask([request(0)], Scripted(), ledger, quick(max_cost=1), prices=prices)
 
 
+def test_max_cost_expects_answers_as_long_as_they_are(ledger):
+  """An endpoint whose thoughts are not bounded by max_tokens, which is 10."""
+  teacher = Scripted(
+    lambda r, n: Completion("x", prompt_tokens=5, completion_tokens=50)
+  )
+  options = quick(max_cost=9.5, concurrency=1)
+  summary = ask(map(request, range(9)), teacher, ledger, options, prices=CHEAP)
+  # The second would have been sent for the 1.0 of its limit, and cost 5.0.
+  assert (summary.answered, summary.cost) == (1, pytest.approx(5.0))
+  assert "max_cost is 9.5" in summary.reason
+
+
 @pytest.mark.parametrize("counted", [None, 0])
 def test_answers_without_usage_are_estimated(ledger, counted):
   answer = Completion(
