@@ -81,15 +81,16 @@ def _problem_line(source: SourceFlags, records: int, problems: Any) -> str:
 
 
 def _stats(args: argparse.Namespace) -> int:
-  from dss_jax.cli import dataset_tables
+  from dss_jax.cli import dataset_reports, dataset_tables
 
   source = flags.build(SourceFlags, args)
   stats = flags.build(StatsFlags, args)
   problems: list[Problem] = []
   if source.input:
-    report, problems = _file_report(source, stats)
+    records, problems = _read_input(source)
+    report = dataset_reports.of_file(source, stats, records, problems)
   else:
-    report = _dataset_report(source, stats, _data_options(args))
+    report = dataset_reports.of_dataset(source, stats, _data_options(args))
   if stats.json:
     print(json.dumps(report, indent=2, ensure_ascii=False))
   else:
@@ -102,97 +103,6 @@ def _stats(args: argparse.Namespace) -> int:
     )
     return 2
   return 0
-
-
-def _dataset_report(
-  source: SourceFlags, stats: StatsFlags, options: DataOptions
-) -> dict[str, Any]:
-  """All that `data stats` prints about a registered dataset."""
-  from dss_jax import datasets, vocabularies
-  from dss_jax.datasets import statistics
-  from dss_jax.datasets.records import MissingFileError
-
-  spec = datasets.get(source.dataset or "")
-  vocabulary = vocabularies.from_name(
-    stats.vocabulary or vocabularies.default_name(spec.name)
-  )
-  splits: dict[str, Any] = {}
-  sizes: dict[str, int] = {}
-  missing: dict[str, str] = {}
-  found_splits = datasets.source_splits(spec, options)
-  for split in (source.split,) if source.split else found_splits:
-    try:
-      found, records = statistics.report_split(spec.name, split, options)
-    except MissingFileError as error:
-      missing[split] = str(error)
-      if source.split or len(missing) == len(found_splits):
-        raise
-      continue
-    splits[split] = found.to_dict(options.parser)
-    splits[split]["tokens"] = statistics.token_lengths(
-      records[: stats.limit], vocabulary, prefix=stats.prefix
-    )
-    sizes[split] = len(records)
-    if split == "train":
-      train, validation = datasets.split_positions(
-        spec, [record.id for record in records], options
-      )
-      sizes["train"] = len(train)
-      if validation:
-        sizes["validation"] = len(validation)
-  shown_source = options.source
-  if shown_source != "records" and spec.name == "taxonli":
-    shown_source = "built in"
-  elif spec not in datasets.SHIPPED:
-    shown_source = "own records"
-  return {
-    "dataset": spec.name,
-    "source": shown_source,
-    "parser": options.parser,
-    "rationale_source": (
-      datasets.rationale_source(spec.name, options)
-      if "train" in sizes
-      else None
-    ),
-    "license": spec.license,
-    "vocabulary": vocabulary.name,
-    "prefix": stats.prefix,
-    "splits": splits,
-    "missing": missing,
-    "after_splitting": {
-      "split_policy": options.split_policy,
-      "train_fraction": options.train_fraction,
-      "rows": {name: sizes[name] for name in datasets.SPLITS if name in sizes},
-    },
-  }
-
-
-def _file_report(
-  source: SourceFlags, stats: StatsFlags
-) -> tuple[dict[str, Any], list[Problem]]:
-  """All that `data stats` prints about a file of records."""
-  from dss_jax import vocabularies
-  from dss_jax.datasets import statistics
-
-  records, problems = _read_input(source)
-  vocabulary = vocabularies.from_name(stats.vocabulary or "bytes")
-  found = statistics.report_records(
-    records, arithmetic_labels=stats.by_value
-  ).to_dict()
-  del found["by_parser"]
-  found["malformed"] = len(problems)
-  found["malformed_lines"] = [
-    dataclasses.asdict(problem) for problem in problems[:_SHOWN_PROBLEMS]
-  ]
-  found["tokens"] = statistics.token_lengths(
-    records[: stats.limit], vocabulary, prefix=stats.prefix
-  )
-  return {
-    "input": source.input,
-    "vocabulary": vocabulary.name,
-    "prefix": stats.prefix,
-    "splits": {"all": found},
-  }, problems
 
 
 # --- show, batches -----------------------------------------------------------
@@ -403,4 +313,9 @@ def _convert(args: argparse.Namespace) -> int:
       records = datasets.load_source_split(spec.name, split, options=options)
       records = records[: convert.limit]
     print(f"{split}: {write_records(path, records)} records -> {path}")
+  if convert.as_trained and "validation" not in found_splits:
+    print(
+      "validation data are cut: train on all of these files, or a run cuts"
+      " others off"
+    )
   return 0

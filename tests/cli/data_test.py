@@ -448,11 +448,13 @@ def test_convert_a_dataset(data, tmp_path, suffix, capsys):
 
 @pytest.mark.parametrize("flags", [(), ("--as_trained",)])
 def test_a_run_on_what_was_converted_cuts_validation_once(
-  data, tmp_path, fixtures, flags
+  data, tmp_path, fixtures, flags, capsys
 ):
   """It sees the records that a run on the dataset itself sees."""
   output = tmp_path / "{split}.jsonl"
   assert data("convert", "--dataset=svamp", "--output", output, *flags) == 0
+  hint = "validation data are cut: train on all of these files"
+  assert (hint in capsys.readouterr().out) == bool(flags)
   assert (tmp_path / "validation.jsonl").exists() == bool(flags)
   release = datasets.DataOptions(data_dir=str(fixtures / "release"))
   converted = datasets.DataOptions(data_dir=str(tmp_path), source="records")
