@@ -1,9 +1,9 @@
 """Parsing: a completion becomes a rationale and an answer, or a reason why not.
 
-The answer itself is read by `dss_jax.datasets.completions.tolerant`, as in the released
-completions. This module handles what only new completions have: refusals, known
-truncation, and the habits of chat models, which repeat the question, think
-aloud in tags and set the answer in bold type.
+The answer itself is read by `dss_jax.datasets.completions.tolerant`, as in the
+released completions. This module handles what only new completions have:
+refusals, known truncation, thoughts, and chat models' habit to repeat the
+question.
 
 Statuses are those of `dss_jax.datasets.completions`, and
 
@@ -88,29 +88,17 @@ def parse(
     dataset = _OFFICIAL[prompt.name]
     read = completions.parser(dataset, "official", completion.model)
     return read(text, choices_of(record) or None)
-  is_cut_off = None
-  if ended in _CUT_OFF:
-    is_cut_off = True
-  elif ended in _ENDED:
-    is_cut_off = False
   said = template_tokens.take_apart(text)
-  text = _without_question(prompt, record, said.text)
-  if not text.strip():
-    return Parsed("", None, "truncated" if is_cut_off else "empty")
-  # Choices come from the record, whose facts are unchecked.
-  choices = [_storable(choice) for choice in choices_of(record)]
-  parsed = tolerant.read(
-    prompt.form,
-    text,
-    choices,
-    is_cut_off=False if said.is_whole else is_cut_off,
-  )
-  if parsed.status == "no_marker" and _REFUSAL.match(text.lstrip()):
-    return Parsed("", None, "refused")
-  if rationale_from != "answer":
-    thoughts = _storable(completion.reasoning or "") or said.thoughts
-    parts = [thoughts, *[parsed.rationale] * (rationale_from == "both")]
-    parsed = _with_rationale(parsed, "\n\n".join(filter(None, parts)))
+  is_cut_off = None if ended not in (*_CUT_OFF, *_ENDED) else ended in _CUT_OFF
+  if said.is_whole:
+    is_cut_off = False
+  parsed = _read_said(prompt, record, said.text, is_cut_off)
+  thoughts = _storable(completion.reasoning or "") or said.thoughts
+  if rationale_from == "reasoning":
+    parsed = _with_rationale(parsed, thoughts)
+  elif rationale_from == "both":
+    both = filter(None, (thoughts, parsed.rationale))
+    parsed = _with_rationale(parsed, "\n\n".join(both))
   elif parsed.status == "empty" and said.is_shown:
     # The prompt asked for a rationale in these tags.
     parsed = _with_rationale(parsed, said.thoughts)
@@ -121,9 +109,24 @@ def parse(
   return parsed
 
 
+def _read_said(
+  prompt: Prompt, record: Record, text: str, is_cut_off: bool | None
+) -> Parsed:
+  """What a teacher said, thoughts and control tokens aside."""
+  text = _without_question(prompt, record, text)
+  if not text.strip():
+    return Parsed("", None, "truncated" if is_cut_off else "empty")
+  # Choices come from the record, whose facts are unchecked.
+  choices = [_storable(choice) for choice in choices_of(record)]
+  parsed = tolerant.read(prompt.form, text, choices, is_cut_off=is_cut_off)
+  if parsed.status == "no_marker" and _REFUSAL.match(text.lstrip()):
+    return Parsed("", None, "refused")
+  return parsed
+
+
 def _with_rationale(parsed: Parsed, rationale: str) -> Parsed:
   """The same answer with another rationale, if the answer could be read."""
-  if parsed.status not in ("ok", "empty"):
+  if parsed.label is None or parsed.status not in ("ok", "empty"):
     return parsed
   return Parsed(rationale.strip(), parsed.label).checked()
 

@@ -18,10 +18,9 @@ from dss_jax.base import value_types
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.completions import ANSWER_KINDS
 from dss_jax.datasets.records import Record
-from dss_jax.rationales import completion_parsing
+from dss_jax.rationales import completion_parsing, json_outputs
 from dss_jax.rationales.prompts import (
   ANSWER_FORMATS,
-  DEFAULT_JSON_FORMAT,
   Exemplar,
   Prompt,
   fields_of,
@@ -40,7 +39,7 @@ del _TYPES["name"], _TYPES["exemplars"]
 _REQUIRED = ("input_format", "output_format", "answer_kind", "answer_marker")
 # What a prompt for outputs in JSON need not say.
 _JSON_DEFAULTS = {
-  "output_format": DEFAULT_JSON_FORMAT,
+  "output_format": json_outputs.DEFAULT_FORMAT,
   "answer_marker": "the answer is",
 }
 

@@ -22,6 +22,7 @@ from dss_jax.base import checks, strict_json
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.completions import AnswerForm
 from dss_jax.datasets.records import Record
+from dss_jax.rationales import json_outputs
 from dss_jax.rationales.teacher_requests import (
   STYLES,
   Message,
@@ -29,11 +30,8 @@ from dss_jax.rationales.teacher_requests import (
   Sampling,
 )
 
-# How outputs in JSON look, if a prompt does not say.
-DEFAULT_JSON_FORMAT = ' {"rationale": {rationale}, "answer": {answer}}'
 ANSWER_FORMATS = ("text", "json")
 
-_JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,30})(?:\.\d{1,30})?", re.ASCII)
 _FIELD = re.compile(r"\{(\w+)\}")
 _CHOICE = re.compile(r"\s*\(([A-Za-z])\)\s*(\S.*)")
 
@@ -131,47 +129,16 @@ class Prompt:
     """
     if self.answer_format != "json":
       return None
-    filled = _fill(
-      self.output_format, {"rationale": '"rationale"', "answer": '"answer"'}
-    )
-    try:
-      fields = strict_json.loads(filled)
-    except UserError as error:
-      raise UserError(f"output_format: {error}") from None
-    if not isinstance(fields, dict) or list(fields.values()) != [
-      "rationale",
-      "answer",
-    ]:
-      raise UserError(
-        f"output_format is {self.output_format.strip()!r}; for answer_format"
-        ' "json" it must be an object such as'
-        f" {DEFAULT_JSON_FORMAT.strip()}"
-      )
-    rationale_key, answer_key = fields
-    return rationale_key, answer_key
+    return json_outputs.keys_of(self.output_format)
 
   @functools.cached_property
   def response_format(self) -> Mapping[str, Any] | None:
     """The `response_format` of a chat's request, for outputs in JSON."""
     if self.json_keys is None:
       return None
-    answer: dict[str, Any] = {"type": "string"}
-    if self.answer_kind == "label":
-      answer["enum"] = list(self.labels)
-    elif self.answer_kind == "number":
-      answer["type"] = "number"
-    rationale_key, answer_key = self.json_keys
-    schema = {
-      "type": "object",
-      "properties": {rationale_key: {"type": "string"}, answer_key: answer},
-      "required": [rationale_key, answer_key],
-      "additionalProperties": False,
-    }
-    name = re.sub(r"[^a-zA-Z0-9_-]", "_", self.name)[:64] or "answer"
-    return {
-      "type": "json_schema",
-      "json_schema": {"name": name, "strict": True, "schema": schema},
-    }
+    return json_outputs.response_format(
+      self.name, self.json_keys, self.answer_kind, self.labels
+    )
 
   @property
   def lead(self) -> str:
@@ -280,9 +247,8 @@ class Prompt:
     """A rationale and an answer as the teacher is to write them."""
     answer = self.answer(label, choices)
     if self.json_keys:
+      answer = json_outputs.answer_value(self.answer_kind, answer)
       rationale = strict_json.dumps(rationale)
-      if self.answer_kind != "number" or not _JSON_NUMBER.fullmatch(answer):
-        answer = strict_json.dumps(answer)
     values = {"rationale": rationale, "answer": answer}
     return _fill(self.output_format, values)
 

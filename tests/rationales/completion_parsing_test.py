@@ -245,6 +245,8 @@ def test_tokens_within_a_rationale_are_seen():
      ("Consider each choice:\n(a) is wet.", "zoo", "ok")),
     ('{"rationale": "R.", "answer": "(b) zo', ("", None, "no_marker")),
     ('{"rationale": "R.", "answer": "(b) zoo"}\n{"answer": "(a)"}', READ),
+    ('R.\n\n```json\n{"answer": "(b)"}\n```', READ),
+    (f'{ANSWER}\n\n{{"rationale": "No.", "answer": "(a)"}}', READ),
   ],
 )  # fmt: skip
 def test_the_first_answer_counts(text, expected):

@@ -9,6 +9,7 @@ import pytest
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
+from dss_jax.datasets.families import generator
 from dss_jax.datasets.records import Record
 from dss_jax.rationales import completion_parsing, prompt_files, toml_files
 from dss_jax.rationales.prompts import (
@@ -96,7 +97,7 @@ def test_labels_are_balanced(name):
 def test_taxonli_exemplars_are_the_generators_and_no_test_inputs():
   prompt = prompt_files.load("taxonli")
   for exemplar in prompt.exemplars:
-    assert taxonli.split_of(exemplar.input) == "train"
+    assert generator.split_of(exemplar.input) == "train"
     words = taxonli.read_input(exemplar.input) or []
     relations = [taxonli.relation_of(*pair) or "" for pair in words]
     assert exemplar.rationale == taxonli.explain(relations, words)

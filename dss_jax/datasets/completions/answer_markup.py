@@ -177,15 +177,16 @@ _OBJECT_BEGIN = re.compile(
 
 def json_fields(
   text: str, keys: tuple[str, str] | None = None
-) -> tuple[str, str] | None:
-  """The rationale and the answer of a JSON object in a text.
+) -> tuple[int, str, str] | None:
+  """Where a JSON object begins in a text, its rationale and its answer.
 
   Args:
     text: an object, perhaps in a code fence and with words around it.
     keys: of the rationale and the answer; usual names are tried after them.
 
   Returns:
-    Rationale ("" if it has none) and answer; None if there is no such object.
+    Position, rationale ("" if it has none) and answer; None if there is no such
+    object.
   """
   begin = _OBJECT_BEGIN.search(text)
   if begin is None:
@@ -198,7 +199,8 @@ def json_fields(
   answer = _first(named, (answer_key, *_ANSWER_KEYS))
   if answer is None:
     return None
-  return _first(named, (rationale_key, *_RATIONALE_KEYS)) or "", answer
+  rationale = _first(named, (rationale_key, *_RATIONALE_KEYS)) or ""
+  return begin.start(), rationale, answer
 
 
 def is_broken_json(text: str) -> bool:

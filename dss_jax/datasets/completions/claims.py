@@ -80,6 +80,7 @@ _HYPOTHESIS = re.compile(
   r"\b[^.,;:!?\n]{0,40}$",
   re.I,
 )
+_SENTENCE = re.compile(r"[.!?](?=\s)\s+|\n[ \t]{0,9}\n\s*(?=[A-Z*#])")
 _SIGN_END = re.compile(r"(?<!\bis)(?<!\bare)\s{0,3}[:=\u2192\u2013\u2014-]\s?$")
 _BEGINS = re.compile(
   rf"(?:^|[.!?:;,\n]|{_CONCLUSION})[\s#>*_-]{{0,8}}(?:the\s|my\s)?$", re.I
@@ -124,6 +125,8 @@ def find(form: AnswerForm, text: str) -> Iterator[Claim]:
       continue
     lead = _LEAD.search(text[max(match.start() - 120, 0) : match.start()])
     start = match.start() - (len(lead[0].lstrip()) if lead else 0)
+    if kind == "box":
+      start = _sentence_start(text, start)
     concludes = (
       lead is not None
       or kind in ("heading", "box", "tag", "own_field")
@@ -135,6 +138,19 @@ def find(form: AnswerForm, text: str) -> Iterator[Claim]:
     count += 1
     if count == MAX_CLAIMS:
       return
+
+
+def _sentence_start(text: str, position: int) -> int:
+  """Where the sentence begins that stands before a box, if it is short.
+
+  "Thus, the number of pens is" is nothing to learn without the number.
+  """
+  before = text[max(position - 200, 0) : position]
+  ends = list(_SENTENCE.finditer(before))
+  begin = position - len(before) + (ends[-1].end() if ends else 0)
+  is_short = ends or position == len(before)
+  words = text[begin:position]
+  return begin if is_short and re.search(r"[^\W\d_]{2}", words) else position
 
 
 @functools.lru_cache(maxsize=64)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dss_jax.datasets import arithmetic
 from dss_jax.datasets.completions import answer_markup, claims
@@ -101,11 +101,9 @@ def read(
     What it says, with labels in the spelling of `choices` or `form.labels`.
   """
   choices = choices or ()
-  fields = answer_markup.json_fields(completion, form.json_keys)
-  if fields is not None:
-    rationale, answer = fields
-    line = answer_markup.answer_line(answer)
-    return _parsed(rationale, read_line(form, line, choices))
+  from_json = _json_answer(form, completion, choices)
+  if from_json is not None:
+    return from_json
   if answer_markup.is_broken_json(completion):
     # Its signs are no words of a rationale.
     return Parsed("", None, "no_marker" if is_cut_off is False else "truncated")
@@ -139,6 +137,22 @@ def read(
   return _parsed(rationale, reading)
 
 
+def _json_answer(
+  form: AnswerForm, completion: str, choices: Sequence[str]
+) -> Parsed | None:
+  """What a JSON object says, unless an answer in words comes before it."""
+  fields = answer_markup.json_fields(completion, form.json_keys)
+  if fields is None:
+    return None
+  start, rationale, answer = fields
+  before = completion[:start].strip()
+  earlier = _first_answer(form, before, choices, is_cut=False)
+  if earlier is not None and earlier.reading.label is not None:
+    return None
+  line = answer_markup.answer_line(answer)
+  return _parsed(rationale or _trimmed(before), read_line(form, line, choices))
+
+
 def _parsed(rationale: str, reading: Reading) -> Parsed:
   return Parsed(rationale, reading.label, reading.status).checked()
 
@@ -157,6 +171,15 @@ def _own_part(form: AnswerForm, completion: str) -> tuple[str, bool]:
 # --- the answer ---------------------------------------------------------------
 
 
+def _read_claims(
+  form: AnswerForm, text: str, choices: Sequence[str]
+) -> Iterator[tuple[claims.Claim, str, Reading]]:
+  """The claims of a text, the lines of their answers, and what those say."""
+  for claim in claims.find(form, text):
+    line = answer_markup.answer_line(text, claim.end)
+    yield claim, line, read_line(form, line, choices)
+
+
 def _first_answer(
   form: AnswerForm, text: str, choices: Sequence[str], is_cut: bool
 ) -> _Answered | None:
@@ -164,12 +187,10 @@ def _first_answer(
   unread: _Answered | None = None
   weak: _Answered | None = None
   last = len(text)
-  for claim in claims.find(form, text):
+  for claim, line, reading in _read_claims(form, text, choices):
     if claim.start >= last:
       break
-    line = answer_markup.answer_line(text, claim.end)
-    reading = read_line(form, line, choices)
-    if is_cut and _reaches_end(text, claim.end, line):
+    if is_cut and _reaches_end(text, claim.end):
       reading = _begun(form, line, reading)
     found = _Answered(claim.start, claim.end, reading)
     if claim.kind == "weak":
@@ -182,14 +203,15 @@ def _first_answer(
     if claim.kind == "chosen" and reading.status != "ok":
       continue
     if reading.label is not None:
-      if weak and _BLANK_LINE.search(text, weak.end, claim.start):
-        status = (
-          "ok" if _same(form, weak.reading, reading) else "multiple_answers"
-        )
-        return dataclasses.replace(
-          weak, reading=dataclasses.replace(weak.reading, status=status)
-        )
-      return found
+      if weak is None or not _BLANK_LINE.search(text, weak.end, claim.start):
+        return found
+      # Either of them may be of an exemplar that was invented.
+      if _same(form, weak.reading, reading):
+        return weak
+      return dataclasses.replace(
+        weak,
+        reading=dataclasses.replace(weak.reading, status="multiple_answers"),
+      )
     if _NEGATED.match(line) and not claim.concludes:
       continue
     unread = unread or found
@@ -203,7 +225,8 @@ def _first_answer(
   return weak or unread
 
 
-def _reaches_end(text: str, start: int, line: str) -> bool:
+def _reaches_end(text: str, start: int) -> bool:
+  """Whether a text ends in the line that begins at `start`."""
   return len(text) - start < answer_markup.MAX_ANSWER_CHARS and (
     "\n" not in text[start:].strip()
   )
@@ -279,9 +302,7 @@ def _conclusion(
   """
   paragraph = _BLANK_LINE.search(text, found.end)
   part = text[found.end : paragraph.start() if paragraph else None]
-  for claim in claims.find(form, part):
-    line = answer_markup.answer_line(part, claim.end)
-    reading = read_line(form, line, choices)
+  for claim, _, reading in _read_claims(form, part, choices):
     if reading.status != "ok" or not _same(form, found.reading, reading):
       break
     if claim.has_lead and text[: found.start].strip():
@@ -295,9 +316,7 @@ def _is_taken_back(
   """Whether the writer gives another answer, or doubts this one, after it."""
   after = text[found.end :]
   doubt = _TAKEN_BACK.search(after, 0, 2 * answer_markup.MAX_ANSWER_CHARS)
-  for claim in claims.find(form, after):
-    line = answer_markup.answer_line(after, claim.end)
-    reading = read_line(form, line, choices)
+  for claim, line, reading in _read_claims(form, after, choices):
     if claim.has_lead and _NEGATED.match(line):
       return not _BLANK_LINE.search(after, 0, claim.start)
     if reading.label is None or claim.kind in ("weak", "lone"):
@@ -340,9 +359,7 @@ def _following(
     told = ""
   rest = f"{told}\n{text[line_end:] if line_end >= 0 else ''}".strip()
   end = len(rest)
-  for claim in claims.find(form, rest):
-    line = answer_markup.answer_line(rest, claim.end)
-    reading = read_line(form, line, choices)
+  for claim, _, reading in _read_claims(form, rest, choices):
     if reading.label is not None and not _same(form, found.reading, reading):
       return ""  # another exemplar, then
     if claim.concludes:
