@@ -116,7 +116,7 @@ def _optimizer(model, **options):
   )
 
 
-def _our_state(config, **options):
+def _our_state(config, **options) -> Any:
   """Our own optimizer's state after the same steps."""
   model = EncoderDecoderModel(config)
   tx = _optimizer(model, **options)
@@ -154,7 +154,7 @@ def _write(folder, params, states):
   return str(folder)
 
 
-def _start(path, config, tx):
+def _start(path, config, tx) -> Any:
   model = EncoderDecoderModel(config)
   opened = initialization.open_initial(path, model, optimizer_state=True)
   state, _ = initialization.initial_state(
@@ -228,21 +228,20 @@ def test_a_bias_per_layer_is_written_as_scalable_t5_has_it(
   _assert_close(found_states, named_trees.nested(wanted))
 
 
-@pytest.mark.parametrize("minimum", [8])
-def test_a_shared_bias_is_written_with_layers_apart(tmp_path, minimum):
+def test_a_shared_bias_is_written_with_layers_apart(tmp_path):
   apart = dataclasses.replace(SQUARE, relpos_bias_per_layer=False)
   scanned = dataclasses.replace(apart, scan_layers=True)
   found = {}
   for config in (apart, scanned):
-    tx, params, state = _our_state(config, min_dim_size_to_factor=minimum)
-    trees = jax.tree.map(
-      np.asarray, (params, t5x_optimizer_state.to_t5x(state))
-    )
-    found[config] = export_t5x.to_t5x(*trees, config)
-    (tmp_path / str(config.scan_layers)).mkdir()
-    path = export_t5x.write_checkpoint(
-      tmp_path / str(config.scan_layers), *found[config], STEPS
-    )
+    tx, params, state = _our_state(config, min_dim_size_to_factor=8)
+    states = t5x_optimizer_state.to_t5x(state)
+    params = jax.tree.map(np.asarray, params)
+    states: Any = jax.tree.map(np.asarray, states)
+    found[config] = export_t5x.to_t5x(params, states, config)
+    folder = tmp_path / str(config.scan_layers)
+    folder.mkdir()
+    target, slots = found[config]
+    path = export_t5x.write_checkpoint(folder, target, slots, STEPS)
     assert open_pretrained(str(path)).config == apart
     restored = _start(str(path), config, tx)
     _assert_close(restored.params, params)

@@ -147,7 +147,8 @@ import ctranslate2, transformers
 
 tokenizer = transformers.AutoTokenizer.from_pretrained("FOLDER")
 translator = ctranslate2.Translator("FOLDER", compute_type="{options.quantization}")
-tokens = tokenizer.convert_ids_to_tokens(tokenizer({model_card.prompt(student)}).input_ids)
+ids = {model_card.tokenizing(student)}.input_ids
+tokens = tokenizer.convert_ids_to_tokens(ids)
 result = translator.translate_batch(
     [tokens], beam_size=1, min_decoding_length=0,
     max_decoding_length={answer_checks.output_tokens(student)})[0]

@@ -291,15 +291,23 @@ def usage(student: Student, options: formats.ExportOptions) -> str:
   versions = "4.57 and 5"
   if student.model.config.relpos_bias_per_layer:
     versions = "4.57 and 5.24; those between scale the logits of every UMT5"
+  # transformers 5 takes the tables of every T5 for tied until it sees them, and
+  # then warns. Nothing in the folder can say so: with `tie_word_embeddings` off
+  # it would draw the encoder's and the decoder's tables at random.
+  quietly = ""
+  if not student.model.config.logits_via_embedding:
+    quietly = (
+      "\ntransformers.logging.set_verbosity_error()  # untied is meant\n"
+    )
   text = f"""\
 With transformers ({versions}):
 
 ```python
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
-model = AutoModelForSeq2SeqLM.from_pretrained("FOLDER")
-batch = tokenizer([{model_card.prompt(student)}], return_tensors="pt")
+import transformers
+{quietly}
+tokenizer = transformers.AutoTokenizer.from_pretrained("FOLDER")
+model = transformers.AutoModelForSeq2SeqLM.from_pretrained("FOLDER")
+batch = {model_card.tokenizing(student, 'return_tensors="pt"')}
 print(tokenizer.batch_decode(model.generate(**batch), skip_special_tokens=True))
 ```"""
   if needs_cache_off(student.model.config):

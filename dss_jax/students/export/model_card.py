@@ -211,6 +211,20 @@ def prompt(student: Student) -> str:
   return json.dumps(subtasks.fill(parts, fields), ensure_ascii=False)
 
 
+def tokenizing(student: Student, *arguments: str) -> str:
+  """Python that makes token ids of what the first sub-task reads.
+
+  Inputs are cut where training and `infer` cut them, if that is known.
+
+  Args:
+    student: the exported one.
+    *arguments: further ones of the tokenizer.
+  """
+  first = f"[{prompt(student)}]" if arguments else prompt(student)
+  cut = ["truncation=True"] if "inputs" in student.feature_lengths else []
+  return f"tokenizer({', '.join([first, *cut, *arguments])})"
+
+
 def title(folder: str | os.PathLike[str]) -> str:
   """The folder's name, even if its path is `.`."""
   return os.path.basename(os.path.abspath(folder))

@@ -206,7 +206,7 @@ import numpy as np, onnxruntime, transformers
 tokenizer = transformers.AutoTokenizer.from_pretrained("FOLDER")
 encoder = onnxruntime.InferenceSession("FOLDER/{ENCODER_FILE}")
 decoder = onnxruntime.InferenceSession("FOLDER/{DECODER_FILE}")
-batch = tokenizer([{model_card.prompt(student)}], return_tensors="np")
+batch = {model_card.tokenizing(student, 'return_tensors="np"')}
 read = {{"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}}
 hidden = encoder.run(None, read)[0]
 written = np.zeros((1, 1), np.int64)

@@ -30,7 +30,7 @@ from dss_jax.students.export import (
 )
 from dss_jax.students.student import Student
 
-PACKAGES = ("safetensors",)
+PACKAGES = ("flatbuffers", "safetensors")  # the first for jax.export
 CHECK_PACKAGES = ()
 HAS_TOKENIZER = True
 OWN_DTYPE = True
@@ -167,8 +167,8 @@ def usage(student: Student, options: formats.ExportOptions) -> str:
 
 Inputs end with id 1 and are filled up with 0; the batch has any size, and each
 size is compiled once. `params` is the dictionary of arrays in `{PARAMS_FILE}`.
-`{RUNNER_FILE}` is an example that needs jax, safetensors and transformers, not
-dss_jax:
+`{RUNNER_FILE}` is an example that needs jax, flatbuffers, safetensors and
+transformers, not dss_jax:
 
     python {RUNNER_FILE} {model_card.prompt(student)}
 

@@ -1,6 +1,7 @@
 """Runs an exported student: `python run.py TEXT ...`, one output a line.
 
-Needs jax, safetensors and transformers; stands alone next to the files it reads.
+Needs jax, flatbuffers, safetensors and transformers; stands alone next to the
+files it reads.
 """
 
 import pathlib

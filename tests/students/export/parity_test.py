@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import re
+import runpy
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.models.config import T5Config
 from dss_jax.students.export import (
@@ -120,6 +122,40 @@ def test_outputs_and_probabilities_are_the_students(
   left = sorted(path.name for path in tmp_path.iterdir())
   assert left == ["out"]
   assert not [p for p in (tmp_path / "out").iterdir() if p.name[0] == "."]
+
+
+@pytest.mark.parametrize("name", ["huggingface", "ctranslate2", "onnx"])
+def test_the_cards_snippet_cuts_inputs_as_training_did(
+  make_student, student_of, tmp_path, capfd, name
+):
+  """It is run as it stands in the card, on a text of three times the length."""
+  _need(name)
+  config = student_of("t5_1_1").model.config
+  known = vocabularies.from_name("taxonli").vocab_size
+  # Whatever is written has a text.
+  name_of = f"taxonli:{config.vocab_size - known}"
+  student = make_student(config, vocabulary=name_of)
+  longest = student.feature_lengths["inputs"]
+  folder = tmp_path / "out"
+  _export(student, folder, name, count=0)
+  text = "abc" * longest
+  (code,) = re.findall(
+    "```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.S
+  )
+  assert code.count("TEXT") == 1
+  script = tmp_path / "snippet.py"
+  path = str(folder)
+  script.write_text(code.replace("TEXT", text).replace("FOLDER", path))
+  capfd.readouterr()
+  found = runpy.run_path(str(script))
+  assert "tied weights" not in capfd.readouterr().err
+  ids = (
+    found["ids"] if name == "ctranslate2" else found["batch"]["input_ids"][0]
+  )
+  wanted = student.vocabulary.encode(
+    student.input_text(student.subtasks[0], text)
+  )
+  assert list(map(int, ids)) == vocabularies.with_eos(wanted, longest)
 
 
 def test_a_deeper_decoder_generates_too(make_student, student_of, tmp_path):
