@@ -35,8 +35,8 @@ from dss_jax.models import attention, layer_parts
 from dss_jax.models.kernels import (
   attention_proof,
   cudnn_attention,
-  flash_attention,
-  triton_attention,
+  tpu_flash_attention,
+  triton_flash_attention,
 )
 
 Array = jax.Array
@@ -82,8 +82,8 @@ IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
   "xla": plain,
   "cudnn": cudnn_attention.attention,
   "cudnn_dense": functools.partial(cudnn_attention.attention, form="dense"),
-  "triton": triton_attention.attention,
-  "flash": flash_attention.attention,
+  "triton": triton_flash_attention.attention,
+  "flash": tpu_flash_attention.attention,
 }
 _OF_PLATFORM = {
   "cpu": ("xla",),

@@ -245,7 +245,7 @@ def _predict_alone(args) -> dict[str, Any]:
   from dss_jax import main
   from dss_jax.cli import run_flags
   from dss_jax.students.predict_options import PredictOptions
-  from dss_jax.students.serving import student_backend
+  from dss_jax.students.serving import jobs, student_backend
 
   parser = main.make_parser()
   flags = parser.parse_args(["serve", f"--model_dir={args.model_dir}"])
@@ -259,13 +259,13 @@ def _predict_alone(args) -> dict[str, Any]:
     [24],
   )
   backend.warm_up()
-  inputs = _inputs(args)
-  labels = [p.label for p in backend.predict(inputs, outputs)]
+  inputs, wanted = _inputs(args), jobs.Wanted(outputs)
+  labels = [p.label for p in backend.predict(inputs, wanted)]
   rates = []
   for _ in range(args.repeats):
     start, asked = time.perf_counter(), 0
     while time.perf_counter() - start < args.seconds / 2 / args.repeats:
-      backend.predict(inputs, outputs)
+      backend.predict(inputs, wanted)
       asked += len(inputs)
     rates.append(asked / (time.perf_counter() - start))
   return {"labels": labels, "per_s": sorted(rates)[len(rates) // 2]}

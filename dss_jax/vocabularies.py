@@ -27,7 +27,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from dss_jax.base import same_text
+from dss_jax.base import text_normalization
 from dss_jax.base.errors import UserError
 from dss_jax.base.special_ids import EOS_ID, PAD_ID, UNK_ID
 
@@ -338,12 +338,12 @@ class SentencePieceVocabulary:
 def can_write(vocabulary: Vocabulary, text: str) -> bool:
   """Whether a student who writes every token of `text` right writes `text`.
 
-  Up to what `same_text.normal` makes the same.
+  Up to what `text_normalization.normal` makes the same.
   """
   ids = vocabulary.encode(text)
   if EOS_ID in ids or (vocabulary.unk_id in ids):
     return False
-  return same_text.same(vocabulary.decode(ids), text)
+  return text_normalization.same(vocabulary.decode(ids), text)
 
 
 def missing_characters(vocabulary: Vocabulary, text: str) -> list[str]:

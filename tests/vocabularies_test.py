@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dss_jax import vocabularies
-from dss_jax.base import same_text
+from dss_jax.base import text_normalization
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
 from dss_jax.datasets.options import CONTROLS
@@ -232,7 +232,7 @@ def test_added_tokens_follow_the_sentinels_and_are_written_to_the_letter():
 def test_what_can_be_written_comes_back(text):
   more = vocabularies.from_name(ADDED)
   assert vocabularies.can_write(more, text)
-  assert same_text.same(more.decode(more.encode(text)), text)
+  assert text_normalization.same(more.decode(more.encode(text)), text)
   plain = vocabularies.from_name("taxonli")
   missing = vocabularies.missing_characters(plain, text)
   assert missing == ["é"] * ("é" in text)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from dss_jax.base.errors import UserError, lost_process, one_line
 from dss_jax.base.stop_requests import StoppedError
-from dss_jax.cli import error_hints
+from dss_jax.cli import flag_hints
 
 # What to lower if a device is out of memory; other modes train.
 _FEWER = {"infer": "lower --batch_size", "serve": "lower --max_batch"}
@@ -79,7 +79,7 @@ def _message(
 ) -> tuple[str, int] | None:
   """The message and exit status of an error that a user can act on."""
   if isinstance(error, UserError):
-    return error_hints.with_hints(error, flags), 2
+    return flag_hints.with_hints(error, flags), 2
   if isinstance(error, MemoryError):
     return (
       f"out of memory ({one_line(error)}): ask for smaller batches, models or"

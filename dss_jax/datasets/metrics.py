@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from dss_jax.base import same_text
+from dss_jax.base import text_normalization
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import arithmetic
 
@@ -18,7 +18,7 @@ ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 
 # Metrics that say of one prediction whether it is right.
 _CORRECT: Mapping[str, Callable[[str, str], bool]] = {
-  "accuracy": same_text.same,
+  "accuracy": text_normalization.same,
   "value_accuracy": arithmetic.same_value,
 }
 PER_EXAMPLE_METRICS = tuple(_CORRECT)
@@ -85,7 +85,7 @@ def score(
 def accuracy(
   targets: Sequence[str], predictions: Sequence[str]
 ) -> dict[str, float]:
-  """Share of predictions that are the target; see `same_text.normal`."""
+  """Share of predictions that are the target; see `text_normalization.normal`."""
   return score(["accuracy"], targets, predictions)
 
 

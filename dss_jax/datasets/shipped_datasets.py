@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from dss_jax.base.errors import UserError
-from dss_jax.datasets import families, raw_records, release, taxonli
+from dss_jax.datasets import families, raw_records, released_data, taxonli
 from dss_jax.datasets.dataset_spec import DatasetSpec, register
 from dss_jax.datasets.options import DataOptions
 from dss_jax.datasets.records import Record
@@ -23,7 +23,7 @@ def load(dataset: str, split: str, options: DataOptions) -> list[Record]:
     UserError: if the source does not have it.
   """
   if options.source == "release":
-    return release.load(dataset, split, options)
+    return released_data.load(dataset, split, options)
   if options.rationale_source != "human":
     raise UserError(
       f"source {options.source!r} has no completions of"

@@ -1,7 +1,7 @@
 """Parsing: a completion becomes a rationale and an answer, or a reason why not.
 
-The answer itself is read by `dss_jax.datasets.completions.tolerant`, as in the
-released completions. This module handles what only new completions have:
+The answer itself is read by `dss_jax.datasets.completions.tolerant_reader`, as
+in the released completions. This module handles what only new completions have:
 refusals, known truncation, thoughts, and chat models' habit to repeat the
 question.
 
@@ -24,7 +24,7 @@ from dss_jax.datasets.completions import (
   ANSWER_KINDS,
   Parsed,
   template_tokens,
-  tolerant,
+  tolerant_reader,
 )
 from dss_jax.datasets.records import MAX_FIELD_CHARS, Record
 from dss_jax.rationales.prompts import Prompt, choices_of
@@ -118,7 +118,9 @@ def _read_said(
     return Parsed("", None, "truncated" if is_cut_off else "empty")
   # Choices come from the record, whose facts are unchecked.
   choices = [_storable(choice) for choice in choices_of(record)]
-  parsed = tolerant.read(prompt.form, text, choices, is_cut_off=is_cut_off)
+  parsed = tolerant_reader.read(
+    prompt.form, text, choices, is_cut_off=is_cut_off
+  )
   if parsed.status == "no_marker" and _REFUSAL.match(text.lstrip()):
     return Parsed("", None, "refused")
   return parsed

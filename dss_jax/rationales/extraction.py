@@ -29,7 +29,7 @@ from typing import Any, TextIO
 import dss_jax
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Record, atomic_file
-from dss_jax.rationales import choosing, completion_parsing
+from dss_jax.rationales import completion_parsing, rationale_selection
 from dss_jax.rationales.asking_rounds import Summaries, ask_everything
 from dss_jax.rationales.extraction_plan import (
   Endpoint,
@@ -39,7 +39,7 @@ from dss_jax.rationales.extraction_plan import (
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.planned_requests import PlannedRequests, answered
 from dss_jax.rationales.prices import Prices
-from dss_jax.rationales.quality import counting
+from dss_jax.rationales.quality import quality_measures
 from dss_jax.rationales.quality.quality_report import QualityReport
 from dss_jax.rationales.quality.report_page import PageSample, write_page
 from dss_jax.rationales.record_source import RecordSource
@@ -157,7 +157,7 @@ def chosen_records(
   """The records with the rationales that the answers so far give them."""
   same_answer = functools.partial(completion_parsing.same_answer, plan.prompt)
   for record, answers in answered(source, plan, ledger):
-    yield choosing.choose(record, answers, plan.choose, same_answer)
+    yield rationale_selection.choose(record, answers, plan.choose, same_answer)
 
 
 def _check_answered(
@@ -183,7 +183,7 @@ def _write(
   prices: Prices,
 ) -> tuple[QualityReport, PageSample]:
   same_answer = functools.partial(completion_parsing.same_answer, plan.prompt)
-  counted = counting.Quality(same_answer=same_answer, cost=prices.cost)
+  counted = quality_measures.Quality(same_answer=same_answer, cost=prices.cost)
   sample = PageSample(same_answer=same_answer)
   with open_writers(paths) as write:
     for record in chosen_records(source, plan, ledger):

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.completions import Parsed
 from dss_jax.datasets.records import Record
-from dss_jax.rationales import choosing, completion_parsing
+from dss_jax.rationales import completion_parsing, rationale_selection
 from dss_jax.rationales.extraction_plan import ExtractionPlan, TeacherPlan
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.record_source import RecordSource
@@ -111,7 +111,9 @@ class PlannedRequests:
     for record, answers in answered:
       if any(answer.parsed.status == UNANSWERED for answer in answers):
         continue
-      if choosing.needs_rationalising(record, answers, self._same_answer):
+      if rationale_selection.needs_rationalising(
+        record, answers, self._same_answer
+      ):
         request = self._rationalisation(record)
         if request is not None:
           yield from self._with_known_limits([(record, request)])

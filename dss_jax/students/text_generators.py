@@ -18,9 +18,9 @@ from dss_jax.data.tokens import text_checks
 from dss_jax.models import partitioning
 from dss_jax.models.decoding import (
   allowed_outputs,
-  candidates,
   generation,
   input_batches,
+  label_scoring,
 )
 from dss_jax.models.decoding.decode_options import DecodeOptions
 from dss_jax.models.decoding.generation import Decoded
@@ -169,7 +169,7 @@ class LabelScorer:
     self._lengths: Sequence[int] | None = None
     self._batch_sizes: Sequence[int] = ()
     self._score = jax.jit(
-      lambda params, tokens: candidates.score_sequences(
+      lambda params, tokens: label_scoring.score_sequences(
         student.model, params, tokens, labels.tokens
       )
     )

@@ -9,7 +9,8 @@ killed at any moment and started again ends as if it had not been:
                              trains adapters
   checkpoints/<step>/checksums.json   of the files of all these
 
-What is read is compared with its checksums first, and parameters must be
+Which step is the best, `train_state.LoopState` decides; which are kept is
+decided here. What is read is compared with its checksums first, and parameters must be
 finite: a damaged checkpoint is refused, never answers.
 
 Saving is asynchronous. A save cut short leaves no checkpoint behind, only a

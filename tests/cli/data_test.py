@@ -10,7 +10,7 @@ import pytest
 
 from dss_jax import datasets
 from dss_jax.base.errors import UserError
-from dss_jax.cli import data_command, error_hints, gin_config
+from dss_jax.cli import data_command, flag_hints, gin_config
 from dss_jax.data.feeding import batch_files, training_data
 from dss_jax.data.packing import packed_features
 from dss_jax.datasets.records import (
@@ -36,7 +36,7 @@ def _run(*flags):
   try:
     return data_command.run(args)
   except UserError as error:
-    message = error_hints.with_hints(error, args.field_flags)
+    message = flag_hints.with_hints(error, args.field_flags)
     raise UserError(message) from error
 
 
@@ -603,6 +603,6 @@ def test_messages_name_the_flags_of_the_command(flag):
     _run("show", "--task=taxonli_dss", flag)
   name = flag.partition("=")[0]
   flag = name.removeprefix("--")
-  line = error_hints.with_hints(error.value, {flag: flag})
+  line = flag_hints.with_hints(error.value, {flag: flag})
   assert name in line
   assert "\n" not in line

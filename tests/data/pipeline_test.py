@@ -7,7 +7,7 @@ import pytest
 from dss_jax.base.errors import UserError
 from dss_jax.data import pipeline
 from dss_jax.data.feeding import batches, training_data
-from dss_jax.data.pairs import sources
+from dss_jax.data.pairs import dataset_registration
 from dss_jax.data.pairs.subtasks import MethodOptions
 from dss_jax.datasets.records import Record
 from dss_jax.vocabularies import ByteVocabulary
@@ -20,7 +20,9 @@ LENGTHS = {"inputs": 16, "targets": 16}
 def config() -> pipeline.DatasetConfig:
   """Records with labels and without rationales."""
   records = [Record(f"r{i}", f"question {i}", "yes") for i in range(20)]
-  sources.register_dataset("plain", {"train": records, "validation": records})
+  dataset_registration.register_dataset(
+    "plain", {"train": records, "validation": records}
+  )
   return pipeline.DatasetConfig("plain_dss", LENGTHS, records_per_batch=4)
 
 

@@ -16,7 +16,7 @@ sys.meta_path.insert(0, Blocked())
 from dss_jax import datasets
 from dss_jax import vocabularies
 from dss_jax.data.feeding import streaming
-from dss_jax.data.pairs import task_options, flat_records, sources, subtasks
+from dss_jax.data.pairs import task_options, flat_records, dataset_registration, subtasks
 from dss_jax.data.tokens import evaluation_sets, tokenization
 
 data = datasets.DataOptions(taxonli_num_train=9, taxonli_num_test=6)

@@ -318,7 +318,7 @@ def test_official_parser_is_for_released_prompts_only():
   text = "R. So the answer is neutral."
   read = {"parser": "official"}
   parsed = parse(PROMPTS["anli"], NLI, Completion(text), **read)
-  assert parsed == completions.official.official_anli(text, None)
+  assert parsed == completions.official_reader.official_anli(text, None)
   other = Completion("\n R. The answer is neutral.", model="gpt-neox")
   assert parse(PROMPTS["anli"], NLI, other, **read).label == "neutral"
   with pytest.raises(

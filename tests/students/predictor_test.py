@@ -137,7 +137,7 @@ def test_scores_of_beams_are_log_probabilities(dss_student, texts, convention):
   predictor = Predictor(dss_student, options, [2])
   subtask = dss_student.subtask("rationale")
   [answer] = predictor.predict(_items(texts[:1]))
-  scorer = text_generators.candidates.score_sequences
+  scorer = text_generators.label_scoring.score_sequences
   ids = dss_student.encode(dss_student.input_text(subtask, texts[0]))
   query: Any = predictor._queries[0]
   decoded = query.generator._generator.decode(

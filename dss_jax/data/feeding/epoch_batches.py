@@ -8,7 +8,7 @@ from dss_jax.data.feeding.batches import Batches
 from dss_jax.data.packing import packing_plans
 from dss_jax.data.packing.packed_features import Layout
 from dss_jax.data.packing.packing_plans import BatchShape
-from dss_jax.data.packing.row_filling import Items, Window
+from dss_jax.data.packing.row_packer import Items, Window
 from dss_jax.data.tokens.token_arrays import ExampleSet
 
 # Examples packed at once; more would fill rows no better.

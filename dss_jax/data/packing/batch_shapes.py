@@ -21,7 +21,7 @@ from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.data.packing import packing_plans
 from dss_jax.data.packing.packing_plans import BatchShape
-from dss_jax.data.packing.row_filling import Items, Window
+from dss_jax.data.packing.row_packer import Items, Window
 from dss_jax.data.sampling import Sampler, Units
 from dss_jax.data.tokens.token_arrays import ExampleSet
 

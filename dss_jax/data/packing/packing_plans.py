@@ -32,7 +32,7 @@ import numpy as np
 
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError
-from dss_jax.data.packing.row_filling import TIGHT_CANDIDATES, Items, Window
+from dss_jax.data.packing.row_packer import TIGHT_CANDIDATES, Items, Window
 from dss_jax.data.sampling import Units
 from dss_jax.data.tokens.token_arrays import ExampleSet
 

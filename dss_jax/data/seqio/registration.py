@@ -8,7 +8,12 @@ import seqio
 
 from dss_jax import datasets
 from dss_jax.base.errors import UserError
-from dss_jax.data.pairs import sources, subtasks, task_names, task_options
+from dss_jax.data.pairs import (
+  dataset_registration,
+  subtasks,
+  task_names,
+  task_options,
+)
 from dss_jax.data.seqio.dss_task import DssTask
 from dss_jax.data.seqio.task_records import TaskRecords
 
@@ -27,7 +32,7 @@ _REGISTERED: dict[str, Any] = {}
 
 def add_dss_tasks(
   name: str,
-  source: sources.Source | datasets.DatasetSpec | None = None,
+  source: dataset_registration.Source | datasets.DatasetSpec | None = None,
   *,
   field_mapping: Mapping[str, Any] | None = None,
   skip_malformed: bool = False,
@@ -44,7 +49,7 @@ def add_dss_tasks(
   Args:
     name: heads the registered names.
     source: None for a dataset that dss_jax knows; else files, records or
-      callables, as `sources.register_dataset` takes them.
+      callables, as `dataset_registration.register_dataset` takes them.
     field_mapping: for files; record field -> key of the file, or one such
       mapping per split.
     skip_malformed: for files; leave out malformed lines instead of stopping.
@@ -60,7 +65,7 @@ def add_dss_tasks(
   Raises:
     UserError: a name that is taken or cannot be used.
   """
-  sources.register_dataset(
+  dataset_registration.register_dataset(
     name,
     source,
     field_mapping=field_mapping,

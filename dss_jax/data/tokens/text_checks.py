@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from dss_jax import vocabularies
-from dss_jax.base import same_text
+from dss_jax.base import text_normalization
 from dss_jax.base.errors import UserError, one_line
 from dss_jax.data.pairs.output_reading import OutputReader
 from dss_jax.data.pairs.subtasks import MethodOptions, Part, SubTask, fill
@@ -58,7 +58,7 @@ def check_labels(
     )
   by_form: dict[str, str] = {}
   for label in labels:
-    other = by_form.setdefault(same_text.normal(label), label)
+    other = by_form.setdefault(text_normalization.normal(label), label)
     if other != label:
       raise UserError(
         f"the labels {other!r} and {label!r} are the same answer once their"
@@ -166,7 +166,7 @@ class TargetChecks:
 
   def _finds(self, label: str, ids: Sequence[int]) -> bool:
     found = self._reader.label(self.vocabulary.decode(ids))
-    return same_text.same(label, found)
+    return text_normalization.same(label, found)
 
   @property
   def num_lost(self) -> int:
@@ -217,7 +217,7 @@ class TargetChecks:
     by_form: dict[str, str] = {}
     pairs = []
     for label in self._known:
-      other = by_form.setdefault(same_text.normal(label), label)
+      other = by_form.setdefault(text_normalization.normal(label), label)
       if other != label:
         pairs.append((other, label))
     return pairs

@@ -34,13 +34,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from dss_jax.datasets.completions import official, tolerant
+from dss_jax.datasets.completions import official_reader, tolerant_reader
 from dss_jax.datasets.completions.answer_form import (
   ANSWER_KINDS,
   AnswerForm,
   Parsed,
 )
-from dss_jax.datasets.completions.official import Parser
+from dss_jax.datasets.completions.official_reader import Parser
 from dss_jax.datasets.raw_records import NLI_LABELS
 
 __all__ = [
@@ -87,5 +87,5 @@ def parser(dataset: str, kind: str, teacher: str = "palm") -> Parser:
   """
   if kind == "tolerant":
     form = RELEASED_FORMS[dataset.rstrip("123")]
-    return functools.partial(tolerant.read, form)
-  return official.parser(dataset, teacher)
+    return functools.partial(tolerant_reader.read, form)
+  return official_reader.parser(dataset, teacher)

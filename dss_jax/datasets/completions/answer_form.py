@@ -1,4 +1,7 @@
-"""How a completion gives its answer, and what reading it comes to."""
+"""How a completion gives its answer, and what reading it comes to.
+
+`tolerant_reader` reads answers of these forms, `whole_numbers` their numbers.
+"""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ import numpy as np
 from dss_jax.base.errors import UserError, one_line
 from dss_jax.models.config import T5Config
 from dss_jax.models.kernels import attention_proof, cudnn_attention
-from dss_jax.models.kernels import flash_attention as flash
-from dss_jax.models.kernels import triton_attention as triton
+from dss_jax.models.kernels import tpu_flash_attention as flash
+from dss_jax.models.kernels import triton_flash_attention as triton
 from dss_jax.models.partitioning import constraints
 
 Array = jax.Array

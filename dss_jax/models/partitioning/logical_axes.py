@@ -3,7 +3,7 @@
 A model's `param_axes()` has the structure of its parameters with, in place of
 each array, one name per dimension: `("embed", "mlp")`. Partitioning maps the
 names to mesh axes; optimizers learn from them which dimensions stack separate
-parameters.
+parameters. `partitioner` makes the mesh itself.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,6 +1,7 @@
 """How fast a teacher is asked: rate limits, backing off, a circuit breaker.
 
-Nothing in here knows of requests or of HTTP. Times are seconds of a monotonic
+Nothing in here knows of requests or of HTTP: `request_loop` retries, and
+`teachers/server_responses` reads Retry-After. Times are seconds of a monotonic
 clock, which tests replace.
 """
 

@@ -8,7 +8,7 @@
       | WriteRecords(["gs://mine/out/train.jsonl"], num_shards=8)
     )
 
-or `python -m dss_jax.cli.beam` with the flags of `dss-jax extract` and
+or `python -m dss_jax.cli.apache_beam` with the flags of `dss-jax extract` and
 Beam's own. Prompts, requests, parsing and choosing are those of `extraction`;
 this folder only distributes the records. They are grouped by shard of the
 ledger (see `ledger_shards`), and the worker that has a shard asks about its
@@ -83,7 +83,7 @@ def run_pipeline(
   """Runs the three transforms as a pipeline and waits for its end.
 
   Args:
-    read: `ReadRecords`, `beam.Create` of records, or another transform.
+    read: `ReadRecords`, `apache_beam.Create` of records, or another transform.
     extract: records -> records with rationales.
     write: records -> files.
     options: Beam's options; the process's own flags are ignored.

@@ -15,9 +15,9 @@ from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Record, json_lines
 from dss_jax.rationales import (
   asking_rounds,
-  choosing,
   extraction,
   ledger_shards,
+  rationale_selection,
 )
 from dss_jax.rationales.beam_pipeline import beam_files, elements
 from dss_jax.rationales.extraction_plan import ExtractionPlan
@@ -229,7 +229,7 @@ def _chosen(
   """The records as the answers make them, counted."""
   for record in extraction.chosen_records(source, plan, ledger):
     elements.count("records")
-    account = cast(Mapping[str, Any], record.meta[choosing.ACCOUNT])
+    account = cast(Mapping[str, Any], record.meta[rationale_selection.ACCOUNT])
     for teacher in account["teachers"].values():
       for status, number in teacher["statuses"].items():
         elements.count(f"status_{status}", number)

@@ -1,6 +1,6 @@
 """What a record's teachers answered in all, kept or not.
 
-`choosing.choose` leaves this account in the record's meta; for other records,
+`rationale_selection.choose` leaves this account in the record's meta; for other records,
 every rationale counts as one answer of its source. A file may hold anything in
 the place of the account: a value of another form counts as nothing.
 """
@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dss_jax.datasets.records import Record
-from dss_jax.rationales import choosing
-from dss_jax.rationales.choosing import count_in
+from dss_jax.rationales import rationale_selection
+from dss_jax.rationales.rationale_selection import count_in
 from dss_jax.rationales.teacher_answers import SameAnswer, Vote
 
 
@@ -48,11 +48,11 @@ class Account:
 
 def account_of(record: Record, same_answer: SameAnswer) -> Account:
   """From the record's meta or, if nothing usable is there, its rationales."""
-  found = record.meta.get(choosing.ACCOUNT)
+  found = record.meta.get(rationale_selection.ACCOUNT)
   if not isinstance(found, Mapping) or not isinstance(
     found.get("teachers"), Mapping
   ):
-    found = choosing.account_of_rationales(record, same_answer)
+    found = rationale_selection.account_of_rationales(record, same_answer)
   votes = []
   listed = found.get("votes")
   for item in listed if isinstance(listed, list) else ():

@@ -8,7 +8,8 @@ that says why there is none. A completion is
           expression with a value;
   agree   if it is usable and names the gold label.
 
-Answers to prompts that showed the gold label count for none of these.
+Answers to prompts that showed the gold label count for none of these. Reports
+are made of records by `quality_measures.of_records`.
 """
 
 from __future__ import annotations

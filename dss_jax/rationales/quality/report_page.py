@@ -2,9 +2,9 @@
 
   sample = PageSample()
   for record in records:
-    counting.add(record)
+    quality_measures.add(record)
     sample.add(record)
-  write_page("out/report.html", counting.report(), sample, title="cqa, train")
+  write_page("out/report.html", quality_measures.report(), sample, title="cqa, train")
 
 The page works from a file, without a network. All it shows comes from one
 block of JSON and is set as text, never as markup; its Content-Security-Policy
@@ -26,8 +26,8 @@ import pathlib
 from typing import Any
 
 from dss_jax.datasets.records import Rationale, Record, atomic_file
-from dss_jax.rationales import choosing
-from dss_jax.rationales.quality import counting
+from dss_jax.rationales import rationale_selection
+from dss_jax.rationales.quality import quality_measures
 from dss_jax.rationales.quality.accounts import account_of
 from dss_jax.rationales.quality.quality_report import QualityReport
 from dss_jax.rationales.teacher_answers import SameAnswer
@@ -72,7 +72,7 @@ class PageSample:
     *,
     max_records: int = 500,
     max_bytes: int = 8 << 20,
-    same_answer: SameAnswer = counting.same_words,
+    same_answer: SameAnswer = quality_measures.same_words,
   ):
     """Begins with no records.
 
@@ -225,9 +225,9 @@ def _json_for_html(value: Any) -> str:
 
 
 def _kind(record: Record, agrees: bool | None) -> str:
-  is_fine = any(counting.is_trainable(r) for r in record.rationales) and all(
-    rationale.status == "ok" for rationale in record.rationales
-  )
+  is_fine = any(
+    quality_measures.is_trainable(r) for r in record.rationales
+  ) and all(rationale.status == "ok" for rationale in record.rationales)
   if not is_fine:
     return FAILED
   return DISAGREES if agrees is False else FINE
@@ -236,7 +236,9 @@ def _kind(record: Record, agrees: bool | None) -> str:
 def _shown(
   record: Record, kind: str, same_answer: SameAnswer
 ) -> dict[str, Any]:
-  meta = {k: v for k, v in record.meta.items() if k != choosing.ACCOUNT}
+  meta = {
+    k: v for k, v in record.meta.items() if k != rationale_selection.ACCOUNT
+  }
   rationales: list[dict[str, Any]] = []
   num_chars = 0
   for rationale in record.rationales[:MAX_RATIONALES]:

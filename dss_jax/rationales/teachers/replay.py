@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from dss_jax.base.errors import UserError
-from dss_jax.datasets import release
+from dss_jax.datasets import released_data
 from dss_jax.datasets.options import DataOptions
 from dss_jax.datasets.records import Record
 from dss_jax.rationales.teacher_requests import Completion
@@ -99,7 +99,9 @@ class Replay:
 
   def _split_texts(self, split: str) -> list[str]:
     if split not in self._texts:
-      texts = release.completion_texts(self._dataset, split, self._options)
+      texts = released_data.completion_texts(
+        self._dataset, split, self._options
+      )
       if texts is None:
         folder = self._options.dataset_folder(self._dataset)
         raise UserError(

@@ -10,7 +10,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.data import pipeline
 from dss_jax.data.feeding import training_data
 from dss_jax.data.packing import packing_plans
-from dss_jax.data.pairs import sources
+from dss_jax.data.pairs import dataset_registration
 from dss_jax.datasets import DataOptions
 from dss_jax.datasets.records import Rationale, Record
 
@@ -165,7 +165,7 @@ def test_the_data_of_a_run_are_summarised():
     Record(f"r{i}", f"question {i}", "yes", (Rationale("why " * i),))
     for i in range(12)
   ]
-  sources.register_dataset("odd", {"train": records})
+  dataset_registration.register_dataset("odd", {"train": records})
   config = pipeline.DatasetConfig(
     "odd_dss",
     {"inputs": 48, "targets": 64},

@@ -7,7 +7,7 @@ import pytest
 
 from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data.pairs import sources
+from dss_jax.data.pairs import dataset_registration
 from dss_jax.data.pairs.subtasks import METHODS, MethodOptions
 from dss_jax.data.tokens import evaluation_sets, tokenization
 from dss_jax.data.tokens.token_arrays import ExampleSet
@@ -32,7 +32,7 @@ def registered():
     Record("b", "xyz", None, (Rationale("so", "no", "t"),)),
     Record("c", "c", "no"),
   ]
-  sources.register_dataset(
+  dataset_registration.register_dataset(
     "toy", {"train": train, "validation": train, "test": train}
   )
 

@@ -8,7 +8,7 @@ import pytest
 
 from dss_jax.datasets import completions
 from dss_jax.datasets.completions import Parsed
-from dss_jax.datasets.completions import official as official_code
+from dss_jax.datasets.completions import official_reader as official_code
 
 NEXT = "\n\nQ: What is next?\nA: So the answer is (e) nothing."
 CHOICES = ("pond", "french capital", "Lake", "skyscaper", "a vase.")

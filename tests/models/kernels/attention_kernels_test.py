@@ -16,8 +16,8 @@ from dss_jax.models.kernels import (
   attention_kernels,
   attention_proof,
   cudnn_attention,
-  flash_attention,
-  triton_attention,
+  tpu_flash_attention,
+  triton_flash_attention,
 )
 from dss_jax.models.partitioning import constraints
 
@@ -69,13 +69,13 @@ def test_what_cudnn_is_asked_for_is_attention(kind, form):
 )
 def test_triton_kernels_are_attention(kind):
   # Blocks of 16 tokens, several in a row.
-  assert _disproof(triton_attention.attention, kind, 48) is None
+  assert _disproof(triton_flash_attention.attention, kind, 48) is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_triton_kernels_are_attention_in_bfloat16(kind):
-  attend = triton_attention.attention
+  attend = triton_flash_attention.attention
   assert _disproof(attend, kind, 192, "bfloat16", head_dim=64) is None
 
 
@@ -88,7 +88,7 @@ def test_triton_kernels_are_attention_in_bfloat16(kind):
   ],
 )
 def test_flash_attention_is_attention(kind):
-  assert _disproof(flash_attention.attention, kind, 128) is None
+  assert _disproof(tpu_flash_attention.attention, kind, 128) is None
 
 
 @pytest.mark.device
@@ -100,7 +100,7 @@ def test_kernels_are_attention_on_the_device(name, kind, block):
   name = name.removesuffix("_dense")
   if jax.default_backend() != attention_kernels._PLATFORMS[name]:
     pytest.skip(f"{name} does not run on {jax.default_backend()}")
-  if name == "flash" and block % flash_attention.BLOCK:
+  if name == "flash" and block % tpu_flash_attention.BLOCK:
     pytest.skip("it takes no such length")
   attend = functools.partial(attention_kernels._KERNELS[name], **form)
   assert _disproof(attend, kind, block, "bfloat16", head_dim=64) is None
@@ -202,7 +202,7 @@ def test_blocks_with_something_to_see_are_connected(ordered, causal):
     same &= np.tri(64, 128, dtype=bool)
   needed = same.reshape(20, 1, 64, 2, 64).any((2, 4))
   connected = np.asarray(
-    triton_attention.connected_blocks(
+    triton_flash_attention.connected_blocks(
       jnp.asarray(q), jnp.asarray(k), causal=causal
     )
   )
@@ -212,7 +212,7 @@ def test_blocks_with_something_to_see_are_connected(ordered, causal):
 
 def test_packed_rows_leave_most_blocks_out():
   segments = jnp.repeat(jnp.arange(1, 9), 64)[None]
-  connected = triton_attention.connected_blocks(
+  connected = triton_flash_attention.connected_blocks(
     segments, segments, causal=False
   )
   np.testing.assert_array_equal(connected[0], np.eye(8, dtype=bool))
@@ -411,7 +411,7 @@ def test_triton_kernels_lower_for_gpu(lengths, position, causal, kernels):
     device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu"
   )
   mesh = jax.sharding.AbstractMesh((1,), ("x",), abstract_device=device)
-  attend = functools.partial(triton_attention.attention, interpret=False)
+  attend = functools.partial(triton_flash_attention.attention, interpret=False)
   with jax.sharding.use_abstract_mesh(mesh):
     text = _lowered(attend, "cuda", lengths, position=position, causal=causal)
   assert text.count("xla.gpu.triton") == kernels
@@ -419,7 +419,7 @@ def test_triton_kernels_lower_for_gpu(lengths, position, causal, kernels):
 
 def test_flash_attention_lowers_for_tpu(monkeypatch):
   monkeypatch.setattr(constraints, "platform", lambda: "tpu")
-  attend = flash_attention.attention
+  attend = tpu_flash_attention.attention
   text = _lowered(attend, "tpu", (512, 512), position=True, causal=False)
   assert text.count("tpu_custom_call") == 3
 

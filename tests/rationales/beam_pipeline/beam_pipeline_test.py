@@ -29,10 +29,9 @@ from apache_beam.io.localfilesystem import LocalFileSystem
 
 from dss_jax import datasets
 from dss_jax.base.errors import UserError
-from dss_jax.cli import beam as beam_command
+from dss_jax.cli import apache_beam as beam_command
 from dss_jax.datasets import DataOptions
 from dss_jax.datasets.records import Record, read_records, write_records
-from dss_jax.rationales import beam_pipeline as beam
 from dss_jax.rationales import extraction, prompt_files
 from dss_jax.rationales.extraction_plan import (
   AskOptions,
@@ -145,13 +144,13 @@ def run(
 ):
   """Runs the pipeline; its records and counters."""
   path = folder / f"{name}.jsonl"
-  counters = beam.run_pipeline(
+  counters = apache_beam.run_pipeline(
     apache_beam.Create(records),
-    beam.ExtractRationales(
+    apache_beam.ExtractRationales(
       plan, str(folder / "ledger"), num_shards=shards, **rest
     ),
-    beam.WriteRecords([str(path)]),
-    beam.pipeline_options(IN_MEMORY),
+    apache_beam.WriteRecords([str(path)]),
+    apache_beam.pipeline_options(IN_MEMORY),
   )
   made, problems = read_records(path)
   assert not problems
@@ -312,7 +311,7 @@ def test_a_killed_run_continues(tmp_path, start_server, kind, processes):
     argv += ["--direct_running_mode=multi_processing"]
     argv += [f"--direct_num_workers={processes}"]
   process = subprocess.Popen(
-    [sys.executable, "-m", "dss_jax.cli.beam", *argv],
+    [sys.executable, "-m", "dss_jax.cli.apache_beam", *argv],
     start_new_session=True,
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
@@ -332,7 +331,7 @@ def test_a_killed_run_continues(tmp_path, start_server, kind, processes):
   committed = _committed(tmp_path / "ledger")
   assert 0 < len(committed) <= len(before) < 119
   done = subprocess.run(
-    [sys.executable, "-m", "dss_jax.cli.beam", *argv, "--json"],
+    [sys.executable, "-m", "dss_jax.cli.apache_beam", *argv, "--json"],
     capture_output=True,
     check=True,
     timeout=200,
@@ -446,15 +445,17 @@ def test_keys_are_no_part_of_the_pipeline(
 ):
   server = start_server("--faults=0.3", "--only=500")
   monkeypatch.setenv("OPENAI_API_KEY", CANARY)
-  transform = beam.ExtractRationales(
+  transform = apache_beam.ExtractRationales(
     plan_for(server.url), str(tmp_path / "ledger"), num_shards=2
   )
-  pipeline = apache_beam.Pipeline(options=beam.pipeline_options(IN_MEMORY))
+  pipeline = apache_beam.Pipeline(
+    options=apache_beam.pipeline_options(IN_MEMORY)
+  )
   _ = (
     pipeline
     | apache_beam.Create(colours(5))
     | transform
-    | beam.WriteRecords([str(tmp_path / "out.jsonl")])
+    | apache_beam.WriteRecords([str(tmp_path / "out.jsonl")])
   )
   texts = []
   for each in pipeline.to_runner_api().components.transforms.values():
@@ -483,7 +484,7 @@ def _unpacked(payload: bytes) -> list[bytes]:
 def test_limits_are_those_of_the_whole_pipeline(tmp_path):
   ask = {"requests_per_minute": 600, "tokens_per_minute": 8e3, "max_cost": 2}
   plan = plan_for("http://127.0.0.1:1/v1", ask=ask)
-  transform = beam.ExtractRationales(
+  transform = apache_beam.ExtractRationales(
     plan, str(tmp_path), num_shards=8, parallel_shards=4
   )
   [own] = transform._plan.teachers
@@ -494,7 +495,9 @@ def test_limits_are_those_of_the_whole_pipeline(tmp_path):
   with pytest.raises(
     UserError, match="parallel_shards is 9; it must be from 1 to"
   ):
-    beam.ExtractRationales(plan, str(tmp_path), num_shards=8, parallel_shards=9)
+    apache_beam.ExtractRationales(
+      plan, str(tmp_path), num_shards=8, parallel_shards=9
+    )
 
 
 def test_a_ledger_keeps_its_number_of_shards(tmp_path, start_server):
@@ -513,13 +516,13 @@ def test_files_are_read_as_by_extract(tmp_path):
 
   def read(pattern, **rest):
     out = tmp_path / "out" / "read.jsonl"
-    counters = beam.run_pipeline(
-      beam.ReadRecords(
+    counters = apache_beam.run_pipeline(
+      apache_beam.ReadRecords(
         str(tmp_path / pattern), field_mapping={"input": "question"}, **rest
       ),
-      beam.ExtractRationales(plan, str(tmp_path / "ledger")),
-      beam.WriteRecords([str(out)]),
-      beam.pipeline_options(IN_MEMORY),
+      apache_beam.ExtractRationales(plan, str(tmp_path / "ledger")),
+      apache_beam.WriteRecords([str(out)]),
+      apache_beam.pipeline_options(IN_MEMORY),
     )
     found = read_records(out)[0]
     return {r.id: r.input for r in found}, counters
@@ -624,12 +627,12 @@ def test_shards_of_the_output_are_whole(tmp_path):
 
   def write(records, paths, shards):
     with apache_beam.Pipeline(
-      options=beam.pipeline_options(IN_MEMORY)
+      options=apache_beam.pipeline_options(IN_MEMORY)
     ) as pipeline:
       _ = (
         pipeline
         | apache_beam.Create(records)
-        | beam.WriteRecords(list(map(str, paths)), num_shards=shards)
+        | apache_beam.WriteRecords(list(map(str, paths)), num_shards=shards)
       )
 
   folder = tmp_path / "new"
@@ -642,10 +645,10 @@ def test_shards_of_the_output_are_whole(tmp_path):
       found |= {r.id: r.to_dict() for r in read_records(path)[0]}
     assert found == {r.id: r.to_dict() for r in records}
   with pytest.raises(UserError, match="of another number of shards"):
-    beam.WriteRecords([str(paths[0])], num_shards=3)
+    apache_beam.WriteRecords([str(paths[0])], num_shards=3)
   write(records[:2], paths, 12)  # takes their place
   with pytest.raises(UserError, match=r"unknown suffix '\.txt'"):
-    beam.WriteRecords([str(folder / "x.txt")])
+    apache_beam.WriteRecords([str(folder / "x.txt")])
   with pytest.raises(ValueError, match="id 'r1' appears twice"):
     write([records[1], records[1]], [folder / "y.jsonl"], 1)
   assert not (folder / "y.jsonl").exists()

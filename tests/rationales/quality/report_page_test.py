@@ -8,8 +8,8 @@ import pytest
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Rationale, Record
-from dss_jax.rationales import choosing
-from dss_jax.rationales.quality import counting, report_page
+from dss_jax.rationales import rationale_selection
+from dss_jax.rationales.quality import quality_measures, report_page
 from dss_jax.rationales.teacher_answers import TeacherAnswer
 
 HOSTILE = (
@@ -75,7 +75,7 @@ def _page(records, path=None, **fields):
   )
   for record in records:
     sample.add(record)
-  report = counting.of_records(records)
+  report = quality_measures.of_records(records)
   if path is None:
     return report_page.render(report, sample, **fields)
   report_page.write_page(path, report, sample, **fields)
@@ -324,11 +324,16 @@ def test_hostile_texts_do_nothing_in_a_browser(page, tmp_path):
 def test_choices_made_by_choosing_are_shown():
   record = Record("a", "i", "zoo", meta={"page": 3})
   answers = [
-    TeacherAnswer(f"k{i}", "big", "m", i, choosing.Parsed("so", label))
+    TeacherAnswer(
+      f"k{i}", "big", "m", i, rationale_selection.Parsed("so", label)
+    )
     for i, label in enumerate(["zoo", "pond", "zoo"])
   ]
-  record = choosing.choose(
-    record, answers, choosing.ChooseOptions(), counting.same_words
+  record = rationale_selection.choose(
+    record,
+    answers,
+    rationale_selection.ChooseOptions(),
+    quality_measures.same_words,
   )
   (shown,) = _data(_page([record]))["records"]
   assert shown["votes"] == [["zoo", 2 / 3], ["pond", 1 / 3]]

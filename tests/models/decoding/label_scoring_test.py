@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import small_models
 
-from dss_jax.models.decoding import beam_search, candidates
+from dss_jax.models.decoding import beam_search, label_scoring
 from dss_jax.models.decoding.allowed_outputs import Trie
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 
@@ -52,7 +52,7 @@ def _expected():
 def test_labels_of_all_examples():
   model, params, inputs = _student()
   scores = jax.jit(
-    lambda params: candidates.score_sequences(model, params, inputs, LABELS)
+    lambda params: label_scoring.score_sequences(model, params, inputs, LABELS)
   )(params)
   np.testing.assert_allclose(scores, _expected(), atol=1e-4)
 
@@ -63,7 +63,9 @@ def test_labels_of_each_example():
   own = np.stack([rows, rows[::-1], rows])
   own[2, 1] = 0  # a place without a candidate
   scores = jax.jit(
-    lambda params, own: candidates.score_sequences(model, params, inputs, own)
+    lambda params, own: label_scoring.score_sequences(
+      model, params, inputs, own
+    )
   )(params, own)
   expected = _expected().copy()
   expected[1] = expected[1, ::-1]
@@ -74,8 +76,8 @@ def test_labels_of_each_example():
 @pytest.mark.slow
 def test_slices_of_the_row_change_nothing(monkeypatch):
   model, params, inputs = _student()
-  monkeypatch.setattr(candidates, "_num_slices", lambda *args: 3)
-  scores = candidates.score_sequences(model, params, inputs, LABELS)
+  monkeypatch.setattr(label_scoring, "_num_slices", lambda *args: 3)
+  scores = label_scoring.score_sequences(model, params, inputs, LABELS)
   np.testing.assert_allclose(scores, _expected(), atol=1e-4)
 
 

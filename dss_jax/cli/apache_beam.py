@@ -1,4 +1,4 @@
-"""`python -m dss_jax.cli.beam`: stage 1 as a pipeline, from flags.
+"""`python -m dss_jax.cli.apache_beam`: stage 1 as a pipeline, from flags.
 
 The flags are those of `dss-jax extract`, some of its own, and Beam's
 (`--runner`, `--direct_num_workers`, `--region`, ...).
@@ -16,21 +16,21 @@ from typing import Any
 
 from dss_jax.base import user_modules
 from dss_jax.base.errors import UserError
-from dss_jax.cli import error_hints, extract_flags, flags
+from dss_jax.cli import extract_flags, flag_hints, flags
 from dss_jax.cli.data_flags import SourceFlags, parse_field_mapping
 
-_PROGRAM = "python -m dss_jax.cli.beam"
+_PROGRAM = "python -m dss_jax.cli.apache_beam"
 
 _EPILOG = """\
 examples:
   # on this machine, two processes
-  python -m dss_jax.cli.beam --input=train.jsonl --prompt=cqa \\
+  python -m dss_jax.cli.apache_beam --input=train.jsonl --prompt=cqa \\
     --model=my-model --base_url=http://127.0.0.1:8000/v1 \\
     --output=out/train.jsonl --num_shards=8 \\
     --runner=FnApiRunner --direct_running_mode=multi_processing \\
     --direct_num_workers=2
   # on many
-  python -m dss_jax.cli.beam --input='gs://mine/train-*.jsonl' \\
+  python -m dss_jax.cli.apache_beam --input='gs://mine/train-*.jsonl' \\
     --prompt=cqa --model=my-model --base_url=https://models.example/v1 \\
     --output=gs://mine/out/train.jsonl --output_shards=16 --num_shards=64 \\
     --requests_per_minute=6000 --runner=DataflowRunner --region=... \\
@@ -100,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
   try:
     return _run(args, beam_flags)
   except UserError as error:
-    message = error_hints.with_hints(error, args.field_flags)
+    message = flag_hints.with_hints(error, args.field_flags)
     print(f"{_PROGRAM}: {message}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.cli import command_line, error_hints, gin_config
+from dss_jax.cli import command_line, flag_hints, gin_config
 from dss_jax.training.evaluation import EvaluationConfig
 
 GIN = {"GinFlags.gin_file": "gin_file"}
@@ -25,7 +25,7 @@ ALL_MODES = [mode for modes in command_line.MODES.values() for mode in modes]
 )
 def test_a_field_that_is_a_flag(flags):
   error = UserError("batch_size is 0", fields="Predictor.batch_size")
-  assert error_hints.with_hints(error, flags) == (
+  assert flag_hints.with_hints(error, flags) == (
     "batch_size is 0 (--batch_size)"
   )
 
@@ -35,7 +35,7 @@ def test_flags_of_another_name():
     "topk is -1", fields=("DecodeOptions.topk", "DatasetConfig.pack")
   )
   flags = {"DecodeOptions.topk": "top_k", "BatchFlags.no_packing": "no_packing"}
-  assert error_hints.with_hints(error, flags) == (
+  assert flag_hints.with_hints(error, flags) == (
     "topk is -1 (--top_k, --no_packing)"
   )
 
@@ -43,7 +43,7 @@ def test_flags_of_another_name():
 def test_a_flag_that_the_message_names_is_not_repeated():
   error = UserError("--limit is 0", fields="RecordFlags.limit")
   flags = {"RecordFlags.limit": "limit"}
-  assert error_hints.with_hints(error, flags) == "--limit is 0"
+  assert flag_hints.with_hints(error, flags) == "--limit is 0"
 
 
 @pytest.mark.parametrize("mode", ALL_MODES)
@@ -64,7 +64,7 @@ def test_every_mode_knows_which_flag_sets_which_field(mode):
 
 def test_a_field_that_nothing_sets():
   error = UserError("batch_size is 0", fields="Predictor.batch_size")
-  assert error_hints.with_hints(error, GIN) == "batch_size is 0"
+  assert flag_hints.with_hints(error, GIN) == "batch_size is 0"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_fields_that_gin_sets(field, value, hint):
   try:
     with pytest.raises(UserError) as caught:
       EvaluationConfig(**{field: value})
-    text = error_hints.with_hints(caught.value, GIN)
+    text = flag_hints.with_hints(caught.value, GIN)
   finally:
     gin_config.clear()
   assert text.startswith(f"{field} is {value}; it must be")

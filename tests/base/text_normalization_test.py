@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dss_jax.base import same_text
+from dss_jax.base import text_normalization
 
 
 @pytest.mark.parametrize(
@@ -27,9 +27,11 @@ from dss_jax.base import same_text
   ],
 )
 def test_by_hand(first, second, same):
-  assert same_text.same(first, second) is same
+  assert text_normalization.same(first, second) is same
 
 
 @given(st.text())
 def test_normal_texts_stay_as_they_are(text):
-  assert same_text.normal(same_text.normal(text)) == same_text.normal(text)
+  assert text_normalization.normal(
+    text_normalization.normal(text)
+  ) == text_normalization.normal(text)

@@ -16,9 +16,9 @@ from dss_jax.datasets.records import (
   iter_records,
   write_records,
 )
-from dss_jax.rationales import choosing
+from dss_jax.rationales import rationale_selection
 from dss_jax.rationales.quality import quality_tables
-from dss_jax.rationales.quality.counting import of_records, same_words
+from dss_jax.rationales.quality.quality_measures import of_records, same_words
 from dss_jax.rationales.quality.quality_report import Share, lengths_of
 from dss_jax.rationales.teacher_answers import TeacherAnswer
 from dss_jax.rationales.teacher_requests import Completion
@@ -38,8 +38,8 @@ def _chosen(number: int, label: str | None, *answers, **options) -> Record:
     )
     for i, (teacher, answer, status) in enumerate(answers)
   ]
-  return choosing.choose(
-    record, made, choosing.ChooseOptions(**options), same_words
+  return rationale_selection.choose(
+    record, made, rationale_selection.ChooseOptions(**options), same_words
   )
 
 

@@ -18,7 +18,7 @@ from dss_jax.datasets.records import (
   read_records,
   write_records,
 )
-from dss_jax.rationales.choosing import (
+from dss_jax.rationales.rationale_selection import (
   ChooseOptions,
   choose,
   needs_rationalising,

@@ -6,7 +6,7 @@ import pytest
 
 from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data.pairs import sources
+from dss_jax.data.pairs import dataset_registration
 from dss_jax.data.tokens import evaluation_sets, tokenization
 from dss_jax.datasets.records import Rationale, Record
 from dss_jax.vocabularies import ByteVocabulary
@@ -33,7 +33,7 @@ def count(name: str, split: str) -> int:
   ],
 )
 def test_validation_is_cut_where_there_is_none(source):
-  sources.register_dataset("mine", source)
+  dataset_registration.register_dataset("mine", source)
   assert count("mine", "train") == 18
   assert count("mine", "validation") == 2
   with pytest.raises(UserError, match="no 'test' data"):
@@ -47,7 +47,9 @@ def test_an_iterator_is_read_once_and_late():
     read.append(1)
     yield from RECORDS
 
-  sources.register_dataset("mine", {"train": generate(), "test": RECORDS[:3]})
+  dataset_registration.register_dataset(
+    "mine", {"train": generate(), "test": RECORDS[:3]}
+  )
   assert not read
   assert count("mine", "train") == count("mine", "train") == 18
   assert count("mine", "test") == 3
@@ -60,7 +62,7 @@ def test_files_with_a_field_mapping(tmp_path):
     {"question": f"q{i}", "answer": "a", "why": f"w{i}"} for i in range(20)
   ]
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-  sources.register_dataset(
+  dataset_registration.register_dataset(
     "mine",
     {"train": path, "test": str(path)},
     field_mapping={
@@ -97,7 +99,7 @@ def test_a_field_mapping_per_split(tmp_path):
     "test": {"input": "text", "label": "gold"},
   }
   files = {"train": train, "test": test, "validation": test}
-  sources.register_dataset("mine", files, field_mapping=mapping)
+  dataset_registration.register_dataset("mine", files, field_mapping=mapping)
   (record,) = datasets.load_split("mine", "train")
   assert (record.input, record.label) == ("a", "x")
   (record,) = datasets.load_split("mine", "test")
@@ -113,7 +115,9 @@ def test_a_mapping_of_splits_and_fields_at_once_is_refused(tmp_path, name):
   mapping: dict = {"train": {"input": "question"}, name: {"label": "answer"}}
   if name == "input":
     mapping[name] = "question"
-  sources.register_dataset("mine", tmp_path / "x", field_mapping=mapping)
+  dataset_registration.register_dataset(
+    "mine", tmp_path / "x", field_mapping=mapping
+  )
   with pytest.raises(UserError, match=f"'train', '{name}'; it must") as raised:
     count("mine", "train")
   assert raised.value.fields == ("field_mapping",)
@@ -122,32 +126,32 @@ def test_a_mapping_of_splits_and_fields_at_once_is_refused(tmp_path, name):
 def test_malformed_lines_stop_or_are_left_out(tmp_path):
   path = tmp_path / "bad.jsonl"
   path.write_text('{"input": "a", "label": "b"}\nnot json\n' * 3)
-  sources.register_dataset("bad", {"train": path, "test": path})
+  dataset_registration.register_dataset("bad", {"train": path, "test": path})
   with pytest.raises(UserError, match=r"3 of 6 lines.*bad.jsonl"):
     count("bad", "test")
-  sources.register_dataset(
+  dataset_registration.register_dataset(
     "worse", {"train": path, "test": path}, skip_malformed=True
   )
   assert count("worse", "test") == 3
 
 
 def test_the_same_again_is_harmless_and_another_is_not():
-  sources.register_dataset("mine", {"train": RECORDS})
-  sources.register_dataset("mine", {"train": list(RECORDS)})
+  dataset_registration.register_dataset("mine", {"train": RECORDS})
+  dataset_registration.register_dataset("mine", {"train": list(RECORDS)})
   with pytest.raises(UserError, match="already registered as 'mine'"):
-    sources.register_dataset("mine", {"train": RECORDS[:5]})
+    dataset_registration.register_dataset("mine", {"train": RECORDS[:5]})
   with pytest.raises(UserError, match="already registered as 'svamp'"):
-    sources.register_dataset("svamp", RECORDS)
+    dataset_registration.register_dataset("svamp", RECORDS)
 
 
 def test_known_datasets_and_specs():
-  assert sources.register_dataset("svamp").name == "svamp"
+  assert dataset_registration.register_dataset("svamp").name == "svamp"
   with pytest.raises(UserError, match="unknown dataset 'nope'"):
-    sources.register_dataset("nope")
+    dataset_registration.register_dataset("nope")
   spec = datasets.DatasetSpec("spec", lambda split, options: RECORDS)
-  assert sources.register_dataset("spec", spec) is spec
+  assert dataset_registration.register_dataset("spec", spec) is spec
   with pytest.raises(UserError, match="'spec' cannot be registered as 'x'"):
-    sources.register_dataset("x", spec)
+    dataset_registration.register_dataset("x", spec)
 
 
 @pytest.mark.parametrize(
@@ -158,13 +162,15 @@ def test_known_datasets_and_specs():
   ],
 )
 def test_what_is_no_list_of_records(records, message):
-  sources.register_dataset("mine", {"train": RECORDS, "test": records})
+  dataset_registration.register_dataset(
+    "mine", {"train": RECORDS, "test": records}
+  )
   with pytest.raises(UserError, match=message):
     count("mine", "test")
 
 
 def test_wrong_splits_and_names():
   with pytest.raises(UserError, match="train among them"):
-    sources.register_dataset("mine", {"dev": RECORDS})
+    dataset_registration.register_dataset("mine", {"dev": RECORDS})
   with pytest.raises(UserError, match="cannot name a dataset"):
-    sources.register_dataset("my-set", RECORDS)
+    dataset_registration.register_dataset("my-set", RECORDS)

@@ -5,7 +5,7 @@
 
 The numbers come from the records alone, in one pass and in memory that hardly
 grows with them (some 20 bytes a text, to find duplicates). Records that
-`choosing.choose` made say in their meta what their teachers answered in all; in
+`rationale_selection.choose` made say in their meta what their teachers answered in all; in
 other records, every rationale counts as one answer of its source.
 """
 
@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dss_jax.datasets.records import Problem, Rationale, Record, SeenTexts
-from dss_jax.rationales.choosing import count_in
 from dss_jax.rationales.quality.accounts import (
   Account,
   account_of,
@@ -30,6 +29,7 @@ from dss_jax.rationales.quality.quality_report import (
   lengths_of,
   num_words,
 )
+from dss_jax.rationales.rationale_selection import count_in
 from dss_jax.rationales.teacher_answers import SameAnswer
 
 # What is counted of a teacher; see `quality_report`.

@@ -1,4 +1,4 @@
-"""The planner of `dss_jax.data.packing.packing_plans`: fills the rows of one window.
+"""The planner of `dss_jax.data.packing.packing_plans`: packs one window.
 
 See that module for what is done and why; this one holds how.
 """
