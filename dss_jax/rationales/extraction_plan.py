@@ -256,8 +256,8 @@ class ExtractionPlan:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
       raise UserError(
-        f"two teachers are called {twice[0]!r}; their rationales are told apart"
-        " by that name, so give each its own",
+        f"two teachers are called {twice[0]!r}; their rationales are"
+        " distinguished by that name, so give each its own",
         fields="Endpoint.name",
       )
     asked = [

@@ -142,17 +142,17 @@ def add(
       id is a record's, or the ledger holds other answers to these requests.
   """
   counts: collections.Counter[str] = collections.Counter()
-  told: dict[str, Completion] = {}
+  completions: dict[str, Completion] = {}
   for request, completion in _matched(stored, source, plan, counts):
-    if request.key in told:
+    if request.key in completions:
       counts["repeated"] += 1
       continue
-    told[request.key] = completion
+    completions[request.key] = completion
     counts["answers"] += 1
-  _check_ledger(told, ledger)
+  _check_ledger(completions, ledger)
   [own] = plan.teachers
   now = time.time()
-  for number, (key, completion) in enumerate(told.items(), 1):
+  for number, (key, completion) in enumerate(completions.items(), 1):
     ledger.add_outcome(
       Outcome(
         key,
@@ -215,11 +215,14 @@ def _matched(
       )
 
 
-def _check_ledger(told: Mapping[str, Completion], ledger: Ledger) -> None:
+def _check_ledger(
+  completions: Mapping[str, Completion], ledger: Ledger
+) -> None:
   """Raises UserError if other answers are there: the first one stays."""
   others = sum(
-    outcome.completion is not None and outcome.completion.text != told[key].text
-    for key, outcome in ledger.get_many(told).items()
+    outcome.completion is not None
+    and outcome.completion.text != completions[key].text
+    for key, outcome in ledger.get_many(completions).items()
   )
   if others:
     raise UserError(

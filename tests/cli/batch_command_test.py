@@ -217,19 +217,21 @@ def test_nothing_left(mine, loopback_batches, capsys):
 
 
 @pytest.mark.parametrize(
-  ("path", "told"),
+  ("path", "message"),
   [
     ("/v2", "may have no interface for batches"),
     (":9", "no connection to"),
   ],
 )
-def test_endpoints_without_batches(mine, loopback_batches, capsys, path, told):
+def test_endpoints_without_batches(
+  mine, loopback_batches, capsys, path, message
+):
   url = loopback_batches.base_url.replace("/v1", path)
   if path == ":9":
     url = "http://127.0.0.1:9/v1"
   assert mine("--base_url", url, "--batch=submit") == 2
   error = error_of(capsys)
-  assert told in error
+  assert message in error
   assert "(--base_url)" in error
 
 

@@ -21,7 +21,7 @@ class Reading:
   """What a line gives as the answer.
 
   Attributes:
-    label: the answer; None if there is none, or none that can be told.
+    label: the answer; None if there is none, or none that can be determined.
     status: "ok", or a reason of `dss_jax.datasets.completions`.
     rest: what the line says after the answer.
   """
@@ -264,19 +264,19 @@ _REASON = re.compile(
 
 def _without_reason(line: str) -> str:
   """The first sentence of a line, up to where it gives reasons."""
-  told = sentence(line)[0]
-  reason = _REASON.search(told)
-  return told[: reason.start()] if reason else told
+  statement = sentence(line)[0]
+  reason = _REASON.search(statement)
+  return statement[: reason.start()] if reason else statement
 
 
 def _number(line: str) -> Reading:
   """The number that the first sentence gives, behind its last "="."""
-  told = _without_reason(line)
-  rest = line[len(told) :]
-  label = number_in(told.rpartition("=")[2])
+  statement = _without_reason(line)
+  rest = line[len(statement) :]
+  label = number_in(statement.rpartition("=")[2])
   if label is not None and arithmetic.value(label) is not None:
     return Reading(label, "ok", rest)
-  has_number = re.search(r"\d", told)
+  has_number = re.search(r"\d", statement)
   return Reading(None, "unevaluable" if has_number else "no_label", rest)
 
 
@@ -353,10 +353,10 @@ _REMARK = re.compile(
 
 def _text(line: str) -> Reading:
   """The line up to its full stop, which need not be there."""
-  told, rest = line, ""
+  statement, rest = line, ""
   if remark := _REMARK.search(line):
-    told, rest = line[: remark.start()], line[remark.end() :]
-  label = told.strip()
+    statement, rest = line[: remark.start()], line[remark.end() :]
+  label = statement.strip()
   label = label.removesuffix(".") if label.endswith(".") else label
   label = re.sub(r"(?<=\w)[!]+$", "", label.rstrip()).strip('"\u201c\u201d')
   if not re.search(r"\w", label):

@@ -353,11 +353,11 @@ def _following(
   while begin < len(text) and text[begin].isspace():
     begin += 1
   line_end = text.find("\n", begin)
-  told = found.reading.rest
-  told = told[_FIRST_WORD.match(told).end() :]  # type: ignore[union-attr]
-  if len(told.split()) < 3:
-    told = ""
-  rest = f"{told}\n{text[line_end:] if line_end >= 0 else ''}".strip()
+  remainder = found.reading.rest
+  remainder = remainder[_FIRST_WORD.match(remainder).end() :]  # type: ignore[union-attr]
+  if len(remainder.split()) < 3:
+    remainder = ""
+  rest = f"{remainder}\n{text[line_end:] if line_end >= 0 else ''}".strip()
   end = len(rest)
   for claim, _, reading in _read_claims(form, rest, choices):
     if reading.label is not None and not _same(form, found.reading, reading):

@@ -306,7 +306,7 @@ class ProviderBatch:
       )
 
   def discard(self) -> None:
-    """Removes a folder of which nothing was sent."""
+    """Removes a folder none of whose lines were sent."""
     shutil.rmtree(self.folder)
 
 

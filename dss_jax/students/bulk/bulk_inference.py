@@ -34,7 +34,7 @@ from dss_jax.students.student import Student
 _WITH_HEADER = ("csv", ".csv", "tsv", ".tsv")
 
 
-# Gold labels of which it is remembered whether they can be written.
+# So many gold labels are remembered with whether they can be written.
 _REMEMBERED_LABELS = 1 << 16
 
 

@@ -1,4 +1,4 @@
-"""Thoughts and control tokens of current models, told from what was said."""
+"""Thoughts and control tokens of current models, kept apart from the answer."""
 
 import hypothesis
 import pytest

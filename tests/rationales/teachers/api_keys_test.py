@@ -136,7 +136,7 @@ def test_a_command_that_prints_the_same_token_again_ends_the_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("command", "told"),
+  ("command", "message"),
   [
     ("no-such-program --x", "cannot be run: No such file"),
     (
@@ -149,17 +149,17 @@ def test_a_command_that_prints_the_same_token_again_ends_the_run(tmp_path):
     (f"echo $HOME; {sys.executable}", None),
   ],
 )
-def test_a_command_that_gives_no_key(monkeypatch, command, told):
+def test_a_command_that_gives_no_key(monkeypatch, command, message):
   url = "http://127.0.0.1:9/v1"
   endpoint = Endpoint("t", "m", base_url=url, api_key_command=command)
-  if told is None:
+  if message is None:
     # No shell reads it: a semicolon is a part of a word.
     key = OpenAIEndpoint(endpoint)._key.headers()["Authorization"]
     assert key == f"Bearer $HOME; {sys.executable}"
     return
   with pytest.raises(UserError, match=r"api_key_command|the key") as caught:
     OpenAIEndpoint(endpoint)
-  assert told in str(caught.value)
+  assert message in str(caught.value)
   assert "sk-" not in str(caught.value)
   assert caught.value.fields == ("Endpoint.api_key_command",)
 
@@ -181,7 +181,7 @@ def test_headers_are_sent_and_the_key_alone_in_its_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ("name", "value", "told"),
+  ("name", "value", "message"),
   [
     ("Content-Length", "3", "the client does not write itself"),
     ("X Team", "a", "must be the name of a header"),
@@ -190,8 +190,8 @@ def test_headers_are_sent_and_the_key_alone_in_its_own(tmp_path, monkeypatch):
     ("X-Team", "é-secret", "characters that cannot be sent"),
   ],
 )
-def test_headers_that_cannot_be_sent(name, value, told):
-  with pytest.raises(UserError, match=told) as caught:
+def test_headers_that_cannot_be_sent(name, value, message):
+  with pytest.raises(UserError, match=message) as caught:
     Endpoint("t", "m", headers=((name, value),))
   assert "secret" not in str(caught.value)
   assert caught.value.fields == ("Endpoint.headers",)

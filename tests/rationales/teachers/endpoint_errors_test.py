@@ -108,7 +108,7 @@ def clean(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ("url", "variable", "value", "told"),
+  ("url", "variable", "value", "message"),
   [
     (LOCAL, "ALL_PROXY", "socks5://127.0.0.1:9", "ALL_PROXY names a SOCKS"),
     (LOCAL, "HTTP_PROXY", "socks5h://127.0.0.1:9", "HTTP_PROXY names a SOCKS"),
@@ -126,10 +126,10 @@ def clean(monkeypatch):
   ],
 )
 def test_set_up_is_checked_before_anything_is_asked(
-  clean, url, variable, value, told
+  clean, url, variable, value, message
 ):
   clean.setenv(variable, value)
-  with pytest.raises(UserError, match=told) as caught:
+  with pytest.raises(UserError, match=message) as caught:
     OpenAIEndpoint(Endpoint("t", "m", base_url=url))
   assert "\n" not in str(caught.value)
   assert "secret" not in str(caught.value)
@@ -234,17 +234,17 @@ def test_a_proxy_that_wants_a_password_is_named(clean):
       clean.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
       return await _complete(url, False)
 
-  for url, told in (
+  for url, message in (
     ("http", "the proxy wants"),
     ("https", "HTTPS_PROXY names"),
   ):
     error = asyncio.run(main(f"{url}://models.example/v1"))
     assert isinstance(error, FatalError)
-    assert told in str(error)
+    assert message in str(error)
 
 
 @pytest.mark.parametrize(
-  ("error", "told"),
+  ("error", "message"),
   [
     (
       socket.gaierror(-2, "Name or service not known"),
@@ -255,14 +255,14 @@ def test_a_proxy_that_wants_a_password_is_named(clean):
   ],
 )
 def test_failures_that_will_not_pass_are_fatal_until_it_was_reached(
-  error, told
+  error, message
 ):
   for was_reached, kind in ((False, FatalError), (True, TransientError)):
     found = endpoint_errors.connection_failure(
       error, "https://models.example/v1", was_reached=was_reached
     )
     assert isinstance(found, kind)
-    assert (told in str(found)) != was_reached
+    assert (message in str(found)) != was_reached
 
 
 @pytest.mark.parametrize("was_reached", [False, True])
