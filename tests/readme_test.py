@@ -72,7 +72,7 @@ def _write_tickets(folder):
       writer = csv.writer(file)
       writer.writerow(["question", "team", "why"])
       for i in range(number):
-        what, team = (("refund", "billing"), ("router", "network"))[i % 2]
+        what, team = (("refund", "billing"), ("password", "login"))[i % 2]
         writer.writerow([f"My {what} {i} is late", team, f"{what}: {team}"])
 
 

@@ -29,8 +29,8 @@ files, equal labels), "tolerant" ours (or equal up to case and punctuation).
 """
 
 _SHOW_EPILOG = """\
-Give the flags of a run (--gin_file=... --gin.NAME=VALUE, as for `dss-jax train`)
-or its folder to see what that run trains on, or a --task and flags.
+Give the flags of a run (--gin_file=... --gin.NAME=VALUE, as `dss-jax train`
+takes them) or its folder to see what that run trains on, or a --task and flags.
 What is printed is decoded from a packed batch as the student gets it: </s>
 stands for the end-of-sequence token, and text that the vocabulary cannot
 write is shown as it will be seen.

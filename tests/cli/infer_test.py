@@ -114,7 +114,7 @@ def test_rows_are_answered_in_their_order(folder, tmp_path, capsys):
   allowed = {"entailment", "neutral", "contradiction"}
   for row in found:
     if "error" in row:
-      assert row["error"] == "no input (key 'input')"
+      assert row["error"] == "no input (key 'input'); keys: question, number"
     else:
       assert row["label"] in allowed
       assert row["label"] == max(

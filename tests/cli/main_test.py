@@ -180,7 +180,7 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
     ),
     "folder cannot be made": (
       _train_flags(pathlib.Path("/proc/no_such_folder")),
-      "MODEL_DIR",
+      "--model_dir",
     ),
     "wrong evaluation task": (
       [*train, "--gin.EVAL_TASKS=taxonli_lable"],
@@ -221,7 +221,7 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
     ),
     "another model's folder": (
       _train_flags(trained, "--gin.network.T5Config.mlp_dim=24"),
-      "MODEL_DIR",
+      "--model_dir",
     ),
     "no module": ([*train, "--module=no_such_module"], "no_such_module"),
     "no run": (["checkpoints", str(folder)], "the folder of a training run"),
@@ -257,10 +257,10 @@ def _mistakes(folder: pathlib.Path, trained: pathlib.Path):
       [*train, "--gin.EVAL_STEPS=-1"],
       "loss_batches is -1; it must be 0 or more, or None (--gin.EVAL_STEPS)",
     ),
-    "no folder": ([*train, "--gin.MODEL_DIR="], "MODEL_DIR"),
+    "no folder": ([*train, "--gin.MODEL_DIR="], "--model_dir"),
     "a file for a folder": (
       [*train, f"--gin.MODEL_DIR={trained / 'run.json'}"],
-      "MODEL_DIR",
+      "--model_dir",
     ),
     "no initial checkpoint": (
       [*train, "--gin.INITIAL_CHECKPOINT_PATH="],

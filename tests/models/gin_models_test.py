@@ -123,7 +123,7 @@ def test_small_students_as_designed(folder):
 
 def test_every_file_has_t5x_macros(folder):
   files = sorted((folder / "models").rglob("*.gin"))
-  assert len(files) == 6 + 6 + 4
+  assert len(files) == 6 + 6 + 5
   for file in files:
     path = str(file.relative_to(folder))
     bindings = _bindings(folder, path)
@@ -133,6 +133,7 @@ def test_every_file_has_t5x_macros(folder):
     )
     own = {
       "models/taxonli.gin": "taxonli",
+      "models/families.gin": "families",
       "models/from_checkpoint.gin": "%gin.REQUIRED",
     }
     assert bindings["VOCABULARY", ""] == own.get(path, "bytes")
@@ -153,4 +154,5 @@ def test_sizes_are_short_overrides_of_base(folder):
       if line and not line.startswith("#")
     ]
     assert len(lines) <= 12, file
-    assert lines[0].startswith("include 'models/t5_1_"), file
+    base = "taxonli.gin" if file.name == "families.gin" else "t5_1_"
+    assert lines[0].startswith(f"include 'models/{base}"), file
