@@ -1,4 +1,7 @@
-"""What a run would take on each device, and the largest batch that fits."""
+"""What a run would take on each device, and the largest batch that fits.
+
+Chips of a TPU slice that is not here, and their memory: `tpu_topology`.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from dss_jax.data import pipeline
-from dss_jax.data.feeding import epoch_batches
+from dss_jax.data.feeding import split_batches
 from dss_jax.data.packing import packing_plans
 from dss_jax.training import train_step
 from dss_jax.training.train_config import TrainConfig
@@ -63,7 +63,7 @@ class ValidationLoss:
       ),
     )
     partitioner = config.partitioner
-    self._batches = epoch_batches.EpochBatches(
+    self._batches = split_batches.SplitBatches(
       examples, shape, row_slice=partitioner.process_rows(shape.rows)
     )
     limit = config.evaluation_cfg.loss_batches

@@ -7,7 +7,7 @@ _PROGRAM = """
 import sys
 for name in ("tensorflow", "seqio", "gin", "jax", "flax"):
   sys.modules[name] = None  # importing it raises ImportError
-from dss_jax.data.feeding import batch_files, batches, epoch_batches
+from dss_jax.data.feeding import batch_files, batches, split_batches
 from dss_jax.data.packing import batch_shapes
 from dss_jax.data.feeding import prefetching
 from dss_jax.data.tokens import token_arrays

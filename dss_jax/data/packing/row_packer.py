@@ -1,6 +1,7 @@
 """The planner of `dss_jax.data.packing.packing_plans`: packs one window.
 
-See that module for what is done and why; this one holds how.
+See that module for what is done and why; this one holds how. It decides which
+example goes to which row; `packed_features.fill` writes the rows.
 """
 
 from __future__ import annotations

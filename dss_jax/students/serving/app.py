@@ -1,4 +1,7 @@
-"""The HTTP interface: `make_app(service)` is an ASGI application."""
+"""The HTTP interface and its OpenAPI description.
+
+`make_app(service)` is an ASGI application.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.data.feeding.epoch_batches import EpochBatches
+from dss_jax.data.feeding.split_batches import SplitBatches
 from dss_jax.data.packing.packed_features import unpack
 from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.data.tokens.token_arrays import ExampleSet, TokenArrays
@@ -16,9 +16,9 @@ from dss_jax.data.tokens.token_arrays import ExampleSet, TokenArrays
 def test_an_epoch_holds_everything_once(make_example_set, pack):
   example_set = make_example_set(70, rates=(1.0, 0.0), alternatives=2)
   shape = BatchShape(8, 56, 28, 13, pack=pack)
-  epoch = EpochBatches(example_set, shape)
+  epoch = SplitBatches(example_set, shape)
   hosts = [
-    EpochBatches(example_set, shape, row_slice=rows)
+    SplitBatches(example_set, shape, row_slice=rows)
     for rows in (slice(0, 3), slice(3, 8))
   ]
   found = collections.Counter()
@@ -47,16 +47,16 @@ def test_an_epoch_holds_everything_once(make_example_set, pack):
 def test_an_epoch_of_nothing():
   empty = TokenArrays.from_lists("t", [], [])
   example_set = ExampleSet((empty,), (1.0,), False, 0, "f", "v", "t", "test")
-  assert len(EpochBatches(example_set, BatchShape(2, 8, 8, 1))) == 0
+  assert len(SplitBatches(example_set, BatchShape(2, 8, 8, 1))) == 0
 
 
 def test_an_epoch_of_more_than_one_chunk(make_example_set, monkeypatch):
-  monkeypatch.setattr("dss_jax.data.feeding.epoch_batches._CHUNK", 50)
+  monkeypatch.setattr("dss_jax.data.feeding.split_batches._CHUNK", 50)
   example_set = make_example_set(70)
-  epoch = EpochBatches(example_set, BatchShape(8, 56, 28, 13))
+  epoch = SplitBatches(example_set, BatchShape(8, 56, 28, 13))
   assert sum(len(unpack(epoch[i])) for i in range(len(epoch))) == 140
 
 
 def test_an_example_longer_than_a_row(make_example_set):
   with pytest.raises(UserError, match="tokens of inputs, but a row has room"):
-    EpochBatches(make_example_set(), BatchShape(8, 10, 28, 13))
+    SplitBatches(make_example_set(), BatchShape(8, 10, 28, 13))

@@ -1,4 +1,7 @@
-"""Packed batches of a whole split: every example exactly once."""
+"""Packed batches of a whole split, for validation losses: every example once.
+
+Training's batches, by step, are `batches.PackedBatches`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from dss_jax.data.tokens.token_arrays import ExampleSet
 _CHUNK = 8192
 
 
-class EpochBatches(Batches):
+class SplitBatches(Batches):
   """All examples of a set, each exactly once, packed; `len()` batches.
 
   Of the training batch's shape if that is given, so nothing new is compiled.
