@@ -58,9 +58,11 @@ def make_folder(path: pathlib.Path) -> None:
     file.write(b"\0")
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
-  """Writes `text` so that a reader sees the old file or the whole new one."""
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+  """Writes `content` so that a reader sees the old file or the new one."""
+  if isinstance(content, str):
+    content = content.encode("utf-8")
   with errors.writing(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-      temporary.write_text(text, encoding="utf-8")
+      temporary.write_bytes(content)

@@ -1,4 +1,4 @@
-"""`dss-jax data stats|show|batches|convert`: look at datasets, and convert them.
+"""`dss-jax data COMMAND`: look at datasets, and convert them.
 
 Each sub-command reads a registered dataset (`--dataset`) or a file of records
 (`--input`). Nothing heavy is imported before a sub-command runs.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from dss_jax.cli.data_flags import (
   ShowFlags,
   SourceFlags,
   StatsFlags,
+  VocabularyFlags,
   WriteFlags,
   add_arguments,
 )
@@ -53,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     "show": _show,
     "batches": _batches,
     "convert": _convert,
+    "vocabulary": _vocabulary,
   }
   return commands[args.data_command](args)
 
@@ -267,26 +270,63 @@ def _check_cuts(
     )
 
 
+def _usable_records(source: SourceFlags, limit: int | None) -> list[Record]:
+  """The records of --input; what is left out is named on standard error.
+
+  Raises:
+    UserError: lines cannot be used, and --skip_malformed is not given.
+  """
+  records, problems = _read_input(source)
+  if problems and not source.skip_malformed:
+    raise UserError(_problem_line(source, len(records), problems))
+  if problems:
+    print(f"{len(problems)} malformed lines left out:", file=sys.stderr)
+    for problem in problems[:_SHOWN_PROBLEMS]:
+      print(f"  {problem}", file=sys.stderr)
+  return records[:limit]
+
+
+def _convert_file(source: SourceFlags, convert: ConvertFlags) -> int:
+  """Writes the records of --input, held-out ones to files of their own."""
+  from dss_jax.datasets import splits
+  from dss_jax.datasets.records import write_records
+
+  shares = convert.held_out
+  if shares and "{split}" not in convert.output:
+    raise UserError(
+      f"--output={convert.output} is one file for {1 + len(shares)} splits:"
+      " write {split} in --output"
+    )
+  if not shares and "{split}" in convert.output:
+    raise UserError(
+      "--output: {split} is for --dataset, or for --input with"
+      " --validation_fraction or --test_fraction"
+    )
+  records = _usable_records(source, convert.limit)
+  if not shares:
+    count = write_records(convert.output, records)
+    print(f"{count} records -> {convert.output}")
+    return 0
+  found = splits.held_out([record.input for record in records], shares)
+  for split, positions in found.items():
+    path = convert.output.replace("{split}", split)
+    count = write_records(path, [records[i] for i in positions])
+    print(f"{split}: {count} records -> {path}")
+  return 0
+
+
 def _convert(args: argparse.Namespace) -> int:
   from dss_jax.datasets.records import write_records
 
   source = flags.build(SourceFlags, args)
   convert = flags.build(ConvertFlags, args)
   if source.input:
-    if "{split}" in convert.output:
-      raise UserError("--output: {split} is for --dataset; --input has none")
-    records, problems = _read_input(source)
-    if problems and not source.skip_malformed:
-      raise UserError(_problem_line(source, len(records), problems))
-    records = records[: convert.limit]
-    print(
-      f"{write_records(convert.output, records)} records -> {convert.output}"
+    return _convert_file(source, convert)
+  if convert.held_out:
+    raise UserError(
+      "--validation_fraction and --test_fraction are for --input; datasets have"
+      " their splits"
     )
-    if problems:
-      print(f"{len(problems)} malformed lines left out:", file=sys.stderr)
-      for problem in problems[:_SHOWN_PROBLEMS]:
-        print(f"  {problem}", file=sys.stderr)
-    return 0
   from dss_jax import datasets
 
   options = _data_options(args, max_records=convert.limit)
@@ -318,4 +358,32 @@ def _convert(args: argparse.Namespace) -> int:
       "validation data are cut: train on all of these files, or a run cuts"
       " others off"
     )
+  return 0
+
+
+# --- vocabulary --------------------------------------------------------------
+
+
+def _vocabulary(args: argparse.Namespace) -> int:
+  from dss_jax import datasets, vocabularies
+  from dss_jax.base import atomic_files
+  from dss_jax.data.tokens import vocabulary_training
+
+  source = flags.build(SourceFlags, args)
+  write = flags.build(VocabularyFlags, args)
+  if source.input:
+    records = _usable_records(source, write.limit)
+  else:
+    records = datasets.load_split(
+      source.dataset or "",
+      source.split or "train",
+      options=_data_options(args, max_records=write.limit),
+    )
+  model = vocabulary_training.train(
+    vocabulary_training.texts_of(records), write.vocab_size
+  )
+  atomic_files.write_atomically(pathlib.Path(write.output), model)
+  vocabulary = vocabularies.from_name(write.output)
+  pieces = vocabulary.vocab_size - vocabulary.extra_ids
+  print(f"{pieces} pieces of {len(records)} records -> {write.output}")
   return 0

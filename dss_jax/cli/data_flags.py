@@ -1,4 +1,4 @@
-"""The flags of `dss-jax data stats|show|batches|convert`, and of records."""
+"""The flags of `dss-jax data COMMAND`, and of records."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ examples:
     --output_dir=batches
   dss-jax data convert --dataset=cqa --data_dir=datasets --output=cqa_{split}.jsonl
   dss-jax data convert --input=mine.csv --output=mine.parquet
+  dss-jax data convert --input=mine.csv --output='mine/{split}.jsonl' \\
+    --validation_fraction=0.1 --test_fraction=0.2
+  dss-jax data vocabulary --input=mine/train.jsonl --output=mine.model
 """
 
 _STATS_EPILOG = """\
@@ -34,6 +37,12 @@ takes them) or its folder to see what that run trains on, or a --task and flags.
 What is printed is decoded from a packed batch as the student gets it: </s>
 stands for the end-of-sequence token, and text that the vocabulary cannot
 write is shown as it will be seen.
+"""
+
+_VOCABULARY_EPILOG = """\
+Made from inputs, labels and rationales of the training data, for students that
+start from random parameters; those that start from a checkpoint need its own.
+A run reads it with --gin.VOCABULARY=FILE.
 """
 
 _BATCHES_EPILOG = """\
@@ -190,11 +199,37 @@ class ConvertFlags:
     as_trained: cut validation data and fractions off, as a run does; else
       write the splits of --dataset's source, from which a run on these files
       cuts the same ones.
+    validation_fraction: share of the records of --input to write as validation
+      data. Equal inputs stay together, and more records move none.
+    test_fraction: share of them to write as test data, likewise.
   """
 
   output: str
   limit: int | None = None
   as_trained: bool = False
+  validation_fraction: float = 0.0
+  test_fraction: float = 0.0
+
+  @property
+  def held_out(self) -> dict[str, float]:
+    """The shares of --input to hold out, by the split's name."""
+    shares = {"validation": self.validation_fraction, "test": self.test_fraction}
+    return {split: share for split, share in shares.items() if share}
+
+
+@dataclasses.dataclass(frozen=True)
+class VocabularyFlags:
+  """What `data vocabulary` writes.
+
+  Attributes:
+    output: the SentencePiece model, such as mine.model.
+    vocab_size: pieces at most; small data have fewer.
+    limit: look at the first N records only.
+  """
+
+  output: str
+  vocab_size: int = 2000
+  limit: int | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -222,6 +257,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       (BatchFlags, WriteFlags),
     ),
     ("convert", "write a dataset as records", "", (SourceFlags, ConvertFlags)),
+    (
+      "vocabulary",
+      "make a vocabulary of a dataset's own text",
+      _VOCABULARY_EPILOG,
+      (SourceFlags, VocabularyFlags),
+    ),
   ):
     command = commands.add_parser(
       name,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -66,6 +66,53 @@ def fixed_split(
     )
   train = rest[: fraction_count(len(rest), fraction)]
   return sorted(train), sorted(order[:num_validation])
+
+
+def held_out(
+  inputs: Sequence[str], shares: Mapping[str, float], *, seed: int = 0
+) -> dict[str, list[int]]:
+  """Cuts one table into training and held-out data.
+
+  A record's place depends on its input alone, by a hash: equal inputs, up to
+  spaces, stay together, and a longer table moves none of them.
+
+  Args:
+    inputs: the records' inputs, in source order.
+    shares: share of the inputs of each held-out split; about so many, because
+      each input is drawn for itself.
+    seed: another seed gives another split.
+
+  Returns:
+    Positions in source order, of `train` and of each split of `shares`.
+
+  Raises:
+    UserError: shares that leave nothing to train on, or a split that would be
+      empty.
+  """
+  if not all(0 < share < 1 for share in shares.values()) or (
+    sum(shares.values()) >= 1
+  ):
+    shown = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+    raise UserError(
+      f"the shares to hold out are {shown}; each must be above 0, and together"
+      " they must be below 1",
+      fields=("ConvertFlags.validation_fraction", "ConvertFlags.test_fraction"),
+    )
+  found: dict[str, list[int]] = {name: [] for name in ("train", *shares)}
+  ends = np.cumsum(list(shares.values()))
+  for i, text in enumerate(inputs):
+    key = f"{seed}:{' '.join(text.split())}".encode()
+    place = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
+    split = int(np.searchsorted(ends, place, side="right"))
+    found[[*shares, "train"][split]].append(i)
+  empty = [name for name, positions in found.items() if not positions]
+  if empty:
+    raise UserError(
+      f"{len(inputs)} records are too few: nothing would be left for"
+      f" {' and '.join(empty)}",
+      fields=("ConvertFlags.validation_fraction", "ConvertFlags.test_fraction"),
+    )
+  return found
 
 
 def official_split(

@@ -160,3 +160,41 @@ def test_the_permutation_is_numpys():
   assert np.random.default_rng(0).permutation(10).tolist() == [
     4, 6, 2, 7, 3, 5, 9, 0, 8, 1,
   ]  # fmt: skip
+
+
+def test_held_out_inputs_are_about_the_shares_and_stay_where_they_are():
+  inputs = [f"input {i}" for i in range(2000)]
+  found = splits.held_out(inputs, {"validation": 0.1, "test": 0.2})
+  assert list(found) == ["train", "validation", "test"]
+  assert sorted(i for part in found.values() for i in part) == list(range(2000))
+  # Binomial: four standard deviations are 54 and 72.
+  assert abs(len(found["validation"]) - 200) < 54
+  assert abs(len(found["test"]) - 400) < 72
+  half = splits.held_out(inputs[:1000], {"validation": 0.1, "test": 0.2})
+  for split, positions in half.items():
+    assert positions == [i for i in found[split] if i < 1000]
+  other = splits.held_out(inputs, {"validation": 0.1, "test": 0.2}, seed=1)
+  assert other != found
+  # Frozen: another Python or NumPy must not give another split.
+  assert found["validation"][:5] == [15, 20, 29, 32, 35]
+
+
+def test_equal_inputs_are_held_out_together():
+  inputs = [f"a {i % 50}  b" if i % 2 else f"a {i % 50} b" for i in range(400)]
+  found = splits.held_out(inputs, {"test": 0.3})
+  texts = [{i % 50 for i in part} for part in found.values()]
+  assert not texts[0] & texts[1]
+
+
+@pytest.mark.parametrize(
+  ("inputs", "shares", "message"),
+  [
+    (["a", "b"], {"test": 0.999999}, "train"),
+    (["a"], {"test": 0.000001}, "nothing would be left for test"),
+    (["a", "b"], {"validation": 0.5, "test": 0.5}, "below 1"),
+    (["a", "b"], {"test": -0.1}, "above 0"),
+  ],
+)
+def test_too_much_or_nothing_is_not_held_out(inputs, shares, message):
+  with pytest.raises(UserError, match=message):
+    splits.held_out(inputs, shares)

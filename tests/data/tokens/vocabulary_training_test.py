@@ -1,0 +1,56 @@
+"""Vocabularies of a dataset's own text."""
+
+import pytest
+
+from dss_jax import datasets, vocabularies
+from dss_jax.base.errors import UserError
+from dss_jax.data.tokens import text_checks, vocabulary_training
+from dss_jax.datasets.records import Rationale, Record
+
+RECORDS = [
+  Record("1", "Überweisung an  München</s>kam nie an (Nr. 7)", "Zahlung", (
+    Rationale("Geld fehlt ½ Jahr", "Zahlung", "me"),
+  )),
+  Record("2", "cannot log in {since} <today>", "login", ()),
+]  # fmt: skip
+
+
+def test_every_text_of_the_data_can_be_written(tmp_path):
+  path = tmp_path / "own.model"
+  texts = list(vocabulary_training.texts_of(RECORDS))
+  path.write_bytes(vocabulary_training.train(texts, 300))
+  vocabulary = vocabularies.from_name(str(path))
+  for text in texts:
+    assert vocabulary.unk_id not in vocabulary.encode(text)
+  text_checks.check_labels([r.label for r in RECORDS], vocabulary)
+  # ASCII is there although no record has it.
+  assert vocabulary.decode(vocabulary.encode("Z~9")) == "Z~9"
+
+
+def test_words_and_prefixes_become_pieces(tmp_path):
+  options = datasets.DataOptions(generated_num_train=300)
+  records = datasets.load_split("kinds", "train", options=options)
+  path = tmp_path / "kinds.model"
+  texts = list(vocabulary_training.texts_of(records))
+  model = vocabulary_training.train(texts, 1000)
+  assert model == vocabulary_training.train(texts, 1000)
+  path.write_bytes(model)
+  vocabulary = vocabularies.from_name(str(path))
+  (first, *_) = vocabulary.encode(texts[0])
+  assert vocabulary.decode([first]) == "[label]"
+  tokens = sum(len(vocabulary.encode(text)) for text in texts)
+  words = sum(len(text.split()) for text in texts)
+  assert words <= tokens < 1.2 * words
+
+
+@pytest.mark.parametrize(
+  ("texts", "size", "message"),
+  [
+    ([" ", "</s>"], 300, "no text"),
+    (["".join(chr(0x4E00 + i) for i in range(900))], 500, "500 pieces"),
+    (["a"], 10, "vocab_size"),
+  ],
+)
+def test_impossible_vocabularies(texts, size, message):
+  with pytest.raises(UserError, match=message):
+    vocabulary_training.train(texts, size)
