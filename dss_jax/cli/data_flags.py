@@ -213,7 +213,10 @@ class ConvertFlags:
   @property
   def held_out(self) -> dict[str, float]:
     """The shares of --input to hold out, by the split's name."""
-    shares = {"validation": self.validation_fraction, "test": self.test_fraction}
+    shares = {
+      "validation": self.validation_fraction,
+      "test": self.test_fraction,
+    }
     return {split: share for split, share in shares.items() if share}
 
 

@@ -34,7 +34,8 @@ __all__ = ["EPILOG", "add_arguments", "run"]
 
 # Flags that replace asking; one of them at most.
 _WAYS = (
-  *("show_prompt", "dry_run", "batch", "write_batch", "read_batch"),
+  *("draft_prompt", "show_prompt", "dry_run"),
+  *("batch", "write_batch", "read_batch"),
   "completions",
 )
 
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
   user_modules.import_modules(args.module)
   prices = Prices.load(args.prices)
   source = extract_flags.make_source(args)
+  if args.draft_prompt:
+    return _draft_prompt(args, source)
   if args.completions:
     return _extract_stored(args, source, prices)
   plan = extract_flags.make_plan(args)
@@ -140,6 +143,25 @@ def _ledger_to_read(args: argparse.Namespace) -> Iterator[Ledger | None]:
     return
   with Ledger(path, read_only=True) as ledger:
     yield ledger
+
+
+def _draft_prompt(args: argparse.Namespace, source: RecordSource) -> int:
+  """Writes a prompt file for the records; one that is there is the user's."""
+  from dss_jax.base import atomic_files
+  from dss_jax.rationales import prompt_drafting, prompt_files
+
+  path = pathlib.Path(args.draft_prompt)
+  if path.suffix != ".toml":
+    raise UserError(f"--draft_prompt is {str(path)!r}; it must end in .toml")
+  if path.exists():
+    raise UserError(f"{path} is there already; delete it, or name another file")
+  atomic_files.write_atomically(
+    path, prompt_drafting.draft(list(source.read()))
+  )
+  prompt = prompt_files.load(path)
+  shown = f", {len(prompt.labels)} labels" if prompt.labels else ""
+  print(f"answers of kind {prompt.answer_kind}{shown} -> {path}")
+  return 0
 
 
 def _show_prompt(

@@ -36,7 +36,9 @@ examples:
   dss-jax extract --dataset=cqa --data_dir=datasets --output_dir=runs/cqa \\
     --base_url=http://127.0.0.1:8000/v1 --model=my-model \\
     --samples=5 --temperature=0.7
-  # your own data, with your own exemplars
+  # your own data, with a prompt drafted from them, which you then improve
+  dss-jax extract --input=tickets.csv --field_mapping input=text label=team \\
+    --draft_prompt=tickets.toml
   dss-jax extract --input=tickets.csv --field_mapping input=text label=team \\
     --prompt=tickets.toml --model=gpt-4.1-mini --output_dir=runs/tickets
   # without a model: the paper's own completions, or taxonli's rules
@@ -131,11 +133,14 @@ class PromptFlags:
     prompt: shipped: anli, cqa, esnli, svamp, taxonli; or a TOML file; default:
       --dataset's.
     num_exemplars: only the first N, for short contexts; default: all.
+    draft_prompt: write a prompt file for these records, made from their labels,
+      to start from; asks nothing.
     show_prompt: print what would be sent for the first record, and ask nothing.
   """
 
   prompt: str | None = None
   num_exemplars: int | None = None
+  draft_prompt: str | None = None
   show_prompt: bool = False
 
 
