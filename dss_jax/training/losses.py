@@ -159,11 +159,18 @@ class Weighting:
     """Number of sub-tasks, the length of every per-sub-task metric."""
     return len(self.subtask_weights)
 
-  def __call__(self, batch: Batch) -> jax.Array:
+  def __call__(
+    self, batch: Batch, subtask_weights: Sequence[Any] | None = None
+  ) -> jax.Array:
     """Returns the [batch, length] float32 token weights of a *global* batch.
 
     A sub-task id above `num_subtasks` means that the batch belongs to another
     mixture; its weight is NaN, so that the mistake cannot pass for training.
+
+    Args:
+      batch: its features.
+      subtask_weights: w_k as float32 scalars, in place of the field's; so a
+        compiled program can take them as arguments.
     """
     ids = subtask_ids(batch)
     mask = loss_mask(batch)
@@ -173,20 +180,23 @@ class Weighting:
     tokens = mask * example_weights
     if self.normalizer == "AVERAGE_PER_SEQUENCE":
       tokens = tokens / jnp.maximum(_segment_sums(batch, mask), 1e-20)
-    scales = self._scales(batch, ids, tokens, example_weights)
+    if subtask_weights is None:
+      subtask_weights = self.subtask_weights
+    divisors = self._divisors(batch, ids, tokens, example_weights)
+    scales = [w / n for w, n in zip(subtask_weights, divisors, strict=True)]
     weights = jnp.where((ids < 0) | (ids > self.num_subtasks), jnp.nan, 0.0)
     for k, scale in enumerate(scales, start=1):
       weights = jnp.where(ids == k, scale * tokens, weights)
     return weights
 
-  def _scales(
+  def _divisors(
     self,
     batch: Batch,
     ids: jax.Array,
     tokens: jax.Array,
     example_weights: jax.Array,
   ) -> list[jax.Array | float]:
-    """w_k / n_k of each sub-task, scalars float32.
+    """n_k of each sub-task, scalars float32.
 
     Args:
       batch: the features of the global batch.
@@ -200,22 +210,20 @@ class Weighting:
 
     ks = range(1, self.num_subtasks + 1)
     if self.normalizer == "subtask_tokens":
-      divisors = [jnp.maximum(total(tokens, k), 1.0) for k in ks]
-    elif self.normalizer == "examples":
+      return [jnp.maximum(total(tokens, k), 1.0) for k in ks]
+    if self.normalizer == "examples":
       starts = jnp.where(example_starts(batch), example_weights, 0.0)
-      divisors = [jnp.maximum(total(starts, k), 1.0) for k in ks]
-    elif self.normalizer in (
+      return [jnp.maximum(total(starts, k), 1.0) for k in ks]
+    if self.normalizer in (
       "all_tokens",
       "NUM_REAL_TARGET_TOKENS",
       # `tokens` sums to an example's weight here, so this counts examples.
       "AVERAGE_PER_SEQUENCE",
     ):
-      divisors = [jnp.maximum(jnp.sum(tokens), 1.0)] * len(ks)
-    elif self.normalizer == "NUM_TOTAL_TARGET_TOKENS":
-      divisors = [float(tokens.size)] * len(ks)
-    else:
-      divisors = [float(self.normalizer or 1.0)] * len(ks)
-    return [w / n for w, n in zip(self.subtask_weights, divisors, strict=True)]
+      return [jnp.maximum(jnp.sum(tokens), 1.0)] * len(ks)
+    if self.normalizer == "NUM_TOTAL_TARGET_TOKENS":
+      return [float(tokens.size)] * len(ks)
+    return [float(self.normalizer or 1.0)] * len(ks)
 
 
 @dataclasses.dataclass(frozen=True)

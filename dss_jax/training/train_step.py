@@ -2,6 +2,10 @@
 
 A step is a function of (state, batch, key) alone. Everything random folds the
 state's step into the run's key, so step n is the same whenever it is run.
+
+The numbers that a search changes (the learning rate, the weights of sub-tasks,
+the seed) are arguments of the compiled program, not constants in it: runs that
+differ only in these find one program in the compilation cache.
 """
 
 import dataclasses
@@ -10,6 +14,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dss_jax.base.errors import UserError
@@ -106,9 +111,28 @@ def accumulate(
   return jax.tree.map(lambda x: jnp.sum(x, axis=0), values), grads
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StepNumbers:
+  """What a compiled step takes as arguments besides state, batch and key.
+
+  A pytree; its leaves are numbers, or float32 scalars inside a program.
+
+  Attributes:
+    subtask_weights: w_k of each sub-task, in the order of their ids.
+    learning_rate_fn: a schedule that is a pytree; None leaves the learning rate
+      to the optimizer.
+  """
+
+  subtask_weights: tuple[Any, ...]
+  learning_rate_fn: Any = None
+
+
 @dataclasses.dataclass(frozen=True)
 class StepOptions:
   """How a step computes its loss: constants of its compiled program.
+
+  All but the numbers that `numbers` gives.
 
   Attributes:
     weighting: token weights over the whole batch, w_k and n_k settled.
@@ -117,7 +141,8 @@ class StepOptions:
     label_smoothing: see `token_losses.token_nll`.
     logits_at_once: positions of a device whose logits exist at once; None
       computes all of them, the plain way. See `vocabulary_loss`.
-    learning_rate_fn: only to log `learning_rate`; the optimizer has its own.
+    learning_rate_fn: the rate to update with and to log; None leaves it to the
+      optimizer, and unlogged.
   """
 
   weighting: losses.Weighting
@@ -126,6 +151,14 @@ class StepOptions:
   label_smoothing: float = 0.0
   logits_at_once: int | None = None
   learning_rate_fn: LearningRateFn | None = None
+
+  def numbers(self) -> StepNumbers:
+    """The numbers that may be arguments of the program."""
+    learning_rate_fn: Any = self.learning_rate_fn
+    if jax.tree_util.all_leaves([learning_rate_fn]):
+      # A function that is no pytree: its numbers stay constants.
+      learning_rate_fn = jax.tree_util.Partial(learning_rate_fn)
+    return StepNumbers(self.weighting.subtask_weights, learning_rate_fn)
 
 
 def train_step(
@@ -136,6 +169,7 @@ def train_step(
   tx: optax.GradientTransformation,
   base_key: jax.Array,
   options: StepOptions,
+  numbers: StepNumbers | None = None,
   grad_shardings: Any = None,
 ) -> tuple[TrainState, Sums]:
   """One update.
@@ -147,9 +181,11 @@ def train_step(
     state: the state to start from.
     batch: global `[rows, length]` arrays; see `data/feeding/batches.py`.
     model: the student.
-    tx: the optimizer; gets the step as the extra argument `step`.
+    tx: the optimizer; gets the extra arguments `step` and, where the options
+      have a learning rate, `learning_rate`.
     base_key: typed key of the run, for dropout.
     options: how the loss is computed.
+    numbers: in place of those of the options.
     grad_shardings: see `accumulate`.
 
   Returns:
@@ -159,7 +195,12 @@ def train_step(
     parameters), `nonfinite` (0 or 1), `learning_rate` if asked for.
   """
   key = jax.random.fold_in(base_key, state.step)
-  weights = options.weighting(batch)  # [rows, length] f32, of the WHOLE batch
+  numbers = numbers or options.numbers()
+  rates = {}
+  if numbers.learning_rate_fn is not None:
+    rates["learning_rate"] = numbers.learning_rate_fn(state.step)
+  # [rows, length] f32, of the WHOLE batch
+  weights = options.weighting(batch, numbers.subtask_weights)
 
   def loss_fn(params, micro, key):
     """A weighted sum over tokens, so that micro-batches add up."""
@@ -189,7 +230,7 @@ def train_step(
   )
   grad_norm = optax.tree.norm(grads)
   updates, opt_state = optax.with_extra_args_support(tx).update(
-    grads, state.opt_state, state.params, step=state.step
+    grads, state.opt_state, state.params, step=state.step, **rates
   )
   params = optax.apply_updates(state.params, updates)
 
@@ -199,14 +240,12 @@ def train_step(
     (params, opt_state),
     (state.params, state.opt_state),
   )
-  sums |= {
+  sums |= rates | {
     "loss": loss,
     "grad_norm": grad_norm,
     "param_norm": optax.tree.norm(state.params),
     "nonfinite": jnp.logical_not(finite).astype(jnp.int32),
   }
-  if options.learning_rate_fn is not None:
-    sums["learning_rate"] = options.learning_rate_fn(state.step)
   new_state = state.replace(
     step=state.step + 1, params=params, opt_state=opt_state
   )
@@ -265,12 +304,13 @@ def jit_train_step(
       makes, in place of `model`. The step does not change these arrays, which
       lie on the mesh and stay the caller's (they are not donated).
   """
-  # The key is an argument, not a constant of the program: another seed finds
-  # the same program in the compilation cache. So are the arrays of `adapted`.
+  # Key and numbers are arguments, not constants of the program: another seed or
+  # rate finds the same program in the compilation cache. So are the arrays of
+  # `adapted`.
   impl = jax.random.key_impl(base_key)
   model_on, *frozen = adapted or (None,)
 
-  def step_with_key(state, batch, key_data, *frozen):
+  def step_with_numbers(state, batch, key_data, numbers, *frozen):
     partitioner.check_batch_size(
       batch["decoder_target_tokens"].shape[0], options.num_microbatches
     )
@@ -281,15 +321,17 @@ def jit_train_step(
       tx=tx,
       base_key=jax.random.wrap_key_data(key_data, impl=impl),
       options=options,
+      numbers=numbers,
       grad_shardings=state_shardings.params,
     )
 
   replicated = partitioner.replicated()
   jitted = jax.jit(
-    step_with_key,
+    step_with_numbers,
     in_shardings=(
       state_shardings,
       partitioner.batch_sharding(),
+      replicated,
       replicated,
       *jax.tree.map(lambda array: array.sharding, frozen),
     ),
@@ -297,7 +339,8 @@ def jit_train_step(
     donate_argnums=0,
   )
   key_data = place(jax.random.key_data(base_key), replicated)
-  return JittedStep(jitted, partitioner, key_data, *frozen)
+  numbers = place(jax.tree.map(np.float32, options.numbers()), replicated)
+  return JittedStep(jitted, partitioner, key_data, numbers, *frozen)
 
 
 def jit_eval_step(

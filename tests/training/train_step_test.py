@@ -24,6 +24,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.models.partitioning import Partitioner, standard_logical_axis_rules
 from dss_jax.training import losses, optimizers, token_losses, train_state
 from dss_jax.training import train_step as train_step_lib
+from dss_jax.training.optimizers import schedules
 
 ROWS, INPUTS, TARGETS, VOCAB = 16, 10, 12, 24
 LOGITS_AT_ONCE = 16  # positions: several chunks, the last one not full
@@ -206,7 +207,7 @@ def run(
   return jax.device_get(state), sums
 
 
-def lowered_step(partitioner, model, *, num_microbatches=1, seed=0):
+def lowered_step(partitioner, model, *, num_microbatches=1):
   """The program of a step, and the shapes of the model's parameters."""
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   axes = model.param_axes()
@@ -222,7 +223,7 @@ def lowered_step(partitioner, model, *, num_microbatches=1, seed=0):
     ),
     partitioner=partitioner,
     state_shardings=partitioner.state_shardings(state, axes),
-    base_key=jax.random.key(seed),
+    base_key=jax.random.key(0),
   )
   return step.lower(state, random_batch()), shapes
 
@@ -455,13 +456,44 @@ class TestStep:
     assert compilations.count() == before + 1
     assert int(new_state.step) == 3
 
-  def test_another_seed_is_the_same_program(self):
-    """Keys are arguments, so the compilation cache serves every seed."""
-    texts = [
-      lowered_step(ONE(), ToyStudent(dropout_rate=0.1), seed=seed)[0].as_text()
-      for seed in (1, 2)
-    ]
-    assert texts[0] == texts[1]
+  def test_numbers_are_arguments(self):
+    """One compiled program updates by the rate and weights it is given."""
+    model = ToyStudent()
+    params = model.init(jax.random.key(0))
+    tx = OPTIMIZERS["scaled_adam"].transform(
+      learning_rate, params, model.param_axes()
+    )
+    state = train_state.TrainState.create(params, tx)
+    batch = random_batch()
+    step = jax.jit(
+      functools.partial(
+        train_step_lib.train_step,
+        model=model,
+        tx=tx,
+        base_key=jax.random.key(7),
+        options=train_step_lib.StepOptions(WEIGHTING),
+      )
+    )
+
+    def run(rate, weights):
+      numbers = train_step_lib.StepNumbers(
+        weights, schedules.create_learning_rate_scheduler("constant", rate)
+      )
+      new, sums = jax.device_get(step(state, batch, numbers=numbers))
+      change = jax.tree.map(np.subtract, new.params, params)
+      return change, sums
+
+    once, sums = run(0.25, (0.4, 0.6))
+    assert sums["learning_rate"] == 0.25
+    compiled = compilations.count()
+    twice, sums = run(0.5, (0.4, 0.6))
+    assert sums["learning_rate"] == 0.5
+    assert_close(twice, jax.tree.map(lambda x: 2 * x, once), rel=1e-5)
+    means = sums["nll"] / sums["tokens"]
+    for weights in ((0.4, 0.6), (1.0, 0.0), (2.0, 0.5)):
+      _, sums = run(0.5, weights)
+      assert sums["loss"] == pytest.approx(means @ weights, rel=1e-6)
+    assert compilations.count() == compiled
 
   @pytest.mark.slow
   def test_learns(self):

@@ -5,7 +5,9 @@ gradient transformation. Three things hold for all:
 
 * The learning rate is `learning_rate_fn(step)`, with `step` an optional extra
   argument of `update`; without it, the number of updates made so far. So a
-  skipped step still moves along the schedule, but not the moments' clock.
+  skipped step still moves along the schedule, but not the moments' clock. The
+  extra argument `learning_rate` takes its place, so that a compiled program can
+  take its rate as an argument.
 * Dimensions that stack separate parameters (`layers` of scanned layers) are
   batch dimensions: one update per layer, whether layers are scanned or not.
 * Weight decay leaves out layer-norm scales and biases, T5's relative position

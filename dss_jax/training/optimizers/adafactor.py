@@ -243,11 +243,12 @@ class Adafactor:
       ]
       return pack(jnp.zeros([], jnp.int32), slots)
 
-    def update(updates, state, params=None, *, step=None, **extra_args):
-      del extra_args
+    def update(updates, state, params=None, **extra_args):
       if params is None:
         raise ValueError("Adafactor needs the parameters to update them")
-      rate = learning_rate_fn(state.count if step is None else step)
+      rate = updates_lib.rate_of_update(
+        learning_rate_fn, state.count, **extra_args
+      )
       # At least 1: a step_offset ahead of the count would take roots of
       # negative numbers.
       t = jnp.maximum(state.count - self.step_offset + 1, 1)

@@ -6,10 +6,16 @@ The parameters, their defaults and every formula are T5X's
 (`t5x.utils.create_learning_rate_scheduler`); `linear_to_zero` is added, because
 the official "distilling step-by-step" recipe falls linearly to zero without
 warm-up (the Hugging Face Trainer's default schedule).
+
+A schedule is a pytree of its numbers. So a compiled program can take it as an
+argument, and serve all schedules of the same factors.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +48,7 @@ def create_learning_rate_scheduler(
   step_offset: int = 0,
   min_learning_rate: float = 1e-8,
   total_steps: int | None = None,
-) -> LearningRateFn:
+) -> "FactorSchedule":
   """Builds the learning rate as a function of the training step.
 
   With s = max(0, step - step_offset), the factors are:
@@ -73,7 +79,7 @@ def create_learning_rate_scheduler(
 
   Returns:
     `fn(step)`, a float32 scalar; `step` is the number of updates made before,
-    an int or an int32 scalar.
+    an int or an int32 scalar. It is a pytree of its numbers.
 
   Raises:
     UserError: for an unknown factor, or a number a factor cannot use.
@@ -99,41 +105,89 @@ def create_learning_rate_scheduler(
   if {"linear_decay", "rsqrt_decay", "rsqrt_normalized_decay"} & set(names):
     require("warmup_steps", warmup_steps, 1)
   require("warmup_steps", warmup_steps, 0)
-  decay_start = warmup_steps if "linear_warmup" in names else 0
+  if not warmup_steps:
+    names = [name for name in names if name != "linear_warmup"]
   if "linear_to_zero" in names:
-    require("total_steps", total_steps, decay_start + 1)
-  decay_end = total_steps or 0
+    warm = warmup_steps if "linear_warmup" in names else 0
+    require("total_steps", total_steps, warm + 1)
   if "decay_every" in names:
     require("steps_per_decay", steps_per_decay, 1)
   if "cosine_decay" in names:
     require("steps_per_cycle", steps_per_cycle, 1)
+  return FactorSchedule(
+    tuple(names),
+    float(base_learning_rate),
+    float(warmup_steps),
+    float(decay_factor),
+    float(steps_per_decay),
+    float(steps_per_cycle),
+    float(step_offset),
+    float(min_learning_rate),
+    float(total_steps or 0),
+  )
 
-  def factor(name: str, s: jax.Array) -> jax.Array | float:
-    if name == "constant":
-      return base_learning_rate
-    if name == "linear_warmup":
-      return jnp.minimum(1.0, s / warmup_steps) if warmup_steps else 1.0
-    if name == "linear_decay":
-      rising = s / warmup_steps
-      falling = 1.0 + decay_factor * (warmup_steps - s)
-      return base_learning_rate * jnp.minimum(rising, falling)
-    if name == "rsqrt_decay":
-      return 1.0 / jnp.sqrt(jnp.maximum(s, warmup_steps))
-    if name == "rsqrt_normalized_decay":
-      return jnp.sqrt(warmup_steps / jnp.maximum(s, warmup_steps))
-    if name == "decay_every":
-      return decay_factor ** jnp.floor(s / steps_per_decay)
-    if name == "cosine_decay":
-      progress = jnp.maximum(0.0, (s - warmup_steps) / steps_per_cycle)
-      return 0.5 * (1.0 + jnp.cos(jnp.pi * (progress % 1.0)))
-    remaining = (decay_end - s) / (decay_end - decay_start)
-    return jnp.clip(remaining, 0.0, 1.0)
 
-  def learning_rate(step: jax.Array | int) -> jax.Array:
-    s = jnp.maximum(0, jnp.asarray(step) - step_offset).astype(jnp.float32)
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  meta_fields=["factors"],
+  data_fields=[
+    "base_learning_rate",
+    "warmup_steps",
+    "decay_factor",
+    "steps_per_decay",
+    "steps_per_cycle",
+    "step_offset",
+    "min_learning_rate",
+    "total_steps",
+  ],
+)
+@dataclasses.dataclass(frozen=True)
+class FactorSchedule:
+  """A learning rate made of factors: `create_learning_rate_scheduler` says how.
+
+  Attributes:
+    factors: names of `FACTORS`. The other fields are numbers, or float32
+      scalars inside a program that takes the schedule as an argument.
+  """
+
+  factors: tuple[str, ...]
+  base_learning_rate: Any
+  warmup_steps: Any
+  decay_factor: Any
+  steps_per_decay: Any
+  steps_per_cycle: Any
+  step_offset: Any
+  min_learning_rate: Any
+  total_steps: Any
+
+  def __call__(self, step: jax.Array | int) -> jax.Array:
+    """The learning rate, a float32 scalar, after `step` updates."""
+    s = jnp.asarray(step).astype(jnp.float32) - self.step_offset
+    s = jnp.maximum(0.0, s)
     rate = jnp.float32(1.0)
-    for name in names:
-      rate = rate * factor(name, s)
-    return jnp.maximum(rate, min_learning_rate).astype(jnp.float32)
+    for name in self.factors:
+      rate = rate * self._factor(name, s)
+    return jnp.maximum(rate, self.min_learning_rate).astype(jnp.float32)
 
-  return learning_rate
+  def _factor(self, name: str, s: jax.Array) -> jax.Array | float:
+    if name == "constant":
+      return self.base_learning_rate
+    if name == "linear_warmup":
+      return jnp.minimum(1.0, s / self.warmup_steps)
+    if name == "linear_decay":
+      rising = s / self.warmup_steps
+      falling = 1.0 + self.decay_factor * (self.warmup_steps - s)
+      return self.base_learning_rate * jnp.minimum(rising, falling)
+    if name == "rsqrt_decay":
+      return 1.0 / jnp.sqrt(jnp.maximum(s, self.warmup_steps))
+    if name == "rsqrt_normalized_decay":
+      return jnp.sqrt(self.warmup_steps / jnp.maximum(s, self.warmup_steps))
+    if name == "decay_every":
+      return self.decay_factor ** jnp.floor(s / self.steps_per_decay)
+    if name == "cosine_decay":
+      progress = (s - self.warmup_steps) / self.steps_per_cycle
+      progress = jnp.maximum(0.0, progress)
+      return 0.5 * (1.0 + jnp.cos(jnp.pi * (progress % 1.0)))
+    start = self.warmup_steps if "linear_warmup" in self.factors else 0.0
+    remaining = (self.total_steps - s) / (self.total_steps - start)
+    return jnp.clip(remaining, 0.0, 1.0)

@@ -44,6 +44,29 @@ def clipped(
   return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
+def rate_of_update(
+  learning_rate_fn: LearningRateFn,
+  count: jax.Array,
+  *,
+  step: jax.Array | None = None,
+  learning_rate: jax.Array | None = None,
+  **others: Any,
+) -> jax.Array:
+  """The learning rate of an update, from the extra arguments it is given.
+
+  Args:
+    learning_rate_fn: the optimizer's own.
+    count: updates made so far, the step where no other is given.
+    step: what to call `learning_rate_fn` with.
+    learning_rate: the rate itself, in place of all this.
+    others: what other transformations read.
+  """
+  del others
+  if learning_rate is not None:
+    return learning_rate
+  return learning_rate_fn(count if step is None else step)
+
+
 class ScheduleState(NamedTuple):
   """Number of updates made, the step of the learning rate by default."""
 
@@ -53,15 +76,15 @@ class ScheduleState(NamedTuple):
 def scale_by_learning_rate(
   learning_rate_fn: LearningRateFn,
 ) -> optax.GradientTransformationExtraArgs:
-  """Multiplies by minus the learning rate of `step`."""
+  """Multiplies by minus the learning rate; see `rate_of_update`."""
 
   def init(params):
     del params
     return ScheduleState(jnp.zeros([], jnp.int32))
 
-  def update(updates, state, params=None, *, step=None, **extra_args):
-    del params, extra_args
-    rate = learning_rate_fn(state.count if step is None else step)
+  def update(updates, state, params=None, **extra_args):
+    del params
+    rate = rate_of_update(learning_rate_fn, state.count, **extra_args)
     updates = jax.tree.map(lambda u: -rate * u, updates)
     return updates, ScheduleState(state.count + 1)
 

@@ -414,6 +414,22 @@ def test_schedules_fit_in():
   np.testing.assert_allclose(got["w"], [0.5, 0.5], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+  "optimizer",
+  [optimizers.AdamW(), optimizers.Adafactor()],
+  ids=["adamw", "adafactor"],
+)
+def test_a_given_learning_rate_takes_the_schedules_place(optimizer):
+  params = {"w": jnp.array([1.0, 2.0])}
+  own = optimizer.transform(lambda step: 0.5, params)
+  other = optimizer.transform(lambda step: 0.1, params)
+  want, _ = own.update(params, own.init(params), params, step=3)
+  got, _ = other.update(
+    params, other.init(params), params, step=3, learning_rate=jnp.float32(0.5)
+  )
+  np.testing.assert_array_equal(got["w"], want["w"])
+
+
 @pytest.mark.shared
 def test_one_step_of_t5x(shared_data):
   """T5X's own gradient and Adafactor step, from its checkpoint of step 3.

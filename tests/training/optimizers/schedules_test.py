@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from dss_jax.base import compilations
 from dss_jax.base.errors import UserError
 from dss_jax.training.optimizers import schedules
 
@@ -116,6 +117,27 @@ def test_traced_step_gives_the_same_float32():
   traced = jax.jit(fn)(jnp.int32(5))
   assert traced.dtype == jnp.float32
   assert float(traced) == pytest.approx(float(fn(5)), rel=1e-6)
+
+
+@pytest.mark.parametrize("factor", schedules.FACTORS)
+def test_as_an_argument_it_is_the_same_schedule(factor):
+  """One program serves all numbers, and rounds as the schedule by itself."""
+  program = jax.jit(lambda schedule, step: schedule(step))
+  compiled = None
+  for rate, steps in ((0.04, 100), (0.3, 7)):
+    schedule = schedules.create_learning_rate_scheduler(
+      f"constant * {factor}",
+      base_learning_rate=rate,
+      warmup_steps=steps,
+      total_steps=10 * steps,
+      steps_per_cycle=3 * steps,
+      steps_per_decay=steps,
+    )
+    for step in (0, 3, 50, 999):
+      got, want = float(program(schedule, step)), float(schedule(step))
+      assert got == pytest.approx(want, rel=2e-7, abs=1e-10)
+    compiled = compiled or compilations.count()
+  assert compilations.count() == compiled
 
 
 @pytest.mark.parametrize(
