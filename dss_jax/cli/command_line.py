@@ -33,6 +33,9 @@ MODES = {
     "train": "train a student, or resume its training",
     "eval": "score a checkpoint on a task",
   },
+  "compare students": {
+    "report": "compare finished runs: figures, tables and one page",
+  },
   "use a student": {
     "infer": "let a student answer the lines of a file or a pipe",
     "serve": "answer requests for labels and rationales over HTTP",

@@ -338,35 +338,42 @@ def reach(
 
 def winning_frequency(
   cells: Mapping[str, np.ndarray],
-  costs: Mapping[str, float],
+  costs: Mapping[str, float | Sequence[float]],
   teacher: np.ndarray,
   *,
   draws: int = 1000,
   seed: int = 0,
 ) -> dict[str, float]:
-  """How often each cell is the cheapest one that beats the teacher.
+  """How often each cell is on the front of those that beat the teacher.
+
+  A cell is on the front if it beats the teacher and no other cell that does
+  costs no more in every respect and less in one. With a single cost that is
+  the cheapest one.
 
   Args:
     cells: for each cell's name its [seeds, items] scores, all of one shape.
-    costs: for each cell's name its cost (parameters, records, or a product).
-    teacher: [items] scores of the teacher on the same items.
+    costs: for each cell's name its cost, or its costs (parameters, records).
+    teacher: [items] scores of the teacher on the same items, or
+      [seeds, items] where each seed has items of its own.
     draws: bootstrap resamples.
     seed: of the resampling.
 
   Returns:
-    For each cell the share of resamples that it wins; they add up to less than
-    1 where no cell beats the teacher.
+    For each cell the share of resamples in which it is on the front. With a
+    single cost they add up to less than 1 where no cell beats the teacher.
   """
-  names = sorted(cells, key=lambda name: costs[name])
+  names = list(cells)
   stacked = np.stack([_scores(cells[name]) for name in names])
   teacher = np.broadcast_to(np.asarray(teacher, float), stacked.shape[1:])
+  cost = np.array([np.atleast_1d(costs[name]) for name in names], float)
+  no_more = np.all(cost[None] <= cost[:, None], axis=2)
+  cheaper = no_more & np.any(cost[None] < cost[:, None], axis=2)
   wins = np.zeros(len(names))
   for means in _resampled_means(
     np.concatenate([stacked, teacher[None]]), draws, seed
   ):
-    better = np.flatnonzero(means[:-1] > means[-1])
-    if len(better):
-      wins[better[0]] += 1
+    better = means[:-1] > means[-1]
+    wins += better & ~np.any(cheaper & better, axis=1)
   return dict(zip(names, (wins / draws).tolist(), strict=True))
 
 

@@ -1,0 +1,60 @@
+"""`dss-jax report`: tables, figures and one page about finished runs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+
+from dss_jax.cli import flags
+
+EPILOG = """\
+examples:
+  dss-jax report runs/quickstart --output_dir=reports/quickstart
+  dss-jax report runs/svamp runs/more --data_dir=data --output_dir=reports/svamp
+  dss-jax report runs/mine --teacher data/test.jsonl data/train.jsonl \\
+    --output_dir=reports/mine
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportFlags:
+  """What a report is about.
+
+  Attributes:
+    output_dir: where the page, the figures and the tables go.
+    teacher: records with a teacher's answers to the validation and test items,
+      as `dss-jax extract` writes them.
+    data_dir: folder of the released data, whose completions are the teacher's
+      answers; default: that of the runs, or DSS_DATA_DIR.
+  """
+
+  output_dir: str = "report"
+  teacher: tuple[str, ...] = ()
+  data_dir: str | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the mode's flags."""
+  parser.add_argument(
+    "folders",
+    nargs="+",
+    metavar="FOLDER",
+    help="a run, a folder of runs, or a sweep's folder; repeat it",
+  )
+  flags.add_flags(parser, ReportFlags, teacher={"metavar": "FILE"})
+
+
+def run(args: argparse.Namespace) -> int:
+  """Runs the mode."""
+  from dss_jax.experiments.report import report_writer
+
+  options = flags.build(ReportFlags, args)
+  written = report_writer.write(
+    args.folders,
+    pathlib.Path(options.output_dir).expanduser(),
+    teacher_files=options.teacher,
+    data_dir=options.data_dir,
+  )
+  print(written.summary)
+  return 0

@@ -1,0 +1,1 @@
+"""`dss-jax report`: tables, figures and one page about any finished runs."""

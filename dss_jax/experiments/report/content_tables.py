@@ -1,0 +1,398 @@
+"""The tables of a report."""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Sequence
+
+from dss_jax.experiments.paired_statistics import Reach
+from dss_jax.experiments.report.report_content import Content
+from dss_jax.experiments.report.report_statistics import (
+  CellComparison,
+  Saving,
+)
+from dss_jax.experiments.report.report_tables import (
+  MINUS,
+  UNKNOWN,
+  Column,
+  Table,
+)
+
+CONFIDENCE = "95 %"
+# With fewer pairs of seeds, no sign flip can give a p-value below .05.
+FEWEST_SEEDS = 6
+
+
+def of_content(content: Content) -> list[Table]:
+  """All tables that have rows, the most important first."""
+  tables = [
+    cells(content),
+    comparisons(content),
+    savings(content),
+    teachers(content),
+    against_teacher(content),
+    runs(content),
+    left_out(content),
+  ]
+  return [table for table in tables if table.rows]
+
+
+def cells(content: Content) -> Table:
+  """A row for each cell."""
+  return Table(
+    "cells",
+    "Test accuracy of each setting",
+    [
+      Column("dataset"),
+      Column("student"),
+      Column("parameters", "count"),
+      Column("records", "count"),
+      Column("method"),
+      Column("seeds", "count"),
+      Column("mean %", "percent"),
+      Column("low", "percent"),
+      Column("high", "percent"),
+      Column("SD of seeds", "percent"),
+      Column("detectable", "percent"),
+      Column("runs at chance", "count"),
+      Column("mean % of the others", "percent"),
+      Column("steps", "count"),
+      Column("tokens", "count"),
+      Column("test items", "count"),
+    ],
+    [
+      [
+        row.cell.family.dataset,
+        row.cell.student,
+        row.cell.parameters,
+        row.cell.examples,
+        content.name(row.cell.family),
+        len(row.cell.runs),
+        row.summary.mean,
+        row.summary.low,
+        row.summary.high,
+        row.summary.seed_deviation,
+        row.detectable,
+        sum(row.summary.at_chance),
+        row.summary.mean_above_chance,
+        row.steps,
+        row.tokens,
+        row.items,
+      ]
+      for row in content.rows
+    ],
+    [
+      f"low, high: {CONFIDENCE} interval over seeds and test items (over items"
+      " alone where there is one seed). detectable: the smallest difference from"
+      " a fixed level that so many seeds and items would find in 80 % of"
+      " experiments, in points. A run is at chance if it is not better than"
+      " always giving the most frequent answer (one-sided binomial test at"
+      " 2.5 %).",
+    ],
+  )
+
+
+def comparisons(content: Content) -> Table:
+  """A row for each pair of cells."""
+  return Table(
+    "comparisons",
+    "Methods compared, paired by seed and by test item",
+    [
+      Column("dataset"),
+      Column("student"),
+      Column("records", "count"),
+      Column("method"),
+      Column("against"),
+      Column("difference, points", "points"),
+      Column("low", "points"),
+      Column("high", "points"),
+      Column("p", "p"),
+      Column("p (Holm)", "p"),
+      Column("test"),
+      Column("least p", "p"),
+      Column("detectable", "percent"),
+      Column("seeds", "count"),
+      Column("test items", "count"),
+    ],
+    [
+      [
+        each.cell.family.dataset,
+        each.cell.student,
+        each.cell.examples,
+        content.name(each.cell.family),
+        content.name(each.baseline.family),
+        each.result.difference,
+        each.result.low,
+        each.result.high,
+        each.p_value,
+        each.adjusted,
+        each.test,
+        each.result.smallest_p_value if each.test == "sign flip" else None,
+        each.result.detectable,
+        each.result.seeds,
+        each.result.items,
+      ]
+      for each in content.comparisons
+    ],
+    _comparison_notes(content.comparisons),
+  )
+
+
+def _comparison_notes(found: Sequence[CellComparison]) -> list[str]:
+  notes = [
+    f"low, high: {CONFIDENCE} interval over seeds and items. p: two-sided, by"
+    " flipping the signs of the seeds' differences; for one seed McNemar's exact"
+    " test over items, which says nothing of other seeds. p (Holm): adjusted for"
+    " all tests of the report. detectable: the smallest true difference, in"
+    " points, that so many seeds and items would find in 80 % of experiments.",
+  ]
+  few = sorted({c.result.seeds for c in found if c.result.seeds < FEWEST_SEEDS})
+  several = [seeds for seeds in few if seeds > 1]
+  if several:
+    least = ", ".join(f"{n} seeds: {2.0 ** (1 - n):.4g}" for n in several)
+    notes.append(
+      f"With fewer than {FEWEST_SEEDS} seeds no sign-flip p can be below .05"
+      f" (least p: {least}): there the interval has to speak."
+    )
+  skipped = sum(each.seeds_left_out for each in found)
+  if skipped:
+    notes.append(
+      f"{skipped} seeds that only one of two cells has are left out of their"
+      " comparison."
+    )
+  return notes
+
+
+def savings(content: Content) -> Table:
+  """A row for each curve and what it is to reach."""
+  return Table(
+    "savings",
+    "How much less is needed to be as good",
+    [
+      Column("dataset"),
+      Column("saved"),
+      Column("along"),
+      Column("method"),
+      Column("as good as"),
+      Column("needed"),
+      Column("saving"),
+      Column("seeds", "count"),
+    ],
+    [
+      [
+        each.family.dataset,
+        "data" if each.kind == "data" else "parameters",
+        each.fixed,
+        content.name(each.family),
+        each.level,
+        needed_text(each.needed),
+        saving_text(each),
+        each.seeds,
+      ]
+      for each in content.savings
+    ],
+    [
+      "The size at which the mean curve (made monotone, linear in the logarithm"
+      f" of the size) reaches the level, with a {CONFIDENCE} interval by"
+      " resampling seeds and items. What lies beyond the sizes that were run is"
+      " not extrapolated: “not reached” and “≥” stand for it.",
+    ],
+  )
+
+
+def needed_text(needed: Reach) -> str:
+  """The size that is needed, with its interval."""
+  if needed.size == math.inf:
+    text = f"not reached with {_size(needed.largest)}"
+    if math.isfinite(needed.low):
+      text += f" (interval from {_size(needed.low)})"
+    return text
+  ends = (
+    "below the smallest run" if needed.low == -math.inf else _size(needed.low),
+    "not reached" if needed.high == math.inf else _size(needed.high),
+  )
+  if needed.size == -math.inf:
+    text = "at or below the smallest run"
+    return text if needed.high == -math.inf else f"{text} (up to {ends[1]})"
+  return f"{_size(needed.size)} ({ends[0]} to {ends[1]})"
+
+
+def _size(size: float) -> str:
+  return f"{size:,.0f}"
+
+
+def saving_text(saving: Saving) -> str:
+  """The saving in percent, with its interval; a dash for none."""
+  reference = saving.reference_size
+  if not reference or saving.needed.size == math.inf:
+    return UNKNOWN
+
+  def share(needed: float) -> str:
+    if needed == math.inf:
+      return "not shown"
+    # What is enough below the smallest run is not known: at least so much.
+    sign = "≥ " if needed == -math.inf else ""
+    size = saving.smallest if needed == -math.inf else needed
+    return f"{sign}{100 * (1 - size / reference):.0f} %".replace("-", MINUS)
+
+  needed = saving.needed
+  estimate, low, high = map(share, (needed.size, needed.high, needed.low))
+  return estimate if low == high else f"{estimate} ({low} to {high})"
+
+
+def teachers(content: Content) -> Table:
+  """A row for each reading of a teacher's answers."""
+  rows = []
+  for teacher in content.teachers:
+    cells_of = [row.cell for row in content.of_dataset(teacher.dataset)]
+    metric = cells_of[0].metric
+    row: list[float | int | str | None] = [teacher.dataset, teacher.name]
+    train = teacher.accuracy("train", metric)
+    row += [*train] if train else [None, None]
+    for split in ("validation", "test"):
+      answers = cells_of[0].answers(split=split)
+      scores = None
+      if answers:
+        scores = teacher.scores(answers[0], metric)
+      row += [None, None] if scores is None else [scores.mean(), len(scores)]
+    compared = content.hardest.get(teacher.dataset) == teacher
+    rows.append([*row, "yes" if compared else "no"])
+  return Table(
+    "teachers",
+    "The teacher's own accuracy, from its stored answers",
+    [
+      Column("dataset"),
+      Column("teacher"),
+      Column("training data %", "percent"),
+      Column("items", "count"),
+      Column("validation %", "percent"),
+      Column("validation items", "count"),
+      Column("test %", "percent"),
+      Column("test items", "count"),
+      Column("compared with"),
+    ],
+    rows,
+    [
+      "training data: the source's whole training split, before validation items"
+      " are cut from it. An item without a usable answer counts as wrong."
+      " Students are compared with the reading that is best for the teacher.",
+    ],
+  )
+
+
+def against_teacher(content: Content) -> Table:
+  """A row for each cell of a dataset with a teacher."""
+  words = {True: "yes", False: "no", None: "not decided"}
+  return Table(
+    "against_teacher",
+    "Students against the teacher, paired by test item",
+    [
+      Column("dataset"),
+      Column("student"),
+      Column("records", "count"),
+      Column("method"),
+      Column("teacher"),
+      Column("validation, points", "points"),
+      Column("low", "points"),
+      Column("beats it"),
+      Column("test, points", "points"),
+      Column("test low", "points"),
+      Column("test high", "points"),
+      Column("p", "p"),
+      Column("p (Holm)", "p"),
+      Column("detectable", "percent"),
+      Column("seeds", "count"),
+    ],
+    [
+      [
+        each.cell.family.dataset,
+        each.cell.student,
+        each.cell.examples,
+        content.name(each.cell.family),
+        each.teacher.name,
+        each.validation.difference if each.validation else None,
+        each.validation.low if each.validation else None,
+        words[each.beats],
+        each.test.difference,
+        each.test.low,
+        each.test.high,
+        each.p_value,
+        each.adjusted,
+        each.test.detectable,
+        each.test.seeds,
+      ]
+      for each in content.against_teacher
+    ],
+    [
+      "Decided on validation: a student beats the teacher if the lower end of"
+      f" the paired {CONFIDENCE} interval is above 0. The test split was read"
+      " after that, and decides nothing.",
+    ],
+  )
+
+
+def runs(content: Content) -> Table:
+  """A row for each run."""
+  rows = []
+  for row in content.rows:
+    for run, at_chance in zip(
+      row.cell.runs, row.summary.at_chance, strict=True
+    ):
+      validation = run.validation
+      rows.append(
+        [
+          str(run.folder),
+          run.entry["dataset"],
+          content.name(row.cell.family),
+          run.entry["student"],
+          run.entry["train_examples"],
+          run.seed,
+          validation.correct.mean() if validation else None,
+          run.test.correct.mean(),
+          "yes" if at_chance else "no",
+          run.entry["steps"],
+          run.entry["checkpoint_step"],
+          _number(run.entry.get("tokens_seen")),
+          _number(run.entry.get("wall_s")),
+          run.machine.get("dss_jax"),
+        ]
+      )
+  return Table(
+    "runs",
+    "Every run",
+    [
+      Column("run"),
+      Column("dataset"),
+      Column("method"),
+      Column("student"),
+      Column("records", "count"),
+      Column("seed", "count"),
+      Column("validation %", "percent"),
+      Column("test %", "percent"),
+      Column("at chance"),
+      Column("steps", "count"),
+      Column("checkpoint", "count"),
+      Column("tokens", "count"),
+      Column("seconds", "count"),
+      Column("dss_jax"),
+    ],
+    rows,
+  )
+
+
+def _number(value: object) -> float | None:
+  return value if isinstance(value, int | float) else None
+
+
+def left_out(content: Content) -> Table:
+  """A row for each run that is not part of the report."""
+  counts = collections.Counter(each.kind for each in content.left_out)
+  counted = ", ".join(f"{number} {kind}" for kind, number in counts.items())
+  return Table(
+    "left_out",
+    "Runs that are not part of this report",
+    [Column("run"), Column("why"), Column("in words")],
+    [[str(each.folder), each.kind, each.reason] for each in content.left_out],
+    [f"{len(content.left_out)} runs: {counted}."] if counts else [],
+  )

@@ -1,0 +1,460 @@
+"""Puts runs into cells: runs that differ in nothing but their seed.
+
+Cells of one dataset are compared item by item, so all their runs must have
+answered the same test items. Runs that do not fit are named and left out.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dss_jax.experiments.report.finished_runs import Answers, LeftOut, Run
+
+# Settings that say where and how a run was made, and not what was learned: a
+# difference in them makes no other cell. The seeds are among them.
+_NO_MATTER = re.compile(
+  r"(^|[/.])(MODEL_DIR|DATA_DIR|RANDOM_SEED|STATS_PERIOD|CHECKPOINT_PERIOD"
+  r"|CHECKPOINTS_KEPT|USE_CACHED_TASKS|NUM_MICROBATCHES|model_dir|data_dir"
+  r"|random_seed|taxonli_seed|generated_seed|split_seed|stats_period"
+  r"|profile_steps|debug_nans|materialize_dir|batch_files|num_microbatches"
+  r"|EvaluationConfig\.batch_size)$"
+  r"|(^|[/.])(SaveCheckpointConfig|PjitPartitioner|standard_logical_axis_rules)"
+  r"\."
+)
+# Settings that mostly follow from another one, which then names the difference.
+_CONSEQUENCES = ("EVAL_PERIOD", "EVAL_STEPS", "WARMUP_STEPS")
+
+# Sizes this close are one size: a method that cannot use every rationale has a
+# few records less.
+_SAME_SIZE = 1.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """What a curve over training-set sizes or students has in common.
+
+  Attributes:
+    dataset: its name.
+    method: its name; "other" for a task that is none of ours.
+    label_source: "gold" or "teacher".
+    rationale_source: who wrote the rationales; "" for none.
+    init: "random", or the checkpoint that training began from.
+    variant: further settings that tell families apart, name and value.
+  """
+
+  dataset: str
+  method: str
+  label_source: str
+  rationale_source: str
+  init: str
+  variant: tuple[tuple[str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """Runs that differ in nothing but their seed.
+
+  Attributes:
+    family: method, dataset and so on.
+    student: the student's name.
+    parameters: of the student; None if nobody wrote it down.
+    examples: training records, the same number for cells to be compared.
+    fraction: of the training data; None if unknown.
+    runs: by ascending seed, each seed once.
+  """
+
+  family: Family
+  student: str
+  parameters: int | None
+  examples: int | None
+  fraction: float | None
+  runs: tuple[Run, ...]
+
+  @property
+  def seeds(self) -> tuple[int, ...]:
+    return tuple(run.seed for run in self.runs)
+
+  @property
+  def metric(self) -> str:
+    return self.runs[0].metric
+
+  def scores(
+    self, seeds: Iterable[int] | None = None, *, split: str = "test"
+  ) -> np.ndarray | None:
+    """[seeds, items] of 0 and 1; None where the answers are not all there.
+
+    Args:
+      seeds: some of the cell's; None for all.
+      split: "test" or "validation".
+    """
+    answers = self.answers(seeds, split=split)
+    if answers is None or len({len(a.ids) for a in answers}) != 1:
+      return None
+    return np.stack([a.correct for a in answers])
+
+  def answers(
+    self, seeds: Iterable[int] | None = None, *, split: str = "test"
+  ) -> list[Answers] | None:
+    """The answers of each seed; None where a seed's are missing."""
+    wanted = self.seeds if seeds is None else tuple(seeds)
+    by_seed = {run.seed: run for run in self.runs}
+    found = [
+      by_seed[seed].test if split == "test" else by_seed[seed].validation
+      for seed in wanted
+    ]
+    return None if None in found or not found else found  # type: ignore
+
+
+def method_name(name: str) -> str:
+  """A method's name as people say it."""
+  known = {"standard": "fine-tuning", "dss": "distilling step-by-step"}
+  return known.get(name, name.replace("_", " "))
+
+
+def family_name(family: Family, others: Iterable[Family] = ()) -> str:
+  """A family's name: the method, and what tells it from others.
+
+  Args:
+    family: to be named.
+    others: of the same figure or table; what all of them share is left out.
+  """
+  others = list(others)
+  parts = [method_name(family.method)]
+  notes = []
+  if _differ(others, "rationale_source") and family.rationale_source:
+    same = [f for f in others if f.method == family.method]
+    if _differ(same, "rationale_source"):
+      notes.append(f"rationales: {family.rationale_source}")
+  if _differ(others, "label_source") or family.label_source != "gold":
+    notes.append(f"{family.label_source} labels")
+  if _differ(others, "init"):
+    notes.append(f"from {os.path.basename(family.init.rstrip('/'))}")
+  notes += [f"{name} {value}" for name, value in family.variant]
+  return parts[0] + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _differ(families: Sequence[Family], field: str) -> bool:
+  return len({getattr(family, field) for family in families}) > 1
+
+
+# ------------------------------------------------------------------- grouping
+
+
+def group(runs: Iterable[Run]) -> tuple[list[Cell], list[LeftOut]]:
+  """Makes cells of runs.
+
+  Args:
+    runs: any.
+
+  Returns:
+    The cells, by dataset, student, size and method; and the runs that fit
+    nowhere.
+  """
+  fitting, left_out = _with_common_items(runs)
+  fitting, repeated = _each_once(fitting)
+  sizes = _sizes(fitting)
+  by_fields: dict[tuple, list[Run]] = collections.defaultdict(list)
+  for run in fitting:
+    by_fields[_fields(run, sizes)].append(run)
+  variants = _variants(by_fields)
+  cells = []
+  for (family, student, examples), members in by_fields.items():
+    by_variant: dict[tuple, list[Run]] = collections.defaultdict(list)
+    for run in members:
+      by_variant[variants[family](run)].append(run)
+    for variant, same in by_variant.items():
+      same.sort(key=lambda run: run.seed)
+      cells.append(
+        Cell(
+          dataclasses.replace(family, variant=variant),
+          student,
+          same[0].parameters,
+          examples,
+          same[0].entry.get("train_fraction"),
+          tuple(same),
+        )
+      )
+  cells.sort(key=_order)
+  return cells, left_out + repeated
+
+
+def _order(cell: Cell) -> tuple:
+  family = cell.family
+  return (
+    family.dataset,
+    cell.parameters or 0,
+    cell.student,
+    family.label_source,
+    cell.examples or 0,
+    family.method != "standard",
+    dataclasses.astuple(family),
+  )
+
+
+def _fields(
+  run: Run, sizes: Mapping[tuple[str, int | None], int | None]
+) -> tuple[Family, str, int | None]:
+  entry = run.entry
+  family = Family(
+    dataset=entry["dataset"],
+    method=entry.get("method") or "other",
+    label_source=entry.get("label_source") or "gold",
+    rationale_source=entry.get("rationale_source") or "",
+    init=entry.get("init") or "random",
+  )
+  return (
+    family,
+    entry["student"],
+    sizes[family.dataset, entry["train_examples"]],
+  )
+
+
+def _sizes(
+  runs: Iterable[Run],
+) -> dict[tuple[str, int | None], int | None]:
+  """(dataset, training records) -> the size that these count as."""
+  found: dict[tuple[str, int | None], int | None] = {}
+  by_dataset: dict[str, set[int]] = collections.defaultdict(set)
+  for run in runs:
+    count = run.entry["train_examples"]
+    found[run.entry["dataset"], count] = count
+    if count is not None:
+      by_dataset[run.entry["dataset"]].add(count)
+  for dataset, counts in by_dataset.items():
+    largest = 0
+    for count in sorted(counts, reverse=True):
+      if largest > count * _SAME_SIZE or not largest:
+        largest = count
+      found[dataset, count] = largest
+  return found
+
+
+def _each_once(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut]]:
+  """Leaves out runs that repeat another one, seed included."""
+  kept: dict[tuple, Run] = {}
+  repeated = []
+  for run in runs:
+    settings = tuple(sorted(_settings(run).items()))
+    entry = run.entry
+    key = (
+      *(entry.get(name) for name in ("dataset", "method", "student", "init")),
+      *(entry.get(name) for name in ("label_source", "rationale_source")),
+      *(entry["train_examples"], entry["steps"], entry["seed"], settings),
+    )
+    if key in kept:
+      repeated.append(
+        LeftOut(run.folder, "repeated", f"it repeats {kept[key].folder}")
+      )
+    else:
+      kept[key] = run
+  return list(kept.values()), repeated
+
+
+def _settings(run: Run) -> dict[str, str]:
+  """The settings in which runs of one cell must agree."""
+  return _that_matter(run.settings)
+
+
+def _axes(run: Run) -> dict[str, str]:
+  return _that_matter(run.axes)
+
+
+def _that_matter(values: Mapping[str, Any]) -> dict[str, str]:
+  return {
+    str(name): str(value)
+    for name, value in values.items()
+    if str(name) != "seed" and not _NO_MATTER.search(str(name))
+  }
+
+
+# Whether a run is of this variant of its family, by name and value.
+Variants = dict[Family, Callable[[Run], tuple[tuple[str, str], ...]]]
+
+
+def _variants(
+  by_fields: Mapping[tuple[Family, str, int | None], Sequence[Run]],
+) -> Variants:
+  """For each family, what tells its cells of one size and student apart.
+
+  These are the settings in which such runs differ. A setting that some of them
+  did not write down (another version did not know it) tells nothing. Where the
+  axes of a sweep tell the same cells apart, they name them.
+  """
+  groups: dict[Family, list[Sequence[Run]]] = collections.defaultdict(list)
+  for (family, _, _), runs in by_fields.items():
+    groups[family].append(runs)
+  found: Variants = {}
+  for family, of_family in groups.items():
+    names = _needed(of_family, _settings)
+    axes = _needed(of_family, _axes)
+    of_sweep = all(run.axes for runs in of_family for run in runs)
+    if of_sweep and _num_classes(of_family, axes, _axes) == _num_classes(
+      of_family, sorted({*names, *axes}), lambda r: _settings(r) | _axes(r)
+    ):
+      found[family] = functools.partial(_values, axes, _axes)
+    else:
+      found[family] = functools.partial(_values, names, _settings)
+  return found
+
+
+def _values(
+  names: Sequence[str], read: Callable[[Run], dict[str, str]], run: Run
+) -> tuple[tuple[str, str], ...]:
+  values = read(run)
+  return tuple((name, values.get(name, "?")) for name in names)
+
+
+def _needed(
+  groups: Sequence[Sequence[Run]], read: Callable[[Run], dict[str, str]]
+) -> list[str]:
+  """The fewest settings, found one by one, that tell runs of a group apart."""
+  differing: set[str] = set()
+  for runs in groups:
+    values = [read(run) for run in runs]
+    differing |= {
+      name
+      for name in set.intersection(*map(set, values))
+      if len({each[name] for each in values}) > 1
+    }
+  needed: list[str] = []
+  count = _num_classes(groups, needed, read)
+  for name in sorted(differing, key=lambda n: (n in _CONSEQUENCES, n)):
+    more = _num_classes(groups, [*needed, name], read)
+    if more > count:
+      needed.append(name)
+      count = more
+  return needed
+
+
+def _num_classes(
+  groups: Sequence[Sequence[Run]],
+  names: Sequence[str],
+  read: Callable[[Run], dict[str, str]],
+) -> int:
+  return sum(len({_values(names, read, r) for r in runs}) for runs in groups)
+
+
+# ---------------------------------------------------------------- common items
+
+
+def _with_common_items(
+  runs: Iterable[Run],
+) -> tuple[list[Run], list[LeftOut]]:
+  """Leaves out runs whose test items or metric are not those of the others."""
+  by_dataset: dict[str, list[Run]] = collections.defaultdict(list)
+  for run in runs:
+    by_dataset[run.entry["dataset"]].append(run)
+  kept: list[Run] = []
+  left_out: list[LeftOut] = []
+  for dataset, members in by_dataset.items():
+    metric = _most(run.metric for run in members)
+    number = _most(len(run.test.ids) for run in members)
+    for run in members:
+      if run.metric != metric:
+        reason = f"its metric is {run.metric}; {dataset} has {metric} elsewhere"
+        left_out.append(LeftOut(run.folder, "another metric", reason))
+      elif len(run.test.ids) != number:
+        reason = (
+          f"it answered {len(run.test.ids)} test items; other runs on {dataset}"
+          f" answered {number}"
+        )
+        left_out.append(LeftOut(run.folder, "other test items", reason))
+      else:
+        kept.append(run)
+  same, others = _same_for_each_seed(kept)
+  return same, left_out + others
+
+
+def _same_for_each_seed(
+  runs: Sequence[Run],
+) -> tuple[list[Run], list[LeftOut]]:
+  """Runs of one seed must have the same items; seeds may have their own.
+
+  A seed may draw the data too. If most seeds of a dataset share their items,
+  all must.
+  """
+  by_dataset: dict[str, list[Run]] = collections.defaultdict(list)
+  for run in runs:
+    by_dataset[run.entry["dataset"]].append(run)
+  kept: list[Run] = []
+  left_out: list[LeftOut] = []
+  for dataset, members in by_dataset.items():
+    by_seed: dict[int, list[Run]] = collections.defaultdict(list)
+    for run in members:
+      by_seed[run.seed].append(run)
+    usual = {
+      seed: _most(_items_of(run.test) for run in same)
+      for seed, same in by_seed.items()
+    }
+    shared = _most(usual.values())
+    if sum(items == shared for items in usual.values()) > len(usual) / 2:
+      usual = dict.fromkeys(usual, shared)
+    for seed, same in by_seed.items():
+      first = next(
+        (r for r in members if _items_of(r.test) == usual[seed]), same[0]
+      )
+      for run in same:
+        if _items_of(run.test) == usual[seed] and _same_inputs(
+          run.test, first.test
+        ):
+          kept.append(run)
+        else:
+          reason = f"its test items are not those of other runs on {dataset}"
+          left_out.append(LeftOut(run.folder, "other test items", reason))
+  return kept, left_out
+
+
+def _most(values: Iterable[Any]) -> Any:
+  """The most frequent value; of equals the one that came first."""
+  return collections.Counter(values).most_common(1)[0][0]
+
+
+def _items_of(answers: Answers) -> tuple:
+  return answers.ids, answers.targets
+
+
+def _same_inputs(first: Answers, second: Answers) -> bool:
+  """Whether inputs are the same but for what a method puts around them."""
+  return all(
+    a in b or b in a
+    for a, b in zip(cores(first.inputs), cores(second.inputs), strict=True)
+  )
+
+
+def cores(inputs: Sequence[str]) -> list[str]:
+  """Inputs without what all of them begin with, such as a prefix."""
+  # Of characters, which is what is wanted here.
+  common = len(os.path.commonprefix(list(inputs)))  # noqa: RUF071
+  return [text[common:] for text in inputs]
+
+
+def same_items_for_each_seed(
+  cells: Iterable[Cell], seeds: Iterable[int], *, split: str = "test"
+) -> bool:
+  """Whether the cells can be put side by side, item by item.
+
+  Seeds may have items of their own, as many as other seeds.
+  """
+  seeds = list(seeds)
+  by_seed: dict[int, set[tuple]] = collections.defaultdict(set)
+  for cell in cells:
+    answers = cell.answers(seeds, split=split)
+    if answers is None:
+      return False
+    for seed, each in zip(seeds, answers, strict=True):
+      by_seed[seed].add(_items_of(each))
+  numbers = {len(ids) for items in by_seed.values() for ids, _ in items}
+  return all(len(items) == 1 for items in by_seed.values()) and len(numbers) < 2
+
+
+def has_own_items(cells: Iterable[Cell]) -> bool:
+  """Whether seeds differ in their test items."""
+  return len({_items_of(run.test) for c in cells for run in c.runs}) > 1

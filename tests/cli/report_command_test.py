@@ -1,0 +1,32 @@
+"""`dss-jax report` from the command line."""
+
+import csv
+
+import made_runs
+
+from dss_jax.cli import command_line
+
+
+def test_a_report_of_runs(tmp_path, capsys):
+  for seed in (0, 1):
+    for method in ("dss", "standard"):
+      made_runs.make_run(
+        tmp_path / f"runs/{method}{seed}", method=method, seed=seed
+      )
+  out = tmp_path / "out"
+  assert (
+    command_line.main(["report", str(tmp_path / "runs"), f"--output_dir={out}"])
+    == 0
+  )
+  assert str(out) in capsys.readouterr().out
+  with open(out / "tables/comparisons.csv", encoding="utf-8") as file:
+    [row] = csv.DictReader(file)
+  assert row["method"] == "distilling step-by-step"
+  assert row["against"] == "fine-tuning"
+
+
+def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys):
+  assert command_line.main(["report", str(tmp_path / "none")]) == 2
+  error = capsys.readouterr().err
+  assert error.count("\n") == 1
+  assert "no such folder" in error

@@ -1,0 +1,180 @@
+"""Runs become cells: seeds within, everything else apart."""
+
+import dataclasses
+
+import made_runs
+import pytest
+
+from dss_jax.experiments.report import finished_runs, run_cells
+
+
+def _cells(folder):
+  runs, left_out = finished_runs.find([folder])
+  assert left_out == []
+  return run_cells.group(runs)
+
+
+def test_seeds_are_within_a_cell_and_methods_are_not(tmp_path):
+  for seed in (2, 0, 1):
+    for method in ("dss", "standard"):
+      made_runs.make_run(
+        tmp_path / f"{method}{seed}", method=method, seed=seed, test=0.8
+      )
+  cells, left_out = _cells(tmp_path)
+  assert left_out == []
+  assert [(c.family.method, c.seeds) for c in cells] == [
+    ("standard", (0, 1, 2)),
+    ("dss", (0, 1, 2)),
+  ]
+  assert cells[0].scores([2, 0]).shape == (2, 60)
+  assert (
+    cells[0].scores([2])[0].mean() == (cells[0].runs[2].test.correct).mean()
+  )
+
+
+def test_another_learning_rate_is_another_cell_and_names_it(tmp_path):
+  for number, rate in enumerate((0.02, 0.04)):
+    for seed in (0, 1):
+      made_runs.make_run(
+        tmp_path / f"{number}{seed}", seed=seed, rate=rate, steps=100
+      )
+  cells, _ = _cells(tmp_path)
+  assert [c.seeds for c in cells] == [(0, 1), (0, 1)]
+  names = [
+    run_cells.family_name(c.family, [c.family for c in cells]) for c in cells
+  ]
+  assert names == [
+    "distilling step-by-step (BASE_LEARNING_RATE 0.02)",
+    "distilling step-by-step (BASE_LEARNING_RATE 0.04)",
+  ]
+
+
+def test_rates_that_follow_the_size_make_one_family(tmp_path):
+  """A search may choose another rate for each size."""
+  for examples, rate in ((100, 0.02), (200, 0.04)):
+    made_runs.make_run(
+      tmp_path / str(examples), examples=examples, rate=rate, steps=examples
+    )
+  cells, _ = _cells(tmp_path)
+  assert [c.examples for c in cells] == [100, 200]
+  assert cells[0].family == cells[1].family
+
+
+def test_a_setting_that_another_version_did_not_know_tells_nothing(tmp_path):
+  made_runs.make_run(tmp_path / "0", seed=0, config="TRAIN_STEPS = 100\n")
+  made_runs.make_run(
+    tmp_path / "1", seed=1, config="TRAIN_STEPS = 100\nNEW = 'a'\n"
+  )
+  made_runs.make_run(tmp_path / "2", seed=2, config="")
+  cells, _ = _cells(tmp_path)
+  assert [c.seeds for c in cells] == [(0, 1, 2)]
+
+
+def test_where_a_run_was_made_is_no_difference(tmp_path):
+  text = "MODEL_DIR = {0}\nSTATS_PERIOD = {0}\ntrain.random_seed = {0}\n"
+  for seed in (0, 1):
+    made_runs.make_run(
+      tmp_path / str(seed), seed=seed, config=text.format(seed)
+    )
+  cells, _ = _cells(tmp_path)
+  assert [c.seeds for c in cells] == [(0, 1)]
+
+
+def test_the_axes_of_a_sweep_name_its_cells(tmp_path):
+  """Equal tokens take other steps for each size: one name, not many."""
+  for examples in (100, 200):
+    for budget, steps in (("steps", 100), ("tokens", 3 * examples)):
+      made_runs.make_run(
+        tmp_path / f"{examples}{budget}",
+        examples=examples,
+        steps=steps,
+        cell={
+          "axes": {"budget": budget, "RANDOM_SEED": 0, "TRAIN_FRACTION": 0.5},
+          "stage": "final",
+        },
+      )
+  cells, _ = _cells(tmp_path)
+  assert {(c.examples, c.family.variant) for c in cells} == {
+    (examples, (("budget", budget),))
+    for examples in (100, 200)
+    for budget in ("steps", "tokens")
+  }
+
+
+def test_a_few_records_less_are_the_same_size(tmp_path):
+  sizes = (1000, 970, 900, 500)
+  for size in sizes:
+    made_runs.make_run(tmp_path / str(size), examples=size, steps=size)
+  runs, _ = finished_runs.find([tmp_path])
+  cells, _ = run_cells.group(runs)
+  assert {c.examples for c in cells} == {1000, 900, 500}
+
+
+def test_runs_on_other_test_items_are_left_out(tmp_path):
+  for seed in range(3):
+    made_runs.make_run(tmp_path / f"a{seed}", seed=seed)
+  made_runs.make_run(tmp_path / "fewer", seed=3, data={"taxonli_num_test": 30})
+  made_runs.make_run(tmp_path / "others", seed=4, data={"taxonli_seed": 7})
+  cells, left_out = _cells(tmp_path)
+  assert [c.seeds for c in cells] == [(0, 1, 2)]
+  assert {each.folder.name: each.kind for each in left_out} == {
+    "fewer": "other test items",
+    "others": "other test items",
+  }
+  assert not run_cells.has_own_items(cells)
+
+
+def test_each_seed_may_have_items_of_its_own(tmp_path):
+  """As where the seed draws the data too."""
+  for seed in range(3):
+    for method in ("dss", "standard"):
+      made_runs.make_run(
+        tmp_path / f"{method}{seed}",
+        method=method,
+        seed=seed,
+        data={"taxonli_seed": seed},
+      )
+  cells, left_out = _cells(tmp_path)
+  assert left_out == []
+  assert [c.seeds for c in cells] == [(0, 1, 2)] * 2
+  assert run_cells.has_own_items(cells)
+  assert run_cells.same_items_for_each_seed(cells, (0, 1, 2))
+
+
+def test_another_metric_is_left_out(tmp_path):
+  for seed in (0, 1, 2):
+    made_runs.make_run(tmp_path / str(seed), seed=seed)
+  runs, _ = finished_runs.find([tmp_path])
+  odd = dataclasses.replace(runs[2], metric="value_accuracy")
+  cells, [left_out] = run_cells.group([*runs[:2], odd])
+  assert [c.seeds for c in cells] == [(0, 1)]
+  assert left_out.kind == "another metric"
+
+
+def test_a_run_that_repeats_another_counts_once(tmp_path):
+  made_runs.make_run(tmp_path / "a", config="X = 1\n")
+  made_runs.make_run(tmp_path / "b", config="X = 1\n")
+  cells, [left_out] = _cells(tmp_path)
+  assert [c.seeds for c in cells] == [(0,)]
+  assert (left_out.folder.name, left_out.kind) == ("b", "repeated")
+  assert left_out.reason.endswith("/a")
+
+
+@pytest.mark.parametrize(
+  ("first", "second", "same"),
+  [
+    (["[label] A is", "[label] B is"], ["A is", "B is"], True),
+    (["predict: A", "predict: B"], ["[label] A", "[label] B"], True),
+    (["A is", "B is"], ["A is [why] a", "B is [why] b"], True),
+    (["A is", "B is"], ["A is", "C is"], False),
+  ],
+)
+def test_inputs_are_compared_without_what_a_method_adds(first, second, same):
+  answers = finished_runs.Answers((), (), (), (), None)  # type: ignore
+  assert (
+    run_cells._same_inputs(
+      dataclasses.replace(answers, inputs=tuple(first)),
+      dataclasses.replace(answers, inputs=tuple(second)),
+    )
+    == same
+  )
