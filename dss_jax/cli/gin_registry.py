@@ -35,6 +35,7 @@ def register() -> None:
     evaluation,
     losses,
     optimizers,
+    trackers,
     train_config,
   )
   from dss_jax.training.optimizers import schedules
@@ -61,6 +62,9 @@ def register() -> None:
     "decoding.DecodeOptions": decode_options.DecodeOptions,
     "evaluation.EvaluationConfig": evaluation.EvaluationConfig,
     "utils.SaveCheckpointConfig": checkpoints.SaveOptions,
+    "trackers.Wandb": trackers.Wandb,
+    "trackers.Mlflow": trackers.Mlflow,
+    "trackers.Trackio": trackers.Trackio,
     "train.train": train_config.TrainConfig,
   }
   for name, target in targets.items():

@@ -34,6 +34,7 @@ class EvaluationConfig:
     decode: how to decode.
     test_split: scored once, after training, at the selected checkpoint; None
       leaves it out.
+    samples: predictions of each evaluation that are shown.
   """
 
   tasks: Sequence[str] | str | None = None
@@ -46,6 +47,7 @@ class EvaluationConfig:
     default_factory=decode_options.DecodeOptions
   )
   test_split: str | None = "test"
+  samples: int = 2
 
   def __post_init__(self):
     if isinstance(self.tasks, str):
@@ -54,6 +56,7 @@ class EvaluationConfig:
     checks.in_range(f"{where}.max_examples", self.max_examples, 1, or_none=True)
     checks.in_range(f"{where}.loss_batches", self.loss_batches, 0, or_none=True)
     checks.in_range(f"{where}.batch_size", self.batch_size, 1)
+    checks.in_range(f"{where}.samples", self.samples, 0, whole=True)
 
 
 @dataclasses.dataclass(frozen=True)

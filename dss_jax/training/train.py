@@ -229,6 +229,8 @@ def evaluate(
   )
   best = " (best)" if is_best else ""
   monitor.say(f"step {step}: {scores[0].split} {shown}{best}")
+  for score in scores:
+    monitor.show_predictions(step, score.task, score.predictions)
   return is_best
 
 

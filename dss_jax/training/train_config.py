@@ -18,6 +18,7 @@ from dss_jax.models.decoding import generation
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training import evaluation as evaluation_lib
 from dss_jax.training import losses, optimizers, vocabulary_loss
+from dss_jax.training import trackers as trackers_lib
 from dss_jax.training.optimizers import schedules
 
 VOCABULARY_LOSSES = ("fused", "plain")
@@ -70,6 +71,8 @@ class TrainConfig:
       gradient that is not finite before the run is stopped.
     vocabulary_loss: how the losses of the vocabulary projection are computed:
       "fused", or "plain" from all logits at once, the slow reference.
+    trackers: where else the curves go, besides the run's folder: objects of
+      `trackers`.
     profile_steps: `A:B` records the steps A to B - 1 with JAX's profiler;
       None records none.
     debug_nans: end the run at the first step that is not finite, and say which
@@ -107,6 +110,7 @@ class TrainConfig:
   early_stopping_patience: int | None = None
   max_nonfinite_steps: int = 10
   vocabulary_loss: str = "fused"
+  trackers: Sequence[trackers_lib.Tracker] = ()
   profile_steps: str | None = None
   debug_nans: bool = False
   config_text_fn: Callable[[], str] | None = None
@@ -207,6 +211,13 @@ class TrainConfig:
         ),
       )
     self.steps_to_profile()
+    for tracker in self.trackers:
+      if isinstance(tracker, type) or not hasattr(tracker, "open"):
+        raise UserError(
+          f"trackers holds {tracker!r}; it must hold objects, in gin with"
+          " parentheses: [@trackers.Wandb()]",
+          fields=f"{where}.trackers",
+        )
 
 
 def check_vocabulary(

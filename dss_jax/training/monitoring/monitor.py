@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import pathlib
 import tempfile
 import time
@@ -13,6 +14,7 @@ from typing import Any, TextIO, TypeVar
 import jax
 
 from dss_jax.base import compilations
+from dss_jax.base.errors import one_line, printable
 from dss_jax.base.progress import Progress
 from dss_jax.training.monitoring import time_breakdown
 from dss_jax.training.monitoring.metrics_file import MetricsLog, step_values
@@ -20,9 +22,12 @@ from dss_jax.training.monitoring.nan_debugger import NanDebugger
 from dss_jax.training.monitoring.profiling import ProfilerWindow
 from dss_jax.training.monitoring.tensorboard_log import TensorBoardLog
 from dss_jax.training.start_or_resume import Setup
+from dss_jax.training.trackers import Trackers
 from dss_jax.training.train_config import TrainConfig
 from dss_jax.training.train_state import TrainState
 
+# Characters of an input or output of a sample that are shown.
+_SAMPLE_CHARS = 100
 # The progress line names what takes this share of the time, or more.
 _LARGE_SHARE = 0.1
 
@@ -72,12 +77,20 @@ class Monitor:
       nowhere = self._closing.enter_context(tempfile.TemporaryDirectory())
       folder, stream = pathlib.Path(nowhere), io.StringIO()
       profile_steps = None
+    self._progress = Progress(config.total_steps, first_step, stream=stream)
+    # Before files are opened: a package that is missing ends the run.
+    self._trackers = Trackers(
+      config.trackers if jax.process_index() == 0 else (),
+      folder,
+      _description(config),
+      self.say,
+    )
     self._metrics = MetricsLog(folder, from_step=first_step)
     self._tensorboard = TensorBoardLog(folder, from_step=first_step)
-    self._progress = Progress(config.total_steps, first_step, stream=stream)
     self._profiler = ProfilerWindow(
       profile_steps, folder, first_step=first_step, say=self.say
     )
+    self._samples = config.evaluation_cfg.samples
     self._debugger = None
     if config.debug_nans:
       self._debugger = NanDebugger(
@@ -88,6 +101,7 @@ class Monitor:
       )
     # In reverse; one that cannot be written must not keep the others open.
     for part in (
+      self._trackers,
       self._tensorboard,
       self._metrics,
       self._progress,
@@ -236,12 +250,13 @@ class Monitor:
       "examples_per_s": _mean(written, "examples") / seconds,
       "tokens_per_s": _mean(written, "tokens") / seconds,
     }
-    self._tensorboard.write(
-      step,
+    values = (
       {f"train/{name}": value for name, value in written[-1].items()}
       | {f"timing/{name}": value for name, value in rates.items()}
-      | {f"timing/{name}_share": value for name, value in shares.items()},
+      | {f"timing/{name}_share": value for name, value in shares.items()}
     )
+    self._tensorboard.write(step, values)
+    self._trackers.write(step, values)
     shown = {name: _mean(written, name) for name in written[-1]}
     line = summary_line(shown | rates, self._subtasks)
     once = ("compile", "setup")
@@ -257,14 +272,42 @@ class Monitor:
     """Writes what the evaluation after `step` updates measured."""
     timing = {"unix": time.time(), "evaluation_s": seconds}
     self._metrics.write(step, "eval", values, timing)
-    self._tensorboard.write(
-      step,
-      {f"eval/{name}": x for name, x in values.items() if "/" in name},
-    )
+    shown = {f"eval/{name}": x for name, x in values.items() if "/" in name}
+    self._tensorboard.write(step, shown)
+    self._trackers.write(step, shown)
     self._metrics.flush()
     self._tensorboard.flush()
     # Evaluation is no part of a step's time.
     self._period_start += seconds
+
+  def show_predictions(
+    self, step: int, task: str, predictions: Sequence[Mapping[str, Any]]
+  ) -> None:
+    """Shows some of what was predicted: here, in TensorBoard and trackers.
+
+    Args:
+      step: updates made before.
+      task: what was answered.
+      predictions: as in eval/<task>/<step>.jsonl.
+    """
+    samples = [
+      {name: prediction[name] for name in ("input", "target", "prediction")}
+      for prediction in predictions[: self._samples]
+    ]
+    for sample in samples:
+      said = {n: one_line(t, longest=_SAMPLE_CHARS) for n, t in sample.items()}
+      self.say(
+        printable(
+          f"  {said['input']} -> {said['prediction']} (gold: {said['target']})"
+        )
+      )
+    if samples:
+      name = f"predictions/{task}"
+      text = "".join(
+        f"    {json.dumps(s, ensure_ascii=False)}\n" for s in samples
+      )
+      self._tensorboard.write_text(step, name, text)
+      self._trackers.write_samples(step, name, samples)
 
   def sync(self) -> None:
     """Waits until the metrics are on the disk.
@@ -291,6 +334,17 @@ class Monitor:
       "tokens_per_s": round(tokens / max(seconds["step"], 1e-9), 1),
     }
     self.say(f"time: {time_breakdown.describe(seconds)}")
+
+
+def _description(config: TrainConfig) -> dict[str, Any]:
+  """What a run is made of, for the pages of trackers."""
+  return {
+    "task": config.train_dataset_cfg.mixture_or_task_name,
+    "seed": config.random_seed,
+    "total_steps": config.total_steps,
+    "model_dir": config.model_dir,
+    "config": config.config_text_fn() if config.config_text_fn else "",
+  }
 
 
 def _time_note(shares: Mapping[str, float]) -> str:

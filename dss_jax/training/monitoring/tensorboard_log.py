@@ -22,7 +22,12 @@ class TensorBoardLog:
     try:
       # The event file writer would import TensorFlow for its file system; the
       # record writer underneath does not.
-      from tensorboard.compat.proto import event_pb2, summary_pb2
+      from tensorboard.compat.proto import (
+        event_pb2,
+        summary_pb2,
+        tensor_pb2,
+        types_pb2,
+      )
       from tensorboard.summary.writer import record_writer
     except ImportError:
       return
@@ -30,6 +35,8 @@ class TensorBoardLog:
     # The generated modules have no types.
     self._events: Any = event_pb2
     self._summaries: Any = summary_pb2
+    self._tensors: Any = tensor_pb2
+    self._types: Any = types_pb2
     host = f"{platform.node()}.{os.getpid()}"
     name = f"events.out.tfevents.{int(time.time())}.{host}"
     file = open(folder / name, "ab")  # noqa: SIM115
@@ -52,6 +59,26 @@ class TensorBoardLog:
       value=[
         self._summaries.Summary.Value(tag=tag, simple_value=value)
         for tag, value in values.items()
+      ]
+    )
+    self._add(step=step, summary=summary)
+
+  def write_text(self, step: int, tag: str, text: str) -> None:
+    """Adds a text, as Markdown, to those of the name `tag`."""
+    if self._writer is None:
+      return
+    metadata = self._summaries.SummaryMetadata(
+      plugin_data=self._summaries.SummaryMetadata.PluginData(plugin_name="text")
+    )
+    summary = self._summaries.Summary(
+      value=[
+        self._summaries.Summary.Value(
+          tag=tag,
+          metadata=metadata,
+          tensor=self._tensors.TensorProto(
+            dtype=self._types.DT_STRING, string_val=[text.encode()]
+          ),
+        )
       ]
     )
     self._add(step=step, summary=summary)
