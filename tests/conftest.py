@@ -59,6 +59,7 @@ pytest_plugins = (
   "loopback_teacher",
   "plain_model",
   "small_students",
+  "small_sweeps",
 )
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent

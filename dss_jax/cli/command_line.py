@@ -34,6 +34,7 @@ MODES = {
     "eval": "score a checkpoint on a task",
   },
   "compare students": {
+    "sweep": "train the cells of a grid of methods, sizes and seeds",
     "report": "compare finished runs: figures, tables and one page",
   },
   "use a student": {

@@ -45,8 +45,9 @@ def exit_status(
       errors name them.
 
   Returns:
-    0 or what `run` returns; 2 for what the user can mend; 130 after an
-    interrupt, 143 after SIGTERM; 141 if the output has no reader; else 1.
+    0 or what `run` returns; 2 for what the user can mend; 3 where training
+    diverged; 130 after an interrupt, 143 after SIGTERM; 141 if the output has
+    no reader; else 1.
   """
   try:
     return run() or 0
@@ -63,7 +64,7 @@ def exit_status(
     return 128 + signal.SIGINT
   except FloatingPointError as error:  # the run diverged
     print(f"dss-jax {command}: {error}", file=sys.stderr)
-    return 1
+    return 3
   except (ValueError, RuntimeError, MemoryError, OSError) as error:
     if debug or (found := _message(error, command, flags or {})) is None:
       raise

@@ -33,6 +33,7 @@ def parse(
   search_paths: Sequence[str] = (),
   *,
   run_file: str | None = None,
+  root: str | None = None,
 ) -> None:
   """Parses gin files and bindings into gin's global configuration.
 
@@ -43,6 +44,7 @@ def parse(
     search_paths: further folders to look in, first one first.
     run_file: what a run was configured with, parsed first. The files may make
       parts of it superfluous.
+    root: the configurable that will be made; None makes a run.
 
   Raises:
     UserError: for a missing file, a syntax error, an unknown name, or one that
@@ -61,7 +63,7 @@ def parse(
     with gin_checks.one_line_errors(binding):
       gin.parse_config(binding)
       statements += gin_statements.of_text(binding)
-  gin_checks.check_all_is_read(statements, ROOT, _READ_DIRECTLY)
+  gin_checks.check_all_is_read(statements, root or ROOT, _READ_DIRECTLY)
   if run_file is None:
     _bind_rows_alone(statements)
   _bind_checkpoint_sizes()
@@ -242,6 +244,40 @@ def macros() -> list[str]:
   """The names of all macros that are bound or referred to."""
   bound = {name for name, selector in gin.config._CONFIG if selector == MACRO}
   return sorted(bound | gin_checks.referenced_macros())
+
+
+def canonical_bindings() -> dict[str, str]:
+  """All that is bound, by full names in order, but for MODEL_DIR.
+
+  However a configuration is cut into files and flags, and in whatever order:
+  what makes the same run gives the same bindings.
+  """
+  return dict(
+    sorted(
+      (_full_name(scope, selector, parameter), _canonical(value))
+      for (scope, selector), bound in gin.config._CONFIG.items()
+      for parameter, value in bound.items()
+      if (scope, selector) != ("MODEL_DIR", MACRO)
+    )
+  )
+
+
+def _full_name(scope: str, selector: str, parameter: str) -> str:
+  if selector == MACRO:
+    return scope
+  return (
+    f"{scope}/{selector}.{parameter}" if scope else f"{selector}.{parameter}"
+  )
+
+
+def _canonical(value: Any) -> str:
+  """The gin text of a value; the order of a dictionary's keys says nothing."""
+  if isinstance(value, dict):
+    items = sorted((repr(key), _canonical(item)) for key, item in value.items())
+    return f"{{{', '.join(f'{key}: {item}' for key, item in items)}}}"
+  if isinstance(value, list | tuple):
+    return f"[{', '.join(map(_canonical, value))}]"
+  return repr(value)
 
 
 def operative_config(modules: Sequence[str] = ()) -> str:

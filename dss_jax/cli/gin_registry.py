@@ -28,6 +28,7 @@ def register() -> None:
   from dss_jax import datasets
   from dss_jax.data import pipeline
   from dss_jax.data.pairs import subtasks
+  from dss_jax.experiments.sweeps import declaration
   from dss_jax.models import config, encoder_decoder, lora, partitioning
   from dss_jax.models.decoding import decode_options
   from dss_jax.training import (
@@ -66,6 +67,7 @@ def register() -> None:
     "trackers.Mlflow": trackers.Mlflow,
     "trackers.Trackio": trackers.Trackio,
     "train.train": train_config.TrainConfig,
+    "sweep.Sweep": declaration.Sweep,
   }
   for name, target in targets.items():
     module, _, short = name.rpartition(".")

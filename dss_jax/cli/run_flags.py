@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from dss_jax.base import user_modules
@@ -85,6 +86,13 @@ def add_gin_flags(parser: argparse.ArgumentParser, *task_flags: str) -> None:
     gin_bindings={"metavar": "BINDING"},
     gin_search_paths={"metavar": "FOLDERS"},
   )
+  _add_shown_gin_flag(parser, group)
+  flags.add_flags(parser, TaskFlags, *task_flags, title="tasks and their data")
+
+
+def _add_shown_gin_flag(
+  parser: argparse.ArgumentParser, group: argparse._ActionsContainer
+) -> None:
   parser.set_defaults(gin_flags=[])
   group.add_argument(
     "--gin.NAME=VALUE",
@@ -93,7 +101,41 @@ def add_gin_flags(parser: argparse.ArgumentParser, *task_flags: str) -> None:
     help="bind a macro or parameter; plain strings need no quotes; wins over"
     " the files",
   )
-  flags.add_flags(parser, TaskFlags, *task_flags, title="tasks and their data")
+
+
+def add_override_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds flags that change a gin file which is named otherwise."""
+  group = flags.add_flags(
+    parser,
+    GinFlags,
+    "gin_search_paths",
+    title="configuration",
+    gin_search_paths={"metavar": "FOLDERS"},
+  )
+  _add_shown_gin_flag(parser, group)
+
+
+def search_paths(args: argparse.Namespace) -> list[str]:
+  """The folders of --gin_search_paths."""
+  return _folders(args.gin_search_paths)
+
+
+def import_modules(modules: Sequence[str] = ()) -> list[str]:
+  """Imports the modules of tasks that flags and the configuration name.
+
+  Args:
+    modules: those of the flags.
+
+  Returns:
+    All of them.
+  """
+  from dss_jax.cli import gin_config
+
+  named = gin_config.macro("MIXTURE_OR_TASK_MODULE") or []
+  named = [named] if isinstance(named, str) else named
+  found = list(dict.fromkeys([*modules, *named]))
+  user_modules.import_modules(found)
+  return found
 
 
 def parse_gin(
@@ -125,10 +167,7 @@ def parse_gin(
     _folders(configuration.gin_search_paths),
     run_file=run_file,
   )
-  named = gin_config.macro("MIXTURE_OR_TASK_MODULE") or []
-  named = [named] if isinstance(named, str) else named
-  modules = list(dict.fromkeys([*tasks.module, *named]))
-  user_modules.import_modules(modules)
+  modules = import_modules(tasks.module)
   if cache_dirs := _folders(tasks.seqio_additional_cache_dirs):
     from dss_jax.data import seqio as seqio_data
 

@@ -211,7 +211,9 @@ def evaluate(
   selection = evaluation_lib.selection_value(
     scores, config.evaluation_cfg.metric
   )
-  is_best = loop.note_evaluation(step, selection)
+  is_best = loop.note_evaluation(
+    step, selection, config.early_stopping_min_improvement
+  )
   if jax.process_index() == 0:
     evaluation_lib.write_predictions(config.folder / "eval", step, scores)
   values = evaluation_lib.flat_metrics(scores)

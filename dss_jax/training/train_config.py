@@ -67,6 +67,8 @@ class TrainConfig:
     stats_period: steps between looks at the metrics; all steps are written.
     early_stopping_patience: evaluations without a better one before the run
       ends; None trains all steps.
+    early_stopping_min_improvement: what an evaluation must be better by than
+      the last one that counted, and more, to count for that patience.
     max_nonfinite_steps: updates in a row that may be skipped for a loss or
       gradient that is not finite before the run is stopped.
     vocabulary_loss: how the losses of the vocabulary projection are computed:
@@ -108,6 +110,7 @@ class TrainConfig:
   eval_period: int | None = None
   stats_period: int = 10
   early_stopping_patience: int | None = None
+  early_stopping_min_improvement: float = 0.0
   max_nonfinite_steps: int = 10
   vocabulary_loss: str = "fused"
   trackers: Sequence[trackers_lib.Tracker] = ()
@@ -171,6 +174,11 @@ class TrainConfig:
         whole=True,
         or_none=name in _OPTIONAL_COUNTS,
       )
+    checks.in_range(
+      f"{where}.early_stopping_min_improvement",
+      self.early_stopping_min_improvement,
+      0,
+    )
     checks.in_range(
       f"{where}.random_seed", self.random_seed, 0, 2**32 - 1, whole=True
     )

@@ -47,7 +47,8 @@ class LoopState:
   Attributes:
     best_step: the step whose evaluation was best so far.
     best_value: its selection metric.
-    stale_evaluations: evaluations since then.
+    stale_evaluations: evaluations since the last one that improved enough.
+    plateau_value: the selection metric of that one.
     encoder_tokens: non-padding input tokens trained on so far.
     decoder_tokens: non-padding target tokens trained on so far.
     examples_seen: sub-task examples trained on so far.
@@ -59,6 +60,7 @@ class LoopState:
   best_step: int | None = None
   best_value: float | None = None
   stale_evaluations: int = 0
+  plateau_value: float | None = None
   encoder_tokens: int = 0
   decoder_tokens: int = 0
   examples_seen: int = 0
@@ -82,13 +84,28 @@ class LoopState:
         self.nonfinite_in_a_row + 1 if values["nonfinite"] else 0
       )
 
-  def note_evaluation(self, step: int, value: float) -> bool:
-    """Takes an evaluation in; returns whether it is the best so far."""
+  def note_evaluation(
+    self, step: int, value: float, min_improvement: float = 0.0
+  ) -> bool:
+    """Takes an evaluation in; returns whether it is the best so far.
+
+    Args:
+      step: updates made.
+      value: the selection metric.
+      min_improvement: what it must be better by, and more, for patience to
+        begin anew.
+    """
+    # Runs that began without a minimum have no value of a plateau.
+    plateau = (
+      self.best_value if self.plateau_value is None else self.plateau_value
+    )
+    if plateau is None or value > plateau + min_improvement:
+      self.plateau_value, self.stale_evaluations = value, 0
+    else:
+      self.stale_evaluations += 1
     if self.best_value is None or value > self.best_value:
       self.best_step, self.best_value = step, value
-      self.stale_evaluations = 0
       return True
-    self.stale_evaluations += 1
     return False
 
   def out_of_patience(self, patience: int | None) -> bool:

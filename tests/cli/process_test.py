@@ -95,3 +95,13 @@ def test_variables_that_jax_refuses_are_reported_in_one_line(capsys, message):
   assert line.startswith(
     f"dss-jax train: JAX refuses its environment ({message}"
   )
+
+
+def test_training_that_diverges_has_a_status_of_its_own(capsys):
+  """Schedulers, and sweeps, need not try it again."""
+
+  def diverge():
+    raise FloatingPointError("loss was not finite")
+
+  assert failures.exit_status(diverge, "train", debug=False) == 3
+  assert capsys.readouterr().err == "dss-jax train: loss was not finite\n"

@@ -38,6 +38,7 @@ from dss_jax.training import (
 from dss_jax.training.checkpoints import SaveOptions
 from dss_jax.training.optimizers import schedules
 from dss_jax.training.train_config import TrainConfig
+from dss_jax.training.train_state import LoopState
 
 SIZES = dataclasses.replace(small_runs.SIZES, dropout_rate=0.1)
 # Without teacher-forced validation losses: one program less to compile.
@@ -429,6 +430,22 @@ def test_early_stopping_and_its_memory(tmp_path, monkeypatch):
   assert result.step == 3  # 0.5, then twice no better
   assert result.best_step == 1
   assert _train(config).step == 3
+
+
+def test_patience_asks_for_a_least_improvement():
+  loop = LoopState()
+  noted = [
+    loop.note_evaluation(step, value, 0.01)
+    for step, value in enumerate([0.500, 0.505, 0.509, 0.511, 0.530], 1)
+  ]
+  # A little better is better, but only the fourth is so by enough.
+  assert noted == [True] * 5
+  assert (loop.best_step, loop.plateau_value) == (5, 0.53)
+  loop = LoopState(best_step=1, best_value=0.5, stale_evaluations=1)  # older
+  assert loop.note_evaluation(2, 0.505, 0.01)
+  assert loop.stale_evaluations == 2
+  assert not loop.note_evaluation(3, 0.505)
+  assert loop.out_of_patience(3)
 
 
 @pytest.mark.slow

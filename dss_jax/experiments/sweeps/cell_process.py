@@ -1,0 +1,178 @@
+"""One cell as a process of its own: locked, logged, and how it ended.
+
+A process that is killed, or aborted by XLA, takes no other cell with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TextIO
+
+from dss_jax.base import atomic_files, errors
+from dss_jax.experiments.sweeps import cells
+
+# What trains a cell, before the flags.
+COMMAND = (sys.executable, "-m", "dss_jax.main", "train")
+LOG_FILE = "train.log"
+_LOCK_FILE = ".cell_lock"
+_LOG_TAIL = 16_384  # bytes of a log in which the reason of a failure is
+
+DONE, STOPPED, ELSEWHERE = "done", "stopped", "elsewhere"
+DIVERGED, REFUSED, CRASHED = "diverged", "refused", "crashed"
+_STOP_STATUSES = (
+  128 + signal.SIGINT,
+  128 + signal.SIGTERM,
+  -signal.SIGINT,
+  -signal.SIGTERM,
+)
+# The exit statuses of `dss-jax train` that a second try would not change.
+_REFUSED_STATUS, _DIVERGED_STATUS = 2, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What a worker needs to train a cell; it can be sent to other machines.
+
+  Attributes:
+    folder: of the cell.
+    flags: of `dss-jax train`.
+    description: what cell.json holds.
+  """
+
+  folder: str
+  flags: Sequence[str]
+  description: Mapping[str, object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+  """How an attempt at a cell ended.
+
+  Attributes:
+    how: `DONE`; `STOPPED` by a signal, and saved; `ELSEWHERE`: another process
+      is at it; `DIVERGED`; `REFUSED`: its configuration or data are wrong;
+      `CRASHED`: anything else.
+    reason: a line for the user.
+  """
+
+  how: str
+  reason: str = ""
+
+
+def run(
+  job: Job,
+  environment: Mapping[str, str] | None = None,
+  started: Callable[[subprocess.Popen[bytes]], None] = lambda process: None,
+) -> Ended:
+  """Trains a cell, unless it is done, has diverged or is at work elsewhere.
+
+  Args:
+    job: the cell.
+    environment: variables that differ from this process's.
+    started: gets the process, to stop it.
+
+  Raises:
+    StorageError: the folder cannot be written to.
+  """
+  folder = pathlib.Path(job.folder)
+  with errors.writing(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+  with _locked(folder) as lock:
+    if lock is None:
+      return Ended(ELSEWHERE)
+    if not (folder / cells.CELL_FILE).is_file():
+      text = json.dumps(job.description, indent=2, ensure_ascii=False) + "\n"
+      atomic_files.write_atomically(folder / cells.CELL_FILE, text)
+    if cells.is_done(folder):
+      return Ended(DONE)
+    if cells.has_diverged(folder):
+      return Ended(DIVERGED, _diverged_reason(folder))
+    return _train(job, folder, lock, environment or {}, started)
+
+
+def _train(
+  job: Job,
+  folder: pathlib.Path,
+  lock: TextIO,
+  environment: Mapping[str, str],
+  started: Callable[[subprocess.Popen[bytes]], None],
+) -> Ended:
+  log = folder / LOG_FILE
+  with errors.writing(log), open(log, "ab") as output:
+    begin = output.tell()
+    process = subprocess.Popen(
+      [*COMMAND, *job.flags],
+      stdin=subprocess.DEVNULL,
+      stdout=output,
+      stderr=subprocess.STDOUT,
+      env={**os.environ, **environment},
+      # The lock lives as long as one of both processes: a cell that outlives
+      # a sweep killed without warning is not trained twice.
+      pass_fds=[lock.fileno()],
+      # Ctrl-C on a terminal reaches the sweep alone, which stops its cells.
+      process_group=0,
+    )
+  started(process)
+  status = process.wait()
+  reason = _last_line(log, begin)
+  if status == 0 and cells.is_done(folder):
+    return Ended(DONE)
+  if status in _STOP_STATUSES:
+    return Ended(STOPPED, reason)
+  if status == _DIVERGED_STATUS:
+    text = json.dumps({"reason": reason}) + "\n"
+    atomic_files.write_atomically(folder / cells.DIVERGED_FILE, text)
+    return Ended(DIVERGED, reason)
+  if status == _REFUSED_STATUS:
+    return Ended(REFUSED, reason)
+  if status < 0:
+    with contextlib.suppress(ValueError):
+      name = signal.Signals(-status).name
+      reason = f"killed by {name}" + (
+        ", which the system sends when memory runs out"
+        if name == "SIGKILL"
+        else ""
+      )
+    return Ended(CRASHED, reason)
+  return Ended(CRASHED, reason or f"ended with status {status}")
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[TextIO | None]:
+  """The file whose lock this process holds; None where another one does."""
+  import fcntl
+
+  with errors.writing(folder):
+    file = open(folder / _LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      yield None
+    else:
+      yield file
+
+
+def _last_line(log: pathlib.Path, begin: int) -> str:
+  """What a process said last, which is why it failed."""
+  with open(log, "rb") as file:
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(begin, end - _LOG_TAIL))
+    lines = file.read().decode(errors="replace").splitlines()
+  lines = [line.strip() for line in lines if line.strip()]
+  own = [line for line in lines if line.startswith("dss-jax train: ")]
+  return errors.printable(errors.one_line((own or lines or [""])[-1]))
+
+
+def _diverged_reason(folder: pathlib.Path) -> str:
+  path = folder / cells.DIVERGED_FILE
+  with errors.damaged_file(path, "delete it to train the cell again"):
+    return str(json.loads(path.read_text(encoding="utf-8"))["reason"])

@@ -1,0 +1,185 @@
+"""A queue of cells: a worker that is free takes the next one.
+
+There is no barrier: a long cell keeps nobody waiting. A cell that another
+sweep is at goes back to the end of the queue.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from dss_jax.base import stop_requests
+from dss_jax.experiments.sweeps import cell_process
+from dss_jax.experiments.sweeps.cell_process import Ended, Job
+from dss_jax.experiments.sweeps.workers import Worker
+
+# How an attempt is made: by a process here, by another machine, by a test.
+Attempt = Callable[
+  [Job, Worker, Callable[[subprocess.Popen[bytes]], None]], Ended
+]
+_POLL_S = 1.0
+_SIGNAL_S = 0.2  # between looks at whether to stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+  """What happened to a job.
+
+  Attributes:
+    index: of the job.
+    ended: how its latest attempt ended.
+    attempts: made so far.
+    is_final: whether no further attempt is made.
+    seconds: that the latest attempt took.
+  """
+
+  index: int
+  ended: Ended
+  attempts: int
+  is_final: bool
+  seconds: float
+
+
+def attempt_here(
+  job: Job,
+  worker: Worker,
+  started: Callable[[subprocess.Popen[bytes]], None],
+) -> Ended:
+  """Trains a cell in a process of this machine."""
+  return cell_process.run(job, worker.environment, started)
+
+
+class CellQueue:
+  """Trains cells on some workers.
+
+  Args:
+    workers: each has one cell at a time.
+    retries: further attempts at a cell that crashed.
+    attempt: makes an attempt.
+  """
+
+  def __init__(
+    self,
+    workers: Sequence[Worker],
+    *,
+    retries: int,
+    attempt: Attempt = attempt_here,
+  ):
+    self._workers, self._retries, self._attempt = workers, retries, attempt
+    self._stopping = threading.Event()
+    self._lock = threading.Lock()
+    self._processes: dict[int, subprocess.Popen[bytes]] = {}
+
+  def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
+    """Trains the jobs; yields what happens as it happens.
+
+    Leaving the loop early, by an exception too, stops the cells at work, which
+    save what they have.
+
+    Raises:
+      StoppedError: Ctrl-C or SIGTERM; all cells at work have stopped.
+    """
+    waiting = collections.deque(enumerate(jobs))
+    news: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+    self._stopping.clear()
+    threads = [
+      threading.Thread(
+        target=self._work, args=(worker, waiting, news), daemon=True
+      )
+      for worker in self._workers[: len(jobs)]
+    ]
+    with stop_requests.noticed() as requests:
+      try:
+        for thread in threads:
+          thread.start()
+        at_work = len(threads)
+        while at_work:
+          if requests.number is not None:
+            raise stop_requests.StoppedError("", requests.number)
+          try:
+            found = news.get(timeout=_SIGNAL_S)
+          except queue.Empty:
+            continue
+          if found is None:
+            at_work -= 1
+          elif isinstance(found, BaseException):
+            raise found
+          else:
+            yield found
+      finally:
+        self._stop(threads)
+
+  def _stop(self, threads: Sequence[threading.Thread]) -> None:
+    """Asks the cells at work to save and end, and waits for them."""
+    with self._lock:
+      self._stopping.set()
+      for process in self._processes.values():
+        if process.poll() is None:
+          process.send_signal(signal.SIGTERM)
+    for thread in threads:
+      if thread.is_alive():
+        thread.join()
+
+  def _work(
+    self,
+    worker: Worker,
+    waiting: collections.deque[tuple[int, Job]],
+    news: queue.SimpleQueue[Event | BaseException | None],
+  ) -> None:
+    """Takes cells until there are none, or all of them are elsewhere."""
+    try:
+      worker.pin_this_thread()
+      found_elsewhere = 0  # in a row
+      while not self._stopping.is_set():
+        try:
+          index, job = waiting.popleft()
+        except IndexError:
+          return
+        if self._attempts(worker, index, job, news):
+          found_elsewhere = 0
+          continue
+        waiting.append((index, job))
+        found_elsewhere += 1
+        if found_elsewhere >= len(waiting):
+          self._stopping.wait(_POLL_S)
+    except BaseException as error:  # raised again where the sweep runs
+      news.put(error)
+    finally:
+      news.put(None)
+
+  def _attempts(
+    self,
+    worker: Worker,
+    index: int,
+    job: Job,
+    news: queue.SimpleQueue[Event | BaseException | None],
+  ) -> bool:
+    """Trains a cell; returns whether it is settled, or not elsewhere."""
+    for number in range(1, self._retries + 2):
+      begun = time.monotonic()
+      ended = self._attempt(job, worker, self._note_process)
+      if ended.how == cell_process.ELSEWHERE:
+        return False
+      if self._stopping.is_set() and ended.how != cell_process.DONE:
+        return True
+      # A cell that was stopped while the sweep goes on is a crash as any.
+      again = ended.how in (cell_process.CRASHED, cell_process.STOPPED)
+      is_final = not again or number > self._retries
+      news.put(Event(index, ended, number, is_final, time.monotonic() - begun))
+      if is_final:
+        return True
+    return True
+
+  def _note_process(self, process: subprocess.Popen[bytes]) -> None:
+    """Remembers the process of this thread, to stop it."""
+    with self._lock:
+      self._processes[threading.get_ident()] = process
+      if self._stopping.is_set():  # it started in the same moment
+        process.send_signal(signal.SIGTERM)

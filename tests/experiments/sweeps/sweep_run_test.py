@@ -1,0 +1,323 @@
+"""Sweeps run: shared, changed, interrupted, failing. Training is faked."""
+
+import fcntl
+import json
+import os
+import pathlib
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import command_line
+import pytest
+import small_sweeps
+
+from dss_jax import main
+
+
+@pytest.fixture
+def tiny(tmp_path):
+  """Writes the sweep `tiny`, with some fields changed."""
+  return lambda **changes: small_sweeps.write(tmp_path / "tiny.gin", **changes)
+
+
+def test_it_trains_each_cell_and_collects_the_results(tiny, sweeper):
+  status, said = sweeper(tiny(), "--workers=2")
+  assert status == 0
+  assert "[4/4]" in said
+  rows = sweeper.results()
+  # In the order of the grid, not in that of ending.
+  assert [(row["axes"]["method"], row["axes"]["seed"]) for row in rows] == [
+    (method, seed)
+    for method in ("standard", "dss")
+    for seed in (0, 1)
+    for _ in ("validation", "test")
+  ]
+  assert {row["stage"] for row in rows} == {"final"}
+  assert not {"wall_s", "config_sha"} & {key for row in rows for key in row}
+  cells = [entry["cell"] for entry in sweeper.grid()["cells"]]
+  assert [row["cell"] for row in rows[::2]] == cells
+  for name in cells:
+    folder = sweeper.output_dir / "cells" / name
+    described = json.loads((folder / "cell.json").read_text())
+    assert described["bindings"]["RANDOM_SEED"] == str(
+      described["axes"]["seed"]
+    )
+
+
+def test_started_again_it_trains_nothing(tiny, sweeper):
+  assert sweeper(tiny())[0] == 0
+  before = (sweeper.output_dir / "tiny" / "results.jsonl").read_bytes()
+  status, said = sweeper(tiny())
+  assert (status, sweeper.starts()) == (0, 4)
+  assert "changed" not in said
+  after = (sweeper.output_dir / "tiny" / "results.jsonl").read_bytes()
+  assert after == before
+
+
+def test_sweeps_share_the_cells_they_have_in_common(tiny, sweeper, tmp_path):
+  assert sweeper(tiny())[0] == 0
+  # Written in another way, with one seed more and one less.
+  other = small_sweeps.write(
+    tmp_path / "other.gin",
+    gin_files=[],
+    axes={
+      "student": ["models/taxonli.gin"],
+      "RANDOM_SEED": [1, 2],
+      "data": ["taxonli"],
+      "method": ["dss"],
+    },
+    bindings=small_sweeps.SMALL_BINDINGS,
+  )
+  text = other.read_text().replace(
+    "sweep.Sweep.gin_files = []", "sweep.Sweep.gin_files = ['runs/taxonli.gin']"
+  )
+  other.write_text(
+    text + "sweep.Sweep.binds = {'RANDOM_SEED': ['RANDOM_SEED',"
+    " 'data.DataOptions.split_seed', 'data.DataOptions.taxonli_seed',"
+    " 'data.DataOptions.generated_seed']}\n"
+  )
+  status, said = sweeper(other)
+  assert status == 0
+  assert sweeper.starts() == 5
+  assert "[2/2]" in said
+  assert [row["seed"] for row in sweeper.results("other")] == [1, 1, 2, 2]
+
+
+def test_a_changed_grid_is_told(tiny, sweeper):
+  assert sweeper(tiny())[0] == 0
+  status, said = sweeper(
+    tiny(axes={"method": ["standard", "dss"], "seed": [1, 2, 3]})
+  )
+  assert status == 0
+  assert "the grid has changed: 4 cells are new, 2 are no longer part" in said
+  assert len(sweeper.results()) == 12
+  assert sweeper.starts() == 8
+
+
+def test_crashes_are_tried_again_and_then_told(tiny, sweeper, monkeypatch):
+  failures = {
+    "standard 0": "crash",
+    "standard 1": "crash once",
+    "dss 0": "killed",
+  }
+  monkeypatch.setenv("FAKE_FAILURE", json.dumps(failures))
+  status, said = sweeper(tiny(), "--retries=2", "--workers=1")
+  assert status == 1
+  assert sweeper.starts() == 3 + 2 + 3 + 1
+  assert (
+    "standard seed=0: crashed after 3 attempts: some library: aborted" in said
+  )
+  assert "standard seed=1: some library: aborted; tried again" in said
+  assert "dss seed=0: crashed after 3 attempts: killed by SIGKILL" in said
+  assert "2 of 4 cells have no results" in said
+  assert [row["seed"] for row in sweeper.results()] == [1, 1, 1, 1]
+  # What has gone wrong may be mended: started again, they are tried again.
+  monkeypatch.setenv("FAKE_FAILURE", "{}")
+  assert sweeper(tiny())[0] == 0
+  assert sweeper.starts() == 9 + 2
+
+
+def test_wrong_configurations_and_divergence_are_not_tried_again(
+  tiny, sweeper, monkeypatch
+):
+  failures = {"standard 0": "refuse", "dss 0": "diverge"}
+  monkeypatch.setenv("FAKE_FAILURE", json.dumps(failures))
+  status, said = sweeper(tiny())
+  assert (status, sweeper.starts()) == (1, 4)
+  assert "standard seed=0: refused: dss-jax train: DATASET is 'x'" in said
+  assert "dss seed=0: diverged: dss-jax train: loss or gradient" in said
+  # A run that diverged would do so again.
+  monkeypatch.setenv("FAKE_FAILURE", "{}")
+  status, said = sweeper(tiny())
+  assert (status, sweeper.starts()) == (1, 5)
+  assert "1 of 4 cells have no results" in said
+
+
+def test_a_mistake_in_a_cell_is_told_before_any_is_trained(tiny, sweeper):
+  status, said = sweeper(
+    tiny(axes={"method": ["dss"], "ALPHA": [0.5, "half"]}, budget="steps")
+  )
+  assert (status, sweeper.starts()) == (2, 0)
+  assert "ALPHA is 'half'" in said
+  status, said = sweeper(tiny(axes={"method": ["ds"]}, budget="steps"))
+  assert (status, sweeper.starts()) == (2, 0)
+  assert "methods/dss.gin" in said
+
+
+def test_shards_train_every_cell_once(tiny, sweeper):
+  trained = []
+  for shard in ("0/3", "1/3", "2/3"):
+    before = sweeper.starts()
+    assert sweeper(tiny(), f"--shard={shard}")[0] == 0
+    trained.append(sweeper.starts() - before)
+  assert trained == [2, 1, 1]
+  assert len(sweeper.results()) == 8
+  assert sweeper(tiny())[0] == 0
+  assert sweeper.starts() == 4
+
+
+@pytest.mark.parametrize("shard", ["3/3", "1", "-1/2", "a/b", "0/0"])
+def test_impossible_shards_are_refused(shard, tiny, sweeper):
+  status, said = sweeper(tiny(), f"--shard={shard}")
+  assert status == 2
+  assert "it must be I/N" in said
+
+
+def test_a_cell_at_work_elsewhere_is_waited_for(tiny, sweeper):
+  """Another process holds the cell's lock, then ends without results."""
+  file = tiny(axes={"method": ["dss"], "seed": [0, 1]})
+  status, _ = sweeper(file, "--print")
+  assert status == 0
+  main.main(["sweep", str(file), f"--output_dir={sweeper.output_dir}"])
+  first = sweeper.grid()["cells"][0]["cell"]
+  folder = sweeper.output_dir / "cells" / first
+  (folder / "results.jsonl").unlink()
+  starts = sweeper.starts()
+  with open(folder / ".cell_lock", "a") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    released = threading.Timer(1.5, fcntl.flock, [lock, fcntl.LOCK_UN])
+    released.start()
+    assert sweeper(file)[0] == 0
+    released.join()
+  assert sweeper.starts() == starts + 1
+  assert len(sweeper.results()) == 4
+
+
+def test_a_full_disk_has_its_line(tiny, sweeper):
+  """The sweep's own files reach the limit of a file's size."""
+  file = tiny()
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+  try:
+    status = main.main(
+      ["sweep", str(file), f"--output_dir={sweeper.output_dir}"]
+    )
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  assert status == 1
+  said = sweeper._capsys.readouterr().err.splitlines()[-1]
+  assert said.startswith("dss-jax sweep: cannot write ")
+  assert said.endswith("make room, and start again")
+  assert sweeper(file)[0] == 0
+
+
+# ------------------------------------------------------------ interrupted
+
+_DRIVER = """
+import sys
+from dss_jax.experiments.sweeps import cell_process
+cell_process.COMMAND = (sys.executable, {fake!r})
+from dss_jax import main
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def _start(file: pathlib.Path, output_dir: pathlib.Path, *more: str):
+  driver = _DRIVER.format(fake=str(small_sweeps.FAKE_TRAINING))
+  return subprocess.Popen(
+    [
+      sys.executable,
+      "-c",
+      driver,
+      "sweep",
+      str(file),
+      f"--output_dir={output_dir}",
+      *more,
+    ],
+    env=command_line.environment(FAKE_SECONDS="0.3"),
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def _wait_for_starts(output_dir: pathlib.Path, number: int) -> None:
+  deadline = time.monotonic() + 60
+  while len(list(output_dir.glob("cells/*/starts"))) < number:
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+
+
+def _killed_sweep(file, output_dir, kills, draw):
+  """Results of a sweep that is killed at random moments of its cells."""
+  number = len(list(output_dir.glob("cells/*/results.jsonl")))
+  for _ in range(kills):
+    process = _start(file, output_dir)
+    _wait_for_starts(output_dir, min(number + 1, 8))
+    time.sleep(draw.uniform(0.0, 0.5))
+    process.send_signal(draw.choice([signal.SIGKILL, signal.SIGTERM]))
+    process.communicate(timeout=60)
+    number = len(list(output_dir.glob("cells/*/starts")))
+  process = _start(file, output_dir)
+  _, said = process.communicate(timeout=120)
+  assert process.returncode == 0, said
+  return (output_dir / "tiny" / "results.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+  "kills", [2, pytest.param(10, marks=pytest.mark.thorough)]
+)
+def test_killed_at_random_it_ends_with_the_same_bytes(
+  kills, tiny, tmp_path, sweeper
+):
+  file = tiny(axes={"method": ["standard", "dss"], "seed": [0, 1, 2, 3]})
+  assert sweeper(file)[0] == 0
+  undisturbed = (sweeper.output_dir / "tiny" / "results.jsonl").read_bytes()
+  draw = random.Random(kills)
+  killed = _killed_sweep(file, tmp_path / "killed", kills, draw)
+  assert killed == undisturbed
+
+
+def test_told_to_stop_it_stops_its_cells_and_says_how_to_continue(
+  tiny, tmp_path
+):
+  output_dir = tmp_path / "out"
+  process = _start(tiny(), output_dir, "--workers=2")
+  _wait_for_starts(output_dir, 1)
+  process.send_signal(signal.SIGTERM)
+  _, said = process.communicate(timeout=60)
+  assert process.returncode == 143
+  assert "continue with: dss-jax sweep" in said
+  pids = [
+    int(pid)
+    for path in output_dir.glob("cells/*/starts")
+    for pid in path.read_text().split()
+  ]
+  assert pids
+  for pid in pids:
+    with pytest.raises(ProcessLookupError):
+      os.kill(pid, 0)
+
+
+# ------------------------------------------------------------ real training
+
+
+@pytest.mark.slow
+def test_a_real_sweep_is_as_good_as_runs_by_hand(tmp_path, capsys, monkeypatch):
+  """One cell by the sweep, and the printed command of it elsewhere."""
+  for name, value in command_line.environment().items():
+    monkeypatch.setenv(name, value)
+  file = small_sweeps.write(
+    tmp_path / "tiny.gin", axes={"method": ["dss"], "seed": [3]}
+  )
+  argv = ["sweep", str(file), f"--output_dir={tmp_path / 'out'}"]
+  assert main.main([*argv, "--print"]) == 0
+  (command,) = capsys.readouterr().out.splitlines()
+  assert main.main(argv) == 0, capsys.readouterr().err
+  text = (tmp_path / "out" / "tiny" / "results.jsonl").read_text()
+  rows = [json.loads(line) for line in text.splitlines()]
+  assert {row["split"] for row in rows} == {"validation", "test"}
+  assert {row["steps"] for row in rows} == {4}
+  words = command.replace(str(tmp_path / "out"), str(tmp_path / "hand")).split()
+  assert main.main(words[1:]) == 0
+  (by_hand,) = (tmp_path / "hand" / "cells").glob("*/results.jsonl")
+  expected = [json.loads(line) for line in by_hand.read_text().splitlines()]
+  for row, other in zip(rows, expected, strict=True):
+    assert {key: row[key] for key in row.keys() & other.keys()} == {
+      key: other[key] for key in row.keys() & other.keys()
+    }
