@@ -11,19 +11,24 @@ from dss_jax.rationales.prompts import Prompt
 from dss_jax.rationales.teacher_requests import Completion
 
 
-def _prompt(kind):
+def _prompt(kind, labels=()):
   return Prompt(
     name="mine",
     input_format="Q: {input}\nA:",
     output_format=" {rationale} The answer is {answer}.",
     answer_kind=kind,
     answer_marker="The answer is",
+    labels=labels,
   )
 
 
 PROMPTS = {
   "CHOICE": prompt_files.load("cqa"),
   "LABEL": prompt_files.load("anli"),
+  "YES_NO": _prompt("label", ("yes", "no")),
+  "SHORT_LABEL": _prompt(
+    "label", ("wait", "sorry", "none", "hmm", "other", "late")
+  ),
   "NUMBER": _prompt("number"),
   "EXPRESSION": prompt_files.load("svamp"),
   "TEXT": _prompt("text"),
@@ -66,7 +71,7 @@ def outcome(kind, text, expected):
 @pytest.mark.parametrize("kind", PROMPTS)
 @pytest.mark.parametrize("table", [phrasings_seen, phrasings_held_apart])
 def test_phrasings_are_read(table, kind):
-  rows = getattr(table, kind)
+  rows = getattr(table, kind, [])
   found = [(outcome(kind, *row)[0], *row) for row in rows]
   assert [row for row in found if row[0] == "wrong"] == []
   lost = [row for row in found if row[0] == "lost"]
@@ -85,7 +90,7 @@ def test_phrasings_that_run_on_or_think_are_read_alike(table):
   after = ("", "<|im_end|>", "\n\nQ: Who?\nA: He. The answer is (a).",
            "\n\nUser: And?\nAssistant: So the answer is neutral.")  # fmt: skip
   for kind in PROMPTS:
-    for text, expected in getattr(table, kind):
+    for text, expected in getattr(table, kind, ()):
       if expected is None or text.startswith("<") or "<" in text[-30:]:
         continue
       for begin in before:

@@ -365,6 +365,23 @@ def test_text_answers(tmp_path):
   assert (parsed.rationale, parsed.label) == ("R.", "the U.S.")
 
 
+@pytest.mark.parametrize(
+  "labels", [("yes", "no"), ("no", "maybe"), ("wait", "sorry", "none", "hmm")]
+)
+def test_labels_that_are_words_of_doubt(tmp_path, labels):
+  exemplars = "".join(
+    f'[[exemplars]]\ninput = "Q{i}"\nrationale = "R."\nlabel = "{label}"\n'
+    for i, label in enumerate(labels)
+  )
+  text = (
+    'input_format = "Q: {input}\\nA:"\nanswer_kind = "label"\n'
+    'output_format = " {rationale} So the answer is {answer}."\n'
+    f'answer_marker = "So the answer is"\nlabels = {list(labels)}\n{exemplars}'
+  )
+  prompt = prompt_files.load(_write(tmp_path, text))
+  assert [exemplar.label for exemplar in prompt.exemplars] == list(labels)
+
+
 # --- outputs in JSON ----------------------------------------------------------
 
 JSON = """

@@ -167,6 +167,113 @@ LABEL = [
   ("Entailment", None),
 ]  # fmt: skip
 
+# Labels are "yes" and "no".
+_Y = "Cats have no wings."
+YES_NO = [
+  (f"{_Y} The answer is no.", "no"),
+  (f"{_Y} So the answer is no.", "no"),
+  (f"{_Y} So the answer is No", "no"),
+  (f"{_Y} So the answer is yes.", "yes"),
+  (f"{_Y} The answer is **no**.", "no"),
+  (f"{_Y} The answer is **No**", "no"),
+  (f"{_Y} The answer is: no", "no"),
+  (f"{_Y} The answer is \"no\".", "no"),
+  (f"{_Y} The answer is \u201cno\u201d.", "no"),
+  (f"{_Y} The answer is 'No'.", "no"),
+  (f"{_Y} The answer is `no`.", "no"),
+  (f"{_Y} The answer is no!", "no"),
+  (f"{_Y} The answer is No, they cannot.", "no"),
+  (f"{_Y} The answer is no, because they cannot fly.", "no"),
+  (f"{_Y} The answer is no: they cannot fly.", "no"),
+  (f"{_Y} The answer is no \u2014 they cannot fly.", "no"),
+  (f"{_Y} The answer is no (they cannot fly).", "no"),
+  (f"{_Y} The answer is yes, they can run.", "yes"),
+  (f"{_Y} So the answer is clearly no.", "no"),
+  (f"{_Y} So the answer must be no.", "no"),
+  (f"{_Y} Therefore, the answer would be no.", "no"),
+  (f"{_Y} Hence the correct answer is no.", "no"),
+  (f"{_Y} Thus, the final answer is: No.", "no"),
+  (f"{_Y} My answer is no.", "no"),
+  (f"{_Y} I would say the answer is no.", "no"),
+  (f"{_Y}\nAnswer: no.", "no"),
+  (f"{_Y}\nAnswer: No", "no"),
+  (f"{_Y}\n\n**Answer: No**", "no"),
+  (f"{_Y}\n\n**Answer:** no", "no"),
+  (f"{_Y}\n\nFinal answer: no.", "no"),
+  (f"{_Y}\n\n### Answer\nNo", "no"),
+  (f"{_Y}\n\n### Final Answer\n\n**No.**", "no"),
+  (f"{_Y}\n\nConclusion: no", "no"),
+  (f"{_Y}\n\nLabel: yes", "yes"),
+  (f"{_Y}\n\n\\boxed{{no}}", "no"),
+  (f"{_Y} The answer is \\boxed{{\\text{{No}}}}.", "no"),
+  (f"{_Y}\n\n<answer>no</answer>", "no"),
+  (f"{_Y}\n\nNo.", "no"),
+  (f"{_Y}\n\n**No**", "no"),
+  (f"{_Y}\n\n#### no", "no"),
+  ('{"rationale": "Cats have no wings.", "answer": "no"}', "no"),
+  ('{"rationale": "Cats have no wings.", "label": "No."}', "no"),
+  ('```json\n{"reasoning": "Cats have no wings.", "answer": "yes"}\n```', "yes"),
+  (f"No. {_Y}", "no"),
+  (f"**No**\n\n{_Y}", "no"),
+  (f"Yes.\n\n{_Y}", "yes"),
+  (f"Answer: No.\nExplanation: {_Y}", "no"),
+  (f"The answer is no. {_Y}", "no"),
+  (f"The answer is no.\n\nReason: {_Y}", "no"),
+  (f"No, it is not so. {_Y} The answer is no.", "no"),
+  (f"<think>Yes? The answer is yes.</think>{_Y} So the answer is no.", "no"),
+  (f"{_Y} So the answer is no.<|im_end|>", "no"),
+  (f"{_Y} So the answer is no.</s>", "no"),
+  (f"{_Y} So the answer is no.\n\nQ: Can cats run?\nA: Cats have legs. So the"
+   " answer is yes.", "no"),
+  (f"{_Y} So the answer is no.\n\nQuestion: Run?\nAnswer: Legs. So the answer"
+   " is yes.", "no"),
+  (f"{_Y} So the answer is no.\n\nCats have legs. So the answer is yes.", "no"),
+  (f"{_Y} So the answer is no. I hope this helps!", "no"),
+  (f"{_Y} So the answer is no. No animal without wings flies.", "no"),
+  (f"{_Y} So the answer is no. No, cats cannot fly.", "no"),
+  (f"{_Y} The answer is no. The answer is no.", "no"),
+  (f"{_Y} The answer is not yes.", None),
+  (f"{_Y} The answer is yes and no.", None),
+  (f"{_Y} The answer is either yes or no.", None),
+  (f"{_Y} The answer is unknown.", None),
+  (f"{_Y} The answer is no one's guess.", "?no"),
+  (f"{_Y} The answer is yes. No, wait, the answer is no.", None),
+  (f"{_Y} The answer is yes. Wait, they cannot. The answer is no.", None),
+  (f"{_Y} The answer is yes. No, they cannot fly.", None),
+  (f"{_Y} The answer is no. Actually, yes.", None),
+  (f"{_Y} The answer is no. Wait, that is wrong.", None),
+  (f"{_Y} The answer is no. Scratch that: the answer is yes.", None),
+  ("No.", None),
+]  # fmt: skip
+
+# Labels are words that may also begin a second thought, "other" included.
+_O = "He was late."
+SHORT_LABEL = [
+  (form.format(_O, word), word)
+  for word in ("wait", "sorry", "none", "hmm", "other")
+  for form in (
+    "{} The answer is {}.",
+    "{} So the answer is **{}**.",
+    "{} The answer is \"{}\".",
+    "{} The answer is {}, as he said.",
+    "{}\n\nAnswer: {}",
+    "{}\n\n**Answer:** {}.",
+    "{}\n\n### Answer\n{}",
+    "{}\n\n\\boxed{{{}}}",
+    "{}\n\n<answer>{}</answer>",
+    '{{"rationale": "{}", "answer": "{}"}}',
+    "{} The answer is {}.\n\nShe came. The answer is late.",
+    "{}\n\n**{}**",
+  )
+] + [
+  (f"{_O} The answer is sorry. Wait, I misread. The answer is wait.", None),
+  (f"{_O} The answer is wait. Actually, sorry.", None),
+  (f"{_O} The answer is wait or sorry.", None),
+  (f"{_O} The answer is not sorry.", None),
+  (f"{_O} The answer is none. Hmm, no: other.", None),
+  (f"{_O} The answer is late.", "late"),
+]  # fmt: skip
+
 # The prompt's marker is "The answer is"; kind "number".
 _S = "Three and five make eight."
 NUMBER = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -59,6 +60,8 @@ _LEADING = re.compile(
   r"(?:[\s:>#=\u2192]|[*_`]{1,3}(?=[\s:])|[-\u2013\u2014\u2022]\s|\$\$|\\\["
   r"|\\\((?=\\boxed))+"
 )
+# A line ends where a tag closes, too.
+_LINE = re.compile(r"(?:(?!</)[^\n])*")
 _FENCE = re.compile(r"\s{0,100}:?\s{0,100}```[^\n`]{0,40}\n")
 
 
@@ -69,8 +72,21 @@ def without_bold(text: str) -> str:
   return _HALF_BOLD.sub("", _BOLD.sub(r"\1", text))
 
 
-def answer_line(text: str, start: int = 0) -> str:
-  """The first line of an answer, as plain words.
+@dataclasses.dataclass(frozen=True)
+class AnswerLine:
+  """The first line of an answer.
+
+  Attributes:
+    words: what it says, plainly.
+    end: where it ends in the text.
+  """
+
+  words: str
+  end: int
+
+
+def answer_line(text: str, start: int = 0) -> AnswerLine:
+  """Reads the first line of an answer.
 
   Args:
     text: a text.
@@ -78,24 +94,31 @@ def answer_line(text: str, start: int = 0) -> str:
   """
   window = text[start : start + MAX_ANSWER_CHARS]
   if fence := _FENCE.match(window):
+    start += fence.end()
     window = window[fence.end() :].partition("```")[0]
   if leading := _LEADING.match(window):
+    start += leading.end()
     window = window[leading.end() :]
-  line = window.partition("\n")[0].partition("</")[0]
-  found = itertools.islice(_BOXED.finditer(line), 3)
-  boxes = {_in_braces(line, box.end()) for box in found}
-  # What follows a box comments on it.
-  return plain(boxes.pop() if len(boxes) == 1 else line)
+  line = _LINE.match(window)[0]  # type: ignore[index]
+  boxes = [
+    (box.end(), _brace_after(line, box.end()))
+    for box in itertools.islice(_BOXED.finditer(line), 3)
+  ]
+  if boxes and len({line[begin:end] for begin, end in boxes}) == 1:
+    # What follows a box comments on it.
+    begin, end = boxes[0]
+    return AnswerLine(plain(line[begin:end]), min(start + end + 1, len(text)))
+  return AnswerLine(plain(line), start + len(line))
 
 
-def _in_braces(line: str, start: int) -> str:
-  """The text from `start` to the brace that closes it."""
+def _brace_after(line: str, start: int) -> int:
+  """Where the brace is that closes what stands at `start`, or the end."""
   depth = 1
   for i in range(start, len(line)):
     depth += (line[i] == "{") - (line[i] == "}")
     if not depth:
-      return line[start:i]
-  return line[start:]
+      return i
+  return len(line)
 
 
 def plain(line: str) -> str:

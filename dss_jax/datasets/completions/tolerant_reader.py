@@ -149,7 +149,7 @@ def _json_answer(
   earlier = _first_answer(form, before, choices, is_cut=False)
   if earlier is not None and earlier.reading.label is not None:
     return None
-  line = answer_markup.answer_line(answer)
+  line = answer_markup.answer_line(answer).words
   return _parsed(rationale or _trimmed(before), read_line(form, line, choices))
 
 
@@ -176,7 +176,7 @@ def _read_claims(
 ) -> Iterator[tuple[claims.Claim, str, Reading]]:
   """The claims of a text, the lines of their answers, and what those say."""
   for claim in claims.find(form, text):
-    line = answer_markup.answer_line(text, claim.end)
+    line = answer_markup.answer_line(text, claim.end).words
     yield claim, line, read_line(form, line, choices)
 
 
@@ -268,7 +268,7 @@ def _lone_answer(
   last, first = lines[-1], lines[0]
   for line, is_last in ((last, True), (first, False)):
     start = text.rfind(line) if is_last else text.find(line)
-    plain = answer_markup.answer_line(line)
+    plain = answer_markup.answer_line(line).words
     if form.kind == "text" and not (is_last and line.startswith("####")):
       continue
     if form.kind in ("number", "expression") and _IN_A_SENTENCE.match(plain):
@@ -315,13 +315,18 @@ def _is_taken_back(
 ) -> bool:
   """Whether the writer gives another answer, or doubts this one, after it."""
   after = text[found.end :]
-  doubt = _TAKEN_BACK.search(after, 0, 2 * answer_markup.MAX_ANSWER_CHARS)
+  answer = answer_markup.answer_line(text, found.end)
+  # The label itself may be a word of doubt, such as "no".
+  said = answer.words if form.kind == "number" else found.reading.rest
+  following = f"{said}{text[answer.end :]}"
+  offset = len(after) - len(following)
+  doubt = _TAKEN_BACK.search(following, 0, 2 * answer_markup.MAX_ANSWER_CHARS)
   for claim, line, reading in _read_claims(form, after, choices):
     if claim.has_lead and _NEGATED.match(line):
       return not _BLANK_LINE.search(after, 0, claim.start)
     if reading.label is None or claim.kind in ("weak", "lone"):
       continue
-    doubted = doubt is not None and doubt.start() < claim.start
+    doubted = doubt is not None and doubt.start() + offset < claim.start
     if _same(form, found.reading, reading):
       if doubted:
         return False  # confirmed
@@ -329,8 +334,8 @@ def _is_taken_back(
     return doubted or not _BLANK_LINE.search(after, 0, claim.start)
   if doubt is None:
     return False
-  blank = _BLANK_LINE.search(after.lstrip())
-  second = blank and _BLANK_LINE.search(after.lstrip(), blank.end())
+  blank = _BLANK_LINE.search(following.lstrip())
+  second = blank and _BLANK_LINE.search(following.lstrip(), blank.end())
   return second is None or doubt.start() < second.start()
 
 
