@@ -11,7 +11,8 @@ cut into micro-batches, so micro-batches, hosts and devices simply add up.
 With two sub-tasks, w = (alpha, 1 - alpha) and n_k = the sub-task's tokens, L is
 the official "distilling step-by-step" loss: each sub-task's mean cross-entropy
 over its own tokens, weighted by alpha and 1 - alpha (Hsieh et al. 2023,
-arXiv:2305.02301, and the authors' code, where alpha = 0.5).
+arXiv:2305.02301, and the authors' code, where alpha = 0.5). Weights may change
+over training, each linearly between steps that are given.
 """
 
 import dataclasses
@@ -22,9 +23,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError
+from dss_jax.training.optimizers.schedules import PiecewiseLinear
 from dss_jax.training.token_losses import TokenLosses
 
 # What the summed loss of a sub-task is divided by. The names in capitals are
@@ -39,6 +42,9 @@ NORMALIZERS = (
 )
 
 Batch = Mapping[str, Any]  # name -> [batch, length] array
+# A weight for all steps, or the weights at some, between which it is linear.
+Weight = float | Mapping[int, float]
+MAX_STEP = 2**24  # float32 holds all whole numbers up to this
 
 
 # ------------------------------------------------- features of packed batches
@@ -95,13 +101,20 @@ def _segment_sums(batch: Batch, mask: jax.Array) -> jax.Array:
 # -------------------------------------------------------- weights of tokens
 
 
+def weights_at(
+  subtask_weights: Sequence[Any], step: jax.Array | int
+) -> tuple[Any, ...]:
+  """The weights, numbers or schedules, after `step` updates."""
+  return tuple(w(step) if callable(w) else w for w in subtask_weights)
+
+
 @dataclasses.dataclass(frozen=True)
 class Weighting:
   """Turns a global batch into per-token weights: loss = Σ weights · nll.
 
   Attributes:
     subtask_weights: w_k of each sub-task, in the order of the sub-task ids
-      (id 1 first).
+      (id 1 first); numbers or schedules.
     normalizer: n_k, what sub-task k's weighted sum is divided by.
       `subtask_tokens` (default): its own target tokens in the global batch.
       `all_tokens`, T5X's NUM_REAL_TARGET_TOKENS: the target tokens of all
@@ -120,24 +133,11 @@ class Weighting:
     UserError: for an unknown normaliser or unusable weights.
   """
 
-  subtask_weights: tuple[float, ...] = (1.0,)
+  subtask_weights: tuple[float | PiecewiseLinear, ...] = (1.0,)
   normalizer: str | float | None = "subtask_tokens"
 
   def __post_init__(self):
-    weights = self.subtask_weights
-    fields = ("Objective.alpha", "Objective.subtask_weights")
-    if not weights or not all(math.isfinite(w) and w >= 0 for w in weights):
-      raise UserError(
-        f"subtask_weights is {weights}; it must hold a finite number of 0 or"
-        " more for each sub-task",
-        fields=fields,
-      )
-    if not any(weights):
-      raise UserError(
-        f"subtask_weights is {weights}: with weights of zero nothing would be"
-        " trained",
-        fields=fields,
-      )
+    self._check_weights()
     normalizer = self.normalizer
     if isinstance(normalizer, str):
       known = normalizer in NORMALIZERS
@@ -154,6 +154,36 @@ class Weighting:
         fields="Objective.normalizer",
       )
 
+  def _check_weights(self):
+    weights = self.subtask_weights
+    values = [
+      value
+      for w in weights
+      for value in (w.values if isinstance(w, PiecewiseLinear) else (w,))
+    ]
+    fields = ("Objective.alpha", "Objective.subtask_weights")
+    if not values or not all(math.isfinite(w) and w >= 0 for w in values):
+      raise UserError(
+        f"subtask_weights is {weights}; it must hold a finite number of 0 or"
+        " more for each sub-task",
+        fields=fields,
+      )
+    # Weights that are linear between these steps are all zero at one of them,
+    # or never.
+    schedules = [w for w in weights if isinstance(w, PiecewiseLinear)]
+    for step in {0.0}.union(*(schedule.steps for schedule in schedules)):
+      if not any(
+        np.interp(step, w.steps, w.values)
+        if isinstance(w, PiecewiseLinear)
+        else w
+        for w in weights
+      ):
+        raise UserError(
+          f"subtask_weights is {weights}: with weights of zero nothing would be"
+          f" trained at step {int(step)}",
+          fields=fields,
+        )
+
   @property
   def num_subtasks(self) -> int:
     """Number of sub-tasks, the length of every per-sub-task metric."""
@@ -169,8 +199,8 @@ class Weighting:
 
     Args:
       batch: its features.
-      subtask_weights: w_k as float32 scalars, in place of the field's; so a
-        compiled program can take them as arguments.
+      subtask_weights: w_k, scalars, in place of the field's; so a compiled
+        program can take them as arguments. Schedules need it.
     """
     ids = subtask_ids(batch)
     mask = loss_mask(batch)
@@ -233,8 +263,10 @@ class Objective:
   Attributes:
     alpha: weight of the `label` sub-task against 1 - alpha for the other one,
       where a method has two (the official code's `--alpha`, 0.5). A single
-      sub-task (standard fine-tuning) always has weight 1.
-    subtask_weights: weight of each sub-task by name; replaces `alpha`.
+      sub-task (standard fine-tuning) always has weight 1. `{0: 0.9, 1000: 0.5}`
+      changes it linearly from step 0 to step 1,000, and then keeps it.
+    subtask_weights: weight of each sub-task by name; replaces `alpha`. Each is
+      a number, or one for some steps, as in `alpha`.
     normalizer: see `Weighting`.
     z_loss: coefficient of the squared log-normaliser; T5X uses 1e-4.
     label_smoothing: probability moved away from the target token, in [0, 1).
@@ -243,14 +275,16 @@ class Objective:
     UserError: for a value outside its range.
   """
 
-  alpha: float = 0.5
-  subtask_weights: Mapping[str, float] | None = None
+  alpha: Weight = 0.5
+  subtask_weights: Mapping[str, Weight] | None = None
   normalizer: str | float | None = "subtask_tokens"
   z_loss: float = 0.0
   label_smoothing: float = 0.0
 
   def __post_init__(self):
-    checks.in_range("Objective.alpha", self.alpha, 0, 1)
+    _check_weight("Objective.alpha", self.alpha, 1)
+    for weight in (self.subtask_weights or {}).values():
+      _check_weight("Objective.subtask_weights", weight, sys.float_info.max)
     checks.in_range("Objective.z_loss", self.z_loss, 0, sys.float_info.max)
     checks.in_range("Objective.label_smoothing", self.label_smoothing, 0)
     if self.label_smoothing >= 1:
@@ -278,13 +312,18 @@ class Objective:
           f" sub-tasks are {sorted(names)}",
           fields="Objective.subtask_weights",
         )
-      weights = tuple(float(by_name[name]) for name in names)
+      weights = tuple(_as_schedule(by_name[name]) for name in names)
     elif len(names) == 1:
       weights = (1.0,)
     elif len(names) == 2:
       first = "label" if "label" in names else names[0]
+      alpha = self.alpha
+      if isinstance(alpha, Mapping):
+        rest: Weight = {step: 1.0 - value for step, value in alpha.items()}
+      else:
+        rest = 1.0 - alpha
       weights = tuple(
-        self.alpha if name == first else 1.0 - self.alpha for name in names
+        _as_schedule(alpha if name == first else rest) for name in names
       )
     else:
       raise UserError(
@@ -293,6 +332,29 @@ class Objective:
         fields="Objective.subtask_weights",
       )
     return Weighting(weights, self.normalizer)
+
+
+def _check_weight(field: str, weight: Any, most: float) -> None:
+  """Raises UserError unless it is a `Weight` with values from 0 to `most`."""
+  if not isinstance(weight, Mapping):
+    return checks.in_range(field, weight, 0, most)
+  if not weight or not all(
+    isinstance(step, int) and 0 <= step <= MAX_STEP for step in weight
+  ):
+    raise UserError(
+      f"{field.rpartition('.')[2]} is {weight!r}; it must be a number, or name"
+      f" values at steps from 0 to {MAX_STEP}, such as {{0: 0.9, 1000: 0.5}}",
+      fields=field,
+    )
+  for value in weight.values():
+    checks.in_range(field, value, 0, most)
+  return None
+
+
+def _as_schedule(weight: Weight) -> float | PiecewiseLinear:
+  if isinstance(weight, Mapping):
+    return PiecewiseLinear.through(weight)
+  return float(weight)
 
 
 # ------------------------------------------------------------------- metrics

@@ -119,7 +119,8 @@ class StepNumbers:
   A pytree; its leaves are numbers, or float32 scalars inside a program.
 
   Attributes:
-    subtask_weights: w_k of each sub-task, in the order of their ids.
+    subtask_weights: w_k of each sub-task, in the order of their ids; each a
+      number or a schedule.
     learning_rate_fn: a schedule that is a pytree; None leaves the learning rate
       to the optimizer.
   """
@@ -190,8 +191,8 @@ def train_step(
 
   Returns:
     The new state, and sums over the global batch: those of
-    `losses.subtask_sums`, and scalars `loss` (the objective, z-loss included),
-    `z_loss`, `grad_norm` (before clipping), `param_norm` (of the old
+    `losses.subtask_sums`, `subtask_weights` [num_subtasks] float32, and scalars
+    `loss` (the objective, z-loss included), `z_loss`, `grad_norm` (before clipping), `param_norm` (of the old
     parameters), `nonfinite` (0 or 1), `learning_rate` if asked for.
   """
   key = jax.random.fold_in(base_key, state.step)
@@ -200,7 +201,8 @@ def train_step(
   if numbers.learning_rate_fn is not None:
     rates["learning_rate"] = numbers.learning_rate_fn(state.step)
   # [rows, length] f32, of the WHOLE batch
-  weights = options.weighting(batch, numbers.subtask_weights)
+  subtask_weights = losses.weights_at(numbers.subtask_weights, state.step)
+  weights = options.weighting(batch, subtask_weights)
 
   def loss_fn(params, micro, key):
     """A weighted sum over tokens, so that micro-batches add up."""
@@ -245,6 +247,7 @@ def train_step(
     "grad_norm": grad_norm,
     "param_norm": optax.tree.norm(state.params),
     "nonfinite": jnp.logical_not(finite).astype(jnp.int32),
+    "subtask_weights": jnp.stack([jnp.float32(w) for w in subtask_weights]),
   }
   new_state = state.replace(
     step=state.step + 1, params=params, opt_state=opt_state

@@ -125,9 +125,40 @@ class TestObjective:
     weighting = objective.weighting(("label", "b", "a"))
     assert weighting == losses.Weighting((2.0, 0.5, 1.0), "examples")
 
+  def test_alpha_and_its_rest_change_linearly(self):
+    objective = losses.Objective(alpha={1000: 0.5, 0: 0.9, 3000: 0.75})
+    weighting = objective.weighting(("rationale", "label"))
+    steps = (0, 1, 250, 999, 1000, 1500, 3000, 10**6)
+    want = np.interp(steps, (0, 1000, 3000), (0.9, 0.5, 0.75))
+    for step, alpha in zip(steps, want, strict=True):
+      got = losses.weights_at(weighting.subtask_weights, step)
+      np.testing.assert_allclose(got, (1 - alpha, alpha), rtol=1e-6)
+
+  def test_each_weight_may_have_steps_of_its_own(self):
+    objective = losses.Objective(
+      subtask_weights={"a": {10: 1.0, 20: 0.0}, "b": 2, "c": {0: 0, 40: 4}}
+    )
+    weights = objective.weighting(("a", "b", "c")).subtask_weights
+    assert losses.weights_at(weights, 15) == (0.5, 2.0, 1.5)
+
+  def test_weights_that_are_zero_at_a_time(self):
+    weights = {"a": {0: 1.0, 10: 0.0}, "b": {0: 1.0, 20: 0.0, 30: 1.0}}
+    with pytest.raises(UserError, match="at step 20"):
+      losses.Objective(subtask_weights=weights).weighting(("a", "b"))
+
   @pytest.mark.parametrize(
     ("settings", "names", "field", "words"),
     [
+      ({"alpha": {}}, "a", "alpha", ["{}", "{0: 0.9, 1000: 0.5}"]),
+      ({"alpha": {0: 0.5, 10: 1.5}}, "a", "alpha", ["1.5", "from 0 to 1"]),
+      ({"alpha": {0.5: 0.5}}, "a", "alpha", ["{0.5: 0.5}", "steps"]),
+      ({"alpha": {-1: 0.5}}, "a", "alpha", ["-1", "steps"]),
+      (
+        {"subtask_weights": {"a": {0: "x"}}},
+        "a",
+        "subtask_weights",
+        ["'x'"],
+      ),
       ({}, "abc", "subtask_weights", ["3", "subtask_weights"]),
       (
         {"subtask_weights": {"a": 1}},

@@ -68,6 +68,14 @@ def test_rates_weights_and_seeds_share_a_program(tmp_path, settings):
   assert one == other
 
 
+def test_schedules_of_weights_share_a_program(tmp_path):
+  one, other = (
+    _program(tmp_path, objective=losses.Objective(alpha=alpha))
+    for alpha in ({0: 0.9, 100: 0.5}, {10: 0.2, 30: 0.8})
+  )
+  assert one == other
+
+
 def test_other_losses_are_other_programs(tmp_path):
   z_loss = losses.Objective(z_loss=1e-3)
   assert _program(tmp_path) != _program(tmp_path, objective=z_loss)

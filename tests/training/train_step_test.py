@@ -465,6 +465,7 @@ class TestStep:
     )
     state = train_state.TrainState.create(params, tx)
     batch = random_batch()
+    del batch["decoder_example_weights"]  # all examples count the same
     step = jax.jit(
       functools.partial(
         train_step_lib.train_step,
@@ -492,8 +493,28 @@ class TestStep:
     means = sums["nll"] / sums["tokens"]
     for weights in ((0.4, 0.6), (1.0, 0.0), (2.0, 0.5)):
       _, sums = run(0.5, weights)
-      assert sums["loss"] == pytest.approx(means @ weights, rel=1e-6)
+      assert sums["loss"] == pytest.approx(np.dot(means, weights), rel=1e-6)
+      assert sums["subtask_weights"] == pytest.approx(weights)
     assert compilations.count() == compiled
+
+  def test_weights_follow_their_schedules(self):
+    """Every step has the loss of its own weights; a step is a position."""
+    alpha = {0: 1.0, 1: 0.75, 3: 0.25}
+    weighting = losses.Objective(alpha=alpha).weighting(("label", "rationale"))
+    partitioner = ONE()
+    state, step = start(
+      ToyStudent(), OPTIMIZERS["adamw"], partitioner, weighting=weighting
+    )
+    batch = random_batch()
+    del batch["decoder_example_weights"]  # all examples count the same
+    batch = partitioner.put_batch(batch)
+    for label in (1.0, 0.75, 0.5, 0.25, 0.25):
+      state, sums = step(state, batch)
+      sums = jax.device_get(sums)
+      means = sums["nll"] / sums["tokens"]
+      want = label * means[0] + (1 - label) * means[1]
+      assert float(sums["loss"]) == pytest.approx(want, rel=1e-6)
+      assert sums["subtask_weights"].tolist() == [label, 1 - label]
 
   @pytest.mark.slow
   def test_learns(self):

@@ -81,14 +81,16 @@ def step_values(
 
   Returns:
     `loss` (the objective), `<subtask>/loss` (mean nats a token),
-    `<subtask>/accuracy` (teacher-forced, of tokens), counts, norms, and
-    `padding`, the share of positions without a token.
+    `<subtask>/accuracy` (teacher-forced, of tokens), `<subtask>/weight` (in the
+    objective), counts, norms, and `padding`, the share of positions without a
+    token.
   """
   values: dict[str, float] = {"loss": float(sums["loss"])}
   for k, name in enumerate(subtasks):
     tokens = int(sums["tokens"][k])
     values[f"{name}/loss"] = float(sums["nll"][k]) / max(tokens, 1)
     values[f"{name}/accuracy"] = int(sums["correct"][k]) / max(tokens, 1)
+    values[f"{name}/weight"] = float(sums["subtask_weights"][k])
     values[f"{name}/tokens"] = tokens
     values[f"{name}/examples"] = int(sums["examples"][k])
   encoder_tokens = int(sums["encoder_tokens"])

@@ -14,7 +14,7 @@ argument, and serve all schedules of the same factors.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -191,3 +191,35 @@ class FactorSchedule:
     start = self.warmup_steps if "linear_warmup" in self.factors else 0.0
     remaining = (self.total_steps - s) / (self.total_steps - start)
     return jnp.clip(remaining, 0.0, 1.0)
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["steps", "values"],
+  meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class PiecewiseLinear:
+  """A number that changes linearly between given steps; constant outside.
+
+  Attributes:
+    steps: ascending; numbers, as `FactorSchedule`'s.
+    values: at these steps.
+  """
+
+  steps: tuple[Any, ...]
+  values: tuple[Any, ...]
+
+  @classmethod
+  def through(cls, points: Mapping[int, float]) -> "PiecewiseLinear":
+    """The schedule through these points, step -> value, in any order."""
+    steps, values = zip(*sorted(points.items()))
+    return cls(tuple(map(float, steps)), tuple(map(float, values)))
+
+  def __call__(self, step: jax.Array | int) -> jax.Array:
+    """The value, a float32 scalar, after `step` updates."""
+    steps, values = (
+      jnp.stack([jnp.float32(x) for x in numbers])
+      for numbers in (self.steps, self.values)
+    )
+    return jnp.interp(jnp.asarray(step).astype(jnp.float32), steps, values)

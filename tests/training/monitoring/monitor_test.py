@@ -21,6 +21,7 @@ def _sums(loss: float) -> dict[str, Any]:
     "tokens": np.array([4, 10]),
     "correct": np.array([1, 5]),
     "examples": np.array([2, 2]),
+    "subtask_weights": np.array([0.25, 0.75]),
     "encoder_tokens": np.int32(40),
     "decoder_tokens": np.int32(14),
     "z_loss": np.float32(0),
@@ -36,6 +37,7 @@ def test_values_of_a_step_by_hand():
   assert values["label/loss"] == 0.5
   assert values["rationale/loss"] == 0.5
   assert values["label/accuracy"] == 0.25
+  assert values["rationale/weight"] == 0.75
   assert values["rationale/accuracy"] == 0.5
   assert values["tokens"] == 54
   assert values["examples"] == 4
