@@ -6,6 +6,6 @@ if __name__ != "dss_jax.tasks":
     " two names would register every SeqIO task twice."
   )
 
-from dss_jax.tasks import anli, cqa, esnli, families, svamp, taxonli
+from dss_jax.tasks import anli, asdiv, cqa, esnli, families, svamp, taxonli
 
-__all__ = ["anli", "cqa", "esnli", "families", "svamp", "taxonli"]
+__all__ = ["anli", "asdiv", "cqa", "esnli", "families", "svamp", "taxonli"]

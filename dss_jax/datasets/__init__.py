@@ -10,7 +10,13 @@ import dataclasses
 from collections.abc import Sequence
 
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.datasets import arithmetic, record_files, shipped_datasets, splits
+from dss_jax.datasets import (
+  arithmetic,
+  extra_records,
+  record_files,
+  shipped_datasets,
+  splits,
+)
 from dss_jax.datasets.dataset_spec import (
   SPLITS,
   DatasetSpec,
@@ -20,7 +26,7 @@ from dss_jax.datasets.dataset_spec import (
 )
 from dss_jax.datasets.options import DATA_DIR_VARIABLE, DataOptions
 from dss_jax.datasets.record_files import RecordFiles
-from dss_jax.datasets.records import Record
+from dss_jax.datasets.records import READ_SUFFIXES, Record
 
 __all__ = [
   "DATA_DIR_VARIABLE",
@@ -30,8 +36,10 @@ __all__ = [
   "DatasetSpec",
   "RecordFiles",
   "get",
+  "load_extra_records",
   "load_source_split",
   "load_split",
+  "load_training_source",
   "names",
   "rationale_source",
   "register",
@@ -60,7 +68,7 @@ def load_split(
 
   Returns:
     The records. Under the fixed policy they are in the order of the source,
-    under the official one in the official order.
+    under the official one in the official order; extra records come last.
 
   Raises:
     UserError: for an unknown name or split, data that cannot be read, or a
@@ -75,7 +83,7 @@ def load_split(
   ):
     records = load_source_split(name, split, options=options)
   else:
-    source = load_source_split(name, "train", options=options)
+    source = load_training_source(name, options)
     train, validation = split_positions(
       spec, [record.id for record in source], options
     )
@@ -130,8 +138,53 @@ def load_source_split(
       f"dataset {name!r} has no {split!r} data; its source has:"
       f" {', '.join(spec.source_splits)}"
     )
+  return _spelt(spec, records, options)
+
+
+def load_training_source(name: str, options: DataOptions) -> list[Record]:
+  """The source's training split, and the extra records behind it."""
+  records = load_source_split(name, "train", options=options)
+  return [*records, *load_extra_records(name, options)]
+
+
+def load_extra_records(name: str, options: DataOptions) -> list[Record]:
+  """The extra records of a dataset's training data; none where none are asked for.
+
+  Raises:
+    UserError: if they cannot be read, or are the dataset's own.
+  """
+  source = options.extra_records
+  if source is None:
+    return []
+  if source == name:
+    raise UserError(
+      f"extra_records is {source!r}, which is what is trained on; it must be a"
+      " file of records or another dataset",
+      fields="DataOptions.extra_records",
+    )
+  if source.endswith(READ_SUFFIXES):
+    records = record_files.read_file(source)
+  elif source in names():
+    own = dataclasses.replace(options, extra_records=None)
+    records = load_source_split(source, "train", options=own)
+  else:
+    raise UserError(
+      f"extra_records is {source!r}; it must be a file of records"
+      f" ({', '.join(READ_SUFFIXES)}) or a dataset: {', '.join(names())}",
+      fields="DataOptions.extra_records",
+    )
+  return [
+    extra_records.as_extra(record)
+    for record in _spelt(get(name), records, options)
+  ]
+
+
+def _spelt(
+  spec: DatasetSpec, records: list[Record], options: DataOptions
+) -> list[Record]:
+  """The records with labels in the spelling that the options ask for."""
   if options.label_spelling == "normalized" and spec.has_arithmetic_labels:
-    records = [_with_normalized_labels(record) for record in records]
+    return [_with_normalized_labels(record) for record in records]
   return records
 
 
@@ -153,13 +206,22 @@ def split_positions(
 
   Args:
     spec: the dataset.
-    ids: of its training source's records, in order.
+    ids: of its training source's records, in order; extra ones come last.
     options: split policy, fraction and seed.
 
   Returns:
     (training, validation) positions; the latter is empty for a dataset with
-    validation data of its own.
+    validation data of its own. All extra records train.
   """
+  own = [i for i in ids if not extra_records.is_extra(i)]
+  train, validation = _own_split_positions(spec, own, options)
+  return [*train, *range(len(own), len(ids))], validation
+
+
+def _own_split_positions(
+  spec: DatasetSpec, ids: list[str], options: DataOptions
+) -> tuple[list[int], list[int]]:
+  """`split_positions` without extra records."""
   cut_validation = "validation" not in source_splits(spec, options)
   if options.split_policy == "official":
     return splits.official_split(
@@ -193,10 +255,15 @@ def rationale_source(name: str, options: DataOptions) -> str | None:
       control = options.taxonli_control
       return name if control == "none" else f"{name} {control}"
     if name in {spec.name for spec in SHIPPED}:
-      return options.rationale_source
-  records = load_source_split(name, "train", options=options)
+      extra = _sources(load_extra_records(name, options))
+      return "+".join(dict.fromkeys([*options.rationale_sources, *extra]))
+  return "+".join(_sources(load_training_source(name, options))) or None
+
+
+def _sources(records: Sequence[Record]) -> list[str]:
+  """Who wrote the rationales of records, in alphabetical order."""
   sources = {r.source for record in records for r in record.rationales}
-  return "+".join(sorted(filter(None, sources))) or None
+  return sorted(filter(None, sources))
 
 
 def _with_normalized_labels(record: Record) -> Record:

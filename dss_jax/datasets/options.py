@@ -14,11 +14,12 @@ DATA_DIR_VARIABLE = "DSS_DATA_DIR"
 # What stands in the rationales of generated records; see `generator.generate`.
 CONTROLS = ("none", "facts_only", "shuffled", "copy")
 
+RATIONALE_SOURCES = ("palm", "gpt-neox", "human")
+
 _CHOICES = {
   "source": ("release", "tfds", "huggingface", "records"),
   "split_policy": ("fixed", "official"),
   "parser": ("official", "tolerant"),
-  "rationale_source": ("palm", "gpt-neox", "human"),
   "label_spelling": ("as_is", "normalized"),
   "taxonli_control": CONTROLS,
   "generated_control": CONTROLS,
@@ -47,9 +48,14 @@ class DataOptions:
     parser: "official" reads completions exactly as the official code does;
       "tolerant" reads more of them and says why it does not read the rest.
     rationale_source: who wrote the rationales. "palm" and "gpt-neox" are the
-      released completions; "human" the explanations in the raw sets.
+      released completions; "human" the explanations in the raw sets. Several
+      are joined: "palm+gpt-neox" gives each record a rationale of each.
     label_spelling: "normalized" writes arithmetic labels, gold and teacher's,
       in one spelling: `( 84.0 / 2.0 )` and `(84 / 2)` become `(84 / 2)`.
+    extra_records: further training records, such as unlabelled ones that a
+      teacher has answered: a file of records, or the name of a dataset whose
+      training data they are. They join the training data whole, after the split
+      and the fraction, and those without gold label have the teacher's.
     max_records: at most this many records per split, for debugging.
     taxonli_num_train: training records of taxonli, before the fraction.
     taxonli_num_validation: validation records of taxonli.
@@ -72,6 +78,7 @@ class DataOptions:
   parser: str = "official"
   rationale_source: str = "palm"
   label_spelling: str = "as_is"
+  extra_records: str | None = None
   max_records: int | None = None
   taxonli_num_train: int = 4000
   taxonli_num_validation: int = 500
@@ -87,6 +94,15 @@ class DataOptions:
   def __post_init__(self):
     for name, allowed in _CHOICES.items():
       checks.one_of(f"DataOptions.{name}", getattr(self, name), allowed)
+    for source in self.rationale_sources:
+      if source not in RATIONALE_SOURCES or (
+        self.rationale_sources.count(source) > 1
+      ):
+        raise UserError(
+          f"rationale_source is {self.rationale_source!r}; it must be one of"
+          f" {', '.join(RATIONALE_SOURCES)}, or several joined by '+'",
+          fields="DataOptions.rationale_source",
+        )
     fraction = self.train_fraction
     if not (isinstance(fraction, int | float) and 0 < fraction <= 1):
       raise UserError(
@@ -99,6 +115,11 @@ class DataOptions:
     checks.in_range("DataOptions.split_seed", self.split_seed, 0, whole=True)
     for name in ("taxonli_seed", "generated_seed"):
       checks.in_range(f"DataOptions.{name}", getattr(self, name), 0, whole=True)
+
+  @property
+  def rationale_sources(self) -> tuple[str, ...]:
+    """The sources that `rationale_source` joins."""
+    return tuple(str(self.rationale_source).split("+"))
 
   def dataset_folder(self, dataset: str) -> pathlib.Path:
     """The folder of a released dataset.

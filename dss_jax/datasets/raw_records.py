@@ -35,6 +35,7 @@ class RawRecord:
     choices: the answers to choose from, where the entry lists them.
     explanations: human rationales that come with the entry.
     source_id: the entry's id in the raw set, if it has one.
+    notes: what else of the entry is worth keeping.
   """
 
   input: str
@@ -42,6 +43,7 @@ class RawRecord:
   choices: tuple[str, ...] | None = None
   explanations: tuple[str, ...] = ()
   source_id: str | None = None
+  notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def human_rationales(self) -> tuple[Rationale, ...]:
     """The explanations; their authors knew the gold label."""
@@ -54,7 +56,7 @@ class RawRecord:
     split: str,
     number: int,
     rationales: Sequence[Rationale],
-    completion: str | None = None,
+    completion: str | Mapping[str, str] | None = None,
   ) -> Record:
     """Entry `number` of a split as a record, with an id such as "train-17".
 
@@ -62,15 +64,15 @@ class RawRecord:
       split: the split's name.
       number: the entry's position in it, from 0.
       rationales: human ones or a teacher's.
-      completion: what a teacher wrote, to be kept where it cannot be used as
-        it is.
+      completion: what a teacher wrote, or several by their names, to be kept
+        where it cannot be used as it is.
     """
-    meta: dict[str, Any] = {}
+    meta: dict[str, Any] = dict(self.notes)
     if self.source_id is not None:
       meta["source_id"] = self.source_id
     if self.choices is not None:
       meta["choices"] = list(self.choices)
-    if completion is not None:
+    if completion:
       meta["completion"] = completion
     return Record(
       id=f"{split}-{number}",
@@ -115,6 +117,22 @@ def svamp(entry: Mapping[str, Any]) -> RawRecord:
   )
 
 
+def asdiv(entry: Mapping[str, Any]) -> RawRecord:
+  """ASDiv, as its authors' XML or the official code's JSON names things.
+
+  There is no gold label: the entries' answers are numbers with a unit, and what
+  a student writes next to SVAMP's are expressions. Answers and formulas are
+  kept as notes.
+  """
+  kept = {"answer": "Answer", "formula": "Formula"}
+  return RawRecord(
+    f"{_text(entry, 'Body')}\n{_text(entry, 'Question')}",
+    None,
+    source_id=entry.get("ID"),
+    notes={name: entry[key] for name, key in kept.items() if entry.get(key)},
+  )
+
+
 def nli(entry: Mapping[str, Any]) -> RawRecord:
   """e-SNLI and ANLI: premise and hypothesis around NLI_SEPARATOR."""
   premise = _text(entry, "context" if "context" in entry else "premise")
@@ -141,6 +159,7 @@ def nli(entry: Mapping[str, Any]) -> RawRecord:
 READERS: Mapping[str, Callable[[Mapping[str, Any]], RawRecord]] = {
   "cqa": cqa,
   "svamp": svamp,
+  "asdiv": asdiv,
   "esnli": nli,
   "anli1": nli,
   "anli2": nli,

@@ -9,8 +9,9 @@ unpacks to
 
 and likewise for svamp, anli1 and esnli (the latter two also with `valid`).
 Copies that call the folder `palm` instead of `llm` are read as well. ANLI's
-rounds 2 and 3 were not released; files of the same layout are read the same
-way, with or without completions.
+rounds 2 and 3, and ASDiv, were not released; files of the same layout are read
+the same way, with or without completions. ASDiv is also read as its authors
+publish it (asdiv/ASDiv.xml).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError
-from dss_jax.datasets import completions, raw_records
+from dss_jax.datasets import asdiv_xml, completions, raw_records
 from dss_jax.datasets.options import DataOptions
 from dss_jax.datasets.records import Rationale, Record, iter_entries
 
@@ -41,49 +42,53 @@ def load(dataset: str, split: str, options: DataOptions) -> list[Record]:
   """Reads one split of a released dataset.
 
   Args:
-    dataset: "svamp", "cqa", "esnli", "anli1", "anli2" or "anli3".
+    dataset: "svamp", "asdiv", "cqa", "esnli", "anli1", "anli2" or "anli3".
     split: "train", "validation" (where released) or "test".
     options: data folder, parser and rationale source.
 
   Returns:
     One record per entry, in file order, with ids such as "train-17". An entry whose
-    completion cannot be used keeps it in `meta["completion"]`, and says why in
-    its rationale's status.
+    completion cannot be used keeps it in `meta["completion"]` (by teacher, where
+    several are read), and says why in its rationale's status.
 
   Raises:
     UserError: if files are missing, malformed, or do not fit each other.
   """
   folder = options.dataset_folder(dataset)
   entries = list(_raw_entries(dataset, split, folder))
-  if options.rationale_source == "human":
-    return [
-      example.record(split, number, example.human_rationales())
-      for number, example in enumerate(entries)
-    ]
-  texts = _completions(dataset, split, folder, options.rationale_source)
-  if texts is None:
-    return [
-      example.record(split, number, ())
-      for number, example in enumerate(entries)
-    ]
-  if len(texts) != len(entries):
-    raise UserError(
-      f"{dataset} {split}: {len(entries)} entries and {len(texts)} completions in"
-      f" {folder}; each entry needs one (is a file missing?)"
+  rationales: list[list[Rationale]] = [[] for _ in entries]
+  unused: list[dict[str, str]] = [{} for _ in entries]
+  several = len(options.rationale_sources) > 1
+  for source in options.rationale_sources:
+    if source == "human":
+      for found, entry in zip(rationales, entries):
+        found += entry.human_rationales()
+      continue
+    texts = _completions(dataset, split, folder, source)
+    if texts is None:
+      continue
+    if len(texts) != len(entries):
+      raise UserError(
+        f"{dataset} {split}: {len(entries)} entries and {len(texts)} completions"
+        f" of {source} in {folder}; each entry needs one (is a file missing?)"
+      )
+    parse = completions.parser(dataset, options.parser, source)
+    for number, (entry, text) in enumerate(zip(entries, texts)):
+      parsed = parse(text, entry.choices)
+      rationales[number].append(
+        Rationale(parsed.rationale, parsed.label, source, status=parsed.status)
+      )
+      if parsed.status != "ok":
+        unused[number][source] = text
+  return [
+    entry.record(
+      split,
+      number,
+      rationales[number],
+      unused[number] if several else "".join(unused[number].values()),
     )
-  parse = completions.parser(dataset, options.parser, options.rationale_source)
-  records = []
-  for number, (example, text) in enumerate(zip(entries, texts)):
-    parsed = parse(text, example.choices)
-    rationale = Rationale(
-      parsed.rationale,
-      parsed.label,
-      options.rationale_source,
-      status=parsed.status,
-    )
-    completion = None if parsed.status == "ok" else text
-    records.append(example.record(split, number, (rationale,), completion))
-  return records
+    for number, entry in enumerate(entries)
+  ]
 
 
 def _raw_entries(
@@ -97,6 +102,9 @@ def _raw_entries(
   if dataset == "svamp" and not path.exists() and _svamp_file(folder).exists():
     path = _svamp_file(folder)
     entries = iter(_shuffled_svamp(list(iter_entries(path)), split))
+  elif dataset == "asdiv" and not path.exists():
+    path = folder / "ASDiv.xml"
+    entries = enumerate(asdiv_xml.entries(path), 1)
   else:
     entries = iter_entries(path)
   for number, entry in entries:

@@ -24,7 +24,7 @@ def load(dataset: str, split: str, options: DataOptions) -> list[Record]:
   """
   if options.source == "release":
     return released_data.load(dataset, split, options)
-  if options.rationale_source != "human":
+  if options.rationale_sources != ("human",):
     raise UserError(
       f"source {options.source!r} has no completions of"
       f" {options.rationale_source}; set rationale_source to 'human', or source"
@@ -71,6 +71,18 @@ SPECS = (
       " Simple Math Word Problems?, NAACL 2021 (arXiv 2103.07191)"
     ),
     url="https://github.com/arkilpatel/SVAMP",
+  ),
+  DatasetSpec(
+    name="asdiv",
+    load=functools.partial(load, "asdiv"),
+    metrics=("value_accuracy", "accuracy"),
+    source_splits=("train",),
+    license="ASDiv: as its authors say, see its url",
+    citation=(
+      "Miao, Liang and Su, A Diverse Corpus for Evaluating and Developing"
+      " English Math Word Problem Solvers, ACL 2020 (arXiv 2106.15772)"
+    ),
+    url="https://github.com/chaochun/nlu-asdiv-dataset",
   ),
   DatasetSpec(
     name="cqa",

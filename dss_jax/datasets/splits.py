@@ -49,13 +49,7 @@ def fixed_split(
   Raises:
     UserError: if nothing would be left to train on.
   """
-  order = sorted(
-    range(len(ids)),
-    key=lambda i: (
-      hashlib.sha256(f"{seed}:{ids[i]}".encode()).digest(),
-      i,
-    ),
-  )
+  order = _hashed_order(ids, str(seed))
   num_validation = 0
   if cut_validation:
     num_validation = math.ceil(VALIDATION_SHARE * len(ids))
@@ -113,6 +107,32 @@ def held_out(
       fields=("ConvertFlags.validation_fraction", "ConvertFlags.test_fraction"),
     )
   return found
+
+
+def nested_positions(
+  ids: Sequence[str], fraction: float, *, purpose: str
+) -> list[int]:
+  """A share of the records, nested as the training fractions are.
+
+  Args:
+    ids: the records' ids, in source order.
+    fraction: share to take, from 0 to 1.
+    purpose: the shares of two purposes have nothing to do with each other, nor
+      with training fractions.
+
+  Returns:
+    Positions, in source order.
+  """
+  count = math.floor(len(ids) * fraction + 0.5)
+  return sorted(_hashed_order(ids, purpose)[:count])
+
+
+def _hashed_order(ids: Sequence[str], key: str) -> list[int]:
+  """Positions in the order of the hashes of (key, id)."""
+  return sorted(
+    range(len(ids)),
+    key=lambda i: (hashlib.sha256(f"{key}:{ids[i]}".encode()).digest(), i),
+  )
 
 
 def official_split(

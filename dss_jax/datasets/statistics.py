@@ -68,6 +68,7 @@ class SplitReport:
     listed_labels: how many of `labels` the dataset lists; None where it has no
       list.
     rationales: rationales of all records.
+    sources: who wrote them -> how many.
     no_rationale: records without any.
     duplicate_inputs: records whose input an earlier one has as well.
     duplicate_rationales: rationales whose (non-blank) text an earlier one has.
@@ -84,6 +85,7 @@ class SplitReport:
   labels: Mapping[str, int]
   listed_labels: int | None
   rationales: int
+  sources: Mapping[str, int]
   no_rationale: int
   duplicate_inputs: int
   duplicate_rationales: int
@@ -101,6 +103,7 @@ class SplitReport:
       "labels": dict(self.labels),
       "listed_labels": self.listed_labels,
       "rationales": self.rationales,
+      "sources": dict(self.sources),
       "no_rationale": self.no_rationale,
       "duplicate_inputs": self.duplicate_inputs,
       "duplicate_rationales": self.duplicate_rationales,
@@ -190,6 +193,9 @@ def report_records(
     labels=_label_counts(gold, labels),
     listed_labels=None if labels is None else len(labels),
     rationales=sum(len(record.rationales) for record in strict),
+    sources=_counts(
+      r.source for record in strict for r in record.rationales if r.source
+    ),
     no_rationale=sum(not record.rationales for record in strict),
     duplicate_inputs=_duplicates(record.input for record in strict),
     duplicate_rationales=_duplicates(texts),

@@ -51,13 +51,17 @@ def names() -> tuple[str, ...]:
   return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 
 
+# Datasets that are asked about with the prompt of another.
+_SHARED = {"anli1": "anli", "anli2": "anli", "anli3": "anli", "asdiv": "svamp"}
+
+
 def for_dataset(dataset: str) -> str:
-  """The name of the shipped prompt for a dataset; ANLI's rounds share one.
+  """The name of the shipped prompt for a dataset; some share one.
 
   Raises:
     UserError: if there is none.
   """
-  name = "anli" if dataset in ("anli1", "anli2", "anli3") else dataset
+  name = _SHARED.get(dataset, dataset)
   if name not in names():
     raise UserError(
       f"no prompt is shipped for dataset {dataset!r}, only for"

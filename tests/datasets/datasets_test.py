@@ -20,7 +20,7 @@ from dss_jax.datasets.records import Rationale, Record, write_records
 
 def test_the_datasets_there_are():
   generated = ("taxonli", *families.FAMILIES)
-  released = ("anli1", "anli2", "anli3", "cqa", "esnli", "svamp")
+  released = ("anli1", "anli2", "anli3", "asdiv", "cqa", "esnli", "svamp")
   assert set(datasets.names()) == {*released, *generated}
   for name in datasets.names():
     spec = datasets.get(name)

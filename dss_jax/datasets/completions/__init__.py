@@ -70,6 +70,7 @@ STATUSES = (
 RELEASED_FORMS: Mapping[str, AnswerForm] = {
   "cqa": AnswerForm("choice", next_exemplar="Q:"),
   "svamp": AnswerForm("expression", next_exemplar="Q:"),
+  "asdiv": AnswerForm("expression", next_exemplar="Q:"),
   "anli": AnswerForm("label", next_exemplar="Premise:", labels=NLI_LABELS),
   "esnli": AnswerForm(
     "label", "Answer:", next_exemplar="Premise:", labels=NLI_LABELS

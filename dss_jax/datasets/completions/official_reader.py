@@ -123,6 +123,7 @@ def parenthesised(text: str) -> str | None:
 _PARSERS: dict[str, Parser] = {
   "cqa": official_cqa,
   "svamp": official_svamp,
+  "asdiv": official_svamp,
   "esnli": official_esnli,
   "anli1": official_anli,
   "anli2": official_anli,

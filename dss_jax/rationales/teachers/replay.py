@@ -62,10 +62,11 @@ class Replay:
         fields="dataset",
       )
     options = options or DataOptions()
-    if options.rationale_source == "human":
+    if options.rationale_source not in ("palm", "gpt-neox"):
       raise UserError(
-        "rationale_source is human; human rationales are no completions and"
-        " cannot be replayed, only those of palm or gpt-neox can",
+        f"rationale_source is {options.rationale_source}; it must be palm or"
+        " gpt-neox: one teacher is replayed at a time, and human rationales are"
+        " no completions",
         fields="DataOptions.rationale_source",
       )
     self.name = self.model = options.rationale_source

@@ -1,0 +1,89 @@
+"""Extra records: they train, whole, and nothing else of the data changes."""
+
+import dataclasses
+
+import pytest
+
+from dss_jax import datasets
+from dss_jax.base.errors import UserError
+from dss_jax.datasets import DataOptions, extra_records
+from dss_jax.datasets.records import Rationale, Record, write_records
+
+
+@pytest.fixture
+def options(fixtures):
+  return DataOptions(data_dir=str(fixtures / "release"))
+
+
+def _ids(options, split, name="svamp"):
+  return [r.id for r in datasets.load_split(name, split, options=options)]
+
+
+@pytest.mark.parametrize("policy", ["fixed", "official"])
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_they_join_the_training_data_after_the_split(options, policy, fraction):
+  options = dataclasses.replace(
+    options, split_policy=policy, train_fraction=fraction
+  )
+  with_extra = dataclasses.replace(options, extra_records="asdiv")
+  extra = [f"extra/train-{i}" for i in range(6)]
+  assert _ids(with_extra, "train") == _ids(options, "train") + extra
+  for split in ("validation", "test"):
+    assert _ids(with_extra, split) == _ids(options, split)
+
+
+def test_a_dataset_with_validation_data_of_its_own(options, tmp_path):
+  path = tmp_path / "more.jsonl"
+  write_records(path, [Record("a", "A</s>B", None)])
+  with_extra = dataclasses.replace(options, extra_records=str(path))
+  assert _ids(with_extra, "train", "anli1") == [
+    *_ids(options, "train", "anli1"), "extra/a",
+  ]  # fmt: skip
+
+
+def test_labels_are_counted_and_spelt_as_the_datasets(options, tmp_path):
+  path = tmp_path / "more.jsonl"
+  write_records(
+    path,
+    [
+      Record("a", "A", "( 1.0 + 2.0 )", (Rationale("r", "(2 + 1)", "m"),)),
+      Record("b", "B", None, (Rationale("r", "( 4.0 - 1.0 )", "m"),)),
+      Record("c", "C", None, (Rationale("r", None, "m"),)),
+      Record("d", "D", None),
+    ],
+  )
+  options = dataclasses.replace(options, extra_records=str(path))
+  found = datasets.load_extra_records("svamp", options)
+  assert extra_records.count(found) == {
+    "rows": 4, "gold_labels": 1, "teacher_labels": 1, "no_label": 2,
+  }  # fmt: skip
+  assert extra_records.count(found, "teacher") == {
+    "rows": 4, "gold_labels": 0, "teacher_labels": 2, "no_label": 2,
+  }  # fmt: skip
+  assert datasets.rationale_source("svamp", options) == "palm+m"
+  normalized = dataclasses.replace(options, label_spelling="normalized")
+  found = datasets.load_extra_records("svamp", normalized)
+  assert found[0].label == "(1 + 2)"
+  assert found[1].rationales[0].label == "(4 - 1)"
+
+
+@pytest.mark.parametrize(
+  ("source", "message"),
+  [
+    ("svamp", "which is what is trained on"),
+    ("asdiff", "must be a file of records .*.jsonl.* or a dataset: anli1"),
+    ("nowhere.jsonl", "nowhere.jsonl"),
+  ],
+)
+def test_what_cannot_be_read(options, source, message):
+  options = dataclasses.replace(options, extra_records=source)
+  with pytest.raises(UserError, match=message):
+    datasets.load_split("svamp", "train", options=options)
+
+
+def test_gold_labels_outside_a_closed_set_are_refused(options, tmp_path):
+  path = tmp_path / "more.jsonl"
+  write_records(path, [Record("a", "A</s>B", "perhaps")])
+  options = dataclasses.replace(options, extra_records=str(path))
+  with pytest.raises(UserError, match=r"none of its labels.*'perhaps'"):
+    datasets.load_split("anli1", "train", options=options)
