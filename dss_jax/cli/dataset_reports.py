@@ -8,7 +8,7 @@ from typing import Any
 
 from dss_jax import datasets, vocabularies
 from dss_jax.cli.data_flags import SourceFlags, StatsFlags
-from dss_jax.datasets import DataOptions, statistics
+from dss_jax.datasets import DataOptions, extra_records, statistics
 from dss_jax.datasets.records import MissingFileError, Problem, Record
 
 # How many malformed lines are named one by one.
@@ -75,6 +75,12 @@ def of_dataset(
     "vocabulary": vocabulary.name,
     "prefix": stats.prefix,
     "splits": splits,
+    "extra_records": (
+      {"of": options.extra_records}
+      | extra_records.count(datasets.load_extra_records(spec.name, options))
+      if options.extra_records
+      else None
+    ),
     "missing": missing,
     "after_splitting": {
       "split_policy": options.split_policy,

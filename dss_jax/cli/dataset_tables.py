@@ -54,6 +54,7 @@ def print_stats(report: Mapping[str, Any]):
     ("labels", ""),
     ("malformed", "malformed lines"),
     ("rationales", "rationales"),
+    ("sources", ""),
     ("duplicate_inputs", "repeated inputs"),
     ("duplicate_rationales", "repeated rationales"),
   ):
@@ -63,6 +64,13 @@ def print_stats(report: Mapping[str, Any]):
         is_plain = label == label.strip() and label.isprintable()
         shown = label if is_plain else repr(label)
         table.add_row(Text(f"  {shown}"), *(f"{count:,}" for count in counts))
+    elif key == "sources":
+      sources = {source for s in splits.values() for source in s["sources"]}
+      for source in sorted(sources) if len(sources) > 1 else ():
+        counts = (s["sources"].get(source, 0) for s in splits.values())
+        table.add_row(
+          Text(f"  of {source}"), *(f"{count:,}" for count in counts)
+        )
     elif all(key in split for split in splits.values()):
       table.add_row(title, *(f"{split[key]:,}" for split in splits.values()))
   first = next(iter(splits.values()))
@@ -85,6 +93,14 @@ def print_stats(report: Mapping[str, Any]):
     out.print(
       f"After the {after['split_policy']} split (training fraction"
       f" {after['train_fraction']:g}): {sizes}"
+    )
+  if extra := report.get("extra_records"):
+    out.print(
+      Text(
+        f"Extra training records of {extra['of']}: {extra['rows']:,}; labels:"
+        f" {extra['gold_labels']:,} gold, {extra['teacher_labels']:,} the"
+        f" teacher's, {extra['no_label']:,} missing"
+      )
     )
   if report.get("license"):
     out.print(Text(f"Licences: {report['license']}"))

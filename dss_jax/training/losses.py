@@ -261,10 +261,11 @@ class Objective:
   """What is minimised, before the sub-tasks of a run are known.
 
   Attributes:
-    alpha: weight of the `label` sub-task against 1 - alpha for the other one,
-      where a method has two (the official code's `--alpha`, 0.5). A single
-      sub-task (standard fine-tuning) always has weight 1. `{0: 0.9, 1000: 0.5}`
-      changes it linearly from step 0 to step 1,000, and then keeps it.
+    alpha: weight of the `label` sub-task against 1 - alpha for the other one
+      (the official code's `--alpha`, 0.5), which several others share equally.
+      A single sub-task (standard fine-tuning) always has weight 1.
+      `{0: 0.9, 1000: 0.5}` changes it linearly from step 0 to step 1,000, and
+      then keeps it.
     subtask_weights: weight of each sub-task by name; replaces `alpha`. Each is
       a number, or one for some steps, as in `alpha`.
     normalizer: see `Weighting`.
@@ -315,20 +316,22 @@ class Objective:
       weights = tuple(_as_schedule(by_name[name]) for name in names)
     elif len(names) == 1:
       weights = (1.0,)
-    elif len(names) == 2:
+    elif len(names) == 2 or "label" in names:
       first = "label" if "label" in names else names[0]
-      alpha = self.alpha
+      alpha, others = self.alpha, len(names) - 1
       if isinstance(alpha, Mapping):
-        rest: Weight = {step: 1.0 - value for step, value in alpha.items()}
+        rest: Weight = {
+          step: (1.0 - value) / others for step, value in alpha.items()
+        }
       else:
-        rest = 1.0 - alpha
+        rest = (1.0 - alpha) / others
       weights = tuple(
         _as_schedule(alpha if name == first else rest) for name in names
       )
     else:
       raise UserError(
-        f"alpha weighs two sub-tasks, and the run has {len(names)}: {names}; set"
-        " subtask_weights to a weight for each of them",
+        f"alpha weighs a label against others, and the run has {len(names)}"
+        f" sub-tasks: {names}; set subtask_weights to a weight for each of them",
         fields="Objective.subtask_weights",
       )
     return Weighting(weights, self.normalizer)

@@ -73,6 +73,35 @@ def test_stats_as_json(data, capsys):
   assert label["max"] == len("( ( 30.0 + 25.0 ) + 5.0 )") + 1
 
 
+def test_stats_count_extra_records_and_whose_their_labels_are(data, capsys):
+  flags = ("stats", "--dataset=svamp", "--extra_records=asdiv")
+  assert data(*flags, "--json") == 0
+  report = json.loads(capsys.readouterr().out)
+  assert report["extra_records"] == {
+    "of": "asdiv", "rows": 6, "gold_labels": 0, "teacher_labels": 5,
+    "no_label": 1,
+  }  # fmt: skip
+  # the dataset's own numbers stay as they are
+  assert report["splits"]["train"]["rows"] == 14
+  assert data(*flags) == 0
+  assert (
+    "Extra training records of asdiv: 6; labels: 0 gold, 5 the teacher's, 1"
+    in capsys.readouterr().out
+  )
+
+
+def test_stats_count_the_rationales_of_each_teacher(data, capsys):
+  flags = ("stats", "--dataset=svamp", "--rationale_source=palm+gpt-neox")
+  assert data(*flags, "--json", "--split=train") == 0
+  report = json.loads(capsys.readouterr().out)
+  assert report["rationale_source"] == "palm+gpt-neox"
+  train = report["splits"]["train"]
+  assert train["rationales"] == 28
+  assert train["sources"] == {"gpt-neox": 14, "palm": 14}
+  with pytest.raises(UserError, match="one of palm, gpt-neox, human, or sev"):
+    data("stats", "--dataset=svamp", "--rationale_source=palm+llama")
+
+
 def test_stats_of_the_chosen_parser_come_first(data, capsys):
   data("stats", "--dataset=cqa", "--parser=tolerant", "--json", "--split=train")
   train = json.loads(capsys.readouterr().out)["splits"]["train"]

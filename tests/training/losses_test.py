@@ -118,6 +118,12 @@ class TestObjective:
     got = objective.weighting(("rationale", "label")).subtask_weights
     assert got == (0.7, 0.3)
 
+  def test_several_teachers_share_what_alpha_leaves(self):
+    objective = losses.Objective(alpha=0.4)
+    names = ("label", "rationale_a", "rationale_b", "rationale_c")
+    got = objective.weighting(names).subtask_weights
+    assert got == pytest.approx((0.4, 0.2, 0.2, 0.2))
+
   def test_weights_by_name(self):
     objective = losses.Objective(
       subtask_weights={"a": 1, "label": 2, "b": 0.5}, normalizer="examples"

@@ -16,6 +16,7 @@ from dss_jax.data.feeding import batch_files, batches, prefetching, streaming
 from dss_jax.data.packing import batch_shapes, packing_plans
 from dss_jax.data.pairs import task_names, task_options
 from dss_jax.data.tokens import text_checks, token_arrays
+from dss_jax.datasets import extra_records
 
 # Examples of a stream that the shape of its batches is chosen by.
 _SAMPLE = 4096
@@ -194,10 +195,28 @@ def text_report(
       " separators"
     )
   return [
+    *_extra_records_report(config, task),
     *missing,
     *text_checks.describe(
       examples, vocabulary, config.feature_lengths(), num_seen=num_seen
     ),
+  ]
+
+
+def _extra_records_report(
+  config: pipeline.DatasetConfig, task: task_names.TaskName | None
+) -> list[str]:
+  """A line about extra records, whose labels are mostly the teacher's."""
+  source = config.data.extra_records
+  if source is None or task is None or config.split != "train":
+    return []
+  counts = extra_records.count(
+    datasets.load_extra_records(task.dataset, config.data), task.label_source
+  )
+  return [
+    f"extra records of {source}: {counts['rows']}; labels:"
+    f" {counts['gold_labels']} gold, {counts['teacher_labels']} the teacher's,"
+    f" {counts['no_label']} missing"
   ]
 
 

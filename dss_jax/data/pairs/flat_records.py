@@ -18,15 +18,20 @@ TensorFlow, by the same rules:
   the first usable rationale, or else the one without, and `rationale` takes
   the former only. Filters do not apply.
 * A pair whose target holds a label needs one. Training labels are gold or the
-  teacher's; evaluation labels are always gold, as in the official code.
+  teacher's; evaluation labels are always gold, as in the official code. An
+  extra record without gold label has the teacher's in either case.
 """
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+
+import numpy as np
 
 from dss_jax import vocabularies
 from dss_jax.data.pairs import subtasks
+from dss_jax.datasets import extra_records, splits
+from dss_jax.datasets.extra_records import teacher_label
 from dss_jax.datasets.records import Rationale, Record
 
 TRAIN = "train"
@@ -46,12 +51,15 @@ class FlatRecord:
     input: the record's input.
     label: the label to write; "" where there is none.
     has_label: whether there is one.
+    unreadable: whether it would be the teacher's, which could not be read of
+      any of its answers.
     rationale: the rationale's text; "" where there is none.
     rationale_index: position in the record's rationales; -1 for none.
     usable: whether the rationale has any text.
     represents: whether this one stands for its record in evaluation: the one
       of its first usable rationale, or without if no rationale is usable.
-    agrees: whether the teacher's label is the gold one.
+    agrees: whether the teacher's label is the gold one, or where that of an
+      extra record is the teacher's, that one.
     weight: the rationale's weight; 1.0 where there is none.
   """
 
@@ -60,27 +68,13 @@ class FlatRecord:
   input: str
   label: str
   has_label: bool
+  unreadable: bool
   rationale: str
   rationale_index: int
   usable: bool
   represents: bool
   agrees: bool
   weight: float
-
-
-def teacher_label(record: Record) -> str | None:
-  """The teacher's label: the weighted majority over its rationales.
-
-  With one rationale that is its label. With several samples it is
-  self-consistency voting (arXiv 2203.11171); a tie goes to the earlier one.
-  Rationales without a label, and those of weight 0, have no vote.
-  """
-  votes: dict[str, float] = {}
-  for rationale in record.rationales:
-    label = rationale.label or ""
-    if label.strip() and rationale.weight > 0:
-      votes[label] = votes.get(label, 0.0) + rationale.weight
-  return max(votes, key=lambda label: votes[label]) if votes else None
 
 
 def _is_usable(rationale: Rationale) -> bool:
@@ -117,9 +111,15 @@ def flatten(
       for rationale in record.rationales
       if rationale_source in (None, rationale.source)
     ]
-    label = record.label
-    if label_source == "teacher" and split == TRAIN:
+    gold = label = record.label
+    is_teachers = split == TRAIN and (
+      label_source == "teacher"
+      or (gold is None and extra_records.is_extra(record.id))
+    )
+    if is_teachers:
       label = teacher_label(record)
+      if gold is None and extra_records.is_extra(record.id):
+        gold = label
     first_usable = next(
       (i for i, rationale in enumerate(rationales) if _is_usable(rationale)),
       -1,
@@ -131,14 +131,15 @@ def flatten(
         input=record.input,
         label=label or "",
         has_label=label is not None,
+        unreadable=(is_teachers and label is None and bool(record.rationales)),
         rationale=rationale.text,
         rationale_index=index,
         usable=index >= 0 and _is_usable(rationale),
         represents=index == first_usable,
         agrees=(
-          record.label is not None
+          gold is not None
           and rationale.label is not None
-          and agrees(record.label, rationale.label)
+          and agrees(gold, rationale.label)
         ),
         weight=float(rationale.weight),
       )
@@ -163,6 +164,25 @@ class Pair:
   flat_record: FlatRecord
 
 
+def with_rationales(
+  ids: Sequence[str], options: subtasks.MethodOptions
+) -> list[int] | None:
+  """Positions of the training records whose rationales are trained on.
+
+  Args:
+    ids: of the records of the training split, extra ones included.
+    options: hold the fraction.
+
+  Returns:
+    As many as the fraction says, to the nearest; None for all of them.
+  """
+  if options.rationale_fraction == 1:
+    return None
+  return splits.nested_positions(
+    ids, options.rationale_fraction, purpose="rationales"
+  )
+
+
 def make_pairs(
   flat_records: Iterable[FlatRecord],
   subtask: subtasks.SubTask,
@@ -170,6 +190,7 @@ def make_pairs(
   split: str,
   vocabulary: vocabularies.Vocabulary,
   left_out: collections.Counter[str] | None = None,
+  chosen: Container[int] | None = None,
 ) -> Iterator[Pair]:
   """Makes the pairs of a sub-task.
 
@@ -180,6 +201,8 @@ def make_pairs(
     split: decides between the rules of training and of evaluation.
     vocabulary: counts tokens for `max_rationale_tokens`.
     left_out: if given, counts here what gave no pair, by reason.
+    chosen: the records whose rationales are trained on, as `with_rationales`
+      gives them; None for all.
   """
   left_out = collections.Counter() if left_out is None else left_out
   input_parts = subtask.input_parts(options)
@@ -187,6 +210,13 @@ def make_pairs(
   reason_of = _training_reason if split == TRAIN else _evaluation_reason
   for flat_record in flat_records:
     reason = reason_of(flat_record, subtask, options, vocabulary)
+    if (
+      reason is None
+      and subtask.uses_rationale
+      and chosen is not None
+      and flat_record.record not in chosen
+    ):
+      reason = "record outside the fraction with rationales"
     if reason is None:
       fields = {
         "input": flat_record.input,
@@ -197,7 +227,7 @@ def make_pairs(
         record=flat_record.record,
         inputs=subtasks.fill(input_parts, fields),
         targets=subtasks.fill(target_parts, fields),
-        weight=flat_record.weight if split == TRAIN else 1.0,
+        weight=_weight(flat_record, options) if split == TRAIN else 1.0,
         flat_record=flat_record,
       )
     elif reason:
@@ -205,6 +235,17 @@ def make_pairs(
 
 
 NO_LABEL = "no label"
+
+
+def _weight(flat_record: FlatRecord, options: subtasks.MethodOptions) -> float:
+  is_equal = options.rationale_weights == "equal"
+  return 1.0 if is_equal else flat_record.weight
+
+
+def least_weight(options: subtasks.MethodOptions) -> np.float32:
+  """`min_rationale_weight` as weights are compared with it: in the float32 that
+  they have in batches, where a share of 3 in 5 is the 0.6 of a configuration."""
+  return np.float32(options.min_rationale_weight)
 
 
 def _training_reason(
@@ -218,11 +259,15 @@ def _training_reason(
   if subtask.uses_rationale != (flat_record.rationale_index >= 0):
     return ""
   if subtask.uses_label and not flat_record.has_label:
-    return NO_LABEL
+    is_blank = options.unreadable_labels == "blank" and flat_record.unreadable
+    if not is_blank:
+      return NO_LABEL
   if not subtask.uses_rationale:
     return None
   if not flat_record.weight > 0:
     return "rationale of weight 0"
+  if np.float32(flat_record.weight) < least_weight(options):
+    return f"rationale of weight below {options.min_rationale_weight:g}"
   if options.rationale_filter != "all" and not flat_record.usable:
     return "rationale blank"
   if options.rationale_filter == "agrees" and not flat_record.agrees:

@@ -21,6 +21,8 @@ from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 
 RATIONALE_FILTERS = ("non_empty", "all", "agrees")
+RATIONALE_WEIGHTS = ("as_given", "equal")
+UNREADABLE_LABELS = ("leave_out", "blank")
 TEACHER_SUFFIX = "_teacher"
 
 # What a record offers to a template, and the texts that options offer.
@@ -52,6 +54,16 @@ class MethodOptions:
       official code, which teaches the student to write nothing.
     max_rationale_tokens: rationales with more tokens are left out (not cut);
       None for no limit.
+    rationale_fraction: share of the training records whose rationales are
+      trained on, from 0 to 1; labels are those of all. The share is taken by
+      hashes of the records' ids, so that a smaller one is part of a larger.
+    rationale_weights: what a rationale counts for in the loss. "as_given": its
+      weight in the record, where votes leave their shares. "equal": 1.
+    min_rationale_weight: rationales of a lower weight are left out, and always
+      those of weight 0.
+    unreadable_labels: what the teacher's label is where none could be read of
+      its answers. "leave_out": there is none. "blank": an empty text, as in the
+      official code, which teaches the student to write nothing.
     rates: how often a mixture draws from each sub-task, by its name; those not
       named have rate 1. Relative numbers; they set the share of compute, not
       the weight in the loss.
@@ -66,11 +78,24 @@ class MethodOptions:
   rationale_separator: str = " [rationale] "
   rationale_filter: str = "non_empty"
   max_rationale_tokens: int | None = None
+  rationale_fraction: float = 1.0
+  rationale_weights: str = "as_given"
+  min_rationale_weight: float = 0.0
+  unreadable_labels: str = "leave_out"
   rates: Mapping[str, float] | None = None
 
   def __post_init__(self):
-    checks.one_of(
-      "MethodOptions.rationale_filter", self.rationale_filter, RATIONALE_FILTERS
+    for name, allowed in (
+      ("rationale_filter", RATIONALE_FILTERS),
+      ("rationale_weights", RATIONALE_WEIGHTS),
+      ("unreadable_labels", UNREADABLE_LABELS),
+    ):
+      checks.one_of(f"MethodOptions.{name}", getattr(self, name), allowed)
+    checks.in_range(
+      "MethodOptions.rationale_fraction", self.rationale_fraction, 0, 1
+    )
+    checks.in_range(
+      "MethodOptions.min_rationale_weight", self.min_rationale_weight, 0
     )
     checks.in_range(
       "MethodOptions.max_rationale_tokens",

@@ -232,6 +232,13 @@ def make_examples(
   split_read = _split_being_read.get()
   splits = flat_records.SPLITS if split_read is None else (split_read,)
   rank_fns = [_rank_fn(task_records, ids, split) for split in splits]
+  in_fraction = None
+  if (
+    subtask.uses_rationale
+    and flat_records.TRAIN in splits
+    and method_options.rationale_fraction < 1
+  ):
+    in_fraction = _in_fraction(task_records, ids(), method_options)
 
   def record_id(flat_record: Mapping[str, tf.Tensor]) -> tf.Tensor:
     branches = [functools.partial(fn, flat_record["record"]) for fn in rank_fns]
@@ -250,13 +257,23 @@ def make_examples(
       ),
       _evaluates(flat_record, subtask),
     )
-    return (record_id(flat_record) >= 0) & by_rule
+    rank = record_id(flat_record)
+    kept = (rank >= 0) & by_rule
+    if in_fraction is not None:
+      is_training = flat_record["split"] == SPLIT_CODES[flat_records.TRAIN]
+      place = tf.where(is_training & kept, rank, 0)
+      chosen = tf.gather(tf.constant(in_fraction), place)
+      kept &= tf.logical_or(tf.logical_not(is_training), chosen)
+    return kept
 
   def example(flat_record: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     made = {name: flat_record[name] for name in _KEPT_FIELDS}
     made["record_id"] = record_id(flat_record)
     is_training = flat_record["split"] == SPLIT_CODES[flat_records.TRAIN]
-    made["weight"] = tf.where(is_training, flat_record["weight"], 1.0)
+    if method_options.rationale_weights == "equal":
+      made["weight"] = tf.constant(1.0)
+    else:
+      made["weight"] = tf.where(is_training, flat_record["weight"], 1.0)
     for name, feature in output_features.items():
       text = _filled(parts[name], flat_record)
       made[f"{name}_pretokenized"] = text
@@ -305,6 +322,24 @@ def _rank_fn(
   return rank
 
 
+def _in_fraction(
+  task_records: TaskRecords,
+  ids: Sequence[str],
+  method_options: subtasks.MethodOptions,
+) -> np.ndarray:
+  """Whether the rationales of each record of the training split are used.
+
+  `ids` are those of the training source; [records of the split] bool.
+  """
+  data = task_options.current().data
+  spec = datasets.get(task_records.dataset)
+  train, _ = datasets.split_positions(spec, list(ids), data)
+  split_ids = [ids[position] for position in train][: data.max_records]
+  mask = np.zeros(len(split_ids), bool)
+  mask[flat_records.with_rationales(split_ids, method_options)] = True
+  return mask
+
+
 def _train_ids(task_records: TaskRecords, task_name: str) -> list[str]:
   """The ids of the training source, from the data or else from a cache."""
   try:
@@ -332,11 +367,15 @@ def _trains(
 ) -> tf.Tensor:
   """Whether a training record gives an example; see `flat_records._training_reason`."""
   has_rationale = flat_record["rationale_index"] >= 0
+  has_label = flat_record["has_label"] > 0
+  if method_options.unreadable_labels == "blank":
+    has_label |= flat_record["unreadable"] > 0
   if not subtask.uses_rationale:
-    return tf.logical_not(has_rationale) & (flat_record["has_label"] > 0)
+    return tf.logical_not(has_rationale) & has_label
   kept = has_rationale & (flat_record["weight"] > 0)
+  kept &= flat_record["weight"] >= flat_records.least_weight(method_options)
   if subtask.uses_label:
-    kept &= flat_record["has_label"] > 0
+    kept &= has_label
   if method_options.rationale_filter != "all":
     kept &= flat_record["usable"] > 0
   if method_options.rationale_filter == "agrees":

@@ -96,6 +96,20 @@ def add_dss_tasks(
   return tuple(providers)
 
 
+def add_later_methods(name: str) -> None:
+  """Registers a task of ours whose method is younger than its dataset's tasks.
+
+  A configuration may make a method after modules have registered their tasks.
+  """
+  task = task_names.parse_task_name(name)
+  if task is None or name in _seqio_names():
+    return
+  for task_records, _ in _REGISTERED.values():
+    if task_records.dataset == task.dataset:
+      add_dss_tasks(task.dataset, data_options=task_records.pinned)
+      return
+
+
 def _seqio_names() -> set[str]:
   return {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import task_names, task_options
-from dss_jax.data.seqio import task_description
+from dss_jax.data.seqio import registration, task_description
 from dss_jax.data.seqio.dss_task import DssTask
 from dss_jax.data.seqio.seqio_vocabularies import from_seqio
 from dss_jax.data.tokens import tokenization
@@ -84,6 +84,7 @@ def find_provider(name: str, split: str) -> Provider:
 
 def _registered(name: str) -> Any:
   """SeqIO's Task or Mixture of this name."""
+  registration.add_later_methods(name)
   if name in seqio.MixtureRegistry.names():
     return seqio.MixtureRegistry.get(name)
   if name in seqio.TaskRegistry.names():

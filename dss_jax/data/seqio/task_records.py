@@ -20,11 +20,12 @@ from dss_jax.data.tokens import tokenization
 from dss_jax.datasets.records import Record
 
 # Changes when the same records would be flattened differently.
-FLATTENING_VERSION = 1
+FLATTENING_VERSION = 2
 
 _INT_FIELDS = (
   "record",
   "has_label",
+  "unreadable",
   "rationale_index",
   "usable",
   "represents",
@@ -124,6 +125,8 @@ def _source_records(
     spec, read_options
   ):
     source_split = "train"
+  if source_split == "train":
+    return datasets.load_training_source(dataset, read_options)
   return datasets.load_source_split(dataset, source_split, options=read_options)
 
 

@@ -153,6 +153,8 @@ class TargetChecks:
     self.cut += is_cut
     if not self.subtask.uses_label:
       return
+    if not label and self.options.unreadable_labels == "blank":
+      return  # a student that writes nothing writes this
     if label not in self._known:
       self._known[label] = _is_label(label, self.vocabulary)
     if not self._known[label]:

@@ -196,6 +196,10 @@ class TaskSource:
       label_source=self.task.label_source,
       rationale_source=subtask.rationale_source,
     )
+    chosen = None
+    if self.split == flat_records.TRAIN:
+      ids = [record.id for record in self.records]
+      chosen = flat_records.with_rationales(ids, self.options)
     return list(
       flat_records.make_pairs(
         flattened,
@@ -204,6 +208,7 @@ class TaskSource:
         self.split,
         self.vocabulary,
         left_out,
+        None if chosen is None else frozenset(chosen),
       )
     )
 

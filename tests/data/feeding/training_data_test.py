@@ -160,6 +160,24 @@ def test_rows_without_a_number_of_records_are_as_long_as_the_features():
   assert (shape.rows, shape.encoder_length, shape.decoder_length) == (4, 48, 64)
 
 
+@pytest.mark.parametrize(
+  ("task", "labels"),
+  [
+    ("svamp_dss", "0 gold, 5 the teacher's, 1 missing"),
+    ("svamp_dss_teacher", "0 gold, 5 the teacher's, 1 missing"),
+  ],
+)
+def test_extra_records_are_named_and_their_labels_counted(
+  fixtures, task, labels
+):
+  data = DataOptions(data_dir=str(fixtures / "release"), extra_records="asdiv")
+  config = pipeline.DatasetConfig(
+    task, {"inputs": 200, "targets": 100}, records_per_batch=4, data=data
+  )
+  lines = training_data.load(config, VOCABULARY, seed=0).describe(0)
+  assert f"extra records of asdiv: 6; labels: {labels}" in lines
+
+
 def test_the_data_of_a_run_are_summarised():
   records = [
     Record(f"r{i}", f"question {i}", "yes", (Rationale("why " * i),))

@@ -1,6 +1,7 @@
 """Rows and examples of records, worked by hand."""
 
 import collections
+import hashlib
 
 import pytest
 
@@ -31,24 +32,28 @@ def examples(
   split="train",
   label_source="gold",
   options: MethodOptions | None = None,
+  records=RECORDS,
 ):
   """Sub-task -> [(record, inputs, targets, weight)], and what was left out."""
+  options = options or MethodOptions(label_prefix="l ", rationale_prefix="r ")
+  chosen = flat_records.with_rationales([r.id for r in records], options)
   found, reasons = {}, {}
   for subtask in METHODS[method].subtasks:
     left_out = collections.Counter()
     made = flat_records.make_pairs(
       flat_records.flatten(
-        RECORDS,
+        records,
         split,
         agrees=lambda gold, label: gold == label,
         label_source=label_source,
         rationale_source=subtask.rationale_source,
       ),
       subtask,
-      options or MethodOptions(label_prefix="l ", rationale_prefix="r "),
+      options,
       split,
       ByteVocabulary(),
       left_out,
+      chosen if split == "train" else None,
     )
     found[subtask.name] = [
       (e.record, e.inputs, e.targets, e.weight) for e in made
@@ -110,6 +115,11 @@ def test_the_teachers_label_is_the_weighted_majority():
       ["r", "rb"],
       ("rationale of more than 2 tokens", 1),
     ),
+    (
+      {"min_rationale_weight": 0.6},
+      ["long one", "rb"],
+      ("rationale of weight below 0.6", 1),
+    ),
   ],
 )
 def test_filters_of_rationales(options, kept, reason):
@@ -117,6 +127,106 @@ def test_filters_of_rationales(options, kept, reason):
   assert [targets for _, _, targets, _ in found["rationale"]] == kept
   if reason:
     assert reasons["rationale"][reason[0]] == reason[1]
+
+
+def test_weights_can_be_left_at_one():
+  equal = MethodOptions(rationale_weights="equal")
+  found, reasons = examples("rationale", options=equal)
+  assert [e[3] for e in found["rationale"]] == [1.0, 1.0, 1.0]
+  # those that were voted out stay out
+  assert reasons["rationale"]["rationale of weight 0"] == 1
+
+
+def test_the_least_weight_is_met_by_the_share_that_a_configuration_means():
+  # three of five votes, as float64 adds them up
+  share = 0.2 + 0.2 + 0.2 - 1e-9
+  record = Record("x", "X", "yes", (Rationale("r", "yes", "", share),))
+  options = MethodOptions(min_rationale_weight=0.6)
+  found, _ = examples("rationale", options=options, records=[record])
+  assert len(found["rationale"]) == 1
+
+
+MANY = [
+  Record(f"m{i}", f"M{i}", "yes", (Rationale(f"r{i}", "no"),))
+  for i in range(40)
+]
+
+
+def test_rationales_of_a_fraction_of_the_records():
+  def records_with(fraction, method="dss"):
+    options = MethodOptions(rationale_fraction=fraction)
+    found, reasons = examples(method, options=options, records=MANY)
+    sub_task = found["rationale" if method == "dss" else method]
+    assert "label" not in found or len(found["label"]) == 40
+    left_out = next(r for name, r in reasons.items() if name != "label")
+    assert sum(left_out.values()) == 40 - len(sub_task)
+    return {e[0] for e in sub_task}
+
+  sizes = {}
+  earlier: set[int] = set()
+  for fraction in (0, 0.1, 0.25, 0.5, 0.99, 1.0):
+    found = records_with(fraction)
+    assert earlier <= found
+    sizes[fraction] = len(found)
+    earlier = found
+  assert sizes == {0: 0, 0.1: 4, 0.25: 10, 0.5: 20, 0.99: 40, 1.0: 40}
+  # a method of one target has no label where it has no rationale
+  assert records_with(0.25, "rationale_then_label") == records_with(0.25)
+  # the hash itself, worked out here
+  order = sorted(
+    range(40),
+    key=lambda i: hashlib.sha256(f"rationales:m{i}".encode()).hexdigest(),
+  )
+  assert records_with(0.25) == set(order[:10])
+
+
+def test_evaluation_knows_no_fraction():
+  options = MethodOptions(rationale_fraction=0.1, min_rationale_weight=5)
+  found, _ = examples("dss", "validation", options=options, records=MANY)
+  assert len(found["rationale"]) == len(found["label"]) == 40
+
+
+def test_unreadable_labels_are_blank_on_request():
+  blank = MethodOptions(
+    label_prefix="", unreadable_labels="blank", rationale_filter="all"
+  )
+  records = [
+    Record("a", "A", "yes", (Rationale("", None, status="no_marker"),)),
+    Record("b", "B", "no", (Rationale("rb", "no"),)),
+    Record("c", "C", "no"),  # nobody was asked
+  ]
+  found, reasons = examples("dss", "train", "teacher", blank, records)
+  assert [e[:3] for e in found["label"]] == [(0, "A", ""), (1, "B", "no")]
+  assert reasons["label"] == {"no label": 1}
+  assert [e[2] for e in found["rationale"]] == ["", "rb"]
+  # a gold label that nobody gave is not blank
+  unlabelled = [Record("d", "D", None, records[0].rationales)]
+  found, _ = examples("dss", "train", "gold", blank, unlabelled)
+  assert found["label"] == []
+
+
+EXTRA = [
+  Record("extra/a", "A", None, (Rationale("ra", "yes"), Rationale("x", "no"))),
+  Record("extra/b", "B", "no", (Rationale("rb", "yes"),)),
+  Record("extra/c", "C", None, (Rationale("rc", None),)),
+  Record("d", "D", None, (Rationale("rd", "yes"),)),
+]
+
+
+def test_extra_records_have_the_teachers_label_where_there_is_no_gold_one():
+  found, reasons = examples(records=EXTRA)
+  assert [e[::2] for e in found["label"]] == [(0, "yes"), (1, "no")]
+  assert reasons["label"] == {"no label": 2}
+  assert len(found["rationale"]) == 5
+  agreeing = MethodOptions(rationale_filter="agrees")
+  found, _ = examples(options=agreeing, records=EXTRA)
+  assert [e[2] for e in found["rationale"]] == ["ra"]
+  found, _ = examples(label_source="teacher", records=EXTRA)
+  assert [e[::2] for e in found["label"]] == [
+    (0, "yes"),
+    (1, "yes"),
+    (3, "yes"),
+  ]
 
 
 def test_both_in_one_target_need_both():

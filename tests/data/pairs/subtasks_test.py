@@ -98,6 +98,10 @@ def test_wrong_rates_name_the_field(rates, message):
   [
     ({"rationale_filter": "good"}, "'good'.*non_empty, all, agrees"),
     ({"max_rationale_tokens": 0}, "max_rationale_tokens is 0"),
+    ({"rationale_fraction": 1.5}, "rationale_fraction is 1.5.*from 0 to 1"),
+    ({"rationale_weights": "off"}, "'off'.*as_given, equal"),
+    ({"min_rationale_weight": float("nan")}, "is nan.*0 or more"),
+    ({"unreadable_labels": "keep"}, "'keep'.*leave_out, blank"),
     ({"label_separator": " "}, "label_separator is ' '; it must not be blank"),
   ],
 )

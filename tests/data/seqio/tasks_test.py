@@ -15,7 +15,8 @@ import pytest
 
 from dss_jax import datasets, vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.data.pairs import task_names, task_options
+from dss_jax.data.pairs import subtasks, task_names, task_options
+from dss_jax.data.pairs.several_teachers import several_teachers
 from dss_jax.data.pairs.subtasks import METHODS, MethodOptions
 from dss_jax.data.pairs.task_options import TaskOptions
 from dss_jax.data.seqio import task_records
@@ -26,13 +27,14 @@ seqio = pytest.importorskip("seqio")
 
 import dss_jax.tasks  # noqa: E402, F401
 from dss_jax.data import tasks  # noqa: E402
-from dss_jax.data.seqio import registration  # noqa: E402
+from dss_jax.data.seqio import registration, task_lookup  # noqa: E402
 
 LENGTHS = {"inputs": 200, "targets": 120}
 ALL_DATASETS = (
   "anli1",
   "anli2",
   "anli3",
+  "asdiv",
   "cqa",
   "esnli",
   "svamp",
@@ -269,6 +271,14 @@ VARIANTS = {
     MethodOptions(rationale_filter="all", label_separator=" so "),
   ),
   "other vocabulary": TaskOptions(vocabulary="taxonli:3"),
+  "rationales of half, few": TaskOptions(
+    datasets.DataOptions(max_records=7),
+    MethodOptions(rationale_fraction=0.5, rationale_weights="equal"),
+  ),
+  "extra records": TaskOptions(
+    datasets.DataOptions(extra_records="asdiv", train_fraction=0.5),
+    MethodOptions(rationale_filter="agrees", rationale_fraction=0.8),
+  ),
 }
 
 
@@ -464,6 +474,24 @@ def registries(monkeypatch):
 
 
 @pytest.mark.usefixtures("registries")
+def test_weights_of_rationales_alike():
+  shares = (0.2, 0.6, 0.6 - 1e-9, 0.4, 1.0)
+  records = [
+    Record(f"w{i}", f"in {i}", "yes", (Rationale("why", "yes", "m", share),))
+    for i, share in enumerate(shares * 3)
+  ]
+  tasks.add_dss_tasks("weighed", records)
+  for weights in ("as_given", "equal"):
+    method = MethodOptions(min_rationale_weight=0.6, rationale_weights=weights)
+    with task_options.using(TaskOptions(method=method)):
+      found = tokens(read("weighed_rationale"))
+      assert found == direct("weighed_rationale", "train")
+      assert len(found) in range(5, 10)
+      kept = {round(weight, 3) for *_, weight in found}
+      assert kept == ({1.0} if weights == "equal" else {0.6, 1.0})
+
+
+@pytest.mark.usefixtures("registries")
 def test_one_call_registers_another_projects_data(tmp_path):
   path = tmp_path / "test.csv"
   path.write_text("q,a\nwhat,it\n")
@@ -488,6 +516,36 @@ def test_one_call_registers_another_projects_data(tmp_path):
   with pytest.raises(UserError, match=r"has no split 'test'.*train, valid"):
     read("mine_label", "test")
   check_converters("theirs_dss_paired_teacher")
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_method_that_is_made_later_is_registered_when_asked_for(
+  monkeypatch, release
+):
+  monkeypatch.setattr(subtasks, "METHODS", dict(METHODS))
+  name = f"svamp_{several_teachers(('palm', 'gpt-neox'))}"
+  assert name not in seqio.MixtureRegistry.names()
+  data = dataclasses.replace(release.data, rationale_source="palm+gpt-neox")
+  with task_options.using(dataclasses.replace(release, data=data)):
+    leaves = task_lookup.find_provider(name, "train").leaves
+    assert [leaf.name for leaf in leaves] == [
+      "label", "rationale_palm", "rationale_gpt_neox",
+    ]  # fmt: skip
+    for leaf in leaves[1:]:
+      found = tokens(read(leaf.task.name))
+      assert found == direct(leaf.task.name, "train")
+      assert found
+  check_converters(name)
+
+
+@pytest.mark.parametrize("name", ["svamp_label_teacher", "svamp_rationale"])
+def test_blank_labels_and_rationales_alike(name, release):
+  method = MethodOptions(unreadable_labels="blank", rationale_filter="all")
+  with task_options.using(dataclasses.replace(release, method=method)):
+    found = tokens(read(name))
+    assert found == direct(name, "train")
+    blank = sum(targets == [1] for _, targets, *_ in found)
+    assert blank > 0
 
 
 @pytest.mark.usefixtures("registries")
