@@ -27,7 +27,7 @@ def register() -> None:
   # Imported here: `dss-jax --help` must not pay for JAX.
   from dss_jax import datasets
   from dss_jax.data import pipeline
-  from dss_jax.data.pairs import subtasks
+  from dss_jax.data.pairs import several_teachers, subtasks
   from dss_jax.experiments.sweeps import declaration
   from dss_jax.models import config, encoder_decoder, lora, partitioning
   from dss_jax.models.decoding import decode_options
@@ -60,6 +60,7 @@ def register() -> None:
     "data.MethodOptions": subtasks.MethodOptions,
     "utils.DatasetConfig": pipeline.DatasetConfig,
     "data.task_name": pipeline.task_name,
+    "data.several_teachers": several_teachers.several_teachers,
     "decoding.DecodeOptions": decode_options.DecodeOptions,
     "evaluation.EvaluationConfig": evaluation.EvaluationConfig,
     "utils.SaveCheckpointConfig": checkpoints.SaveOptions,
