@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -36,33 +38,87 @@ class StopRequests:
 
   def _note(self, number: int, frame: object) -> None:
     del frame
-    if self.number is not None:  # the user does not want to wait
-      os._exit(128 + number)
-    self.number = number
-    # Not by `print`, which the signal may have interrupted.
-    with contextlib.suppress(OSError):
-      os.write(
-        2, b"\nstopping after this step; a second signal stops at once\n"
-      )
+    if self.number is None:
+      self.number = number
+
+  def _watch(self, pipe: int, pass_on: Callable[[int], None] | None) -> None:
+    """Reads the signals that arrive, until the pipe is closed."""
+    is_asked = False
+    while numbers := os.read(pipe, 1):
+      number = numbers[0]
+      if number not in _SIGNALS:
+        continue
+      if is_asked:  # the user does not want to wait
+        os._exit(128 + number)
+      is_asked = True
+      with contextlib.suppress(OSError):
+        os.write(
+          2, b"\nstopping after this step; a second signal stops at once\n"
+        )
+      if pass_on is not None:
+        pass_on(signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def noticed() -> Iterator[StopRequests]:
+def noticed(
+  pass_on: Callable[[int], None] | None = None,
+) -> Iterator[StopRequests]:
   """Notes the first Ctrl-C or SIGTERM inside; a second one ends the process.
 
   Elsewhere than in the main thread, which alone gets signals, nothing changes.
+
+  Args:
+    pass_on: called with SIGTERM at the first one of either.
   """
   requests = StopRequests()
   if threading.current_thread() is not threading.main_thread():
     yield requests
     return
+  # Handlers wait for the main thread, which may be compiling, or waiting for
+  # another process for ever; a thread that reads the signals does not.
+  reading, writing = os.pipe()
+  os.set_blocking(writing, False)
+  thread = threading.Thread(
+    target=requests._watch, args=(reading, pass_on), daemon=True
+  )
+  thread.start()
   before = {number: signal.getsignal(number) for number in _SIGNALS}
   for number in _SIGNALS:
     signal.signal(number, requests._note)
+  pipe_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
   try:
     yield requests
   finally:
     sys.stderr.flush()
+    signal.set_wakeup_fd(pipe_before)
     for number, handler in before.items():
       # A handler that Python has not set cannot be put back.
       signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    os.close(writing)
+    thread.join()
+    os.close(reading)
+
+
+@functools.cache
+def taken_from_c(number: int) -> Callable[[int], None] | None:
+  """Takes a signal back from a library, such as JAX, that handles it in C.
+
+  From then on the signal ends the process, as it would without the library.
+
+  Returns:
+    The library's handler, to be called with the number of the signal; None
+    where there is none.
+  """
+  # What Python says is what it has set itself: a library's handler shows only
+  # in what the system would call.
+  found = ctypes.pythonapi.PyOS_getsig
+  found.restype, found.argtypes = ctypes.c_void_p, [ctypes.c_int]
+  address = found(number)
+  if (
+    signal.getsignal(number) not in (signal.SIG_DFL, None)
+    or address is None
+    or address == int(signal.SIG_IGN)
+  ):
+    return None
+  signal.signal(number, signal.SIG_DFL)
+  return ctypes.CFUNCTYPE(None, ctypes.c_int)(address)

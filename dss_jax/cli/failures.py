@@ -46,8 +46,9 @@ def exit_status(
 
   Returns:
     0 or what `run` returns; 2 for what the user can mend; 3 where training
-    diverged; 130 after an interrupt, 143 after SIGTERM; 141 if the output has
-    no reader; else 1.
+    diverged; 75 where another process is lost, and the same may work again;
+    130 after an interrupt, 143 after SIGTERM; 141 if the output has no
+    reader; else 1.
   """
   try:
     return run() or 0
@@ -109,5 +110,5 @@ def _message(
       f"lost another process of this run ({one_line(error)}): see its last"
       " messages, and start all of them again; training resumes from its last"
       " checkpoint"
-    ), 1
+    ), os.EX_TEMPFAIL
   return None

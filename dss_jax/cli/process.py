@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import logging
 import os
 import pathlib
 import sys
@@ -16,7 +17,12 @@ from dss_jax.base import atomic_files, checks
 from dss_jax.base.errors import UserError, lost_process, one_line
 from dss_jax.cli import flags
 
+# What JAX calls its ways to find the processes of a cluster.
+CLUSTERS = ("slurm", "ompi", "mpi4py", "gcetpu", "gketpu")
+
 _SECONDS_TO_END = 5.0
+# Less than the pauses of a busy machine would end runs that are well.
+_SHORTEST_HEARTBEAT = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,18 +35,25 @@ class ProcessFlags:
     coordinator_address: where the first process listens.
     process_count: how many processes the run has.
     process_index: which of them this one is, from 0.
+    cluster: the way in which JAX finds the other processes, where it should
+      not choose itself: slurm, ompi, mpi4py, gcetpu or gketpu.
+    heartbeat_seconds: how long a process may be silent before the others give
+      it up; default: JAX's 100.
   """
 
   multiprocess: bool = False
   coordinator_address: str | None = None
   process_count: int | None = None
   process_index: int | None = None
+  cluster: str | None = None
+  heartbeat_seconds: int | None = None
 
   @property
   def are_several(self) -> bool:
     """Whether any flag asks for more than this process."""
     return self.multiprocess or (
-      self.coordinator_address is not None
+      self.cluster is not None
+      or self.coordinator_address is not None
       or self.process_count is not None
       or self.process_index is not None
     )
@@ -61,6 +74,7 @@ def set_up(args: argparse.Namespace) -> None:
 
   _choose_compilation_cache(quiet=not args.debug)
   processes = flags.build(ProcessFlags, args)
+  _check(processes)
   if processes.are_several:
     _join(processes)
   if os.environ.get("JAX_PLATFORMS", "cpu") != "cpu":
@@ -113,20 +127,30 @@ def _join(processes: ProcessFlags) -> None:
   """Starts jax.distributed.
 
   Raises:
-    UserError: where the flags do not fit together, or JAX finds nobody.
+    UserError: where JAX finds nobody.
   """
   import jax
 
-  _check(processes)
+  options: dict[str, Any] = {}
+  if processes.heartbeat_seconds is not None:
+    options["heartbeat_timeout_seconds"] = processes.heartbeat_seconds
+  # It would say what the error below says.
+  logging.getLogger("jax._src.clusters").setLevel(logging.CRITICAL)
   try:
     jax.distributed.initialize(
       processes.coordinator_address,
       processes.process_count,
       processes.process_index,
+      cluster_detection_method=processes.cluster,
+      **options,
     )
-  except ValueError as error:  # nothing around that JAX could ask
+  # Nothing that JAX could ask: no variable, package or server of a cluster.
+  except (ValueError, KeyError, ImportError, OSError) as error:
+    asked = "--multiprocess"
+    if processes.cluster is not None:
+      asked = f"--cluster={processes.cluster}"
     raise UserError(
-      f"--multiprocess: JAX does not find the other processes here"
+      f"{asked}: JAX does not find the other processes here"
       f" ({one_line(error)}); name them with --coordinator_address,"
       " --process_count and --process_index"
     ) from error
@@ -134,6 +158,19 @@ def _join(processes: ProcessFlags) -> None:
 
 def _check(processes: ProcessFlags) -> None:
   """Raises UserError where a flag is left out, or cannot be."""
+  if processes.heartbeat_seconds is not None and not processes.are_several:
+    raise UserError(
+      "--heartbeat_seconds is for runs of several processes: add --multiprocess,"
+      " or leave it out"
+    )
+  checks.in_range(
+    "ProcessFlags.heartbeat_seconds",
+    processes.heartbeat_seconds,
+    _SHORTEST_HEARTBEAT,
+    or_none=True,
+  )
+  if processes.cluster is not None:
+    checks.one_of("ProcessFlags.cluster", processes.cluster, CLUSTERS)
   address = processes.coordinator_address
   count, index = processes.process_count, processes.process_index
   values = {
@@ -150,6 +187,11 @@ def _check(processes: ProcessFlags) -> None:
     )
   if address is None or count is None or index is None:
     return
+  if processes.cluster is not None:
+    raise UserError(
+      f"--cluster={processes.cluster} finds the other processes, which"
+      f" {', '.join(values)} name: leave out one or the others"
+    )
   _, colon, port = address.rpartition(":")
   if not (colon and port.isdecimal() and 1 <= int(port) <= 65535):
     raise UserError(

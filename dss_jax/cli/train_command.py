@@ -33,18 +33,23 @@ its folder alone says how it was configured:
 
 _MAX_DEVICES = 4096
 _MAX_ATTEMPTS = 100
+_A_YEAR = 365 * 24 * 3600
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainFlags:
-  """Where the run lies.
+  """Where the run lies, and how long it may stand still.
 
   Attributes:
     model_dir: the run's folder (MODEL_DIR in gin); without a --gin_file, a run
       there resumes as it was configured, but for what --gin.NAME=VALUE changes.
+    watchdog_seconds: end with status 75, to be started again, when no step is
+      done for so long or for ten usual steps, whichever is longer; 0 never
+      does.
   """
 
   model_dir: str | None = None
+  watchdog_seconds: float = 900.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +124,8 @@ def run(args: argparse.Namespace) -> int:
   from dss_jax.cli import gin_config
 
   plan = flags.build(PlanFlags, args)
+  watchdog_seconds = flags.build(TrainFlags, args).watchdog_seconds
+  checks.in_range("TrainFlags.watchdog_seconds", watchdog_seconds, 0, _A_YEAR)
   _prepare_plan(plan, flags.build(process.ProcessFlags, args))
   modules = run_flags.parse_gin(args, _named_run(args))
   # Where a flag is not given, gin's value holds.
@@ -136,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
 
   cpu_memory.keep(config.model.config)
   try:
-    train.train(config)
+    train.train(config, watchdog_seconds=watchdog_seconds or None)
   except StoppedError as stopped:
     again = f"dss-jax train --model_dir={shlex.quote(config.model_dir)}"
     raise StoppedError(

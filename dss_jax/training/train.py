@@ -14,11 +14,13 @@ import dataclasses
 import functools
 import json
 import signal
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from dss_jax.base import atomic_files, stop_requests
@@ -26,7 +28,7 @@ from dss_jax.base.stop_requests import StoppedError, StopRequests
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training import cpu_memory, results, run_directory, start_or_resume
 from dss_jax.training import evaluation as evaluation_lib
-from dss_jax.training.monitoring import Monitor
+from dss_jax.training.monitoring import Monitor, watchdog
 from dss_jax.training.monitoring.time_breakdown import TimeBreakdown
 from dss_jax.training.start_or_resume import Setup
 from dss_jax.training.train_config import TrainConfig
@@ -52,12 +54,19 @@ class TrainResult:
   loop: LoopState
 
 
-def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
+def train(
+  config: TrainConfig,
+  *,
+  stream: TextIO | None = None,
+  watchdog_seconds: float | None = None,
+) -> TrainResult:
   """Trains a student, from the start or from where the run stopped.
 
   Args:
     config: the run.
     stream: where progress goes; None writes it to standard error.
+    watchdog_seconds: ends the process where no step is done for as long, see
+      `monitoring.watchdog`; None never does.
 
   Raises:
     UserError: for a configuration that cannot run.
@@ -65,6 +74,7 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
       one with `debug_nans`.
     StoppedError: Ctrl-C or SIGTERM while training; the step is saved.
   """
+  tell_others = _tell_others()
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0:
       stack.enter_context(run_directory.locked(config.folder))
@@ -96,7 +106,8 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
       config.partitioner.put_batch, global_shapes=setup.data.global_shapes
     )
     with (
-      _stop_requests() as signals,
+      _stop_requests(tell_others) as signals,
+      watchdog.watching(breakdown, watchdog_seconds),
       setup.data.prefetch(first_step, stop_step, put) as batches,
     ):
       for position, batch in monitor.batches(batches):
@@ -133,14 +144,14 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
             checkpoints.save(step, state, dataclasses.asdict(loop), note)
         if stops:
           break
+      with monitor.phase("checkpoint"):
+        checkpoints.wait()
 
     # Score the selected checkpoint.
-    with monitor.phase("checkpoint"):
-      checkpoints.wait()
     write_description(config, setup, monitor)
-    if signals.number is not None:
+    if (number := _signal_to_any(signals)) is not None:
       raise StoppedError(
-        f"step {step} of {config.total_steps} is saved", signals.number
+        f"step {step} of {config.total_steps} is saved", number
       )
     with monitor.phase("evaluation"), cpu_memory.given_back():
       best_step, entries = results.score_selected(
@@ -158,23 +169,48 @@ def train(config: TrainConfig, *, stream: TextIO | None = None) -> TrainResult:
     return TrainResult(step, best_step, entries, loop)
 
 
-def _stop_requests() -> contextlib.AbstractContextManager[StopRequests]:
-  """Notices signals; those of several processes are JAX's to notice."""
-  if jax.process_count() > 1:
+def _tell_others() -> Callable[[int], None] | None:
+  """What tells other processes of a signal; None where there are none.
+
+  JAX has caught SIGTERM to tell them, and would ignore it while the loop does
+  not ask: it must end a process that is not in its loop.
+  """
+  if (
+    jax.process_count() == 1
+    or threading.current_thread() is not threading.main_thread()
+  ):
+    return None
+  return stop_requests.taken_from_c(signal.SIGTERM)
+
+
+def _stop_requests(
+  tell_others: Callable[[int], None] | None,
+) -> contextlib.AbstractContextManager[StopRequests]:
+  """Notices signals, where all processes can learn of them."""
+  if jax.process_count() > 1 and tell_others is None:
     return contextlib.nullcontext(StopRequests())
-  return stop_requests.noticed()
+  return stop_requests.noticed(tell_others)
 
 
 def _is_stopped(signals: StopRequests, step: int) -> bool:
   """Whether to stop after this step, which all processes agree on."""
+  if jax.process_count() == 1:
+    return signals.number is not None
   settings: Any = jax.config
-  if (
-    jax.process_count() > 1
-    and settings.jax_enable_preemption_service
-    and multihost_utils.reached_preemption_sync_point(step)
-  ):
+  if not settings.jax_enable_preemption_service:
+    return False
+  is_stopped = multihost_utils.reached_preemption_sync_point(step)
+  if is_stopped and signals.number is None:  # another process got the signal
     signals.number = signal.SIGTERM
-  return signals.number is not None
+  return is_stopped
+
+
+def _signal_to_any(signals: StopRequests) -> int | None:
+  """The signal that a process got, be it after the last step."""
+  if jax.process_count() == 1:
+    return signals.number
+  numbers = multihost_utils.process_allgather(np.array(signals.number or 0))
+  return signals.number or int(numbers.max()) or None
 
 
 def flush(

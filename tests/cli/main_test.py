@@ -286,7 +286,7 @@ def test_mistakes_are_reported_in_one_line(name, trained, tmp_path, capsys):
 def test_a_missing_cluster_is_reported_in_one_line(
   tmp_path, capsys, monkeypatch
 ):
-  def initialize(*_):
+  def initialize(*_, **__):
     raise ValueError("coordinator_address should be defined.")
 
   monkeypatch.setattr(jax.distributed, "initialize", initialize)
@@ -299,7 +299,7 @@ def test_a_missing_cluster_is_reported_in_one_line(
 def test_a_failing_disk_is_reported_in_one_line(tmp_path, capsys, monkeypatch):
   """A file system that is full when the first file of the run is written."""
 
-  def full(*_):
+  def full(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
   _use_one_device(monkeypatch)
@@ -317,7 +317,7 @@ def test_a_failing_disk_is_reported_in_one_line(tmp_path, capsys, monkeypatch):
 def test_a_full_device_is_reported_in_one_line(tmp_path, capsys, monkeypatch):
   from dss_jax.training import train
 
-  def full(*_):
+  def full(*_, **__):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\n...")
 
   monkeypatch.setattr(train, "train", full)
@@ -346,8 +346,9 @@ def keep(config):
   student.append(config)
 
 
-def begin(config):
+def begin(config, *, watchdog_seconds):
   assert student == [config.model.config]
+  assert watchdog_seconds == 900.0
   print("trains")
 
 

@@ -1,11 +1,16 @@
 """What a command finds around it: devices, caches, JAX's variables."""
 
 import argparse
+import socket
+import subprocess
+import sys
 import warnings
 from typing import Any
 
+import command_line
 import jax
 import pytest
+from jax._src import clusters
 
 from dss_jax.base.errors import UserError
 from dss_jax.cli import failures, process
@@ -105,3 +110,111 @@ def test_training_that_diverges_has_a_status_of_its_own(capsys):
 
   assert failures.exit_status(diverge, "train", debug=False) == 3
   assert capsys.readouterr().err == "dss-jax train: loss was not finite\n"
+
+
+# --------------------------------------------------------- several processes
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (
+      {"cluster": "borg"},
+      "cluster is 'borg'; it must be one of slurm, ompi, mpi4py, gcetpu, gketpu",
+    ),
+    (
+      {"heartbeat_seconds": 60},
+      "--heartbeat_seconds is for runs of several processes: add --multiprocess",
+    ),
+    (
+      {"multiprocess": True, "heartbeat_seconds": 1},
+      "heartbeat_seconds is 1; it must be 10 or more",
+    ),
+    (
+      {"process_count": 2},
+      "--coordinator_address and --process_index are not given",
+    ),
+    (
+      {
+        "cluster": "slurm",
+        "coordinator_address": "10.0.0.1:1234",
+        "process_count": 2,
+        "process_index": 0,
+      },
+      "--cluster=slurm finds the other processes, which --coordinator_address",
+    ),
+  ],
+)
+def test_flags_of_processes_that_do_not_fit_are_refused(flags, message):
+  with pytest.raises(UserError) as error:
+    process._check(process.ProcessFlags(**flags))
+  assert message in str(error.value)
+
+
+def test_clusters_have_jaxs_names():
+  known = {each.name for each in clusters.ClusterEnv._cluster_types}
+  assert known >= set(process.CLUSTERS)
+
+
+def _start(*flags: str, **variables: str) -> subprocess.Popen:
+  program = (
+    "import argparse, jax, sys\n"
+    "from dss_jax.cli import flags, process\n"
+    "parser = argparse.ArgumentParser()\n"
+    "flags.add_flags(parser, process.ProcessFlags)\n"
+    "args = parser.parse_args()\n"
+    "args.debug = False\n"
+    "process.set_up(args)\n"
+    "print(jax.process_index(), jax.process_count(), jax.device_count())\n"
+  )
+  environment = {
+    name: value
+    for name, value in command_line.environment(JAX_PLATFORMS="cpu").items()
+    if not name.startswith(("SLURM_", "OMPI_", "TPU_"))
+  }
+  return subprocess.Popen(
+    [sys.executable, "-c", program, *flags],
+    env=environment | variables,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def test_tasks_of_slurm_find_each_other():
+  """By the variables that Slurm sets; two tasks of one node."""
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = str(probe.getsockname()[1])
+  started = [
+    _start(
+      "--cluster=slurm",
+      "--heartbeat_seconds=30",
+      JAX_COORDINATOR_PORT=port,
+      SLURM_JOB_ID="7",
+      SLURM_STEP_NODELIST="127.0.0.1",
+      SLURM_STEP_NUM_NODES="1",
+      SLURM_NTASKS="2",
+      SLURM_PROCID=str(task),
+      SLURM_LOCALID=str(task),
+    )
+    for task in range(2)
+  ]
+  try:
+    for task, each in enumerate(started):
+      said, complaints = each.communicate(timeout=120)
+      assert each.returncode == 0, complaints
+      assert said == f"{task} 2 2\n"
+  finally:
+    for each in started:
+      each.kill()
+
+
+@pytest.mark.parametrize("cluster", ["slurm", "ompi", "gketpu"])
+def test_a_cluster_that_is_not_here_is_refused(cluster):
+  ended = _start(f"--cluster={cluster}")
+  _, complaints = ended.communicate(timeout=120)
+  assert ended.returncode == 1
+  *_, last = complaints.splitlines()
+  assert f"--cluster={cluster}: JAX does not find the other" in last
+  assert "can not proceed" not in complaints  # JAX's own line says no more

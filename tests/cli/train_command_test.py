@@ -22,7 +22,7 @@ FLAGS = ["train", *(f"--gin_file={name}" for name in FILES)]
 def trained(monkeypatch):
   """The configurations that training was called with."""
   calls = []
-  monkeypatch.setattr(train, "train", calls.append)
+  monkeypatch.setattr(train, "train", lambda config, **_: calls.append(config))
   return calls
 
 
@@ -80,7 +80,7 @@ def test_a_folder_without_a_run_is_refused(trained, tmp_path, capsys):
 def test_a_stopped_run_says_how_to_continue(
   monkeypatch, run, capsys, number, status
 ):
-  def stop(config):
+  def stop(config, **_):
     raise StoppedError("step 3 of 7 is saved", number)
 
   monkeypatch.setattr(train, "train", stop)

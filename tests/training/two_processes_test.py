@@ -1,7 +1,9 @@
 """Two real processes over jax.distributed train as one does, kills included."""
 
+import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -102,6 +104,12 @@ class Run:
       assert all(each.poll() is None for each in self.started), self.text()
       time.sleep(0.02)
 
+  def wait_for_text(self, text: str) -> None:
+    end = time.monotonic() + DEADLINE
+    while text not in self.text():
+      assert time.monotonic() < end, self.text()
+      time.sleep(0.02)
+
   def lines(self) -> int:
     metrics = self.folder / "metrics.jsonl"
     return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
@@ -123,6 +131,11 @@ class Run:
     for each in self.started:
       each.kill()
       each.wait()
+
+
+def losses(folder: pathlib.Path) -> list[float]:
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
 
 
 def last_params(folder: pathlib.Path) -> dict[str, np.ndarray]:
@@ -163,7 +176,7 @@ def test_two_processes_killed_and_continued_train_as_one(runs, rebooted):
   two.wait_for_checkpoint(killed_at + 16)
   two.started[1].kill()
   status, _ = two.end(60)
-  assert status == 1, two.text()
+  assert status == 75, two.text()
   said = two.logs[0].read_text()
   assert "dss-jax train: lost another process of this run" in said
   assert "Traceback" not in said
@@ -180,15 +193,52 @@ def test_two_processes_killed_and_continued_train_as_one(runs, rebooted):
 
 
 @pytest.mark.slow
-@pytest.mark.thorough
-def test_a_signal_to_one_of_two_processes_saves_and_ends_both(runs):
-  two = runs["two"]
+@pytest.mark.parametrize(
+  ("index", "number"),
+  [
+    (1, signal.SIGTERM),
+    pytest.param(0, signal.SIGTERM, marks=pytest.mark.thorough),
+    pytest.param(0, signal.SIGINT, marks=pytest.mark.thorough),
+  ],
+)
+def test_a_signal_to_one_of_two_processes_saves_and_ends_both(
+  runs, index, number
+):
+  """What one process then makes of it is to the bit what it makes alone."""
+  one, two = runs["one"], runs["two"]
+  one.start()
   two.start()
   two.wait_for_checkpoint(16)
-  two.started[1].terminate()
-  assert two.end() == [143, 143], two.text()
+  two.started[index].send_signal(number)
+  statuses = [143, 143]
+  statuses[index] = 128 + number
+  assert two.end() == statuses, two.text()
   step = two.saved()
   assert step is not None
   assert 16 < step < STEPS
   for log in two.logs:
     assert f"stopped: step {step} of {STEPS} is saved" in log.read_text()
+
+  alone = Run(two.folder, 1)
+  alone.start()
+  assert alone.end() == [0], alone.text()
+  assert one.end() == [0], one.text()
+  want, got = last_params(one.folder), last_params(two.folder)
+  assert got.keys() == want.keys()
+  for path, value in want.items():
+    np.testing.assert_array_equal(got[path], value)
+  assert losses(two.folder) == losses(one.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_a_second_signal_ends_a_process_that_waits_for_another(runs):
+  two = runs["two"]
+  two.start()
+  two.wait_for_checkpoint(16)
+  two.started[1].send_signal(signal.SIGSTOP)
+  two.started[0].terminate()
+  two.wait_for_text("a second signal stops at once")
+  assert two.started[0].poll() is None
+  two.started[0].terminate()
+  assert two.started[0].wait(DEADLINE) == 143

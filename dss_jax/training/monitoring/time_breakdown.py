@@ -22,6 +22,7 @@ reading data, costs nothing and is not counted.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import queue
 import threading
@@ -46,6 +47,9 @@ PHASES = (
 # How long to wait for a step that may never be done.
 _SECONDS_TO_END = 10.0
 
+# How many of the latest steps are remembered for their pace.
+_RECENT_STEPS = 100
+
 # (start, end) and (start, end, phase), in seconds of `time.monotonic`.
 Span = tuple[float, float]
 Segment = tuple[float, float, str]
@@ -59,12 +63,23 @@ class TimeBreakdown:
 
   Args:
     clock: returns the time in seconds.
+
+  Attributes:
+    total: seconds of each phase that were taken.
+    longest: seconds that the host stayed in a phase at most, by phase.
+    steps_done: how many steps the devices have done.
+    intervals: seconds from the end of a step to the end of the next, of the
+      latest ones.
   """
 
   def __init__(self, clock: Callable[[], float] = time.monotonic):
     self._clock = clock
     self.started = self._called = clock()
     self.total: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+    self.longest: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+    self.steps_done = 0
+    self.intervals: collections.deque[float]
+    self.intervals = collections.deque(maxlen=_RECENT_STEPS)
     self._phase, self._since = "setup", self.started
     self._segments: list[Segment] = []
     self._busy: list[Span] = []
@@ -83,8 +98,15 @@ class TimeBreakdown:
     """Begins `phase` on the host; returns the phase it ends."""
     now = self._clock()
     self._segments.append((self._since, now, self._phase))
-    before, self._phase, self._since = self._phase, phase, now
+    before, since = self._phase, self._since
+    self.longest[before] = max(self.longest[before], now - since)
+    self._phase, self._since = phase, now
     return before
+
+  @property
+  def current(self) -> str:
+    """The phase that the host is in."""
+    return self._phase
 
   @contextlib.contextmanager
   def phase(self, name: str) -> Iterator[None]:
@@ -141,9 +163,12 @@ class TimeBreakdown:
       # The loop meets the same error where it looks at the metrics.
       with contextlib.suppress(Exception):
         jax.block_until_ready(result)
-      begun = max(begun, done)
+      begun, before = max(begun, done), done
       done = max(begun, self._clock())
       self._busy.append((begun, done))
+      if self.steps_done:
+        self.intervals.append(done - before)
+      self.steps_done += 1
       del step, result
       self._seen.release()
 
