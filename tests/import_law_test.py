@@ -50,6 +50,7 @@ MAY_IMPORT_GIN = {
   "cli/gin_registry.py",
   "cli/gin_statements.py",
   "cli/gin_config.py",
+  "cli/unread_bindings.py",
 }
 
 

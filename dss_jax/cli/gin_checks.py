@@ -18,7 +18,7 @@ import gin.config
 
 from dss_jax.base import value_types
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.cli import gin_registry, t5x_dialect
+from dss_jax.cli import gin_registry, gin_statements, t5x_dialect
 from dss_jax.cli.gin_registry import (
   CONSTANT,
   MACRO,
@@ -26,104 +26,8 @@ from dss_jax.cli.gin_registry import (
   is_reference,
   is_reference_to,
 )
-from dss_jax.cli.gin_statements import Statement
 
 # ------------------------------------------------- parsed configurations
-
-
-def check_all_is_read(
-  statements: Iterable[Statement], root: str, read_directly: Iterable[str] = ()
-) -> None:
-  """Raises UserError for a macro or a scoped binding that nothing reads.
-
-  gin takes any name for a macro or a scope, so a misspelt one would pass
-  unnoticed.
-
-  Args:
-    statements: the user's own.
-    root: the configurable from which all others are made.
-    read_directly: macros that the command line reads.
-  """
-  reached = _reached(root)
-  if len(reached) == 1:  # no run is configured, which is reported later
-    return
-  macros = {*read_directly, *referenced_macros()}
-  for each in statements:
-    if each.is_macro and each.name not in macros:
-      advice = t5x_dialect.MACROS.get(each.name)
-      raise UserError(
-        f"{each.place}gin macro {each.name} is used nowhere;"
-        f" {_advice(advice, each.name, macros)}"
-      )
-    if each.parameter and each.scope:
-      _check_scope_is_read(each, reached)
-
-
-def _check_scope_is_read(
-  each: Statement, reached: set[tuple[str, str]]
-) -> None:
-  scopes = {scope for scope, name in reached if _matches(name, each.name)}
-  if any(f"{scope}/".startswith(f"{each.scope}/") for scope in scopes):
-    return
-  there = {f"{scope}/{each.name}".lstrip("/") for scope in scopes}
-  name = f"{each.scope}/{each.name}"
-  advice = t5x_dialect.of_scope(each.scope)
-  raise UserError(
-    f"{each.place}nothing reads {name}.{each.parameter};"
-    f" {_advice(advice, name, there or {name for _, name in reached})}"
-  )
-
-
-def _advice(t5x: str | None, name: str, known: Iterable[str]) -> str:
-  if t5x:
-    return f"it is T5X's; here: {t5x}"
-  close = difflib.get_close_matches(name, known, n=3)
-  if close:
-    return f"did you mean {' or '.join(close)}?"
-  return f"there are {', '.join(sorted(known))}"
-
-
-def _matches(full: str, written: str) -> bool:
-  """Whether gin takes a name as written for a configurable's full name."""
-  return f".{full}".endswith(f".{written}")
-
-
-def _reached(root: str) -> set[tuple[str, str]]:
-  """(scope, name) of every configurable that making `root` asks for."""
-  found: set[tuple[str, str]] = set()
-  waiting = [("", root)]
-  while waiting:
-    scope, name = waiting.pop()
-    if (scope, name) in found:
-      continue
-    found.add((scope, name))
-    parts = scope.split("/") if scope else []
-    for i in range(len(parts) + 1):
-      bound = gin.config._CONFIG.get(("/".join(parts[:i]), name), {})
-      for reference in _references(bound):
-        # A reference without a scope is made in that of who refers to it.
-        inner = "/".join(reference.scopes) or scope
-        waiting.append((inner, reference.selector))
-  return found
-
-
-def _references(value: Any) -> Iterator[Any]:
-  if isinstance(value, dict):
-    value = list(value.values())
-  if isinstance(value, list | tuple):
-    for each in value:
-      yield from _references(each)
-  elif is_reference(value):
-    yield value
-
-
-def referenced_macros() -> set[str]:
-  """The macros that some binding refers to."""
-  return {
-    "/".join(reference.scopes)
-    for reference in _references(gin.config._CONFIG)
-    if reference.selector == MACRO
-  }
 
 
 def check_types() -> None:
@@ -305,7 +209,7 @@ def _unknown_name(name: str) -> str:
   if t5x := t5x_dialect.of_name(name):
     return f"gin binding: {name} is T5X's; here: {t5x}"
   close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-  allowed = " or ".join(close) or ", ".join(known)
+  allowed = " or ".join(close) or gin_statements.some_of(known)
   return f"gin binding: nothing is called {name!r}; there is {allowed}"
 
 
@@ -317,7 +221,7 @@ def _unknown_parameter(name: str, parameter: str) -> str:
   ]
   known = list(inspect.signature(matches[0]).parameters) if matches else []
   close = difflib.get_close_matches(parameter, known, n=3, cutoff=0.5)
-  allowed = " or ".join(close) or ", ".join(known)
+  allowed = " or ".join(close) or gin_statements.some_of(known)
   return (
     f"gin binding: {name} has no parameter {parameter!r}; there is {allowed}"
   )

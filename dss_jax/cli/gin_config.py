@@ -20,7 +20,13 @@ import gin
 import gin.config
 
 from dss_jax.base.errors import UserError
-from dss_jax.cli import gin_checks, gin_registry, gin_statements, t5x_dialect
+from dss_jax.cli import (
+  gin_checks,
+  gin_registry,
+  gin_statements,
+  t5x_dialect,
+  unread_bindings,
+)
 from dss_jax.cli.gin_registry import MACRO, PACKAGED_FOLDER
 from dss_jax.cli.gin_statements import Statement
 
@@ -53,19 +59,21 @@ def parse(
   gin_registry.register()
   clear()
   folders = _set_folders(search_paths)
-  statements = []
-  if run_file is not None:
-    _parse_file(run_file, folders)
+  of_run = [] if run_file is None else _parse_file(run_file, folders)
+  parsed = []
   for path in gin_files:
-    statements += _parse_file(path, folders)
+    parsed += _parse_file(path, folders)
   # Each binding alone, so that an error names the one at fault.
   for binding in bindings:
     with gin_checks.one_line_errors(binding):
       gin.parse_config(binding)
-      statements += gin_statements.of_text(binding)
-  gin_checks.check_all_is_read(statements, root or ROOT, _READ_DIRECTLY)
+      parsed += gin_statements.of_text(binding)
+  own = [each for each in parsed if not each.is_packaged]
+  unread_bindings.check_all_is_read(
+    own, of_run + parsed, root or ROOT, _READ_DIRECTLY
+  )
   if run_file is None:
-    _bind_rows_alone(statements)
+    _bind_rows_alone(own)
   _bind_checkpoint_sizes()
 
 
@@ -89,9 +97,9 @@ def _set_folders(search_paths: Sequence[str]) -> list[str]:
 
 
 def _parse_file(path: str, folders: Sequence[str]) -> list[Statement]:
-  """Parses a file; returns the statements that are the user's own."""
+  """Parses a file; returns its statements."""
   with gin_checks.one_line_errors(where=f"{path}: "):
-    statements = _own_statements(path, folders, ())
+    statements = _statements(path, folders, ())
     try:
       gin.parse_config_file(path)
     except ImportError as error:
@@ -102,10 +110,10 @@ def _parse_file(path: str, folders: Sequence[str]) -> list[Statement]:
   return statements
 
 
-def _own_statements(
+def _statements(
   path: str, folders: Sequence[str], above: tuple[str, ...]
 ) -> list[Statement]:
-  """The statements of a file and of what it includes, unless it is packaged.
+  """The statements of a file and of what it includes.
 
   Raises:
     UserError: a file that is not there, is not UTF-8, includes itself or is
@@ -120,31 +128,30 @@ def _own_statements(
       f"--gin_file: {what} neither a file here nor one of the packaged gin"
       f" files{hint}"
     )
-  if gin_statements.is_packaged(file):
-    return []
   if path in above:
     raise UserError(f"--gin_file: {path!r} includes itself")
-  own = list(gin_statements.of_text(gin_statements.read(file), path))
-  t5x_dialect.check(own, path)
+  text = gin_statements.read(file)
+  packaged = gin_statements.is_packaged(file)
+  statements = list(gin_statements.of_text(text, path, is_packaged=packaged))
+  if not packaged:
+    t5x_dialect.check(statements, path)
   found = []
-  for each in own:
+  for each in statements:
     if each.kind == gin_statements.INCLUDE:
-      found += _own_statements(each.name, folders, (*above, path))
+      found += _statements(each.name, folders, (*above, path))
     else:
       found.append(each)
   return found
 
 
-def _bind_rows_alone(statements: Sequence[Statement]) -> None:
+def _bind_rows_alone(own: Sequence[Statement]) -> None:
   """Lets BATCH_SIZE mean packed rows, where the user asks for no records.
 
   The packaged files ask for a number of records, which would hold as well.
   """
-  bound = {each.parameter or each.name: each.value for each in statements}
-  rows = [bound.get("BATCH_SIZE"), bound.get("batch_size")]
-  if rows == [None, None] or bound.keys() & {_RECORDS, _RECORDS.lower()}:
-    return
-  gin.bind_parameter(f"{_RECORDS}/{MACRO}.value", None)
+  macros = {each.name: each.value for each in own if each.is_macro}
+  if macros.get("BATCH_SIZE") is not None and _RECORDS not in macros:
+    gin.bind_parameter(f"{_RECORDS}/{MACRO}.value", None)
 
 
 # What a run is made by.
@@ -243,7 +250,7 @@ def set_defaults(values: Mapping[str, Any]) -> None:
 def macros() -> list[str]:
   """The names of all macros that are bound or referred to."""
   bound = {name for name, selector in gin.config._CONFIG if selector == MACRO}
-  return sorted(bound | gin_checks.referenced_macros())
+  return sorted(bound | unread_bindings.referenced_macros())
 
 
 def canonical_bindings() -> dict[str, str]:

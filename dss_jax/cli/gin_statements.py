@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from gin import config_parser
@@ -33,8 +33,9 @@ class Statement:
     text: the line.
     scope: `train` in `train/utils.DatasetConfig.pack`.
     parameter: what is bound; empty for a macro.
-    value: what it is bound to, with references as `Reference`.
+    value: what it is bound to, with references as `Reference` and `Macro`.
     aliased: whether an import gives another name.
+    is_packaged: whether it stands in one of dss_jax's own files.
   """
 
   kind: str
@@ -46,6 +47,7 @@ class Statement:
   parameter: str = ""
   value: Any = None
   aliased: bool = False
+  is_packaged: bool = False
 
   @property
   def is_macro(self) -> bool:
@@ -61,16 +63,22 @@ class Reference(str):
   """`scope/name` of a configurable that a value refers to."""
 
 
+class Macro(str):
+  """The name of a macro that a value refers to."""
+
+
 class _Delegate(config_parser.ParserDelegate):
   def configurable_reference(self, scoped_configurable_name, evaluate):
     del evaluate
     return Reference(scoped_configurable_name)
 
   def macro(self, macro_name):
-    return f"%{macro_name}"
+    return Macro(macro_name)
 
 
-def of_text(text: str, file: str = "") -> Iterator[Statement]:
+def of_text(
+  text: str, file: str = "", *, is_packaged: bool = False
+) -> Iterator[Statement]:
   """The statements of a gin text.
 
   Raises:
@@ -81,6 +89,7 @@ def of_text(text: str, file: str = "") -> Iterator[Statement]:
       "file": file,
       "line": each.location.line_num,
       "text": each.location.line_content.strip(),
+      "is_packaged": is_packaged,
     }
     if isinstance(each, config_parser.ImportStatement):
       aliased = each.alias is not None
@@ -94,6 +103,17 @@ def of_text(text: str, file: str = "") -> Iterator[Statement]:
         BINDING, each.selector, **at, scope=each.scope,
         parameter=each.arg_name or "", value=each.value,
       )  # fmt: skip
+
+
+def references(value: object) -> Iterator[Reference | Macro]:
+  """All that a statement's value refers to."""
+  if isinstance(value, Reference | Macro):
+    yield value
+  elif isinstance(value, dict):
+    yield from references(list(value.values()))
+  elif isinstance(value, list | tuple):
+    for each in value:
+      yield from references(each)
 
 
 def find(path: str, folders: Sequence[str]) -> pathlib.Path | None:
@@ -114,6 +134,14 @@ def close_names(path: str) -> str:
   """`; did you mean runs/train.gin?`, or nothing."""
   close = difflib.get_close_matches(path, packaged_names(), n=3, cutoff=0.4)
   return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def some_of(names: Iterable[str], most: int = 8) -> str:
+  """`A, B and 35 more`: the first of many names, in order."""
+  known = sorted(names)
+  more = len(known) - most
+  shown = ", ".join(known[:most])
+  return f"{shown} and {more} more" if more > 0 else shown
 
 
 def is_packaged(file: pathlib.Path) -> bool:

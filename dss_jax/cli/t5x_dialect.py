@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from dss_jax.base.errors import UserError
-from dss_jax.cli import gin_registry
+from dss_jax.cli import gin_registry, gin_statements
 from dss_jax.cli.gin_statements import (
   BINDING,
   BLOCK,
   IMPORT,
   INCLUDE,
-  Reference,
   Statement,
 )
 
@@ -253,17 +252,9 @@ def _is_alone(statement: Statement) -> bool:
 
 
 def _of_references(statement: Statement) -> str | None:
-  for name in _references(statement.value):
+  for name in gin_statements.references(statement.value):
+    if isinstance(name, gin_statements.Macro):
+      continue
     if name.rpartition("/")[2] not in gin_registry.configurables:
       return of_name(name.rpartition("/")[2]) or _DELETE
   return None
-
-
-def _references(value: object) -> Iterator[str]:
-  if isinstance(value, Reference):
-    yield value
-  elif isinstance(value, dict):
-    yield from _references(list(value.values()))
-  elif isinstance(value, list | tuple):
-    for each in value:
-      yield from _references(each)

@@ -196,6 +196,93 @@ def test_what_nothing_reads_is_an_error_in_files_and_flags(
   assert "line 2" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+  ("binding", "message"),
+  [
+    (
+      "utils.DatasetConfig.pack = False",
+      "nothing reads utils.DatasetConfig.pack:"
+      " train/utils.DatasetConfig.pack is bound and wins; bind that",
+    ),
+    (
+      "DatasetConfig.pack = False",
+      "nothing reads DatasetConfig.pack:"
+      " train/DatasetConfig.pack is bound and wins; bind that",
+    ),
+    ("lora.LoraOptions.rank = 4", "nothing reads lora.LoraOptions.rank;"),
+    (
+      "adafactor.Adafactor.decay_rate = 0.9",
+      "nothing reads adafactor.Adafactor.decay_rate;",
+    ),
+    ("trackers.Wandb.project = 'x'", "nothing reads trackers.Wandb.project;"),
+  ],
+)
+def test_bindings_without_a_scope_that_nothing_reads_are_errors(
+  tmp_path, binding, message
+):
+  # The optimizer of runs/taxonli.gin takes the place of models/taxonli.gin's.
+  files = ["models/taxonli.gin", "runs/taxonli.gin", "data/taxonli.gin"]
+  with pytest.raises(UserError) as error:
+    gin_config.parse(files, [binding])
+  assert str(error.value).startswith(message)
+  path = tmp_path / "mine.gin"
+  path.write_text(f"{binding}\n")
+  with pytest.raises(UserError) as error:
+    gin_config.parse([*files, str(path)])
+  assert str(error.value).startswith(f"{path}, line 1: {message}")
+
+
+@pytest.mark.parametrize(
+  ("text", "flag"),
+  [
+    (
+      "BASE_LEARNING_RATE = 0.002",
+      "utils.create_learning_rate_scheduler.base_learning_rate = 0.01",
+    ),
+    (
+      "MY = 32\nevaluation.EvaluationConfig.batch_size = %MY",
+      "evaluation.EvaluationConfig.batch_size = 64",
+    ),
+    (
+      "OPTIMIZER = @adafactor.Adafactor()\n"
+      "adafactor.Adafactor.decay_rate = 0.9",
+      "OPTIMIZER = @optimizers.AdamW()",
+    ),
+    (
+      "TRACKERS = [@trackers.Wandb()]\ntrackers.Wandb.project = 'x'",
+      "TRACKERS = ()",
+    ),
+    (
+      "utils.DatasetConfig.attention_length = 99",
+      "train/utils.DatasetConfig.attention_length = 50",
+    ),
+  ],
+)
+def test_what_a_later_binding_replaces_counts_as_read(tmp_path, text, flag):
+  path = tmp_path / "mine.gin"
+  path.write_text(text)
+  files = ["models/taxonli.gin", "runs/taxonli.gin", "data/taxonli.gin"]
+  gin_config.parse([*files, str(path)], [flag])
+
+
+def test_a_run_may_be_continued_with_what_its_configuration_replaced(tmp_path):
+  path = tmp_path / "config.gin"
+  path.write_text("include 'runs/train.gin'\nMY = 3\nEVAL_PERIOD = %MY\n")
+  gin_config.parse([], ["MY = 4", "EVAL_PERIOD = 5"], run_file=str(path))
+  assert gin_config.macro("EVAL_PERIOD") == 5
+
+
+def test_an_unknown_name_far_from_all_others_is_still_refused_in_short():
+  files = ["models/taxonli.gin", "runs/taxonli.gin", "data/taxonli.gin"]
+  for binding in (
+    "MY = 1", "q/losses.Objective.alpha = 1", "q.q = 1",
+    "network.T5Config.q = 1",
+  ):  # fmt: skip
+    with pytest.raises(UserError) as error:
+      gin_config.parse(files, [binding])
+    assert len(str(error.value)) < 300, binding
+
+
 def test_scopes_and_macros_that_are_read_are_none(tmp_path):
   path = tmp_path / "mine.gin"
   path.write_text(
@@ -235,7 +322,9 @@ def test_what_a_run_was_configured_with_may_become_superfluous(tmp_path):
   [
     ([], (None, 32)),
     (["BATCH_SIZE = 8"], (8, None)),
-    (["train/utils.DatasetConfig.batch_size = 8"], (8, None)),
+    # Whoever binds a parameter itself binds that one only.
+    (["train/utils.DatasetConfig.batch_size = 8"], (8, 32)),
+    (["evaluation.EvaluationConfig.batch_size = 8"], (None, 32)),
     (["BATCH_SIZE = 8", "RECORDS_PER_BATCH = 16"], (8, 16)),
     (["BATCH_SIZE = None"], (None, 32)),
     (["RECORDS_PER_BATCH = 16"], (None, 16)),
