@@ -47,7 +47,9 @@ setuptools.setup(
   package_data={
     "dss_jax": [
       "py.typed",
+      "base/page/*",
       "datasets/*.model",
+      "experiments/report/page/*",
       "rationales/*.toml",
       "rationales/quality/page/*",
       "students/serving/page/*",

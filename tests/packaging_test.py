@@ -107,8 +107,9 @@ def test_wheel_holds_the_package_and_nothing_else(wheel, repository):
   assert "dss_jax/py.typed" in files
   assert "dss_jax/datasets/taxonli_vocabulary.model" in files
   assert "dss_jax/rationales/prices.toml" in files
-  for name in ("index.html", "script.js", "style.css"):
-    assert f"dss_jax/rationales/quality/page/{name}" in files
+  for room in ("base", "experiments/report", "rationales/quality"):
+    for path in (repository / "dss_jax" / room / "page").iterdir():
+      assert f"dss_jax/{room}/page/{path.name}" in files
 
 
 def _run(site: pathlib.Path, cwd: pathlib.Path, *argv: str):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
+import textwrap
 
+from dss_jax.base import errors
 from dss_jax.cli import flags
 
 EPILOG = """\
@@ -56,5 +58,14 @@ def run(args: argparse.Namespace) -> int:
     teacher_files=options.teacher,
     data_dir=options.data_dir,
   )
-  print(written.summary)
+  for finding in written.findings:
+    for text in (finding.verdict, finding.text, finding.cautions):
+      if text:
+        print(textwrap.fill(errors.printable(text), 79))
+    print()
+  if written.left_out:
+    print(f"{written.left_out}\n")
+  print(f"page:     {written.files[0]}")
+  print(f"figures:  {options.output_dir}/figures/")
+  print(f"tables:   {options.output_dir}/tables/ (Markdown, CSV, LaTeX)")
   return 0

@@ -432,6 +432,8 @@ def savings(
 ) -> list[Saving]:
   """Data and model savings, for every curve of at least two sizes.
 
+  Those of parameters are with the most training records.
+
   Args:
     cells: of all datasets.
     teachers: dataset -> the teacher to be reached.
@@ -450,8 +452,11 @@ def _savings_along(
   cells: Sequence[Cell], teachers: Mapping[str, Teacher], kind: str
 ) -> list[Saving]:
   curves: dict[tuple, dict[Family, list[Cell]]] = collections.defaultdict(dict)
+  most = _most_records(cells)
   for cell in cells:
     if not _size(cell, kind):
+      continue
+    if kind == "model" and cell.examples != most.get(cell.family.dataset):
       continue
     fixed = cell.student if kind == "data" else f"{cell.examples} records"
     family = cell.family
@@ -470,6 +475,19 @@ def _savings_along(
       if dataset in teachers:
         found.append(_saving(kind, family, fixed, curve, teachers[dataset]))
   return [saving for saving in found if saving is not None]
+
+
+def _most_records(cells: Iterable[Cell]) -> dict[str, int | None]:
+  """Dataset -> the most training records with which there are two students."""
+  students: dict[tuple[str, int], set[int]] = collections.defaultdict(set)
+  for cell in cells:
+    if cell.examples and cell.parameters:
+      students[cell.family.dataset, cell.examples].add(cell.parameters)
+  found: dict[str, int | None] = {}
+  for (dataset, examples), parameters in students.items():
+    if len(parameters) > 1:
+      found[dataset] = max(examples, found.get(dataset) or 0)
+  return found
 
 
 def _saving(

@@ -1,31 +1,39 @@
 """Writes a report: tables, figures, and the page that holds all of it.
 
   written = write(["runs/quickstart"], "reports/quickstart")
-  print(written.summary)
+  for finding in written.findings:
+    print(finding.verdict)
 
 In the output folder:
 
   report.html          everything, in one file that needs nothing else
-  report.json          the tables' numbers, for programs
+  report.json          the findings and the tables' numbers, for programs
+  figures/NAME.svg, .png
   tables/NAME.md, .csv, .tex
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
 from dss_jax.base import atomic_files, errors
-from dss_jax.base.atomic_files import write_atomically
+from dss_jax.datasets.records import atomic_file
 from dss_jax.experiments.report import (
   content_tables,
+  experiment_page,
+  report_answer,
   report_content,
+  report_figures,
   report_tables,
 )
+from dss_jax.experiments.report.report_answer import Finding
 from dss_jax.experiments.report.report_content import Content
+from dss_jax.experiments.report.report_figures import Drawing, Missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +42,18 @@ class Written:
 
   Attributes:
     content: what the report says.
-    files: those written, the most important first.
-    summary: some lines for a terminal.
+    findings: what was found on each dataset, in plain words.
+    files: those written, the page first.
   """
 
   content: Content
+  findings: Sequence[Finding]
   files: Sequence[pathlib.Path]
-  summary: str
+
+  @property
+  def left_out(self) -> str:
+    """A sentence on the runs that are not part of it; "" if there are none."""
+    return report_answer.left_out(self.content)
 
 
 def write(
@@ -68,10 +81,36 @@ def write(
   with errors.writing(folder):
     atomic_files.make_folder(folder)
   tables = content_tables.of_content(content)
-  files = report_tables.write(folder / "tables", tables)
+  findings = report_answer.findings(content)
+  drawings, missing = _draw(content)
+  page = experiment_page.render(content, findings, tables, drawings, missing)
   numbers = {table.name: table.as_json() for table in tables}
-  write_atomically(
-    folder / "report.json",
-    json.dumps(numbers, indent=2, ensure_ascii=False) + "\n",
-  )
-  return Written(content, files, f"report: {folder}")
+  texts = {
+    folder / "report.html": page,
+    folder / "report.json": json.dumps(
+      {
+        "findings": [dataclasses.asdict(each) for each in findings],
+        "tables": numbers,
+      },
+      indent=2,
+      ensure_ascii=False,
+    )
+    + "\n",
+  }
+  for path, text in texts.items():
+    with atomic_file(path) as file:
+      file.write(text.encode("utf-8", "backslashreplace"))
+  files = [
+    *texts,
+    *report_figures.write(folder / "figures", drawings),
+    *report_tables.write(folder / "tables", tables),
+  ]
+  return Written(content, findings, files)
+
+
+def _draw(content: Content) -> tuple[list[Drawing], list[Missing]]:
+  """The figures; without matplotlib none, and why."""
+  if importlib.util.find_spec("matplotlib") is None:
+    reason = "matplotlib is not installed (pip install 'dss_jax[report]')"
+    return [], [Missing("all figures", reason)]
+  return report_figures.draw(content)

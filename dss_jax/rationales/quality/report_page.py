@@ -6,25 +6,22 @@
     sample.add(record)
   write_page("out/report.html", quality_measures.report(), sample, title="cqa, train")
 
-The page works from a file, without a network. All it shows comes from one
-block of JSON and is set as text, never as markup; its Content-Security-Policy
-names the hashes of its own script and style, so that nothing else in it could
-run. It holds a bounded sample of the records, those with failures first, and
-says so.
+The page works from a file, without a network (`base/standalone_page`). It holds
+a bounded sample of the records, those with failures first, and says so.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
 import heapq
-import html
 import json
 import os
 import pathlib
 from typing import Any
 
+from dss_jax.base import standalone_page
+from dss_jax.base.standalone_page import MAX_TEXT_CHARS, cut
 from dss_jax.datasets.records import Rationale, Record, atomic_file
 from dss_jax.rationales import rationale_selection
 from dss_jax.rationales.quality import quality_measures
@@ -40,13 +37,10 @@ DISAGREES = "disagrees"  # the most voted label is not the gold one
 FINE = "fine"
 KINDS = (FAILED, DISAGREES, FINE)
 
-# Characters of any one text on the page, and of a record's provenance.
-MAX_TEXT_CHARS = 4000
 # Most rationales of any one record on the page, and characters of all of them
 # after which no further rationale is shown.
 MAX_RATIONALES = 24
 _MAX_RECORD_CHARS = 40_000
-_CUT = "… [{} more characters]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +98,7 @@ class PageSample:
     if len(heap) >= self._max_records and order <= heap[0][0]:
       return
     shown = _shown(record, kind, self._same_answer)
-    shown["votes"] = [[_cut(v.label), v.share] for v in account.votes[:24]]
+    shown["votes"] = [[cut(v.label), v.share] for v in account.votes[:24]]
     shown["agrees"] = account.agrees
     shown["margin"] = account.margin
     entry = (order, -position, HeldRecord(position, kind, shown))
@@ -171,57 +165,25 @@ def render(
   held = sample.held()
   numbers = report.to_dict()
   del numbers["examples"]  # the records are there themselves
-  data = {
-    "title": title,
-    "subtitle": subtitle,
-    "report": numbers,
-    "kinds": sample.seen,
-    "held": {
-      kind: sum(record.kind == kind for record in held) for kind in KINDS
+  main = (_FOLDER / "main.html").read_text(encoding="utf-8")
+  searched = "input, rationale, answer, id"
+  return standalone_page.render(
+    title=title,
+    kind="rationales",
+    subtitle=subtitle,
+    noscript="This page draws its numbers with JavaScript, from data inside it.",
+    main=main + standalone_page.browser("Records", searched),
+    data={
+      "report": numbers,
+      "kinds": sample.seen,
+      "held": {
+        kind: sum(record.kind == kind for record in held) for kind in KINDS
+      },
+      "records": [record.shown for record in held],
     },
-    "records": [record.shown for record in held],
-  }
-  style = (_FOLDER / "style.css").read_text(encoding="utf-8")
-  script = (_FOLDER / "script.js").read_text(encoding="utf-8")
-  policy = "; ".join(
-    [
-      "default-src 'none'",
-      f"script-src '{_hash(script)}'",
-      f"style-src '{_hash(style)}'",
-      "base-uri 'none'",
-      "form-action 'none'",
-      "require-trusted-types-for 'script'",
-      "trusted-types 'none'",
-    ]
+    style=(_FOLDER / "style.css").read_text(encoding="utf-8"),
+    script=(_FOLDER / "script.js").read_text(encoding="utf-8"),
   )
-  parts = {
-    "{{policy}}": html.escape(policy, quote=False),
-    "{{title}}": html.escape(title),
-    "{{style}}": style,
-    "{{script}}": script,
-    "{{data}}": _json_for_html(data),
-  }
-  page = (_FOLDER / "index.html").read_text(encoding="utf-8")
-  pieces = []
-  # Piece by piece, so that a value is never searched for placeholders.
-  while (start := page.find("{{")) >= 0:
-    end = page.index("}}", start) + 2
-    pieces += [page[:start], parts[page[start:end]]]
-    page = page[end:]
-  return "".join([*pieces, page])
-
-
-def _hash(text: str) -> str:
-  digest = hashlib.sha256(text.encode("utf-8")).digest()
-  return f"sha256-{base64.b64encode(digest).decode()}"
-
-
-def _json_for_html(value: Any) -> str:
-  """JSON that cannot end the script element it stands in, or begin another."""
-  text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-  for character in "<>&\u2028\u2029":
-    text = text.replace(character, f"\\u{ord(character):04x}")
-  return text
 
 
 def _kind(record: Record, agrees: bool | None) -> str:
@@ -249,8 +211,8 @@ def _shown(
   return {
     "id": record.id,
     "kind": kind,
-    "input": _cut(record.input),
-    "label": None if record.label is None else _cut(record.label),
+    "input": cut(record.input),
+    "label": None if record.label is None else cut(record.label),
     "rationales": rationales,
     "more": len(record.rationales) - len(rationales),
     "meta": _facts(meta),
@@ -264,15 +226,15 @@ def _shown_rationale(
   completion = extra.pop("completion", None)
   label = rationale.label
   return {
-    "text": _cut(rationale.text),
-    "label": None if label is None else _cut(label),
+    "text": cut(rationale.text),
+    "label": None if label is None else cut(label),
     "source": rationale.source,
     "weight": rationale.weight,
     "status": rationale.status,
     "agrees": (
       None if label is None or gold is None else same_answer(label, gold)
     ),
-    "completion": _cut(completion) if isinstance(completion, str) else None,
+    "completion": cut(completion) if isinstance(completion, str) else None,
     "facts": _facts(extra),
   }
 
@@ -287,15 +249,9 @@ def _facts(values: dict[str, Any]) -> list[list[str]]:
       if isinstance(value, str)
       else json.dumps(value, ensure_ascii=False, default=str)
     )
-    fact = [name[:200], _cut(text, room)]
+    fact = [name[:200], cut(text, room)]
     facts.append(fact)
     room -= sum(map(len, fact))
     if room <= 0:
       break
   return facts
-
-
-def _cut(text: str, limit: int = MAX_TEXT_CHARS) -> str:
-  if len(text) <= limit:
-    return text
-  return text[:limit] + _CUT.format(f"{len(text) - limit:,}")

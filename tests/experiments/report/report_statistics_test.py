@@ -1,7 +1,9 @@
 """A report's numbers, from folders of runs, against other calculations."""
 
 import math
+import pathlib
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import made_runs
@@ -20,9 +22,17 @@ from dss_jax.experiments.report.stored_teacher import StoredAnswer, Teacher
 LABELS = ("entailment", "neutral", "contradiction")
 
 
-def _pair(folder, seeds=range(6), *, dss, standard, **more):
-  """Runs of both methods, whose answers are functions of the seed."""
-  for method, answers in (("dss", dss), ("standard", standard)):
+def _pair(
+  folder: pathlib.Path,
+  seeds: Iterable[int] = range(6),
+  *,
+  dss: Any,
+  standard: Any,
+  **more: Any,
+):
+  """Runs of both methods: their share of right answers, or seed -> answers."""
+  both: dict[str, Any] = {"dss": dss, "standard": standard}
+  for method, answers in both.items():
     for seed in seeds:
       made_runs.make_run(
         folder / f"{method}{more.get('examples', '')}_{seed}",
@@ -167,7 +177,7 @@ def test_p_values_are_adjusted_over_the_whole_report(tmp_path):
   expected = multitest.multipletests([c.p_value for c in found], method="holm")[
     1
   ]
-  assert [c.adjusted for c in found] == pytest.approx(list(expected))
+  assert [c.adjusted for c in found] == pytest.approx(expected.tolist())
 
 
 def _exactly(share, items):

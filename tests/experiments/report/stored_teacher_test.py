@@ -122,6 +122,7 @@ def test_records_of_your_own_hold_a_teacher(tmp_path):
   [teacher] = content.teachers
   assert teacher.name == "big"
   scores = teacher.scores(run.test, "accuracy")
+  assert scores is not None
   assert np.array_equal(scores, np.arange(60) % 4 > 0)
   [row] = content.against_teacher
   assert row.validation is not None

@@ -1,32 +1,15 @@
 "use strict";
 
-// Everything shown is set as text: nothing in the data can become markup.
-const data = JSON.parse(document.getElementById("data").textContent);
+// What the page on rationales adds to browser.js.
 const report = data.report;
-const records = data.records;
 const KIND_NAMES = {
   failed: "with a failure",
   disagrees: "vote is not gold",
   fine: "nothing amiss",
 };
 
-const byId = (id) => document.getElementById(id);
-const count = (number) => Number(number).toLocaleString("en-US");
-const percent = (part, whole) =>
-  whole ? `${((100 * part) / whole).toFixed(part === whole ? 0 : 1)} %` : "–";
 const statusClass = (status) =>
   status === "ok" ? "good" : status === "disagrees_with_gold" ? "warn" : "bad";
-
-function element(name, properties = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(properties)) {
-    if (key === "class") made.className = value;
-    else if (key.startsWith("aria-") || key === "role") made.setAttribute(key, value);
-    else made[key] = value;
-  }
-  made.append(...children.filter((child) => child !== null));
-  return made;
-}
 
 function svg(name, attributes = {}, ...children) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -182,117 +165,51 @@ function teacherTable() {
   return table;
 }
 
-// ---------------------------------------------------------------- browser
+// ---------------------------------------------------------------- records
 
-const FILTERS = {
-  kind: (record, wanted) => record.kind === wanted,
-  status: (record, wanted) => record.rationales.some((each) => each.status === wanted),
-  agreement: (record, wanted) => agreementOf(record) === wanted,
-  teacher: (record, wanted) => record.rationales.some((each) => each.source === wanted),
-  label: (record, wanted) => (record.label === null ? wanted === "none" : wanted === `= ${record.label}`),
-};
 const agreementOf = (record) =>
   record.agrees === true ? "agrees" : record.agrees === false ? "disagrees" : "unknown";
 
-// What is searched, made once.
-const haystacks = records.map((record) =>
-  [record.id, record.input, record.label || "",
-    ...record.rationales.flatMap((each) => [each.text, each.label || "", each.completion || ""])].join("\n").toLowerCase());
-
-let matching = [];
-let current = -1;
-
-function fillSelect(id, options) {
-  const select = byId(id);
-  select.append(new Option("all", ""));
-  for (const [value, text] of options) select.append(new Option(text, value));
-  if (options.length < 2 && id !== "status") select.disabled = options.length === 0;
-}
-
-function tally(values) {
-  const counts = new Map();
-  for (const value of values) counts.set(value, (counts.get(value) || 0) + 1);
-  return [...counts].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
-}
-
-function fillFilters() {
+function filters() {
   const each = (take) => records.flatMap((record) => [...new Set(take(record))]);
-  const shorten = (text) => (text.length > 40 ? `${text.slice(0, 40)}…` : text);
-  const options = (values, name = (value) => value) =>
-    tally(values).slice(0, 200).map(([value, number]) => [value, `${shorten(name(value)) || "(none)"} (${count(number)})`]);
-  fillSelect("kind", options(records.map((record) => record.kind), (kind) => KIND_NAMES[kind]));
-  fillSelect("status", options(each((record) => record.rationales.map((r) => r.status))));
-  fillSelect("agreement", options(records.map(agreementOf), (value) =>
-    ({ agrees: "agree", disagrees: "differ", unknown: "no vote or no gold" })[value]));
-  fillSelect("teacher", options(each((record) => record.rationales.map((r) => r.source))));
-  fillSelect("label", options(records.map((record) => (record.label === null ? "none" : `= ${record.label}`)), (value) =>
-    (value === "none" ? "no gold label" : value.slice(2))));
+  const goldOf = (record) => (record.label === null ? "none" : `= ${record.label}`);
+  return {
+    kind: {
+      name: "Outcome",
+      options: valueOptions(records.map((record) => record.kind), (kind) => KIND_NAMES[kind]),
+      matches: (record, wanted) => record.kind === wanted,
+    },
+    status: {
+      name: "Status",
+      keep: true,
+      options: valueOptions(each((record) => record.rationales.map((r) => r.status))),
+      matches: (record, wanted) => record.rationales.some((r) => r.status === wanted),
+    },
+    agreement: {
+      name: "Vote and gold",
+      options: valueOptions(records.map(agreementOf), (value) =>
+        ({ agrees: "agree", disagrees: "differ", unknown: "no vote or no gold" })[value]),
+      matches: (record, wanted) => agreementOf(record) === wanted,
+    },
+    teacher: {
+      name: "Teacher",
+      options: valueOptions(each((record) => record.rationales.map((r) => r.source))),
+      matches: (record, wanted) => record.rationales.some((r) => r.source === wanted),
+    },
+    label: {
+      name: "Gold label",
+      options: valueOptions(records.map(goldOf), (value) =>
+        (value === "none" ? "no gold label" : value.slice(2))),
+      matches: (record, wanted) => goldOf(record) === wanted,
+    },
+  };
 }
 
-const searchText = () => byId("search").value.trim().toLowerCase();
-
-function applyFilters() {
-  const wanted = searchText();
-  const chosen = Object.keys(FILTERS).map((id) => [FILTERS[id], byId(id).value]).filter(([, value]) => value !== "");
-  matching = [];
-  records.forEach((record, i) => {
-    if (wanted && !haystacks[i].includes(wanted)) return;
-    if (chosen.every(([matches, value]) => matches(record, value))) matching.push(record);
-  });
-  drawList();
-  show(matching.length ? 0 : -1);
-}
-
-function filterBy(id, value) {
-  clearFilters();
-  const select = byId(id);
-  select.value = value;
-  if (select.selectedIndex < 0) select.value = "";
-  applyFilters();
-  byId("browser").scrollIntoView({ behavior: "smooth", block: "start" });
-}
-
-function clearFilters() {
-  byId("search").value = "";
-  for (const id of Object.keys(FILTERS)) byId(id).value = "";
-}
-
-function drawList() {
-  const list = byId("list");
-  list.replaceChildren(...matching.map((record, i) => {
-    const failing = record.rationales.find((each) => each.status !== "ok");
-    const note = failing ? failing.status
-      : record.kind === "disagrees" ? "vote ≠ gold"
-        : record.kind === "failed" ? "no rationale" : "";
-    const button = element("button", { type: "button" },
-      element("span", { class: "line" }, element("span", {}, record.id), element("span", {}, note)),
-      element("span", { class: "text" }, record.input));
-    button.addEventListener("click", () => show(i, true));
-    return element("li", {}, button);
-  }));
-}
-
-function marked(text) {
-  const wanted = searchText();
-  const made = document.createDocumentFragment();
-  const lower = text.toLowerCase();
-  // Lower case may change the length of a text: then nothing is marked.
-  if (!wanted || lower.length !== text.length) {
-    made.append(text);
-    return made;
-  }
-  let from = 0;
-  for (let at = lower.indexOf(wanted); at >= 0; at = lower.indexOf(wanted, from)) {
-    made.append(text.slice(from, at), element("mark", {}, text.slice(at, at + wanted.length)));
-    from = at + wanted.length;
-  }
-  made.append(text.slice(from));
-  return made;
-}
-
-function facts(pairs) {
-  return element("dl", { class: "facts" }, ...pairs.flatMap(([name, value]) => [
-    element("dt", {}, name), element("dd", {}, typeof value === "string" ? marked(value) : value)]));
+function noteOf(record) {
+  const failing = record.rationales.find((each) => each.status !== "ok");
+  return failing ? failing.status
+    : record.kind === "disagrees" ? "vote ≠ gold"
+      : record.kind === "failed" ? "no rationale" : "";
 }
 
 function showRationale(each) {
@@ -314,50 +231,22 @@ function showRationale(each) {
   return made;
 }
 
-function show(position, fromList = false) {
-  current = position;
-  const article = byId("record");
-  const total = matching.length;
-  byId("count").textContent = total
-    ? `Record ${count(position + 1)} of ${count(total)}${total === records.length ? "" : ` matching (${count(records.length)} on this page)`}`
-    : `No record of the ${count(records.length)} on this page matches.`;
-  byId("previous").disabled = position <= 0;
-  byId("next").disabled = position >= total - 1;
-  const buttons = byId("list").querySelectorAll("button");
-  buttons.forEach((button, i) => button.setAttribute("aria-current", String(i === position)));
-  if (position < 0) {
-    article.replaceChildren(element("p", { class: "none" }, records.length ? "Nothing to show." : "This page holds no records."));
-    return;
-  }
-  if (!fromList) keepInView(byId("list"), buttons[position]);
-  const record = matching[position];
+function showRecord(record) {
   const pairs = [["Gold label", record.label === null ? element("span", { class: "quiet" }, "none") : record.label]];
   if (record.votes.length)
     pairs.push(["Votes", record.votes.map(([label, share]) => `${label} ${(100 * share).toFixed(0)} %`).join("  ·  ")]);
-  article.replaceChildren(
+  return [
     element("div", { class: "record-head" }, element("h3", {}, marked(record.id)),
       record.agrees === null ? null
         : element("span", { class: `chip ${record.agrees ? "good" : "warn"}` }, record.agrees ? "vote = gold" : "vote ≠ gold"),
       record.rationales.length ? null : element("span", { class: "chip bad" }, "no rationale")),
     element("pre", { class: "text-block input-block" }, marked(record.input)),
     facts(pairs),
-    ...record.rationales.map(showRationale));
-  if (record.more) article.append(element("p", { class: "quiet" }, `and ${count(record.more)} more rationales`));
-  if (record.meta.length)
-    article.append(element("details", {}, element("summary", {}, "More about the record"), facts(record.meta)));
-}
-
-// Scrolls the list only, never the page.
-function keepInView(list, button) {
-  const above = button.offsetTop - list.offsetTop - list.scrollTop;
-  if (above < 0) list.scrollTop += above;
-  const below = above + button.offsetHeight - list.clientHeight;
-  if (below > 0) list.scrollTop += below;
-}
-
-function step(by) {
-  const next = Math.min(Math.max(current + by, 0), matching.length - 1);
-  if (next !== current) show(next);
+    ...record.rationales.map(showRationale),
+    record.more ? element("p", { class: "quiet" }, `and ${count(record.more)} more rationales`) : null,
+    record.meta.length
+      ? element("details", {}, element("summary", {}, "More about the record"), facts(record.meta)) : null,
+  ];
 }
 
 function heldLine() {
@@ -368,34 +257,14 @@ function heldLine() {
   return `This page holds ${count(records.length)} of ${count(total)} records: ${parts.join(", ")}.`;
 }
 
-function start() {
-  byId("title").textContent = data.title;
-  byId("subtitle").textContent = data.subtitle;
-  byId("held").textContent = heldLine();
-  drawTiles();
-  drawCharts();
-  fillFilters();
-  for (const id of Object.keys(FILTERS)) byId(id).addEventListener("change", applyFilters);
-  byId("search").addEventListener("input", applyFilters);
-  byId("filters").addEventListener("submit", (event) => event.preventDefault());
-  byId("clear").addEventListener("click", () => { clearFilters(); applyFilters(); });
-  byId("previous").addEventListener("click", () => step(-1));
-  byId("next").addEventListener("click", () => step(1));
-  document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const typing = event.target instanceof Element && event.target.matches("input, select");
-    if (event.key === "Escape") {
-      clearFilters();
-      applyFilters();
-      if (typing) event.target.blur();
-    } else if (typing) return;
-    else if (event.key === "/") {
-      event.preventDefault();
-      byId("search").focus();
-    } else if (event.key === "j" || event.key === "ArrowRight") step(1);
-    else if (event.key === "k" || event.key === "ArrowLeft") step(-1);
-  });
-  applyFilters();
-}
-
-start();
+drawTiles();
+drawCharts();
+startBrowser({
+  filters: filters(),
+  nouns: ["record", "records"],
+  note: noteOf,
+  show: showRecord,
+  texts: (record) => [record.id, record.input, record.label || "",
+    ...record.rationales.flatMap((each) => [each.text, each.label || "", each.completion || ""])],
+  held: heldLine(),
+});

@@ -1,0 +1,170 @@
+"""The test items of a report for the browser of its page.
+
+Each item comes with what each cell answered: the distinct answers of its seeds,
+the most frequent first; and with the teachers' answers and rationales.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dss_jax.base.standalone_page import cut
+from dss_jax.experiments.report import run_cells, stored_teacher
+from dss_jax.experiments.report.finished_runs import Run
+from dss_jax.experiments.report.report_content import Content
+from dss_jax.experiments.report.run_cells import Cell
+from dss_jax.experiments.report.stored_teacher import Teacher
+
+# What cells make of an item, in the order in which items are preferred.
+DIFFER = "differ"  # some cells are right, others wrong
+SEEDS = "seeds"  # the seeds of a cell differ
+WRONG = "wrong"
+RIGHT = "right"
+KINDS = (DIFFER, SEEDS, WRONG, RIGHT)
+
+_MAX_ANSWER = 300
+_MAX_RATIONALE = 1500
+_MAX_ANSWERS = 5
+
+
+def for_page(content: Content, *, max_bytes: int = 8 << 20) -> dict[str, Any]:
+  """What the page's script needs, as JSON values.
+
+  Args:
+    content: of the report.
+    max_bytes: of the items' JSON. Where they do not fit, those on which cells
+      differ come first, and of equal ones a sample that depends on their ids
+      alone.
+  """
+  items: list[tuple[tuple[int, bytes], int, dict[str, Any]]] = []
+  names: list[str] = []
+  for dataset in content.datasets:
+    cells = [row.cell for row in content.of_dataset(dataset)]
+    first = len(names)
+    names += cell_names(content, cells)
+    teachers = [t for t in content.teachers if t.dataset == dataset]
+    for item in _items(dataset, cells, teachers, first):
+      digest = hashlib.blake2b(item["id"].encode(), digest_size=8).digest()
+      order = KINDS.index(item["kind"]), digest
+      items.append((order, len(items), item))
+  kept, size = [], 0
+  for order in sorted(items, key=lambda each: each[0]):
+    size += len(json.dumps(order[2]))
+    if size > max_bytes:
+      break
+    kept.append(order)
+  kept.sort(key=lambda each: each[1])
+  return {
+    "records": [item for _, _, item in kept],
+    "cells": names,
+    "total": len(items),
+    "datasets": content.datasets,
+  }
+
+
+def cell_names(content: Content, cells: Sequence[Cell]) -> list[str]:
+  """Names of a dataset's cells, without what all of them share."""
+  students = {cell.student for cell in cells}
+  sizes = {cell.examples for cell in cells}
+  names = []
+  for cell in cells:
+    parts = [content.name(cell.family)]
+    if len(sizes) > 1 and cell.examples is not None:
+      parts.append(f"{cell.examples:,} records")
+    if len(students) > 1:
+      parts.append(cell.student)
+    names.append(", ".join(parts))
+  return names
+
+
+def _items(
+  dataset: str,
+  cells: Sequence[Cell],
+  teachers: Sequence[Teacher],
+  first: int,
+) -> Iterable[dict[str, Any]]:
+  """The items in order, with the answers of cells number `first` and on."""
+  own_items = run_cells.has_own_items(cells)
+  metric = cells[0].metric
+  # Where each seed has items of its own, so has the browser.
+  seeds: Iterable[int | None] = [None]
+  if own_items:
+    seeds = sorted({seed for cell in cells for seed in cell.seeds})
+  for seed in seeds:
+    runs = [
+      [r for r in cell.runs if seed is None or r.seed == seed] for cell in cells
+    ]
+    some = next(each[0] for each in runs if each)
+    inputs = _inputs(run for each in runs for run in each)
+    known = [t for t in teachers if t.scores(some.test, metric) is not None]
+    for number, item in enumerate(some.test.ids):
+      target = some.test.targets[number]
+      answers = [
+        [first + i, _answers(of_cell, number)]
+        for i, of_cell in enumerate(runs)
+        if of_cell
+      ]
+      yield {
+        "id": item if seed is None else f"{item}, seed {seed}",
+        "dataset": dataset,
+        "input": cut(inputs[number]),
+        "label": cut(target, _MAX_ANSWER),
+        "kind": _kind([a for _, a in answers]),
+        "answers": answers,
+        "teachers": [
+          _of_teacher(teacher, item, target, metric) for teacher in known
+        ],
+      }
+
+
+def _inputs(runs: Iterable[Run]) -> Sequence[str]:
+  """The inputs as the run reads them that adds the least to them."""
+  return min(
+    (run.test.inputs for run in runs),
+    key=lambda inputs: sum(map(len, inputs)),
+  )
+
+
+def _answers(runs: Sequence[Run], number: int) -> list[list[Any]]:
+  """[answer, seeds, whether it is right], the most frequent first."""
+  counts: collections.Counter[tuple[str, bool]] = collections.Counter(
+    (
+      cut(run.test.predictions[number], _MAX_ANSWER),
+      bool(run.test.correct[number]),
+    )
+    for run in runs
+  )
+  found = [[text, n, right] for (text, right), n in counts.most_common()]
+  more = sum(n for _, n, _ in found[_MAX_ANSWERS:])
+  if more:
+    rights = {right for _, _, right in found[_MAX_ANSWERS:]}
+    found = [*found[:_MAX_ANSWERS], ["(other answers)", more, rights == {True}]]
+  return found
+
+
+def _kind(answers: Sequence[Sequence[Sequence[Any]]]) -> str:
+  shares = [
+    sum(n for _, n, right in each if right) / sum(n for _, n, _ in each)
+    for each in answers
+  ]
+  if len({share > 0.5 for share in shares}) > 1:
+    return DIFFER
+  if any(0 < share < 1 for share in shares):
+    return SEEDS
+  return RIGHT if shares[0] == 1 else WRONG
+
+
+def _of_teacher(
+  teacher: Teacher, item: str, target: str, metric: str
+) -> Mapping[str, Any]:
+  answer = teacher.answers[item]
+  return {
+    "name": teacher.name,
+    "label": None if answer.label is None else cut(answer.label, _MAX_ANSWER),
+    "right": stored_teacher.is_right(metric, target, answer),
+    "rationale": cut(answer.rationale, _MAX_RATIONALE),
+  }
