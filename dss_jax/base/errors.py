@@ -13,6 +13,10 @@ _LOST_PROCESS = re.compile(
 )
 
 
+# Characters of a message.
+_LONGEST = 4000
+
+
 class UserError(ValueError):
   """Wrong input from the user, reported in one line.
 
@@ -34,9 +38,17 @@ class UserError(ValueError):
     details: str = "",
     fields: str | Sequence[str] = (),
   ):
-    super().__init__(message)
+    # It may quote texts from elsewhere, which are anything.
+    if len(message) > _LONGEST:
+      half = _LONGEST // 2
+      message = f"{message[:half]} ... {message[-half:]}"
+    super().__init__(printable(message))
     self.details = details
     self.fields = (fields,) if isinstance(fields, str) else tuple(fields)
+
+
+class JsonError(UserError):
+  """A text that is no plain JSON; who reads a file says which file it is."""
 
 
 class StorageError(OSError):
@@ -61,9 +73,21 @@ def one_line(text: object, *, longest: int = 200) -> str:
 
 def printable(text: str) -> str:
   """The text with what would steer a terminal spelt out."""
+  if text.isprintable():
+    return text
   return "".join(
     c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text
   )
+
+
+_PARSERS_RAISE = (
+  ArithmeticError,
+  AttributeError,
+  LookupError,
+  RecursionError,
+  TypeError,
+  ValueError,
+)
 
 
 @contextlib.contextmanager
@@ -76,9 +100,9 @@ def damaged_file(path: object, remedy: str) -> Iterator[None]:
   """
   try:
     yield
-  except UserError:
-    raise
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
+  except _PARSERS_RAISE as error:
+    if isinstance(error, UserError) and not isinstance(error, JsonError):
+      raise
     reason = one_line(str(error) or type(error).__name__)
     raise UserError(f"{path} is damaged ({reason}): {remedy}") from error
 

@@ -13,17 +13,20 @@ import os
 import pathlib
 import zlib
 
+from dss_jax.base import plain_files, strict_json
+
 FILE = "checksums.json"
 _MAX_BYTES = 64 * 2**20
 _BLOCK = 2**20
 _THREADS = 4  # the checksums of large blocks are made without Python's lock
 
 
-def write(folder: pathlib.Path) -> None:
+def write(folder: pathlib.Path, *, top: bool = False) -> None:
   """Writes the checksums of all files in the folders of a folder into it.
 
   Args:
     folder: of folders that do not change any more.
+    top: whether to take the files in it itself, too.
 
   Raises:
     OSError: where a file cannot be read or written.
@@ -32,9 +35,10 @@ def write(folder: pathlib.Path) -> None:
     pathlib.Path(parent, name)
     for parent, _, names in os.walk(folder)
     for name in names
-    if pathlib.Path(parent) != folder
+    if top or pathlib.Path(parent) != folder
   ]
   names = {path.relative_to(folder).as_posix(): path for path in sorted(paths)}
+  names.pop(FILE, None)  # of an earlier time
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     found = pool.map(_size_and_checksum, names.values())
     content = dict(zip(names, found, strict=True))
@@ -43,7 +47,12 @@ def write(folder: pathlib.Path) -> None:
 
 
 def check(
-  folder: pathlib.Path, part: str, share: int = 0, shares: int = 1
+  folder: pathlib.Path,
+  part: str = "",
+  share: int = 0,
+  shares: int = 1,
+  *,
+  missing: bool = False,
 ) -> None:
   """Compares files with what they were when their checksums were written.
 
@@ -51,25 +60,29 @@ def check(
 
   Args:
     folder: where `write` left them.
-    part: the folder in it whose files are compared.
+    part: the folder in it whose files are compared; "" for all files.
     share: which share of the files to read, where processes divide the work.
     shares: number of shares.
+    missing: whether files may be missing.
 
   Raises:
     ValueError: for a file that is missing or has other bytes.
     OSError: for one that cannot be read.
   """
   listed = folder / FILE
-  if not listed.is_file():
+  if not os.path.lexists(listed):
     return
   names = _listed(listed)
-  chosen = [name for name in sorted(names) if name.startswith(f"{part}/")]
+  start = f"{part}/" if part else ""
+  chosen = [name for name in sorted(names) if name.startswith(start)]
   if not chosen:
     raise ValueError(f"{FILE} has no file of {part}")
   chosen = chosen[share::shares]
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     found = pool.map(_size_and_checksum, [folder / name for name in chosen])
     for name, is_now in zip(chosen, found, strict=True):
+      if is_now is None and missing:
+        continue
       if is_now is None:
         raise ValueError(f"{name} is missing")
       if list(is_now) != names[name]:
@@ -77,11 +90,10 @@ def check(
 
 
 def _listed(path: pathlib.Path) -> dict[str, list[int]]:
-  if path.stat().st_size > _MAX_BYTES:
-    raise ValueError(f"{FILE} has more than {_MAX_BYTES} bytes")
+  content = plain_files.read(path, _MAX_BYTES)
   try:
-    names = json.loads(path.read_bytes())
-  except (ValueError, RecursionError):
+    names = strict_json.loads(content.decode("utf-8"))
+  except ValueError:
     names = None
   if not isinstance(names, dict) or any(
     pathlib.PurePath(name).is_absolute() or ".." in pathlib.PurePath(name).parts
@@ -95,6 +107,7 @@ def _size_and_checksum(path: pathlib.Path) -> tuple[int, int] | None:
   """None where there is no such file."""
   size = checksum = 0
   try:
+    plain_files.check(path)
     with path.open("rb") as file:
       while block := file.read(_BLOCK):
         size += len(block)

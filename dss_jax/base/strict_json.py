@@ -12,10 +12,12 @@ import math
 import re
 from typing import Any
 
-from dss_jax.base.errors import UserError
+from dss_jax.base.errors import JsonError, UserError
 
 # Nesting of a value, in brackets. Records need four.
 MAX_DEPTH = 64
+# Values in a text. Each takes some 60 bytes of memory, and two of the text.
+MAX_VALUES = 2**25
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -29,25 +31,27 @@ def loads(text: str, *, finite: bool = True) -> Any:
       programs write them; who takes them must look at each number.
 
   Raises:
-    UserError: with the reason, for anything that is not plain JSON.
+    JsonError: with the reason, for anything that is not plain JSON.
   """
+  if sum(map(text.count, ",[{")) > MAX_VALUES:
+    raise JsonError(f"not usable JSON: more than {MAX_VALUES} values")
   try:
     value = (_DECODER if finite else _LENIENT_DECODER).decode(text)
   except json.JSONDecodeError as error:
-    raise UserError(f"not JSON: {error.msg} at character {error.pos}") from None
+    raise JsonError(f"not JSON: {error.msg} at character {error.pos}") from None
   except RecursionError:
-    raise UserError("not usable JSON: nested too deeply") from None
-  except UserError:
+    raise JsonError("not usable JSON: nested too deeply") from None
+  except JsonError:
     raise
   except ValueError:  # Python's own bound on the digits of an integer
-    raise UserError("not usable JSON: a number has too many digits") from None
+    raise JsonError("not usable JSON: a number has too many digits") from None
   if text.count("[") + text.count("{") > MAX_DEPTH:
     _check_depth(value)
   if _SURROGATE_ESCAPE.search(text):
     try:
       json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
-      raise UserError(
+      raise JsonError(
         "not valid UTF-8: half of a surrogate pair (\\ud800-\\udfff)"
       ) from None
   return value
@@ -71,7 +75,7 @@ def _check_depth(value: Any):
   while level:
     depth += 1
     if depth > MAX_DEPTH + 1:
-      raise UserError(f"not usable JSON: nested deeper than {MAX_DEPTH} levels")
+      raise JsonError(f"not usable JSON: nested deeper than {MAX_DEPTH} levels")
     inner: list[Any] = []
     for item in level:
       if isinstance(item, dict):
@@ -87,7 +91,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     seen: set[str] = set()
     for key, _ in pairs:
       if key in seen:
-        raise UserError(f"not usable JSON: key {key[:64]!r} appears twice")
+        raise JsonError(f"not usable JSON: key {key[:64]!r} appears twice")
       seen.add(key)
   return value
 
@@ -95,12 +99,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _float(text: str) -> float:
   value = float(text)
   if math.isinf(value):
-    raise UserError(f"not usable JSON: {text[:32]} is too large a number")
+    raise JsonError(f"not usable JSON: {text[:32]} is too large a number")
   return value
 
 
 def _constant(name: str) -> Any:
-  raise UserError(f"not usable JSON: {name} is no JSON value")
+  raise JsonError(f"not usable JSON: {name} is no JSON value")
 
 
 # Made once: json.loads would build a decoder per call for these hooks.

@@ -41,7 +41,6 @@ _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 _UNUSED = frozenset(
   ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 )
-_FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 def is_folder(path: pathlib.Path) -> bool:
@@ -69,11 +68,11 @@ def open_folder(path: pathlib.Path) -> tuple[T5Config, dict[str, LazyArray]]:
     if name not in _UNUSED
   }
   for name, array in weights.items():
-    if array.dtype.name not in _FLOATS:
+    if array.dtype.name not in bounds.FLOATS:
       raise UserError(
         f"{str(path)!r} has {printable(one_line(name))} as"
         f" {array.dtype.name}; weights are one of"
-        f" {', '.join(_FLOATS)}: give the folder before it was quantized"
+        f" {', '.join(bounds.FLOATS)}: give the folder before it was quantized"
       )
   for name in ("num_encoder_layers", "num_decoder_layers"):
     # Checked before a table of all that is missing is made.

@@ -16,6 +16,7 @@ import shutil
 import urllib.parse
 from collections.abc import Sequence
 
+from dss_jax.base import file_checksums
 from dss_jax.base.errors import UserError, one_line
 
 _HUB_ID = re.compile(
@@ -26,6 +27,7 @@ _KEY = re.compile(r"(?:[A-Za-z0-9_][\w.\-]*/)*[A-Za-z0-9_.][\w.\-]*")
 # The files that are fetched with the weights.
 _SMALL_FILES = (
   "added_tokens.json",
+  file_checksums.FILE,
   "config.json",
   "dss_jax.json",
   "spiece.model",

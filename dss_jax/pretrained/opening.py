@@ -12,7 +12,7 @@ import numpy as np
 
 from dss_jax import vocabularies
 from dss_jax.base import file_checksums
-from dss_jax.base.errors import UserError
+from dss_jax.base.errors import UserError, one_line
 from dss_jax.models import encoder_decoder
 from dss_jax.models.config import T5Config
 from dss_jax.pretrained import (
@@ -200,6 +200,7 @@ def open_pretrained(path: str) -> Pretrained:
   """
   folder = locations.to_folder(path)
   if huggingface_folder.is_folder(folder):
+    _check_unchanged(folder)
     config, arrays = huggingface_folder.open_folder(folder)
     vocabulary, problem = None, None
     try:
@@ -211,6 +212,7 @@ def open_pretrained(path: str) -> Pretrained:
     )
   if t5x_checkpoints.find(folder) is not None:
     opened = t5x_checkpoints.open_t5x(folder)
+    _check_unchanged(opened.folder.parent, opened.folder.name)
     return _with_sizes(
       T5X,
       path,
@@ -227,6 +229,19 @@ def open_pretrained(path: str) -> Pretrained:
     " with config.json and weights (Hugging Face), or one with"
     " checkpoint_<step> (T5X), a hub id org/name, or gs://bucket/path"
   )
+
+
+def _check_unchanged(folder: pathlib.Path, part: str = "") -> None:
+  """Raises UserError where an exported student is not as it was written."""
+  try:
+    # From a hub, only some of its files may have been fetched.
+    file_checksums.check(folder, part, missing=True)
+  except (ValueError, OSError) as error:
+    raise UserError(
+      f"the student in {str(folder)!r} is not as it was exported"
+      f" ({one_line(error)}): export it again, or delete its"
+      f" {file_checksums.FILE} if you changed it yourself"
+    ) from error
 
 
 def open_run_step(source: str, folder: pathlib.Path, step: int) -> Pretrained:
@@ -257,6 +272,12 @@ def _with_sizes(
   """A checkpoint that has parameters in any layout, and no configuration."""
   where = f"the checkpoint {str(folder)!r}"
   with bounds.reading(folder, "checkpoint"):
+    for name, array in params.items():
+      if array.dtype.name not in bounds.FLOATS:
+        raise bounds.MalformedError(
+          f"{name} has dtype {array.dtype.name}, and parameters are one of"
+          f" {', '.join(bounds.FLOATS)}"
+        )
     arrays = layouts.layers_apart(params, where)
     config = layouts.config_of(arrays, where)
   return Pretrained(kind, source, folder, config, arrays, **fields)

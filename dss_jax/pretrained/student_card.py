@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dss_jax import vocabularies
-from dss_jax.base import value_types
+from dss_jax.base import plain_files, value_types
 from dss_jax.base.atomic_files import write_atomically
 from dss_jax.base.errors import UserError, damaged_file
 from dss_jax.data.pairs import subtasks as subtasks_lib
@@ -138,9 +138,7 @@ def read(folder: str | pathlib.Path) -> StudentCard | None:
   if not path.exists():
     return None
   with damaged_file(path, "export the student again, or repair the file"):
-    if path.stat().st_size > _MAX_BYTES:
-      raise ValueError(f"larger than {_MAX_BYTES} bytes")
-    value = bounds.parse_json(path.read_bytes())
+    value = bounds.parse_json(plain_files.read(path, _MAX_BYTES))
     try:
       return _parse(value)
     except UserError as error:  # about a template or an option

@@ -28,7 +28,7 @@ from dss_jax.pretrained.files import bounds
 
 FILE = "tokenizer.json"
 MAX_BYTES = 32 * 2**20  # mT5's has half of that
-MAX_PIECES = 2_000_000
+MAX_PIECES = 500_000  # mT5 has 250,100
 SPECIAL = ("<pad>", "</s>", "<unk>")  # ids 0, 1, 2
 _SENTINEL = re.compile(r"▁?<extra_id_(\d{1,4})>")
 _SPACE = "▁"

@@ -102,7 +102,7 @@ def _check_added_tokens(
   added = options.get("added_tokens_decoder")
   if isinstance(added, dict):
     tokens = [
-      (int(number) if number.isdecimal() else -1, str(token.get("content")))
+      (_number(number), str(token.get("content")))
       for number, token in added.items()
       if isinstance(token, dict)
     ]
@@ -114,6 +114,11 @@ def _check_added_tokens(
       for text, number in bounds.read_json(file).items()
     ]
     tokenizer_json.check_added_tokens(tokens, texts, file)
+
+
+def _number(text: str) -> int:
+  """The id that a key spells; -1 for what is none."""
+  return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else -1
 
 
 def _knows_sentinels(vocabulary: vocabularies.SentencePieceVocabulary) -> bool:

@@ -123,7 +123,11 @@ class Ledger:
       self._db.execute(
         "UPDATE attempts SET result = ? WHERE result IS NULL", (INTERRUPTED,)
       )
-    [self.id] = self._one("SELECT value FROM about WHERE name = 'id'")
+    ledger_schema.check_values(self._db)
+    self.id = self._about("id")
+    if self.id is None:
+      raise ValueError("it has no id")
+    self.limits()
     [last] = self._one("SELECT COALESCE(MAX(id), 0) FROM attempts")
     self.first_attempt = last + 1
     self.next_attempt = last + 1
@@ -323,8 +327,8 @@ class Ledger:
 
   def limits(self) -> list[int]:
     """The values of `max_tokens` that runs had, in order."""
-    found = self._one("SELECT value FROM about WHERE name = 'max_tokens'")
-    return [int(limit) for limit in found[0].split(",")] if found else []
+    found = self._about("max_tokens")
+    return [int(limit) for limit in found.split(",")] if found else []
 
   def add_limit(self, max_tokens: int) -> None:
     """Notes that requests with this `max_tokens` may be in here."""
@@ -345,6 +349,12 @@ class Ledger:
       (ANSWERED,),
     )
     return {model: ModelUsage(*numbers) for model, *numbers in found}
+
+  def _about(self, name: str) -> str | None:
+    """What the ledger says of itself under a name."""
+    query = "SELECT value FROM about WHERE name = ? AND typeof(value) = 'text'"
+    found = self._db.execute(query, (name,)).fetchone()
+    return found[0] if found else None
 
   def _one(self, query: str) -> tuple:
     return self._db.execute(query).fetchone()
@@ -373,9 +383,9 @@ class Ledger:
     """Turns what SQLite finds wrong with the file into one line."""
     try:
       yield
-    except sqlite3.ProgrammingError:
-      raise  # a mistake in here
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.ProgrammingError, UserError):
+      raise  # a mistake in here, or what says enough
+    except (sqlite3.DatabaseError, ValueError, OverflowError) as error:
       raise UserError(
         f"cannot use the ledger {str(self.path)!r}: {error}; restore it from a"
         " copy, make room, or name another ledger"

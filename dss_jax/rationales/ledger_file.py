@@ -12,6 +12,8 @@ from dss_jax.rationales import ledger_schema
 
 # A SQLite file has at least one page.
 _SMALLEST = 512
+# Of a text in it; far more than a teacher writes.
+_MOST_BYTES = 64 * 2**20
 
 
 class InUseError(UserError):
@@ -63,10 +65,10 @@ def connect(path: pathlib.Path, *, read_only: bool) -> sqlite3.Connection:
   if path.is_file() and 0 < path.stat().st_size < _SMALLEST:
     # SQLite would take it for an empty database and overwrite it.
     raise _another_file(path)
-  if read_only:
-    uri = path.resolve().as_uri() + "?mode=rw"
-    return sqlite3.connect(uri, uri=True, isolation_level=None)
-  return sqlite3.connect(path, isolation_level=None)
+  uri = path.resolve().as_uri() + f"?mode={'rw' if read_only else 'rwc'}"
+  db = sqlite3.connect(uri, uri=True, isolation_level=None)
+  db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MOST_BYTES)
+  return db
 
 
 def check(db: sqlite3.Connection, path: pathlib.Path) -> int | None:
@@ -77,8 +79,8 @@ def check(db: sqlite3.Connection, path: pathlib.Path) -> int | None:
   """
   [application] = db.execute("PRAGMA application_id").fetchone()
   [version] = db.execute("PRAGMA user_version").fetchone()
-  [tables] = db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-  if not tables:
+  kinds = {kind for (kind,) in db.execute("SELECT type FROM sqlite_master")}
+  if not kinds:
     if application or version:
       raise _another_file(path)
     return None
@@ -89,6 +91,9 @@ def check(db: sqlite3.Connection, path: pathlib.Path) -> int | None:
       f"the ledger {str(path)!r} has schema version {version}; this dss_jax"
       f" reads versions 1 to {ledger_schema.VERSION}"
     )
+  # A view or a trigger would run whatever somebody wrote into the file.
+  if not kinds <= {"table", "index"}:
+    raise _another_file(path)
   return version
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import sqlite3
 
@@ -71,6 +72,37 @@ UPDATE attempts SET
   WHERE result = 'answered';
 DROP TABLE answers;
 """
+
+
+def _damaged_rows(statement: str) -> tuple[str, str]:
+  """A table, and what is true of a damaged row: columns take any type."""
+  table, *columns = re.findall(
+    r"(\w+) (TEXT|INTEGER|REAL|\()( PRIMARY KEY| NOT NULL)?", statement
+  )
+  conditions = []
+  for name, kind, required in columns:
+    other = f"typeof({name}) != '{kind.lower()}'"
+    conditions.append(other if required else f"{other} AND {name} NOT NULL")
+    if kind == "INTEGER":
+      conditions.append(f"{name} < 0")
+  return table[0], " OR ".join(conditions)
+
+
+_DAMAGED = dict(map(_damaged_rows, _SCHEMA.split(";")[:-1]))
+_DAMAGED["outcomes"] += " OR kind = 'answered' AND text IS NULL"
+
+
+def check_values(db: sqlite3.Connection) -> None:
+  """Raises ValueError where a row holds what no ledger writes.
+
+  Looks at types alone, which lie before the texts of a row.
+  """
+  for table, damaged in _DAMAGED.items():
+    [count] = db.execute(
+      f"SELECT COUNT(*) FROM {table} WHERE {damaged}"
+    ).fetchone()
+    if count:
+      raise ValueError(f"{count} rows of its table {table} are damaged")
 
 
 def create(db: sqlite3.Connection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import tomllib
 from typing import Any
 
@@ -11,6 +12,11 @@ from dss_jax.base.errors import UserError, one_line
 
 # Far above what a prompt or a table of prices needs.
 MAX_BYTES = 1 << 20
+# The parser takes the square of a key's parts in time.
+_MAX_KEY_PARTS = 100
+_LONG_KEY = re.compile(
+  rf"""(?<!["'\w-])(?:["'\w-]+[ \t]*\.[ \t]*){{{_MAX_KEY_PARTS}}}"""
+)
 
 
 def read_toml(path: str | os.PathLike[str], *, field: str) -> dict[str, Any]:
@@ -35,8 +41,11 @@ def read_toml(path: str | os.PathLike[str], *, field: str) -> dict[str, Any]:
   if len(content) > MAX_BYTES:
     raise error(f"more than {MAX_BYTES} bytes")
   try:
-    return tomllib.loads(content.decode("utf-8"))
+    text = content.decode("utf-8")
+    if _LONG_KEY.search(text):
+      raise error(f"a key has {_MAX_KEY_PARTS} parts or more")
+    return tomllib.loads(text)
   except UnicodeDecodeError as failure:
     raise error(f"not valid UTF-8 (byte {failure.start})") from None
-  except (tomllib.TOMLDecodeError, RecursionError) as failure:
+  except (ValueError, RecursionError) as failure:
     raise error(f"not valid TOML: {one_line(failure)}") from None

@@ -33,7 +33,13 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from dss_jax.base import checks, file_checksums, named_trees, value_types
+from dss_jax.base import (
+  checks,
+  file_checksums,
+  named_trees,
+  plain_files,
+  value_types,
+)
 from dss_jax.base.errors import (
   StorageError,
   UserError,
@@ -41,7 +47,8 @@ from dss_jax.base.errors import (
   lost_process,
   one_line,
 )
-from dss_jax.pretrained import mismatch
+from dss_jax.pretrained import mismatch, t5x_checkpoints
+from dss_jax.pretrained.files import bounds
 
 PyTree = Any
 FOLDER = "checkpoints"
@@ -136,6 +143,7 @@ class Checkpoints:
     with damaged_file(
       self.folder, "delete the folder of the step that it is in"
     ):
+      plain_files.check_folder(self.folder)
       self._manager = ocp.CheckpointManager(
         self.folder,
         item_names=("state", "loop", "base"),
@@ -373,18 +381,20 @@ class Checkpoints:
       _check_finite(found["params"])
       return found
 
-  def restore_numpy(self, step: int) -> PyTree:
-    """The whole saved tree as host arrays, whatever its structure."""
+  def restore_numpy(self, step: int) -> dict[str, Any]:
+    """The whole saved tree as host arrays in dicts, whatever its structure.
+
+    Raises:
+      UserError: where the checkpoint is damaged, or its parameters are not
+        finite.
+    """
     with self._reading(step, "state"):
-      restore_args = jax.tree.map(
-        lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-        self._metadata(step),
-        is_leaf=lambda leaf: hasattr(leaf, "shape"),
+      found = t5x_checkpoints.open_state(
+        pathlib.Path(self._arrays(step)), bounds.Budget()
       )
-      return ocp.PyTreeCheckpointHandler().restore(
-        self._arrays(step),
-        args=ocp.args.PyTreeRestore(restore_args=restore_args),
-      )
+      tree = named_trees.nested({k: v.whole() for k, v in found.items()})
+      _check_finite(tree["params"])
+      return tree
 
   def _check_same(
     self, step: int, wanted: PyTree, only: str | None = None

@@ -22,12 +22,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dss_jax import __version__
+from dss_jax.base import plain_files, strict_json
 from dss_jax.base.atomic_files import write_atomically
 from dss_jax.base.errors import UserError, damaged_file
 
 METRICS_FILE = "metrics.jsonl"
 # The key of its lines for what may differ between runs of one configuration.
 TIME = "time"
+
+# A prediction of the longest text has less.
+_MAX_LINE_BYTES = 16 * 2**20
 
 _PACKAGES = (
   "jax",
@@ -60,29 +64,27 @@ def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
   """
   if not path.exists():
     return []
-  entries = []
-  with (
-    damaged_file(path, "delete it, and what can be made again will be"),
-    open(path, encoding="utf-8") as file,
-  ):
-    # Not `splitlines`, which cuts at characters that JSON leaves as they are.
-    for line in file:
-      if not line.endswith("\n"):
-        break
-      entries.append(dict(json.loads(line)))
-  return entries
+  with damaged_file(path, "delete it, and what can be made again will be"):
+    return list(_entries(path))
+
+
+def _entries(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+  plain_files.check(path)
+  with open(path, "rb") as file:
+    while line := file.readline(_MAX_LINE_BYTES):
+      if not line.endswith(b"\n"):
+        if len(line) == _MAX_LINE_BYTES:
+          raise ValueError(f"a line has more than {_MAX_LINE_BYTES} bytes")
+        return
+      yield dict(strict_json.loads(line.decode("utf-8"), finite=False))
 
 
 def metrics_hash(folder: pathlib.Path) -> str:
   """SHA-256 of metrics.jsonl with the times left out."""
   digest = hashlib.sha256()
   path = folder / METRICS_FILE
-  with (
-    open(path, encoding="utf-8") as file,
-    damaged_file(path, "restore it"),
-  ):
-    for text in file:
-      line = json.loads(text)
+  with damaged_file(path, "restore it"):
+    for line in _entries(path):
       line.pop(TIME, None)
       digest.update(json.dumps(line, sort_keys=True).encode() + b"\n")
   return digest.hexdigest()

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import optax
 
+from dss_jax.base import plain_files, strict_json
 from dss_jax.base.errors import UserError, damaged_file
 from dss_jax.data.feeding import training_data
 from dss_jax.data.packing import packed_features, packing_plans
@@ -185,7 +185,7 @@ def _earlier_description(
     return {}
   remedy = "restore it, or choose another model_dir"
   with damaged_file(path, remedy):
-    earlier = json.loads(path.read_text(encoding="utf-8"))
+    earlier = strict_json.loads(plain_files.read_text(path))
     shape = earlier.get("batch_shape")
     if shape is not None:
       packing_plans.BatchShape(**shape)

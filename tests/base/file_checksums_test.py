@@ -82,5 +82,5 @@ def test_a_damaged_list_is_refused(folder, content, reason):
 
 def test_a_list_without_end_is_refused(folder, monkeypatch):
   monkeypatch.setattr(file_checksums, "_MAX_BYTES", 10)
-  with pytest.raises(ValueError, match="more than 10 bytes"):
+  with pytest.raises(ValueError, match="at most 10 are read"):
     _check(folder)

@@ -1,6 +1,7 @@
 """What an exported folder says of its student, and what it may not say."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -159,3 +160,9 @@ def test_keys_of_a_later_version_are_left_alone(tmp_path):
   path = tmp_path / student_card.FILE
   path.write_text(json.dumps({**json.loads(path.read_text()), "new": [1]}))
   assert student_card.read(tmp_path) == card
+
+
+def test_a_pipe_is_not_opened(tmp_path):
+  os.mkfifo(tmp_path / student_card.FILE)
+  with pytest.raises(UserError, match="no plain file"):
+    student_card.read(tmp_path)

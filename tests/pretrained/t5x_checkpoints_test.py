@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from dss_jax.base.errors import UserError
+from dss_jax.pretrained import opening
 from dss_jax.pretrained.t5x_checkpoints import load_t5x, open_t5x
 
 RNG = np.random.default_rng(0)
@@ -334,6 +335,13 @@ def test_hostile_headers(tmp_path, changes, match):
   checkpoint, array_folder = _legacy(tmp_path)
   _write_zarr(array_folder, KERNEL, [5, 7], changes=changes)
   _refused(checkpoint, match)
+
+
+def test_parameters_of_whole_numbers_are_refused(tmp_path):
+  checkpoint, array_folder = _legacy(tmp_path)
+  _write_zarr(array_folder, KERNEL.view(np.int32), [5, 7])
+  with pytest.raises(UserError, match="has dtype int32, and parameters are"):
+    opening.open_pretrained(str(checkpoint))
 
 
 @pytest.mark.parametrize(

@@ -384,6 +384,39 @@ def test_a_damaged_ledger_is_reported_in_one_line(path):
   assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+  "change",
+  [
+    "ALTER TABLE outcomes RENAME TO o; CREATE VIEW outcomes AS WITH RECURSIVE"
+    " c(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM c) SELECT id FROM c",
+    "CREATE TRIGGER t AFTER UPDATE ON attempts BEGIN SELECT 1; END",
+    "UPDATE attempts SET read_tokens = 'many'",
+    "UPDATE attempts SET written_tokens = -1",
+    "UPDATE outcomes SET text = NULL",
+    "UPDATE outcomes SET text = x'00'",
+    "DELETE FROM about WHERE name = 'id'",
+    "INSERT OR REPLACE INTO about VALUES ('max_tokens', '1,x')",
+    "UPDATE attempts SET id = 9223372036854775807",
+    "ALTER TABLE outcomes DROP COLUMN text",
+  ],
+)
+def test_what_no_ledger_holds_is_refused_in_one_line(path, change):
+  with Ledger(path) as ledger:
+    attempt = ledger.start_attempt("a", "t")
+    ledger.end_attempt(attempt, "answered")
+    ledger.add_outcome(answered("a", attempt=attempt.number))
+  with contextlib.closing(sqlite3.connect(path)) as db:
+    db.executescript(change)
+  with (
+    pytest.raises(UserError, match="ledger") as error,
+    Ledger(path) as ledger,
+  ):
+    ledger.start_attempt("b", "t")
+    ledger.flush()
+    ledger.outcome("a")
+  assert "\n" not in str(error.value)
+
+
 def test_a_full_disk_is_reported_and_loses_nothing(path):
   with Ledger(path) as ledger:
     ledger.add_outcome(answered("first"))

@@ -335,6 +335,10 @@ def test_files_that_are_none(tmp_path):
   path.write_bytes(b"#" * (toml_files.MAX_BYTES + 1))
   with pytest.raises(UserError, match="more than 1048576 bytes"):
     prompt_files.load(path)
+  for text in ("a." * 1000 + "b = 1", f"a = {'1' * 5000}", "a = [" * 9999):
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"parts or more|not valid TOML"):
+      prompt_files.load(path)
   path.write_bytes(b'name = "\xff"')
   with pytest.raises(UserError, match="not valid UTF-8"):
     prompt_files.load(path)

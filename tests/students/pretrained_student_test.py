@@ -60,7 +60,16 @@ def test_a_hundred_extra_ids_where_nothing_is_said(tmp_path, folders):
   assert open_pretrained(str(folder)).vocabulary == f"{folder}/spiece.model:100"
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", b"[1]", b"{" * 100_000])
+@pytest.mark.parametrize(
+  "content",
+  [
+    b"",
+    b"junk",
+    b"[1]",
+    b"{" * 100_000,
+    b'{"added_tokens_decoder": {"%s": {"content": "x"}}}' % (b"9" * 5000),
+  ],
+)
 def test_damaged_tokenizers(folder, content):
   (folder / "tokenizer_config.json").write_bytes(content)
   with pytest.raises(UserError, match=r"tokenizer_config\.json"):

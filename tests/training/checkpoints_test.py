@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import pathlib
 import subprocess
 import sys
@@ -250,6 +251,16 @@ def test_damaged_numbers_are_refused_in_one_line(folder, damage):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt"])
+def test_a_pipe_in_a_checkpoint_is_not_opened(folder, name):
+  _saved(folder)
+  path = folder / "checkpoints" / "3" / "state" / name
+  path.unlink()
+  os.mkfifo(path)
+  with pytest.raises(UserError, match=f"{name} is no plain file"):
+    Checkpoints(folder, read_only=True)
+
+
 def test_every_byte_of_a_checkpoint_counts(folder):
   like = _abstract(_saved(folder))
   step = folder / "checkpoints" / "3"
@@ -281,6 +292,7 @@ def test_parameters_that_are_not_finite_are_refused(folder, value):
     for read in (
       lambda: saved.restore(3, _abstract(state)),
       lambda: saved.restore_params(3, _abstract(state).params),
+      lambda: saved.restore_numpy(3),
     ):
       with pytest.raises(UserError, match="scale has values that are not fin"):
         read()

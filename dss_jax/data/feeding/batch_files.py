@@ -233,6 +233,8 @@ def _check_header(header: Mapping[str, Any]) -> _Header:
   shard_steps = int(header["shard_steps"])
   if first < 0 or num_steps < 1 or shard_steps < 1:
     raise ValueError("first_step, num_steps or shard_steps out of range")
+  if -(-num_steps // shard_steps) > len(header["arrays"]):
+    raise ValueError(f"it lacks most of the arrays of {num_steps} steps")
   missing = [
     _file(name, shard)
     for shard in range(-(-num_steps // shard_steps))

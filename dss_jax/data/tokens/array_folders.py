@@ -29,7 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.base.errors import UserError, writing
+from dss_jax.base import plain_files, strict_json
+from dss_jax.base.errors import UserError, one_line, writing
 
 HEADER = "header.json"
 _MAX_HEADER_BYTES = 64 << 20
@@ -37,9 +38,6 @@ _MAX_NPY_HEADER_BYTES = 1 << 16
 _CHUNK_BYTES = 16 << 20
 _DTYPES = ("int32", "int64", "float32")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
-
-# What numpy, the operating system and damaged bytes raise between them.
-_READ_ERRORS = (OSError, ValueError, EOFError, KeyError, TypeError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +68,7 @@ class ArrayFolder:
       array = _read_array(self.path / f"{name}.npy", entry)
       if verify and _crc32(array) != entry["crc32"]:
         raise ValueError("its CRC-32 differs from the header's")
-    except _READ_ERRORS as error:
+    except Exception as error:  # no parser documents all that it raises
       raise damaged(self.path, f"{name}.npy: {error}") from error
     return array
 
@@ -174,7 +172,7 @@ def open_folder(
       found = (folder / f"{name}.npy").stat().st_size
       if not size < found <= size + _MAX_NPY_HEADER_BYTES:
         raise ValueError(f"{found} bytes, but the header says {size} of data")
-    except _READ_ERRORS as error:
+    except Exception as error:  # no parser documents all that it raises
       raise damaged(folder, f"{name}.npy: {error}") from error
   return ArrayFolder(folder, header)
 
@@ -187,26 +185,26 @@ def _read_header(
   if not path.is_file():
     raise UserError(f"{folder}: no {format} there ({HEADER} is missing)")
   try:
-    if path.stat().st_size > _MAX_HEADER_BYTES:
-      raise ValueError(f"larger than {_MAX_HEADER_BYTES} bytes")
-    header = json.loads(path.read_text(encoding="utf-8"))
-  except (*_READ_ERRORS, RecursionError) as error:
+    header = strict_json.loads(plain_files.read_text(path, _MAX_HEADER_BYTES))
+  except Exception as error:
     raise damaged(folder, f"{HEADER}: {error}") from error
   if not isinstance(header, dict):
     raise damaged(folder, f"{HEADER} is not a JSON object")
   found = (header.get("format"), header.get("version"))
   if found != (format, version):
+    held = one_line(f"{found[0]!r} version {found[1]!r}", longest=80)
     raise UserError(
-      f"{folder} holds {found[0]!r} version {found[1]!r}; this reads"
+      f"{folder} holds {held}; this reads"
       f" {format!r} version {version}: delete the folder and write it again"
     )
   return header
 
 
 def _read_array(path: pathlib.Path, entry: Mapping[str, Any]) -> np.ndarray:
-  """The array, or any of _READ_ERRORS."""
+  """The array; raises whatever parsers make of damaged bytes."""
   if entry["dtype"] not in _DTYPES:
     raise ValueError(f"dtype {entry['dtype']!r}; allowed: {_DTYPES}")
+  plain_files.check(path)
   # An empty array cannot be mapped.
   mode = "r" if 0 not in entry["shape"] else None
   array = np.load(path, mmap_mode=mode, allow_pickle=False)
@@ -230,7 +228,7 @@ def _crc32(array: np.ndarray) -> int:
 
 def damaged(folder: str | os.PathLike[str], reason: object) -> UserError:
   """The error to raise for a folder that cannot be trusted."""
-  line = " ".join(str(reason).split())[:300]
+  line = one_line(reason, longest=300)
   return UserError(
     f"{folder} is damaged ({line}): delete the folder and write it again"
   )

@@ -39,7 +39,9 @@ def entries_of(
   head = file.peek(64).lstrip()
   first_line, line_end, _ = head.partition(b"\n")
   if head.startswith(b"[") or (line_end and _goes_on(first_line)):
-    content = file.read(MAX_VALUE_BYTES + 1)
+    content = bytearray()
+    while len(content) <= MAX_VALUE_BYTES and (block := file.read(1 << 20)):
+      content += block
     if len(content) > MAX_VALUE_BYTES:
       raise UserError(
         f"{path}: one JSON value of more than {MAX_VALUE_BYTES} bytes; write"

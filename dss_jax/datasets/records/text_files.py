@@ -99,7 +99,8 @@ class _Bounded(io.RawIOBase):
 
   def readinto(self, buffer: Any) -> int:
     try:
-      block = self._packed.read(len(buffer))
+      # Not all that the buffer holds: it may be made for the largest file.
+      block = self._packed.read(min(len(buffer), _BLOCK_BYTES))
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
       reason = str(error).splitlines()[0] if str(error) else "cut off"
       raise UserError(

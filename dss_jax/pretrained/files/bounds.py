@@ -18,7 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from dss_jax.base import strict_json
+from dss_jax.base import plain_files, strict_json
 from dss_jax.base.errors import UserError, one_line, printable
 
 # A T5 of 11 B parameters in float32 with its Adafactor state is under 64 GiB
@@ -62,6 +62,10 @@ DTYPES = {
 
 class MalformedError(ValueError):
   """A file is not what its format allows; the message says why."""
+
+
+# What parameters, and an optimizer's state of them, are made of.
+FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 @contextlib.contextmanager
@@ -162,10 +166,7 @@ def read_json(
     UserError: for a file that is too large or not a JSON object.
   """
   with reading(path, "file"):
-    size = path.stat().st_size
-    if size > max_bytes:
-      raise MalformedError(f"it has {size} bytes, and at most {max_bytes} fit")
-    return parse_json(path.read_bytes())
+    return parse_json(plain_files.read(path, max_bytes))
 
 
 def find_file(folder: pathlib.Path, name: str) -> pathlib.Path | None:
@@ -183,8 +184,12 @@ def find_file(folder: pathlib.Path, name: str) -> pathlib.Path | None:
       " which is no plain file name; download it again"
     )
   path = folder / name
-  if not path.is_file():
+  if not os.path.lexists(path):
     return None
+  if not path.is_file():
+    raise UserError(
+      f"{str(path)!r} is no plain file; put the file itself there"
+    )
   home = folder.resolve()
   allowed = {home}
   if home.parent.name == "snapshots":

@@ -22,6 +22,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from dss_jax.base import plain_files, strict_json
 from dss_jax.base.errors import UserError, damaged_file, one_line
 from dss_jax.datasets.records import atomic_file
 from dss_jax.rationales.ledger import Ledger
@@ -133,7 +134,7 @@ class ProviderBatch:
     """
     path = folder / STATE_FILE
     with damaged_file(path, "restore it from a copy"):
-      state = json.loads(path.read_bytes())
+      state = strict_json.loads(plain_files.read_text(path))
       files = [BatchFile(**values) for values in state["files"]]
       for file in files:
         # The names become paths.

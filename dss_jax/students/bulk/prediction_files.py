@@ -24,6 +24,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
+from dss_jax.base import plain_files, strict_json
 from dss_jax.base.atomic_files import write_atomically
 from dss_jax.base.errors import UserError, damaged_file, one_line, writing
 from dss_jax.students.bulk import prediction_records
@@ -246,14 +247,12 @@ class FileOutput:
 
   def _read_state(self) -> Progress | None:
     """How far an earlier run came; None if there is none to continue."""
-    try:
-      text = self._state.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not self._state.exists():
       if not self.path.exists():
         return None
-      raise _refused(f"{self.path} exists already") from None
+      raise _refused(f"{self.path} exists already")
     with damaged_file(self._state, _REMEDY):
-      state = json.loads(text)
+      state = strict_json.loads(plain_files.read_text(self._state))
       if state["format"] != FORMAT:
         raise _refused(
           f"{self._state} has the format {state['format']!r}, this program"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Callable
 
+from dss_jax.base import file_checksums
 from dss_jax.base.atomic_files import write_atomically
 from dss_jax.datasets import DataOptions
 from dss_jax.pretrained import student_card
@@ -72,6 +73,8 @@ def export(
       report(f"asking {count} inputs of each sub-task")
       asked = answer_checks.questions(student, count, data)
       agreements = _check(student, folder, form, options, asked, least)
+    # Of all but the card, which is for people and may be edited.
+    file_checksums.write(folder, top=True)
     card = model_card.Export(
       title=model_card.title(output),
       format=formats.FORMATS[name],

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dss_jax.base import plain_files
 from dss_jax.base.errors import damaged_file, writing
 from dss_jax.training.run_directory import METRICS_FILE, TIME
 
@@ -28,14 +29,13 @@ class MetricsLog:
     if not self.path.exists():
       return
     kept = 0
-    with (
-      open(self.path, "rb") as file,
-      damaged_file(self.path, "restore it, or choose another model_dir"),
-    ):
-      for line in file:
-        if not line.endswith(b"\n") or json.loads(line)["step"] > step:
-          break
-        kept += len(line)
+    with damaged_file(self.path, "restore it, or choose another model_dir"):
+      plain_files.check(self.path)
+      with open(self.path, "rb") as file:
+        for line in file:
+          if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+            break
+          kept += len(line)
     os.truncate(self.path, kept)
 
   def write(

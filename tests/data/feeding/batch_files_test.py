@@ -105,6 +105,7 @@ def _edit(folder, **changes):
     {"shard_steps": "many"},
     {"subtasks": None},
     {"arrays": {}},
+    {"num_steps": 10**12, "shard_steps": 1},
   ],
 )
 def test_a_damaged_header(folder, changes):
@@ -129,6 +130,14 @@ def test_an_altered_shard_is_refused_when_used(folder):
   files[5]
   with pytest.raises(UserError, match="CRC-32"):
     files[8]
+
+
+def test_a_shard_that_begins_otherwise(folder):
+  path = folder / "decoder_positions.00001.npy"
+  data = path.read_bytes()
+  path.write_bytes(data[:10] + b"(" * 60 + data[70:])
+  with pytest.raises(UserError, match=r"damaged \(decoder_positions\.00001"):
+    BatchFiles(folder)[8]
 
 
 def test_shards_of_other_shapes(folder):
