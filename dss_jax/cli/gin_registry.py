@@ -36,6 +36,7 @@ def register() -> None:
     evaluation,
     losses,
     optimizers,
+    pair_losses,
     trackers,
     train_config,
   )
@@ -51,6 +52,7 @@ def register() -> None:
       schedules.create_learning_rate_scheduler
     ),
     "losses.Objective": losses.Objective,
+    "losses.MutualInformation": pair_losses.MutualInformation,
     "lora.LoraOptions": lora.LoraOptions,
     "partitioning.PjitPartitioner": partitioning.Partitioner,
     "partitioning.standard_logical_axis_rules": (

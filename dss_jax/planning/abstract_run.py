@@ -91,7 +91,7 @@ class AbstractRun:
     adapted = (self.adapters.on, self.frozen) if self.adapters else None
     step = start_or_resume.jit_step(
       self.config,
-      self.config.objective.weighting(self.subtask_names),
+      self.subtask_names,
       self.tx,
       self.shardings,
       adapted=adapted,
@@ -133,6 +133,7 @@ def abstract_run(config: TrainConfig) -> AbstractRun:
     rows_multiple_of=partitioner.data_size * config.num_microbatches,
     rows_of_process=partitioner.process_rows,
   )
+  start_or_resume.check_pairs(config, data)
   return of_shape(config, data.shape, data.subtask_names)
 
 

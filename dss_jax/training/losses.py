@@ -27,8 +27,11 @@ import numpy as np
 
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError
+from dss_jax.training import weight_schedules
 from dss_jax.training.optimizers.schedules import PiecewiseLinear
+from dss_jax.training.pair_losses import MutualInformation
 from dss_jax.training.token_losses import TokenLosses
+from dss_jax.training.weight_schedules import Weight
 
 # What the summed loss of a sub-task is divided by. The names in capitals are
 # T5X's `SpecialLossNormalizingFactor`s.
@@ -42,9 +45,6 @@ NORMALIZERS = (
 )
 
 Batch = Mapping[str, Any]  # name -> [batch, length] array
-# A weight for all steps, or the weights at some, between which it is linear.
-Weight = float | Mapping[int, float]
-MAX_STEP = 2**24  # float32 holds all whole numbers up to this
 
 
 # ------------------------------------------------- features of packed batches
@@ -99,13 +99,6 @@ def _segment_sums(batch: Batch, mask: jax.Array) -> jax.Array:
 
 
 # -------------------------------------------------------- weights of tokens
-
-
-def weights_at(
-  subtask_weights: Sequence[Any], step: jax.Array | int
-) -> tuple[Any, ...]:
-  """The weights, numbers or schedules, after `step` updates."""
-  return tuple(w(step) if callable(w) else w for w in subtask_weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +264,8 @@ class Objective:
     normalizer: see `Weighting`.
     z_loss: coefficient of the squared log-normaliser; T5X uses 1e-4.
     label_smoothing: probability moved away from the target token, in [0, 1).
+    aux_loss: added to this loss, of pairs of a record's examples; None adds
+      nothing.
 
   Raises:
     UserError: for a value outside its range.
@@ -281,11 +276,14 @@ class Objective:
   normalizer: str | float | None = "subtask_tokens"
   z_loss: float = 0.0
   label_smoothing: float = 0.0
+  aux_loss: MutualInformation | None = None
 
   def __post_init__(self):
-    _check_weight("Objective.alpha", self.alpha, 1)
+    weight_schedules.check("Objective.alpha", self.alpha, 1)
     for weight in (self.subtask_weights or {}).values():
-      _check_weight("Objective.subtask_weights", weight, sys.float_info.max)
+      weight_schedules.check(
+        "Objective.subtask_weights", weight, sys.float_info.max
+      )
     checks.in_range("Objective.z_loss", self.z_loss, 0, sys.float_info.max)
     checks.in_range("Objective.label_smoothing", self.label_smoothing, 0)
     if self.label_smoothing >= 1:
@@ -313,7 +311,7 @@ class Objective:
           f" sub-tasks are {sorted(names)}",
           fields="Objective.subtask_weights",
         )
-      weights = tuple(_as_schedule(by_name[name]) for name in names)
+      weights = tuple(weight_schedules.of(by_name[name]) for name in names)
     elif len(names) == 1:
       weights = (1.0,)
     elif len(names) == 2 or "label" in names:
@@ -326,7 +324,7 @@ class Objective:
       else:
         rest = (1.0 - alpha) / others
       weights = tuple(
-        _as_schedule(alpha if name == first else rest) for name in names
+        weight_schedules.of(alpha if name == first else rest) for name in names
       )
     else:
       raise UserError(
@@ -335,29 +333,6 @@ class Objective:
         fields="Objective.subtask_weights",
       )
     return Weighting(weights, self.normalizer)
-
-
-def _check_weight(field: str, weight: Any, most: float) -> None:
-  """Raises UserError unless it is a `Weight` with values from 0 to `most`."""
-  if not isinstance(weight, Mapping):
-    return checks.in_range(field, weight, 0, most)
-  if not weight or not all(
-    isinstance(step, int) and 0 <= step <= MAX_STEP for step in weight
-  ):
-    raise UserError(
-      f"{field.rpartition('.')[2]} is {weight!r}; it must be a number, or name"
-      f" values at steps from 0 to {MAX_STEP}, such as {{0: 0.9, 1000: 0.5}}",
-      fields=field,
-    )
-  for value in weight.values():
-    checks.in_range(field, value, 0, most)
-  return None
-
-
-def _as_schedule(weight: Weight) -> float | PiecewiseLinear:
-  if isinstance(weight, Mapping):
-    return PiecewiseLinear.through(weight)
-  return float(weight)
 
 
 # ------------------------------------------------------------------- metrics

@@ -17,7 +17,7 @@ import optax
 
 from dss_jax.base import plain_files, strict_json
 from dss_jax.base.errors import UserError, damaged_file
-from dss_jax.data.feeding import training_data
+from dss_jax.data.feeding import batches, training_data
 from dss_jax.data.packing import packed_features, packing_plans
 from dss_jax.models import abstract_params
 from dss_jax.training import checkpoints as checkpoints_lib
@@ -25,7 +25,6 @@ from dss_jax.training import evaluation as evaluation_lib
 from dss_jax.training import (
   initialization,
   lora_runs,
-  losses,
   train_config,
   train_state,
   train_step,
@@ -101,6 +100,7 @@ def start_or_resume(
     earlier_shape=earlier.get("batch_shape"),
   )
   _check_same_data(config, data, earlier)
+  check_pairs(config, data)
   _check_attention(config, data.shape)
   evaluators = _evaluators(config)
   base = lora_runs.open_base(config, checkpoints, latest)
@@ -126,7 +126,7 @@ def start_or_resume(
   make_step = functools.partial(
     jit_step,
     config,
-    config.objective.weighting(data.subtask_names),
+    data.subtask_names,
     shardings=shardings,
     adapted=(base.adapters.on, base.params) if base else None,
   )
@@ -209,6 +209,37 @@ def _check_same_data(
       )
 
 
+def check_pairs(config: TrainConfig, data: training_data.TrainingData) -> None:
+  """Refuses data in which a loss of pairs would miss some.
+
+  Raises:
+    UserError: where the examples of a record do not all lie in one row.
+  """
+  if config.objective.aux_loss is None:
+    return
+  found, shape = data.batches, data.shape
+  if (
+    not isinstance(found, batches.PackedBatches)
+    or not found.example_set.paired
+    or not shape.pack
+  ):
+    raise UserError(
+      f"aux_loss compares the examples of a record, which {data.task_name} does"
+      " not keep together as it is read: choose a paired method, such as"
+      " dss_paired, with pack, without streaming and batch_files",
+      fields=("Objective.aux_loss", "task_name.method"),
+    )
+  inputs, targets = packing_plans.longest_record(found.example_set)
+  if inputs > shape.encoder_length or targets > shape.decoder_length:
+    raise UserError(
+      "aux_loss compares the examples of a record, which must fit one row: the"
+      f" longest need {inputs} input and {targets} target tokens, and rows have"
+      f" {shape.encoder_length} and {shape.decoder_length}; set encoder_length"
+      " and decoder_length to as many, or shorten task_feature_lengths",
+      fields=("DatasetConfig.encoder_length", "DatasetConfig.decoder_length"),
+    )
+
+
 def _check_attention(
   config: TrainConfig, shape: packing_plans.BatchShape
 ) -> None:
@@ -263,7 +294,7 @@ def _restore_or_init(
 
 def jit_step(
   config: TrainConfig,
-  weighting: losses.Weighting,
+  subtask_names: Sequence[str],
   tx: optax.GradientTransformation,
   shardings: train_state.TrainState,
   adapted: tuple[Any, PyTree] | None = None,
@@ -272,22 +303,24 @@ def jit_step(
 
   Args:
     config: the run.
-    weighting: weighs the tokens of its batches.
+    subtask_names: in the order of their ids.
     tx: the optimizer.
     shardings: where the state's arrays live.
     adapted: see `train_step.jit_train_step`.
   """
+  objective = config.objective
   return train_step.jit_train_step(
     model=config.model,
     adapted=adapted,
     tx=tx,
     options=train_step.StepOptions(
-      weighting,
+      objective.weighting(subtask_names),
       num_microbatches=config.num_microbatches,
-      z_loss=config.objective.z_loss,
-      label_smoothing=config.objective.label_smoothing,
+      z_loss=objective.z_loss,
+      label_smoothing=objective.label_smoothing,
       logits_at_once=config.logits_at_once(),
       learning_rate_fn=config.learning_rate_fn,
+      aux_loss=objective.aux_loss and objective.aux_loss.between(subtask_names),
     ),
     partitioner=config.partitioner,
     state_shardings=shardings,

@@ -19,7 +19,12 @@ import optax
 
 from dss_jax.base.errors import UserError
 from dss_jax.models.partitioning import Partitioner, place
-from dss_jax.training import losses, vocabulary_loss
+from dss_jax.training import (
+  losses,
+  pair_losses,
+  vocabulary_loss,
+  weight_schedules,
+)
 from dss_jax.training.optimizers.schedules import LearningRateFn
 from dss_jax.training.train_state import TrainState
 
@@ -123,10 +128,12 @@ class StepNumbers:
       number or a schedule.
     learning_rate_fn: a schedule that is a pytree; None leaves the learning rate
       to the optimizer.
+    aux_weight: of the loss of pairs, a number or a schedule, where there is one.
   """
 
   subtask_weights: tuple[Any, ...]
   learning_rate_fn: Any = None
+  aux_weight: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +151,7 @@ class StepOptions:
       computes all of them, the plain way. See `vocabulary_loss`.
     learning_rate_fn: the rate to update with and to log; None leaves it to the
       optimizer, and unlogged.
+    aux_loss: added to the loss; None adds nothing.
   """
 
   weighting: losses.Weighting
@@ -152,6 +160,7 @@ class StepOptions:
   label_smoothing: float = 0.0
   logits_at_once: int | None = None
   learning_rate_fn: LearningRateFn | None = None
+  aux_loss: pair_losses.PairLoss | None = None
 
   def numbers(self) -> StepNumbers:
     """The numbers that may be arguments of the program."""
@@ -159,7 +168,11 @@ class StepOptions:
     if jax.tree_util.all_leaves([learning_rate_fn]):
       # A function that is no pytree: its numbers stay constants.
       learning_rate_fn = jax.tree_util.Partial(learning_rate_fn)
-    return StepNumbers(self.weighting.subtask_weights, learning_rate_fn)
+    return StepNumbers(
+      self.weighting.subtask_weights,
+      learning_rate_fn,
+      self.aux_loss and self.aux_loss.weight,
+    )
 
 
 def train_step(
@@ -192,8 +205,10 @@ def train_step(
   Returns:
     The new state, and sums over the global batch: those of
     `losses.subtask_sums`, `subtask_weights` [num_subtasks] float32, and scalars
-    `loss` (the objective, z-loss included), `z_loss`, `grad_norm` (before clipping), `param_norm` (of the old
-    parameters), `nonfinite` (0 or 1), `learning_rate` if asked for.
+    `loss` (the objective, z-loss and `aux_loss` included), `z_loss`,
+    `grad_norm` (before clipping), `param_norm` (of the old parameters),
+    `nonfinite` (0 or 1); `learning_rate`, `aux_loss` (weighted) and `pairs`
+    (int32) where the options have these.
   """
   key = jax.random.fold_in(base_key, state.step)
   numbers = numbers or options.numbers()
@@ -201,15 +216,25 @@ def train_step(
   if numbers.learning_rate_fn is not None:
     rates["learning_rate"] = numbers.learning_rate_fn(state.step)
   # [rows, length] f32, of the WHOLE batch
-  subtask_weights = losses.weights_at(numbers.subtask_weights, state.step)
+  subtask_weights = weight_schedules.at(numbers.subtask_weights, state.step)
   weights = options.weighting(batch, subtask_weights)
+  batch = {**batch, "token_weights": weights}
+  aux_loss, pairs = options.aux_loss, {}
+  if aux_loss:
+    is_pair = aux_loss.pairs(batch)  # [rows, length] bool
+    pairs["pairs"] = jnp.sum(is_pair, dtype=jnp.int32)
+    (aux_weight,) = weight_schedules.at([numbers.aux_weight], state.step)
+    batch["pair_weights"] = (
+      aux_weight * is_pair / jnp.maximum(pairs["pairs"], 1)
+    )
 
   def loss_fn(params, micro, key):
     """A weighted sum over tokens, so that micro-batches add up."""
+    hidden = model.hidden_states(params, micro, dropout_key=key)
     loss, tokens = vocabulary_loss.weighted_loss(
       model.logits,
       params,
-      model.hidden_states(params, micro, dropout_key=key),
+      hidden,
       micro["decoder_target_tokens"],  # [rows, length]
       micro["token_weights"],
       losses.loss_mask(micro) > 0,
@@ -220,12 +245,16 @@ def train_step(
     num_subtasks = options.weighting.num_subtasks
     sums = losses.subtask_sums(tokens, micro, num_subtasks)
     sums["z_loss"] = jnp.sum(tokens.z * micro["token_weights"])
+    if aux_loss:
+      logits = model.logits(params, hidden)
+      sums["aux_loss"] = aux_loss(logits, micro, micro["pair_weights"])
+      loss += sums["aux_loss"]
     return loss, sums
 
   (loss, sums), grads = accumulate(
     loss_fn,
     state.params,
-    {**batch, "token_weights": weights},
+    batch,
     key,
     options.num_microbatches,
     grad_shardings,
@@ -242,13 +271,17 @@ def train_step(
     (params, opt_state),
     (state.params, state.opt_state),
   )
-  sums |= rates | {
-    "loss": loss,
-    "grad_norm": grad_norm,
-    "param_norm": optax.tree.norm(state.params),
-    "nonfinite": jnp.logical_not(finite).astype(jnp.int32),
-    "subtask_weights": jnp.stack([jnp.float32(w) for w in subtask_weights]),
-  }
+  sums |= (
+    rates
+    | pairs
+    | {
+      "loss": loss,
+      "grad_norm": grad_norm,
+      "param_norm": optax.tree.norm(state.params),
+      "nonfinite": jnp.logical_not(finite).astype(jnp.int32),
+      "subtask_weights": jnp.stack([jnp.float32(w) for w in subtask_weights]),
+    }
+  )
   new_state = state.replace(
     step=state.step + 1, params=params, opt_state=opt_state
   )

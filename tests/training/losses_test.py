@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dss_jax.base.errors import UserError
-from dss_jax.training import losses, token_losses
+from dss_jax.training import losses, token_losses, weight_schedules
 
 # Two packed rows of six positions, worked by hand. Row 0: a label of 2 tokens,
 # a rationale of 3; row 1: a rationale of 4 with weight 1/2; padding.
@@ -137,7 +137,7 @@ class TestObjective:
     steps = (0, 1, 250, 999, 1000, 1500, 3000, 10**6)
     want = np.interp(steps, (0, 1000, 3000), (0.9, 0.5, 0.75))
     for step, alpha in zip(steps, want, strict=True):
-      got = losses.weights_at(weighting.subtask_weights, step)
+      got = weight_schedules.at(weighting.subtask_weights, step)
       np.testing.assert_allclose(got, (1 - alpha, alpha), rtol=1e-6)
 
   def test_each_weight_may_have_steps_of_its_own(self):
@@ -145,7 +145,7 @@ class TestObjective:
       subtask_weights={"a": {10: 1.0, 20: 0.0}, "b": 2, "c": {0: 0, 40: 4}}
     )
     weights = objective.weighting(("a", "b", "c")).subtask_weights
-    assert losses.weights_at(weights, 15) == (0.5, 2.0, 1.5)
+    assert weight_schedules.at(weights, 15) == (0.5, 2.0, 1.5)
 
   def test_weights_that_are_zero_at_a_time(self):
     weights = {"a": {0: 1.0, 10: 0.0}, "b": {0: 1.0, 20: 0.0, 30: 1.0}}

@@ -38,7 +38,7 @@ def _program(folder, **changes) -> str:
   run = abstract_run.of_shape(config, SHAPE, ("label", "rationale"))
   step = start_or_resume.jit_step(
     config,
-    config.objective.weighting(run.subtask_names),
+    run.subtask_names,
     run.tx,
     run.shardings,
     adapted=(run.adapters.on, run.frozen) if run.adapters else None,

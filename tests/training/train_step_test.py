@@ -25,6 +25,7 @@ from dss_jax.models.partitioning import Partitioner, standard_logical_axis_rules
 from dss_jax.training import losses, optimizers, token_losses, train_state
 from dss_jax.training import train_step as train_step_lib
 from dss_jax.training.optimizers import schedules
+from dss_jax.training.pair_losses import MutualInformation
 
 ROWS, INPUTS, TARGETS, VOCAB = 16, 10, 12, 24
 LOGITS_AT_ONCE = 16  # positions: several chunks, the last one not full
@@ -496,6 +497,30 @@ class TestStep:
       assert sums["loss"] == pytest.approx(np.dot(means, weights), rel=1e-6)
       assert sums["subtask_weights"] == pytest.approx(weights)
     assert compilations.count() == compiled
+
+  def test_a_loss_of_pairs_adds_up(self):
+    """Over devices and micro-batches: its gradient is that of the batch."""
+    aux_loss = MutualInformation(weight=3.0).between(("label", "rationale"))
+    found = []
+    for partitioner, settings in (
+      (ONE(), {}),
+      (ONE(), {"num_microbatches": 4}),
+      (SHARDED(), {"num_microbatches": 2}),
+    ):
+      state, step = start(
+        ToyStudent(),
+        OPTIMIZERS["adamw"],
+        partitioner,
+        aux_loss=aux_loss,
+        **settings,
+      )
+      batch = partitioner.put_batch(random_batch())
+      state, sums = jax.device_get(step(state, batch))
+      found.append((state.params, sums["loss"], sums["aux_loss"]))
+      assert sums["pairs"] == ROWS // 2 - 1  # every second row, not the last
+    assert found[0][2] > 1
+    for other in found[1:]:
+      assert_close(other, found[0], rel=1e-5)
 
   def test_weights_follow_their_schedules(self):
     """Every step has the loss of its own weights; a step is a position."""

@@ -202,6 +202,22 @@ def longest(example_set: ExampleSet) -> tuple[int, int]:
   )
 
 
+def longest_record(example_set: ExampleSet) -> tuple[int, int]:
+  """Most inputs and targets, in tokens, of a record's examples together.
+
+  Of alternatives in a sub-task a record counts with the longest.
+  """
+  totals = np.zeros((2, example_set.num_records), np.int64)
+  for subtask in example_set.subtasks:
+    longest = np.zeros_like(totals)
+    for side, lengths in zip(
+      longest, (subtask.input_lengths, subtask.target_lengths), strict=True
+    ):
+      np.maximum.at(side, subtask.record_ids, lengths)
+    totals += longest
+  return int(totals[0].max()), int(totals[1].max())
+
+
 def check_example_set(example_set: ExampleSet, shape: BatchShape) -> None:
   """Raises UserError if an example is longer than a row."""
   check_fits_row(

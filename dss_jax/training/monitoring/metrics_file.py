@@ -82,8 +82,8 @@ def step_values(
   Returns:
     `loss` (the objective), `<subtask>/loss` (mean nats a token),
     `<subtask>/accuracy` (teacher-forced, of tokens), `<subtask>/weight` (in the
-    objective), counts, norms, and `padding`, the share of positions without a
-    token.
+    objective), counts, norms, `padding`, the share of positions without a
+    token, and what a loss of pairs adds, with their number.
   """
   values: dict[str, float] = {"loss": float(sums["loss"])}
   for k, name in enumerate(subtasks):
@@ -108,4 +108,7 @@ def step_values(
     "learning_rate": float(sums["learning_rate"]),
     "nonfinite": int(sums["nonfinite"]),
   }
+  if "aux_loss" in sums:
+    values["aux_loss"] = float(sums["aux_loss"])
+    values["pairs"] = int(sums["pairs"])
   return values

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dss_jax.base.errors import UserError
 from dss_jax.data.packing.packing_plans import (
   BatchShape,
+  longest_record,
   plan_window,
   window_batches,
 )
@@ -227,3 +228,17 @@ def test_window_batches():
 def test_shapes_are_positive(field):
   with pytest.raises(UserError, match=f"{field} is 0"):
     dataclasses.replace(BatchShape(1, 1, 1, 1), **{field: 0})
+
+
+def test_the_longest_record_counts_its_longest_alternatives(make_example_set):
+  example_set = make_example_set(paired=True)
+  totals = np.zeros((example_set.num_records, 2), int)
+  for subtask in example_set.subtasks:
+    for record in range(example_set.num_records):
+      mine = np.flatnonzero(subtask.record_ids == record)
+      if mine.size:
+        totals[record] += (
+          max(int(subtask.input_lengths[i]) for i in mine),
+          max(int(subtask.target_lengths[i]) for i in mine),
+        )
+  assert longest_record(example_set) == tuple(totals.max(axis=0))
