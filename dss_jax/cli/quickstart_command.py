@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
+import time
 
-from dss_jax.cli import flags
-from dss_jax.experiments import quickstart
+from dss_jax.base import checks
+from dss_jax.cli import flags, sweep_command
+
+_SWEEP, _NAME = "sweeps/small.gin", "quickstart"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +38,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Runs the mode."""
-  from dss_jax.cli import command_line
+  from dss_jax.experiments import quickstart
 
   options = flags.build(QuickstartFlags, args)
+  checks.in_range("QuickstartFlags.seeds", options.seeds, 1)
   steps = options.steps
   if steps is None:
     steps = quickstart.LONG_DSS_STEPS if options.long else quickstart.DSS_STEPS
-  quickstart.compare(
-    pathlib.Path(options.output_dir),
-    lambda train_flags: command_line.main(["train", *train_flags]),
-    num_seeds=options.seeds,
-    dss_steps=steps,
+  started = time.monotonic()
+  seeds = list(range(options.seeds))
+  changes = [f"--gin.STEPS={steps}", f"--gin.SEEDS={seeds}"]
+  sweep = sweep_command.read_sweep(_SWEEP, changes, [])
+  print(quickstart.introduction(sweep), flush=True)
+  output_dir = pathlib.Path(options.output_dir).expanduser()
+  plan = sweep_command.make_plan(sweep, output_dir, [])
+  found = sweep_command.train(plan, _NAME)
+  if found.failed:
+    return sweep_command.tell_failures(plan, found)
+  quickstart.show(
+    found.found,
+    output_dir,
+    output_dir / "learning_curves.png",
+    minutes=(time.monotonic() - started) / 60,
   )
   return 0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
   from dss_jax.experiments.sweeps.cells import Cell, Reader
   from dss_jax.experiments.sweeps.declaration import Sweep
   from dss_jax.experiments.sweeps.sweep_plan import SweepPlan
-  from dss_jax.experiments.sweeps.sweep_run import Shard
+  from dss_jax.experiments.sweeps.sweep_run import Shard, SweepResult
 
 EPILOG = """\
 examples:
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
   name = pathlib.PurePath(path).stem
   output_dir = pathlib.Path(options.output_dir).expanduser()
 
-  from dss_jax.experiments.sweeps import cells, sweep_plan
+  from dss_jax.experiments.sweeps import cells
 
   if name == cells.FOLDER:
     raise UserError(
@@ -100,14 +100,22 @@ def run(args: argparse.Namespace) -> int:
     )
   search_paths = run_flags.search_paths(args)
   sweep = read_sweep(path, args.gin_flags, search_paths)
-  plan = sweep_plan.SweepPlan(sweep, output_dir, make_reader(search_paths))
+  plan = make_plan(sweep, output_dir, search_paths)
   if options.dry_run:
     _print_plan(plan, options, shard)
     return 0
   if options.print_commands:
     _print_commands(plan, shard)
     return 0
-  return _train(plan, name, options, shard)
+  found = train(plan, name, options, shard)
+  if found.search.winners is None and shard:
+    print(
+      "the search is not complete: run its other shards, then this one again,"
+      " which may widen it",
+      file=sys.stderr,
+    )
+  print(f"results: {output_dir / name / 'results.jsonl'}")
+  return tell_failures(plan, found)
 
 
 def _path(file: str | None, preset: str | None) -> str:
@@ -168,43 +176,64 @@ def make_reader(search_paths: list[str]) -> Reader:
   return read
 
 
-def _train(
-  plan: SweepPlan, name: str, options: SweepFlags, shard: Shard | None
-) -> int:
+def make_plan(
+  sweep: Sweep, output_dir: pathlib.Path, search_paths: list[str]
+) -> SweepPlan:
+  """The cells of a sweep."""
+  from dss_jax.experiments.sweeps import sweep_plan
+
+  return sweep_plan.SweepPlan(sweep, output_dir, make_reader(search_paths))
+
+
+def train(
+  plan: SweepPlan,
+  name: str,
+  options: SweepFlags | None = None,
+  shard: Shard | None = None,
+) -> SweepResult:
+  """Trains what is missing of a sweep.
+
+  Args:
+    plan: its cells.
+    name: of its own folder.
+    options: by whom, and what of it.
+    shard: its share of the cells.
+
+  Raises:
+    StoppedError: Ctrl-C or SIGTERM; says how to continue.
+  """
   from dss_jax.experiments.sweeps import cell_queue, sweep_run, workers
 
+  options = options or SweepFlags()
   found = workers.local(options.workers)
+  queue = cell_queue.CellQueue(found, retries=options.retries)
   print(
     f"{len(found)} worker{'s' if len(found) > 1 else ''}:"
     f" {'; '.join(worker.name for worker in found)}",
     file=sys.stderr,
   )
-  queue = cell_queue.CellQueue(found, retries=options.retries)
   sweep = sweep_run.SweepRun(plan, name, queue, num_workers=len(found))
   try:
-    result = sweep.run(shard=shard, search_only=options.stage == "search")
+    return sweep.run(shard=shard, search_only=options.stage == "search")
   except StoppedError as stopped:
     again = shlex.join(["dss-jax", *sys.argv[1:]])
     raise StoppedError(
       f"what was trained is saved; continue with: {again}", stopped.number
     ) from None
-  folder = plan.output_dir / name
-  if result.search.winners is None and shard:
-    print(
-      "the search is not complete: run its other shards, then this one again,"
-      " which may widen it",
-      file=sys.stderr,
-    )
-  if result.failed:
-    print(
-      f"{len(result.failed)} of {len(result.found)} cells have no results;"
-      " started again, the sweep tries them once more:",
-      file=sys.stderr,
-    )
-    for cell in result.failed:
-      print(f"  {cell.label}  {cell.folder(plan.output_dir)}", file=sys.stderr)
-  print(f"results: {folder / 'results.jsonl'}")
-  return 1 if result.failed else 0
+
+
+def tell_failures(plan: SweepPlan, found: SweepResult) -> int:
+  """Names the cells without results; returns the exit status."""
+  if not found.failed:
+    return 0
+  print(
+    f"{len(found.failed)} of {len(found.found)} cells have no results; started"
+    " again, those that did not diverge are tried once more:",
+    file=sys.stderr,
+  )
+  for cell in found.failed:
+    print(f"  {cell.label}  {cell.folder(plan.output_dir)}", file=sys.stderr)
+  return 1
 
 
 def _to_do(plan: SweepPlan, shard: Shard | None) -> tuple[list[Cell], bool]:

@@ -2,26 +2,27 @@
 
 import math
 import re
-import time
 
+import command_line
 import pytest
 
 from dss_jax import main
+from dss_jax.cli import sweep_command
 from dss_jax.experiments import quickstart
 
 
+def _sweep(*changes: str):
+  return sweep_command.read_sweep("sweeps/small.gin", [*changes], [])
+
+
 def test_both_methods_see_as_many_tokens_and_look_as_often(tmp_path):
-  steps = quickstart._equal_token_steps(quickstart.DSS_STEPS)
-  # docs/taxonli.md names it.
-  assert steps == 3200
-  for method, total in (("dss", quickstart.DSS_STEPS), ("standard", steps)):
-    run = quickstart.Run(method, 0, total, tmp_path)
-    (period,) = (
-      int(flag.partition("=")[2])
-      for flag in run.flags()
-      if flag.startswith("--gin.EVAL_PERIOD=")
-    )
-    assert math.ceil(total / period) == quickstart.NUM_EVALUATIONS
+  plan = sweep_command.make_plan(_sweep(), tmp_path, [])
+  steps = {cell.axes["method"]: cell.steps for cell in plan.final_cells()}
+  # docs/taxonli.md names them.
+  assert steps == {"dss": quickstart.DSS_STEPS, "standard": 3200}
+  for cell in plan.final_cells():
+    period = int(cell.bindings["EVAL_PERIOD"])
+    assert math.ceil(cell.steps / period) == plan.sweep.looks
 
 
 @pytest.mark.parametrize(
@@ -31,37 +32,37 @@ def test_numbers_out_of_range_are_refused(flag, capsys):
   assert main.main(["quickstart", flag]) == 2
   (line,) = capsys.readouterr().err.splitlines()
   name, _, value = flag.partition("=")
-  allowed = {"--seeds": 1, "--steps": quickstart.NUM_EVALUATIONS}[name]
+  allowed = {"--seeds": "1", "--steps": "a whole number, 12"}[name]
   assert line.endswith(
     f"{name[2:]} is {value}; it must be {allowed} or more ({name})"
   )
 
 
 def _without_times(text):
-  left = re.sub(r" \(about \d+ min left for all runs\)", "", text)
-  return left.partition("took")[0]
+  return text.partition("took")[0]
 
 
-def test_it_says_how_long_all_of_it_takes(monkeypatch, tmp_path, capsys):
-  monkeypatch.setattr(quickstart, "_equal_token_steps", lambda steps: 2 * steps)
-  monkeypatch.setattr(quickstart, "_show", lambda *args, **kwargs: None)
-  clock = iter(range(0, 10_000, 120))  # two minutes from one look to the next
-  monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
-  quickstart.compare(tmp_path, lambda flags: 0, num_seeds=2)
-  printed = capsys.readouterr().out
-  assert "All of it takes about 4 min on two CPU\ncores" in printed
-  runs = [line for line in printed.splitlines() if line.startswith("[")]
-  found = [re.findall(r"about (\d+) min left", line) for line in runs]
-  assert found == [[], ["6"], ["4"], ["2"]]
+@pytest.mark.parametrize(
+  ("changes", "said"),
+  [
+    ((), "3 seeds for each method"),
+    (("--gin.SEEDS=[0]",), "1 seed for each method"),
+  ],
+)
+def test_it_says_what_is_compared(changes, said):
+  text = quickstart.introduction(_sweep(*changes))
+  assert said in text
+  assert "500 labelled records" in text
 
 
 @pytest.mark.slow
 def test_it_ends_with_a_table_curves_and_the_command(
-  tmp_path, capsys, monkeypatch, one_device
+  tmp_path, capsys, monkeypatch
 ):
   pytest.importorskip("matplotlib")
   pytest.importorskip("plotext")
-  monkeypatch.setenv("COLUMNS", "80")
+  for name, value in command_line.environment(COLUMNS="80").items():
+    monkeypatch.setenv(name, value)
   folder = tmp_path / "quick"
   argv = ["quickstart", "--steps=12", "--seeds=1", f"--output_dir={folder}"]
   assert main.main(argv) == 0
@@ -75,8 +76,17 @@ def test_it_ends_with_a_table_curves_and_the_command(
   printed = text.replace(str(folder), "quick")
   assert max(map(len, printed.splitlines())) <= 80
   # Started again it trains nothing, and shows the same.
-  metrics = (folder / "dss_12_0" / "metrics.jsonl").read_text()
+  files = sorted(folder.glob("cells/*/metrics.jsonl"))
+  assert len(files) == 2
+  metrics = [file.read_text() for file in files]
   assert main.main(argv) == 0
   again = capsys.readouterr().out
   assert _without_times(again) == _without_times(text)
-  assert (folder / "dss_12_0" / "metrics.jsonl").read_text() == metrics
+  assert [file.read_text() for file in files] == metrics
+
+
+def test_it_fails_where_a_run_fails(tmp_path, capsys, sweeper, monkeypatch):
+  monkeypatch.setenv("FAKE_FAILURE", '{"dss 0": "crash"}')
+  argv = ["quickstart", "--seeds=1", f"--output_dir={tmp_path}"]
+  assert main.main(argv) == 1
+  assert "1 of 2 cells have no results" in capsys.readouterr().err

@@ -21,7 +21,7 @@ SMALL_BINDINGS = {
   "network.T5Config.num_decoder_layers": 1,
   "network.T5Config.dropout_rate": 0.0,
 }
-FIELDS = {
+FIELDS: dict[str, Any] = {
   "gin_files": ["models/taxonli.gin", "runs/taxonli.gin", "data/taxonli.gin"],
   "bindings": SMALL_BINDINGS,
   "axes": {"method": ["standard", "dss"], "seed": [0, 1]},

@@ -198,4 +198,5 @@ def _distance(value: Any, searched: Any) -> float:
     isinstance(v, int | float) and not isinstance(v, bool) and v > 0
     for v in (value, searched)
   )
-  return abs(math.log(value / searched)) if numbers else math.inf
+  # Rounded, so that of two that are as near the first one is taken.
+  return round(abs(math.log(value / searched)), 9) if numbers else math.inf
