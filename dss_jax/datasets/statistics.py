@@ -25,6 +25,7 @@ UNUSABLE_LABEL = (
   "label_not_in_choices",
   "label_cut",
   "unevaluable",
+  "markup",
 )
 
 # So many labels may be a closed set of classes; more are texts.

@@ -8,12 +8,12 @@ question.
 Statuses are those of `dss_jax.datasets.completions`, and
 
   refused               the teacher, or its provider, will not answer
-  markup                tokens of a chat template within the rationale
+  markup                tokens of a chat template within the rationale, which is
+                        left out: it may be another turn's, as may the label
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -105,7 +105,8 @@ def parse(
   if parsed.status == "ok" and template_tokens.has_markup(
     f"{parsed.rationale} {parsed.label}"
   ):
-    return dataclasses.replace(parsed, status="markup")
+    # Whether its turn had ended there cannot be told.
+    return Parsed("", parsed.label, "markup")
   return parsed
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import completions
 from dss_jax.datasets.records import Rationale, Record
+from dss_jax.datasets.statistics import UNUSABLE_LABEL
 from dss_jax.rationales import completion_parsing, prompt_files
 from dss_jax.rationales.completion_parsing import (
   Parsed,
@@ -188,7 +189,7 @@ THOUGHT = "Could it be the pond? Lions live in zoos."
     ("It depends.", THOUGHT, "reasoning", ("It depends.", None, "no_marker")),
     ("The answer is (a) or (b).", THOUGHT, "reasoning",
      ("", "pond", "multiple_answers")),
-    (ANSWER, "Zoo.<|im_end|>", "reasoning", ("Zoo.<|im_end|>", "zoo", "markup")),
+    (ANSWER, "Zoo.<|im_end|>", "reasoning", ("", "zoo", "markup")),
     (ANSWER, "\0\ud800", "reasoning", ("\ufffd\ufffd", "zoo", "ok")),
   ],
 )  # fmt: skip
@@ -207,7 +208,13 @@ def test_a_rationale_in_tags_that_a_prompt_may_ask_for():
 
 
 def test_tokens_within_a_rationale_are_seen():
-  assert _read("cqa", f"R <unk>. {ANSWER}")[2] != "ok"
+  for text in ("R <unk>.", "R </s> r.", "The tag <think> is odd.",
+               "R. <|im_start|> R."):  # fmt: skip
+    assert _read("cqa", f"{text} {ANSWER}") == ("", "zoo", "markup")
+    # Behind the answer they end what belongs to the record.
+    assert _read("cqa", f"{ANSWER} {text} Wait. The answer is (a).") == READ
+  assert _read("cqa", f"R.<|im_end|>{ANSWER}")[2] == "no_marker"
+  assert "markup" in UNUSABLE_LABEL
   assert "\n  markup " in (completion_parsing.__doc__ or "")
 
 
@@ -243,6 +250,35 @@ def test_tokens_within_a_rationale_are_seen():
      ("Lions live there.", "zoo", "ok")),
     ("Consider each choice:\n(a) is wet.\nThe answer is (b).",
      ("Consider each choice:\n(a) is wet.", "zoo", "ok")),
+    # An answer that is called wrong, or another's, is not the writer's.
+    ("A tempting but wrong answer is (a) pond. So the answer is (b) zoo.",
+     ("A tempting but wrong answer is (a) pond.", "zoo", "ok")),
+    ("The most common wrong answer is (a) pond.",
+     ("The most common wrong answer is (a) pond.", None, "no_marker")),
+    ("Wrong answer: (a)\nR. The answer is (b).", ("Wrong answer: (a)\nR.", "zoo", "ok")),
+    # Own headings are part of the reasons, before an answer.
+    ("Think.\nProblem: lions.\nR. The answer is (b).",
+     ("Think.\nProblem: lions.\nR.", "zoo", "ok")),
+    (f"{ANSWER}\nProblem: fish.\nWait. The answer is (a).", READ),
+    ("R.\n\nQuestion: Fish?\nAnswer: The answer is (a).", ("R.", None, "no_marker")),
+    ("R.\n\n(b) zoo\n\nQuestion: Fish?\nThe answer is (a).", READ),
+    # Words of doubt count where another answer follows.
+    (f"{ANSWER} Actually, this is well known.", READ),
+    (f"{ANSWER} I was asked for one choice only.", READ),
+    (f"{ANSWER} Sorry if it is short.", READ),
+    (f"{ANSWER} Re-reading the question confirms this.", READ),
+    (f"{ANSWER} Actually, it may be (a).", ("R.", "zoo", "multiple_answers")),
+    (f"{ANSWER} Re-reading it, the Alps fit.", ("R.", "zoo", "multiple_answers")),
+    # JSON is held to the same rules.
+    ('{"rationale": "R.", "answer": ["(b)", "(a)"]}',
+     ("R.", "zoo", "multiple_answers")),
+    ('{"rationale": "R.", "answer": ["(b)", "zoo"]}', READ),
+    ('{"rationale": "R.", "answer": "(b)", "Answer": "(a)"}',
+     ("R.", "zoo", "multiple_answers")),
+    ('{"rationale": "R.", "answer": "(b)"}\n\nWait, the answer is (a).',
+     ("R.", "zoo", "multiple_answers")),
+    ('{"rationale": "R.", "answer": {"x": "(b)"}}', ("", None, "no_marker")),
+    ('{"lions": 1}\nR. So the answer is (b) zoo.', READ),
     ('{"rationale": "R.", "answer": "(b) zo', ("", None, "no_marker")),
     ('{"rationale": "R.", "answer": "(b) zoo"}\n{"answer": "(a)"}', READ),
     ('R.\n\n```json\n{"answer": "(b)"}\n```', READ),
@@ -412,7 +448,7 @@ BULKS = ["\n", " ", "(", ")", "(a)", "so ", "so", "**", " **", "**a", "Answer:",
   "Where are the lions?\n", "answer: ", "the answer is 8 ", "wait, ", "\\boxed{",
   "{", "$", "`", "<|x|>", "the the ", "So, therefore, ", "(b) is ", "1,", "1 ",
   "the answer is not ", "<answer>", '{"answer":', "[", "*a", "\nQuestion: ",
-  "\\frac{1}{2}", "(a) or ", "½", "^2", "[THINK]"]  # fmt: skip
+  "\\frac{1}{2}", "(a) or ", "actually, ", "\nProblem: 1", "</s>", "<unk> ", "½", "^2", "[THINK]"]  # fmt: skip
 PROMPTS_OF_ALL_KINDS = (
   *PROMPTS.values(),
   _prompt("number"),

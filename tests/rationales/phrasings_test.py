@@ -1,5 +1,7 @@
 """How chat models phrase answers: tables of completions, and what they mean."""
 
+import collections
+
 import phrasings_held_apart
 import phrasings_seen
 import pytest
@@ -89,6 +91,7 @@ def test_phrasings_that_run_on_or_think_are_read_alike(table):
   before = ("", "<think>The answer is 7.</think>\n", "[THINK]7?[/THINK]")
   after = ("", "<|im_end|>", "\n\nQ: Who?\nA: He. The answer is (a).",
            "\n\nUser: And?\nAssistant: So the answer is neutral.")  # fmt: skip
+  outcomes: collections.Counter[str] = collections.Counter()
   for kind in PROMPTS:
     for text, expected in getattr(table, kind, ()):
       if expected is None or text.startswith("<") or "<" in text[-30:]:
@@ -97,3 +100,5 @@ def test_phrasings_that_run_on_or_think_are_read_alike(table):
         for end in after:
           found, parsed = outcome(kind, f"{begin}{text}{end}", expected)
           assert found != "wrong", (text, begin, end, parsed)
+          outcomes[found] += 1
+  assert outcomes["lost"] <= 0.02 * outcomes.total()

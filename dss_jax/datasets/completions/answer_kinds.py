@@ -229,11 +229,21 @@ def _names_another(
   return other is not None and other != reading.label
 
 
+# Labels that may as well belong to the words behind them: "no one knows".
+_DETERMINER = re.compile(
+  r"(?:no|none|other|all|some|any|both|each|more|less|few|many|most|another)"
+  r"(?=\s\w)(?!\s(?:it|he|she|they|we|you|i|there|th[ai][st]|th[eo]se)\b)",
+  re.I,
+)
+
+
 def _label(line: str, labels: Sequence[str]) -> Reading:
   """The label that the line begins with, perhaps after an article."""
   filler = _FILLER.match(line)
   for start in (0, filler.end() if filler else 0):
     found, rest = _longest(line[start:], labels)
+    if found and _DETERMINER.match(found + rest) and not _ends(rest):
+      return Reading(None, "label_not_in_choices")
     if found is not None:
       break
   else:
@@ -258,7 +268,9 @@ def _label(line: str, labels: Sequence[str]) -> Reading:
 
 _REASON = re.compile(
   r",?\s(?:because|since|as (?!well)|so that|given|due to|from the|according)"
-  r"\b|;|,\s(?:which|so|where|and (?:not|the)|if|but|when)\b"
+  r"\b|;(?!\W{1,3}\d)|,\s(?:which|so(?!\W{1,3}\d)|where|and (?:not|the)|if|but|when)\b"
+  # A second thought.
+  r"|(?:[,\u2013\u2014]|\s-)\s?(?:no|wait|actually|sorry|hmm|oops)\b"
 )
 
 
@@ -269,11 +281,22 @@ def _without_reason(line: str) -> str:
   return statement[: reason.start()] if reason else statement
 
 
+# "x = 7, y = 8" and "2x = 8": of several equations, or of an unknown's.
+_EQUATIONS = re.compile(
+  r"=.*(?:[,;](?!\d)|\b(?:and|or)\b)|\d\s?[xyznk]\s*(?:[-+*/^)=]|$)"
+  r"|\b[xyznkab]\s?[-+*/^]|[-+*/]\s?[xyznk]\b"
+)
+
+
 def _number(line: str) -> Reading:
   """The number that the first sentence gives, behind its last "="."""
   statement = _without_reason(line)
   rest = line[len(statement) :]
-  label = number_in(statement.rpartition("=")[2])
+  left, _, right = statement.rpartition("=")
+  is_factorial = statement[-1:].isdigit() and rest.startswith("!")
+  label = None
+  if not is_factorial and not _EQUATIONS.search(left):
+    label = number_in(right)
   if label is not None and arithmetic.value(label) is not None:
     return Reading(label, "ok", rest)
   has_number = re.search(r"\d", statement)
@@ -284,7 +307,7 @@ def _number(line: str) -> Reading:
 _SIGNS = str.maketrans("\u00d7\u22c5\u00f7\u2212\u2013\u00b7", "**/--*")
 _TIMES = re.compile(r"(?<=[\d)])(\s?)[xX](?=\s?[\d(])")
 _MONEY = re.compile(r"[$\u20ac\u00a3]\s?(?=[\d.])")
-_EXPRESSION = re.compile(r"[-+*/().\d\s]+")
+EXPRESSION = re.compile(r"[-+*/().\d\s]+")
 _RESULT = re.compile(r"^\s*=\s*[$€£]?\s*-?\d[\d,.]*")
 _UNITS = re.compile(r"[\s.)`\"'\u201d]*(?:[^\W\d_][^\d(+*/^=%]*)?")
 
@@ -304,7 +327,7 @@ def _expression(line: str) -> Reading:
   line = _with_plain_signs(line)
   filler = _FILLER.match(line)
   start = filler.end() if filler else 0
-  match = _EXPRESSION.match(line, start)
+  match = EXPRESSION.match(line, start)
   # A sentence's full stop is none of the expression's points.
   written = (match[0] if match else "").rstrip(". \t")
   end = start + len(written)
@@ -347,7 +370,8 @@ def _is_parenthesised(text: str) -> bool:
 # With one of these a sentence begins that is none of the answer.
 _REMARK = re.compile(
   r"[.!?]\s+(?=(?:I|I'm|Let|Hope|If|Please|Feel|Thank|Thanks|Note|Explanation"
-  r"|This|It|Because|Since|Wait|Actually|No|Hmm|So|Therefore|That)\b)"
+  r"|This|It|Because|Since|Wait|Actually|No|Hmm|So|Therefore|That|Sorry|Oops"
+  r"|Apologies|Correction|Alternatively|On|Upon|Re-?reading)\b)"
 )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dss_jax.base import strict_json
+from dss_jax.datasets.completions.template_tokens import first_markup
 
 # No answer is longer; what follows is not looked at.
 MAX_ANSWER_CHARS = 1000
@@ -34,11 +35,21 @@ _BOXED = re.compile(r"\\(?:boxed|fbox)\s{0,3}\{")
 _FRACTION = re.compile(
   r"\\[dt]?frac\s{0,3}\{([^{}]{1,40})\}\s{0,3}\{([^{}]{1,40})\}"
 )
+_PLAIN_FRACTION = re.compile(
+  r"\\[dt]?frac\s{0,3}\{\s?(\d{1,20})\s?\}\s{0,3}\{\s?(\d{1,20})\s?\}"
+)
 _SHORT_FRACTION = re.compile(r"\\[dt]?frac(\d)(\d)")
 _LATEX = (
   ("\\times", "\u00d7"),
   ("\\cdot", "\u00d7"),
   ("\\div", "\u00f7"),
+  ("^{\\circ}", "\u00b0"),
+  ("^\\circ", "\u00b0"),
+  ("\\approx", "\u2248"),
+  ("\\qquad", " "),
+  ("\\quad", " "),
+  ("\\pounds", "\u00a3"),
+  ("\\euro", "\u20ac"),
   ("\\left", ""),
   ("\\right", ""),
   ("\\$", "$"),
@@ -57,8 +68,14 @@ _LATEX = (
 _QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb",
            "\u201e": "\u201c"}  # fmt: skip
 _LEADING = re.compile(
-  r"(?:[\s:>#=\u2192]|[*_`]{1,3}(?=[\s:])|[-\u2013\u2014\u2022]\s|\$\$|\\\["
+  r"(?:[\s:#=\u2192]|(?<=\n)>|[*_`]{1,3}(?=[\s:])|[-\u2013\u2014\u2022]\s|\$\$|\\\["
   r"|\\\((?=\\boxed))+"
+)
+# What makes another number of the one in a box: "-\\boxed{7}", "\\boxed{7}^2".
+_GLUED = re.compile(r"[^\s:(\[*$]*$")
+_MORE_BEFORE = re.compile(r"[-+*/^{\d\u2212\u00d7\u221a]$|\\[a-zA-Z]+\s?$")
+_MORE_AFTER = re.compile(
+  r"\s?(?:[\^*/!\u00d7]|[-+\u2212]\s?\d|\\(?:pi|sqrt|times|cdot|div|frac)\b)|\d"
 )
 # A line ends where a tag closes, too.
 _LINE = re.compile(r"(?:(?!</)[^\n])*")
@@ -92,22 +109,29 @@ def answer_line(text: str, start: int = 0) -> AnswerLine:
     text: a text.
     start: where in it the answer begins, perhaps with white space.
   """
-  window = text[start : start + MAX_ANSWER_CHARS]
-  if fence := _FENCE.match(window):
-    start += fence.end()
-    window = window[fence.end() :].partition("```")[0]
-  if leading := _LEADING.match(window):
-    start += leading.end()
-    window = window[leading.end() :]
-  line = _LINE.match(window)[0]  # type: ignore[index]
+  if _BOXED.match(text, start):
+    start -= len(_GLUED.search(text[max(start - 40, 0) : start])[0])  # type: ignore[index]
+  limit = start + MAX_ANSWER_CHARS
+  if fence := _FENCE.match(text, start, limit):
+    start = fence.end()
+    closing = text.find("```", start, limit)
+    limit = closing if closing >= 0 else limit
+  if leading := _LEADING.match(text, start, limit):
+    start = leading.end()
+  line = _LINE.match(text, start, limit)[0]  # type: ignore[index]
+  line = line[: first_markup(line) or None]
   boxes = [
     (box.end(), _brace_after(line, box.end()))
     for box in itertools.islice(_BOXED.finditer(line), 3)
   ]
   if boxes and len({line[begin:end] for begin, end in boxes}) == 1:
-    # What follows a box comments on it.
     begin, end = boxes[0]
-    return AnswerLine(plain(line[begin:end]), min(start + end + 1, len(text)))
+    outside = line[: line.rindex("\\", 0, begin)], line[end + 1 :]
+    if not _MORE_BEFORE.search(outside[0]) and not _MORE_AFTER.match(
+      outside[1]
+    ):
+      # What follows a box comments on it.
+      return AnswerLine(plain(line[begin:end]), start + end + 1)
   return AnswerLine(plain(line), start + len(line))
 
 
@@ -150,6 +174,7 @@ def _without_symbols(line: str) -> str:
 def _unlatex(line: str) -> str:
   if "\\" not in line and "$" not in line:
     return line
+  line = _PLAIN_FRACTION.sub(r" \1/\2", line)
   line = _FRACTION.sub(r" (\1)/(\2)", line)
   line = _SHORT_FRACTION.sub(r" \1/\2", line)
   line = _unwrapped(line)
@@ -198,36 +223,52 @@ _OBJECT_BEGIN = re.compile(
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class JsonFields:
+  """A JSON object in a text.
+
+  Attributes:
+    start: where it begins.
+    end: where it ends.
+    rationale: "" if it has none.
+    answers: what its field for the answer holds; of a list, each item.
+  """
+
+  start: int
+  end: int
+  rationale: str
+  answers: tuple[str, ...]
+
+
 def json_fields(
   text: str, keys: tuple[str, str] | None = None
-) -> tuple[int, str, str] | None:
-  """Where a JSON object begins in a text, its rationale and its answer.
+) -> JsonFields | None:
+  """The first JSON object of a text, in a code fence or among words.
 
   Args:
-    text: an object, perhaps in a code fence and with words around it.
+    text: any text.
     keys: of the rationale and the answer; usual names are tried after them.
-
-  Returns:
-    Position, rationale ("" if it has none) and answer; None if there is no such
-    object.
   """
   begin = _OBJECT_BEGIN.search(text)
-  if begin is None:
+  found = begin and _object(text[begin.end() - 1 :])
+  if begin is None or found is None:
     return None
-  fields = _object(text[begin.end() - 1 :])
-  if fields is None:
-    return None
-  named = {_plain_key(key): value for key, value in fields.items()}
+  fields, length = found
+  # "Answer" and "answer" may both be there.
+  named: dict[str, list[Any]] = {}
+  for key, value in fields.items():
+    named.setdefault(_plain_key(key), []).append(value)
   rationale_key, answer_key = map(_plain_key, keys or ("", ""))
-  answer = _first(named, (answer_key, *_ANSWER_KEYS))
-  if answer is None:
-    return None
-  rationale = _first(named, (rationale_key, *_RATIONALE_KEYS)) or ""
-  return begin.start(), rationale, answer
+  return JsonFields(
+    begin.start(),
+    begin.end() - 1 + length,
+    "\n".join(_first(named, (rationale_key, *_RATIONALE_KEYS))),
+    tuple(_first(named, (answer_key, *_ANSWER_KEYS))),
+  )
 
 
 def is_broken_json(text: str) -> bool:
-  """Whether a text begins like an object and is none."""
+  """Whether a text without an object begins like one."""
   begin = _OBJECT_BEGIN.match(text.lstrip())
   return (
     begin is not None
@@ -239,8 +280,8 @@ def _plain_key(key: str) -> str:
   return " ".join(re.split(r"[\W_]+", key.casefold())).strip()
 
 
-def _object(text: str) -> Mapping[str, Any] | None:
-  """The object that a text begins with."""
+def _object(text: str) -> tuple[Mapping[str, Any], int] | None:
+  """The object that a text begins with, and how long it is."""
   # Models break lines within strings, where JSON wants "\\n".
   for spelled in (text, text.replace("\n", " ")):
     try:
@@ -248,19 +289,27 @@ def _object(text: str) -> Mapping[str, Any] | None:
       found = strict_json.loads(spelled[:end])
     except (ValueError, RecursionError):
       continue
-    return found if isinstance(found, dict) else None
+    return (found, end) if isinstance(found, dict) else None
   return None
 
 
-def _first(named: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+def _first(named: Mapping[str, list[Any]], keys: tuple[str, ...]) -> list[str]:
+  """What the first field holds that holds anything, as texts."""
   for key in keys:
-    value = named.get(key)
-    if isinstance(value, list) and value:
-      value = "\n".join(item for item in value if isinstance(item, str))
-    if isinstance(value, int | float) and not isinstance(value, bool):
-      value = str(value)
-    elif isinstance(value, bool):
-      value = str(value).lower()
-    if isinstance(value, str) and value.strip():
-      return value.strip()
-  return None
+    items: list[Any] = []
+    for value in named.get(key, ()):
+      items += value if isinstance(value, list) else [value]
+    items = [item for item in items if item not in (None, "")]
+    if items:
+      texts = (_spelled(item) for item in items)
+      return [text for text in texts if text]
+  return []
+
+
+def _spelled(value: Any) -> str:
+  """A value as text; "" for an object or a list."""
+  if isinstance(value, bool):
+    return str(value).lower()
+  if isinstance(value, str | int | float):
+    return str(value).strip()
+  return ""

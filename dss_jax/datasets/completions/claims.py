@@ -80,6 +80,16 @@ _HYPOTHESIS = re.compile(
   r"\b[^.,;:!?\n]{0,40}$",
   re.I,
 )
+# "A tempting but wrong answer is ...": no answer of the writer's.
+_OTHERS = re.compile(
+  r"\b(?:wrong|incorrect|false|mistaken|erroneous|invalid|bad|worst|worse"
+  r"|unlikely|tempting|naive|(?<!only )(?<!best )(?<!most )(?:possible|plausible"
+  r"|potential)|candidate|alternative|another|other|opposite|contrary|reverse"
+  r"|least|first|second|third|initial|previous|earlier|next|his|her|their"
+  r"|one|(?!let|it|that|here|there|what)\w+['\u2019]s)\s{1,3}(?:(?!(?:the|my|our|an?)\b)[\w-]{1,20}\s{1,3}){0,2}$",
+  re.I,
+)
+_NOUN_WORD = re.compile(rf"{_NOUN}|{_NAMES_OF_LABELS}", re.I)
 _SENTENCE = re.compile(r"[.!?](?=\s)\s+|\n[ \t]{0,9}\n\s*(?=[A-Z*#])")
 _SIGN_END = re.compile(r"(?<!\bis)(?<!\bare)\s{0,3}[:=\u2192\u2013\u2014-]\s?$")
 _BEGINS = re.compile(
@@ -118,6 +128,9 @@ def find(form: AnswerForm, text: str) -> Iterator[Claim]:
     if kind in ("phrase", "weak", "own", "chosen") and _HYPOTHESIS.search(
       clause
     ):
+      continue
+    noun = _NOUN_WORD.search(match[0])
+    if noun and _OTHERS.search(clause + match[0][: noun.start()]):
       continue
     # "Consider each choice: ..." and the like begin no sentence.
     is_field = kind == "phrase" and _SIGN_END.search(match[0])

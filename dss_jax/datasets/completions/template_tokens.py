@@ -31,6 +31,12 @@ _TOKEN = re.compile(
   r"|<(?:seed|mm|ant|bos|eos):[a-z]{1,16}>|\[/?INST\]|<</?SYS>>"
   r"|\[/?(?:SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS)\]"
 )
+# Tokens that end a turn; with others, a text may only be about them.
+_END = re.compile(
+  r"end|eo[stm](?=[_|>])|return|^<turn\||^\[INST\]|^<\|(?:user|human|system)\|",
+  re.I,
+)
+_NEXT_ROLE = re.compile(r"\s{0,3}(?:user|human|system|tool)\b")
 # What a turn of a template begins with, after its token.
 _ROLE = re.compile(r"(?:assistant|model|final|response|output)\b[ \t]*")
 # Around an answer within a turn.
@@ -68,7 +74,8 @@ class Said:
 def take_apart(completion: str) -> Said:
   """Divides a completion into what was thought and what was said.
 
-  Only the first turn counts: a token that ends it ends the text.
+  Only the first turn counts: a token that ends it ends the text. Other tokens,
+  and tags that open no thought, stay within it: the text may be about them.
   """
   text = _BOX.sub("", completion)
   if "<|message|>" in text and "<|channel|>" in text:
@@ -81,7 +88,18 @@ def take_apart(completion: str) -> Said:
 
 def has_markup(text: str) -> bool:
   """Whether a text still holds tokens or tags of thoughts."""
-  return _TOKEN.search(text) is not None or _THOUGHT.search(text) is not None
+  return first_markup(text) is not None
+
+
+def first_markup(text: str, start: int = 0) -> int | None:
+  """Where the first token or tag of a thought stands at `start` or later."""
+  found = (_TOKEN.search(text, start), _THOUGHT.search(text, start))
+  return min((match.start() for match in found if match), default=None)
+
+
+def without_tokens(text: str) -> str:
+  """The text without control tokens."""
+  return _TOKEN.sub(" ", text).strip()
 
 
 def _harmony(text: str) -> Said:
@@ -90,13 +108,11 @@ def _harmony(text: str) -> Said:
   thoughts, said, is_whole = [], None, False
   for match, following in zip(found, [*found[1:], None]):
     end = following.start() if following else len(text)
-    body = text[match.end() : end]
-    token = _TOKEN.search(body)
-    body = body[: token.start()] if token else body
+    body, ends = _first_turn(text[match.end() : end])
     if match["name"] == "final" and said is None:
-      said, is_whole = body.strip(), token is not None
+      said, is_whole = body, ends
     elif match["name"] != "final" and said is None:
-      thoughts.append(body.strip())
+      thoughts.append(body)
   return Said(
     said or "",
     "\n".join(filter(None, thoughts)),
@@ -106,8 +122,10 @@ def _harmony(text: str) -> Said:
 
 
 def _tagged(text: str) -> Said:
-  said, thoughts = [], []
+  said: list[str] = []
+  thoughts: list[str] = []
   position, is_thinking, is_shown = 0, False, True
+  opened, before = 0, 0  # where the thought began, and how many came before it
   for tag in _THOUGHT.finditer(text):
     piece = text[position : tag.start()]
     position = tag.end()
@@ -116,14 +134,23 @@ def _tagged(text: str) -> Said:
     )
     if is_end and not is_thinking:
       # The template itself began the thought: all until here was one.
-      thoughts, said = [*thoughts, *said, piece], []
+      thoughts += [*said, piece]
+      said.clear()
     else:
       (thoughts if is_thinking else said).append(piece)
+    if not is_end and not is_thinking:
+      opened, before = tag.start(), len(thoughts)
     is_thinking = not is_end
     is_shown = is_shown and (tag["name"] or "").lower() in _SHOWN
-  (thoughts if is_thinking else said).append(text[position:])
+  if is_thinking and any(piece.strip() for piece in said):
+    # Words before it, and no end: it may be a mere word, "the tag <think>".
+    del thoughts[before:]
+    said[-1] += text[opened:]
+    is_thinking = False
+  else:
+    (thoughts if is_thinking else said).append(text[position:])
   spoken, is_whole = _first_turn(" ".join(said))
-  thought = "\n".join(filter(None, map(_without_tokens, thoughts)))
+  thought = "\n".join(filter(None, map(without_tokens, thoughts)))
   return Said(
     spoken,
     thought,
@@ -133,19 +160,23 @@ def _tagged(text: str) -> Said:
   )
 
 
-def _without_tokens(text: str) -> str:
-  return _TOKEN.sub(" ", text).strip()
-
-
 def _first_turn(text: str) -> tuple[str, bool]:
   """The text between the tokens that begin and end it, and if any ends it."""
-  position = 0
-  while True:
-    rest = len(text) - len(text[position:].lstrip())
-    token = _TOKEN.match(text, rest)
-    if token is None:
+  start = 0
+  tokens = list(_TOKEN.finditer(text))
+  for token in tokens:
+    if text[start : token.start()].strip():
       break
     role = _ROLE.match(text, token.end())
-    position = role.end() if role else token.end()
-  end = _TOKEN.search(text, position)
-  return text[position : end.start() if end else None].strip(), end is not None
+    start = role.end() if role else token.end()
+  end = len(text)
+  tokens = [token for token in tokens if token.start() >= start]
+  for i, token in enumerate(tokens):
+    if _END.search(token[0]) or _NEXT_ROLE.match(text, token.end()):
+      end, tokens = token.start(), tokens[:i]
+      break
+  for token in reversed(tokens):
+    if text[token.end() : end].strip():
+      break
+    end = token.start()
+  return text[start:end].strip(), end < len(text)

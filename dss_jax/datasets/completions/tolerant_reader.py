@@ -5,9 +5,9 @@ answer comes first, what follows it is. The first answer counts:
 
 * After it, models that run on invent the next exemplar. Whatever answers that
   has, and whatever it says, belongs to no record.
-* "Wait, actually ..." after an answer takes it back, and so does another answer
-  in the same paragraph. The teacher then stands by neither, so that the status
-  is "multiple_answers"; the label is the first.
+* "Wait, ..." after an answer takes it back, and so does another answer in the
+  same paragraph (see `second_thoughts`). The teacher then stands by neither, so
+  that the status is "multiple_answers"; the label is the first.
 
 Time grows with the length of the text and no faster, whatever the text is.
 """
@@ -16,35 +16,35 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from dss_jax.datasets import arithmetic
-from dss_jax.datasets.completions import answer_markup, claims
-from dss_jax.datasets.completions.answer_form import AnswerForm, Parsed
-from dss_jax.datasets.completions.answer_kinds import (
-  Reading,
-  read_line,
-  sentence,
+from dss_jax.datasets.completions import (
+  answer_markup,
+  answers,
+  claims,
+  second_thoughts,
+  template_tokens,
 )
+from dss_jax.datasets.completions.answer_form import AnswerForm, Parsed
+from dss_jax.datasets.completions.answer_kinds import Reading, read_line
+from dss_jax.datasets.completions.answers import Answer, same
+from dss_jax.datasets.completions.second_thoughts import BLANK_LINE
 
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*$")
-# Another exemplar that begins as no prompt of ours does.
-_NEXT = re.compile(
+# Another exemplar that begins as no prompt of ours does, or a problem restated.
+_HEADING = re.compile(
   r"\n[ \t#*_>-]{0,8}(?:(?:next|another|new)\s)?(?:Q|Question|Problem|Exercise"
   r"|Example|Human|User)(?:\s?#?\d{1,4})?\s?(?:\*\*|__)?[:.]",
   re.I,
 )
-_TAKEN_BACK = re.compile(
-  r"(?:^|[.!?\n(\u2014-])\s{0,3}(?:(?:oh|hmm+|oops|but|so|ah|uh)[,.!]?\s){0,2}"
-  r"(?:wait\b|no[,:.!\u2014]|actually\b|correction\b|oops\b|hmm\b|sorry\b"
-  r"|apologies|i apologi[sz]e|on (?:second thought|reflection)|scratch that"
-  r"|let me (?:re|double|correct|fix|check)|i (?:made|was|misread|need to)\b"
-  r"|that(?:'s| is) (?:not right|wrong|incorrect)|my mistake|alternatively\b"
-  r"|(?:therefore|so|thus|however)?,? ?none of th(?:e|ese) (?:options|choices|above)"
-  r"|upon (?:reflection|review)|re-?(?:reading|checking|considering|evaluating))",
+# Only an exemplar has such lines too.
+_ITS_ANSWER = re.compile(
+  r"\n[ \t#*_>-]{0,8}(?:A|Answer|Assistant|AI|Bot|Solution|Response)\s?(?:\*\*|__)?"
+  r"[:.]",
   re.I,
 )
-_NEGATED = re.compile(r"[\W_]{0,3}(?:not|neither|isn'?t|never)\b", re.I)
+# A text with more headings is no answer.
+_MAX_HEADINGS = 20
 _RATIONALE_HEAD = re.compile(
   r"[\s#*_>-]{0,12}(?:(?:brief|short|step[- ]by[- ]step|my)\s)?(?:explanation"
   r"|reasoning|rationale|reasons?|justification|analysis|thought process"
@@ -52,33 +52,14 @@ _RATIONALE_HEAD = re.compile(
   re.I,
 )
 _REMARKS = re.compile(
-  r"(?:^|\n|(?<=[.!?])\s)[ \t]{0,3}(?:I hope (?:this|that)|Let me know|Hope"
-  r" (?:this|that)|If you (?:have|need|would|want)|Feel free|Is there anything"
-  r"|Please let me)\b",
+  r"(?:^|\n|(?<=[.!?])\s)[ \t]{0,3}(?:I hope|Hope|Let me know|If you (?:have|need"
+  r"|would|want)|Feel free|Is there anything|Please let me|Thank|Happy to|Would"
+  r" you like|Do you (?:have|need|want))\b",
 )
-# Words before a number, a list's number, an equation, a time.
-_IN_A_SENTENCE = re.compile(
-  r"[\W_]*[^\W\d_]{2}[^\d]*\d|\d{1,2}[.)](?:\s|$)|[^=:]*[=:]"
-)
-_BLANK_LINE = re.compile(r"\n[ \t\r]{0,20}\n")
 _FIRST_WORD = re.compile(
-  r"[\s,.;:)\u2013\u2014-]{0,6}(?:(?:because|since|as)\b,?\s)?", re.I
+  r"[\s,.;:!$)}\]*_\u2013\u2014-]{0,6}(?:(?:because|since|as)\b,?\s)?", re.I
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Answered:
-  """The first answer of a text.
-
-  Attributes:
-    start: where its claim begins.
-    end: where the line of the answer begins.
-    reading: what it is.
-  """
-
-  start: int
-  end: int
-  reading: Reading
+_CLOSING_TAG = re.compile(r"</\w{1,20}>")
 
 
 def read(
@@ -101,120 +82,182 @@ def read(
     What it says, with labels in the spelling of `choices` or `form.labels`.
   """
   choices = choices or ()
-  from_json = _json_answer(form, completion, choices)
-  if from_json is not None:
-    return from_json
-  if answer_markup.is_broken_json(completion):
+  fields = answer_markup.json_fields(completion, form.json_keys)
+  if fields is not None and fields.answers:
+    parsed = _of_json(form, completion, fields, choices)
+    if parsed is not None:
+      return parsed
+  elif fields is not None and not completion[: fields.start].strip():
     # Its signs are no words of a rationale.
+    completion = completion[fields.end :].lstrip("`\n ")
+  elif fields is None and answer_markup.is_broken_json(completion):
     return Parsed("", None, "no_marker" if is_cut_off is False else "truncated")
-  head, runs_on = _own_part(form, completion)
+  return _of_words(form, completion, choices, is_cut_off)
+
+
+def _of_json(
+  form: AnswerForm,
+  completion: str,
+  fields: answer_markup.JsonFields,
+  choices: Sequence[str],
+) -> Parsed | None:
+  """What a JSON object says; None if an answer in words comes before it."""
+  before = completion[: fields.start].strip()
+  earlier = _first(form, before, answers.find(form, before, choices))
+  if earlier is not None and earlier.reading.label is not None:
+    return None
+  after = _first_part(form, completion[fields.end :])
+  readings = [
+    read_line(form, answer_markup.answer_line(answer).words, choices)
+    for answer in fields.answers[: claims.MAX_CLAIMS]
+  ]
+  reading = readings[0]
+  later = answers.find(form, after, choices)
+  if reading.status == "ok" and (
+    not all(same(form, reading, other) for other in readings)
+    or second_thoughts.take_back(
+      form, reading, after, [(a.claim.start, a) for a in later], choices
+    )
+  ):
+    reading = dataclasses.replace(reading, status="multiple_answers")
+  return _parsed(fields.rationale or _trimmed(before), reading)
+
+
+def _of_words(
+  form: AnswerForm,
+  completion: str,
+  choices: Sequence[str],
+  is_cut_off: bool | None,
+) -> Parsed:
+  """What a text says."""
+  begin = form.next_pattern and form.next_pattern.search(completion)
+  head = (completion[: begin.start()] if begin else completion).strip()
   text = answer_markup.without_bold(head)
+  found = answers.find(form, text, choices)
+  end = _own_end(form, text, found, choices)
+  text = text[:end].rstrip()
+  found = [answer for answer in found if answer.claim.start < len(text)]
+  runs_on = begin is not None or end is not None
   ends = runs_on or _SENTENCE_END.search(head) is not None
   is_cut = not ends if is_cut_off is None else is_cut_off and not runs_on
-  found = _first_answer(form, text, choices, is_cut) or _lone_answer(
-    form, text, choices
-  )
-  if found is None:
+  first = _first(form, text, found, is_cut)
+  first = first or answers.find_lone(form, text, choices)
+  if first is None:
     # A rationale that was cut off in the middle is nothing to learn from.
     if is_cut:
       return Parsed("", None, "truncated")
     return Parsed(text, None, "no_marker")
-  reading = found.reading
-  rationale = _trimmed(text[: _conclusion(form, text, found, choices)])
-  is_known_cut = bool(is_cut_off) and not runs_on
+  reading = first.reading
+  said = first.line[len(first.line) - len(reading.rest) :]
+  after = said + text[first.end :]
+  shift = first.end - len(said)
+  later = [
+    (answer.claim.start - shift, answer)
+    for answer in found
+    if answer.claim.start >= max(first.claim.end, first.claim.start + 1)
+  ]
+  rationale = _trimmed(text[: _conclusion(form, text, first, found)])
   if reading.label is None:
     return Parsed(rationale, None, reading.status)
-  is_last = not reading.rest.strip() and "\n" not in text[found.end :].strip()
+  is_known_cut = bool(is_cut_off) and not runs_on
+  is_last = not reading.rest.strip() and _is_last_line(text, first.claim.end)
   if form.kind in ("number", "text") and is_known_cut and not ends and is_last:
     # "12" may be the beginning of "120".
     return Parsed(rationale, None, "truncated")
-  if reading.status == "ok" and _is_taken_back(form, text, found, choices):
+  if reading.status == "ok" and second_thoughts.take_back(
+    form, reading, after, later, choices
+  ):
     reading = dataclasses.replace(reading, status="multiple_answers")
   if reading.status == "ok" and not rationale:
-    rationale = _following(form, text, found, choices)
+    rationale = _reasons(form, reading, after, later)
     if rationale and is_known_cut:
       return Parsed("", reading.label, "truncated")
   return _parsed(rationale, reading)
-
-
-def _json_answer(
-  form: AnswerForm, completion: str, choices: Sequence[str]
-) -> Parsed | None:
-  """What a JSON object says, unless an answer in words comes before it."""
-  fields = answer_markup.json_fields(completion, form.json_keys)
-  if fields is None:
-    return None
-  start, rationale, answer = fields
-  before = completion[:start].strip()
-  earlier = _first_answer(form, before, choices, is_cut=False)
-  if earlier is not None and earlier.reading.label is not None:
-    return None
-  line = answer_markup.answer_line(answer).words
-  return _parsed(rationale or _trimmed(before), read_line(form, line, choices))
 
 
 def _parsed(rationale: str, reading: Reading) -> Parsed:
   return Parsed(rationale, reading.label, reading.status).checked()
 
 
-def _own_part(form: AnswerForm, completion: str) -> tuple[str, bool]:
-  """The text up to where another exemplar begins, and whether one does."""
-  begin = form.next_pattern and form.next_pattern.search(completion)
-  head = completion[: begin.start()] if begin else completion
-  head = head.strip()
-  following = _NEXT.search(head)
-  if following:
-    head = head[: following.start()].rstrip()
-  return head, begin is not None or following is not None
+# --- where another exemplar begins --------------------------------------------
+
+
+def _own_end(
+  form: AnswerForm, text: str, found: list[Answer], choices: Sequence[str]
+) -> int | None:
+  """Where what belongs to the record ends; None at the text's end.
+
+  After an answer, a heading ("Problem:") or a control token begins something
+  else. Before one, a heading does only if an answer of its own follows: else it
+  restates the problem.
+  """
+  given = next(
+    (
+      answer.claim.end
+      for answer in found
+      if answer.reading.label is not None or answer.claim.kind != "weak"
+    ),
+    len(text),
+  )
+  ends = []
+  for count, heading in enumerate(_HEADING.finditer(text)):
+    start, end = heading.span()
+    if (
+      count == _MAX_HEADINGS
+      or given <= start
+      or _ITS_ANSWER.search(text, end, min(given, end + 2000))
+      or answers.find_lone(form, text[:start], choices)
+    ):
+      ends.append(start)
+      break
+  token = template_tokens.first_markup(text, given)
+  if token is not None:
+    ends.append(token)
+  return min(ends, default=None)
+
+
+def _first_part(form: AnswerForm, text: str) -> str:
+  """The text behind an answer, up to where another exemplar begins."""
+  patterns = filter(None, (form.next_pattern, _HEADING))
+  found = (pattern.search(text) for pattern in patterns)
+  ends = [match.start() for match in found if match]
+  token = template_tokens.first_markup(text)
+  return text[: min([*ends, len(text) if token is None else token])]
 
 
 # --- the answer ---------------------------------------------------------------
 
 
-def _read_claims(
-  form: AnswerForm, text: str, choices: Sequence[str]
-) -> Iterator[tuple[claims.Claim, str, Reading]]:
-  """The claims of a text, the lines of their answers, and what those say."""
-  for claim in claims.find(form, text):
-    line = answer_markup.answer_line(text, claim.end).words
-    yield claim, line, read_line(form, line, choices)
-
-
-def _first_answer(
-  form: AnswerForm, text: str, choices: Sequence[str], is_cut: bool
-) -> _Answered | None:
+def _first(
+  form: AnswerForm, text: str, found: Sequence[Answer], is_cut: bool = False
+) -> Answer | None:
   """The first claim that can be read, or else the first that cannot."""
-  unread: _Answered | None = None
-  weak: _Answered | None = None
+  unread: Answer | None = None
+  weak: Answer | None = None
   last = len(text)
-  for claim, line, reading in _read_claims(form, text, choices):
+  for answer in found:
+    claim = answer.claim
     if claim.start >= last:
       break
-    if is_cut and _reaches_end(text, claim.end):
-      reading = _begun(form, line, reading)
-    found = _Answered(claim.start, claim.end, reading)
+    if is_cut and _is_last_line(text, claim.end):
+      reading = _begun(form, answer.line, answer.reading)
+      answer = dataclasses.replace(answer, reading=reading)
     if claim.kind == "weak":
       # "The answer must be a bank" may be a step on the way.
-      if reading.label is not None:
-        weak = weak or found
+      if answer.reading.label is not None:
+        weak = weak or answer
       continue
-    if claim.kind == "lone" and not _is_alone(reading):
-      continue
-    if claim.kind == "chosen" and reading.status != "ok":
-      continue
-    if reading.label is not None:
-      if weak is None or not _BLANK_LINE.search(text, weak.end, claim.start):
-        return found
+    if answer.reading.label is not None:
+      if weak is None or not BLANK_LINE.search(text, weak.end, claim.start):
+        return answer
       # Either of them may be of an exemplar that was invented.
-      if _same(form, weak.reading, reading):
+      if same(form, weak.reading, answer.reading):
         return weak
-      return dataclasses.replace(
-        weak,
-        reading=dataclasses.replace(weak.reading, status="multiple_answers"),
-      )
-    if _NEGATED.match(line) and not claim.concludes:
+      several = dataclasses.replace(weak.reading, status="multiple_answers")
+      return dataclasses.replace(weak, reading=several)
+    if answer.is_negated and not claim.concludes:
       continue
-    unread = unread or found
+    unread = unread or answer
     if claim.concludes:
       # It was final, unless what it says is a claim too.
       line_end = text.find("\n", claim.end + 2)
@@ -225,7 +268,7 @@ def _first_answer(
   return weak or unread
 
 
-def _reaches_end(text: str, start: int) -> bool:
+def _is_last_line(text: str, start: int) -> bool:
   """Whether a text ends in the line that begins at `start`."""
   return len(text) - start < answer_markup.MAX_ANSWER_CHARS and (
     "\n" not in text[start:].strip()
@@ -251,95 +294,28 @@ def _begun(form: AnswerForm, line: str, reading: Reading) -> Reading:
   return Reading(None, "truncated")
 
 
-def _is_alone(reading: Reading) -> bool:
-  """Whether the answer is all that its sentence says."""
-  return reading.status == "ok" and not re.search(
-    r"\w", sentence(reading.rest)[0]
-  )
-
-
-def _lone_answer(
-  form: AnswerForm, text: str, choices: Sequence[str]
-) -> _Answered | None:
-  """An answer without a claim: alone in the last line, or in the first."""
-  lines = [line for line in text.split("\n") if line.strip()]
-  if not lines:
-    return None
-  last, first = lines[-1], lines[0]
-  for line, is_last in ((last, True), (first, False)):
-    start = text.rfind(line) if is_last else text.find(line)
-    plain = answer_markup.answer_line(line).words
-    if form.kind == "text" and not (is_last and line.startswith("####")):
-      continue
-    if form.kind in ("number", "expression") and _IN_A_SENTENCE.match(plain):
-      continue
-    reading = read_line(form, plain, choices)
-    if form.kind in ("number", "expression", "text"):
-      alone = reading.status == "ok" and len(reading.rest.split()) < 3
-    else:
-      alone = _is_alone(reading) and not (
-        is_last and len(sentence(plain)[1].split()) > 0 and form.kind == "label"
-      )
-    if alone and reading.label is not None:
-      return _Answered(start, start, reading)
-  return None
-
-
-def _same(form: AnswerForm, first: Reading, second: Reading) -> bool:
-  one, other = first.label or "", second.label or ""
-  if form.kind in ("number", "expression"):
-    return arithmetic.same_value(one, other)
-  return one.casefold() == other.casefold()
+# --- the rationale ------------------------------------------------------------
 
 
 def _conclusion(
-  form: AnswerForm, text: str, found: _Answered, choices: Sequence[str]
+  form: AnswerForm, text: str, first: Answer, found: Sequence[Answer]
 ) -> int:
   """Where the rationale ends: at "So" where an answer is repeated with it.
 
   "The closest answer is a bank. So the answer is (b) bank." has its conclusion
   at the end, and what is before it is the rationale.
   """
-  paragraph = _BLANK_LINE.search(text, found.end)
-  part = text[found.end : paragraph.start() if paragraph else None]
-  for claim, _, reading in _read_claims(form, part, choices):
-    if reading.status != "ok" or not _same(form, found.reading, reading):
+  paragraph = BLANK_LINE.search(text, first.claim.end)
+  end = paragraph.start() if paragraph else len(text)
+  for answer in found:
+    if not first.claim.end <= answer.claim.start < end:
+      continue
+    reading = answer.reading
+    if reading.status != "ok" or not same(form, first.reading, reading):
       break
-    if claim.has_lead and text[: found.start].strip():
-      return found.end + claim.start
-  return found.start
-
-
-def _is_taken_back(
-  form: AnswerForm, text: str, found: _Answered, choices: Sequence[str]
-) -> bool:
-  """Whether the writer gives another answer, or doubts this one, after it."""
-  after = text[found.end :]
-  answer = answer_markup.answer_line(text, found.end)
-  # The label itself may be a word of doubt, such as "no".
-  said = answer.words if form.kind == "number" else found.reading.rest
-  following = f"{said}{text[answer.end :]}"
-  offset = len(after) - len(following)
-  doubt = _TAKEN_BACK.search(following, 0, 2 * answer_markup.MAX_ANSWER_CHARS)
-  for claim, line, reading in _read_claims(form, after, choices):
-    if claim.has_lead and _NEGATED.match(line):
-      return not _BLANK_LINE.search(after, 0, claim.start)
-    if reading.label is None or claim.kind in ("weak", "lone"):
-      continue
-    doubted = doubt is not None and doubt.start() + offset < claim.start
-    if _same(form, found.reading, reading):
-      if doubted:
-        return False  # confirmed
-      continue
-    return doubted or not _BLANK_LINE.search(after, 0, claim.start)
-  if doubt is None:
-    return False
-  blank = _BLANK_LINE.search(following.lstrip())
-  second = blank and _BLANK_LINE.search(following.lstrip(), blank.end())
-  return second is None or doubt.start() < second.start()
-
-
-# --- the rationale ------------------------------------------------------------
+    if answer.claim.has_lead and text[: first.claim.start].strip():
+      return answer.claim.start
+  return first.claim.start
 
 
 def _trimmed(text: str) -> str:
@@ -350,26 +326,27 @@ def _trimmed(text: str) -> str:
   return text.strip()
 
 
-def _following(
-  form: AnswerForm, text: str, found: _Answered, choices: Sequence[str]
+def _reasons(
+  form: AnswerForm,
+  reading: Reading,
+  after: str,
+  later: Sequence[tuple[int, Answer]],
 ) -> str:
   """The reasons that a text gives after its answer; "" if it gives none."""
-  begin = found.end
-  while begin < len(text) and text[begin].isspace():
-    begin += 1
-  line_end = text.find("\n", begin)
-  remainder = found.reading.rest
-  remainder = remainder[_FIRST_WORD.match(remainder).end() :]  # type: ignore[union-attr]
-  if len(remainder.split()) < 3:
-    remainder = ""
-  rest = f"{remainder}\n{text[line_end:] if line_end >= 0 else ''}".strip()
-  end = len(rest)
-  for claim, _, reading in _read_claims(form, rest, choices):
-    if reading.label is not None and not _same(form, found.reading, reading):
+  line = after.partition("\n")[0]
+  tag = _CLOSING_TAG.match(line)
+  begin = _FIRST_WORD.match(line, tag.end() if tag else 0).end()  # type: ignore[union-attr]
+  if len(line[begin:].split()) < 3:
+    begin = len(line)
+  end = len(after)
+  for position, answer in later:
+    if answer.reading.label is not None and not same(
+      form, reading, answer.reading
+    ):
       return ""  # another exemplar, then
-    if claim.concludes:
-      end = min(end, claim.start)
-  rationale = _trimmed(rest[:end])
+    if answer.claim.concludes:
+      end = min(end, position)
+  rationale = _trimmed(after[begin:end])
   if remark := _REMARKS.search(rationale):
     rationale = rationale[: remark.start()].rstrip()
   return rationale if len(rationale.split()) > 1 else ""

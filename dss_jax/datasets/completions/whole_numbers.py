@@ -57,9 +57,30 @@ _UNIT_EXPONENT = re.compile(
 _OTHER_NUMBER = re.compile(
   r"\b(?:minus|negative|not|than|least|most|between|from|over|under|below"
   r"|above|up to|half|double|twice|triple|almost|nearly|either|both|per"
-  r"|power|square|root|factorial|percent of)\b|%|[/^*\u00d7\u221a(]",
+  r"|power|square|root|factorial|percent of|log|ln|exp|sqrt|sin|cos|tan)\b"
+  r"|%|[/^*\u00d7(<\u2264\u2265]|^\s?>",
   re.I,
 )
+# Numbers in words, and words that make another number of the one before them.
+NUMBER_WORD = (
+  r"(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
+  r"|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen"
+  r"|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|hundred|thousand|[mbtr]+illion"
+  r"|dozen)s?"
+)
+_WORD_BEFORE = re.compile(
+  rf"\b{NUMBER_WORD}[\s-]{{1,3}}(?:(?:and|a)\s)?[-$\u20ac\u00a3]?$", re.I
+)
+_WORD_AFTER = re.compile(
+  rf"\s?-?\s?(?:{NUMBER_WORD}|hal(?:f|ves)|pi|squared|cubed|factorial|out of"
+  r"|below zero|(?:third|quarter|(?:four|fif|six|seven|eigh|nin|ten|hundred"
+  r"|thousand)th)s?)\b"
+  rf"|[^()]*(?:,|\b(?:and|plus|minus|times|or|to|over|point|by)\b)\s(?:an?\s)?"
+  rf"{NUMBER_WORD}\b",
+  re.I,
+)
+# Constants, roots and what is left of LaTeX's commands.
+_SYMBOL = re.compile(r"\\[a-zA-Z]|[\u03c0\u221a\u221b\u221e]")
 _ALTERNATIVE = re.compile(r"\b(?:or|to|through|and a (?:half|quarter))\b", re.I)
 _JOINED = re.compile(r"[^\W\d_]|[\u2019'](?=\w)")
 _UNITS_JOINED = re.compile(r"(?:st|nd|rd|th|k|K|M|B|bn|e|E|x|X)\b")
@@ -77,18 +98,29 @@ def number_in(phrase: str) -> str | None:
     as "a/b". None if the phrase has no number, or it is not clear which.
   """
   text = _written_out(phrase)
+  if _SYMBOL.search(text):
+    return None
   first = re.search(
     r"(?:[-+]\s?)?(?:[$\u20ac\u00a3\u00a5\u20b9]\s?)?-?\.?\d", text
   )
   if first is None:
     return None
-  before = text[: first.start()]
-  if _OTHER_NUMBER.search(before) or re.search(r"[\w.,]$", before):
-    return None
   match = _NUMBER.match(text, first.start())
   if match is None:
     return None
-  after = text[match.end() :]
+  before, after = text[: first.start()], text[match.end() :]
+  if re.search(r"\(\s?$", before) and re.match(r"\s?\)", after):
+    before, after = before.rstrip()[:-1], after.lstrip()[1:]
+  if _OTHER_NUMBER.search(before) or re.search(r"[\w.,]$|[-+]\s?$", before):
+    return None
+  if _WORD_BEFORE.search(before) or _WORD_AFTER.match(after):
+    return None
+  # "The total - 8" is a difference.
+  if before.strip(" =:~") and re.match(r"[-+]\s", match[0]):
+    return None
+  # "5 100-dollar bills" are five.
+  if " " in (match["number"] or "") and re.match(r"-?[^\W\d_]", after):
+    return None
   if not _is_unit(after):
     return None
   value = _value(match)
@@ -113,7 +145,7 @@ def _is_unit(after: str) -> bool:
   if _JOINED.match(after) and _UNITS_JOINED.match(after):
     return False  # "1st", "5k": an ordinal, or thousands
   if re.match(r"\s?[-+*/^:=<>\u00d7\u00f7!']|[.,]\d|_", after) and not re.match(
-    r"-[a-zA-Z]|/\s?[a-zA-Z]|!(?!\d)", after
+    r"-[a-zA-Z]|/\s?[a-zA-Z]", after
   ):
     return False
   rest = _UNIT_EXPONENT.sub("", after)

@@ -82,7 +82,32 @@ def test_a_thought_without_an_end_says_nothing():
     assert found.is_thinking, text
     assert not found.text, text
     assert SAID in found.thoughts
-  assert take_apart(f"{SAID}<think>Hm").text == SAID
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "It is <|im_start|> so. The answer is 8.",
+    'From "a man.</s>a person." it follows. The answer is 8.',
+    "I use <s>old</s> new. The answer is 8.",
+    "Well <unk> it is. The answer is 8.",
+    "The tag <analysis> is odd. The answer is 8.",
+    "The <think> tag is odd. The answer is 8.",
+    "The answer is 8. <think>Hm",
+  ],
+)
+def test_what_a_text_may_be_about_stays_in_it(text):
+  found = take_apart(text)
+  assert found.text == text
+  assert not found.thoughts
+  assert has_markup(found.text)
+  assert take_apart(f"<s><think>So.</think>{text}</s>").text == text
+
+
+def test_a_turn_of_another_ends_the_first():
+  for end in ("<|im_start|>user\n", "<|user|>", "[INST]", "</s><|im_end|>"):
+    found = take_apart(f"R.{end}And? The answer is 8.")
+    assert (found.text, found.is_whole) == ("R.", True)
 
 
 def test_tags_in_which_a_rationale_may_be_asked_for():
