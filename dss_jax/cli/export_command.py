@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dss_jax.base import checks
+from dss_jax.base.errors import UserError
 from dss_jax.cli import flags, run_flags
 from dss_jax.students.export import formats
 
@@ -21,6 +22,8 @@ examples:
   dss-jax export --model_dir=runs/taxonli_dss --output_dir=exports/taxonli
   dss-jax export --model_dir=runs/taxonli_dss --format=ctranslate2 \\
     --quantization=int8 --check=1000 --output_dir=exports/taxonli_int8
+  dss-jax export --model_dir=runs/esnli_lora --format=peft \\
+    --output_dir=exports/esnli_lora --push_to_hub=me/esnli-lora
 
 The exported student is asked test inputs of its dataset, and must answer as
 the student does; otherwise nothing is written.
@@ -37,6 +40,10 @@ class ExportFlags:
     overwrite: replace an earlier export there.
     check: ask the exported student N inputs of each sub-task, and compare; 0
       leaves it unchecked.
+    push_to_hub: upload the folder to this repository of the Hugging Face hub,
+      USER/NAME or ORGANISATION/NAME, which is made if it is not there: private,
+      unless public is set.
+    public: let everybody read the repository.
     min_agreement: share of identical labels (outputs, where there are none)
       below which nothing is written; default: 0.95; for int8 0.9, and 0.5 of
       texts.
@@ -46,10 +53,17 @@ class ExportFlags:
   format: str = "huggingface"
   overwrite: bool = False
   check: int = 64
+  push_to_hub: str | None = None
+  public: bool = False
   min_agreement: float | None = None
 
   def __post_init__(self):
     checks.in_range("ExportFlags.check", self.check, 0)
+    if self.public and self.push_to_hub is None:
+      raise UserError(
+        "public is set, and nothing is uploaded: set push_to_hub too",
+        fields=("public", "push_to_hub"),
+      )
     checks.in_range(
       "ExportFlags.min_agreement", self.min_agreement, 0, 1, or_none=True
     )
@@ -85,8 +99,11 @@ def run(args: argparse.Namespace) -> int:
 
   folders.check_free(wanted.output_dir, overwrite=wanted.overwrite)
   formats.get(wanted.format, checked=wanted.check > 0)
-  from dss_jax.students.export import checked_export
+  from dss_jax.students.export import checked_export, hub_upload
 
+  upload = None
+  if wanted.push_to_hub is not None:  # refused now, not after an hour
+    upload = hub_upload.Upload(wanted.push_to_hub, public=wanted.public)
   started = time.monotonic()
   student, data = _open(args)
   agreements = checked_export.export(
@@ -106,6 +123,8 @@ def run(args: argparse.Namespace) -> int:
     print("not checked (--check=0)")
   print(f"{wanted.output_dir}: {formats.FORMATS[wanted.format]}", end="")
   print(f", in {time.monotonic() - started:.0f} s")
+  if upload is not None:
+    print(f"uploaded: {upload.send(wanted.output_dir, _report)}")
   return 0
 
 

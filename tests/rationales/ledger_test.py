@@ -407,13 +407,15 @@ def test_what_no_ledger_holds_is_refused_in_one_line(path, change):
     ledger.add_outcome(answered("a", attempt=attempt.number))
   with contextlib.closing(sqlite3.connect(path)) as db:
     db.executescript(change)
-  with (
-    pytest.raises(UserError, match="ledger") as error,
-    Ledger(path) as ledger,
-  ):
-    ledger.start_attempt("b", "t")
-    ledger.flush()
-    ledger.outcome("a")
+
+  def use():
+    with Ledger(path) as ledger:
+      ledger.start_attempt("b", "t")
+      ledger.flush()
+      ledger.outcome("a")
+
+  with pytest.raises(UserError, match="ledger") as error:
+    use()
   assert "\n" not in str(error.value)
 
 

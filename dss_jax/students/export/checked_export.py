@@ -25,6 +25,8 @@ from dss_jax.training import train_config
 # somewhere in a long text will.
 _LEAST_AGREEMENT = {"float32": 0.95, "int8": 0.9}
 _LEAST_AGREEMENT_OF_INT8_TEXTS = 0.5
+# What the hub calls the library that reads a format.
+_LIBRARIES = {"huggingface": "transformers", "peft": "peft"}
 
 
 def export(
@@ -80,7 +82,7 @@ def export(
       format=formats.FORMATS[name],
       usage=form.usage(student, options),
       agreements=agreements,
-      library_name="transformers" if name == "huggingface" else None,
+      library_name=_LIBRARIES.get(name),
     )
     write_atomically(folder / model_card.FILE, model_card.render(student, card))
   return agreements

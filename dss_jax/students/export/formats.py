@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FORMATS = {
   "huggingface": "transformers' T5 (safetensors)",
+  "peft": "adapters (LoRA) for PEFT",
   "t5x": "a T5X checkpoint",
   "stablehlo": "StableHLO (jax.export)",
   "ctranslate2": "CTranslate2",

@@ -258,6 +258,18 @@ def answers(
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
       folder, dtype=torch.float32
     )
+  return answers_of(model)
+
+
+def answers_of(model: Any, **settings: Any) -> answer_checks.Answer:
+  """Returns a function that answers with a model of torch, greedily.
+
+  Args:
+    model: transformers', or PEFT's of one.
+    **settings: further arguments of `generate`.
+  """
+  import torch
+
   model.eval()
 
   def decode(
@@ -265,13 +277,14 @@ def answers(
   ) -> tuple[np.ndarray, np.ndarray]:
     with torch.inference_mode():
       found = model.generate(
-        torch.from_numpy(tokens),
+        input_ids=torch.from_numpy(tokens),
         attention_mask=torch.from_numpy(mask),
         max_new_tokens=longest,
         do_sample=False,
         num_beams=1,
         output_scores=True,
         return_dict_in_generate=True,
+        **settings,
       )
       log_probs = model.compute_transition_scores(
         found.sequences, found.scores, normalize_logits=True
