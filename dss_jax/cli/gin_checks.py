@@ -123,7 +123,7 @@ def _how_to_set(macros: Iterable[str]) -> str:
     folders = {
       path.parent.name
       for path in PACKAGED_FOLDER.rglob("*.gin")
-      if path.parent.name != "runs"
+      if path.parent.name not in ("runs", "paper")  # whole runs
       and setting.search(path.read_text(encoding="utf-8"))
     }
     folder = "models" if "t5_1_1" in folders else min(folders, default=None)

@@ -159,18 +159,29 @@ ROOT = "train.train"
 _RECORDS = "RECORDS_PER_BATCH"
 # Macros that the command line reads itself; the last one says only that.
 _SIZES_FROM = "SIZES_FROM_CHECKPOINT"
-_READ_DIRECTLY = ("MIXTURE_OR_TASK_MODULE", "DATA_DIR", _SIZES_FROM)
+_VOCABULARY_FROM = "VOCABULARY_FROM_CHECKPOINT"
+_READ_DIRECTLY = (
+  "MIXTURE_OR_TASK_MODULE",
+  "DATA_DIR",
+  _SIZES_FROM,
+  _VOCABULARY_FROM,
+)
 
 
 def _bind_checkpoint_sizes() -> None:
-  """Binds a student's sizes and vocabulary to those of a checkpoint.
+  """Binds a student's sizes and vocabulary, or that alone, to a checkpoint's.
 
   Here and not by a configurable, so that the operative configuration has the
   sizes themselves: a run must not need the checkpoint that it began with.
   """
-  if (_SIZES_FROM, MACRO) not in gin.config._CONFIG:
-    return
+  has_sizes = (_SIZES_FROM, MACRO) in gin.config._CONFIG
   path = macro("INITIAL_CHECKPOINT_PATH")
+  if not has_sizes and (
+    (_VOCABULARY_FROM, MACRO) not in gin.config._CONFIG
+    or path is None
+    or macro("VOCABULARY") is not None
+  ):
+    return
   if path is None:
     raise UserError(
       "models/from_checkpoint.gin takes the student's sizes from"
@@ -181,7 +192,8 @@ def _bind_checkpoint_sizes() -> None:
   from dss_jax.training import initialization
 
   opened = initialization.open_checkpoint(path)
-  for name, value in opening.bindings(opened).items():
+  sizes = opening.bindings(opened) if has_sizes else {}
+  for name, value in sizes.items():
     gin.bind_parameter(f"network.T5Config.{name}", value)
   if macro("VOCABULARY") is None and (name := opened.own_vocabulary()):
     gin.bind_parameter(f"VOCABULARY/{MACRO}.value", name)

@@ -53,15 +53,27 @@ def _gin_files() -> list[str]:
 
 # Its sizes are a checkpoint's; see tests/pretrained/command_test.py.
 _FROM_CHECKPOINT = "models/from_checkpoint.gin"
+# Those of a checkpoint bring its vocabulary, from the hub; see below.
+_PAPER_SIZES = {
+  f"paper/{name}.gin" for name in ("t5_base", "t5_large", "t5_xxl")
+}
 
 
-@pytest.mark.parametrize("path", sorted({*_gin_files()} - {_FROM_CHECKPOINT}))
+@pytest.mark.parametrize(
+  "path", sorted({*_gin_files()} - {_FROM_CHECKPOINT} - _PAPER_SIZES)
+)
 def test_every_packaged_file_parses(path, tmp_path, monkeypatch):
   # From a folder that has folders of the same names.
   for name in ("runs", "models", "data"):
     (tmp_path / name).mkdir()
   monkeypatch.chdir(tmp_path)
   gin_config.parse([path])
+
+
+def test_the_papers_sizes_parse_without_their_checkpoints():
+  for path in sorted(_PAPER_SIZES):
+    bindings = ["INITIAL_CHECKPOINT_PATH = None", "VOCABULARY = 'bytes'"]
+    gin_config.parse([path], bindings)
 
 
 def _models() -> list[str]:
