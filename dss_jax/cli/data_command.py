@@ -249,13 +249,18 @@ def _check_cuts(
   """
   if not convert.as_trained:
     plain = dataclasses.replace(
-      options, train_fraction=1.0, split_policy="fixed"
+      options, train_fraction=1.0, split_policy="fixed", extra_records=None
     )
     if options != plain:
       raise UserError(
-        "train_fraction and split_policy cut the training data, as a run does:"
-        " give them to the run, or add --as_trained",
-        fields=("DataOptions.train_fraction", "DataOptions.split_policy"),
+        "train_fraction and split_policy cut the training data, and"
+        " extra_records add to them, as a run does: give them to the run, or add"
+        " --as_trained",
+        fields=(
+          "DataOptions.train_fraction",
+          "DataOptions.split_policy",
+          "DataOptions.extra_records",
+        ),
       )
     if source.split == "validation" and is_cut:
       raise UserError(

@@ -206,16 +206,23 @@ def split_positions(
 
   Args:
     spec: the dataset.
-    ids: of its training source's records, in order; extra ones come last.
+    ids: of its training source's records, in order, extra ones included.
     options: split policy, fraction and seed.
 
   Returns:
     (training, validation) positions; the latter is empty for a dataset with
-    validation data of its own. All extra records train.
+    validation data of its own. All extra records train, behind the others.
   """
-  own = [i for i in ids if not extra_records.is_extra(i)]
-  train, validation = _own_split_positions(spec, own, options)
-  return [*train, *range(len(own), len(ids))], validation
+  places = range(len(ids))
+  extra = [place for place in places if extra_records.is_extra(ids[place])]
+  own = [place for place in places if not extra_records.is_extra(ids[place])]
+  train, validation = _own_split_positions(
+    spec, [ids[place] for place in own], options
+  )
+  return (
+    [*(own[i] for i in train), *extra],
+    [own[i] for i in validation],
+  )
 
 
 def _own_split_positions(

@@ -131,7 +131,6 @@ def abstract_run(config: TrainConfig) -> AbstractRun:
     seed=config.random_seed,
     steps=range(config.total_steps),
     rows_multiple_of=partitioner.data_size * config.num_microbatches,
-    rows_of_process=partitioner.process_rows,
   )
   start_or_resume.check_pairs(config, data)
   return of_shape(config, data.shape, data.subtask_names)

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from dss_jax import main
+from dss_jax import main, vocabularies
 from dss_jax.base.errors import UserError
 from dss_jax.cli import gin_config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
@@ -69,6 +69,24 @@ def test_the_users_vocabulary_is_kept(tmp_path, folders, parsed):
     ]
   )
   assert gin_config.macro("VOCABULARY") == "bytes:2"
+
+
+def test_a_recipe_with_sizes_takes_the_vocabulary_alone(tmp_path, folders):
+  folder = folders.write(tmp_path / "x")
+  options = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 13}
+  (folder / "tokenizer_config.json").write_text(json.dumps(options))
+  bindings = [f"INITIAL_CHECKPOINT_PATH = {str(folder)!r}", "MODEL_DIR = 'x'"]
+  files = ["data/svamp.gin", "paper/t5_base.gin", "paper/dss_palm.gin"]
+  try:
+    gin_config.parse(files, bindings)
+    assert gin_config.macro("VOCABULARY") == "bytes:13"
+    config = gin_config.instance("train.train")
+    assert config.model.config.emb_dim == 768
+    assert config.vocabulary == vocabularies.from_name("bytes:13")
+    gin_config.parse(files, [*bindings, "VOCABULARY = 'bytes:2'"])
+    assert gin_config.macro("VOCABULARY") == "bytes:2"
+  finally:
+    gin_config.clear()
 
 
 def test_without_a_checkpoint_there_are_no_sizes():

@@ -502,6 +502,7 @@ def test_a_run_on_what_was_converted_cuts_validation_once(
     ("--split=validation", "no 'validation' data: .* --as_trained writes them"),
     ("--train_fraction=0.5", r"add --as_trained \(--train_fraction"),
     ("--split_policy=official", "add --as_trained"),
+    ("--extra_records=asdiv", "add --as_trained"),
     ("--as_trained --split=train", "would cut others off"),
   ],
 )

@@ -41,6 +41,16 @@ def test_a_dataset_with_validation_data_of_its_own(options, tmp_path):
   ]  # fmt: skip
 
 
+def test_files_that_hold_them_are_split_as_before(options, tmp_path):
+  """As `data convert --as_trained` writes them, or in whatever order."""
+  with_extra = dataclasses.replace(options, extra_records="asdiv")
+  records = datasets.load_training_source("svamp", with_extra)
+  write_records(tmp_path / "train.jsonl", [*records[10:], *records[:10]])
+  again = dataclasses.replace(options, source="records", data_dir=str(tmp_path))
+  for split in ("train", "validation"):
+    assert set(_ids(again, split)) == set(_ids(with_extra, split))
+
+
 def test_labels_are_counted_and_spelt_as_the_datasets(options, tmp_path):
   path = tmp_path / "more.jsonl"
   write_records(

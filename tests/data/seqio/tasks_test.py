@@ -363,6 +363,8 @@ def test_plain_converters_make_batches(name):
 )
 def test_every_name_converts_and_equals_the_direct_path(dataset):
   for name in names_of(dataset):
+    if dataset == "asdiv" and not name.endswith("_teacher"):
+      continue  # it has no gold labels
     if name not in QUICKLY_CHECKED:
       found = check_converters(name)
       if not task_names.get_task(name).method.is_mixture:
