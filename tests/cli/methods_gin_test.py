@@ -52,7 +52,10 @@ def test_every_method_makes_a_run(name):
 EXTRA = {"extra_records": ["EXTRA_RECORDS = 'asdiv'"]}
 # Of files that are none of a method's name; the others are distilling
 # step-by-step with other data or weights.
-TASKS = {"several_teachers": "dss_palm_gpt_neox"}
+TASKS = {
+  "several_teachers": "dss_palm_gpt_neox",
+  "dss_mutual_information": "dss_paired",
+}
 
 
 def test_what_the_options_of_the_methods_come_to():
