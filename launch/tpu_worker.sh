@@ -76,6 +76,7 @@ StartLimitBurst=10
 [Service]
 User=$(id -un)
 WorkingDirectory=$HOME
+Environment=DSS_DATA_DIR=/mnt/dss/data
 ExecStart=/bin/bash $HOME/dss_jax-run.sh
 # Statuses after which the same would fail again: docs/launching/README.md.
 Restart=on-failure
