@@ -48,6 +48,11 @@ with socket.socket() as probe:
   print(probe.getsockname()[1])
 ')"
 IFS=, read -ra gpus <<< "${CUDA_VISIBLE_DEVICES:-}"
+if [ "${#gpus[@]}" -gt 0 ] && [ "${#gpus[@]}" -lt "$processes" ]; then
+  echo "local.sh: $processes processes want a GPU each, and there are" \
+    "${#gpus[@]}: $CUDA_VISIBLE_DEVICES" >&2
+  exit 2
+fi
 pids=()
 # Each gets its own group: the terminal's Ctrl-C comes to this script alone, and
 # from here to each of them once.
