@@ -38,7 +38,7 @@ def _pair(
         folder / f"{method}{more.get('examples', '')}_{seed}",
         method=method,
         seed=seed,
-        test=answers(seed) if callable(answers) else answers,
+        test=answers if isinstance(answers, float) else answers(seed),
         **more,
       )
 
@@ -302,10 +302,15 @@ def test_the_front_holds_the_cheapest_winners(tmp_path, monkeypatch):
   }
   assert points[0].gap == pytest.approx(0.4 - 0.6)
   savings = {(s.kind, s.fixed): s for s in content.savings}
-  reached = savings["model", "100 records"]
+  reached = savings["data", "t5_1_1 8x1+1 0.00656M"]
   assert reached.level == "the teacher (big)"
   # From 24 to 54 right answers, 36 lie at two fifths.
-  assert reached.needed.size == pytest.approx(6560 * 2**0.4)
+  assert reached.needed.size == pytest.approx(100 * 4**0.4)
+  # With the most records, every student is good enough.
+  assert {fixed for kind, fixed in savings if kind == "model"} == {
+    "400 records"
+  }
+  assert savings["model", "400 records"].needed.size == -math.inf
 
 
 def test_a_teacher_that_lacks_items_is_named_and_not_compared(
