@@ -16,6 +16,7 @@ examples:
   dss-jax report runs/svamp runs/more --data_dir=data --output_dir=reports/svamp
   dss-jax report runs/mine --teacher data/test.jsonl data/train.jsonl \\
     --output_dir=reports/mine
+  dss-jax report --compare runs/standard_0 runs/dss_0
 """
 
 
@@ -27,12 +28,14 @@ class ReportFlags:
     output_dir: where the page, the figures and the tables go.
     teacher: records with a teacher's answers to the validation and test items,
       as `dss-jax extract` writes them.
+    compare: two runs, to be compared by test item in place of a report.
     data_dir: folder of the released data, whose completions are the teacher's
       answers; default: that of the runs, or DSS_DATA_DIR.
   """
 
   output_dir: str = "report"
   teacher: tuple[str, ...] = ()
+  compare: tuple[str, ...] = ()
   data_dir: str | None = None
 
 
@@ -40,18 +43,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the mode's flags."""
   parser.add_argument(
     "folders",
-    nargs="+",
+    nargs="*",
     metavar="FOLDER",
     help="a run, a folder of runs, or a sweep's folder; repeat it",
   )
-  flags.add_flags(parser, ReportFlags, teacher={"metavar": "FILE"})
+  flags.add_flags(
+    parser,
+    ReportFlags,
+    teacher={"metavar": "FILE"},
+    compare={"metavar": "RUN", "nargs": 2, "action": "store"},
+  )
 
 
 def run(args: argparse.Namespace) -> int:
   """Runs the mode."""
+  options = flags.build(ReportFlags, args)
+  if bool(options.compare) == bool(args.folders):
+    raise errors.UserError(
+      "name the folders of runs that are to be reported, or two runs that are to"
+      " be compared",
+      fields="compare",
+    )
+  if options.compare:
+    from dss_jax.experiments.report import run_pairs
+
+    pair = run_pairs.compare(*options.compare)
+    print(errors.printable("\n".join(run_pairs.describe(pair))))
+    return 0
   from dss_jax.experiments.report import report_writer
 
-  options = flags.build(ReportFlags, args)
   written = report_writer.write(
     args.folders,
     pathlib.Path(options.output_dir).expanduser(),

@@ -30,3 +30,16 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys):
   error = capsys.readouterr().err
   assert error.count("\n") == 1
   assert "no such folder" in error
+
+
+def test_two_runs_are_compared(tmp_path, capsys):
+  for name, accuracy in (("a", 0.9), ("b", 0.5)):
+    made_runs.make_run(tmp_path / name, test=accuracy)
+  flags = ["report", "--compare", str(tmp_path / "a"), str(tmp_path / "b")]
+  assert command_line.main(flags) == 0
+  out = capsys.readouterr().out
+  assert "McNemar's exact test: p = " in out
+  assert "only A is right" in out
+  assert command_line.main([*flags, str(tmp_path)]) == 2
+  assert command_line.main(["report"]) == 2
+  assert "--compare" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from dss_jax.training import results, run_directory
 
 CELL_FILE = "cell.json"
 GRID_FILE = "grid.json"
+DIVERGED_FILE = "diverged.json"
 SEARCH = "search"
 
 # A file of answers that is larger is none that `dss-jax train` wrote.
@@ -194,16 +195,15 @@ def _runs_in(folder: pathlib.Path, depth: int = 0) -> Iterator[pathlib.Path]:
 
 
 def _cells_of_grid(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """The runs that one of the sweeps of a folder has used."""
-  names = {
-    entry["cell"]
-    for entry in run_directory.read_jsonl(folder / results.RESULTS_FILE)
-    if isinstance(entry.get("cell"), str)
-  }
-  for name in sorted(names):
-    place = folder.parent / "cells" / pathlib.PurePath(name).name
-    if _is_run(place):
-      yield place
+  """The runs that a sweep consists of, also those that are not there yet."""
+  try:
+    cells = _read_json(folder / GRID_FILE).get("cells")
+  except _Unusable as error:
+    raise UserError(f"{folder}: {error.args[1]}", fields="folders") from None
+  for cell in cells if isinstance(cells, list) else ():
+    name = cell.get("cell") if isinstance(cell, dict) else None
+    if isinstance(name, str) and pathlib.PurePath(name).name == name:
+      yield folder.parent / "cells" / name
 
 
 # ------------------------------------------------------------------- one run
@@ -213,6 +213,8 @@ def _read_run(folder: pathlib.Path, texts: dict[str, str]) -> Run:
   cell = _read_json(folder / CELL_FILE)
   if cell.get("stage") == SEARCH:
     raise _Unusable(SEARCH, "a run of a search, whose seed does not count")
+  if diverged := _read_json(folder / DIVERGED_FILE):
+    raise _Unusable("diverged", f"it diverged: {diverged.get('reason')}")
   entries = _entries(folder)
   if not entries:
     raise _Unusable("not finished", "it is not finished: no results.jsonl")

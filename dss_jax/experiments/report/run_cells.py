@@ -402,7 +402,7 @@ def _same_for_each_seed(
         (r for r in members if _items_of(r.test) == usual[seed]), same[0]
       )
       for run in same:
-        if _items_of(run.test) == usual[seed] and _same_inputs(
+        if _items_of(run.test) == usual[seed] and same_items(
           run.test, first.test
         ):
           kept.append(run)
@@ -419,6 +419,11 @@ def _most(values: Iterable[Any]) -> Any:
 
 def _items_of(answers: Answers) -> tuple:
   return answers.ids, answers.targets
+
+
+def same_items(first: Answers, second: Answers) -> bool:
+  """Whether two runs answered the same items."""
+  return _items_of(first) == _items_of(second) and _same_inputs(first, second)
 
 
 def _same_inputs(first: Answers, second: Answers) -> bool:

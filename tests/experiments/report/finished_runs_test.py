@@ -53,21 +53,33 @@ def test_runs_are_found_in_folders_of_folders_each_once(tmp_path):
   assert [str(f.relative_to(tmp_path)) for f in found] == ["c", "x/a", "x/y/b"]
 
 
-def test_the_folder_of_a_sweep_stands_for_the_cells_it_has_used(tmp_path):
+def test_the_folder_of_a_sweep_stands_for_its_cells(tmp_path):
+  """Those of other sweeps lie beside them; some have not begun."""
   for name in ("1a", "2b", "3c"):
     made_runs.make_run(
       tmp_path / "cells" / name, cell={"axes": {}, "stage": "final"}
     )
   sweep = tmp_path / "mine"
   sweep.mkdir()
-  (sweep / "grid.json").write_text("{}")
-  (sweep / "results.jsonl").write_text(
-    '{"cell": "1a"}\n{"cell": "3c"}\n{"cell": "../../x"}\n{"cell": 3}\n'
-  )
+  names = ("1a", "3c", "4d", "../../x")
+  cells = [{"cell": name, "stage": "final"} for name in names]
+  (sweep / "grid.json").write_text(json.dumps({"cells": [*cells, 3]}))
   found = finished_runs.run_folders([sweep])
-  assert [f.name for f in found] == ["1a", "3c"]
+  assert [f.name for f in found] == ["1a", "3c", "4d"]
+  _, [left_out] = finished_runs.find([sweep])
+  assert (left_out.folder.name, left_out.kind) == ("4d", "not finished")
   assert len(finished_runs.run_folders([tmp_path / "cells"])) == 3
-  assert len(finished_runs.run_folders([tmp_path])) == 3
+  assert len(finished_runs.run_folders([tmp_path])) == 4
+  (sweep / "grid.json").write_text("[")
+  with pytest.raises(UserError, match=r"grid.json is damaged"):
+    finished_runs.find([sweep])
+
+
+def test_a_run_that_diverged_is_named(tmp_path):
+  folder = made_runs.make_run(tmp_path / "a")
+  (folder / "results.jsonl").unlink()
+  (folder / "diverged.json").write_text('{"reason": "loss is not finite"}')
+  assert _reason(folder) == "diverged: it diverged: loss is not finite"
 
 
 def test_what_holds_no_run_is_refused(tmp_path):
