@@ -7,7 +7,7 @@ import dataclasses
 import pathlib
 import textwrap
 
-from dss_jax.base import errors
+from dss_jax.base import checks, errors
 from dss_jax.cli import flags
 
 EPILOG = """\
@@ -31,12 +31,19 @@ class ReportFlags:
     compare: two runs, to be compared by test item in place of a report.
     data_dir: folder of the released data, whose completions are the teacher's
       answers; default: that of the runs, or DSS_DATA_DIR.
+    costs: what was measured, OUTPUT.infer.json files of `dss-jax infer` and
+      ledgers of `dss-jax extract`.
+    hourly_price: of the machine that the students of --costs ran on.
+    prices: further prices of teachers, a TOML file.
   """
 
   output_dir: str = "report"
   teacher: tuple[str, ...] = ()
   compare: tuple[str, ...] = ()
   data_dir: str | None = None
+  costs: tuple[str, ...] = ()
+  hourly_price: float | None = None
+  prices: str | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser,
     ReportFlags,
     teacher={"metavar": "FILE"},
+    costs={"metavar": "FILE"},
+    prices={"metavar": "FILE"},
     compare={"metavar": "RUN", "nargs": 2, "action": "store"},
   )
 
@@ -70,13 +79,21 @@ def run(args: argparse.Namespace) -> int:
     pair = run_pairs.compare(*options.compare)
     print(errors.printable("\n".join(run_pairs.describe(pair))))
     return 0
-  from dss_jax.experiments.report import report_writer
+  from dss_jax.experiments.report import measured_costs, report_writer
 
+  checks.positive(
+    "ReportFlags.hourly_price", options.hourly_price, or_none=True
+  )
   written = report_writer.write(
     args.folders,
     pathlib.Path(options.output_dir).expanduser(),
     teacher_files=options.teacher,
     data_dir=options.data_dir,
+    costs=measured_costs.read(
+      options.costs,
+      hourly_price=options.hourly_price,
+      prices=options.prices,
+    ),
   )
   for finding in written.findings:
     for text in (finding.verdict, finding.text, finding.cautions):

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dss_jax.base import standalone_page
 from dss_jax.experiments.report import (
   label_confusions,
+  measured_costs,
   report_answer,
   test_items,
 )
@@ -54,6 +55,7 @@ def render(
     _answer(content, findings),
     _figures(drawings, missing),
     *map(_table_section, early),
+    _unmeasured(tables),
     _confusions(content),
     standalone_page.browser("Test items", "input, answer, rationale, id"),
     *(_table_section(table) for table in tables if table.name in late),
@@ -164,6 +166,17 @@ def _without_common(
       for row in rows
     ],
     [f"In all rows: {listed}."] if listed else [],
+  )
+
+
+def _unmeasured(tables: Sequence[Table]) -> str:
+  """How to measure costs, where nobody did."""
+  if any(table.name == "costs" for table in tables):
+    return ""
+  return _section(
+    "costs",
+    f'<p class="missing">{_text(measured_costs.HOW_TO_MEASURE)}</p>',
+    title="Cost, latency and memory",
   )
 
 

@@ -26,11 +26,13 @@ from dss_jax.datasets.records import atomic_file
 from dss_jax.experiments.report import (
   content_tables,
   experiment_page,
+  measured_costs,
   report_answer,
   report_content,
   report_figures,
   report_tables,
 )
+from dss_jax.experiments.report.measured_costs import Cost
 from dss_jax.experiments.report.report_answer import Finding
 from dss_jax.experiments.report.report_content import Content
 from dss_jax.experiments.report.report_figures import Drawing, Missing
@@ -62,6 +64,7 @@ def write(
   *,
   teacher_files: Sequence[str | os.PathLike[str]] = (),
   data_dir: str | None = None,
+  costs: Sequence[Cost] = (),
 ) -> Written:
   """Makes a report of runs.
 
@@ -70,6 +73,7 @@ def write(
     output_dir: a folder; made if absent.
     teacher_files: records with a teacher's answers to the items.
     data_dir: folder of the released data, for their teachers' answers.
+    costs: what students and teachers were measured to cost.
 
   Raises:
     UserError: there is no finished run, or a file cannot be read.
@@ -81,6 +85,8 @@ def write(
   with errors.writing(folder):
     atomic_files.make_folder(folder)
   tables = content_tables.of_content(content)
+  if costs:
+    tables.append(measured_costs.table(costs))
   findings = report_answer.findings(content)
   drawings, missing = _draw(content)
   page = experiment_page.render(content, findings, tables, drawings, missing)

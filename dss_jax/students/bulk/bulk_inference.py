@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -162,7 +163,7 @@ def _answer_all(
   can_write = functools.lru_cache(maxsize=_REMEMBERED_LABELS)(
     lambda label: vocabularies.can_write(vocabulary, label)
   )
-  first, started = state.rows, time.monotonic()
+  first, started, earlier_s = state.rows, time.monotonic(), state.seconds
   speed = ""
   with _shown_progress(source, output) as show:
     for window in windows:
@@ -189,12 +190,20 @@ def _answer_all(
       output.append(b"".join(lines))
       state.rows += len(window)
       state.input_digest = windows.digest
+      state.seconds = earlier_s + time.monotonic() - started
+      state.peak_memory_bytes = max(state.peak_memory_bytes, _peak_memory())
       output.save()
       rate = (state.rows - first) / max(time.monotonic() - started, 1e-9)
       speed = f"{rate:,.0f}" if rate >= 10.0 else f"{rate:.2g}"
       speed += " records/s"
       show(state.rows, speed)
   return speed
+
+
+def _peak_memory() -> int:
+  """The most bytes of memory that this process has had."""
+  most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return most if sys.platform == "darwin" else most * 1024
 
 
 def _counted(
@@ -282,6 +291,7 @@ def _output(
     "dss_jax": __version__,
     "student": dict(student.description),
     "input": source.path,
+    "device": jax.devices()[0].device_kind,
   }
   return FileOutput(
     target.path, made_of, about=about, overwrite=target.overwrite

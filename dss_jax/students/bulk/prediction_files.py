@@ -35,6 +35,8 @@ SUFFIXES = (".jsonl", ".json", *prediction_records.TABLE_SUFFIXES)
 # Seconds between two states on disk from which a run can continue.
 _SECONDS_BETWEEN_SAVES = 1.0
 
+# Earlier versions did not measure these.
+_LATER = ("seconds", "peak_memory_bytes")
 _REMEDY = "set overwrite to start anew"
 
 
@@ -48,6 +50,9 @@ class Progress:
     input_digest: digest of those records.
     lengths: declared lengths of inputs, in tokens.
     totals: counts over those records.
+    seconds: time that answering them took, over all starts.
+    peak_memory_bytes: the most memory of the process, as the system counts it;
+      an accelerator's own is not in it.
     complete: whether these are all records.
   """
 
@@ -56,6 +61,8 @@ class Progress:
   input_digest: str = ""
   lengths: list[int] = dataclasses.field(default_factory=list)
   totals: dict[str, Any] = dataclasses.field(default_factory=dict)
+  seconds: float = 0.0
+  peak_memory_bytes: int = 0
   complete: bool = False
 
 
@@ -260,6 +267,8 @@ class FileOutput:
         )
       found = Progress()
       for name, value in dataclasses.asdict(found).items():
+        if name in _LATER and name not in state:
+          continue
         if type(state[name]) is not type(value):
           raise ValueError(f"{name} is {one_line(state[name], longest=60)}")
         setattr(found, name, state[name])

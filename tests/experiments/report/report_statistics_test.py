@@ -174,10 +174,10 @@ def test_p_values_are_adjusted_over_the_whole_report(tmp_path):
     )
   found = report_content.build([tmp_path]).comparisons
   assert len(found) == 3
-  expected = multitest.multipletests([c.p_value for c in found], method="holm")[
-    1
-  ]
-  assert [c.adjusted for c in found] == pytest.approx(expected.tolist())
+  by_holm: Any = multitest.multipletests(
+    [c.p_value for c in found], method="holm"
+  )
+  assert [c.adjusted for c in found] == pytest.approx(list(by_holm[1]))
 
 
 def _exactly(share, items):
