@@ -122,6 +122,21 @@ def test_intervals_cover_the_truth_as_often_as_they_say(seeds, deviation):
   assert 0.93 - 0.014 <= covered / 1000 <= 0.995
 
 
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_intervals_cover_the_truth_where_seeds_have_their_own_items(seeds):
+  """Seeds may draw the data too; both methods answer the same items."""
+  covered = 0
+  for trial in range(1000):
+    generator = np.random.default_rng(trial)
+    difficulty = generator.uniform(-0.15, 0.15, (seeds, 80))
+    shifts = generator.normal(0, 0.06, (2, seeds, 1))
+    draws = generator.random((2, seeds, 80))
+    first, second = draws < np.array([[[0.7]], [[0.6]]]) + difficulty + shifts
+    low, high = paired_statistics.mean_interval(first * 1.0 - second)
+    covered += low <= 0.1 <= high
+  assert 0.95 - 0.02 <= covered / 1000 <= 0.95 + 0.03
+
+
 def test_many_seeds_have_the_interval_of_the_bootstrap():
   """Resamples both axes by scipy's bootstrap of seeds, then of items."""
   (scores,) = _answers(40, 400, accuracies=(0.7,), deviation=0.08, seed=5)

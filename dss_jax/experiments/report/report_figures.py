@@ -15,6 +15,7 @@ import itertools
 import math
 import pathlib
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
@@ -86,7 +87,7 @@ def draw(content: Content) -> tuple[list[Drawing], list[Missing]]:
   """
   drawings: list[Drawing] = []
   missing: list[Missing] = []
-  for make in (_less_data, _smaller_student, _least_of_both):
+  for make in (_less_data, _smaller_student, _least_of_both, _methods):
     found, without = make(content)
     drawings += found
     missing += without
@@ -237,6 +238,29 @@ def _least_of_both(content: Content) -> tuple[list[Drawing], list[Missing]]:
   return found, missing
 
 
+def _methods(content: Content) -> tuple[list[Drawing], list[Missing]]:
+  """Methods side by side, where there is but one setting to draw a curve of."""
+  found = []
+  for dataset in content.datasets:
+    rows = content.of_dataset(dataset)
+    settings = {(row.cell.student, row.cell.examples) for row in rows}
+    if len(settings) > 1 or len(rows) < 2:
+      continue
+    [(student, examples)] = settings
+    drawing = _Axes(content, dataset, rows)
+    drawing.rows()
+    records = "all" if examples is None else f"{examples:,}"
+    found.append(
+      drawing.finish(
+        f"methods_{dataset}",
+        f"{dataset}: accuracy of each method",
+        f"{student}, {records} training records; {rows[0].items:,} test items.",
+        legend=False,
+      )
+    )
+  return found, []
+
+
 def _without_winner(
   content: Content, fronts: Mapping[Family, Sequence[FrontPoint]]
 ) -> str:
@@ -344,14 +368,61 @@ class _Axes:
     axes.axhline(chance, color=_INK, alpha=0.35, linewidth=0.8)
     self._note("chance", chance)
 
-  def _runs(self, x: float, row: CellRow, color: str) -> None:
+  def rows(self) -> None:
+    """A line for each cell: mean, interval and every run."""
+    from matplotlib import ticker
+
+    axes = self._axes
+    for place, row in enumerate(self._rows):
+      style = self._style(row.cell.family)
+      summary = row.summary
+      axes.errorbar(
+        [summary.mean],
+        [place],
+        xerr=[[summary.mean - summary.low], [summary.high - summary.mean]],
+        markersize=6,
+        elinewidth=1.4,
+        capsize=3,
+        **style,
+      )
+      self._runs(place + 0.22, row, style["color"], across=False)
+    names = [
+      f"{textwrap.fill(self._content.name(row.cell.family), 24)}\n"
+      f"seeds: {len(row.cell.runs)}"
+      for row in self._rows
+    ]
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.xaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel(f"test {self._rows[0].cell.metric.replace('_', ' ')}")
+    chance = max(row.chance for row in self._rows)
+    lines = [(chance, "chance", "-")]
+    if (accuracy := self._teacher_accuracy()) is not None:
+      lines.append((accuracy, "teacher", "--"))
+    for x, name, stroke in lines:
+      axes.axvline(x, color=_INK, alpha=0.5, linewidth=1, linestyle=stroke)
+      axes.annotate(
+        name,
+        (x, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(2, -2),
+        textcoords="offset points",
+        va="top",
+        color=_INK,
+        fontsize=7.5,
+      )
+
+  def _runs(
+    self, place: float, row: CellRow, color: str, *, across: bool = True
+  ) -> None:
     """The runs of a cell as dots; those at chance are hollow."""
     for run, at_chance in zip(
       row.cell.runs, row.summary.at_chance, strict=True
     ):
+      accuracy = float(run.test.correct.mean())
       self._axes.plot(
-        [x],
-        [run.test.correct.mean()],
+        [place if across else accuracy],
+        [accuracy if across else place],
         marker="o",
         markersize=4 if at_chance else 2.4,
         markerfacecolor="none" if at_chance else color,
@@ -496,25 +567,28 @@ class _Axes:
     self._axes.set_ylabel(f"test {self._rows[0].cell.metric.replace('_', ' ')}")
     self._axes.set_title(f"{title}; {items:,} test items", loc="left")
 
-  def finish(self, name: str, title: str, caption: str) -> Drawing:
+  def finish(
+    self, name: str, title: str, caption: str, *, legend: bool = True
+  ) -> Drawing:
     """Adds the legend below and makes the drawing for a page."""
     handles, labels = self._axes.get_legend_handles_labels()
     # A line for each name that is long.
     columns = 2 if all(len(label) < 26 for label in labels) else 1
-    self._figure.legend(
-      handles,
-      labels,
-      loc="outside lower left",
-      ncols=columns,
-      frameon=False,
-      labelcolor=_INK,
-      markerscale=1,
-    )
+    if legend:
+      self._figure.legend(
+        handles,
+        labels,
+        loc="outside lower left",
+        ncols=columns,
+        frameon=False,
+        labelcolor=_INK,
+      )
     shown = sum(len(row.cell.runs) for row in self._rows)
     collapsed = sum(sum(row.summary.at_chance) for row in self._rows)
     count = (
       f"Small dots: single runs; {collapsed} of {shown} are at chance (hollow)."
-      " Numbers: seeds at each point; bars: 95 % interval over seeds and items."
+      f"{' Numbers: seeds at each point.' if legend else ''}"
+      " Bars: 95 % interval over seeds and items."
     )
     if not name.startswith("least"):
       caption = f"{caption} {count}"

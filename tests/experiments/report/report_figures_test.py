@@ -164,6 +164,24 @@ def test_files_are_the_same_each_time(tmp_path, content, drawings):
   assert first[1].read_bytes().startswith(b"\x89PNG")
 
 
+def test_one_setting_has_its_methods_side_by_side(tmp_path):
+  for method, accuracy in (("standard", 0.5), ("dss", 0.9)):
+    for seed in (0, 1):
+      made_runs.make_run(
+        tmp_path / f"{method}{seed}", method=method, seed=seed, test=accuracy
+      )
+  content = report_content.build([tmp_path])
+  [drawing], _ = report_figures.draw(content)
+  axes = drawing.figure.axes[0]
+  means = [c.lines[0].get_xdata()[0] for c in axes.containers]
+  assert means == [row.summary.mean for row in content.rows]
+  names = [label.get_text() for label in axes.get_yticklabels()]
+  assert names == [
+    "fine-tuning\nseeds: 2",
+    "distilling step-by-step\nseeds: 2",
+  ]
+
+
 def test_what_the_runs_cannot_support_is_left_out(tmp_path):
   made_runs.make_run(tmp_path / "a")
   found, missing = report_figures.draw(report_content.build([tmp_path]))
