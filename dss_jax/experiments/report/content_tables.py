@@ -8,10 +8,8 @@ from collections.abc import Sequence
 
 from dss_jax.experiments.paired_statistics import Reach
 from dss_jax.experiments.report.report_content import Content
-from dss_jax.experiments.report.report_statistics import (
-  CellComparison,
-  Saving,
-)
+from dss_jax.experiments.report.report_savings import Saving
+from dss_jax.experiments.report.report_statistics import CellComparison
 from dss_jax.experiments.report.report_tables import (
   MINUS,
   UNKNOWN,
@@ -264,11 +262,11 @@ def teachers(content: Content) -> Table:
     [
       Column("dataset"),
       Column("teacher"),
-      Column("training data %", "percent"),
+      Column("training data %", "percent.2"),
       Column("items", "count"),
-      Column("validation %", "percent"),
+      Column("validation %", "percent.2"),
       Column("validation items", "count"),
-      Column("test %", "percent"),
+      Column("test %", "percent.2"),
       Column("test items", "count"),
       Column("compared with"),
     ],

@@ -13,15 +13,16 @@ from collections.abc import Iterable, Sequence
 
 from dss_jax.base import standalone_page
 from dss_jax.experiments.report import (
+  answered_items,
   label_confusions,
   measured_costs,
   report_answer,
-  test_items,
 )
+from dss_jax.experiments.report.figure_files import Drawing
 from dss_jax.experiments.report.label_confusions import Confusion
 from dss_jax.experiments.report.report_answer import Finding
 from dss_jax.experiments.report.report_content import Content
-from dss_jax.experiments.report.report_figures import Drawing, Missing
+from dss_jax.experiments.report.report_figures import Missing
 from dss_jax.experiments.report.report_tables import Column, Table
 
 _FOLDER = pathlib.Path(__file__).parent / "page"
@@ -68,7 +69,7 @@ def render(
     subtitle=_subtitle(content),
     noscript="The browser of test items takes JavaScript; all else is here.",
     main="".join(filter(None, parts)),
-    data=test_items.for_page(content),
+    data=answered_items.for_page(content),
     style=(_FOLDER / "style.css").read_text(encoding="utf-8"),
     script=(_FOLDER / "script.js").read_text(encoding="utf-8"),
   )
@@ -215,7 +216,7 @@ def _confusions(content: Content) -> str:
   left = 0
   for dataset in content.datasets:
     cells = [row.cell for row in content.of_dataset(dataset)]
-    names = test_items.cell_names(content, cells)
+    names = answered_items.cell_names(content, cells)
     for name, cell in zip(names, cells, strict=True):
       confusion = label_confusions.of_cell(cell)
       if confusion is None:

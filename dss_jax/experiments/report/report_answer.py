@@ -10,14 +10,11 @@ from collections.abc import Sequence
 from dss_jax.datasets.options import CONTROLS
 from dss_jax.experiments.report import content_tables, run_cells
 from dss_jax.experiments.report.report_content import Content
-from dss_jax.experiments.report.report_statistics import (
-  CellComparison,
-  CellRow,
-  Saving,
-  TeacherComparison,
-)
+from dss_jax.experiments.report.report_savings import Saving
+from dss_jax.experiments.report.report_statistics import CellComparison, CellRow
 from dss_jax.experiments.report.report_tables import MINUS, shown
 from dss_jax.experiments.report.run_cells import Cell, Family
+from dss_jax.experiments.report.teacher_comparisons import TeacherComparison
 
 _MAIN_METHOD = "dss"
 
@@ -74,7 +71,7 @@ def _of_dataset(content: Content, dataset: str) -> Finding:
   ]
   main = headline(compared)
   helps = None
-  if main is not None:
+  if main is not None and not _at_chance(rows, main):
     helps = True if main.result.low > 0 else None
     helps = False if main.result.high < 0 else helps
   decided = [
@@ -143,7 +140,12 @@ def _help(
     f" {_count(result.seeds, 'seed')}, {result.items:,} test items"
     f"{_p(main)}).",
   ]
-  if result.low <= 0 <= result.high:
+  if _at_chance(rows, main):
+    sentences.append(
+      "Both are at chance, so that this says nothing about either: train longer,"
+      " with more data, or a larger student."
+    )
+  elif result.low <= 0 <= result.high:
     sentences.append(
       f"A difference of less than {100 * result.detectable:.1f} points would"
       " often be missed with so many seeds and items."
@@ -162,6 +164,12 @@ def _help(
       f" below 0 in {below}, and holds 0 in {len(same) - above - below}."
     )
   return [*sentences, *_controls(compared, main)]
+
+
+def _at_chance(rows: Sequence[CellRow], main: CellComparison) -> bool:
+  """Whether all runs of both cells are at chance."""
+  both = [row for row in rows if row.cell in (main.cell, main.baseline)]
+  return all(all(row.summary.at_chance) for row in both)
 
 
 def headline(compared: Sequence[CellComparison]) -> CellComparison | None:

@@ -9,20 +9,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dss_jax.base.errors import UserError
 from dss_jax.experiments.report import (
   finished_runs,
+  report_savings,
   report_statistics,
   run_cells,
   stored_teacher,
+  teacher_comparisons,
 )
 from dss_jax.experiments.report.finished_runs import LeftOut, Run
-from dss_jax.experiments.report.report_statistics import (
-  CellComparison,
-  CellRow,
-  FrontPoint,
-  Saving,
-  TeacherComparison,
-)
+from dss_jax.experiments.report.report_savings import Saving
+from dss_jax.experiments.report.report_statistics import CellComparison, CellRow
 from dss_jax.experiments.report.run_cells import Cell, Family
 from dss_jax.experiments.report.stored_teacher import Teacher
+from dss_jax.experiments.report.teacher_comparisons import (
+  FrontPoint,
+  TeacherComparison,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,15 +113,15 @@ def build(
   against = [
     comparison
     for dataset, teacher in hardest.items()
-    for comparison in report_statistics.compare_with_teacher(
+    for comparison in teacher_comparisons.compare_with_teacher(
       [c for c in cells if c.family.dataset == dataset], teacher
     )
   ]
-  comparisons, against = report_statistics.adjusted(comparisons, against)
+  comparisons, against = teacher_comparisons.adjusted(comparisons, against)
   fronts: dict[Family, list[FrontPoint]] = {}
   for dataset in hardest:
     of_dataset = [c for c in against if c.cell.family.dataset == dataset]
-    fronts |= report_statistics.fronts(of_dataset)
+    fronts |= teacher_comparisons.fronts(of_dataset)
   return Content(
     rows=report_statistics.cell_rows(cells),
     comparisons=comparisons,
@@ -129,7 +130,7 @@ def build(
     hardest=hardest,
     against_teacher=against,
     fronts=fronts,
-    savings=report_statistics.savings(cells, hardest),
+    savings=report_savings.savings(cells, hardest),
     left_out=left_out,
     notes=[*notes, *unused, *_own_items(cells)],
   )
@@ -153,7 +154,7 @@ def _fitting(
   for teacher in found:
     of_dataset = [c for c in cells if c.family.dataset == teacher.dataset]
     if any(
-      report_statistics.teacher_scores(teacher, cell) is not None
+      teacher_comparisons.teacher_scores(teacher, cell) is not None
       for cell in of_dataset
     ):
       fitting.append(teacher)
@@ -161,7 +162,7 @@ def _fitting(
       unused.append(_why_unused(teacher, of_dataset[0]))
   hardest = {}
   for dataset in dict.fromkeys(t.dataset for t in fitting):
-    best = report_statistics.hardest_teacher(
+    best = teacher_comparisons.hardest_teacher(
       [t for t in fitting if t.dataset == dataset],
       [c for c in cells if c.family.dataset == dataset],
     )

@@ -18,7 +18,7 @@ from typing import Any
 from dss_jax.base.atomic_files import write_atomically
 
 # How a column's numbers are written for reading.
-KINDS = ("text", "percent", "points", "count", "p", "number")
+KINDS = ("text", "percent", "percent.2", "points", "count", "p", "number")
 
 _MAX_TEXT = 200
 
@@ -33,7 +33,7 @@ class Column:
   Attributes:
     name: its heading.
     kind: one of KINDS. "percent" and "points" hold fractions, which are shown
-      times 100.
+      times 100, "percent.2" with two decimals.
   """
 
   name: str
@@ -97,6 +97,7 @@ def _p_value(value: float) -> str:
 
 _WRITERS: Mapping[str, Callable[[Any], str]] = {
   "percent": lambda value: f"{100 * value:.1f}",
+  "percent.2": lambda value: f"{100 * value:.2f}",
   "points": lambda value: f"{100 * value:+.1f}",
   "count": lambda value: f"{value:,.0f}",
   "p": lambda value: _p_value(value) if value < 1 else "1",

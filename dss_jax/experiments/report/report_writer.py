@@ -26,16 +26,18 @@ from dss_jax.datasets.records import atomic_file
 from dss_jax.experiments.report import (
   content_tables,
   experiment_page,
+  figure_files,
   measured_costs,
   report_answer,
   report_content,
   report_figures,
   report_tables,
 )
+from dss_jax.experiments.report.figure_files import Drawing
 from dss_jax.experiments.report.measured_costs import Cost
 from dss_jax.experiments.report.report_answer import Finding
 from dss_jax.experiments.report.report_content import Content
-from dss_jax.experiments.report.report_figures import Drawing, Missing
+from dss_jax.experiments.report.report_figures import Missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,7 @@ def write(
       file.write(text.encode("utf-8", "backslashreplace"))
   files = [
     *texts,
-    *report_figures.write(folder / "figures", drawings),
+    *figure_files.write(folder / "figures", drawings),
     *report_tables.write(folder / "tables", tables),
   ]
   return Written(content, findings, files)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dss_jax.experiments.report import common_items
 from dss_jax.experiments.report.finished_runs import Answers, LeftOut, Run
 
 # Settings that say where and how a run was made, and not what was learned: a
@@ -158,7 +159,7 @@ def group(runs: Iterable[Run]) -> tuple[list[Cell], list[LeftOut]]:
     The cells, by dataset, student, size and method; and the runs that fit
     nowhere.
   """
-  fitting, left_out = _with_common_items(runs)
+  fitting, left_out = common_items.keep(runs)
   fitting, repeated = _each_once(fitting)
   sizes = _sizes(fitting)
   by_fields: dict[tuple, list[Run]] = collections.defaultdict(list)
@@ -345,102 +346,6 @@ def _num_classes(
 # ---------------------------------------------------------------- common items
 
 
-def _with_common_items(
-  runs: Iterable[Run],
-) -> tuple[list[Run], list[LeftOut]]:
-  """Leaves out runs whose test items or metric are not those of the others."""
-  by_dataset: dict[str, list[Run]] = collections.defaultdict(list)
-  for run in runs:
-    by_dataset[run.entry["dataset"]].append(run)
-  kept: list[Run] = []
-  left_out: list[LeftOut] = []
-  for dataset, members in by_dataset.items():
-    metric = _most(run.metric for run in members)
-    number = _most(len(run.test.ids) for run in members)
-    for run in members:
-      if run.metric != metric:
-        reason = f"its metric is {run.metric}; {dataset} has {metric} elsewhere"
-        left_out.append(LeftOut(run.folder, "another metric", reason))
-      elif len(run.test.ids) != number:
-        reason = (
-          f"it answered {len(run.test.ids)} test items; other runs on {dataset}"
-          f" answered {number}"
-        )
-        left_out.append(LeftOut(run.folder, "other test items", reason))
-      else:
-        kept.append(run)
-  same, others = _same_for_each_seed(kept)
-  return same, left_out + others
-
-
-def _same_for_each_seed(
-  runs: Sequence[Run],
-) -> tuple[list[Run], list[LeftOut]]:
-  """Runs of one seed must have the same items; seeds may have their own.
-
-  A seed may draw the data too. If most seeds of a dataset share their items,
-  all must.
-  """
-  by_dataset: dict[str, list[Run]] = collections.defaultdict(list)
-  for run in runs:
-    by_dataset[run.entry["dataset"]].append(run)
-  kept: list[Run] = []
-  left_out: list[LeftOut] = []
-  for dataset, members in by_dataset.items():
-    by_seed: dict[int, list[Run]] = collections.defaultdict(list)
-    for run in members:
-      by_seed[run.seed].append(run)
-    usual = {
-      seed: _most(_items_of(run.test) for run in same)
-      for seed, same in by_seed.items()
-    }
-    shared = _most(usual.values())
-    if sum(items == shared for items in usual.values()) > len(usual) / 2:
-      usual = dict.fromkeys(usual, shared)
-    for seed, same in by_seed.items():
-      first = next(
-        (r for r in members if _items_of(r.test) == usual[seed]), same[0]
-      )
-      for run in same:
-        if _items_of(run.test) == usual[seed] and same_items(
-          run.test, first.test
-        ):
-          kept.append(run)
-        else:
-          reason = f"its test items are not those of other runs on {dataset}"
-          left_out.append(LeftOut(run.folder, "other test items", reason))
-  return kept, left_out
-
-
-def _most(values: Iterable[Any]) -> Any:
-  """The most frequent value; of equals the one that came first."""
-  return collections.Counter(values).most_common(1)[0][0]
-
-
-def _items_of(answers: Answers) -> tuple:
-  return answers.ids, answers.targets
-
-
-def same_items(first: Answers, second: Answers) -> bool:
-  """Whether two runs answered the same items."""
-  return _items_of(first) == _items_of(second) and _same_inputs(first, second)
-
-
-def _same_inputs(first: Answers, second: Answers) -> bool:
-  """Whether inputs are the same but for what a method puts around them."""
-  return all(
-    a in b or b in a
-    for a, b in zip(cores(first.inputs), cores(second.inputs), strict=True)
-  )
-
-
-def cores(inputs: Sequence[str]) -> list[str]:
-  """Inputs without what all of them begin with, such as a prefix."""
-  # Of characters, which is what is wanted here.
-  common = len(os.path.commonprefix(list(inputs)))  # noqa: RUF071
-  return [text[common:] for text in inputs]
-
-
 def same_items_for_each_seed(
   cells: Iterable[Cell], seeds: Iterable[int], *, split: str = "test"
 ) -> bool:
@@ -455,11 +360,13 @@ def same_items_for_each_seed(
     if answers is None:
       return False
     for seed, each in zip(seeds, answers, strict=True):
-      by_seed[seed].add(_items_of(each))
+      by_seed[seed].add(common_items.items_of(each))
   numbers = {len(ids) for items in by_seed.values() for ids, _ in items}
   return all(len(items) == 1 for items in by_seed.values()) and len(numbers) < 2
 
 
 def has_own_items(cells: Iterable[Cell]) -> bool:
   """Whether seeds differ in their test items."""
-  return len({_items_of(run.test) for c in cells for run in c.runs}) > 1
+  return (
+    len({common_items.items_of(run.test) for c in cells for run in c.runs}) > 1
+  )

@@ -11,7 +11,7 @@ import numpy as np
 from dss_jax.base.errors import UserError
 from dss_jax.experiments import paired_statistics
 from dss_jax.experiments.paired_statistics import Comparison
-from dss_jax.experiments.report import finished_runs, run_cells
+from dss_jax.experiments.report import common_items, finished_runs, run_cells
 from dss_jax.experiments.report.finished_runs import Run
 
 
@@ -80,7 +80,7 @@ def compare(
       f" {runs[1].metric}; only runs with one metric can be compared",
       fields="compare",
     )
-  if not run_cells.same_items(one, other):
+  if not common_items.same_items(one, other):
     raise UserError(
       f"{first} and {second} answered different test items; only answers to the"
       " same items can be compared",

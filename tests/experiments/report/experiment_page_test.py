@@ -145,10 +145,10 @@ def test_items_come_with_every_answer(written):
 
 
 def test_a_page_that_would_be_too_large_says_what_it_holds(written):
-  from dss_jax.experiments.report import test_items
+  from dss_jax.experiments.report import answered_items
 
-  whole = test_items.for_page(written.content)
-  part = test_items.for_page(written.content, max_bytes=1500)
+  whole = answered_items.for_page(written.content)
+  part = answered_items.for_page(written.content, max_bytes=1500)
   assert part["total"] == 60
   assert 0 < len(part["records"]) < 30
   assert {item["kind"] for item in part["records"]} == {"differ"}

@@ -69,6 +69,15 @@ def test_the_first_comparison_is_not_chosen_by_its_result(tmp_path):
   assert "no p-value over seeds can be below .05" in finding.cautions
 
 
+def test_two_methods_at_chance_say_nothing(tmp_path):
+  _runs(tmp_path, dss=0.05, standard=0.2, seeds=3)
+  content, finding = _finding(tmp_path)
+  assert content.comparisons[0].result.high < 0
+  assert finding.helps is None
+  assert "Both are at chance" in finding.text
+  assert "would often be missed" not in finding.text
+
+
 def test_controls_do_not_speak_for_the_method(tmp_path):
   _runs(tmp_path, dss=0.6, standard=0.6, seeds=2)
   for seed in range(2):

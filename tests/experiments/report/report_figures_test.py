@@ -9,6 +9,7 @@ import pytest
 
 from dss_jax.datasets.records import Rationale, Record, write_records
 from dss_jax.experiments.report import (
+  figure_files,
   finished_runs,
   report_content,
   report_figures,
@@ -155,9 +156,9 @@ def test_a_drawing_for_a_page_has_no_style_and_ids_of_its_own(drawings):
 
 
 def test_files_are_the_same_each_time(tmp_path, content, drawings):
-  first = report_figures.write(tmp_path / "a", drawings.values())
+  first = figure_files.write(tmp_path / "a", drawings.values())
   again, _ = report_figures.draw(content)
-  second = report_figures.write(tmp_path / "b", again)
+  second = figure_files.write(tmp_path / "b", again)
   assert [p.name for p in first] == [p.name for p in second]
   for one, other in zip(first, second, strict=True):
     assert one.read_bytes() == other.read_bytes()

@@ -6,7 +6,7 @@ import made_runs
 import numpy as np
 import pytest
 
-from dss_jax.experiments.report import finished_runs, run_cells
+from dss_jax.experiments.report import common_items, finished_runs, run_cells
 
 
 def _cells(folder):
@@ -173,7 +173,7 @@ def test_a_run_that_repeats_another_counts_once(tmp_path):
 def test_inputs_are_compared_without_what_a_method_adds(first, second, same):
   answers = finished_runs.Answers((), (), (), (), None)  # type: ignore
   assert (
-    run_cells._same_inputs(
+    common_items._same_inputs(
       dataclasses.replace(answers, inputs=tuple(first)),
       dataclasses.replace(answers, inputs=tuple(second)),
     )

@@ -1,0 +1,152 @@
+"""How much less data, or how much smaller a student, is as good."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from dss_jax.experiments import paired_statistics
+from dss_jax.experiments.paired_statistics import Reach
+from dss_jax.experiments.report import report_statistics, run_cells
+from dss_jax.experiments.report.report_statistics import BASELINE
+from dss_jax.experiments.report.run_cells import Cell, Family
+from dss_jax.experiments.report.stored_teacher import Teacher
+
+_DRAWS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+  """How much less a method needs to be as good as a reference.
+
+  Attributes:
+    kind: "data" or "model".
+    family: the method.
+    fixed: the student (for data) or the training records (for a model), which
+      stays the same along the curve.
+    level: what is to be reached, in words.
+    needed: records or parameters at which it is reached.
+    smallest: the smallest size of the curve.
+    reference_size: what the reference has of them; None for the teacher.
+    seeds: number of seeds.
+  """
+
+  kind: str
+  family: Family
+  fixed: str
+  level: str
+  needed: Reach
+  smallest: float
+  reference_size: float | None
+  seeds: int
+
+
+def savings(
+  cells: Sequence[Cell], teachers: Mapping[str, Teacher]
+) -> list[Saving]:
+  """Data and model savings, for every curve of at least two sizes.
+
+  Those of parameters are with the most training records.
+
+  Args:
+    cells: of all datasets.
+    teachers: dataset -> the teacher to be reached.
+  """
+  return [
+    *_savings_along(cells, teachers, "data"),
+    *_savings_along(cells, teachers, "model"),
+  ]
+
+
+def _size(cell: Cell, kind: str) -> int | None:
+  return cell.examples if kind == "data" else cell.parameters
+
+
+def _savings_along(
+  cells: Sequence[Cell], teachers: Mapping[str, Teacher], kind: str
+) -> list[Saving]:
+  curves: dict[tuple, dict[Family, list[Cell]]] = collections.defaultdict(dict)
+  most = _most_records(cells)
+  for cell in cells:
+    if not _size(cell, kind):
+      continue
+    if kind == "model" and cell.examples != most.get(cell.family.dataset):
+      continue
+    fixed = cell.student if kind == "data" else f"{cell.examples} records"
+    family = cell.family
+    key = (family.dataset, fixed, family.init, family.label_source)
+    curves[key].setdefault(family, []).append(cell)
+  found = []
+  for (dataset, fixed, *_), families in curves.items():
+    for family, curve in families.items():
+      curve = sorted(curve, key=lambda cell: _size(cell, kind) or 0)
+      if len({_size(cell, kind) for cell in curve}) < 2:
+        continue
+      for baseline, reference in families.items():
+        if baseline.method == BASELINE and family.method != BASELINE:
+          largest = max(reference, key=lambda cell: _size(cell, kind) or 0)
+          found.append(_saving(kind, family, fixed, curve, largest))
+      if dataset in teachers:
+        found.append(_saving(kind, family, fixed, curve, teachers[dataset]))
+  return [saving for saving in found if saving is not None]
+
+
+def _most_records(cells: Iterable[Cell]) -> dict[str, int | None]:
+  """Dataset -> the most training records with which there are two students."""
+  students: dict[tuple[str, int], set[int]] = collections.defaultdict(set)
+  for cell in cells:
+    if cell.examples and cell.parameters:
+      students[cell.family.dataset, cell.examples].add(cell.parameters)
+  found: dict[str, int | None] = {}
+  for (dataset, examples), parameters in students.items():
+    if len(parameters) > 1:
+      found[dataset] = max(examples, found.get(dataset) or 0)
+  return found
+
+
+def _saving(
+  kind: str,
+  family: Family,
+  fixed: str,
+  curve: Sequence[Cell],
+  reference: Cell | Teacher,
+) -> Saving | None:
+  """The saving of a curve; None where its runs cannot be paired."""
+  of_cell = isinstance(reference, Cell)
+  seeds = report_statistics.common_seeds(
+    [*curve, reference] if of_cell else curve
+  )
+  cells = [*curve, reference] if isinstance(reference, Cell) else curve
+  sizes = [float(_size(cell, kind) or 0) for cell in curve]
+  if (
+    not seeds
+    or len(set(sizes)) < len(sizes)
+    or not run_cells.same_items_for_each_seed(cells, seeds)
+  ):
+    return None
+  if isinstance(reference, Cell):
+    level = report_statistics.scores_of(reference, seeds)
+    size = _size(reference, kind)
+    words = (
+      f"{run_cells.method_name(reference.family.method)} with"
+      f" {size:,} {'records' if kind == 'data' else 'parameters'}"
+    )
+  else:
+    rows = [
+      reference.scores(each, curve[0].metric)
+      for each in curve[0].answers(seeds) or ()
+    ]
+    if not rows or any(row is None for row in rows):
+      return None
+    level = np.stack([row for row in rows if row is not None])
+    size, words = None, f"the teacher ({reference.name})"
+  needed = paired_statistics.reach(
+    sizes,
+    np.stack([report_statistics.scores_of(cell, seeds) for cell in curve]),
+    level,
+    draws=_DRAWS,
+  )
+  return Saving(kind, family, fixed, words, needed, sizes[0], size, len(seeds))

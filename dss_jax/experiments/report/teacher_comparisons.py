@@ -1,0 +1,227 @@
+"""Students against the teacher, and the cheapest of them that beat it.
+
+Whether a cell beats the teacher is decided on validation, by a paired lower
+bound against the teacher's stored answers; the test split is read after that.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from dss_jax.experiments import paired_statistics
+from dss_jax.experiments.paired_statistics import Comparison
+from dss_jax.experiments.report import report_statistics, run_cells
+from dss_jax.experiments.report.report_statistics import CellComparison
+from dss_jax.experiments.report.run_cells import Cell, Family
+from dss_jax.experiments.report.stored_teacher import Teacher
+
+_DRAWS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherComparison:
+  """A cell against the teacher's stored answers.
+
+  Attributes:
+    cell: the students.
+    teacher: the reading of the teacher's answers that is best for the teacher.
+    validation: cell minus teacher on the split that decides; None where one of
+      the two has no answers to it.
+    test: cell minus teacher on the test split, read after the decision.
+    p_value: of the test split, as for cells.
+    adjusted: likewise.
+  """
+
+  cell: Cell
+  teacher: Teacher
+  validation: Comparison | None
+  test: Comparison
+  p_value: float
+  adjusted: float
+
+  @property
+  def beats(self) -> bool | None:
+    """Whether the paired lower bound on validation is above 0."""
+    return None if self.validation is None else self.validation.low > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class FrontPoint:
+  """A cell as one of those that might beat the teacher most cheaply.
+
+  Attributes:
+    cell: the runs.
+    beats: see `TeacherComparison.beats`.
+    on_front: whether it beats the teacher and no other cell of its method that
+      does is smaller or has less data, and is in neither respect worse.
+    frequency: the share of resamples of seeds and items in which it is on the
+      front; NaN where cells cannot be resampled together.
+    gap: validation accuracy minus the teacher's.
+  """
+
+  cell: Cell
+  beats: bool
+  on_front: bool
+  frequency: float
+  gap: float
+
+
+def hardest_teacher(
+  teachers: Sequence[Teacher], cells: Sequence[Cell]
+) -> Teacher | None:
+  """The teacher that is most often right, where it answered all test items.
+
+  Judged on the validation items where it answered them, else on the test items:
+  a student that beats the best reading of a teacher beats the others.
+  """
+  best, found = -math.inf, None
+  for teacher in teachers:
+    for split in ("validation", "test"):
+      scores = [teacher_scores(teacher, cell, split=split) for cell in cells]
+      means = [float(s.mean()) for s in scores if s is not None]
+      if means:
+        break
+    if means and (mean := sum(means) / len(means)) > best:
+      best, found = mean, teacher
+  return found
+
+
+def teacher_scores(
+  teacher: Teacher, cell: Cell, *, split: str = "test"
+) -> np.ndarray | None:
+  """[seeds, items]: the teacher on the items that each run answered."""
+  answers = cell.answers(split=split)
+  if answers is None or len({len(each.ids) for each in answers}) != 1:
+    return None
+  rows = [teacher.scores(each, cell.metric) for each in answers]
+  found = [row for row in rows if row is not None]
+  return np.stack(found) if len(found) == len(rows) else None
+
+
+def compare_with_teacher(
+  cells: Iterable[Cell], teacher: Teacher
+) -> list[TeacherComparison]:
+  """Compares cells with a teacher; p-values are not adjusted yet."""
+  found = []
+  for cell in cells:
+    row = teacher_scores(teacher, cell)
+    if row is None:
+      continue
+    scores = report_statistics.scores_of(cell)
+    test = paired_statistics.compare(scores, row)
+    p, _ = report_statistics.p_value(test, scores, row)
+    validation, own = cell.scores(split="validation"), None
+    if validation is not None:
+      own = teacher_scores(teacher, cell, split="validation")
+    found.append(
+      TeacherComparison(
+        cell,
+        teacher,
+        None
+        if validation is None or own is None
+        else paired_statistics.compare(validation, own),
+        test,
+        p,
+        p,
+      )
+    )
+  return found
+
+
+def fronts(
+  comparisons: Iterable[TeacherComparison],
+) -> dict[Family, list[FrontPoint]]:
+  """For each method the cells that beat the teacher with the least of both.
+
+  Args:
+    comparisons: of one dataset; those without a decision, and cells of unknown
+      size, are passed over.
+  """
+  by_family: dict[Family, list[TeacherComparison]] = collections.defaultdict(
+    list
+  )
+  for comparison in comparisons:
+    cell = comparison.cell
+    if comparison.validation is not None and cell.parameters and cell.examples:
+      by_family[cell.family].append(comparison)
+  return {family: _front(same) for family, same in by_family.items()}
+
+
+def _front(comparisons: Sequence[TeacherComparison]) -> list[FrontPoint]:
+  frequencies = _frequencies(comparisons)
+  winners = [c.cell for c in comparisons if c.beats]
+  points = []
+  for index, comparison in enumerate(comparisons):
+    cell = comparison.cell
+    cost = _cost(cell)
+    is_beaten = any(
+      all(a <= b for a, b in zip(_cost(other), cost, strict=True))
+      and _cost(other) != cost
+      for other in winners
+    )
+    assert comparison.validation is not None
+    points.append(
+      FrontPoint(
+        cell,
+        bool(comparison.beats),
+        bool(comparison.beats) and not is_beaten,
+        frequencies[index],
+        comparison.validation.difference,
+      )
+    )
+  return points
+
+
+def _cost(cell: Cell) -> tuple[int, int]:
+  return cell.parameters or 0, cell.examples or 0
+
+
+def _frequencies(comparisons: Sequence[TeacherComparison]) -> list[float]:
+  """How often each cell is on the front; NaN if it cannot be known."""
+  cells = [comparison.cell for comparison in comparisons]
+  seeds = report_statistics.common_seeds(cells)
+  unknown = [math.nan] * len(cells)
+  if not seeds or not run_cells.same_items_for_each_seed(
+    cells, seeds, split="validation"
+  ):
+    return unknown
+  scores = [cell.scores(seeds, split="validation") for cell in cells]
+  own = comparisons[0].teacher
+  answers = cells[0].answers(seeds, split="validation")
+  assert answers is not None
+  rows = [own.scores(each, cells[0].metric) for each in answers]
+  if any(s is None for s in scores) or any(row is None for row in rows):
+    return unknown
+  found = paired_statistics.winning_frequency(
+    {str(i): s for i, s in enumerate(scores) if s is not None},
+    {str(i): _cost(cell) for i, cell in enumerate(cells)},
+    np.stack([row for row in rows if row is not None]),
+    draws=_DRAWS,
+  )
+  return [found[str(i)] for i in range(len(cells))]
+
+
+def adjusted(
+  comparisons: Sequence[CellComparison], others: Sequence[TeacherComparison]
+) -> tuple[list[CellComparison], list[TeacherComparison]]:
+  """Adjusts all p-values of a report together, by Holm's method."""
+  values = paired_statistics.holm(
+    [c.p_value for c in comparisons] + [c.p_value for c in others]
+  )
+  return (
+    [
+      dataclasses.replace(comparison, adjusted=value)
+      for comparison, value in zip(comparisons, values, strict=False)
+    ],
+    [
+      dataclasses.replace(comparison, adjusted=value)
+      for comparison, value in zip(
+        others, values[len(comparisons) :], strict=True
+      )
+    ],
+  )
