@@ -242,6 +242,11 @@ def instance(name: str, **kwargs: Any) -> Any:
     return gin.get_configurable(name)(**kwargs)
 
 
+def configures(name: str) -> bool:
+  """Whether anything binds a parameter of the configurable `name`."""
+  return any(selector == name for _, selector in gin.config._CONFIG)
+
+
 def macro(name: str, default: Any = None) -> Any:
   """The value of a macro, or `default` where it is unset or required."""
   value = gin.config._CONFIG.get((name, MACRO), {}).get("value", default)

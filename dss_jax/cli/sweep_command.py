@@ -35,6 +35,7 @@ of the same --output_dir has trained are not trained again. See docs/sweeps.md.
 
 _STAGES = ("all", "search")
 _ENGINES = ("local", "ray")
+_NAMED_WORKERS = 8  # more are only counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +148,11 @@ def read_sweep(
 
   bindings = [gin_config.binding_from_flag(flag) for flag in gin_flags]
   gin_config.parse([path], bindings, search_paths, root="sweep.Sweep")
+  if not gin_config.configures("sweep.Sweep"):
+    raise UserError(
+      f"{path} declares no sweep: it must bind sweep.Sweep.axes and"
+      " sweep.Sweep.steps, as sweeps/small.gin does"
+    )
   return gin_config.instance("sweep.Sweep")
 
 
@@ -205,11 +211,19 @@ def train(
   from dss_jax.experiments.sweeps import cell_queue, sweep_run, workers
 
   options = options or SweepFlags()
-  found = workers.local(options.workers)
-  queue = cell_queue.CellQueue(found, retries=options.retries)
+  if options.engine == "ray":
+    from dss_jax.experiments.sweeps import ray_engine
+
+    engine = ray_engine.RayEngine(options.workers)
+    found, attempt = engine.workers, engine.attempt
+  else:
+    found = workers.local(options.workers)
+    attempt = cell_queue.attempt_here
+  queue = cell_queue.CellQueue(found, retries=options.retries, attempt=attempt)
   print(
     f"{len(found)} worker{'s' if len(found) > 1 else ''}:"
-    f" {'; '.join(worker.name for worker in found)}",
+    f" {'; '.join(worker.name for worker in found[:_NAMED_WORKERS])}"
+    + ("; ..." if len(found) > _NAMED_WORKERS else ""),
     file=sys.stderr,
   )
   sweep = sweep_run.SweepRun(plan, name, queue, num_workers=len(found))

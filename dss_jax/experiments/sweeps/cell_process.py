@@ -71,6 +71,8 @@ def run(
   job: Job,
   environment: Mapping[str, str] | None = None,
   started: Callable[[subprocess.Popen[bytes]], None] = lambda process: None,
+  *,
+  command: Sequence[str] | None = None,
 ) -> Ended:
   """Trains a cell, unless it is done, has diverged or is at work elsewhere.
 
@@ -78,6 +80,7 @@ def run(
     job: the cell.
     environment: variables that differ from this process's.
     started: gets the process, to stop it.
+    command: what trains a cell, before the flags; None takes `COMMAND`.
 
   Raises:
     StorageError: the folder cannot be written to.
@@ -95,11 +98,12 @@ def run(
       return Ended(DONE)
     if cells.has_diverged(folder):
       return Ended(DIVERGED, _diverged_reason(folder))
-    return _train(job, folder, lock, environment or {}, started)
+    argv = [*(command or COMMAND), *job.flags]
+    return _train(argv, folder, lock, environment or {}, started)
 
 
 def _train(
-  job: Job,
+  argv: Sequence[str],
   folder: pathlib.Path,
   lock: TextIO,
   environment: Mapping[str, str],
@@ -109,7 +113,7 @@ def _train(
   with errors.writing(log), open(log, "ab") as output:
     begin = output.tell()
     process = subprocess.Popen(
-      [*COMMAND, *job.flags],
+      argv,
       stdin=subprocess.DEVNULL,
       stdout=output,
       stderr=subprocess.STDOUT,

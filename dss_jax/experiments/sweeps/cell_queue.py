@@ -10,20 +10,28 @@ import collections
 import dataclasses
 import queue
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from dss_jax.base import stop_requests
 from dss_jax.experiments.sweeps import cell_process
 from dss_jax.experiments.sweeps.cell_process import Ended, Job
 from dss_jax.experiments.sweeps.workers import Worker
 
-# How an attempt is made: by a process here, by another machine, by a test.
-Attempt = Callable[
-  [Job, Worker, Callable[[subprocess.Popen[bytes]], None]], Ended
-]
+
+class Stoppable(Protocol):
+  """A process, or what stands for one elsewhere."""
+
+  def poll(self) -> int | None: ...
+
+  def send_signal(self, sig: int, /) -> None: ...
+
+
+# How an attempt is made: by a process here, or on another machine. It calls
+# its last argument with what can be stopped.
+Attempt = Callable[[Job, Worker, Callable[[Stoppable], None]], Ended]
 _POLL_S = 1.0
 _SIGNAL_S = 0.2  # between looks at whether to stop
 
@@ -50,7 +58,7 @@ class Event:
 def attempt_here(
   job: Job,
   worker: Worker,
-  started: Callable[[subprocess.Popen[bytes]], None],
+  started: Callable[[Stoppable], None],
 ) -> Ended:
   """Trains a cell in a process of this machine."""
   return cell_process.run(job, worker.environment, started)
@@ -75,7 +83,7 @@ class CellQueue:
     self._workers, self._retries, self._attempt = workers, retries, attempt
     self._stopping = threading.Event()
     self._lock = threading.Lock()
-    self._processes: dict[int, subprocess.Popen[bytes]] = {}
+    self._processes: dict[int, Stoppable] = {}
 
   def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
     """Trains the jobs; yields what happens as it happens.
@@ -177,7 +185,7 @@ class CellQueue:
         return True
     return True
 
-  def _note_process(self, process: subprocess.Popen[bytes]) -> None:
+  def _note_process(self, process: Stoppable) -> None:
     """Remembers the process of this thread, to stop it."""
     with self._lock:
       self._processes[threading.get_ident()] = process

@@ -118,11 +118,8 @@ class Cell:
 
   @property
   def label(self) -> str:
-    """Its axes in a line: `dss seed=0 BASE_LEARNING_RATE=0.04`."""
-    return " ".join(
-      str(value) if name in FILE_AXES else f"{name.split('.')[-1]}={value}"
-      for name, value in self.axes.items()
-    )
+    """Its axes in a line."""
+    return label(self.axes)
 
   def folder(self, output_dir: pathlib.Path) -> pathlib.Path:
     """Where it is trained."""
@@ -142,6 +139,14 @@ class Cell:
       "bindings": dict(self.bindings),
       "flags": self.settings.flags(),
     }
+
+
+def label(axes: Mapping[str, Any]) -> str:
+  """Axes in a line: `dss seed=0 BASE_LEARNING_RATE=0.04`."""
+  return " ".join(
+    str(value) if name in FILE_AXES else f"{name.split('.')[-1]}={value}"
+    for name, value in axes.items()
+  )
 
 
 def cell_name(bindings: Mapping[str, str]) -> str:

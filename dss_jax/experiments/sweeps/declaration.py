@@ -74,8 +74,8 @@ class Sweep:
     UserError: a sweep that cannot be run.
   """
 
-  axes: Mapping[str, Sequence[Any]]
-  steps: int
+  axes: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+  steps: int = 0
   gin_files: Sequence[str] = ()
   bindings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   per_value: Mapping[str, Mapping[Any, Mapping[str, Any]]] = dataclasses.field(

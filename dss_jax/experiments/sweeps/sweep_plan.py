@@ -108,16 +108,26 @@ class SweepPlan:
   def _cell(self, axes: Mapping[str, Any], stage: str) -> Cell:
     key = repr((stage, sorted(axes.items(), key=repr)))
     if key not in self._cells:
-      steps = self._budget.steps(axes)
-      settings = cells.settings_of(self.sweep, axes).with_bindings(
-        self._budget.bindings(steps)
-      )
-      if stage == cells.SEARCH:  # the test split is not for searching
-        settings = settings.with_bindings(
-          {"evaluation.EvaluationConfig.test_split": None}
-        )
-      self._cells[key] = Cell.of(axes, stage, settings, steps, self._reader)
+      try:
+        self._cells[key] = self._read_cell(axes, stage)
+      except UserError as error:
+        raise UserError(
+          f"cell {cells.label(axes)}: {error}",
+          details=error.details,
+          fields=error.fields,
+        ) from error
     return self._cells[key]
+
+  def _read_cell(self, axes: Mapping[str, Any], stage: str) -> Cell:
+    steps = self._budget.steps(axes)
+    settings = cells.settings_of(self.sweep, axes).with_bindings(
+      self._budget.bindings(steps)
+    )
+    if stage == cells.SEARCH:  # the test split is not for searching
+      settings = settings.with_bindings(
+        {"evaluation.EvaluationConfig.test_split": None}
+      )
+    return Cell.of(axes, stage, settings, steps, self._reader)
 
   def _validation_value(self, axes: Mapping[str, Any]) -> float | None:
     """What the selected checkpoint of a trial reached on validation."""
