@@ -9,19 +9,26 @@ import contextlib
 import importlib.abc
 import importlib.machinery
 import os
-import re
+import subprocess
 import sys
-import tempfile
 import types
 from collections.abc import Iterator, Sequence
 
-# Information and warnings of its logs, and what it says of them; missing
-# plugins for GPUs, which it calls errors.
-_NOISE = re.compile(
+# Leaves out information and warnings of its logs, and what it says of them;
+# missing plugins for GPUs, which it calls errors. A process of its own does so:
+# it still shows the last words of one that aborts.
+_FILTER = r"""
+import re, sys
+noise = re.compile(
   rb"WARNING: All log messages before absl|[IW]\d{4} |[\d-]+ [\d:.]+: [IW] "
   rb"|E\d{4} .*(Unable to register|factory for plugin)"
   rb"|To enable the following instructions"
 )
+for line in sys.stdin.buffer:
+  if not noise.match(line):
+    sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()
+"""
 
 
 def install() -> None:
@@ -46,42 +53,38 @@ class _Finder(importlib.abc.MetaPathFinder):
     sys.meta_path.remove(self)
     spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
     if spec is not None and spec.loader is not None:
-      spec.loader = _Loader(spec.loader)
+      # The loader itself stays: others ask it for the package's files.
+      execute = spec.loader.exec_module
+
+      def execute_quietly(module: types.ModuleType) -> None:
+        with _without_noise():
+          execute(module)
+
+      spec.loader.exec_module = execute_quietly
     return spec
-
-
-class _Loader(importlib.abc.Loader):
-  """Loads as another loader does, without the noise."""
-
-  def __init__(self, loader: importlib.abc.Loader):
-    self._loader = loader
-
-  def create_module(self, spec):
-    return self._loader.create_module(spec)
-
-  def exec_module(self, module):
-    with _without_noise():
-      self._loader.exec_module(module)
 
 
 @contextlib.contextmanager
 def _without_noise() -> Iterator[None]:
-  """Holds back what is written to standard error; the noise for ever."""
+  """Sends standard error through the filter."""
   sys.stderr.flush()
   try:
     shown = os.dup(2)
   except OSError:  # there is no standard error
     yield
     return
-  with tempfile.TemporaryFile() as held:
-    os.dup2(held.fileno(), 2)
+  # Ctrl-C is for this process: in a session of its own the filter stays.
+  with subprocess.Popen(
+    [sys.executable, "-I", "-S", "-c", _FILTER],
+    stdin=subprocess.PIPE,
+    stdout=shown,
+    start_new_session=True,
+  ) as filtering:
+    assert filtering.stdin is not None
+    os.dup2(filtering.stdin.fileno(), 2)
     try:
       yield
     finally:
       sys.stderr.flush()
       os.dup2(shown, 2)
       os.close(shown)
-      held.seek(0)
-      for line in held:
-        if not _NOISE.match(line):
-          os.write(2, line)

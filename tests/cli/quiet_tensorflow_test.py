@@ -1,5 +1,6 @@
 """TensorFlow's start-up noise is left out, and nothing else."""
 
+import signal
 import subprocess
 import sys
 
@@ -25,6 +26,10 @@ quiet_tensorflow.install()
 try:
   import tensorflow
   assert tensorflow.value == 3 and tensorflow.__spec__.name == "tensorflow"
+  import importlib.resources, pkgutil
+  files = importlib.resources.files("tensorflow").iterdir()
+  assert "__init__.py" in [file.name for file in files]
+  assert b"value" in pkgutil.get_data("tensorflow", "__init__.py")
 except RuntimeError:
   pass
 assert not [f for f in sys.meta_path if "quiet" in type(f).__module__]
@@ -33,19 +38,33 @@ os.write(2, b"after\\n")
 """
 
 
-@pytest.mark.parametrize("ending", ["value = 3", "raise RuntimeError"])
-def test_only_the_noise_is_left_out(tmp_path, repository, ending):
-  package = tmp_path / "tensorflow"
+def _import(folder, repository, ending):
+  package = folder / "tensorflow"
   package.mkdir()
   (package / "__init__.py").write_text(
     f"import os\nos.write(2, {PRINTED.encode()!r})\n{ending}\n"
   )
-  ended = subprocess.run(
-    [sys.executable, "-c", PROGRAM, str(tmp_path)],
+  return subprocess.run(
+    [sys.executable, "-c", PROGRAM, str(folder)],
     cwd=repository,
     capture_output=True,
     text=True,
     check=False,
   )
+
+
+@pytest.mark.parametrize("ending", ["value = 3", "raise RuntimeError"])
+def test_only_the_noise_is_left_out(tmp_path, repository, ending):
+  ended = _import(tmp_path, repository, ending)
   assert ended.returncode == 0
   assert ended.stderr == f"{KEPT}after\n"
+
+
+def test_the_last_words_of_an_import_that_aborts_are_shown(
+  tmp_path, repository
+):
+  words = "F tensorflow/core/platform/cpu_feature_guard.cc: compiled for AVX512"
+  ending = f"os.write(2, {words.encode()!r})\nos.abort()"
+  ended = _import(tmp_path, repository, ending)
+  assert ended.returncode == -signal.SIGABRT
+  assert ended.stderr == f"{KEPT}{words}"
