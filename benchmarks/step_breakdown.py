@@ -36,6 +36,7 @@ import measuring
 from dss_jax import main
 from dss_jax.cli import gin_config, run_flags
 from dss_jax.training import (
+  between_steps,
   checkpoints,
   cpu_memory,
   monitoring,
@@ -101,8 +102,8 @@ def turns(config: TrainConfig, steps: int, repeats: int) -> dict[str, Any]:
         monitor.add_step(step, state, batch, sums)
         del batch
         if step % config.stats_period == 0:
-          train.flush(config, memory, monitor, leaving=1)
-      train.flush(config, memory, monitor)
+          between_steps.flush(config, memory, monitor, leaving=1)
+      between_steps.flush(config, memory, monitor)
 
     def prefetched(first: int) -> None:
       with setup.data.prefetch(first, first + steps, put) as batches:

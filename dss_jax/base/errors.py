@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 # JAX's messages where another process of the run is gone, or never came.
 _LOST_PROCESS = re.compile(
   r"Gloo|NCCL|coordination.?service|heartbeat|Connection (closed|reset) by peer"
-  r"|DEADLINE_EXCEEDED|Barrier (failed|timed out)",
+  r"|DEADLINE_EXCEEDED|Barrier (failed|timed out)|waiting for \w+ barrier",
   re.IGNORECASE,
 )
 
@@ -57,9 +57,10 @@ class StorageError(OSError):
 
 def lost_process(error: BaseException | None) -> bool:
   """Whether JAX failed for want of another process of the run."""
-  # A ValueError where the step was made in the thread that called it.
+  # A ValueError where the step was made in the thread that called it, a
+  # TimeoutError of Orbax's where it waits for the others to save.
   return (
-    isinstance(error, (RuntimeError, ValueError))
+    isinstance(error, (RuntimeError, ValueError, TimeoutError))
     and not isinstance(error, UserError)
     and bool(_LOST_PROCESS.search(str(error)))
   )

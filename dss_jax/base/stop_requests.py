@@ -12,6 +12,10 @@ import threading
 from collections.abc import Callable, Iterator
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STOPPING = (
+  b"\nstopping after this step, or this batch of an evaluation; a second signal"
+  b" stops at once\n"
+)
 
 
 class StoppedError(KeyboardInterrupt):
@@ -52,9 +56,7 @@ class StopRequests:
         os._exit(128 + number)
       is_asked = True
       with contextlib.suppress(OSError):
-        os.write(
-          2, b"\nstopping after this step; a second signal stops at once\n"
-        )
+        os.write(2, _STOPPING)
       if pass_on is not None:
         pass_on(signal.SIGTERM)
 

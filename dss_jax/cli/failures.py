@@ -87,7 +87,7 @@ def _message(
       f"out of memory ({one_line(error)}): ask for smaller batches, models or"
       " data"
     ), 1
-  if isinstance(error, OSError):
+  if isinstance(error, OSError) and not lost_process(error):
     status = 2 if error.errno in _USERS_TO_MEND else 1
     return one_line(error, longest=1000), status
   if "determine home directory" in str(error):  # pathlib's

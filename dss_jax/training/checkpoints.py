@@ -102,14 +102,16 @@ class _NewestAndBest(checkpoint_managers.PreservationPolicy):
 
 
 class _WithChecksums(ocp.path.atomicity.AtomicRenameTemporaryPath):
-  """A folder that gets its checksums just before it gets its name.
+  """A step's folder that gets its checksums just before it gets its name.
 
   So a checkpoint has them or does not exist.
   """
 
   async def finalize(self, *args: Any, **options: Any) -> None:
-    folder = pathlib.Path(self.get())
-    await asyncio.to_thread(file_checksums.write, folder)
+    # Orbax takes this class for the folders of items too.
+    if self.get_final().name.isdigit():
+      folder = pathlib.Path(self.get())
+      await asyncio.to_thread(file_checksums.write, folder)
     await super().finalize(*args, **options)
 
 
@@ -247,7 +249,8 @@ class Checkpoints:
     """Starts saving; returns once the arrays are copied off the device.
 
     Args:
-      step: updates made so far, which is also the position in the data.
+      step: updates made so far, which is also the position in the data. Its
+        checkpoint is replaced, if it has one.
       state: the train state.
       loop_state: JSON values; `best_step` says which checkpoint to keep.
       base: JSON values about the base of adapters; None without adapters.
@@ -257,6 +260,10 @@ class Checkpoints:
         written.
     """
     self._policy.best_step = loop_state.get("best_step")
+    if step in self.steps():  # Orbax would refuse
+      self.wait()
+      with self._writing():
+        self._manager.delete(step)
     items = {
       "state": ocp.args.PyTreeSave(_as_tree(state)),
       "loop": ocp.args.JsonSave(dict(loop_state)),
@@ -292,6 +299,8 @@ class Checkpoints:
     except StorageError:
       raise
     except Exception as error:
+      if lost_process(error):
+        raise
       reason = one_line(getattr(error, "strerror", None) or error, longest=300)
       raise StorageError(
         f"a checkpoint could not be written to {self.folder} ({reason}): make"
@@ -340,7 +349,8 @@ class Checkpoints:
     closing.join(_SECONDS_WITHOUT_OTHERS)
 
   def _try_to_close(self) -> None:
-    with contextlib.suppress(StorageError):
+    # What it raises follows from the error that is reported.
+    with contextlib.suppress(Exception):
       self.close()
 
   # ---------------------------------------------------------------- restoring

@@ -27,14 +27,12 @@ from dss_jax.base import atomic_files, stop_requests
 from dss_jax.base.stop_requests import StoppedError, StopRequests
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training import cpu_memory, results, run_directory, start_or_resume
-from dss_jax.training import evaluation as evaluation_lib
+from dss_jax.training.between_steps import BetweenSteps
 from dss_jax.training.monitoring import Monitor, watchdog
 from dss_jax.training.monitoring.time_breakdown import TimeBreakdown
 from dss_jax.training.start_or_resume import Setup
 from dss_jax.training.train_config import TrainConfig
 from dss_jax.training.train_state import LoopState
-
-PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +70,8 @@ def train(
     UserError: for a configuration that cannot run.
     FloatingPointError: where too many updates in a row were not finite, or
       one with `debug_nans`.
-    StoppedError: Ctrl-C or SIGTERM while training; the step is saved.
+    StoppedError: Ctrl-C or SIGTERM while training; the step is saved. An
+      evaluation that they stopped is made by the next start.
   """
   tell_others = _tell_others()
   with contextlib.ExitStack() as stack:
@@ -83,20 +82,25 @@ def train(
       checkpoints_lib.Checkpoints(config.folder, config.save_cfg)
     )
     # Restore the run, or begin it.
-    saved_at = time.monotonic()
+    started = time.monotonic()
     breakdown = TimeBreakdown()
     setup, state, loop = start_or_resume.start_or_resume(config, checkpoints)
     step = first_step = int(state.step)
     first_tokens = loop.tokens_seen
     monitor = stack.enter_context(
-      Monitor(config, setup, first_step, breakdown=breakdown, stream=stream)
+      Monitor(
+        config,
+        setup,
+        first_step,
+        evaluation_due=loop.evaluation_due,
+        breakdown=breakdown,
+        stream=stream,
+      )
     )
     write_description(config, setup, monitor)
 
-    stop_step = config.total_steps
-    if loop.out_of_patience(config.early_stopping_patience):
-      stop_step = first_step
-    if first_step < stop_step:
+    is_over = loop.out_of_patience(config.early_stopping_patience)
+    if first_step < config.total_steps and not is_over:
       _describe(config, setup, first_step, monitor)
       monitor.check_state(state)
 
@@ -108,51 +112,40 @@ def train(
     with (
       _stop_requests(tell_others) as signals,
       watchdog.watching(breakdown, watchdog_seconds),
-      setup.data.prefetch(first_step, stop_step, put) as batches,
     ):
-      for position, batch in monitor.batches(batches):
-        step = position + 1
-        with monitor.step(step, state):
-          state, sums = step_fn(state, batch)
-        monitor.add_step(step, state, batch, sums)
-        # The batch is freed before the next one is taken: freeing arrays lets
-        # other threads run, and the maker of batches would run before the step.
-        del batch
-
-        is_last = step == config.total_steps
-        evaluates = is_last or bool(
-          config.eval_period and step % config.eval_period == 0
-        )
-        is_stopped = _is_stopped(signals, step)
-        saves = is_last or is_stopped or step % config.save_cfg.period == 0
-        if evaluates or saves:
-          flush(config, loop, monitor)
-        elif step % config.stats_period == 0:
-          flush(config, loop, monitor, leaving=1)
-        if evaluates:
-          with monitor.evaluation(step), cpu_memory.given_back():
-            saves |= evaluate(config, setup, state.params, step, loop, monitor)
-        stops = is_stopped or loop.out_of_patience(
-          config.early_stopping_patience
-        )
-        if saves or stops:
-          with monitor.phase("checkpoint"):
-            loop.wall_s += time.monotonic() - saved_at
-            saved_at = time.monotonic()
-            monitor.sync()
-            note = setup.base.note if setup.base else None
-            checkpoints.save(step, state, dataclasses.asdict(loop), note)
-        if stops:
-          break
+      between = BetweenSteps(
+        config,
+        setup,
+        checkpoints,
+        loop,
+        monitor,
+        is_stopped=_StopAgreement(signals),
+        saved_at=started,
+      )
+      stops = between.catch_up(first_step, state)
+      stop_step = first_step if stops else config.total_steps
+      with setup.data.prefetch(first_step, stop_step, put) as batches:
+        for position, batch in monitor.batches(batches):
+          step = position + 1
+          with monitor.step(step, state):
+            state, sums = step_fn(state, batch)
+          monitor.add_step(step, state, batch, sums)
+          # The batch is freed before the next one is taken: freeing arrays lets
+          # other threads run, and the maker of batches would run before the
+          # step.
+          del batch
+          if between.after(step, state):
+            break
       with monitor.phase("checkpoint"):
         checkpoints.wait()
 
     # Score the selected checkpoint.
     write_description(config, setup, monitor)
     if (number := _signal_to_any(signals)) is not None:
-      raise StoppedError(
-        f"step {step} of {config.total_steps} is saved", number
-      )
+      saved = f"step {step} of {config.total_steps} is saved"
+      if loop.evaluation_due:
+        saved += ", to be evaluated when the run continues"
+      raise StoppedError(saved, number)
     with monitor.phase("evaluation"), cpu_memory.given_back():
       best_step, entries = results.score_selected(
         config, checkpoints, setup, loop, step
@@ -192,17 +185,28 @@ def _stop_requests(
   return stop_requests.noticed(tell_others)
 
 
-def _is_stopped(signals: StopRequests, step: int) -> bool:
-  """Whether to stop after this step, which all processes agree on."""
-  if jax.process_count() == 1:
-    return signals.number is not None
-  settings: Any = jax.config
-  if not settings.jax_enable_preemption_service:
-    return False
-  is_stopped = multihost_utils.reached_preemption_sync_point(step)
-  if is_stopped and signals.number is None:  # another process got the signal
-    signals.number = signal.SIGTERM
-  return is_stopped
+class _StopAgreement:
+  """Says whether to stop here, which all processes agree on.
+
+  Each of them must ask at the same points; the agreement is about how often
+  they have asked.
+  """
+
+  def __init__(self, signals: StopRequests):
+    self._signals = signals
+    self._asked = 0
+
+  def __call__(self) -> bool:
+    if jax.process_count() == 1:
+      return self._signals.number is not None
+    settings: Any = jax.config
+    if not settings.jax_enable_preemption_service:
+      return False
+    self._asked += 1
+    is_stopped = multihost_utils.reached_preemption_sync_point(self._asked)
+    if is_stopped and self._signals.number is None:  # another process got it
+      self._signals.number = signal.SIGTERM
+    return is_stopped
 
 
 def _signal_to_any(signals: StopRequests) -> int | None:
@@ -211,65 +215,6 @@ def _signal_to_any(signals: StopRequests) -> int | None:
     return signals.number
   numbers = multihost_utils.process_allgather(np.array(signals.number or 0))
   return signals.number or int(numbers.max()) or None
-
-
-def flush(
-  config: TrainConfig, loop: LoopState, monitor: Monitor, *, leaving: int = 0
-) -> None:
-  """Takes in the metrics of the steps made, all but the `leaving` latest.
-
-  Raises:
-    FloatingPointError: where too many steps in a row were not finite.
-  """
-  loop.note_steps(
-    monitor.flush(loop.tokens_seen, loop.examples_seen, leaving=leaving)
-  )
-  if loop.nonfinite_in_a_row >= config.max_nonfinite_steps:
-    raise FloatingPointError(
-      f"loss or gradient was not finite in {loop.nonfinite_in_a_row} steps in a"
-      " row: lower the learning rate, or set clip_norm of the optimizer;"
-      " debug_nans says where it began"
-    )
-
-
-def evaluate(
-  config: TrainConfig,
-  setup: Setup,
-  params: PyTree,
-  step: int,
-  loop: LoopState,
-  monitor: Monitor,
-) -> bool:
-  """Scores what was trained; returns whether it is the best so far."""
-  started = time.monotonic()
-  params = setup.student_params(params)
-  scores = setup.evaluators[0].run(params)
-  selection = evaluation_lib.selection_value(
-    scores, config.evaluation_cfg.metric
-  )
-  is_best = loop.note_evaluation(
-    step, selection, config.early_stopping_min_improvement
-  )
-  if jax.process_index() == 0:
-    evaluation_lib.write_predictions(config.folder / "eval", step, scores)
-  values = evaluation_lib.flat_metrics(scores)
-  if setup.validation_loss:
-    values |= setup.validation_loss.run(params)
-  values |= {
-    "tokens_seen": loop.tokens_seen,
-    "examples_seen": loop.examples_seen,
-  }
-  monitor.add_evaluation(step, values, time.monotonic() - started)
-  shown = ", ".join(
-    f"{name} {value:.4f}"
-    for score in scores
-    for name, value in score.metrics.items()
-  )
-  best = " (best)" if is_best else ""
-  monitor.say(f"step {step}: {scores[0].split} {shown}{best}")
-  for score in scores:
-    monitor.show_predictions(step, score.task, score.predictions)
-  return is_best
 
 
 def write_description(

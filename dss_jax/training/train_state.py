@@ -54,6 +54,8 @@ class LoopState:
     examples_seen: sub-task examples trained on so far.
     nonfinite_steps: updates skipped because loss or gradient was not finite.
     nonfinite_in_a_row: how many of the latest updates were skipped.
+    evaluation_due: whether this step is still to be evaluated, since the run
+      was told to stop.
     wall_s: seconds spent, over all starts.
   """
 
@@ -66,6 +68,7 @@ class LoopState:
   examples_seen: int = 0
   nonfinite_steps: int = 0
   nonfinite_in_a_row: int = 0
+  evaluation_due: bool = False
   wall_s: float = 0.0
 
   @property

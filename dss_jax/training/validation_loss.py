@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -81,10 +82,16 @@ class ValidationLoss:
       logits_at_once=config.logits_at_once(),
     )
 
-  def run(self, params: PyTree) -> dict[str, float]:
+  def run(
+    self, params: PyTree, *, progress: Callable[[], None] | None = None
+  ) -> dict[str, float]:
     """`<split>/<subtask>/loss` in nats a token, and `.../token_accuracy`.
 
     Sub-tasks without examples in the split are left out.
+
+    Args:
+      params: the student's parameters.
+      progress: called after each batch.
     """
     totals: dict[str, np.ndarray] = {}
     waiting: collections.deque[dict[str, jax.Array]] = collections.deque()
@@ -93,6 +100,8 @@ class ValidationLoss:
       sums = jax.device_get(waiting.popleft())
       for name in ("nll", "tokens", "correct"):
         totals[name] = totals.get(name, 0) + np.asarray(sums[name], np.float64)
+      if progress:
+        progress()
 
     for index in range(self._num_batches):
       batch = self._partitioner.put_batch(

@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dss_jax.base.errors import UserError
-from dss_jax.cli import checkpoints_command
+from dss_jax.cli import checkpoints_command, failures
 from dss_jax.pretrained import opening
 from dss_jax.training import checkpoints as checkpoints_lib
 from dss_jax.training.checkpoints import Checkpoints, SaveOptions
@@ -184,6 +184,46 @@ def test_a_lost_process_is_not_waited_for(folder, monkeypatch, kind):
     raise lost
   assert closing.is_set()
   returns.set()
+
+
+def test_a_save_that_lacks_another_process_does_not_ask_for_room(
+  folder, monkeypatch, capsys
+):
+  lost = TimeoutError("Timed out while waiting for async_write_complete barrier.")  # fmt: skip
+
+  def wait():
+    raise lost
+
+  checkpoints = Checkpoints(folder)
+  monkeypatch.setattr(checkpoints._manager, "wait_until_finished", wait)
+  with pytest.raises(TimeoutError) as error:
+    checkpoints.wait()
+  assert error.value is lost
+  monkeypatch.undo()
+  checkpoints.close()
+
+  # Nor does the command.
+  def fail():
+    raise lost
+
+  assert failures.exit_status(fail, "train", debug=False) == os.EX_TEMPFAIL
+  assert "lost another process of this run" in capsys.readouterr().err
+
+
+def test_only_the_folder_of_a_step_has_checksums(folder):
+  _saved(folder)
+  found = [path.parent.name for path in folder.rglob("checksums.json")]
+  assert found == ["3"]
+
+
+def test_a_checkpoint_may_be_replaced(folder):
+  state = _state()
+  with Checkpoints(folder) as saved:
+    saved.save(3, state, {"best_step": None})
+    saved.save(3, state, {"best_step": 3})
+    saved.wait()
+    assert saved.steps() == [3]
+    assert saved.loop_state(3) == {"best_step": 3}
 
 
 @pytest.mark.parametrize("damaged", ["state/_METADATA", "loop/metadata"])

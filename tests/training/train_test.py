@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 import math
 import os
@@ -34,6 +35,7 @@ from dss_jax.training import (
   run_directory,
   train,
   train_step,
+  validation_loss,
 )
 from dss_jax.training.checkpoints import SaveOptions
 from dss_jax.training.optimizers import schedules
@@ -262,6 +264,94 @@ def test_a_signal_saves_the_step_and_the_run_ends_as_if_there_were_none(
   assert not (tmp_path / "results.jsonl").exists()
   _train(config)
   assert _fingerprint(tmp_path) == _fingerprint(finished)
+
+
+def _signal_within(monkeypatch, owner, name: str, at: int = 1) -> None:
+  """SIGTERM arrives when a method is called for the time number `at`."""
+  original, calls = getattr(owner, name), itertools.count(1)
+
+  def method(*args, **options):
+    if next(calls) == at:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return original(*args, **options)
+
+  monkeypatch.setattr(owner, name, method)
+
+
+@pytest.mark.parametrize(
+  ("owner", "name"),
+  [
+    (evaluation.Evaluator, "run"),
+    pytest.param(validation_loss.ValidationLoss, "run", marks=pytest.mark.slow),
+  ],
+)
+@pytest.mark.parametrize("nth", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_signal_within_an_evaluation_ends_it_and_it_is_made_again(
+  finished, tmp_path, monkeypatch, owner, name, nth
+):
+  config = _config(tmp_path)
+  step = 4 * nth
+  stream = io.StringIO()
+  with monkeypatch.context() as patched:
+    _signal_within(patched, owner, name, nth)
+    message = f"^step {step} of 8 is saved, to be evaluated when"
+    with pytest.raises(StoppedError, match=message):
+      train.train(config, stream=stream)
+  assert f"saving step {step} of 8" in stream.getvalue()
+  evaluated = [
+    line["step"]
+    for line in run_directory.read_jsonl(tmp_path / "metrics.jsonl")
+    if line["kind"] == "eval"
+  ]
+  assert evaluated == [4][: nth - 1]
+  with checkpoints_lib.Checkpoints(tmp_path, read_only=True) as saved:
+    assert saved.latest_step() == step
+    assert saved.loop_state(step)["best_step"] == (4 if nth == 2 else None)
+  # Told to stop again, and killed once what it found is written.
+  with monkeypatch.context() as patched:
+    _signal_within(patched, owner, name)
+    with pytest.raises(StoppedError, match=message):
+      _train(config)
+  original = monitoring.Monitor.add_evaluation
+
+  def add_evaluation(*args):
+    original(*args)
+    raise _Killed
+
+  with monkeypatch.context() as patched:
+    patched.setattr(monitoring.Monitor, "add_evaluation", add_evaluation)
+    with pytest.raises(_Killed):
+      _train(config)
+  _train(config)
+  assert _fingerprint(tmp_path) == _fingerprint(finished)
+  results, expected = (
+    [
+      row | {"config_sha": "", "wall_s": 0}
+      for row in run_directory.read_jsonl(folder / "results.jsonl")
+    ]
+    for folder in (tmp_path, finished)
+  )
+  assert results == expected
+
+
+@pytest.mark.slow
+def test_an_evaluation_made_again_can_end_the_run(tmp_path, monkeypatch):
+  changes = {
+    "early_stopping_patience": 1,
+    "eval_period": 2,
+    "learning_rate_fn": lambda step: jnp.float32(0.0),
+  }
+  whole, stopped = (
+    _config(tmp_path / name, **changes) for name in ("whole", "stopped")
+  )
+  assert _train(whole).step == 4
+  with monkeypatch.context() as patched:
+    _signal_within(patched, evaluation.Evaluator, "run", 2)
+    with pytest.raises(StoppedError, match=r"^step 4 of 8 is saved"):
+      _train(stopped)
+  result = _train(stopped)
+  assert (result.step, result.best_step) == (4, 2)
+  assert _fingerprint(stopped.folder) == _fingerprint(whole.folder)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dss_jax.models.partitioning.logical_axes import named_params
-from dss_jax.training import checkpoints
+from dss_jax.training import checkpoints, run_directory
 
 STEPS = 48
 DEADLINE = 180.0  # seconds for anything, on a busy machine
@@ -50,6 +50,7 @@ class Run:
   def __init__(self, folder: pathlib.Path, processes: int):
     self.folder = folder
     self.processes = processes
+    self.flags: tuple[str, ...] = ()
     self.logs: list[pathlib.Path] = []
     self.started: list[subprocess.Popen] = []
     self.starts = 0
@@ -85,7 +86,7 @@ class Run:
           subprocess.Popen(
             [
               *(sys.executable, "-m", "dss_jax.main", "train", *FLAGS),
-              *(f"--gin.MODEL_DIR={self.folder}", *others),
+              *(*self.flags, f"--gin.MODEL_DIR={self.folder}", *others),
             ],
             env=environment,
             stdout=file,
@@ -228,6 +229,46 @@ def test_a_signal_to_one_of_two_processes_saves_and_ends_both(
   for path, value in want.items():
     np.testing.assert_array_equal(got[path], value)
   assert losses(two.folder) == losses(one.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_a_signal_to_one_of_two_processes_ends_the_evaluation_of_both(runs):
+  """At the same batch; what they then make of it is what one process makes."""
+  one, two = runs["one"], runs["two"]
+  for run in runs.values():
+    run.flags = (
+      "--gin.EVAL_PERIOD=16",
+      "--gin.EVAL_MAX_EXAMPLES=400",
+      "--gin.evaluation.EvaluationConfig.batch_size=8",
+    )
+  two.start()
+  end = time.monotonic() + DEADLINE
+  while two.lines() < 16:  # those of the steps are written before
+    assert time.monotonic() < end, two.text()
+    time.sleep(0.02)
+  two.started[1].terminate()
+  assert two.end() == [143, 143], two.text()
+  for log in two.logs:
+    said = f"stopped: step 16 of {STEPS} is saved, to be evaluated when"
+    assert said in log.read_text()
+
+  one.start()
+  assert one.end() == [0], one.text()
+  two.start()
+  assert two.end() == [0, 0], two.text()
+  want, got = last_params(one.folder), last_params(two.folder)
+  for path, value in want.items():
+    np.testing.assert_allclose(got[path], value, rtol=1e-5, atol=1e-6)
+  evaluated = [
+    [
+      line["step"]
+      for line in run_directory.read_jsonl(run.folder / "metrics.jsonl")
+      if line["kind"] == "eval"
+    ]
+    for run in (one, two)
+  ]
+  assert evaluated == [[16, 32, 48]] * 2
 
 
 @pytest.mark.slow

@@ -17,15 +17,18 @@ class MetricsLog:
 
   A line is `{"step": 12, "kind": "train", <name>: <value>, ..., "time": {...}}`;
   a value that is not finite is null. Opened at a step, the file loses what an
-  interrupted run had written beyond it, so that it holds every step once.
+  interrupted run had written beyond it, so that it holds every step once; and,
+  where that is still due, the evaluation of the step.
   """
 
-  def __init__(self, folder: pathlib.Path, *, from_step: int):
+  def __init__(
+    self, folder: pathlib.Path, *, from_step: int, evaluation_due: bool = False
+  ):
     self.path = folder / METRICS_FILE
-    self._drop_after(from_step)
+    self._drop_after(from_step, keep_evaluation=not evaluation_due)
     self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
 
-  def _drop_after(self, step: int) -> None:
+  def _drop_after(self, step: int, *, keep_evaluation: bool) -> None:
     if not self.path.exists():
       return
     kept = 0
@@ -33,7 +36,10 @@ class MetricsLog:
       plain_files.check(self.path)
       with open(self.path, "rb") as file:
         for line in file:
-          if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+          if not line.endswith(b"\n"):
+            break
+          found = json.loads(line)
+          if (found["step"], found["kind"] == "eval") > (step, keep_evaluation):
             break
           kept += len(line)
     os.truncate(self.path, kept)

@@ -45,6 +45,7 @@ class Monitor:
     config: the run.
     setup: what this start of the run works with.
     first_step: steps made before this start.
+    evaluation_due: whether the evaluation after them is still to be made.
     breakdown: measures where the time goes; None begins to measure now.
     stream: where progress goes; None writes it to standard error.
 
@@ -61,6 +62,7 @@ class Monitor:
     setup: Setup,
     first_step: int,
     *,
+    evaluation_due: bool = False,
     breakdown: time_breakdown.TimeBreakdown | None = None,
     stream: TextIO | None = None,
   ):
@@ -85,7 +87,9 @@ class Monitor:
       _description(config),
       self.say,
     )
-    self._metrics = MetricsLog(folder, from_step=first_step)
+    self._metrics = MetricsLog(
+      folder, from_step=first_step, evaluation_due=evaluation_due
+    )
     self._tensorboard = TensorBoardLog(folder, from_step=first_step)
     self._profiler = ProfilerWindow(
       profile_steps, folder, first_step=first_step, say=self.say
