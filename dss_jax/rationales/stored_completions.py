@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import itertools
+import logging
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -26,8 +25,9 @@ from dss_jax.datasets.records import (
   MAX_RATIONALES,
   FieldMapping,
   iter_entries,
-  kind_of,
 )
+from dss_jax.datasets.records.field_mapping import MAPPABLE_FIELDS
+from dss_jax.datasets.records.record import text_or_none
 from dss_jax.rationales.extraction_plan import ExtractionPlan
 from dss_jax.rationales.ledger import Ledger
 from dss_jax.rationales.record_source import RecordSource
@@ -38,12 +38,13 @@ from dss_jax.rationales.teacher_requests import (
   Request,
 )
 
-# The names that fields usually have, the likeliest first.
+# The names that fields usually have. "completion" says what it holds; of the
+# others a file may have one only, as "text" may also be the question.
 TEXT_FIELDS = (
   "completion", "completions", "text", "response", "output", "generated_text",
-  "model_output", "model_outputs", "generation", "answer", "prediction",
+  "model_output", "model_outputs", "generation", "prediction",
 )  # fmt: skip
-_ID_FIELDS = ("id", "record_id", "custom_id")
+_ID_FIELDS = ("record_id", "custom_id", "id")
 _REASONING_FIELDS = ("reasoning", "reasoning_content", "thinking")
 _FINISH_FIELDS = ("finish_reason", "stop_reason")
 # Bytes of a JSON file that is one list of texts.
@@ -91,20 +92,25 @@ def read(
 
   Args:
     path: a file that `datasets.records` reads, or a JSON list of texts.
-    field: the field of the texts; None takes the first of TEXT_FIELDS.
+    field: the field of the texts; None takes what there is of TEXT_FIELDS. Names
+      of fields need not agree in case.
 
   Raises:
-    UserError: the file cannot be read, lacks the field, or has ids for some
-      entries only.
+    UserError: the file cannot be read, lacks the field, has several that it may
+      be, an id that cannot be one, or ids for some entries only.
   """
   if not os.path.isfile(path):
     raise UserError(f"no such file: {path}", fields="completions")
-  found = [
-    _entry(path, number, entry, field)
-    for number, entry in _entries(path, field)
+  entries = [
+    (f"{path}:{number}", _with_plain_names(f"{path}:{number}", entry))
+    for number, entry in _entries(path)
   ]
-  if not found:
+  if not entries:
     raise UserError(f"{path} holds no completions", fields="completions")
+  # Tables leave empty cells out: which fields there are, all entries say.
+  names = {name: None for _, entry in entries for name in entry}
+  name = _text_field(path, list(names), field)
+  found = [_stored(where, entry, name) for where, entry in entries]
   with_id = sum(entry.record_id is not None for entry in found)
   if with_id not in (0, len(found)):
     raise UserError(
@@ -235,37 +241,72 @@ def _check_ledger(
 # --- the file -----------------------------------------------------------------
 
 
-def _entries(
-  path: str | os.PathLike[str], field: str | None
-) -> Iterator[tuple[int, Any]]:
-  """The entries of a file with their line numbers, texts among them."""
+# Under which a text that is an entry by itself is kept.
+_ONLY_TEXT = ""
+# No key is a field's: entries are to be seen as they are.
+_AS_THEY_ARE = FieldMapping(dict.fromkeys(MAPPABLE_FIELDS, ()))
+
+
+def _entries(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
+  """The entries of a file with their line numbers."""
   texts = _list_of_texts(path)
-  if texts is not None:
-    return iter(enumerate(texts, 1))
-  if kind_of(path) not in ("csv", "tsv", "parquet"):
-    return iter_entries(path)
-  # Readers of tables want to know which column they are read for.
-  missing = ""
-  for name in [field] if field else TEXT_FIELDS:
-    entries = iter_entries(path, FieldMapping({"input": name}))
-    try:
-      first = next(entries, None)
-    except UserError as error:
-      missing = str(error)
-      if "no column" not in missing:
-        raise
-      continue
-    return itertools.chain([] if first is None else [first], entries)
-  columns = re.search(r"columns: ([^;]*)", missing)
-  raise _no_field(path, field, columns[1] if columns else "none")
+  if texts is None:
+    return iter_entries(path, _AS_THEY_ARE)
+  return enumerate(({_ONLY_TEXT: text} for text in texts), 1)
 
 
-def _no_field(where: object, field: str | None, names: str) -> UserError:
-  wanted = repr(field) if field else f"of {', '.join(TEXT_FIELDS)}"
-  return UserError(
-    f"{where}: no field {wanted}; its fields: {one_line(names)}",
-    fields="completion_field",
-  )
+def _with_plain_names(where: str, entry: Any) -> dict[str, Any]:
+  """An entry by names in small letters.
+
+  Raises:
+    UserError: it is no entry, or two of its names are the same in this way.
+  """
+  if isinstance(entry, UserError):
+    raise UserError(f"{where}: {entry}", fields="completions")
+  plain: dict[str, Any] = {}
+  for name, value in entry.items():
+    key = _plain(name)
+    if key in plain and plain[key] != value:
+      raise UserError(
+        f"{where}: the field {key!r} is there twice", fields="completions"
+      )
+    plain[key] = value
+  return plain
+
+
+def _plain(name: str) -> str:
+  return name.strip().casefold()
+
+
+def _text_field(
+  path: str | os.PathLike[str], names: Sequence[str], field: str | None
+) -> str:
+  """The field of a file that holds the texts.
+
+  Raises:
+    UserError: if there is none, or several may be meant.
+  """
+  if _ONLY_TEXT in names:
+    return _ONLY_TEXT
+  wanted = [_plain(field)] if field else TEXT_FIELDS
+  found = [name for name in wanted if name in names]
+  if not found:
+    listed = repr(field) if field else f"of {', '.join(TEXT_FIELDS)}"
+    raise UserError(
+      f"{path}: no field {listed}; its fields: {one_line(', '.join(names))}",
+      fields="completion_field",
+    )
+  if len(found) > 1 and found[0] != "completion":
+    raise UserError(
+      f"{path}: the fields {', '.join(map(repr, found))} may all hold the"
+      " completions; say which does by completion_field",
+      fields="completion_field",
+    )
+  if not field:
+    logging.getLogger(__name__).warning(
+      "%s: the completions are read from the field %r", path, found[0]
+    )
+  return found[0]
 
 
 def _list_of_texts(path: str | os.PathLike[str]) -> list[str] | None:
@@ -287,23 +328,18 @@ def _list_of_texts(path: str | os.PathLike[str]) -> list[str] | None:
   return None
 
 
-def _entry(
-  path: str | os.PathLike[str], number: int, entry: Any, field: str | None
+def _stored(
+  where: str, entry: Mapping[str, Any], name: str
 ) -> StoredCompletion:
   """An entry of a file as a completion."""
-  where = f"{path}:{number}"
-  if isinstance(entry, UserError):
-    raise UserError(f"{where}: {entry}", fields="completions")
-  if isinstance(entry, str):
-    return StoredCompletion(None, _completion(where, entry, {}))
-  name = field or next((key for key in TEXT_FIELDS if key in entry), None)
-  if name is None or name not in entry:
-    raise _no_field(where, field, ", ".join(map(str, entry)))
-  text = entry[name]
+  text = entry.get(name)
   if isinstance(text, list) and len(text) == 1:
     [text] = text
-  record_id = _first(entry, _ID_FIELDS)
-  if text is None or (isinstance(text, str) and not text.strip()):
+  record_id = _id(where, entry)
+  # Only a number can be NaN, which is how pandas writes a missing text.
+  if (
+    text is None or text != text or (isinstance(text, str) and not text.strip())
+  ):
     return StoredCompletion(record_id, None)
   if not isinstance(text, str):
     raise UserError(
@@ -311,6 +347,22 @@ def _entry(
       fields="completion_field",
     )
   return StoredCompletion(record_id, _completion(where, text, entry))
+
+
+def _id(where: str, entry: Mapping[str, Any]) -> str | None:
+  """The record's id, in the spelling that a record of such a file has.
+
+  Raises:
+    UserError: if it cannot be one; the order would take its place.
+  """
+  for name in _ID_FIELDS:
+    try:
+      found = text_or_none(name, entry.get(name))
+    except UserError as error:
+      raise UserError(f"{where}: {error}", fields="completions") from None
+    if found:
+      return found
+  return None
 
 
 def _completion(where: str, text: str, entry: Mapping[str, Any]) -> Completion:

@@ -1,5 +1,6 @@
 """Completions of any model, from files, as answers in a ledger."""
 
+import dataclasses
 import json
 
 import pyarrow as pa
@@ -105,6 +106,58 @@ def test_several_answers_by_id(tmp_path):
   assert read[0] == [("", "entailment", "empty"), ("T.", "neutral", "ok")]
 
 
+@pytest.mark.parametrize("name", ["id", "ID", " Id ", "record_id"])
+@pytest.mark.parametrize("kind", [str, int, float])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
+def test_ids_as_other_programs_write_them(tmp_path, name, kind, suffix):
+  """Whatever their type and spelling, ids decide, and never the order."""
+  records = [dataclasses.replace(r, id=str(i)) for i, r in enumerate(RECORDS)]
+  source = RecordSource.of_records("mine", records)
+  rows = [{name: kind(i), "text": SAID[i]} for i in (2, 0, 1)]
+  path = tmp_path / f"a{suffix}"
+  if suffix == ".parquet":
+    pq.write_table(pa.Table.from_pylist(rows), path)
+  elif suffix == ".csv":
+    if kind is float:
+      pytest.skip("a table of texts holds the text '2.0'")
+    lines = [f'{row[name]},"{row["text"]}"' for row in rows]
+    _write(path, "\n".join([f"{name},text", *lines]))
+  else:
+    _write(path, "\n".join(map(json.dumps, rows)))
+  stored = stored_completions.read(path)
+  added, read = _extracted(tmp_path, stored, _plan(), source)
+  assert added == Added(answers=3)
+  assert read == READ
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
+def test_blank_cells_are_counted(tmp_path, suffix):
+  rows = [{"id": f"r{i}", "completion": text} for i, text in enumerate(SAID)]
+  rows[0]["completion"] = None
+  path = tmp_path / f"a{suffix}"
+  if suffix == ".parquet":
+    pq.write_table(pa.Table.from_pylist(rows), path)
+  elif suffix == ".csv":
+    lines = [f'{row["id"]},"{row["completion"] or ""}"' for row in rows]
+    _write(path, "\n".join(["id,completion", *lines]))
+  else:
+    del rows[0]["completion"]
+    _write(path, "\n".join(map(json.dumps, rows)))
+  stored = stored_completions.read(path)
+  added, read = _extracted(tmp_path, stored, _plan())
+  assert added == Added(answers=2, blank=1)
+  assert read == [[("", None, "unanswered")], *READ[1:]]
+
+
+def test_the_field_that_was_taken_is_named(tmp_path, caplog):
+  path = _write(tmp_path / "a.csv", "id,Answer,Completion,text\nr0,a,b,c\n")
+  [stored] = stored_completions.read(path)
+  assert _text(stored) == "b"
+  assert "completions are read from the field 'completion'" in caplog.text
+  [stored] = stored_completions.read(path, field="answer")
+  assert _text(stored) == "a"
+
+
 def test_records_that_do_not_fit_or_repeat_are_counted(tmp_path):
   records = [*RECORDS, Record("r3", "no separator"), Record("r4", PREMISES[0])]
   source = RecordSource.of_records("mine", records)
@@ -130,7 +183,7 @@ def test_the_ledger_keeps_what_it_has(tmp_path):
   ("name", "content", "message"),
   [
     ("a.csv", "q,b\n1,2\n", r"a.csv: no field of completion, .*fields: q, b"),
-    ("a.jsonl", '{"q": 1}', r"a.jsonl:1: no field of .*its fields: q"),
+    ("a.jsonl", '{"q": 1}', r"a.jsonl: no field of .*its fields: q"),
     ("a.jsonl", '{"text": 1}', "1: text is 1; it must be text"),
     ("a.jsonl", '{"text": ["a", "b"]}', "it must be text"),
     ("a.jsonl", "x", "a.jsonl:1: not JSON"),
@@ -146,6 +199,25 @@ def test_the_ledger_keeps_what_it_has(tmp_path):
       "1048577 characters; at mo",
     ),
     ("a.docx", "x", "a.docx"),
+    # Which of them is the answer cannot be told; "answer" may be the gold one.
+    (
+      "a.jsonl",
+      '{"text": "a", "output": "b"}',
+      "'text', 'output' may all hold",
+    ),
+    ("a.csv", "question,answer,why\nq,a,r\n", "fields: question, answer, why"),
+    # The order would take an unreadable id's place.
+    (
+      "a.jsonl",
+      '{"text": "a", "id": 0.5}',
+      "1: id must be text, a whole number",
+    ),
+    (
+      "a.jsonl",
+      '{"text": "a", "ID": [1]}',
+      "1: id must be text, a whole number",
+    ),
+    ("a.jsonl", '{"text": "a", "id": "1", "ID": "2"}', "'id' is there twice"),
   ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, message):

@@ -57,7 +57,7 @@ def entries_of(
   """
   where = os.fspath(path)
   lines = _Lines(file)
-  table = _Table.of(lines, delimiter, where)
+  table = _Table.of(lines, delimiter, where, mapping)
   columns = column_names(table.header, mapping, where)
   for number, cells in table.rows(lines):
     if isinstance(cells, UserError):
@@ -80,10 +80,9 @@ class _Lines:
       return self._ahead.popleft()
     return next(self._numbered, None)
 
-  def drop(self, count: int) -> None:
+  def take_seen(self, count: int) -> list[tuple[int, str | UserError]]:
     """Takes lines that were looked at."""
-    for _ in range(count):
-      self._ahead.popleft()
+    return [self._ahead.popleft() for _ in range(count)]
 
   def ahead(self) -> Iterator[str]:
     """The texts of the lines to come, up to one that is none."""
@@ -110,7 +109,9 @@ class _Table:
     self._has_spaces = has_spaces
 
   @classmethod
-  def of(cls, lines: _Lines, delimiter: str, where: str) -> _Table:
+  def of(
+    cls, lines: _Lines, delimiter: str, where: str, mapping: FieldMapping
+  ) -> _Table:
     """Reads the header.
 
     Raises:
@@ -120,24 +121,27 @@ class _Table:
     while line and isinstance(line[1], str) and not line[1].strip():
       line = lines.take()
     # Spreadsheet programs take such a line for themselves.
-    if line and (found := re.fullmatch(r"sep=(.)\r?\n", str(line[1]))):
-      delimiter, line = found.group(1), lines.take()
+    named = line and re.fullmatch(r"sep=(.)\r?\n", str(line[1]))
+    if named:
+      delimiter, line = named.group(1), lines.take()
     if line is None or (isinstance(line[1], str) and not line[1].strip()):
       raise UserError(f"{where}: no header line with column names")
     text = line[1]
     if isinstance(text, UserError):
       raise UserError(f"{where}: the header is {text}")
-    if delimiter == "," and delimiter not in text:
-      others = (other for other in _OTHER_DELIMITERS if other in text)
-      delimiter = next(others, delimiter)
+    if delimiter == "," and not named:
+      delimiter = _delimiter_of(text, mapping)
     header, further = cls((), delimiter, has_spaces=False)._row(text, lines)
-    lines.drop(further)
+    lines.take_seen(further)
     if header is None:
       raise UserError(f"{where}: the header is {_STRAY}")
     if len(header) > MAX_COLUMNS:
       raise UserError(f"{where}: more than {MAX_COLUMNS} columns")
     spaces = [name.startswith(" ") for name in header[1:]]
-    return cls(header, delimiter, has_spaces=bool(spaces) and all(spaces))
+    has_spaces = bool(spaces) and all(spaces)
+    if has_spaces:
+      header = [name.lstrip(" ") for name in header]
+    return cls(header, delimiter, has_spaces)
 
   def rows(
     self, lines: _Lines
@@ -154,30 +158,28 @@ class _Table:
       if not text.rstrip("\r\n"):
         continue
       cells, further = self._row(text, lines)
-      lines.drop(further)
+      used = [line, *lines.take_seen(further)]
       if cells is None:
-        yield number, UserError(_STRAY)
+        reason = _STRAY
       elif len(cells) != len(self.header):
-        yield (
-          number + further,
-          UserError(
-            f"the number of cells is {len(cells)}, the header has"
-            f" {len(self.header)}"
-          ),
+        # The lines of a cell are no rows, even where they look like some.
+        reason = (
+          f"the number of cells is {len(cells)}, the header has"
+          f" {len(self.header)}"
         )
       elif further and self._may_be_rows(cells, further):
-        # Every line that is lost is counted.
-        for lost in range(number, number + further + 1):
-          yield (
-            lost,
-            UserError(
-              f"a quotation mark opens in line {number} and closes in line"
-              f" {number + further}, and each of these lines could be a row of"
-              " its own: remove the mark, or write the file as JSON lines"
-            ),
-          )
+        reason = (
+          f"a quotation mark opens in line {number} and closes in line"
+          f" {number + further}, and each of these lines could be a row of"
+          " its own: remove the mark, or write the file as JSON lines"
+        )
       else:
         yield number + further, cells
+        continue
+      # Every line that is lost is counted.
+      for lost, written in used:
+        if str(written).strip("\r\n"):
+          yield lost, UserError(reason)
 
   def _row(self, text: str, lines: _Lines) -> tuple[Sequence[str] | None, int]:
     """The cells of the row that begins with a line; None if it is no row.
@@ -193,7 +195,9 @@ class _Table:
       parsed = self._parsed([text, *self._rest_of_row(text, lines)])
       if parsed is not None:
         cells, count = parsed
-        if len(cells) == len(self.header) or not self.header:
+        fits = len(cells) == len(self.header) or not self.header
+        # In TSV, what no row of quoted cells is has marks in its text.
+        if fits or self._delimiter != "\t":
           return cells, count - 1
     # A single mark is no quoting; in TSV none is.
     if self._delimiter == "\t" or text.count('"') == 1:
@@ -250,6 +254,18 @@ class _Table:
       and between * (further + 1) >= _CHANCE_DELIMITERS.get(self._delimiter, 8)
       and all(line.count(self._delimiter) == between for line in per_line)
     )
+
+
+def _delimiter_of(header: str, mapping: FieldMapping) -> str:
+  """What stands between the names: what makes the input a column, if any does."""
+  unquoted = re.sub(r'"[^"]*"', "", header)
+  candidates = [d for d in (",", *_OTHER_DELIMITERS) if d in unquoted]
+  for delimiter in candidates:
+    names = next(csv.reader([header], delimiter=delimiter))
+    names = [name.strip() for name in names]
+    if mapping.has_column_of_input(names):
+      return delimiter
+  return next(iter(candidates), ",")
 
 
 def _lines_of(cells: Sequence[str], delimiter: str) -> Sequence[str]:

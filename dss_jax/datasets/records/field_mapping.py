@@ -38,6 +38,10 @@ FLAT_FIELDS = (
   "rationale_status",
 )
 MAPPABLE_FIELDS = (*RECORD_FIELDS, *FLAT_FIELDS)
+# Fields whose names need not be exact. A file without them is of no use, while
+# an "ID" or "Meta" of somebody's may be anything.
+_SIMILAR_FIELDS = ("input", "label", "rationale", "rationales")
+_RATIONALES = ("rationale", "rationales")
 
 # Keys and columns that an error names.
 _SHOWN_KEYS = 20
@@ -114,6 +118,16 @@ class FieldMapping:
       or "input" in self.renamed(entry).values()
     )
 
+  def has_column_of_input(self, names: Collection[str]) -> bool:
+    """Whether a table with these columns has one that its input is made of."""
+    return any(
+      key in names or key.partition(".")[0] in names
+      for key in self.source_keys("input")
+    ) or any(
+      similar_field(name) == "input" and "input" not in self.keys
+      for name in names
+    )
+
   def fields_in(self, entry: Mapping[str, Any]) -> set[str]:
     """The mapped fields that an entry has a key for, or that need none."""
     return {
@@ -126,26 +140,37 @@ class FieldMapping:
       )
     }
 
-  def renamed(self, keys: Iterable[str]) -> dict[str, str]:
+  def renamed(
+    self, keys: Iterable[str], unfit: Collection[str] = ()
+  ) -> dict[str, str]:
     """Keys that are a field's name but for case, space and plural -> the field.
 
-    None of a field that the mapping names a key for, or that is there itself.
+    None of a field that the mapping names a key for, or that is there itself;
+    `rationale` and `rationales` are one field in this.
+
+    Args:
+      keys: of an entry, or of all.
+      unfit: those among them whose values cannot be a text.
 
     Raises:
       UserError: if two keys are a field's name in this way.
     """
     keys = list(keys)
+    present = {field for field in _SIMILAR_FIELDS if field in keys}
+    present |= self.keys.keys()
     found: dict[str, str] = {}
     for key in keys:
-      field = _similar_field(key)
-      if field is None or field in self.keys or key in self.used_keys:
+      field = similar_field(key)
+      if field is None or key in self.used_keys:
         continue
-      if field in keys:
+      if key in unfit and field not in _RATIONALES:
         continue
-      if field in found.values():
-        names = [repr(k) for k, f in found.items() if f == field]
+      names = _RATIONALES if field in _RATIONALES else (field,)
+      if not present.isdisjoint(names):
+        continue
+      if others := [repr(k) for k, f in found.items() if f in names]:
         raise UserError(
-          f"{' and '.join([*names, repr(key)])} may both be the {field}: rename"
+          f"{' and '.join([*others, repr(key)])} may both be the {field}: rename"
           f" one, or say which by field_mapping {field}=...",
           fields="field_mapping",
         )
@@ -218,11 +243,12 @@ class FieldMapping:
     )
 
 
-def _similar_field(key: str) -> str | None:
+@functools.lru_cache(maxsize=4096)
+def similar_field(key: str) -> str | None:
   """The field that a key is but for case, space and plural; None if none."""
   name = re.sub(r"[\s_-]+", "_", key.strip().casefold())
   for candidate in (name, name.removesuffix("s")):
-    if candidate in MAPPABLE_FIELDS:
+    if candidate in _SIMILAR_FIELDS:
       return candidate if candidate != key else None
   return None
 
@@ -235,21 +261,15 @@ def with_field_names(
   Raises:
     UserError: if two keys are a field's name but for case, space and plural.
   """
-  names = _renamed(tuple(entry), mapping)
-  if not names:
+  if not any(map(similar_field, entry)):
     return entry
+  unfit = [
+    key for key, value in entry.items() if isinstance(value, list | dict)
+  ]
+  names = mapping.renamed(entry, unfit)
   for key, field in names.items():
     note_renamed(where, key, field)
   return {names.get(key, key): value for key, value in entry.items()}
-
-
-def _renamed(keys: tuple[str, ...], mapping: FieldMapping) -> Mapping[str, str]:
-  if not any(map(_similar_field_cached, keys)):
-    return {}
-  return mapping.renamed(keys)
-
-
-_similar_field_cached = functools.lru_cache(maxsize=4096)(_similar_field)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -313,7 +333,10 @@ def _extra(entry: Mapping[str, Any], used: Collection[str]) -> dict[str, Any]:
 
 def _rationales(fields: Mapping[str, Any]) -> tuple[Rationale, ...]:
   """The `rationales` list, or the flat `rationale` columns, of an entry."""
-  listed = _from_json("rationales", fields["rationales"])
+  listed = fields["rationales"]
+  if isinstance(listed, str) and not re.match(r"\s*(?:[\[{]|null\b)", listed):
+    listed = [listed] if listed.strip() else None  # one, in plain words
+  listed = _from_json("rationales", listed)
   flat = fields["rationale"]
   has_flat = any(fields[name] not in (None, "", []) for name in FLAT_FIELDS)
   if listed is not None:

@@ -52,6 +52,9 @@ def entries_of(
     except UnicodeDecodeError as error:
       raise UserError(f"{path}: not valid UTF-8 (byte {error.start})") from None
     except UserError as error:
+      if _has_lines(io.BytesIO(content)):
+        yield from _line_entries(io.BytesIO(content))
+        return
       raise UserError(
         f"{path}: {error}; a file is one JSON value, or one object a line"
       ) from None
@@ -81,6 +84,16 @@ def _goes_on(line: bytes) -> bool:
   except (ValueError, RecursionError):
     return False
   return False
+
+
+def _has_lines(file: BinaryIO) -> bool:
+  """Whether the second line of a text is an object by itself."""
+  lines = (line for line in file if line.strip())
+  next(lines, None)
+  try:
+    return isinstance(json.loads(next(lines, b"")), dict)
+  except (ValueError, RecursionError):
+    return False
 
 
 def _line_entries(file: BinaryIO) -> Iterator[Entry]:

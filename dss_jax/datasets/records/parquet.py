@@ -41,7 +41,10 @@ def read_entries(
     schema = file.schema_arrow
     kept = _kept_columns(schema, mapping, where)
     names = column_names(
-      [schema.field(position).name for position in kept], mapping, where
+      [schema.field(position).name for position in kept],
+      mapping,
+      where,
+      unfit=[n for n, p in enumerate(kept) if schema.field(p).type.num_fields],
     )
     encodings = [
       (schema.field(position).metadata or {}).get(_ENCODING)

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 
+import guards
 import hypothesis
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,11 +17,13 @@ from hypothesis import strategies as st
 
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import (
+  Rationale,
   Record,
   field_mapping,
   iter_records,
   read_records,
   text_files,
+  write_records,
 )
 
 
@@ -115,6 +118,25 @@ def test_a_mark_that_two_rows_may_share_is_never_decided_in_silence(tmp_path):
   assert [line for line, _ in problems] == list(range(2, 13))
 
 
+@pytest.mark.parametrize(
+  ("rows", "lines"),
+  [
+    # Lines of a cell look like rows, and its own row has a cell too many.
+    ('"He came.\nyes, he did\nand left",1,extra', [2, 3, 4]),
+    ('"a\n\nq,r\nd",x,y', [2, 4, 5]),
+    ('b,"x\ny,z\n",c', [2, 3, 4]),
+  ],
+)
+def test_lines_of_a_quoted_cell_are_never_rows(tmp_path, rows, lines):
+  content = f"input,label\n{rows}\nlast,no\n"
+  records, problems = read(tmp_path / "a.csv", content)
+  assert pairs(records) == [("last", "no")]
+  assert [line for line, _ in problems] == lines
+  assert {reason for _, reason in problems} == {
+    "the number of cells is 3, the header has 2"
+  }
+
+
 def test_stray_marks_cost_no_more_than_the_file(tmp_path, monkeypatch):
   """A mark is looked for once, however many are never closed."""
   looked_at = 0
@@ -183,6 +205,20 @@ def test_delimiters_of_spreadsheets(tmp_path, delimiter):
   records, problems = read(tmp_path / "a.csv", text)
   assert problems == []
   assert pairs(records) == [(f"a{delimiter}b", "yes"), ("c", "no")]
+
+
+@pytest.mark.parametrize(
+  "header",
+  ["input;label, gold", '"input";"label, gold"', "Input;label, gold",
+   '"a, b";input', "label, gold|input", "q\tinput, if any"],
+)  # fmt: skip
+def test_a_delimiter_is_what_makes_the_input_a_column(tmp_path, header):
+  delimiter = next(d for d in ";|\t" if d in header)
+  content = f"{header}\na{delimiter}b\n"
+  mapping = {"input": "q"} if header.startswith("q") else None
+  (record,), problems = read(tmp_path / "a.csv", content, field_mapping=mapping)
+  assert problems == []
+  assert record.input == ("b" if header.strip('"')[0] in "al" else "a")
 
 
 def test_a_line_that_says_what_the_delimiter_is(tmp_path):
@@ -400,6 +436,73 @@ def test_two_names_of_one_field(tmp_path, kind):
     line = '{"input": "a", "Label": "yes", "labels": "no"}'
     _, problems = read(tmp_path / "a.jsonl", line)
     assert "'Label' and 'labels' may both be the label" in problems[0][1]
+
+
+@pytest.mark.parametrize(
+  "extra",
+  [
+    {"Rationale": "x"}, {"Rationales": "x"}, {"Meta": "hello"}, {"Label": "x"},
+    {"Rationale Status": "done"}, {"ID": "p"}, {"Ids": [1, 2]}, {"Inputs": "x"},
+    {" foo ": "x"}, {"foo": "x", " foo": "y"}, {"labels": [1]},
+  ],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
+@pytest.mark.parametrize("texts", [(), ("r",), ("r", "s")])
+def test_keys_that_pass_through_come_back(tmp_path, extra, suffix, texts):
+  if suffix == ".csv":
+    extra = {key: str(value) for key, value in extra.items()}
+  record = Record("1", "a", "yes", tuple(map(Rationale, texts)), extra=extra)
+  path = tmp_path / f"a{suffix}"
+  write_records(path, [record])
+  assert read_records(path) == ([record], [])
+
+
+@pytest.mark.parametrize(
+  "entry",
+  [
+    {"labels": ["x"]},
+    {"Label": {"x": 1}},
+    {"ID": "same"},
+    {"Meta": "plain"},
+    {"rationales": [{"text": "r"}], "Rationale": "x"},
+    {"rationale": "r", "Rationales": "x"},
+  ],
+)
+def test_a_similar_name_never_costs_a_row(tmp_path, entry):
+  entry = {"input": "a", **entry}
+  path = tmp_path / "a.parquet"
+  pq.write_table(pa.Table.from_pylist([entry] * 2), path)
+  lines = f"{json.dumps(entry)}\n" * 2
+  for records, problems in (
+    read(tmp_path / "a.jsonl", lines), read_records(path)):  # fmt: skip
+    assert problems == []
+    name = list(entry)[-1]
+    assert [record.extra[name] for record in records] == [entry[name]] * 2
+    assert all(record.label is None for record in records)
+
+
+@pytest.mark.parametrize("name", ["rationales", "Rationales", "RATIONALE"])
+def test_one_rationale_in_plain_words(tmp_path, name):
+  for suffix, content in (
+    (".jsonl", json.dumps({"input": "a", name: "because x"})),
+    (".csv", f"input,{name}\na,because x\n"),
+  ):
+    (record,), problems = read(tmp_path / f"a{suffix}", content)
+    assert problems == []
+    assert [r.text for r in record.rationales] == ["because x"]
+  _, problems = read(tmp_path / "a.csv", 'input,rationales\na,"[""r"""\n')
+  assert "rationales: not JSON" in problems[0][1]
+
+
+def test_many_columns_of_one_name(tmp_path):
+  """Numbering them one by one would take minutes."""
+  header = ",".join(["c"] * 4000 + ["input"])
+  with guards.cpu_limit(10):
+    (record,), problems = read(
+      tmp_path / "a.csv", f"{header}\n{'x,' * 4000}a\n"
+    )
+  assert problems == []
+  assert len(record.extra) == 4000
 
 
 def test_a_name_that_is_no_field(tmp_path):
@@ -665,6 +768,16 @@ def test_one_value_that_is_something_else(tmp_path, value, message):
   text = json.dumps(value, indent=1)
   with pytest.raises(UserError, match=message):
     read(tmp_path / "a.json", text)
+
+
+@pytest.mark.parametrize("first", ['{"input": "a", ', '{"input": "a', "{"])
+def test_a_first_line_that_is_cut_is_one_problem(tmp_path, first):
+  content = f'{first}\n{{"input": "b"}}\n\n{{"input": "c"}}\n{{"input'
+  records, problems = read(tmp_path / "a.jsonl", content)
+  assert [record.input for record in records] == ["b", "c"]
+  assert [line for line, _ in problems] == [1, 5]
+  whole = '{"data": [\n{"input": "b"}\n]}'
+  assert len(read(tmp_path / "a.jsonl", whole)[0]) == 1
 
 
 def test_objects_over_several_lines(tmp_path):
