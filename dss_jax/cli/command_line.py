@@ -24,6 +24,8 @@ MODES = {
   "start here": {
     "quickstart": "compare fine-tuning and distilling step-by-step on the"
     " built-in dataset, on this machine",
+    "distill": "from your table and a large model to a small student, in one"
+    " command",
   },
   "look at data": {"data": "look at datasets and convert them"},
   "let a teacher write rationales": {

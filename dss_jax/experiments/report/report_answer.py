@@ -8,7 +8,11 @@ import math
 from collections.abc import Sequence
 
 from dss_jax.datasets.options import CONTROLS
-from dss_jax.experiments.report import content_tables, run_cells
+from dss_jax.experiments.report import (
+  content_tables,
+  report_statistics,
+  run_cells,
+)
 from dss_jax.experiments.report.report_content import Content
 from dss_jax.experiments.report.report_savings import Saving
 from dss_jax.experiments.report.report_statistics import CellComparison, CellRow
@@ -278,6 +282,15 @@ def _teacher(content: Content, dataset: str) -> list[str]:
     f"The teacher ({teacher.name}) is right on {shown(accuracy, 'percent')} % of"
     " the test items."
   )
+  if is_chance(
+    accuracy,
+    report_statistics.chance_of([row.cell.runs[0].test]),
+    row.test.items,
+  ):
+    first += (
+      " That is no more than always giving the most frequent answer: this"
+      " teacher's labels are of no use."
+    )
   if winners:
     best = min(
       winners, key=lambda e: (e.cell.parameters or 0, e.cell.examples or 0)
@@ -300,6 +313,11 @@ def _teacher(content: Content, dataset: str) -> list[str]:
       f" validation items; {closest}",
     ]
   return [first, f"No setting is shown to beat it on validation; {closest}"]
+
+
+def is_chance(accuracy: float, chance: float, items: int) -> bool:
+  """Whether an accuracy is at most two standard errors above chance."""
+  return accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / items)
 
 
 def _closeness(each: TeacherComparison) -> float:

@@ -1,0 +1,155 @@
+"""Commands of other modes: shown, run as processes of their own, remembered."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dss_jax.base.errors import UserError
+from dss_jax.base.stop_requests import StoppedError
+from dss_jax.experiments.distill.project import Project
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Commands:
+  """Runs `dss-jax MODE` commands for a project, each of them once.
+
+  A command that was done is not run again, so long as it is the same; all of
+  them stand in `commands.sh`, in their order.
+
+  Args:
+    project: whose folder has the module with the dataset.
+    state: what is remembered between starts; `done` is a list of commands.
+  """
+
+  def __init__(self, project: Project, state: dict[str, Any]):
+    self._project, self._state = project, state
+    self._shown: list[str] = []
+
+  def run(
+    self, *words: object, allowed: Sequence[int] = (0,), again: bool = False
+  ) -> int:
+    """Runs a command, whose output the user sees.
+
+    Args:
+      words: mode and flags.
+      allowed: exit statuses that are no failure.
+      again: whether it runs even if it was done, as what is quick may.
+
+    Returns:
+      Its exit status; 0 if it was done before.
+
+    Raises:
+      UserError: it failed, and has said why.
+      StoppedError: it was stopped.
+    """
+    command = list(map(str, words))
+    done = self._state.setdefault("done", [])
+    if command in done and not again:
+      self._note(command)
+      return 0
+    print(f"\n$ {self.shown(command)}", flush=True)
+    status = self._status(command)
+    if status not in allowed:
+      raise UserError(
+        f"`dss-jax {command[0]}` failed with status {status}, and says above why;"
+        " when it is mended, the same command continues here"
+      )
+    self._note(command)
+    if status == 0 and command not in done:
+      done.append(command)
+      self._project.write_state(self._state)
+    return status
+
+  def read(self, *words: object) -> Any:
+    """What a command prints, as JSON; it is run anew each time.
+
+    Raises:
+      UserError: it failed, and has said why.
+    """
+    command = list(map(str, words))
+    process = subprocess.run(
+      self._arguments(command),
+      env=self._environment(),
+      stdout=subprocess.PIPE,
+      check=False,
+    )
+    if process.returncode != 0:
+      raise UserError(
+        f"`{self.shown(command)}` failed with status {process.returncode}"
+      )
+    return json.loads(process.stdout)
+
+  def shown(self, command: Sequence[str]) -> str:
+    """A command as a user would type it, where the project's module matters."""
+    prefix = ""
+    if any(self._project.module in word for word in command):
+      prefix = f"PYTHONPATH={shlex.quote(str(self._project.folder))} "
+    return prefix + shlex.join(["dss-jax", *command])
+
+  def _note(self, command: Sequence[str]) -> None:
+    """Adds a command to the file that teaches how to go this road on foot."""
+    self._shown.append(self.shown(command))
+    path = self._project.folder / "commands.sh"
+    path.write_text(
+      "#!/bin/sh\n# What `dss-jax distill` ran, from the folder that it was"
+      " started in.\nset -e\n" + "\n".join(self._shown) + "\n",
+      encoding="utf-8",
+    )
+
+  def _arguments(self, command: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "dss_jax.main", *command]
+
+  def _environment(self) -> dict[str, str]:
+    """The environment in which `--module` finds the project's dataset."""
+    paths = [str(self._project.folder), os.environ.get("PYTHONPATH", "")]
+    return {
+      **os.environ,
+      "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+    }
+
+  def _status(self, command: Sequence[str]) -> int:
+    process = subprocess.Popen(
+      self._arguments(command), env=self._environment()
+    )
+    with _passed_on(process) as passed:
+      status = process.wait()
+    number = passed[-1] if passed else None
+    if number is None and status < 0 and -status in _SIGNALS:
+      number = -status
+    if number is None and status - 128 in _SIGNALS:
+      number = status - 128
+    if number is not None:
+      raise StoppedError("the same command continues here", number)
+    return status
+
+
+@contextlib.contextmanager
+def _passed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+  """Gives signals to the command, which ends in good order by itself.
+
+  A Ctrl-C of the terminal reaches the command anyway, and a second one within
+  it would stop it at once: so only those sent to this process are passed on.
+  """
+  received: list[int] = []
+
+  def note(number: int, frame: object) -> None:
+    del frame
+    received.append(number)
+    if number != signal.SIGINT or not sys.stdin.isatty():
+      process.send_signal(number)
+
+  before = {number: signal.signal(number, note) for number in _SIGNALS}
+  try:
+    yield received
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)

@@ -1,0 +1,130 @@
+"""What a distillation came to: the better student, and what to try next."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from dss_jax.base.errors import UserError
+from dss_jax.experiments.distill.project import Project
+from dss_jax.experiments.report import report_answer, report_content
+from dss_jax.experiments.report.report_answer import Finding
+from dss_jax.experiments.report.report_statistics import CellRow
+
+METHODS = ("standard", "dss")
+_WIDTH = 76
+# Nothing much is left to learn above this accuracy.
+_NEARLY_ALL = 0.97
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """The result of a distillation.
+
+  Attributes:
+    run: folder of the student to use: of the better method on validation
+      records, and of its best seed there.
+    method: of that student.
+    finding: what the report says first.
+    advice: what to try next.
+  """
+
+  run: pathlib.Path
+  method: str
+  finding: Finding
+  advice: Sequence[str]
+
+  def describe(self) -> str:
+    """The finding and the advice, as lines for a terminal."""
+    said = [self.finding.verdict, self.finding.text, self.finding.cautions]
+    return "\n\n".join(
+      [
+        *(textwrap.fill(text, _WIDTH) for text in said if text),
+        "What to try next:",
+        *(
+          textwrap.fill(
+            text, _WIDTH, initial_indent="- ", subsequent_indent="  "
+          )
+          for text in self.advice
+        ),
+      ]
+    )
+
+
+def read(project: Project) -> Outcome:
+  """Compares the runs of a project, with each other and with the large model.
+
+  Raises:
+    UserError: there is no finished run of either method.
+  """
+  content = report_content.build(
+    [project.runs_folder],
+    teacher_files=[project.records("validation"), project.records("test")],
+  )
+  rows = {row.cell.family.method: row for row in content.rows}
+  for name in METHODS:
+    if name not in rows:
+      raise UserError(f"{project.runs_folder} has no finished run of {name!r}")
+  scores = {name: _validation(rows[name]) for name in METHODS}
+  method = max(METHODS, key=lambda name: float(scores[name].mean()))
+  best = int(scores[method].mean(axis=1).argmax())
+  [finding] = report_answer.findings(content)
+  return Outcome(
+    rows[method].cell.runs[best].folder,
+    method,
+    finding,
+    _advice(finding, rows, project),
+  )
+
+
+def _validation(row: CellRow) -> np.ndarray:
+  """[seeds, items] of 0 and 1."""
+  scores = row.cell.scores(split="validation")
+  if scores is None:
+    raise UserError(
+      "the answers to the validation records are missing in"
+      f" {row.cell.runs[0].folder}"
+    )
+  return scores
+
+
+def _advice(
+  finding: Finding, rows: Mapping[str, CellRow], project: Project
+) -> list[str]:
+  """What is worth a try, by what was seen."""
+  options = project.options
+  advice = []
+  best = max(rows.values(), key=lambda row: row.summary.mean)
+  if report_answer.is_chance(best.summary.mean, best.chance, best.items):
+    return [
+      f"No student has learned anything in {best.steps:,.0f} steps: give training"
+      f" more time (--minutes is {options.minutes:g}), or begin with a student that"
+      " has read text already (--student)."
+    ]
+  if best.summary.mean > _NEARLY_ALL:
+    advice.append("Nearly all is right: a smaller student or less data may do.")
+  elif options.student == "small":
+    advice.append(
+      "This student began with random parameters. One that has read text already"
+      " needs far less data: --student=google/flan-t5-small (needs the network"
+      " once), on an accelerator a larger one."
+    )
+  if finding.helps is None:
+    advice.append(
+      "More labelled records, more seeds (--seeds) and more time (--minutes)"
+      " narrow the interval, in another --output_dir."
+    )
+  elif not finding.helps:
+    advice.append(
+      "Look at some rationales in the report: are they true, short, and do they"
+      " name the facts that decide? Where labels alone say all, none help."
+    )
+  advice.append(
+    "How accuracy grows with data and with the student's size, for methods of"
+    " your choice: dss-jax sweep, then dss-jax report."
+  )
+  return advice
