@@ -319,4 +319,4 @@ def _notes(content: Content) -> str:
   if not content.notes:
     return ""
   items = "".join(f"<p>{_text(note)}</p>" for note in content.notes)
-  return _section("notes", items, title="To be known")
+  return _section("notes", items, title="Notes")

@@ -24,8 +24,8 @@ _MILLION = 1e6
 _MAX_BYTES = 1 << 24
 
 HOW_TO_MEASURE = (
-  "Nobody measured them. `dss-jax infer` of a student writes OUTPUT.infer.json"
-  " with its time and memory, `dss-jax extract` a ledger.sqlite with the"
+  "Nobody measured them. dss-jax infer of a student writes OUTPUT.infer.json"
+  " with its time and memory, dss-jax extract a ledger.sqlite with the"
   " teacher's; given to the report, they are set side by side here."
 )
 

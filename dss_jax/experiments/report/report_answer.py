@@ -265,9 +265,8 @@ def _teacher(content: Content, dataset: str) -> list[str]:
   teacher = content.hardest.get(dataset)
   if teacher is None:
     return [
-      "Whether a student beats the teacher is not known: its stored answers to"
-      " the validation and test items are not at hand (records with them can be"
-      " given to the report)."
+      "The teacher's stored answers to the validation and test items are not at"
+      " hand; records with them can be given to the report."
     ]
   of_dataset = [
     each
