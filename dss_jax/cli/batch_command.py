@@ -49,15 +49,16 @@ def run(
       return _submit(args, source, plan, prices, ledger, under_way)
   if not batches:
     raise UserError(f"{folder} holds no batch; --batch submit makes one")
-  if args.batch == "fetch":
+  if args.batch == "poll":
+    for batch in under_way:
+      batch.poll(endpoints)
+  else:
     with Ledger(folder / LEDGER_FILE) as ledger:
       for batch in under_way:
-        _fetch(batch, endpoints, ledger)
-  for batch in under_way:
-    if args.batch == "poll":
-      batch.poll(endpoints)
-    elif args.batch == "cancel":
-      batch.cancel(endpoints)
+        if args.batch == "fetch":
+          _fetch(batch, endpoints, ledger)
+        else:
+          batch.cancel(endpoints, ledger)
   if args.batch == "fetch" and all(batch.is_over for batch in under_way):
     return None
   _print_state(under_way or batches[-1:], as_json=args.json)

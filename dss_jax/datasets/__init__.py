@@ -24,6 +24,7 @@ from dss_jax.datasets.dataset_spec import (
   names,
   register,
 )
+from dss_jax.datasets.families import FAMILIES
 from dss_jax.datasets.options import DATA_DIR_VARIABLE, DataOptions
 from dss_jax.datasets.record_files import RecordFiles
 from dss_jax.datasets.records import READ_SUFFIXES, Record
@@ -254,16 +255,20 @@ def rationale_source(name: str, options: DataOptions) -> str | None:
 
   Args:
     name: of the dataset.
-    options: see `DataOptions`. Of taxonli its control is named, as in
-      "taxonli shuffled"; several teachers are joined, as in "palm+human".
+    options: see `DataOptions`. Of a generated dataset its control is named, as
+      in "taxonli shuffled"; several teachers are joined, as in "palm+human".
   """
-  if options.source != "records":
+  if options.source != "records" and name in {spec.name for spec in SHIPPED}:
+    own: Sequence[str] = options.rationale_sources
+    control = None
     if name == "taxonli":
       control = options.taxonli_control
-      return name if control == "none" else f"{name} {control}"
-    if name in {spec.name for spec in SHIPPED}:
-      extra = _sources(load_extra_records(name, options))
-      return "+".join(dict.fromkeys([*options.rationale_sources, *extra]))
+    elif name in FAMILIES:
+      control = options.generated_control
+    if control is not None:
+      own = [name if control == "none" else f"{name} {control}"]
+    extra = _sources(load_extra_records(name, options))
+    return "+".join(dict.fromkeys([*own, *extra]))
   return "+".join(_sources(load_training_source(name, options))) or None
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.rationales.teacher_requests import (
+  BATCH,
   STYLES,
   Request,
   Sampling,
@@ -190,6 +191,12 @@ class TeacherPlan:
     checks.one_of("TeacherPlan.style", self.style, STYLES)
     checks.in_range("TeacherPlan.samples", self.samples, 1, MAX_RATIONALES)
     checks.in_range("Endpoint.weight", self.teacher.weight, 0, MAX_WEIGHT)
+    if self.teacher.name == BATCH:
+      raise UserError(
+        f"a teacher's name is {BATCH!r}, under which the ledger keeps what goes"
+        " through a batch interface, at its price; name it otherwise",
+        fields="Endpoint.name",
+      )
     if self.samples > 1 and self.sampling.temperature == 0:
       raise UserError(
         f"samples is {self.samples} and temperature is 0, which would draw the"

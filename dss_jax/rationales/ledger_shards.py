@@ -328,10 +328,11 @@ class SegmentedLedger(Ledger):
       return
     name = f"{time.time_ns() // 10**6:015d}-{uuid.uuid4().hex[:12]}{_SEGMENT}"
     content = b"".join(map(_dumps, outcomes))
-    if charges:
-      spent = [[*kind, *tokens] for kind, tokens in charges.items()]
-      line = json.dumps({_CHARGES: spent, "limits": limits})
-      content += line.encode("ascii") + b"\n"
+    # Also where nothing was spent since the last segment: one without this line
+    # is of an earlier version, and its answers would be charged again.
+    spent = [[*kind, *tokens] for kind, tokens in charges.items()]
+    line = json.dumps({_CHARGES: spent, "limits": limits})
+    content += line.encode("ascii") + b"\n"
     try:
       self._files.write(f"{self._prefix}-{name}", content)
     except Exception as error:  # each file system has its own

@@ -5,6 +5,7 @@ import json
 import pytest
 from loopback_batches import chat
 
+from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import Record, read_records, write_records
 from dss_jax.main import main
 from dss_jax.rationales.ledger import Ledger
@@ -166,6 +167,27 @@ def test_a_batch_that_was_never_made_can_be_cancelled(
   assert charges(tmp_path) == []
   assert mine("--batch=submit") == 0
   assert "batch-002" in capsys.readouterr().out
+
+
+def test_a_batch_that_the_provider_refused_to_make_costs_nothing(
+  mine, tmp_path, loopback_batches, monkeypatch, capsys
+):
+  from dss_jax.rationales.teachers import provider_batches
+
+  def refused(self, file_id, url):
+    raise UserError("HTTP 429: enqueued token limit reached")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(provider_batches._Provider, "create", refused)
+    assert mine("--batch=submit") == 2
+  # Whether it was made is known only when the provider is asked.
+  [charge] = charges(tmp_path)
+  assert charge.tokens.written == 8 * 256
+  assert mine("--batch=cancel") == 0
+  assert charges(tmp_path) == [Charge("m", True, Tokens())]
+  assert mine("--batch=submit") == 0
+  [charge] = charges(tmp_path)
+  assert charge.tokens.written == 8 * 256
 
 
 def test_a_refused_batch_costs_nothing(

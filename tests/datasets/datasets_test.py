@@ -183,3 +183,20 @@ print(len(train))
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
   assert done.stdout.strip() == "4000"
+
+
+@pytest.mark.parametrize("name", ["taxonli", "kinds", "fits", "sums"])
+def test_who_wrote_the_rationales_of_generated_datasets(name, tmp_path):
+  assert datasets.rationale_source(name, DataOptions()) == name
+  record = datasets.load_split(name, "train")[0]
+  assert record.rationales[0].source == name
+  own = "taxonli_control" if name == "taxonli" else "generated_control"
+  options = {own: "shuffled"}
+  source = datasets.rationale_source(name, DataOptions(**options))
+  assert source == f"{name} shuffled"
+  extra = tmp_path / "extra.jsonl"
+  mine = Rationale("r", record.label, "mine")
+  write_records(extra, [Record("x", "a", record.label, (mine,))])
+  options["extra_records"] = str(extra)
+  source = datasets.rationale_source(name, DataOptions(**options))
+  assert source == f"{name} shuffled+mine"

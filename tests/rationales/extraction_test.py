@@ -14,6 +14,7 @@ from dss_jax.rationales.estimates import estimate
 from dss_jax.rationales.extraction import RecordSource, batch_lines, extract
 from dss_jax.rationales.extraction_plan import (
   ChooseOptions,
+  Endpoint,
   ExtractionPlan,
   TeacherPlan,
 )
@@ -351,3 +352,9 @@ def test_a_disk_that_does_not_take_it(tmp_path):
   with pytest.raises(UserError, match="cannot write"):
     run(tmp_path, plan(Scripted()))
   assert (tmp_path / "train.jsonl").read_bytes() == before
+
+
+def test_no_live_teacher_is_billed_as_a_batch():
+  with pytest.raises(UserError, match="a teacher's name is 'batch'") as raised:
+    TeacherPlan(Endpoint("batch", "gpt-4.1"))
+  assert raised.value.fields == ("Endpoint.name",)

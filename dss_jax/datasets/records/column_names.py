@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Collection, Sequence
 
 from dss_jax.base.errors import UserError

@@ -2,7 +2,7 @@
 
   batch = ProviderBatch.create(folder, lines, ledger)
   batch.submit(endpoints, ledger)
-  batch.poll(endpoints); batch.cancel(endpoints)
+  batch.poll(endpoints); batch.cancel(endpoints, ledger)
   files = batch.fetch(endpoints)
 
 For endpoints with OpenAI's interface for batches (/v1/files and /v1/batches),
@@ -194,8 +194,10 @@ class ProviderBatch:
     """
     self._for_each_under_way(endpoints, lambda provider, id: provider.get(id))
 
-  def cancel(self, endpoints: Endpoints) -> None:
+  def cancel(self, endpoints: Endpoints, ledger: Ledger) -> None:
     """Stops the provider's work; what is done can still be fetched.
+
+    The requests of a batch that was never made are paid for by nobody.
 
     Raises:
       UserError: as `submit`.
@@ -207,6 +209,7 @@ class ProviderBatch:
           with _Provider(endpoints[file.teacher]) as provider:
             made = provider.batch_of_file(file.file_id)
         if made is None:
+          self._end_attempts(file, ledger, NO_TOKENS)
           file.status, file.is_fetched = "cancelled", True
           self.save()
         else:
@@ -244,15 +247,21 @@ class ProviderBatch:
     """Notes that the ledger holds the results of what has ended."""
     for file in self.files:
       if file.batch_id and not file.is_under_way and not file.is_fetched:
-        keys = set(self._estimates(file))
         # Of a whole batch a missing result may be paid for.
         tokens = None if file.status == "completed" else NO_TOKENS
-        for attempt in list(ledger.submitted()):
-          if attempt.key in keys:
-            ledger.end_attempt(attempt, INTERRUPTED, tokens=tokens)
-        ledger.flush()
+        self._end_attempts(file, ledger, tokens)
         file.is_fetched = True
     self.save()
+
+  def _end_attempts(
+    self, file: BatchFile, ledger: Ledger, tokens: Tokens | None
+  ) -> None:
+    """Notes what those of a file's requests cost that did not come back."""
+    keys = set(self._estimates(file))
+    for attempt in list(ledger.submitted()):
+      if attempt.key in keys:
+        ledger.end_attempt(attempt, INTERRUPTED, tokens=tokens)
+    ledger.flush()
 
   def _for_each_under_way(
     self, endpoints: Endpoints, call: Callable[[_Provider, str], Any]
