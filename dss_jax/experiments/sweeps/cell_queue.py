@@ -43,7 +43,7 @@ class Event:
   Attributes:
     index: of the job.
     ended: how its latest attempt ended.
-    attempts: made so far.
+    attempts: made so far; none where another process is at it.
     is_final: whether no further attempt is made.
     seconds: that the latest attempt took.
   """
@@ -84,6 +84,7 @@ class CellQueue:
     self._stopping = threading.Event()
     self._lock = threading.Lock()
     self._processes: dict[int, Stoppable] = {}
+    self._elsewhere: set[int] = set()  # jobs of which it is said
 
   def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
     """Trains the jobs; yields what happens as it happens.
@@ -97,6 +98,7 @@ class CellQueue:
     waiting = collections.deque(enumerate(jobs))
     news: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
     self._stopping.clear()
+    self._elsewhere.clear()
     threads = [
       threading.Thread(
         target=self._work, args=(worker, waiting, news), daemon=True
@@ -174,6 +176,9 @@ class CellQueue:
       begun = time.monotonic()
       ended = self._attempt(job, worker, self._note_process)
       if ended.how == cell_process.ELSEWHERE:
+        if index not in self._elsewhere:
+          self._elsewhere.add(index)
+          news.put(Event(index, ended, 0, False, 0.0))
         return False
       if self._stopping.is_set() and ended.how != cell_process.DONE:
         return True

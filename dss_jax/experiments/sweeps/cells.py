@@ -197,7 +197,8 @@ def settings_of(sweep: Sweep, axes: Mapping[str, Any]) -> Settings:
   student = [files.pop("student")] if "student" in files else []
   bindings = dict(sweep.bindings)
   for axis, by_value in sweep.per_value.items():
-    bindings |= by_value.get(axes.get(axis), {})
+    for value, bound in by_value.items():
+      bindings |= bound if axes.get(axis) == value else {}
   for axis, value in axes.items():
     if axis not in FILE_AXES:
       bindings |= dict.fromkeys(sweep.binds.get(axis, (axis,)), value)

@@ -101,6 +101,9 @@ class SweepProgress:
   def note(self, cell: Cell, event: Event) -> None:
     """Says what happened to a cell."""
     ended = event.ended
+    if ended.how == cell_process.ELSEWHERE:
+      self._say(f"{cell.label}: another process is at it, and is waited for")
+      return
     if not event.is_final:
       self._say(f"{cell.label}: {ended.reason}; tried again")
       return

@@ -182,8 +182,10 @@ def test_a_cell_at_work_elsewhere_is_waited_for(tiny, sweeper):
     fcntl.flock(lock, fcntl.LOCK_EX)
     released = threading.Timer(1.5, fcntl.flock, [lock, fcntl.LOCK_UN])
     released.start()
-    assert sweeper(file)[0] == 0
+    status, said = sweeper(file)
     released.join()
+  assert status == 0
+  assert said.count("another process is at it, and is waited for") == 1
   assert sweeper.starts() == starts + 1
   assert len(sweeper.results()) == 4
 
@@ -218,13 +220,14 @@ sys.exit(main.main(sys.argv[1:]))
 """
 
 
-def _start(file: pathlib.Path, output_dir: pathlib.Path, *more: str):
+def _start(
+  file: pathlib.Path, output_dir: pathlib.Path, *more: str, fake: bool = True
+) -> subprocess.Popen[str]:
   driver = _DRIVER.format(fake=str(small_sweeps.FAKE_TRAINING))
   return subprocess.Popen(
     [
       sys.executable,
-      "-c",
-      driver,
+      *(("-c", driver) if fake else ("-m", "dss_jax.main")),
       "sweep",
       str(file),
       f"--output_dir={output_dir}",
@@ -271,6 +274,42 @@ def test_killed_at_random_it_ends_with_the_same_bytes(
   draw = random.Random(kills)
   killed = _killed_sweep(file, tmp_path / "killed", kills, draw)
   assert killed == undisturbed
+
+
+@pytest.mark.thorough
+def test_real_training_killed_ten_times_ends_with_the_same_bytes(tmp_path):
+  """Cells resume from their checkpoints, wherever they were killed."""
+  file = small_sweeps.write(tmp_path / "tiny.gin", steps=48, looks=6)
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  process = _start(file, whole, fake=False)
+  _, said = process.communicate(timeout=900)
+  assert process.returncode == 0, said
+  draw = random.Random(0)
+  for _ in range(10):
+    before = _lines(killed)
+    process = _start(file, killed, fake=False)
+    # It gets somewhere each time, and a draw says how far.
+    while _lines(killed) < before + draw.randint(1, 12):
+      if process.poll() is not None:
+        break
+      time.sleep(0.05)
+    # The cells with it, or the sweep alone: they go on, and are waited for.
+    if draw.random() < 0.5:
+      process.send_signal(signal.SIGTERM)
+    else:
+      process.kill()
+    process.communicate(timeout=120)
+  process = _start(file, killed, fake=False)
+  _, said = process.communicate(timeout=900)
+  assert process.returncode == 0, said
+  found = (killed / "tiny" / "results.jsonl").read_bytes()
+  assert found == (whole / "tiny" / "results.jsonl").read_bytes()
+
+
+def _lines(output_dir: pathlib.Path) -> int:
+  """How much the cells have written of their training."""
+  files = output_dir.glob("cells/*/metrics.jsonl")
+  return sum(len(file.read_bytes().splitlines()) for file in files)
 
 
 def test_told_to_stop_it_stops_its_cells_and_says_how_to_continue(
