@@ -25,6 +25,11 @@ FLAGS: dict[str, set[str]] = {
   "gcloud projects describe": {"format"},
   "gcloud auth configure-docker": {"quiet"},
   "gcloud auth application-default login": set(),
+  "gcloud artifacts repositories add-iam-policy-binding": {
+    "location",
+    "member",
+    "role",
+  },
   "gcloud artifacts repositories create": {"repository-format", "location"},
   "gcloud storage buckets create": _BUCKET | {"enable-hierarchical-namespace"},
   "gcloud storage buckets add-iam-policy-binding": {"role", "member"},
