@@ -65,7 +65,18 @@ def left_out(content: Content) -> str:
 
 def is_control(family: Family) -> bool:
   """Whether its rationales are made not to help, such as shuffled ones."""
-  return family.rationale_source.rpartition(" ")[2] in CONTROLS
+  return _control(family) is not None
+
+
+def _control(family: Family) -> str | None:
+  """The name of a control, from its source or the setting that makes it."""
+  names = [family.rationale_source.rpartition(" ")[2]]
+  names += [
+    value.strip("'\"")
+    for name, value in family.variant
+    if name.endswith("_control")
+  ]
+  return next((n for n in names if n in CONTROLS and n != "none"), None)
 
 
 def _of_dataset(content: Content, dataset: str) -> Finding:
@@ -200,7 +211,7 @@ def _controls(
 ) -> list[str]:
   """What controls say in the setting of the first comparison."""
   return [
-    f"With {each.cell.family.rationale_source.rpartition(' ')[2]} rationales"
+    f"With {_control(each.cell.family)} rationales"
     f" the difference is {_signed(each.result.difference)} points"
     f" ({_signed(each.result.low)} to {_signed(each.result.high)})."
     for each in compared

@@ -92,6 +92,21 @@ def test_controls_do_not_speak_for_the_method(tmp_path):
   assert "With shuffled rationales the difference is +" in finding.text
 
 
+def test_a_control_is_known_by_its_setting_too(tmp_path):
+  """Where results.jsonl names the source alone."""
+  _runs(tmp_path, dss=0.6, standard=0.6, seeds=2, config="c_control = 'none'\n")
+  for seed in range(2):
+    made_runs.make_run(
+      tmp_path / f"control{seed}",
+      seed=seed,
+      test=0.95,
+      config="c_control = 'copy'\n",
+    )
+  _, finding = _finding(tmp_path)
+  assert finding.helps is None
+  assert "With copy rationales the difference is +" in finding.text
+
+
 def test_one_method_alone_is_not_compared(tmp_path):
   made_runs.make_run(tmp_path / "a", test=0.1)
   content, finding = _finding(tmp_path)
