@@ -17,7 +17,9 @@ from dss_jax.datasets.records.record import RATIONALE_FIELDS, Rationale, Record
 
 # Marks, in the column's own metadata, a text column that holds JSON.
 _ENCODING = b"dss_jax.encoding"
-_ROWS_PER_BATCH = 1024
+# Few: a long text that a column's dictionary holds once is made anew for each
+# row, so that a file of some KB could fill the memory.
+_ROWS_PER_BATCH = 64
 # Records of a row group; as many are held in memory.
 ROWS_PER_GROUP = 4096
 # Holds the unknown keys of a record that have no column of their own.
