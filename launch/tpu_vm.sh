@@ -79,6 +79,7 @@ state() {
 create() {
   need DSS_TPU DSS_ZONE DSS_TPU_TYPE
   local runtime="${DSS_RUNTIME:-}" now=NONE shown='' spot=()
+  # Below, an empty list is an error for the bash of macOS.
   if [ "${DSS_SPOT:-0}" = 1 ]; then spot=(--spot); fi
   if [ -z "$runtime" ]; then
     case "$DSS_TPU_TYPE" in
@@ -100,7 +101,7 @@ create() {
       --node-id="$DSS_TPU" --zone="$DSS_ZONE" \
       --accelerator-type="$DSS_TPU_TYPE" --runtime-version="$runtime" \
       --scopes=https://www.googleapis.com/auth/cloud-platform \
-      "${spot[@]}"
+      ${spot[@]+"${spot[@]}"}
     if [ -n "$dry_run" ]; then return; fi
     now="$(state)"
   fi
