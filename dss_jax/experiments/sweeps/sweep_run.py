@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from dss_jax.base.errors import UserError
+from dss_jax.base.stop_requests import StoppedError
 from dss_jax.experiments.sweeps import (
   cell_process,
   cells,
@@ -89,7 +91,8 @@ class SweepRun:
       found += final
       self._tell_change(found, cells.FINAL)
       self._collect(found, state)
-      self._train(final, shard, lambda: self._collect(found, state))
+      collect = functools.partial(self._collect, found, state)
+      self._train(final, shard, collect)
     self._collect(found, state)
     failed = [c for c in self._failed.values() if not self._is_bad_trial(c)]
     return SweepResult(found, failed, state)
@@ -121,7 +124,8 @@ class SweepRun:
           f" {', '.join(map(str, values))}"
         )
       self._collect(state.trials, state)
-      self._train(state.trials, shard, lambda: None)
+      collect = functools.partial(self._collect, state.trials, state)
+      self._train(state.trials, shard, collect)
       state = self._plan.search_state(self._failed)
       if shard:
         break
@@ -174,6 +178,9 @@ class SweepRun:
         if time.monotonic() - collected > _COLLECT_S:
           collect()
           collected = time.monotonic()
+    except StoppedError:
+      collect()
+      raise
     finally:
       progress.close()
 

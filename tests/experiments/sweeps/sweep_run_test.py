@@ -322,6 +322,10 @@ def test_told_to_stop_it_stops_its_cells_and_says_how_to_continue(
   _, said = process.communicate(timeout=60)
   assert process.returncode == 143
   assert "continue with: dss-jax sweep" in said
+  # What is done so far can be looked at.
+  done = len(list(output_dir.glob("cells/*/results.jsonl")))
+  rows = (output_dir / "tiny" / "results.jsonl").read_text().splitlines()
+  assert len(rows) == 2 * done
   pids = [
     int(pid)
     for path in output_dir.glob("cells/*/starts")
