@@ -195,7 +195,8 @@ class Side:
     for place in range(count):
       sums = evaluate(self._state.params, self._batches[place])
       means = np.asarray(sums["nll"]) / np.asarray(sums["tokens"])
-      found.append(float(means @ self._weighting.subtask_weights))
+      shares = np.array(self._weighting.subtask_weights, np.float64)
+      found.append(float(means @ shares))
       if place + 1 < count:
         self._state, _ = self._step(self._state, self._batches[place])
     return {"losses": found}

@@ -17,7 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import jax
 import numpy as np
@@ -33,6 +33,7 @@ from dss_jax.training.monitoring.time_breakdown import TimeBreakdown
 from dss_jax.training.start_or_resume import Setup
 from dss_jax.training.train_config import TrainConfig
 from dss_jax.training.train_state import LoopState
+from dss_jax.training.train_step import JittedStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +53,27 @@ class TrainResult:
   loop: LoopState
 
 
+class Company(Protocol):
+  """Other runs that are trained with this one; see `many_students`."""
+
+  @property
+  def signals(self) -> StopRequests:
+    """Whether all are asked to stop."""
+    ...
+
+  def steps(
+    self, config: TrainConfig, setup: Setup, step: JittedStep
+  ) -> contextlib.AbstractContextManager[Callable[[Any, Any], Any]]:
+    """Gives what takes the run's steps in place of `step`."""
+    ...
+
+
 def train(
   config: TrainConfig,
   *,
   stream: TextIO | None = None,
   watchdog_seconds: float | None = None,
+  company: Company | None = None,
 ) -> TrainResult:
   """Trains a student, from the start or from where the run stopped.
 
@@ -65,6 +82,7 @@ def train(
     stream: where progress goes; None writes it to standard error.
     watchdog_seconds: ends the process where no step is done for as long, see
       `monitoring.watchdog`; None never does.
+    company: takes the steps of several runs together; None takes them alone.
 
   Raises:
     UserError: for a configuration that cannot run.
@@ -105,12 +123,11 @@ def train(
       monitor.check_state(state)
 
     # Train.
-    step_fn = setup.make_step(setup.tx)
     put = functools.partial(
       config.partitioner.put_batch, global_shapes=setup.data.global_shapes
     )
     with (
-      _stop_requests(tell_others) as signals,
+      _stop_requests(tell_others, company) as signals,
       watchdog.watching(breakdown, watchdog_seconds),
     ):
       between = BetweenSteps(
@@ -124,7 +141,10 @@ def train(
       )
       stops = between.catch_up(first_step, state)
       stop_step = first_step if stops else config.total_steps
-      with setup.data.prefetch(first_step, stop_step, put) as batches:
+      with (
+        setup.data.prefetch(first_step, stop_step, put) as batches,
+        _steps_of(config, setup, company) as step_fn,
+      ):
         for position, batch in monitor.batches(batches):
           step = position + 1
           with monitor.step(step, state):
@@ -176,10 +196,23 @@ def _tell_others() -> Callable[[int], None] | None:
   return stop_requests.taken_from_c(signal.SIGTERM)
 
 
+def _steps_of(
+  config: TrainConfig, setup: Setup, company: Company | None
+) -> contextlib.AbstractContextManager[Callable[[Any, Any], Any]]:
+  """Gives what takes the run's steps."""
+  step = setup.make_step(setup.tx)
+  if company:
+    return company.steps(config, setup, step)
+  return contextlib.nullcontext(step)
+
+
 def _stop_requests(
   tell_others: Callable[[int], None] | None,
+  company: Company | None,
 ) -> contextlib.AbstractContextManager[StopRequests]:
   """Notices signals, where all processes can learn of them."""
+  if company:
+    return contextlib.nullcontext(company.signals)
   if jax.process_count() > 1 and tell_others is None:
     return contextlib.nullcontext(StopRequests())
   return stop_requests.noticed(tell_others)

@@ -9,6 +9,7 @@ differ only in these find one program in the compilation cache.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -293,28 +294,40 @@ class JittedStep:
 
   Both happen under the partitioner's mesh and rules, whatever is active
   outside.
+
+  Attributes:
+    arguments: what it passes after state and batch.
+    function: what is compiled, without constraints on where gradients lie; None
+      where nothing else is to be made of it.
   """
 
-  def __init__(self, jitted: Any, partitioner: Partitioner, *last: Any):
+  def __init__(
+    self,
+    jitted: Any,
+    partitioner: Partitioner,
+    *arguments: Any,
+    function: Callable[..., Any] | None = None,
+  ):
     self._jitted = jitted
     self._partitioner = partitioner
-    self._last = last
+    self.arguments = arguments
+    self.function = function
 
   def __call__(self, state_or_params: Any, batch: Batch) -> Any:
     """Runs one step; the first call with a batch shape compiles."""
     with self._partitioner.activate():
-      return self._jitted(state_or_params, batch, *self._last)
+      return self._jitted(state_or_params, batch, *self.arguments)
 
   def lower(self, state_or_params: Any, batch: Batch) -> jax.stages.Lowered:
     """The step's program for arguments like these (shapes will do)."""
     with self._partitioner.activate():
-      return self._jitted.lower(state_or_params, batch, *self._last)
+      return self._jitted.lower(state_or_params, batch, *self.arguments)
 
   def run_by(
     self, run: Callable[[Any, list[Any]], Any], state: Any, batch: Batch
   ) -> Any:
     """Calls `run` with the step's ClosedJaxpr and its flat arguments."""
-    arguments = (state, batch, *self._last)
+    arguments = (state, batch, *self.arguments)
     with self._partitioner.activate():
       traced = self._jitted.trace(*arguments)
       return run(traced.jaxpr, jax.tree.leaves(arguments))
@@ -346,7 +359,9 @@ def jit_train_step(
   impl = jax.random.key_impl(base_key)
   model_on, *frozen = adapted or (None,)
 
-  def step_with_numbers(state, batch, key_data, numbers, *frozen):
+  def step_with_numbers(
+    grad_shardings, state, batch, key_data, numbers, *frozen
+  ):
     partitioner.check_batch_size(
       batch["decoder_target_tokens"].shape[0], options.num_microbatches
     )
@@ -358,12 +373,12 @@ def jit_train_step(
       base_key=jax.random.wrap_key_data(key_data, impl=impl),
       options=options,
       numbers=numbers,
-      grad_shardings=state_shardings.params,
+      grad_shardings=grad_shardings,
     )
 
   replicated = partitioner.replicated()
   jitted = jax.jit(
-    step_with_numbers,
+    functools.partial(step_with_numbers, state_shardings.params),
     in_shardings=(
       state_shardings,
       partitioner.batch_sharding(),
@@ -376,7 +391,10 @@ def jit_train_step(
   )
   key_data = place(jax.random.key_data(base_key), replicated)
   numbers = place(jax.tree.map(np.float32, options.numbers()), replicated)
-  return JittedStep(jitted, partitioner, key_data, numbers, *frozen)
+  function = functools.partial(step_with_numbers, None)
+  return JittedStep(
+    jitted, partitioner, key_data, numbers, *frozen, function=function
+  )
 
 
 def jit_eval_step(

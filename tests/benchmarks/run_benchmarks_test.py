@@ -53,6 +53,23 @@ def test_the_time_of_steps_is_printed(load_benchmark, tmp_path, one_device):
   assert {len(each) for each in found["seconds_a_step"].values()} == {1}
 
 
+@pytest.mark.slow
+def test_students_an_hour_are_printed(load_benchmark, tmp_path, one_device):
+  module = load_benchmark("many_students")
+  file = tmp_path / "students.json"
+  sizes = ["--students=2", "--steps=2", "--turns=1", "--json", str(file)]
+  flags = [
+    *command_line.GIN_FILES,
+    *command_line.SMALL,
+    "--gin.network.T5Config.dropout_rate=0.0",
+  ]
+  module.benchmark([*sizes, "--", *flags])
+  found = json.loads(file.read_text(encoding="utf-8"))
+  for way in ("together", "one by one"):
+    (seconds,) = found["ways"][way]["wall_s"]
+    assert found["students_per_hour"][way] == pytest.approx(7200 / seconds)
+
+
 def test_a_mistake_is_reported_in_one_line(load_benchmark, tmp_path):
   prepare, measuring = load_benchmark("prepare"), load_benchmark("measuring")
   missing = str(tmp_path / "missing")

@@ -502,11 +502,12 @@ class TestStep:
     """Over devices and micro-batches: its gradient is that of the batch."""
     aux_loss = MutualInformation(weight=3.0).between(("label", "rationale"))
     found = []
-    for partitioner, settings in (
+    cases: list[tuple[Partitioner, dict[str, Any]]] = [
       (ONE(), {}),
       (ONE(), {"num_microbatches": 4}),
       (SHARDED(), {"num_microbatches": 2}),
-    ):
+    ]
+    for partitioner, settings in cases:
       state, step = start(
         ToyStudent(),
         OPTIMIZERS["adamw"],
