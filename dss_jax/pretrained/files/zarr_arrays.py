@@ -9,6 +9,7 @@ declared.
 
 from __future__ import annotations
 
+import collections
 import itertools
 import math
 import pathlib
@@ -26,6 +27,8 @@ _HEADER = ".zarray"
 _COMPRESSORS = {"gzip": "gzip", "zlib": "gzip", "zstd": "zstd"}
 # Chunks that were unpacked are kept, for devices that store parts of one.
 _CACHE_BYTES = 2**28
+# What keeping a chunk takes besides its numbers; about.
+_BYTES_A_CHUNK = 512
 
 
 class ZarrStore:
@@ -51,7 +54,9 @@ class ZarrStore:
     is_ocdbt = "manifest.ocdbt" in self._keys
     if is_ocdbt:
       spec = {"driver": "ocdbt", "base": spec}
-    self._unpacked: dict[str, np.ndarray] = {}
+    self._unpacked: collections.OrderedDict[str, np.ndarray]
+    self._unpacked = collections.OrderedDict()
+    self._kept_bytes = 0
     self._store = ts.KvStore.open(spec).result()
     if is_ocdbt:
       listed = self._store.list().result()
@@ -124,18 +129,23 @@ class ZarrStore:
       raise MalformedError(f"it has no plain array {one_line(repr(name))}")
     header = bounds.parse_json(self._read(key, bounds.MAX_CONFIG_BYTES))
     compressor = header.get("compressor", 0)
-    supported = compressor is None or (
-      isinstance(compressor, dict) and compressor.get("id") in _COMPRESSORS
-    )
     if (
-      not supported
+      not (compressor is None or isinstance(compressor, dict))
       or header.get("zarr_format") != 2
       or header.get("filters")
       or header.get("order") not in ("C", "F")
       or not isinstance(header.get("shape"), list)
       or not isinstance(header.get("chunks"), list)
     ):
-      raise MalformedError(f"{key} is not zarr 2 with a known compressor")
+      raise MalformedError(f"{key} is not zarr 2 without filters")
+    if compressor is not None and compressor.get("id") not in list(
+      _COMPRESSORS
+    ):
+      raise MalformedError(
+        f"the chunks of {name} are packed by"
+        f" {one_line(repr(compressor.get('id')))}; they must be by"
+        f" {', '.join(_COMPRESSORS)} or not at all"
+      )
     return header
 
   def _chunk(
@@ -156,15 +166,16 @@ class ZarrStore:
         raise MalformedError(f"chunk {key!r}: {one_line(error)}") from error
       if len(unpacked) != size:
         raise MalformedError(f"chunk {key!r} is not {size} bytes long")
-      # The oldest ones make room.
-      while (
-        self._unpacked
-        and size + sum(chunk.nbytes for chunk in self._unpacked.values())
-        > _CACHE_BYTES
-      ):
-        del self._unpacked[next(iter(self._unpacked))]
-      self._unpacked[key] = np.frombuffer(unpacked, dtype)
+      self._keep(key, np.frombuffer(unpacked, dtype))
     return self._unpacked[key]
+
+  def _keep(self, key: str, chunk: np.ndarray) -> None:
+    """Keeps a chunk; the oldest ones make room."""
+    self._kept_bytes += chunk.nbytes + _BYTES_A_CHUNK
+    while self._unpacked and self._kept_bytes > _CACHE_BYTES:
+      _, oldest = self._unpacked.popitem(last=False)
+      self._kept_bytes -= oldest.nbytes + _BYTES_A_CHUNK
+    self._unpacked[key] = chunk
 
 
 def _unpacked(
