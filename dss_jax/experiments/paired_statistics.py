@@ -117,7 +117,7 @@ def mean_interval(
     confidence: of the interval, 0.5 to 0.999.
   """
   scores = _scores(scores)
-  checks.in_range("confidence", confidence, least=0.5, most=0.999)
+  _check_confidence(confidence)
   error, freedom = _standard_error(scores)
   half = error * float(stats.t.ppf((1 + confidence) / 2, freedom))
   centre = float(scores.mean())
@@ -136,7 +136,11 @@ def sign_flip_p_value(differences: np.ndarray, *, seed: int = 0) -> float:
   Returns:
     The share of sign patterns with a mean at least as far from 0; NaN for one
     seed.
+
+  Raises:
+    UserError: for differences that are not finite.
   """
+  differences = _finite(differences, "differences")
   n = len(differences)
   if n < 2:
     return math.nan
@@ -158,8 +162,19 @@ def mcnemar_p_value(first: np.ndarray, second: np.ndarray) -> float:
     first: [items] right or wrong.
     second: [items] right or wrong, of the same items. Items of several seeds
       must not be pooled: they repeat.
+
+  Raises:
+    UserError: for scores that cannot be paired, or are not 1 or 0.
   """
-  first, second = np.asarray(first, bool), np.asarray(second, bool)
+  first, second = _finite(first, "scores"), _finite(second, "scores")
+  if first.shape != second.shape or first.ndim != 1:
+    raise UserError(
+      f"scores of shapes {first.shape} and {second.shape} cannot be paired; both"
+      " must be [items], of the same items"
+    )
+  for value in np.setdiff1d([*first, *second], [0, 1])[:1]:
+    raise UserError(f"a score is {value:g}; right is 1 and wrong is 0")
+  first, second = first.astype(bool), second.astype(bool)
   only_first = int(np.sum(first & ~second))
   only_second = int(np.sum(second & ~first))
   if only_first + only_second == 0:
@@ -173,7 +188,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
   Args:
     p_values: one a comparison; NaN (a comparison without a test) stays and is
       not counted.
+
+  Raises:
+    UserError: for what is no probability.
   """
+  for p_value in p_values:
+    if not math.isnan(p_value):
+      checks.in_range("p_value", p_value, 0, 1)
   adjusted = np.asarray(p_values, float).copy()
   tested = np.flatnonzero(~np.isnan(adjusted))
   order = tested[np.argsort(adjusted[tested], kind="stable")]
@@ -297,19 +318,26 @@ def reach(
     confidence: of the interval.
     draws: bootstrap resamples.
     seed: of the resampling.
+
+  Raises:
+    UserError: for scores that are not finite or cannot be compared, and for
+      options out of range.
   """
-  sizes_array = np.asarray(sizes, float)
-  curve, reference = np.asarray(curve, float), _scores(reference)
+  _check_confidence(confidence)
+  _check_draws(draws)
+  sizes_array = _finite(sizes, "sizes")
+  curve, reference = _finite(curve, "scores"), _scores(reference)
   if (
     curve.ndim != 3
-    or len(curve) != len(sizes_array)
+    or not len(curve)
+    or sizes_array.shape != curve.shape[:1]
     or curve.shape[2] != reference.shape[1]
     or len(reference) not in (1, curve.shape[1])
     or np.any(np.diff(sizes_array) <= 0)
     or sizes_array[0] <= 0
   ):
     raise UserError(
-      f"a curve of shape {curve.shape} at {len(sizes_array)} sizes cannot be"
+      f"a curve of shape {curve.shape} at {sizes_array.size} sizes cannot be"
       f" compared with a reference of shape {reference.shape}; sizes must"
       " ascend, seeds and items must be the same"
     )
@@ -361,11 +389,28 @@ def winning_frequency(
   Returns:
     For each cell the share of resamples in which it is on the front. With a
     single cost they add up to less than 1 where no cell beats the teacher.
+
+  Raises:
+    UserError: for scores or costs that are not finite or cannot be compared,
+      and for options out of range.
   """
+  _check_draws(draws)
   names = list(cells)
-  stacked = np.stack([_scores(cells[name]) for name in names])
-  teacher = np.broadcast_to(np.asarray(teacher, float), stacked.shape[1:])
-  cost = np.array([np.atleast_1d(costs[name]) for name in names], float)
+  scores = [_scores(cells[name]) for name in names]
+  teacher = _finite(teacher, "the teacher's scores")
+  shapes = {array.shape for array in scores}
+  shape = next(iter(shapes), (0, 0))
+  if len(shapes) != 1 or teacher.shape not in (shape, shape[1:]):
+    raise UserError(
+      f"cells of shapes {', '.join(map(str, sorted(shapes))) or '()'} and a"
+      f" teacher of shape {teacher.shape} cannot be compared; all must have the"
+      " same seeds and the same items"
+    )
+  rows = [_finite(np.atleast_1d(costs[name]), "costs") for name in names]
+  if len({len(row) for row in rows}) != 1:
+    raise UserError("each cell must have as many costs as the others")
+  stacked, cost = np.stack(scores), np.stack(rows)
+  teacher = np.broadcast_to(teacher, shape)
   no_more = np.all(cost[None] <= cost[:, None], axis=2)
   cheaper = no_more & np.any(cost[None] < cost[:, None], axis=2)
   wins = np.zeros(len(names))
@@ -387,9 +432,23 @@ def _scores(scores: np.ndarray) -> np.ndarray:
       f"scores have shape {array.shape}; they must be [seeds, items] with at"
       " least one seed and two items"
     )
+  return _finite(array, "scores")
+
+
+def _finite(values: Sequence[float] | np.ndarray, what: str) -> np.ndarray:
+  """`values` as float64, none of which may be missing."""
+  array = np.asarray(values, float)
   if not np.all(np.isfinite(array)):
-    raise UserError("scores hold values that are not finite")
+    raise UserError(f"{what} hold values that are not finite")
   return array
+
+
+def _check_confidence(confidence: float) -> None:
+  checks.in_range("confidence", confidence, least=0.5, most=0.999)
+
+
+def _check_draws(draws: int) -> None:
+  checks.in_range("draws", draws, 1, whole=True)
 
 
 def _resampled_means(scores: np.ndarray, draws: int, seed: int) -> np.ndarray:

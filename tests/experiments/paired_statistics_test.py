@@ -251,6 +251,62 @@ def test_the_cheapest_winner_is_found_and_ties_with_the_teacher_lose():
   assert shares == {"tiny": 0.0, "small": 1.0, "large": 0.0}
 
 
+GOOD, MISSING = np.ones((3, 50)), np.r_[math.nan, np.ones(49)]
+
+
+@pytest.mark.parametrize(
+  ("function", "arguments"),
+  [
+    ("mcnemar_p_value", (MISSING, np.zeros(50))),
+    ("mcnemar_p_value", (np.zeros(50), MISSING)),
+    ("sign_flip_p_value", (MISSING[:5],)),
+    ("reach", ([1, 2], [GOOD * 0, GOOD * MISSING], GOOD)),
+    ("reach", ([1, 2], [GOOD * 0, GOOD], GOOD * MISSING)),
+    ("reach", ([1, math.nan], [GOOD * 0, GOOD], GOOD)),
+    ("winning_frequency", ({"a": GOOD}, {"a": 1}, MISSING)),
+    ("winning_frequency", ({"a": GOOD * MISSING}, {"a": 1}, GOOD[0])),
+    ("winning_frequency", ({"a": GOOD}, {"a": math.nan}, GOOD[0])),
+    ("summarize", (GOOD * MISSING,)),
+    ("compare", (GOOD, GOOD * MISSING)),
+  ],
+)
+def test_missing_values_are_refused_everywhere(function, arguments):
+  options = {"chance": 0.5} if function == "summarize" else {}
+  with pytest.raises(UserError, match="not finite"):
+    getattr(paired_statistics, function)(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+  ("function", "arguments", "options", "message"),
+  [
+    ("compare", (GOOD, GOOD), {"confidence": 95}, "confidence is 95; it must"),
+    ("reach", ([1], [GOOD], GOOD), {"confidence": 95}, "confidence is 95"),
+    ("reach", ([1], [GOOD], GOOD), {"draws": 0}, "draws is 0; it must be a"),
+    ("reach", ([], np.ones((0, 3, 50)), GOOD), {}, "at 0 sizes cannot be"),
+    ("reach", (3.0, [GOOD], GOOD), {}, "at 1 sizes cannot be"),
+    ("mcnemar_p_value", ([0.5, 1], [0, 1]), {}, "a score is 0.5; right is 1"),
+    ("mcnemar_p_value", ([0, 1], [1]), {}, "cannot be paired"),
+    ("holm", ([0.5, 1.5],), {}, "p_value is 1.5; it must be from 0 to 1"),
+    ("winning_frequency", ({"a": GOOD}, {"a": 1}, GOOD[0]), {"draws": 2.5},
+     "draws is 2.5"),
+    ("winning_frequency", ({}, {}, GOOD[0]), {}, "cannot be compared"),
+    ("winning_frequency", ({"a": GOOD}, {"a": 1}, GOOD[0, :9]), {},
+     "cannot be compared"),
+    ("winning_frequency", ({"a": GOOD, "b": GOOD[:2]}, {"a": 1, "b": 1},
+     GOOD[0]), {}, "cannot be compared"),
+    ("winning_frequency", ({"a": GOOD, "b": GOOD}, {"a": 1, "b": (1, 2)},
+     GOOD[0]), {}, "as many costs"),
+  ],
+)  # fmt: skip
+def test_what_cannot_be_computed_is_refused_in_one_line(
+  function, arguments, options, message
+):
+  with pytest.raises(UserError) as error:
+    getattr(paired_statistics, function)(*arguments, **options)
+  assert message in str(error.value)
+  assert "\n" not in str(error.value)
+
+
 def test_scores_that_cannot_be_paired_are_refused():
   with pytest.raises(UserError, match="cannot be paired"):
     paired_statistics.compare(np.ones((3, 5)), np.ones((3, 6)))
