@@ -44,6 +44,20 @@ _SPACE_NORMALIZERS: tuple[dict[str, Any], ...] = (
   {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
 )
 _METASPACE = {"type": "Metaspace", "replacement": _SPACE, "split": True}
+# Cuts words where SentencePiece does. `WhitespaceSplit`, which T5's tokenizer of
+# transformers has in its place, cuts at all of Unicode's spaces.
+_SPLIT_AT_SPACES: dict[str, Any] = {
+  "type": "Split",
+  "pattern": {"String": " "},
+  "behavior": "Removed",
+  "invert": False,
+}
+# But the next-line control, which T5's own table leaves as it is.
+_SPACES = "".join(
+  chr(code)
+  for code in range(0x3001)
+  if chr(code).isspace() and not 0x1C <= code <= 0x1F and code != 0x85
+)
 
 
 class Tokenizer(NamedTuple):
@@ -79,7 +93,7 @@ def read(path: pathlib.Path) -> Tokenizer:
     extra_ids = _sentinels_at_the_end(texts)
     check_added_tokens(tokens, texts, path)
     charsmap = _charsmap(normalizers, path)
-    _check_words(content, normalizers, path)
+    _check_words(content, normalizers, charsmap, path)
     added = {text for _, text in tokens}
     base = pieces[: len(pieces) - extra_ids]
     return Tokenizer(_serialised(base, charsmap, added), extra_ids, marked)
@@ -233,19 +247,20 @@ def _charsmap(parts: list[dict[str, Any]], path: pathlib.Path) -> bytes:
 def _check_words(
   content: Mapping[str, Any],
   normalizers: list[dict[str, Any]],
+  charsmap: bytes,
   path: pathlib.Path,
 ) -> None:
   """Raises UserError for another way to cut words, or to end a text."""
   words = _parts(content.get("pre_tokenizer"), "pretokenizers")
   kinds = [part.get("type") for part in words]
-  one_space = "WhitespaceSplit" in kinds or any(
-    part.get("type") == "Replace" for part in normalizers
-  )
+  steps = {part.get("type") for part in normalizers}
+  at_spaces = words[:1] == [_SPLIT_AT_SPACES]
+  one_space = at_spaces or "WhitespaceSplit" in kinds or "Replace" in steps
   last = words[-1] if words else {}
   last = {"split": True, **last}
   prefix = last.get("prepend_scheme", "always")  # old ones call it otherwise
   if (
-    kinds not in (["WhitespaceSplit", "Metaspace"], ["Metaspace"])
+    kinds[at_spaces:] not in (["WhitespaceSplit", "Metaspace"], ["Metaspace"])
     or not one_space
     or any(last.get(name) != value for name, value in _METASPACE.items())
     or prefix not in ("always", "first")
@@ -256,6 +271,14 @@ def _check_words(
       f"{str(path)!r} cuts texts into words by {shown}, otherwise than T5's"
       f" tokenizer (WhitespaceSplit, Metaspace): {_REMEDY}"
     )
+  if "WhitespaceSplit" in kinds or "Strip" in steps:
+    kept = _spaces_kept(charsmap)
+    if kept:
+      raise UserError(
+        f"{str(path)!r} cuts texts at every space of Unicode's, and its table"
+        f" keeps some as characters, such as U+{ord(kept[0]):04X}, otherwise"
+        f" than T5's: {_REMEDY}"
+      )
   ending = content.get("post_processor")
   single = ending.get("single") if isinstance(ending, dict) else None
   wanted = ["Sequence", "SpecialToken"]
@@ -282,6 +305,28 @@ def _parts(value: Any, name: str) -> list[dict[str, Any]]:
 
 
 # ------------------------------------------------------------- SentencePiece's form
+
+
+def _spaces_kept(charsmap: bytes) -> str:
+  """The spaces of Unicode's that a table makes neither " " nor nothing of."""
+  import sentencepiece
+
+  pieces = [(text, 0.0) for text in (*SPECIAL, _SPACE)]
+  model = sentencepiece.SentencePieceProcessor(
+    model_proto=_serialised(pieces, charsmap, set())
+  )
+  same = [model.normalize(text) for text in ("a b", "ab")]
+  return "".join(c for c in _SPACES if model.normalize(f"a{c}b") not in same)
+
+
+def cuts_as_t5(vocabulary: vocabularies.SentencePieceVocabulary) -> bool:
+  """Whether T5's tokenizer of transformers cuts words as a vocabulary does.
+
+  It cuts at all of Unicode's spaces; a vocabulary only at those that its table
+  makes a space of.
+  """
+  model = _parsed(pathlib.Path(vocabulary.path).read_bytes())
+  return not _spaces_kept(model.normalizer_spec.precompiled_charsmap)
 
 
 def _serialised(
@@ -347,11 +392,16 @@ def _overlap(tokens: Sequence[str]) -> bool:
   Then the first one in a text counts for a vocabulary, and the longest one for
   steps that follow one another.
   """
+  # Beginning -> the token that has it; empty where several have.
+  begun: dict[str, str] = {}
+  for token in {*tokens}:
+    for length in range(1, len(token)):
+      start = token[:length]
+      begun[start] = "" if start in begun else token
   return any(
-    one != other and one.endswith(other[:length])
-    for one in tokens
-    for other in tokens
-    for length in range(1, min(len(one), len(other)))
+    begun.get(token[start:], token) != token
+    for token in tokens
+    for start in range(1, len(token))
   )
 
 
@@ -426,7 +476,7 @@ def of_vocabulary(
     else characters,
     "pre_tokenizer": {
       "type": "Sequence",
-      "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace],
+      "pretokenizers": [dict(_SPLIT_AT_SPACES), metaspace],
     },
     "post_processor": {
       "type": "TemplateProcessing",

@@ -22,9 +22,25 @@ MODEL_BYTES = MODEL.read_bytes()
 EXTRA_IDS = 7
 VOCABULARY = vocabularies.SentencePieceVocabulary(str(MODEL), EXTRA_IDS)
 # Those of the shipped model's own training, and what it cannot write.
+SPACES = " \t\n\x0b\x0c\r\x85\xa0\u1680\u2000\u2009\u2028\u202f\u205f\u3000"
 TEXTS = st.text(
-  st.sampled_from("abcdefghijklmnop. ,\t\n{é½Ⅷ因\u00a0ﬁ"), max_size=40
+  st.sampled_from(f"abcdefghijklmnop. ,{{é½Ⅷ因ﬁ{SPACES}"), max_size=40
 )
+SPLIT_AT_ALL = {"type": "WhitespaceSplit"}
+
+
+def _of_t5(content: dict) -> dict:
+  """The same with T5's table, and words cut as transformers cuts them."""
+  import sentencepiece
+
+  spec = sentencepiece.SentencePieceNormalizer(rule_name="nmt_nfkc")
+  message = tokenizer_json._parsed(spec.serialized_model_proto())
+  table = message.normalizer_spec.precompiled_charsmap
+  content["normalizer"]["precompiled_charsmap"] = base64.b64encode(
+    table
+  ).decode()
+  content["pre_tokenizer"]["pretokenizers"][0] = SPLIT_AT_ALL
+  return content
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +52,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def content():
-  """A file that transformers 5 might have written."""
+  """A file of our own."""
   content = tokenizer_json.of_vocabulary(VOCABULARY)
   assert content is not None
   return content
@@ -177,13 +193,22 @@ _OTHERS = {
     (_set(("pre_tokenizer",), None), "into words by none"),
     (
       _set(("pre_tokenizer", "pretokenizers", 1, "prepend_scheme"), "never"),
-      "into words by WhitespaceSplit, Metaspace",
+      "into words by Split, Metaspace",
     ),
     (
       _set(("pre_tokenizer", "pretokenizers", 1, "replacement"), "_"),
       "into words by",
     ),
-    # Without WhitespaceSplit nothing makes one space of two.
+    (
+      _set(("pre_tokenizer", "pretokenizers", 0, "pattern"), {"String": "a"}),
+      "into words by Split, Metaspace",
+    ),
+    (
+      _set(("pre_tokenizer", "pretokenizers", 0), SPLIT_AT_ALL),
+      "cuts texts at every space of Unicode's, and its table keeps some as"
+      " characters, such as U+000B",
+    ),
+    # Without it nothing makes one space of two.
     (
       lambda content: content["pre_tokenizer"]["pretokenizers"].pop(0),
       "into words by Metaspace",
@@ -212,6 +237,7 @@ def test_what_would_change_ids_is_refused_in_one_line(
 def test_other_forms_of_the_same_are_read(folder, content):
   """As transformers 4 writes them: sentinels added, spaces by a normaliser."""
   ours = vocabularies.from_name(f"taxonli:{EXTRA_IDS}")
+  content = _of_t5(content)
   del content["model"]["vocab"][-EXTRA_IDS:]
   content["pre_tokenizer"] = {
     "type": "Metaspace",
@@ -227,6 +253,17 @@ def test_other_forms_of_the_same_are_read(folder, content):
   assert name.endswith(f":{EXTRA_IDS}")
   for text in ("a  dog ", " a dog", "a\tdog"):
     assert found.encode(text) == ours.encode(text)
+
+
+def test_a_file_of_transformers_5_is_read_and_cuts_as_t5(folder, content):
+  (folder / "tokenizer.json").write_text(json.dumps(_of_t5(content)))
+  found, _ = _vocabulary(folder)
+  assert isinstance(found, vocabularies.SentencePieceVocabulary)
+  assert tokenizer_json.cuts_as_t5(found)
+  for space in SPACES.replace("\x85", ""):
+    # As one, or as nothing.
+    assert found.encode(f"a{space}b") in map(found.encode, ("a b", "ab"))
+  assert not tokenizer_json.cuts_as_t5(VOCABULARY)
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "added_tokens.json"])
@@ -289,6 +326,26 @@ def test_a_vocabularys_own_added_tokens_come_back(folder, tokens):
     assert found.encode(text) == vocabulary.encode(text)
 
 
+@hypothesis.given(
+  st.lists(st.text("ab", min_size=1, max_size=5), unique=True, max_size=5)
+)
+@hypothesis.settings(deadline=None, derandomize=True)
+def test_overlaps_are_found(tokens):
+  expected = any(
+    one != other and one.endswith(other[:length])
+    for one in tokens
+    for other in tokens
+    for length in range(1, min(len(one), len(other)))
+  )
+  assert tokenizer_json._overlap(tokens) == expected
+
+
+def test_overlaps_of_many_tokens_are_found():
+  tokens = [f"{number:04}{'x' * 94}" for number in range(1000)]
+  assert not tokenizer_json._overlap(tokens)
+  assert tokenizer_json._overlap([*tokens, "yy0500"])
+
+
 def test_added_tokens_that_overlap_have_no_such_file():
   for tokens in (("ab", "bc"), ("  ", " \n")):
     vocabulary = dataclasses.replace(VOCABULARY, added_tokens=tokens)
@@ -325,7 +382,7 @@ def test_a_damaged_table_is_refused(folder, content):
 def test_transformers_makes_the_same_ids(folder):
   transformers = pytest.importorskip("transformers")
   (folder / "tokenizer_config.json").write_text(
-    json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": EXTRA_IDS})
+    json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"})
   )
   theirs = transformers.AutoTokenizer.from_pretrained(folder)
   saved = folder.with_name("saved")

@@ -51,7 +51,7 @@ def write(student: Student, folder: pathlib.Path) -> None:
     config["legacy"] = True
     write_vocabulary(student, folder)
     if _write_whole(vocabulary, folder):
-      # T5's class would build the tokenizer anew, without added tokens.
+      # T5's class would build the tokenizer anew, and otherwise.
       config["tokenizer_class"] = "PreTrainedTokenizerFast"
   if "inputs" in student.feature_lengths:
     config["model_max_length"] = student.feature_lengths["inputs"]
@@ -62,7 +62,8 @@ def _write_whole(vocabulary: Any, folder: pathlib.Path) -> bool:
   """Writes `tokenizer.json` if it can say the same as the vocabulary.
 
   Returns:
-    Whether it alone does, because tokens were added.
+    Whether it alone does, and T5's class of transformers does not: tokens were
+    added, or the vocabulary keeps spaces of Unicode's as characters.
   """
   content = tokenizer_json.of_vocabulary(vocabulary)
   if content is not None:
@@ -76,7 +77,9 @@ def _write_whole(vocabulary: Any, folder: pathlib.Path) -> bool:
       " tokens that do not overlap and with T5's SentencePiece model",
       fields=("vocabulary", "format"),
     )
-  return bool(vocabulary.added_tokens)
+  return content is not None and (
+    bool(vocabulary.added_tokens) or not tokenizer_json.cuts_as_t5(vocabulary)
+  )
 
 
 def write_vocabulary(student: Student, folder: pathlib.Path) -> None:

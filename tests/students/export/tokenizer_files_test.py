@@ -102,6 +102,22 @@ def test_added_tokens_that_transformers_would_cut_otherwise(
     tokenizer_files.write(student, tmp_path)
 
 
+def test_a_vocabulary_that_keeps_spaces_is_not_cut_as_t5s(
+  make_student, tmp_path
+):
+  tokenizer_files.write(make_student(params={}, vocabulary="taxonli"), tmp_path)
+  value = json.loads((tmp_path / tokenizer_files.CONFIG_FILE).read_text())
+  assert value["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+@pytest.mark.hf
+def test_auto_tokenizer_cuts_at_the_same_spaces(make_student, tmp_path):
+  pytest.importorskip("transformers")
+  student = make_student(params={}, vocabulary="taxonli:10")
+  spaces = [chr(c) for c in range(0x3001) if chr(c).isspace()]
+  _check(student, tmp_path, [f"A{space}dog{space} is" for space in spaces])
+
+
 def test_every_row_of_the_table_has_a_name_of_its_own():
   for name in ("taxonli:7", "bytes:7", 'taxonli:7+["{", "<"]'):
     vocabulary = vocabularies.from_name(name)
