@@ -167,12 +167,32 @@ def parse_gin(
     _folders(configuration.gin_search_paths),
     run_file=run_file,
   )
+  _check_given_once(args, bindings)
   modules = import_modules(tasks.module)
   if cache_dirs := _folders(tasks.seqio_additional_cache_dirs):
     from dss_jax.data import seqio as seqio_data
 
     seqio_data.add_cache_dirs(cache_dirs)
   return modules
+
+
+# Flags that set a macro.
+_MACROS = {"MODEL_DIR": "model_dir", "DATA_DIR": "data_dir"}
+
+
+def _check_given_once(args: argparse.Namespace, bindings: list[str]) -> None:
+  """Raises UserError where a macro's flag and its binding say two things."""
+  from dss_jax.cli import gin_statements
+
+  for binding in bindings:
+    for each in gin_statements.of_text(binding):
+      flag = _MACROS.get(each.name) if each.is_macro else None
+      value = getattr(args, flag, None) if flag else None
+      if value is not None and each.value != value:
+        raise UserError(
+          f"--{flag} is {value!r}, and {each.name} is bound to {each.value!r}:"
+          " leave out one of them"
+        )
 
 
 def _folders(text: str) -> list[str]:

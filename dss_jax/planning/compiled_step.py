@@ -71,7 +71,7 @@ def kernels_in(program: str) -> dict[str, int]:
 
 
 def _kernel_name(op_name: str) -> str:
-  """`jit(step)/jit(flash_attention)/pallas_call` -> `tpu_flash_attention`."""
+  """`jit(step)/jit(flash_attention)/pallas_call` -> `flash_attention`."""
   name = op_name.removesuffix("/pallas_call").rsplit("/", 1)[-1]
   name = name.removeprefix("jit(").removesuffix(")")
   # JAX's flash attention appends its block sizes.

@@ -9,7 +9,8 @@ switch says what, and that changed with version 5 of the library:
   Whether it scales is what the version of the library does that wrote the
   file. T5, UMT5: `scale_decoder_outputs` where it is given (version 5), else
   unless `tie_word_embeddings` is false. mT5: version 4 scales where
-  `tie_word_embeddings` is true, and version 5 never does.
+  `tie_word_embeddings` is true, and version 5 never does; nor does it for a
+  file that names no version, which is read as version 5 reads it.
 * Activation: `feed_forward_proj`, overruled by `dense_act_fn` where given.
   `gated-gelu` is GELU's tanh approximation; `gelu` alone is the exact one.
 * UMT5 has a relative position bias in every layer, the others one a stack.

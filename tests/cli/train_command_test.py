@@ -66,6 +66,36 @@ def test_what_is_changed_wins_over_the_runs_configuration(
   assert config.model.config.dtype == "bfloat16"
 
 
+@pytest.mark.parametrize(
+  ("flags", "said"),
+  [
+    (
+      ["--gin.MODEL_DIR=x", "--model_dir=y"],
+      "--model_dir is 'y', and MODEL_DIR is bound to 'x'",
+    ),
+    (
+      ["--gin_bindings=DATA_DIR = 'x'", "--data_dir=y", "--model_dir=z"],
+      "--data_dir is 'y', and DATA_DIR is bound to 'x'",
+    ),
+  ],
+)
+def test_a_folder_is_not_given_twice(trained, capsys, flags, said):
+  assert main.main([*FLAGS, "--gin.TRAIN_STEPS=3", *flags]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line == f"dss-jax train: {said}: leave out one of them"
+  assert trained == []
+
+
+def test_a_folder_may_be_given_twice_alike_and_win_over_a_file(
+  trained, tmp_path
+):
+  path = tmp_path / "mine.gin"
+  path.write_text("MODEL_DIR = 'of the file'\n")
+  flags = ["--gin.TRAIN_STEPS=3", "--gin.MODEL_DIR=x", "--model_dir=x"]
+  assert main.main([*FLAGS, f"--gin_file={path}", *flags]) == 0
+  assert trained[0].model_dir == "x"
+
+
 def test_a_folder_without_a_run_is_refused(trained, tmp_path, capsys):
   assert main.main(["train", f"--model_dir={tmp_path}"]) == 2
   (line,) = capsys.readouterr().err.splitlines()

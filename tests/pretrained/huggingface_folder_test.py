@@ -118,6 +118,8 @@ def test_half_precision_becomes_float32(tmp_path, folders, dtype):
       True,
       1,
     ),
+    # As version 5 reads it.
+    ("own", {"model_type": "mt5", "tie_word_embeddings": True}, False, 1),
   ],
 )
 def test_output_projection(tmp_path, folders, head, changes, tied, scale):
