@@ -369,7 +369,7 @@ def _is_parenthesised(text: str) -> bool:
 
 # With one of these a sentence begins that is none of the answer.
 _REMARK = re.compile(
-  r"[.!?]\s+(?=(?:I|I'm|Let|Hope|If|Please|Feel|Thank|Thanks|Note|Explanation"
+  r"(?<!\bDr)(?<!\bMr)(?<!\bSt)[.!?]\s+(?=(?:I|I'm|Let|Hope|If|Please|Feel|Thank|Thanks|Note|Explanation"
   r"|This|It|Because|Since|Wait|Actually|No|Hmm|So|Therefore|That|Sorry|Oops"
   r"|Apologies|Correction|Alternatively|On|Upon|Re-?reading)\b)"
 )

@@ -58,7 +58,8 @@ _OTHER_NUMBER = re.compile(
   r"\b(?:minus|negative|not|than|least|most|between|from|over|under|below"
   r"|above|up to|half|double|twice|triple|almost|nearly|either|both|per"
   r"|power|square|root|factorial|percent of|log|ln|exp|sqrt|sin|cos|tan)\b"
-  r"|%|[/^*\u00d7(<\u2264\u2265]|^\s?>",
+  r"|\b(?:third|quarter|(?:four|fif|six|seven|eigh|nin|ten)th)s?\s(?:of|to|past)\b"
+  r"|%|[/^*\u00d7(<\u2264\u2265|\u00b1]|^\s?>",
   re.I,
 )
 # Numbers in words, and words that make another number of the one before them.
@@ -72,7 +73,7 @@ _WORD_BEFORE = re.compile(
   rf"\b{NUMBER_WORD}[\s-]{{1,3}}(?:(?:and|a)\s)?[-$\u20ac\u00a3]?$", re.I
 )
 _WORD_AFTER = re.compile(
-  rf"\s?-?\s?(?:{NUMBER_WORD}|hal(?:f|ves)|pi|squared|cubed|factorial|out of"
+  rf"\s?-?\s?(?:(?-i:[xyznijk])(?!['\u2019])|score\s*$|{NUMBER_WORD}|hal(?:f|ves)|pi|squared|cubed|factorial|out of"
   r"|below zero|(?:third|quarter|(?:four|fif|six|seven|eigh|nin|ten|hundred"
   r"|thousand)th)s?)\b"
   rf"|[^()]*(?:,|\b(?:and|plus|minus|times|or|to|over|point|by)\b)\s(?:an?\s)?"
@@ -81,7 +82,9 @@ _WORD_AFTER = re.compile(
 )
 # Constants, roots and what is left of LaTeX's commands.
 _SYMBOL = re.compile(r"\\[a-zA-Z]|[\u03c0\u221a\u221b\u221e]")
-_ALTERNATIVE = re.compile(r"\b(?:or|to|through|and a (?:half|quarter))\b", re.I)
+_ALTERNATIVE = re.compile(
+  r"\b(?:or|to|through|and a (?:half|quarter)|half\s*$)\b", re.I
+)
 _JOINED = re.compile(r"[^\W\d_]|[\u2019'](?=\w)")
 _UNITS_JOINED = re.compile(r"(?:st|nd|rd|th|k|K|M|B|bn|e|E|x|X)\b")
 
@@ -109,8 +112,8 @@ def number_in(phrase: str) -> str | None:
   if match is None:
     return None
   before, after = text[: first.start()], text[match.end() :]
-  if re.search(r"\(\s?$", before) and re.match(r"\s?\)", after):
-    before, after = before.rstrip()[:-1], after.lstrip()[1:]
+  if re.search(r"\(\s?$", before) and re.match(r"[^()]*\)", after):
+    before, after = before.rstrip()[:-1], after.replace(")", "", 1)
   if _OTHER_NUMBER.search(before) or re.search(r"[\w.,]$|[-+]\s?$", before):
     return None
   if _WORD_BEFORE.search(before) or _WORD_AFTER.match(after):

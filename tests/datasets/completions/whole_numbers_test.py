@@ -48,6 +48,7 @@ from dss_jax.datasets.completions.whole_numbers import number_in
     ("(7)", "7"),
     ("(-7) points", "-7"),
     ("7 (seven)", "7"),
+    ("(12 apples)", "12"),
     ("5 hundred", "500"),
     ("8 times a week", "8"),
     ("8 pens in two boxes", "8"),
@@ -75,7 +76,8 @@ def test_numbers_are_read_whole(phrase, number):
     r"\sqrt{49}", r"5\sqrt{2}", r"2\pi", "log 100", "8 plus three", "-(7)", "f(7)",
     "8 apples and three pears", "7 out of ten", "\u2265 8", "< 8", "> 8",
     "the total - 8", "7 below zero", "(7 or 8)", "(7) squared", "2(7)",
-    "8 = 9", "9" * 31, "x", "", "many", "1/0", "5 1/0", "v1.2", "3 x 4", "0x10",
+    "a third of 12", "a quarter to 8", "3 score", "|-12|", "\u00b112", "12i", "12 x",
+    "3 hours half", "(7) (8)", "8 = 9", "9" * 31, "x", "", "many", "1/0", "5 1/0", "v1.2", "3 x 4", "0x10",
   ],
 )  # fmt: skip
 def test_a_part_of_a_number_is_none(phrase):
