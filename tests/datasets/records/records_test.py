@@ -412,7 +412,7 @@ _RAW_KEYS = st.sampled_from(
 @pytest.mark.slow
 def test_no_json_values_crash_the_reader(tmp_path, rows):
   # One object without an input may hold all records in a list.
-  hypothesis.assume(len(rows) != 1 or "input" in rows[0])
+  hypothesis.assume(len(rows) != 1 or rows[0].get("input") is not None)
   path = tmp_path / "rows.jsonl"
   _write(path, "\n".join(json.dumps(row) for row in rows))
   records, problems = read_records(path)
