@@ -41,8 +41,17 @@ def test_sizes_come_from_the_checkpoint(tmp_path, folders, parsed):
   folder = folders.write(tmp_path / "x")
   options = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 13}
   (folder / "tokenizer_config.json").write_text(json.dumps(options))
-  parsed([f"INITIAL_CHECKPOINT_PATH = {str(folder)!r}", "DROPOUT_RATE = 0.25"])
-  model = gin_config.macro("MODEL")
+  parsed(
+    [
+      f"INITIAL_CHECKPOINT_PATH = {str(folder)!r}",
+      "DROPOUT_RATE = 0.25",
+      "MODEL_DIR = 'x'",
+      "TRAIN_STEPS = 1",
+      "MIXTURE_OR_TASK_NAME = 'taxonli_dss'",
+      "TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 64}",
+    ]
+  )
+  model = gin_config.instance("train.train").model
   assert isinstance(model, EncoderDecoderModel)
   assert model.config.emb_dim == 12
   assert model.config.num_decoder_layers == 3
