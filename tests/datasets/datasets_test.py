@@ -1,5 +1,6 @@
 """The registry, the options, and files of one's own as a dataset."""
 
+import dataclasses
 import logging
 import subprocess
 import sys
@@ -190,13 +191,12 @@ def test_who_wrote_the_rationales_of_generated_datasets(name, tmp_path):
   assert datasets.rationale_source(name, DataOptions()) == name
   record = datasets.load_split(name, "train")[0]
   assert record.rationales[0].source == name
-  own = "taxonli_control" if name == "taxonli" else "generated_control"
-  options = {own: "shuffled"}
-  source = datasets.rationale_source(name, DataOptions(**options))
-  assert source == f"{name} shuffled"
+  options = DataOptions(
+    taxonli_control="shuffled", generated_control="shuffled"
+  )
+  assert datasets.rationale_source(name, options) == f"{name} shuffled"
   extra = tmp_path / "extra.jsonl"
   mine = Rationale("r", record.label, "mine")
   write_records(extra, [Record("x", "a", record.label, (mine,))])
-  options["extra_records"] = str(extra)
-  source = datasets.rationale_source(name, DataOptions(**options))
-  assert source == f"{name} shuffled+mine"
+  options = dataclasses.replace(options, extra_records=str(extra))
+  assert datasets.rationale_source(name, options) == f"{name} shuffled+mine"

@@ -132,8 +132,8 @@ def test_ids_as_other_programs_write_them(tmp_path, name, kind, suffix):
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
 def test_blank_cells_are_counted(tmp_path, suffix):
-  rows = [{"id": f"r{i}", "completion": text} for i, text in enumerate(SAID)]
-  rows[0]["completion"] = None
+  texts = [None, *SAID[1:]]
+  rows = [{"id": f"r{i}", "completion": text} for i, text in enumerate(texts)]
   path = tmp_path / f"a{suffix}"
   if suffix == ".parquet":
     pq.write_table(pa.Table.from_pylist(rows), path)
