@@ -111,8 +111,9 @@ class SweepRun:
       missing = sum(not self._plan.is_settled(c) for c in state.trials)
       raise UserError(
         f"the search lacks {missing} of {len(state.trials)} trials, and a shard"
-        " of the grid needs its winners: run this with --stage=search first"
-        " (with or without --shard)"
+        " of the grid needs its winners: run the stage 'search' first, whole or"
+        " in shards",
+        fields="SweepFlags.stage",
       )
     widenings = 0
     while state.winners is None:

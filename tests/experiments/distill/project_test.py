@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,12 @@ from dss_jax.experiments.distill.project import DistillOptions, Project
 
 
 def _project(folder, **changes):
-  options = {"input": "in/My Tickets.csv", "output_dir": str(folder)}
-  return Project.of(DistillOptions(**options | {"model": "m"} | changes))
+  options: dict[str, Any] = {
+    "input": "in/My Tickets.csv",
+    "output_dir": str(folder),
+    "model": "m",
+  }
+  return Project.of(DistillOptions(**options | changes))
 
 
 @pytest.mark.parametrize(
