@@ -4,12 +4,11 @@ import json
 import pathlib
 
 import pytest
+from command_line import train_flags
 
 from dss_jax.base.errors import UserError
 from dss_jax.cli import command_line, gin_config
 from dss_jax.training import run_directory, trackers
-
-from .command_line import train_flags
 
 SAMPLES = [{"input": "x </s> y", "target": "a", "prediction": "b"}]
 

@@ -337,7 +337,7 @@ def test_what_unpacks_to_too_much_is_given_up(tmp_path, packed, monkeypatch):
 @pytest.mark.parametrize(
   ("content", "message"),
   [
-    (gzip.compress(LINES.encode()), r"let its name end in \.gz"),
+    (gzip.compress(LINES.encode(), mtime=0), r"let its name end in \.gz"),
     (bz2.compress(LINES.encode()), r"let its name end in \.bz2"),
     (PACKERS[".zst"](LINES.encode()), r"let its name end in \.zst"),
     (b"\xfd7zXZ\0\0", "xz -d"),
