@@ -51,9 +51,6 @@ from dss_jax.pretrained import mismatch, t5x_checkpoints
 from dss_jax.pretrained.files import bounds
 
 PyTree = Any
-# Orbax numbers its saves for the whole process, and parts of one save find each
-# other by the newest number: two threads must not save at once.
-_SAVING = threading.RLock()
 FOLDER = "checkpoints"
 _SECONDS_WITHOUT_OTHERS = 5.0
 # What a checkpoint of adapters says about their base.
@@ -298,8 +295,7 @@ class Checkpoints:
   def _writing(self) -> Iterator[None]:
     """Turns a failed save into one line; Orbax raises what its parts raise."""
     try:
-      with _SAVING:
-        yield
+      yield
     except StorageError:
       raise
     except Exception as error:

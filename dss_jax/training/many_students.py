@@ -5,7 +5,7 @@ it. Here each step of K runs is one call: `jax.vmap` over a leading student
 axis, which may be split over devices. All else is `train.train`, once for each
 run, in a thread of its own: its batches, rate, weights and seed, its
 evaluations, selection and early stop, and its folder, which is that of any run.
-The threads meet at each step. A run that has ended keeps its place and is
+The threads meet at each step, and between steps work one at a time. A run that has ended keeps its place and is
 frozen; so the program stays the same, and gets no faster for it.
 
 On a CPU this is slower than one run after another (measured: 1.5 times), since
@@ -95,14 +95,15 @@ def train_many(
     joint = _JointStep(len(configs), devices, signals)
 
     def run(index: int) -> train.TrainResult:
-      try:
-        return train.train(
-          _saving_at_once(configs[index]),
-          stream=streams[index] if streams else None,
-          company=joint.place(index),
-        )
-      finally:
-        joint.leave(index)
+      with joint.turn():
+        try:
+          return train.train(
+            _saving_at_once(configs[index]),
+            stream=streams[index] if streams else None,
+            company=joint.place(index),
+          )
+        finally:
+          joint.leave(index)
 
     futures = [threads.submit(run, index) for index in range(len(configs))]
     outcomes = [_outcome(future) for future in futures]
@@ -115,7 +116,11 @@ def train_many(
 
 
 def _saving_at_once(config: TrainConfig) -> TrainConfig:
-  """A save has ended when another run's begins; see `checkpoints`."""
+  """The same run, whose saves have ended when another run has its turn.
+
+  Orbax numbers saves for the whole process, and parts of one find each other by
+  the newest number.
+  """
   return dataclasses.replace(
     config,
     save_cfg=dataclasses.replace(config.save_cfg, asynchronous=False),
@@ -194,6 +199,13 @@ class _JointStep:
       lambda tree, index: jax.tree.map(lambda x: x[index], tree),
       out_shardings=NamedSharding(self._mesh, PartitionSpec()),
     )
+
+  def turn(self) -> threading.Condition:
+    """Held by the one thread that works; given up while it waits for a step.
+
+    Neither Orbax nor all of JAX's tracing is made for threads.
+    """
+    return self._meeting
 
   def place(self, index: int) -> _Place:
     return _Place(self, index)
