@@ -33,6 +33,7 @@ from dss_jax.base.errors import UserError
 from dss_jax.base.stop_requests import StoppedError, StopRequests
 from dss_jax.models.partitioning import constraints
 from dss_jax.training import train
+from dss_jax.training.pair_losses import MutualInformation
 from dss_jax.training.start_or_resume import Setup
 from dss_jax.training.train_config import TrainConfig
 from dss_jax.training.train_state import TrainState
@@ -51,6 +52,10 @@ _SHARED: Mapping[str, Callable[[TrainConfig], Any]] = {
   "Objective.normalizer": lambda c: c.objective.normalizer,
   "Objective.z_loss": lambda c: c.objective.z_loss,
   "Objective.label_smoothing": lambda c: c.objective.label_smoothing,
+  "Objective.aux_loss": lambda c: _but_for_numbers(c.objective.aux_loss),
+  "TrainConfig.learning_rate_fn": lambda c: _but_for_numbers(
+    c.learning_rate_fn
+  ),
 }
 # What a run among others cannot have, and what it must be instead.
 _ALONE = {"lora": None, "profile_steps": None, "debug_nans": False}
@@ -129,6 +134,14 @@ def _saving_at_once(config: TrainConfig) -> TrainConfig:
 
 def _outcome(future: concurrent.futures.Future) -> Any:
   return future.exception() or future.result()
+
+
+def _but_for_numbers(value: Any) -> Any:
+  """What a program has of a loss or a schedule as a constant."""
+  if isinstance(value, MutualInformation):
+    return value.label, value.rationale
+  is_constant = value is None or jax.tree_util.all_leaves([value])
+  return value if is_constant else jax.tree.structure(value)
 
 
 def _check(configs: Sequence[TrainConfig]) -> None:

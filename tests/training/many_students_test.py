@@ -26,6 +26,7 @@ from dss_jax.training import (
 )
 from dss_jax.training.checkpoints import SaveOptions
 from dss_jax.training.optimizers import schedules
+from dss_jax.training.pair_losses import MutualInformation
 from dss_jax.training.train_config import TrainConfig
 
 SIZES = dataclasses.replace(small_runs.SIZES, dropout_rate=0.1)
@@ -188,6 +189,14 @@ def test_one_that_fails_does_not_hold_up_the_others(finished, tmp_path):
     ({"optimizer": optimizers.AdamW(b1=0.8)}, "TrainConfig.optimizer"),
     ({"objective": losses.Objective(z_loss=1e-3)}, "Objective.z_loss"),
     ({"objective": losses.Objective(alpha={0: 0.5})}, "Objective.alpha"),
+    (
+      {"objective": losses.Objective(aux_loss=MutualInformation())},
+      "Objective.aux_loss",
+    ),
+    (
+      {"learning_rate_fn": schedules.create_learning_rate_scheduler()},
+      "TrainConfig.learning_rate_fn",
+    ),
     ({"debug_nans": True}, "TrainConfig.debug_nans"),
   ],
 )
