@@ -9,6 +9,7 @@ import os
 import pathlib
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -42,6 +43,11 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # Processes of tests do not end with the training that is tested, and would keep
 # its memory (`cpu_memory`).
 os.environ.setdefault("GLIBC_TUNABLES", "")
+
+# A shell that starts tests in the background has them ignore Ctrl-C, and so would
+# every process of a test.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tracing and lowering make many objects, few of them garbage.
 gc.set_threshold(100_000, 20, 50)

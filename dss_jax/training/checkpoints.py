@@ -394,6 +394,8 @@ class Checkpoints:
   def restore_numpy(self, step: int) -> dict[str, Any]:
     """The whole saved tree as host arrays in dicts, whatever its structure.
 
+    What holds no array, such as a momentum that is not kept, is left out.
+
     Raises:
       UserError: where the checkpoint is damaged, or its parameters are not
         finite.

@@ -6,6 +6,7 @@ import pathlib
 import shlex
 import subprocess
 import sys
+import time
 
 import pytest
 import recording_tools
@@ -395,10 +396,14 @@ def test_local_processes_all_get_one_signal(desk, signal, name, status):
     start_new_session=True,
   ) as process:
     started = desk.folder / "started"
-    while not started.exists() or started.read_text().count("\n") < 3:
-      assert process.poll() is None
-    process.send_signal(signal)
-    assert process.wait(60) == status
+    try:
+      while not started.exists() or started.read_text().count("\n") < 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+      process.send_signal(signal)
+      assert process.wait(60) == status
+    finally:
+      process.kill()  # or leaving the block would wait for it
   lines = sorted(started.read_text().splitlines())
   assert lines == [
     "--process_index=0 2",

@@ -71,7 +71,10 @@ def _optimizer_state(student: Student) -> tuple[int, Tree] | None:
     return None
   with checkpoints_lib.Checkpoints(source, read_only=True) as saved:
     state = saved.restore_numpy(step)["opt_state"]
-  if not isinstance(state, Mapping) or set(state) != _ADAFACTOR_SLOTS:
+  if not isinstance(state, Mapping):
+    return None
+  state = {"m": None} | dict(state)  # without momentum it has no arrays
+  if set(state) != _ADAFACTOR_SLOTS:
     return None
   # If only some parameters were trained, T5X has no state like theirs.
   if jax.tree.structure(state["v"]) != jax.tree.structure(student.params):
