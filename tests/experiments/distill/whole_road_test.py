@@ -62,7 +62,9 @@ def test_a_road_that_is_killed_three_times_ends_at_the_student(tmp_path):
     teacher.close()
   assert done.returncode == 0, done.stderr[-3000:]
   # Nobody was asked again but what was under way when it was killed.
-  answered = [json.loads(line)["question"] for line in log.open()]
+  answered = [
+    json.loads(line)["question"] for line in log.read_text().splitlines()
+  ]
   assert set(answered) == {record.input for record in records}
   assert len(answered) <= _ROWS + 8 * len(_KILLED_AT)
   assert "on things" in done.stdout
