@@ -70,10 +70,11 @@ def _optimizer_state(student: Student) -> tuple[int, Tree] | None:
   if not (pathlib.Path(source) / checkpoints_lib.FOLDER).is_dir():
     return None
   with checkpoints_lib.Checkpoints(source, read_only=True) as saved:
-    state = saved.restore_numpy(step)["opt_state"]
-  if not isinstance(state, Mapping):
+    found = saved.restore_numpy(step)["opt_state"]
+  if not isinstance(found, Mapping):
     return None
-  state = {"m": None} | dict(state)  # without momentum it has no arrays
+  # A momentum that is not kept has no arrays, and is not in the checkpoint.
+  state: dict[str, Any] = {"m": None, **found}
   if set(state) != _ADAFACTOR_SLOTS:
     return None
   # If only some parameters were trained, T5X has no state like theirs.
