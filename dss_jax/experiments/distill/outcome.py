@@ -11,7 +11,11 @@ import numpy as np
 
 from dss_jax.base.errors import UserError
 from dss_jax.experiments.distill.project import Project
-from dss_jax.experiments.report import report_answer, report_content
+from dss_jax.experiments.report import (
+  report_answer,
+  report_content,
+  run_cells,
+)
 from dss_jax.experiments.report.report_answer import Finding
 from dss_jax.experiments.report.report_statistics import CellRow
 
@@ -92,6 +96,13 @@ def _validation(row: CellRow) -> np.ndarray:
   return scores
 
 
+def _was_rising(row: CellRow) -> bool:
+  """Whether most runs were best at their last look at the validation data."""
+  entries = [run.entry for run in row.cell.runs]
+  last = sum(each["checkpoint_step"] >= each["steps"] for each in entries)
+  return 2 * last > len(entries)
+
+
 def _advice(
   finding: Finding, rows: Mapping[str, CellRow], project: Project
 ) -> list[str]:
@@ -105,6 +116,14 @@ def _advice(
       f" more time (--minutes is {options.minutes:g}), or begin with a student that"
       " has read text already (--student)."
     ]
+  rising = [name for name in METHODS if _was_rising(rows[name])]
+  if rising:
+    names = " and of ".join(run_cells.method_name(name) for name in rising)
+    advice.append(
+      f"The students of {names} were still getting better when training ended: a"
+      f" longer one (--minutes is {options.minutes:g}), in another --output_dir,"
+      " may turn the comparison."
+    )
   if best.summary.mean > _NEARLY_ALL:
     advice.append("Nearly all is right: a smaller student or less data may do.")
   elif options.student == "small":
