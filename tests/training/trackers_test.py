@@ -131,8 +131,9 @@ def _two_starts(tracker: trackers.Tracker, folder: pathlib.Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_mlflow_has_one_run_with_all_steps(tmp_path):
+def test_mlflow_has_one_run_with_all_steps(tmp_path, monkeypatch):
   mlflow = pytest.importorskip("mlflow")
+  monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts
   uri = f"sqlite:///{tmp_path}/mlflow.db"
   (tmp_path / "run").mkdir()
   _two_starts(trackers.Mlflow(tracking_uri=uri), tmp_path / "run")
