@@ -11,7 +11,7 @@ PYTEST = $(BIN)/python -m pytest
 TWO_WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL = help
-.PHONY: help quickstart test check lint format clean
+.PHONY: help quickstart test check lint format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -53,6 +53,16 @@ check: lint $(VENV)/.installed-dev ## lint, and the fast tests, in about 2 minut
 format: $(VENV)-lint/.installed ## rewrite the sources in the project's format
 	$(LINT)/ruff format .
 	$(LINT)/ruff check --fix .
+
+# Beam and Ray hold back versions of what the others use, as their environments do.
+COMPILE = $(LINT)/uv pip compile --quiet --universal --python-version 3.11 \
+  --no-annotate --custom-compile-command 'make lock' pyproject.toml
+TOGETHER = tpu cuda12 cuda13 report teacher serve hf export dev
+
+lock: $(VENV)-lint/.installed ## pin the newest versions in range, in requirements/
+	$(COMPILE) $(TOGETHER:%=--extra %) --upgrade -o requirements/locked.txt
+	$(COMPILE) --extra beam --upgrade -o requirements/locked_beam.txt
+	$(COMPILE) --extra ray --upgrade -o requirements/locked_ray.txt
 
 clean: ## remove build products, keep the environment
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -13,6 +13,8 @@ import tomllib
 import zipfile
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import dss_jax
 
@@ -198,6 +200,40 @@ def test_the_lowest_versions_are_the_declared_bounds(repository):
   committed = repository / "requirements" / "lowest.txt"
   text = committed.read_text(encoding="utf-8")
   assert text == _lowest(repository / "pyproject.toml")
+
+
+APART = {"beam": "locked_beam.txt", "ray": "locked_ray.txt"}
+
+
+@pytest.mark.parametrize("name", ["locked.txt", *APART.values()])
+def test_locked_versions_are_in_range_and_of_every_extra(repository, name):
+  path = repository / "pyproject.toml"
+  project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+  wanted = [
+    requirement
+    for extra, each in project["optional-dependencies"].items()
+    if APART.get(extra, "locked.txt") == name
+    for requirement in each
+  ]
+  text = (repository / "requirements" / name).read_text(encoding="utf-8")
+  locked: dict[str, list[str]] = {}
+  for line in text.splitlines():
+    if not line.startswith("#"):
+      pin = Requirement(line)
+      (version,) = pin.specifier
+      locked.setdefault(canonicalize_name(pin.name), []).append(version.version)
+  for each in map(Requirement, [*project["dependencies"], *wanted]):
+    if each.name != "dss_jax":
+      versions = locked[canonicalize_name(each.name)]
+      assert all(version in each.specifier for version in versions), each
+
+
+def test_workflows_name_actions_by_commits(repository):
+  """A tag can be moved to other code; a commit's hash cannot."""
+  for path in (repository / ".github" / "workflows").glob("*.yml"):
+    for line in path.read_text(encoding="utf-8").splitlines():
+      if "uses:" in line:
+        assert re.search(r"uses: [\w./-]+@[0-9a-f]{40} # v[\d.]+$", line), line
 
 
 def test_lint_has_the_versions_that_dss_jax_allows(repository):

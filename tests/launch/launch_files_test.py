@@ -152,6 +152,7 @@ def test_an_image_gets_all_that_an_installation_needs(repository):
   manifest = (repository / "MANIFEST.in").read_text()
   needed = {"dss_jax", "gin", "tasks", "pyproject.toml", "setup.py"}
   needed |= {"README.md", "LICENSE", "NOTICE", "MANIFEST.in"}
+  needed |= {"requirements/locked.txt"}
   assert kept == needed
   assert "gin" in manifest
 
