@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import dataclasses
 import pathlib
+import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from dss_jax.base import (
@@ -52,6 +54,8 @@ from dss_jax.pretrained.files import bounds
 
 PyTree = Any
 FOLDER = "checkpoints"
+# A checkpoint that waits for another one of its step to be written.
+_REPLACED = ".replaced"
 _SECONDS_WITHOUT_OTHERS = 5.0
 # What a checkpoint of adapters says about their base.
 _BASE: dict[str, Any] = {
@@ -146,6 +150,10 @@ class Checkpoints:
       self.folder, "delete the folder of the step that it is in"
     ):
       plain_files.check_folder(self.folder)
+      if not read_only:
+        self._settle_replaced()
+        if jax.process_count() > 1:
+          multihost_utils.sync_global_devices("checkpoints settled")
       self._manager = ocp.CheckpointManager(
         self.folder,
         item_names=("state", "loop", "base"),
@@ -263,7 +271,7 @@ class Checkpoints:
     if step in self.steps():  # Orbax would refuse
       self.wait()
       with self._writing():
-        self._manager.delete(step)
+        self._set_aside(step)
     items = {
       "state": ocp.args.PyTreeSave(_as_tree(state)),
       "loop": ocp.args.JsonSave(dict(loop_state)),
@@ -273,6 +281,25 @@ class Checkpoints:
     with self._writing():
       self._manager.save(step, args=ocp.args.Composite(**items))
 
+  def _set_aside(self, step: int) -> None:
+    """Keeps a checkpoint under another name until its replacement is written."""
+    if jax.process_index() == 0:
+      path = self.folder / str(step)
+      path.rename(path.with_suffix(_REPLACED))
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices("checkpoint set aside")
+    self._manager.reload()
+
+  def _settle_replaced(self) -> None:
+    """Removes what was replaced; takes back what was to be and is not."""
+    if jax.process_index() > 0:
+      return
+    for path in self.folder.glob(f"*{_REPLACED}"):
+      if (newer := path.with_suffix("")).exists():
+        shutil.rmtree(path)
+      else:
+        path.rename(newer)
+
   def wait(self) -> None:
     """Waits until the checkpoints are on disk.
 
@@ -281,6 +308,7 @@ class Checkpoints:
     """
     with self._writing():
       self._manager.wait_until_finished()
+      self._settle_replaced()
 
   def close(self) -> None:
     # Orbax waits for its thread that removes temporary folders only before a

@@ -123,6 +123,8 @@ class Wandb:
       dir=str(folder),
       id=run_id,
       resume="allow",
+      # One process may train several students, each a run.
+      reinit="create_new",
       mode=self.mode,
       config=dict(config),
     )
@@ -259,8 +261,7 @@ class _TrackioRun:
   def write_samples(
     self, step: int, name: str, samples: Sequence[Mapping[str, Any]]
   ) -> None:
-    pandas = _package("pandas")
-    table = self.trackio.Table(dataframe=pandas.DataFrame(list(samples)))
+    table = self.trackio.Table(data=[dict(sample) for sample in samples])
     self.run.log({name: table}, step=step)
 
   def close(self) -> None:
@@ -299,7 +300,7 @@ class Trackers:
       )
     ids = _run_ids(folder, names)
     for tracker in trackers:
-      with self._tolerated(tracker.name):
+      with self._tolerated(tracker.name, UserError):
         self._open[tracker.name] = tracker.open(
           folder, ids[tracker.name], config
         )
@@ -326,11 +327,13 @@ class Trackers:
     self._open.clear()
 
   @contextlib.contextmanager
-  def _tolerated(self, name: str) -> Iterator[None]:
-    """Gives a tracker up that fails, with a line."""
+  def _tolerated(
+    self, name: str, *raised: type[Exception]
+  ) -> Iterator[None]:
+    """Gives a tracker up that fails, with a line, but for what is `raised`."""
     try:
       yield
-    except UserError:
+    except raised:
       raise
     except Exception as error:  # whatever a client of a service may raise
       self._open.pop(name, None)

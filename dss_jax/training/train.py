@@ -185,11 +185,11 @@ def train(
 def _tell_others() -> Callable[[int], None] | None:
   """What tells other processes of a signal; None where there are none.
 
-  JAX has caught SIGTERM to tell them, and would ignore it while the loop does
-  not ask: it must end a process that is not in its loop.
+  JAX has caught SIGTERM to tell them, be it the only process, and would ignore
+  it while the loop does not ask: it must end a process that is not in its loop.
   """
   if (
-    jax.process_count() == 1
+    not jax.distributed.is_initialized()
     or threading.current_thread() is not threading.main_thread()
   ):
     return None

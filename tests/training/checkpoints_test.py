@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -224,6 +225,22 @@ def test_a_checkpoint_may_be_replaced(folder):
     saved.wait()
     assert saved.steps() == [3]
     assert saved.loop_state(3) == {"best_step": 3}
+  assert not [*folder.rglob("*.replaced")]
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_checkpoint_is_kept_until_it_is_replaced(folder, is_written):
+  """As a process leaves them that is killed while it replaces one."""
+  _saved(folder)
+  path = folder / "checkpoints" / "3"
+  if is_written:
+    shutil.copytree(path, path.with_suffix(".replaced"))
+  else:
+    path.rename(path.with_suffix(".replaced"))
+  with Checkpoints(folder) as checkpoints:
+    assert checkpoints.steps() == [3]
+    checkpoints.loop_state(3)
+  assert [each.name for each in path.parent.iterdir()] == ["3"]
 
 
 @pytest.mark.parametrize("damaged", ["state/_METADATA", "loop/metadata"])

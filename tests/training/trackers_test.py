@@ -171,3 +171,18 @@ def test_trackio_has_one_run(tmp_path, monkeypatch):
   folder.mkdir()
   _two_starts(trackers.Trackio(), folder)
   assert list((tmp_path / "trackio").glob("dss_jax*"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_runs_of_one_process_are_kept_apart_by_wandb(tmp_path):
+  pytest.importorskip("wandb")
+  opened = []
+  for name in ("first", "second"):
+    (tmp_path / name).mkdir()
+    tracker = trackers.Wandb(mode="offline")
+    opened.append(tracker.open(tmp_path / name, f"id{name}", {}))
+  for run in opened:
+    run.write(1, {"train/loss": 1.5})
+    run.close()
+  files = sorted(tmp_path.glob("*/wandb/offline-run-*/run-*.wandb"))
+  assert [file.parts[-4] for file in files] == ["first", "second"]

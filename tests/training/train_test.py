@@ -9,6 +9,9 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -754,3 +757,27 @@ def test_batch_not_divisible_by_devices_is_refused(tmp_path):
   with pytest.raises(UserError, match="batch_size is 12") as error:
     _train(dataclasses.replace(config, train_dataset_cfg=dataset))
   assert "\n" not in str(error.value)
+
+
+ALONE = """
+import os, signal, sys
+import jax
+from dss_jax.training import train
+
+jax.distributed.initialize("127.0.0.1:" + sys.argv[1], 1, 0)
+train._tell_others()
+os.kill(os.getpid(), signal.SIGTERM)
+signal.pause()
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_ends_the_only_process_of_a_cluster_before_its_loop():
+  """JAX would keep the signal for others, of which there are none."""
+  with socket.socket() as found:
+    found.bind(("127.0.0.1", 0))
+    port = found.getsockname()[1]
+  ended = subprocess.run(
+    [sys.executable, "-c", ALONE, str(port)], timeout=60, capture_output=True
+  )
+  assert ended.returncode == -signal.SIGTERM, ended.stderr

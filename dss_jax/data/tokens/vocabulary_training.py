@@ -8,6 +8,7 @@ made from its own data keep rows as short, and its table small.
 from __future__ import annotations
 
 import io
+import random
 import string
 from collections.abc import Iterable, Iterator
 
@@ -18,7 +19,7 @@ from dss_jax.data.pairs.subtasks import MethodOptions
 from dss_jax.datasets.records import Record
 from dss_jax.vocabularies import EOS_TEXT
 
-# Texts that are looked at, evenly spread; more of them change little.
+# Texts that are looked at, drawn at random; more of them change little.
 MAX_TEXTS = 200_000
 # Characters of a text that are looked at; SentencePiece skips longer ones.
 _MAX_TEXT = 4_000
@@ -70,18 +71,23 @@ def train(texts: Iterable[str], vocab_size: int = 2000) -> bytes:
   ]
   if not parts:
     raise UserError("there is no text to make a vocabulary of")
-  stride = -(-len(parts) // MAX_TEXTS)
+  characters = string.ascii_letters + string.digits + string.punctuation
+  if len(parts) > MAX_TEXTS:
+    everywhere = set().union(*parts)
+    parts = random.Random(0).sample(parts, MAX_TEXTS)
+    left_out = everywhere.difference(*parts)
+    characters += "".join(sorted(each for each in left_out if each.isprintable()))
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(parts[::stride]),
+      sentence_iterator=iter(parts),
       model_writer=model,
       model_type="unigram",
       vocab_size=vocab_size,
       hard_vocab_limit=False,
       character_coverage=1.0,
       split_by_unicode_script=False,  # `[label]` may be one piece
-      required_chars=string.ascii_letters + string.digits + string.punctuation,
+      required_chars=characters,
       pad_id=PAD_ID,
       eos_id=EOS_ID,
       unk_id=UNK_ID,

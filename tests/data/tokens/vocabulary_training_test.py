@@ -27,6 +27,25 @@ def test_every_text_of_the_data_can_be_written(tmp_path):
   assert vocabulary.decode(vocabulary.encode("Z~9")) == "Z~9"
 
 
+def test_of_many_texts_all_kinds_are_looked_at(monkeypatch, tmp_path):
+  """Texts of a record come in turns; characters may be in any of them."""
+  rationale = (Rationale("the Ω of it", "yes", "me"),)
+  records = [
+    Record(str(number), f"does {number} fit?", "yes", rationale)
+    for number in range(120)
+  ]
+  records[7] = Record("7", "does ß fit?", "yes", rationale)
+  texts = list(vocabulary_training.texts_of(records))
+  monkeypatch.setattr(vocabulary_training, "MAX_TEXTS", len(texts) // 4)
+  path = tmp_path / "own.model"
+  path.write_bytes(vocabulary_training.train(texts, 300))
+  vocabulary = vocabularies.from_name(str(path))
+  assert vocabulary.unk_id not in vocabulary.encode("ßΩ")
+  # Words of labels and rationales are pieces, not spelt.
+  assert len(vocabulary.encode("the Ω of it")) <= 6
+  assert len(vocabulary.encode("yes")) <= 2
+
+
 def test_words_and_prefixes_become_pieces(tmp_path):
   options = datasets.DataOptions(generated_num_train=300)
   records = datasets.load_split("kinds", "train", options=options)
