@@ -54,6 +54,8 @@ if [ "${#gpus[@]}" -gt 0 ] && [ "${#gpus[@]}" -lt "$processes" ]; then
   exit 2
 fi
 pids=()
+trap 'kill -TERM "${pids[@]}" 2> /dev/null || true' TERM
+trap 'kill -INT "${pids[@]}" 2> /dev/null || true' INT
 # Each gets its own group: the terminal's Ctrl-C comes to this script alone, and
 # from here to each of them once.
 set -m
@@ -65,8 +67,10 @@ for ((i = 0; i < processes; i++)); do
     --process_count="$processes" --process_index="$i" &
   pids+=($!)
 done
-trap 'kill -TERM "${pids[@]}" 2> /dev/null || true' TERM
-trap 'kill -INT "${pids[@]}" 2> /dev/null || true' INT
+
+# Of several statuses, one that says what is wrong (1 to 3) comes before those that
+# ask for another start.
+rank() { if [ "$1" -gt 0 ] && [ "$1" -lt 64 ]; then echo $((256 + $1)); else echo "$1"; fi }
 
 # A signal ends `wait`, not the processes.
 status=0
@@ -76,6 +80,6 @@ for pid in "${pids[@]}"; do
     wait "$pid" || ended=$?
     kill -0 "$pid" 2> /dev/null || break
   done
-  if [ "$ended" -gt "$status" ]; then status="$ended"; fi
+  if [ "$(rank "$ended")" -gt "$(rank "$status")" ]; then status="$ended"; fi
 done
 exit "$status"

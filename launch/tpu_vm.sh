@@ -63,17 +63,19 @@ on_workers() { # WORKER COMMAND
 
 # Prints the state of the slice: ACTIVE, PROVISIONING, ..., or NONE.
 state() {
-  local said
+  local said errors
+  errors="$(mktemp)"
   if said="$(gcloud compute tpus queued-resources describe "$DSS_TPU" \
-    --zone="$DSS_ZONE" --format='value(state.state)' 2>&1)"; then
-    # Before its answer, gcloud may warn.
-    tail -n 1 <<< "$said"
-  elif grep -Eqi 'NOT_FOUND|was not found' <<< "$said"; then
+    --zone="$DSS_ZONE" --format='value(state.state)' 2> "$errors")"; then
+    echo "$said"
+  elif grep -Eqi 'NOT_FOUND|was not found' "$errors"; then
     echo NONE
   else
-    echo "$said" >&2
+    cat "$errors" >&2
+    rm "$errors"
     return 1
   fi
+  rm "$errors"
 }
 
 create() {
@@ -146,7 +148,7 @@ run() {
   call git -C "$here" archive --format=tar.gz --output="$folder/$archive" HEAD
   call gcloud compute tpus tpu-vm scp "$folder/$archive" "$DSS_TPU:" \
     --zone="$DSS_ZONE" --worker=all
-  on_workers all "mkdir -p dss_jax && tar -xzf $archive -C dss_jax &&\
+  on_workers all "rm -rf dss_jax && mkdir dss_jax && tar -xzf $archive -C dss_jax &&\
  bash dss_jax/launch/tpu_worker.sh $(printf '%q ' "$DSS_BUCKET" "$@")"
   if [ -z "$dry_run" ]; then
     echo "running; \`$0 logs\` follows it, \`$0 stop\` saves and ends it"

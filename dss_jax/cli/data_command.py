@@ -314,10 +314,22 @@ def _convert_file(source: SourceFlags, convert: ConvertFlags) -> int:
     return 0
   found = splits.held_out([record.input for record in records], shares)
   for split, positions in found.items():
-    path = convert.output.replace("{split}", split)
+    path = _path_of(convert, split)
     count = write_records(path, [records[i] for i in positions])
     print(f"{split}: {count} records -> {path}")
   return 0
+
+
+def _path_of(convert: ConvertFlags, split: str) -> str:
+  """The file of a split; a folder of several files is made."""
+  from dss_jax.base.errors import writing
+
+  path = convert.output.replace("{split}", split)
+  if path != convert.output:
+    folder = pathlib.Path(path).parent
+    with writing(folder):
+      folder.mkdir(parents=True, exist_ok=True)
+  return path
 
 
 def _convert(args: argparse.Namespace) -> int:
@@ -351,7 +363,7 @@ def _convert(args: argparse.Namespace) -> int:
       " --split, or write {split} in --output"
     )
   for split in splits:
-    path = convert.output.replace("{split}", split)
+    path = _path_of(convert, split)
     if convert.as_trained:
       records = datasets.load_split(spec.name, split, options=options)
     else:

@@ -55,10 +55,15 @@ def closed_labels(records: Iterable[Record]) -> tuple[str, ...]:
   """The labels of records, where they are a closed set; the most common first.
 
   They are one if there are at most `MAX_LABELS` and each occurs four times on
-  average, so that most of a new record's labels were seen before.
+  average, so that most of a new record's labels were seen before. Labels that
+  differ in case only are none: nobody could tell a model's answers apart.
   """
   counts = collections.Counter(r.label for r in records if r.label)
-  if len(counts) > MAX_LABELS or 4 * len(counts) > counts.total():
+  if (
+    not 2 <= len({label.casefold() for label in counts}) == len(counts)
+    or len(counts) > MAX_LABELS
+    or 4 * len(counts) > counts.total()
+  ):
     return ()
   return tuple(sorted(counts, key=lambda label: (-counts[label], label)))
 

@@ -10,8 +10,8 @@ killed at any moment and started again ends as if it had not been:
   checkpoints/<step>/checksums.json   of the files of all these
 
 Which step is the best, `train_state.LoopState` decides; which are kept is
-decided here. What is read is compared with its checksums first, and parameters must be
-finite: a damaged checkpoint is refused, never answers.
+decided here. What is read is compared with its checksums first, and parameters
+must be finite: a damaged checkpoint is refused, never answers.
 
 Saving is asynchronous. A save cut short leaves no checkpoint behind, only a
 temporary folder that the next start removes.

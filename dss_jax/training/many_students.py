@@ -5,8 +5,9 @@ it. Here each step of K runs is one call: `jax.vmap` over a leading student
 axis, which may be split over devices. All else is `train.train`, once for each
 run, in a thread of its own: its batches, rate, weights and seed, its
 evaluations, selection and early stop, and its folder, which is that of any run.
-The threads meet at each step, and between steps work one at a time. A run that has ended keeps its place and is
-frozen; so the program stays the same, and gets no faster for it.
+The threads meet at each step, and between steps work one at a time. A run that
+has ended keeps its place and is frozen; so the program stays the same, and gets
+no faster for it.
 
 On a CPU this is slower than one run after another (measured: 1.5 times), since
 there is nothing idle to use.

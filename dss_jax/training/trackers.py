@@ -18,11 +18,12 @@ import importlib
 import json
 import os
 import pathlib
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from dss_jax.base import atomic_files, checks
+from dss_jax.base import atomic_files, checks, plain_files, strict_json
 from dss_jax.base.errors import UserError, damaged_file, one_line
 
 # In the run's folder: tracker -> the name of the run there, to resume it.
@@ -173,6 +174,9 @@ class Mlflow:
   def open(
     self, folder: pathlib.Path, run_id: str, config: Mapping[str, Any]
   ) -> TrackedRun:
+    # A server that does not answer must not hold the run up for long.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     mlflow = _package("mlflow")
     client = mlflow.MlflowClient(tracking_uri=self.tracking_uri)
     experiment = client.get_experiment_by_name(self.experiment)
@@ -188,7 +192,7 @@ class Mlflow:
     if found:
       run = found[0].info.run_id
       client.update_run(run, status="RUNNING")
-      return _MlflowRun(client, run)
+      return _MlflowRun(mlflow, client, run)
     run = client.create_run(
       experiment_id,
       run_name=self.run_name or folder.name,
@@ -196,17 +200,22 @@ class Mlflow:
     ).info.run_id
     for name, value in config.items():
       client.log_param(run, name, one_line(value, longest=500))
-    return _MlflowRun(client, run)
+    return _MlflowRun(mlflow, client, run)
 
 
 @dataclasses.dataclass(frozen=True)
 class _MlflowRun:
+  mlflow: Any
   client: Any
   run: str
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    for name, value in values.items():
-      self.client.log_metric(self.run, name, value, step=step)
+    now = int(1000 * time.time())
+    metrics = [
+      self.mlflow.entities.Metric(name, value, now, step)
+      for name, value in values.items()
+    ]
+    self.client.log_batch(self.run, metrics=metrics)
 
   def write_samples(
     self, step: int, name: str, samples: Sequence[Mapping[str, Any]]
@@ -226,11 +235,14 @@ class Trackio:
     project: the project there.
     run_name: of the run; None takes the folder's.
     space_id: a Space to write to; None writes to this machine.
+    private: whether only its owner sees a Space that is made here. It gets the
+      configuration, and inputs of the data beside predictions.
   """
 
   project: str = "dss_jax"
   run_name: str | None = None
   space_id: str | None = None
+  private: bool = True
 
   @property
   def name(self) -> str:
@@ -244,6 +256,7 @@ class Trackio:
       project=self.project,
       name=f"{self.run_name or folder.name}-{run_id[:6]}",
       space_id=self.space_id,
+      private=self.private if self.space_id else None,
       resume="allow",
       config=dict(config),
     )
@@ -327,9 +340,7 @@ class Trackers:
     self._open.clear()
 
   @contextlib.contextmanager
-  def _tolerated(
-    self, name: str, *raised: type[Exception]
-  ) -> Iterator[None]:
+  def _tolerated(self, name: str, *raised: type[Exception]) -> Iterator[None]:
     """Gives a tracker up that fails, with a line, but for what is `raised`."""
     try:
       yield
@@ -349,7 +360,7 @@ def _run_ids(folder: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
   ids: dict[str, str] = {}
   if path.exists():
     with damaged_file(path, "delete it"):
-      ids = dict(json.loads(path.read_text(encoding="utf-8")))
+      ids = dict(strict_json.loads(plain_files.read_text(path)))
   if set(names) - ids.keys():
     ids = {name: uuid.uuid4().hex for name in names} | ids
     os.makedirs(folder, exist_ok=True)

@@ -219,13 +219,15 @@ class TrainConfig:
         ),
       )
     self.steps_to_profile()
-    for tracker in self.trackers:
-      if isinstance(tracker, type) or not hasattr(tracker, "open"):
-        raise UserError(
-          f"trackers holds {tracker!r}; it must hold objects, in gin with"
-          " parentheses: [@trackers.Wandb()]",
-          fields=f"{where}.trackers",
-        )
+    trackers = self.trackers
+    if not isinstance(trackers, Sequence) or any(
+      isinstance(each, type) or not hasattr(each, "open") for each in trackers
+    ):
+      raise UserError(
+        f"trackers is {trackers!r}; it must be a list of objects, in gin with"
+        " brackets and parentheses: [@trackers.Wandb()]",
+        fields=f"{where}.trackers",
+      )
 
 
 def check_vocabulary(

@@ -19,7 +19,7 @@ def check(field: str, weight: Any, most: float) -> None:
   if not isinstance(weight, Mapping):
     return checks.in_range(field, weight, 0, most)
   if not weight or not all(
-    isinstance(step, int) and 0 <= step <= MAX_STEP for step in weight
+    type(step) is int and 0 <= step <= MAX_STEP for step in weight
   ):
     raise UserError(
       f"{field.rpartition('.')[2]} is {weight!r}; it must be a number, or name"

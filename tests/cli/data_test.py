@@ -598,13 +598,13 @@ def test_hold_out_and_make_a_vocabulary(data, tmp_path, capsys):
   rows = [f"cannot do thing {i},team{i % 3}" for i in range(200)]
   table.write_text("\n".join(["text,team", *rows]) + "\n")
   flags = ("--input", table, "--field_mapping", "input=text", "label=team")
-  output = f"{tmp_path}/{{split}}.jsonl"
+  output = f"{tmp_path}/mine/{{split}}.jsonl"
   with pytest.raises(UserError, match=r"write \{split\} in --output"):
     data("convert", *flags, "--test_fraction=0.2", f"--output={table}.jsonl")
   shares = ("--validation_fraction=0.1", "--test_fraction=0.2")
   assert data("convert", *flags, *shares, f"--output={output}") == 0
   parts = [
-    {r.input for r in read_records(tmp_path / f"{split}.jsonl")[0]}
+    {r.input for r in read_records(tmp_path / "mine" / f"{split}.jsonl")[0]}
     for split in ("train", "validation", "test")
   ]
   assert sum(map(len, parts)) == len(set.union(*parts)) == 200
@@ -612,7 +612,7 @@ def test_hold_out_and_make_a_vocabulary(data, tmp_path, capsys):
   printed = capsys.readouterr().out
   assert f"test: {len(parts[2])} records ->" in printed
   model = tmp_path / "own.model"
-  train = tmp_path / "train.jsonl"
+  train = tmp_path / "mine" / "train.jsonl"
   assert data("vocabulary", "--input", train, f"--output={model}") == 0
   assert f"of {len(parts[0])} records" in capsys.readouterr().out
   stats = ("stats", "--input", train, f"--vocabulary={model}", "--json")

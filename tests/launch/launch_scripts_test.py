@@ -310,23 +310,25 @@ def batch(desk):
 
 
 @pytest.mark.parametrize(
-  ("status", "restarts", "again"),
+  ("status", "restarts", "saves", "again"),
   [
-    (0, 0, False),
-    (2, 0, False),
-    (75, 3, True),
-    (143, 0, True),
-    (143, 50, False),
+    (0, 0, True, False),
+    (2, 0, False, False),
+    (75, 3, True, True),
+    (75, 3, False, False),  # or it might go on so for ever
+    (143, 0, False, True),
+    (143, 50, True, False),
   ],
 )
 def test_slurm_queues_again_what_asks_for_it(
-  batch, desk, status, restarts, again
+  batch, desk, status, restarts, saves, again
 ):
   ended = batch(
     "slurm.sbatch",
     "runs/a b",
     *FLAGS,
     SRUN_STATUS=str(status),
+    SRUN_SAVES=str(desk.folder / "runs/a b/checkpoints/7") if saves else "",
     SLURM_RESTART_COUNT=str(restarts),
   )
   assert ended.returncode == status
@@ -422,6 +424,11 @@ def test_local_processes_end_with_the_worst_of_their_statuses(desk):
     "local.sh", "run", PYTHON=str(python), DSS_PROCESSES="3", STATUS="4"
   )
   assert ended.returncode == 8
+  # The third ends as one that has lost the others: the cause comes first.
+  ended = desk.call(
+    "local.sh", "run", PYTHON=str(python), DSS_PROCESSES="3", STATUS="50"
+  )
+  assert ended.returncode == 50
   ended = desk.call("local.sh", "run", PYTHON=str(python), DSS_PROCESSES="no")
   assert ended.returncode == 2
   assert "DSS_PROCESSES is 'no'" in ended.stderr

@@ -44,6 +44,8 @@ def test_a_closed_set_of_labels(tmp_path):
     ([str(i) for i in range(40)], "number", "17"),
     ([f"the {i}th" for i in range(40)], "text", "the fifth"),
     (["a", "b", "c"], "text", "a"),  # too few to call them all there are
+    (["Yes", "yes", "no"] * 20, "text", "yes"),  # a student must tell, too
+    (["yes"] * 20, "text", "yes"),
   ],
 )
 def test_open_answers(tmp_path, labels, kind, answer):

@@ -174,7 +174,8 @@ def _answer(folder: pathlib.Path, command: str) -> int:
     if now == "DENIED":
       print("ERROR: (gcloud) PERMISSION_DENIED", file=sys.stderr)
       return 1
-    print(f"WARNING: an update is available\n{now}")
+    print("WARNING: an update is available", file=sys.stderr)
+    print(now)
   elif command == "gcloud projects describe":
     print("123456789")
   elif command == "gcloud config get":
@@ -182,6 +183,8 @@ def _answer(folder: pathlib.Path, command: str) -> int:
   elif command == "gcloud ai custom-jobs list":
     print("projects/123456789/locations/us-central1/customJobs/42")
   elif command == "srun":
+    for name in filter(None, [os.environ.get("SRUN_SAVES")]):
+      pathlib.Path(name).mkdir(parents=True)
     return int(os.environ.get("SRUN_STATUS", "0"))
   return 0
 

@@ -159,6 +159,7 @@ class TestObjective:
       ({"alpha": {0: 0.5, 10: 1.5}}, "a", "alpha", ["1.5", "from 0 to 1"]),
       ({"alpha": {0.5: 0.5}}, "a", "alpha", ["{0.5: 0.5}", "steps"]),
       ({"alpha": {-1: 0.5}}, "a", "alpha", ["-1", "steps"]),
+      ({"alpha": {True: 0.5}}, "a", "alpha", ["True", "steps"]),
       (
         {"subtask_weights": {"a": {0: "x"}}},
         "a",

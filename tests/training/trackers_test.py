@@ -110,11 +110,12 @@ def test_what_a_run_measures_arrives(tmp_path, one_device, monkeypatch):
   assert json.dumps(first["input"])[1:-1].encode() in events
 
 
-def test_a_class_in_place_of_an_object_is_refused(tmp_path, capsys):
-  flags = train_flags(tmp_path / "run", "--gin.TRACKERS=[@trackers.Mlflow]")
+@pytest.mark.parametrize("value", ["[@trackers.Mlflow]", "@trackers.Mlflow()"])
+def test_what_is_no_list_of_objects_is_refused(tmp_path, capsys, value):
+  flags = train_flags(tmp_path / "run", f"--gin.TRACKERS={value}")
   assert command_line.main(flags) == 2
   gin_config.clear()
-  assert "with parentheses" in capsys.readouterr().err
+  assert "with brackets and parentheses" in capsys.readouterr().err
 
 
 # ------------------------------------------------- the packages, where they are

@@ -78,9 +78,16 @@ def several_teachers(
     ),
     paired=paired,
   )
-  subtasks.register_method(method)
-  for subtask in method.subtasks:  # to be evaluated by name
-    subtasks.register_method(subtasks.Method(subtask.name, (subtask,)))
+  try:
+    subtasks.register_method(method)
+    for subtask in method.subtasks:  # to be evaluated by name
+      subtasks.register_method(subtasks.Method(subtask.name, (subtask,)))
+  except UserError as error:
+    raise UserError(
+      f"{error}: prefixes is {prefixes!r}, and one process can have one set of"
+      " prefixes for a teacher",
+      fields="several_teachers.prefixes",
+    ) from None
   return method.name
 
 

@@ -76,7 +76,9 @@ def train(texts: Iterable[str], vocab_size: int = 2000) -> bytes:
     everywhere = set().union(*parts)
     parts = random.Random(0).sample(parts, MAX_TEXTS)
     left_out = everywhere.difference(*parts)
-    characters += "".join(sorted(each for each in left_out if each.isprintable()))
+    characters += "".join(
+      sorted(each for each in left_out if each.isprintable())
+    )
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(

@@ -102,6 +102,9 @@ def create_learning_rate_scheduler(
       )
 
   require("base_learning_rate", base_learning_rate, 0)
+  require("decay_factor", decay_factor, 0)
+  require("step_offset", step_offset, 0)
+  require("min_learning_rate", min_learning_rate, 0)
   if {"linear_decay", "rsqrt_decay", "rsqrt_normalized_decay"} & set(names):
     require("warmup_steps", warmup_steps, 1)
   require("warmup_steps", warmup_steps, 0)

@@ -151,6 +151,9 @@ def test_as_an_argument_it_is_the_same_schedule(factor):
     ("decay_every", {"steps_per_decay": 0}, "steps_per_decay", ["is 0"]),
     ("cosine_decay", {"steps_per_cycle": 0}, "steps_per_cycle", ["is 0"]),
     ("constant", {"base_learning_rate": "x"}, "base_learning_rate", ["'x'"]),
+    ("constant", {"decay_factor": None}, "decay_factor", ["None"]),
+    ("constant", {"step_offset": "a"}, "step_offset", ["'a'"]),
+    ("constant", {"min_learning_rate": math.nan}, "min_learning_rate", ["nan"]),
   ],
 )
 def test_wrong_input_is_one_clear_line(factors, settings, field, words):
