@@ -6,12 +6,13 @@ PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(if $(shell \
 VENV ?= .venv
 BIN = $(VENV)/bin
 LINT = $(VENV)-lint/bin
+DOCS = $(VENV)-docs/bin
 PYTEST = $(BIN)/python -m pytest
 # Reordered, files of one long test would be left for the end.
 TWO_WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL = help
-.PHONY: help quickstart test check lint format lock clean
+.PHONY: help quickstart test check lint format docs links lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -49,6 +50,23 @@ CHECK_LEAVES_OUT = --ignore=tests/data/seqio/tasks_test.py \
 
 check: lint $(VENV)/.installed-dev ## lint, and the fast tests, in about 2 minutes
 	$(PYTEST) $(TWO_WORKERS) -q -m 'not (slow or thorough or shared or hf)' $(CHECK_LEAVES_OUT) $(ARGS)
+
+# Half a minute to install: dss_jax itself is read, not imported.
+$(VENV)-docs/.installed: pyproject.toml
+	@test -x $(DOCS)/python || $(PYTHON) -m venv $(VENV)-docs
+	@$(DOCS)/python -m pip install -q --upgrade 'pip>=25.1'
+	@$(DOCS)/python -m pip install -q --group docs
+	@touch $@
+
+# Links between pages are part of the build; those to other places need network.
+SPHINX = $(DOCS)/python -m sphinx --conf-dir docs --doctree-dir build/docs-trees \
+  --fail-on-warning --nitpicky --keep-going $(ARGS)
+
+docs: $(VENV)-docs/.installed ## the documentation site, in build/docs
+	$(SPHINX) --builder html . build/docs
+
+links: $(VENV)-docs/.installed ## whether the pages' links to other places work
+	$(SPHINX) --builder linkcheck . build/links
 
 format: $(VENV)-lint/.installed ## rewrite the sources in the project's format
 	$(LINT)/ruff format .

@@ -1,17 +1,14 @@
-"""What README says, done: its commands parse, its programs run."""
+"""The programs of README run; `tests/docs` looks at its commands."""
 
 import csv
 import re
 import runpy
-import shlex
 import subprocess
 import sys
 
 import command_line
+import documented_commands
 import pytest
-
-from dss_jax import main
-from dss_jax.cli import gin_checks, gin_config
 
 STEPS = "total_steps=1200"
 
@@ -26,44 +23,9 @@ def _programs(readme: str) -> dict[str, str]:
   }
 
 
-def _commands(readme: str) -> list[list[str]]:
-  """The arguments of each `dss-jax` command."""
-  joined = readme.replace("\\\n", " ")
-  return [
-    shlex.split(line)[1:]
-    for line in joined.splitlines()
-    if line.startswith("    dss-jax ")
-  ]
-
-
 @pytest.fixture(scope="module")
 def readme(repository) -> str:
   return (repository / "README.md").read_text(encoding="utf-8")
-
-
-def test_every_command_is_understood(readme, monkeypatch):
-  """Flags exist; gin files too; macros are read, and none is missing."""
-  commands = _commands(readme)
-  assert len(commands) >= 8
-  monkeypatch.setattr(gin_config, "instance", lambda name, **_: name)
-  # Nobody can look at a checkpoint of the hub here; it would bring sizes and
-  # a vocabulary.
-  monkeypatch.setattr(gin_config, "_bind_checkpoint_sizes", lambda: None)
-  for argv in commands:
-    if argv[0].startswith("--print_completion"):
-      assert argv[0] == "--print_completion=bash"
-      continue
-    args, rest = main.make_parser().parse_known_args(argv)
-    assert all(flag.startswith("--gin.") for flag in rest), argv
-    if args.mode != "train":
-      assert not rest, argv
-      continue
-    bindings = [gin_config.binding_from_flag(flag) for flag in rest]
-    if any("paper/" in f or "from_checkpoint" in f for f in args.gin_file):
-      bindings.append("VOCABULARY = 'bytes'")
-    gin_config.parse(args.gin_file, bindings)
-    gin_checks.check_complete("train.train")
-  gin_config.clear()
 
 
 def _write_tickets(folder):
@@ -86,8 +48,11 @@ def test_your_own_data_trains(word, module, readme, repository, tmp_path):
   program = _programs(readme)[word]
   assert program.startswith(f"# {module}.py\n")
   (tmp_path / f"{module}.py").write_text(program, encoding="utf-8")
+  page = repository / "README.md"
   (argv,) = (
-    argv for argv in _commands(readme) if "--gin.DATASET=tickets" in argv
+    command.words
+    for command in documented_commands.of_page(page, repository)
+    if "--gin.DATASET=tickets" in command.words
   )
   small = [
     "--gin.TRAIN_STEPS=1",

@@ -52,7 +52,8 @@ examples:
     --output=runs/cqa/test.jsonl
   dss-jax train --gin_file=models/t5_1_1/small.gin --gin_file=runs/train.gin \\
     --gin_file=data/cqa.gin --gin_file=methods/dss.gin --data_dir=runs/cqa \\
-    --gin.data.DataOptions.source=records --gin.MODEL_DIR=runs/cqa_student
+    --gin.data.DataOptions.source=records --gin.MODEL_DIR=runs/cqa_student \\
+    --gin.TRAIN_STEPS=1000
 
 A run that is started again resumes: nothing that was answered is asked again.
 Ctrl-C lets the requests under way finish; twice stops at once. API keys come
