@@ -81,12 +81,14 @@ def standard_logical_axis_rules(
 ) -> tuple[tuple[str, MeshAxes], ...]:
   """T5X's rules: which mesh axis a named dimension is split over.
 
-  | dims (activation, parameter) | embed                    |
-  |------------------------------|--------------------------|
-  | 1, 1                         | whole                    |
-  | 2, 1                         | model                    |
-  | 1, 2                         | data                     |
-  | 2, 2                         | model, where taken, data |
+  ============================  ========================
+  dims (activation, parameter)  embed
+  ============================  ========================
+  1, 1                          whole
+  2, 1                          model
+  1, 2                          data
+  2, 2                          model, where taken, data
+  ============================  ========================
 
   Always: batch over `data`; vocab, mlp, heads, joined_kv over `model`; all
   other names whole. Earlier rules win: an array uses a mesh axis only once.

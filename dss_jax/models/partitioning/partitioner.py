@@ -47,7 +47,7 @@ class Partitioner:
       by its largest dimension that is whole and divisible.
     fully_sharded_min_size: parameters of fewer elements (per layer) stay
       whole over `data`: fetching them would cost more than they take.
-    devices: the `jax.Device`s to use; None takes all devices of all hosts.
+    devices: those to use (`jax.Device`); None takes all of all hosts.
   """
 
   num_partitions: int | None = 1
