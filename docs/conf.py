@@ -15,7 +15,7 @@ from docutils import nodes
 from pygments.lexers.python import PythonLexer
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
-from sphinx.environment import BuildEnvironment
+from sphinx.transforms.post_transforms import SphinxPostTransform
 
 DOCS = pathlib.Path(__file__).resolve().parent
 REPOSITORY = DOCS.parent
@@ -49,12 +49,24 @@ exclude_patterns = [
 ]
 external_toc_path = "docs/_toc.yml"
 myst_heading_anchors = 4
+# What is text on GitHub is text here, such as a line that begins with `%`.
+myst_disable_syntax = [
+  *("myst_block_break", "myst_line_comment", "myst_role", "myst_target"),
+]
 highlight_language = "none"
 
 # ------------------------------------------------------------- the reference
 
 autoapi_dirs = [str(REPOSITORY / "dss_jax")]
-autoapi_ignore = ["*/dss_jax/cli/*", "*/dss_jax/gin/*", "*/dss_jax/tasks/*"]
+# Nothing public is in these, and parsing takes time.
+autoapi_ignore = [
+  f"*/dss_jax/{name}/*"
+  for name in (
+    *("cli", "gin", "planning", "tasks"),
+    *("experiments/distill", "experiments/report"),
+    *("students/bulk", "students/export", "students/serving"),
+  )
+]
 autoapi_generate_api_docs = False  # the public names only, on a page of ours
 autoapi_options = ["members"]
 napoleon_use_ivar = True
@@ -86,23 +98,30 @@ else:
   html_theme_options = {"top_of_page_buttons": []}
 
 
-def _link_to_folder(
-  app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.Element
-) -> nodes.reference | None:
-  """A link to a folder of the repository, which is no page of the site.
+class FolderLinks(SphinxPostTransform):
+  """Links to folders of the repository, which are no pages of the site.
 
-  It leads to the folder on the web, or in a build elsewhere on this machine.
+  They lead to the folder on the web, or in a build elsewhere on this machine.
   """
-  del app
-  path = (env.doc2path(node["refdoc"]).parent / node["reftarget"]).resolve()
-  if not (path.is_dir() and path.is_relative_to(REPOSITORY)):
-    return None
-  name = path.relative_to(REPOSITORY).as_posix()
-  address = f"{_WEB}/tree/main/{name}" if _WEB else path.as_uri()
-  return nodes.reference("", "", text, refuri=address)
+
+  default_priority = 8  # before MyST's own, which knows pages and files
+
+  def run(self, **kwargs: object) -> None:
+    del kwargs
+    for node in list(self.document.findall(pending_xref)):
+      if node["reftype"] != "myst" or "#" in node["reftarget"]:
+        continue
+      page = pathlib.Path(self.env.doc2path(node["refdoc"]))
+      path = (page.parent / node["reftarget"]).resolve()
+      if path.is_dir() and path.is_relative_to(REPOSITORY):
+        name = path.relative_to(REPOSITORY).as_posix()
+        address = f"{_WEB}/tree/main/{name}" if _WEB else path.as_uri()
+        node.replace_self(
+          nodes.reference("", "", *node.children, refuri=address)
+        )
 
 
 def setup(app: Sphinx) -> None:
   """Called by Sphinx."""
   app.add_lexer("gin", PythonLexer)
-  app.connect("missing-reference", _link_to_folder)
+  app.add_post_transform(FolderLinks)

@@ -203,9 +203,9 @@ def _autoapi(directive: SphinxDirective, name: str) -> list[str]:
 
 
 def _add_types(documented) -> None:
-  """Gives the attributes that a docstring describes their types and defaults.
+  """Makes arguments of a dataclass's attributes, with types and defaults.
 
-  The sources have them in the class's body only. `documented` is autoapi's
+  The sources have these in the class's body only. `documented` is autoapi's
   object, whose docstring napoleon has made a list of fields.
   """
   for field in documented.children:
@@ -214,10 +214,11 @@ def _add_types(documented) -> None:
     value = "" if field.value in (None, "") else f" = {field.value}"
     if len(value) > 40:  # a call that makes the default
       value = ""
-    marker = f"\n:ivar {field.name}: "
-    kind = f"\n:vartype {field.name}: ``{field.annotation}{value}``"
-    if kind not in documented.docstring:
-      documented.docstring = documented.docstring.replace(marker, kind + marker)
+    documented.docstring = documented.docstring.replace(
+      f":ivar {field.name}: ",
+      f":type {field.name}: ``{field.annotation}{value}``\n"
+      f":param {field.name}: ",
+    )
 
 
 class PublicNames(SphinxDirective):

@@ -420,7 +420,7 @@ def _prepare(page: pathlib.Path, folder: pathlib.Path) -> None:
     "A carrot is in a bus.,A vegetable is in a vehicle.,entailment\n"
   )
   (folder / "answers.jsonl").write_text(
-    '{"text": "It is wet. So the answer is (a) pond."}\n' * 5
+    '{"text": "It is wet. So the answer is (a) pond."}\n' * 14
   )
 
 
