@@ -19,7 +19,7 @@ class QuickstartFlags:
 
   Attributes:
     output_dir: where the runs and the picture go.
-    seeds: runs of each method, with seeds 0, 1, ....
+    seeds: runs of each method, with seeds 0, 1 and so on.
     long: train 3600 steps of distilling step-by-step instead of 1200, and
       fine-tuning by as many tokens.
     steps: steps of distilling step-by-step, any number you like.
