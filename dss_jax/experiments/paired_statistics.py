@@ -11,18 +11,18 @@ larger than the one it finds. The model behind the intervals is
 with seeds and items drawn from populations: an interval says what other seeds
 and other items of the same kind would give.
 
-Sources: Owen, "The pigeonhole bootstrap" (2007), for resampling both axes;
-Satterthwaite (1946) for the degrees of freedom; McNemar (1947); Holm (1979).
+Sources: Satterthwaite (1946) for the degrees of freedom; McNemar (1947); Holm
+(1979). What is resampled is in `bootstrap_statistics.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
 
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError
@@ -30,7 +30,6 @@ from dss_jax.base.errors import UserError
 # More seeds than this are flipped at random in place of exhaustively.
 _MOST_EXACT_SEEDS = 16
 _RANDOM_FLIPS = 100_000
-_DRAWS_AT_ONCE = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +42,12 @@ class Comparison:
     high: upper end of the interval.
     p_value: two-sided, by flipping the signs of the seeds' differences; NaN
       for a single seed.
+    p_above: one-sided, that the true difference is at most 0, by the t of the
+      interval: at most .025 where the lower end of a 95 % interval is above 0.
     smallest_p_value: the least that so many seeds can show, 2^(1 - seeds).
     detectable: the smallest true difference that this many seeds and items
-      would find in 80 % of experiments (the minimum detectable effect).
+      would find in 80 % of experiments (the minimum detectable effect); NaN
+      where nothing varies, which says nothing about it.
     seeds: number of seeds.
     items: number of items.
   """
@@ -54,6 +56,7 @@ class Comparison:
   low: float
   high: float
   p_value: float
+  p_above: float
   smallest_p_value: float
   detectable: float
   seeds: int
@@ -77,7 +80,7 @@ def compare(
   Raises:
     UserError: for scores that cannot be paired.
   """
-  first, second = _scores(first), _scores(second)
+  first, second = as_scores(first), as_scores(second)
   if first.shape[1] != second.shape[1] or len(second) not in (1, len(first)):
     raise UserError(
       f"scores of shapes {first.shape} and {second.shape} cannot be paired;"
@@ -85,20 +88,26 @@ def compare(
     )
   differences = first - second
   low, high = mean_interval(differences, confidence=confidence)
-  error, freedom = _standard_error(differences)
+  error, freedom = standard_error(differences)
+  mean = float(differences.mean())
+  least = stats.t.ppf((1 + confidence) / 2, freedom) + stats.t.ppf(0.8, freedom)
   return Comparison(
-    difference=float(differences.mean()),
+    difference=mean,
     low=low,
     high=high,
     p_value=sign_flip_p_value(differences.mean(axis=1)),
+    p_above=_p_above(mean, error, freedom),
     smallest_p_value=2.0 ** (1 - len(differences)),
-    detectable=error
-    * float(
-      stats.t.ppf((1 + confidence) / 2, freedom) + stats.t.ppf(0.8, freedom)
-    ),
+    detectable=error * float(least) if error else math.nan,
     seeds=differences.shape[0],
     items=differences.shape[1],
   )
+
+
+def _p_above(mean: float, error: float, freedom: float) -> float:
+  if not error:
+    return 0.0 if mean > 0 else 1.0
+  return float(stats.t.sf(mean / error, freedom))
 
 
 def mean_interval(
@@ -116,9 +125,9 @@ def mean_interval(
     scores: [seeds, items] scores or differences.
     confidence: of the interval, 0.5 to 0.999.
   """
-  scores = _scores(scores)
-  _check_confidence(confidence)
-  error, freedom = _standard_error(scores)
+  scores = as_scores(scores)
+  check_confidence(confidence)
+  error, freedom = standard_error(scores)
   half = error * float(stats.t.ppf((1 + confidence) / 2, freedom))
   centre = float(scores.mean())
   return centre - half, centre + half
@@ -140,7 +149,7 @@ def sign_flip_p_value(differences: np.ndarray, *, seed: int = 0) -> float:
   Raises:
     UserError: for differences that are not finite.
   """
-  differences = _finite(differences, "differences")
+  differences = finite(differences, "differences")
   n = len(differences)
   if n < 2:
     return math.nan
@@ -166,7 +175,7 @@ def mcnemar_p_value(first: np.ndarray, second: np.ndarray) -> float:
   Raises:
     UserError: for scores that cannot be paired, or are not 1 or 0.
   """
-  first, second = _finite(first, "scores"), _finite(second, "scores")
+  first, second = finite(first, "scores"), finite(second, "scores")
   if first.shape != second.shape or first.ndim != 1:
     raise UserError(
       f"scores of shapes {first.shape} and {second.shape} cannot be paired; both"
@@ -237,7 +246,7 @@ def summarize(
     chance: the share of the most frequent answer among the items, 0 to 1.
     confidence: of the interval.
   """
-  scores = _scores(scores)
+  scores = as_scores(scores)
   checks.in_range("chance", chance, least=0, most=1)
   means = scores.mean(axis=1)
   at_chance = tuple(
@@ -261,168 +270,7 @@ def summarize(
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class Reach:
-  """The size at which one curve reaches a level.
-
-  Sizes are numbers of records or of parameters. What lies outside the sizes
-  that were run is never extrapolated: `-inf` means at or below the smallest
-  size, `inf` that the largest does not reach the level.
-
-  Attributes:
-    size: of the mean curve.
-    low: lower end of the interval.
-    high: upper end of the interval.
-    largest: the largest size that was run.
-  """
-
-  size: float
-  low: float
-  high: float
-  largest: float
-
-  @property
-  def saving(self) -> tuple[float, float, float]:
-    """1 - size / largest: the estimate, lower and upper end; NaN if censored.
-
-    An upper end of NaN means "at least the estimate", a lower one "not shown".
-    """
-    low, estimate, high = (
-      1 - size / self.largest if math.isfinite(size) else math.nan
-      for size in (self.high, self.size, self.low)
-    )
-    return estimate, low, high
-
-
-def reach(
-  sizes: Sequence[float],
-  curve: np.ndarray,
-  reference: np.ndarray,
-  *,
-  confidence: float = 0.95,
-  draws: int = 1000,
-  seed: int = 0,
-) -> Reach:
-  """Find the size at which a method is as good as the reference.
-
-  The data saving of a method is that of `reach(counts, method, fine_tuning[-1])`
-  and the model saving that of parameter counts. The curve is made monotone
-  (isotonic regression) and interpolated linearly over log size; the interval
-  resamples seeds and items, of curve and reference together.
-
-  Args:
-    sizes: [sizes] ascending.
-    curve: [sizes, seeds, items] scores of the method.
-    reference: [seeds, items] scores whose mean is the level to reach; the same
-      items, and the same seeds or a row of one.
-    confidence: of the interval.
-    draws: bootstrap resamples.
-    seed: of the resampling.
-
-  Raises:
-    UserError: for scores that are not finite or cannot be compared, and for
-      options out of range.
-  """
-  _check_confidence(confidence)
-  _check_draws(draws)
-  sizes_array = _finite(sizes, "sizes")
-  curve, reference = _finite(curve, "scores"), _scores(reference)
-  if (
-    curve.ndim != 3
-    or not len(curve)
-    or sizes_array.shape != curve.shape[:1]
-    or curve.shape[2] != reference.shape[1]
-    or len(reference) not in (1, curve.shape[1])
-    or np.any(np.diff(sizes_array) <= 0)
-    or sizes_array[0] <= 0
-  ):
-    raise UserError(
-      f"a curve of shape {curve.shape} at {sizes_array.size} sizes cannot be"
-      f" compared with a reference of shape {reference.shape}; sizes must"
-      " ascend, seeds and items must be the same"
-    )
-  differences = curve - reference
-  centres = differences.mean(axis=(1, 2))
-  means = _resampled_means(differences, draws, seed)
-  # Resampling few seeds spreads too little; each size's spread is brought to
-  # what `mean_interval` has.
-  for index, spread in enumerate(means.std(axis=0)):
-    error, freedom = _standard_error(differences[index])
-    if spread > 0:
-      wanted = error * stats.t.ppf((1 + confidence) / 2, freedom)
-      stretch = wanted / (spread * stats.norm.ppf((1 + confidence) / 2))
-      means[:, index] += (means[:, index] - centres[index]) * (stretch - 1)
-  found = [_crossing(sizes_array, draw) for draw in means]
-  # Quantiles that exist among the draws: interpolating next to an infinity
-  # would make numbers of nothing.
-  low, high = np.quantile(
-    found,
-    [(1 - confidence) / 2, (1 + confidence) / 2],
-    method="inverted_cdf",
-  )
-  estimate = _crossing(sizes_array, centres)
-  return Reach(estimate, float(low), float(high), float(sizes_array[-1]))
-
-
-def winning_frequency(
-  cells: Mapping[str, np.ndarray],
-  costs: Mapping[str, float | Sequence[float]],
-  teacher: np.ndarray,
-  *,
-  draws: int = 1000,
-  seed: int = 0,
-) -> dict[str, float]:
-  """How often each cell is on the front of those that beat the teacher.
-
-  A cell is on the front if it beats the teacher and no other cell that does
-  costs no more in every respect and less in one. With a single cost that is
-  the cheapest one.
-
-  Args:
-    cells: for each cell's name its [seeds, items] scores, all of one shape.
-    costs: for each cell's name its cost, or its costs (parameters, records).
-    teacher: [items] scores of the teacher on the same items, or
-      [seeds, items] where each seed has items of its own.
-    draws: bootstrap resamples.
-    seed: of the resampling.
-
-  Returns:
-    For each cell the share of resamples in which it is on the front. With a
-    single cost they add up to less than 1 where no cell beats the teacher.
-
-  Raises:
-    UserError: for scores or costs that are not finite or cannot be compared,
-      and for options out of range.
-  """
-  _check_draws(draws)
-  names = list(cells)
-  scores = [_scores(cells[name]) for name in names]
-  teacher = _finite(teacher, "the teacher's scores")
-  shapes = {array.shape for array in scores}
-  shape = next(iter(shapes), (0, 0))
-  if len(shapes) != 1 or teacher.shape not in (shape, shape[1:]):
-    raise UserError(
-      f"cells of shapes {', '.join(map(str, sorted(shapes))) or '()'} and a"
-      f" teacher of shape {teacher.shape} cannot be compared; all must have the"
-      " same seeds and the same items"
-    )
-  rows = [_finite(np.atleast_1d(costs[name]), "costs") for name in names]
-  if len({len(row) for row in rows}) != 1:
-    raise UserError("each cell must have as many costs as the others")
-  stacked, cost = np.stack(scores), np.stack(rows)
-  teacher = np.broadcast_to(teacher, shape)
-  no_more = np.all(cost[None] <= cost[:, None], axis=2)
-  cheaper = no_more & np.any(cost[None] < cost[:, None], axis=2)
-  wins = np.zeros(len(names))
-  for means in _resampled_means(
-    np.concatenate([stacked, teacher[None]]), draws, seed
-  ):
-    better = means[:-1] > means[-1]
-    wins += better & ~np.any(cheaper & better, axis=1)
-  return dict(zip(names, (wins / draws).tolist(), strict=True))
-
-
-def _scores(scores: np.ndarray) -> np.ndarray:
+def as_scores(scores: np.ndarray) -> np.ndarray:
   """`scores` as [seeds, items] float64; one dimension is a single seed."""
   array = np.asarray(scores, float)
   if array.ndim == 1:
@@ -432,10 +280,10 @@ def _scores(scores: np.ndarray) -> np.ndarray:
       f"scores have shape {array.shape}; they must be [seeds, items] with at"
       " least one seed and two items"
     )
-  return _finite(array, "scores")
+  return finite(array, "scores")
 
 
-def _finite(values: Sequence[float] | np.ndarray, what: str) -> np.ndarray:
+def finite(values: Sequence[float] | np.ndarray, what: str) -> np.ndarray:
   """`values` as float64, none of which may be missing."""
   array = np.asarray(values, float)
   if not np.all(np.isfinite(array)):
@@ -443,36 +291,11 @@ def _finite(values: Sequence[float] | np.ndarray, what: str) -> np.ndarray:
   return array
 
 
-def _check_confidence(confidence: float) -> None:
+def check_confidence(confidence: float) -> None:
   checks.in_range("confidence", confidence, least=0.5, most=0.999)
 
 
-def _check_draws(draws: int) -> None:
-  checks.in_range("draws", draws, 1, whole=True)
-
-
-def _resampled_means(scores: np.ndarray, draws: int, seed: int) -> np.ndarray:
-  """Means of `scores` [..., seeds, items] over resampled seeds and items.
-
-  All leading entries share each draw's seeds and items. A single seed is not
-  resampled.
-
-  Returns:
-    [draws, ...] means.
-  """
-  seeds, items = scores.shape[-2:]
-  generator = np.random.default_rng(seed)
-  blocks = []
-  for start in range(0, draws, _DRAWS_AT_ONCE):
-    block = min(_DRAWS_AT_ONCE, draws - start)
-    chosen = generator.multinomial(seeds, np.full(seeds, 1 / seeds), block)
-    weights = generator.multinomial(items, np.full(items, 1 / items), block)
-    by_seed = scores @ weights.T  # [..., seeds, draws]
-    blocks.append(np.einsum("...sd,ds->d...", by_seed, chosen))
-  return np.concatenate(blocks) / (seeds * items)
-
-
-def _standard_error(scores: np.ndarray) -> tuple[float, float]:
+def standard_error(scores: np.ndarray) -> tuple[float, float]:
   """The standard error of the mean of [seeds, items], and its freedom.
 
   Mean squares of the two-way layout without replication estimate the variance
@@ -501,24 +324,3 @@ def _standard_error(scores: np.ndarray) -> tuple[float, float]:
     + square_rest**2 / ((n - 1) * (m - 1))
   )
   return math.sqrt(total / (n * m)), freedom
-
-
-def _crossing(sizes: np.ndarray, differences: np.ndarray) -> float:
-  """The size at which the monotone curve through `differences` reaches 0.
-
-  Returns:
-    -inf if the smallest size is there already, inf if none is.
-  """
-  rising = optimize.isotonic_regression(differences).x
-  reached = np.flatnonzero(rising >= -1e-12)
-  if not len(reached):
-    return math.inf
-  first = reached[0]
-  if first == 0:
-    return -math.inf
-  before, after = rising[first - 1], rising[first]
-  logs = np.log(sizes)
-  share = before / (before - after)
-  return float(
-    np.exp(logs[first - 1] + share * (logs[first] - logs[first - 1]))
-  )

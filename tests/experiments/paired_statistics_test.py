@@ -4,28 +4,13 @@ import math
 import warnings
 from typing import Any
 
+import made_scores
 import numpy as np
 import pytest
 from scipy import stats
 
 from dss_jax.base.errors import UserError
 from dss_jax.experiments import paired_statistics
-
-
-def _answers(seeds, items, *, accuracies, deviation, seed):
-  """Right or wrong answers of several methods to the same items.
-
-  Each method's accuracy varies over seeds with `deviation`, items differ in
-  difficulty, and both methods find the same items hard.
-
-  Returns:
-    [methods, seeds, items] of 0 and 1.
-  """
-  generator = np.random.default_rng(seed)
-  difficulty = generator.uniform(-0.15, 0.15, items)
-  shifts = generator.normal(0, deviation, (len(accuracies), seeds, 1))
-  chances = np.asarray(accuracies)[:, None, None] + difficulty + shifts
-  return (generator.random((len(accuracies), seeds, items)) < chances) * 1.0
 
 
 def test_mcnemar_is_that_of_statsmodels():
@@ -85,12 +70,25 @@ def test_sign_flips_of_few_and_of_many_seeds():
 
 
 def test_a_single_seed_has_the_paired_t_interval_over_items():
-  first, second = _answers(1, 300, accuracies=(0.8, 0.7), deviation=0, seed=3)
+  first, second = made_scores.scores(
+    1, 300, accuracies=(0.8, 0.7), deviation=0, seed=3
+  )
   found = paired_statistics.compare(first, second)
   expected = stats.ttest_rel(first[0], second[0]).confidence_interval()
   assert found.low == pytest.approx(expected.low)
   assert found.high == pytest.approx(expected.high)
   assert math.isnan(found.p_value)
+  expected = stats.ttest_rel(first[0], second[0], alternative="greater")
+  assert found.p_above == pytest.approx(expected.pvalue)
+
+
+def test_where_nothing_varies_nothing_is_known_of_what_would_be_missed():
+  same = paired_statistics.compare(np.ones((1, 10)), np.ones((1, 10)))
+  assert (same.difference, same.p_above) == (0, 1)
+  assert math.isnan(same.detectable)
+  better = paired_statistics.compare(np.ones((3, 10)), np.zeros((3, 10)))
+  assert (better.difference, better.p_above) == (1, 0)
+  assert math.isnan(better.detectable)
 
 
 def test_an_effect_that_an_unpaired_analysis_misses_is_found():
@@ -112,7 +110,7 @@ def test_an_effect_that_an_unpaired_analysis_misses_is_found():
 def test_intervals_cover_the_truth_as_often_as_they_say(seeds, deviation):
   covered = 0
   for trial in range(1000):
-    first, second = _answers(
+    first, second = made_scores.scores(
       seeds, 80, accuracies=(0.7, 0.6), deviation=deviation, seed=trial
     )
     low, high = paired_statistics.mean_interval(first - second)
@@ -139,7 +137,9 @@ def test_intervals_cover_the_truth_where_seeds_have_their_own_items(seeds):
 
 def test_many_seeds_have_the_interval_of_the_bootstrap():
   """Resamples both axes by scipy's bootstrap of seeds, then of items."""
-  (scores,) = _answers(40, 400, accuracies=(0.7,), deviation=0.08, seed=5)
+  (scores,) = made_scores.scores(
+    40, 400, accuracies=(0.7,), deviation=0.08, seed=5
+  )
   low, high = paired_statistics.mean_interval(scores)
   seeds = stats.bootstrap(
     (scores.mean(axis=1),), np.mean, method="percentile", rng=0
@@ -156,7 +156,7 @@ def test_the_detectable_difference_is_detected_in_four_of_five_experiments():
   deviation, items, seeds = 0.04, 100, 6
   comparisons = [
     paired_statistics.compare(
-      *_answers(
+      *made_scores.scores(
         seeds,
         items,
         accuracies=(0.70, 0.60),
@@ -169,7 +169,7 @@ def test_the_detectable_difference_is_detected_in_four_of_five_experiments():
   detectable = float(np.median([found.detectable for found in comparisons]))
   found = [
     paired_statistics.compare(
-      *_answers(
+      *made_scores.scores(
         seeds,
         items,
         accuracies=(0.60 + detectable, 0.60),
@@ -184,71 +184,16 @@ def test_the_detectable_difference_is_detected_in_four_of_five_experiments():
 
 
 def test_runs_at_chance_are_counted_and_both_means_are_there():
-  (good,) = _answers(3, 300, accuracies=(0.8,), deviation=0, seed=6)
-  (collapsed,) = _answers(2, 300, accuracies=(0.34,), deviation=0, seed=7)
+  (good,) = made_scores.scores(3, 300, accuracies=(0.8,), deviation=0, seed=6)
+  (collapsed,) = made_scores.scores(
+    2, 300, accuracies=(0.34,), deviation=0, seed=7
+  )
   runs = np.concatenate([good, collapsed])
   summary = paired_statistics.summarize(runs, chance=1 / 3)
   assert summary.at_chance == (False, False, False, True, True)
   assert summary.mean == pytest.approx(runs.mean())
   assert summary.mean_above_chance == pytest.approx(good.mean())
   assert summary.seed_deviation == pytest.approx(runs.mean(axis=1).std(ddof=1))
-
-
-SIZES = (125, 250, 500, 1000, 2000)
-ACCURACIES = (0.45, 0.55, 0.65, 0.75, 0.85)
-
-
-def test_the_size_that_reaches_a_level_lies_between_those_that_were_run():
-  curve = np.repeat(np.array(ACCURACIES)[:, None, None], 200, axis=2)
-  level = np.full((1, 200), 0.70)
-  found = paired_statistics.reach(SIZES, curve, level, draws=20)
-  # Half way between 0.65 and 0.75, on a logarithmic axis.
-  assert found.size == pytest.approx(500 * math.sqrt(2))
-  assert found.low == found.high == found.size
-  assert found.saving == pytest.approx((1 - math.sqrt(2) / 4,) * 3)
-
-
-def test_a_curve_that_falls_somewhere_is_made_monotone():
-  means = np.array([0.5, 0.7, 0.6, 0.8, 0.9])
-  curve = np.repeat(means[:, None, None], 50, axis=2)
-  found = paired_statistics.reach(SIZES, curve, np.full((1, 50), 0.65), draws=2)
-  # 250 and 500 are pooled to 0.65.
-  assert found.size == pytest.approx(250)
-
-
-def test_what_lies_outside_the_sizes_is_not_extrapolated():
-  curve = np.repeat(np.array(ACCURACIES)[:, None, None], 50, axis=2)
-  never = paired_statistics.reach(SIZES, curve, np.full(50, 0.95), draws=2)
-  assert never.size == math.inf
-  assert all(math.isnan(saving) for saving in never.saving)
-  always = paired_statistics.reach(SIZES, curve, np.full(50, 0.3), draws=2)
-  assert always.size == -math.inf
-
-
-@pytest.mark.parametrize("seeds", [3, 10])
-def test_intervals_of_sizes_cover_the_truth(seeds):
-  covered = 0
-  for trial in range(200):
-    answers = _answers(
-      seeds, 150, accuracies=(*ACCURACIES, 0.70), deviation=0.04, seed=trial
-    )
-    found = paired_statistics.reach(
-      SIZES, answers[:-1], answers[-1], draws=200, seed=trial
-    )
-    covered += found.low <= 500 * math.sqrt(2) <= found.high
-  assert covered / 200 >= 0.91
-
-
-def test_the_cheapest_winner_is_found_and_ties_with_the_teacher_lose():
-  teacher = np.tile([1.0, 1.0, 0.0, 0.0], 50)
-  better = np.tile([1.0, 1.0, 1.0, 0.0], 50)
-  shares = paired_statistics.winning_frequency(
-    {"large": better, "small": better, "tiny": teacher},
-    {"large": 3, "small": 2, "tiny": 1},
-    teacher,
-    draws=50,
-  )
-  assert shares == {"tiny": 0.0, "small": 1.0, "large": 0.0}
 
 
 GOOD, MISSING = np.ones((3, 50)), np.r_[math.nan, np.ones(49)]
@@ -260,12 +205,6 @@ GOOD, MISSING = np.ones((3, 50)), np.r_[math.nan, np.ones(49)]
     ("mcnemar_p_value", (MISSING, np.zeros(50))),
     ("mcnemar_p_value", (np.zeros(50), MISSING)),
     ("sign_flip_p_value", (MISSING[:5],)),
-    ("reach", ([1, 2], [GOOD * 0, GOOD * MISSING], GOOD)),
-    ("reach", ([1, 2], [GOOD * 0, GOOD], GOOD * MISSING)),
-    ("reach", ([1, math.nan], [GOOD * 0, GOOD], GOOD)),
-    ("winning_frequency", ({"a": GOOD}, {"a": 1}, MISSING)),
-    ("winning_frequency", ({"a": GOOD * MISSING}, {"a": 1}, GOOD[0])),
-    ("winning_frequency", ({"a": GOOD}, {"a": math.nan}, GOOD[0])),
     ("summarize", (GOOD * MISSING,)),
     ("compare", (GOOD, GOOD * MISSING)),
   ],
@@ -280,22 +219,9 @@ def test_missing_values_are_refused_everywhere(function, arguments):
   ("function", "arguments", "options", "message"),
   [
     ("compare", (GOOD, GOOD), {"confidence": 95}, "confidence is 95; it must"),
-    ("reach", ([1], [GOOD], GOOD), {"confidence": 95}, "confidence is 95"),
-    ("reach", ([1], [GOOD], GOOD), {"draws": 0}, "draws is 0; it must be a"),
-    ("reach", ([], np.ones((0, 3, 50)), GOOD), {}, "at 0 sizes cannot be"),
-    ("reach", (3.0, [GOOD], GOOD), {}, "at 1 sizes cannot be"),
     ("mcnemar_p_value", ([0.5, 1], [0, 1]), {}, "a score is 0.5; right is 1"),
     ("mcnemar_p_value", ([0, 1], [1]), {}, "cannot be paired"),
     ("holm", ([0.5, 1.5],), {}, "p_value is 1.5; it must be from 0 to 1"),
-    ("winning_frequency", ({"a": GOOD}, {"a": 1}, GOOD[0]), {"draws": 2.5},
-     "draws is 2.5"),
-    ("winning_frequency", ({}, {}, GOOD[0]), {}, "cannot be compared"),
-    ("winning_frequency", ({"a": GOOD}, {"a": 1}, GOOD[0, :9]), {},
-     "cannot be compared"),
-    ("winning_frequency", ({"a": GOOD, "b": GOOD[:2]}, {"a": 1, "b": 1},
-     GOOD[0]), {}, "cannot be compared"),
-    ("winning_frequency", ({"a": GOOD, "b": GOOD}, {"a": 1, "b": (1, 2)},
-     GOOD[0]), {}, "as many costs"),
   ],
 )  # fmt: skip
 def test_what_cannot_be_computed_is_refused_in_one_line(
@@ -316,5 +242,3 @@ def test_scores_that_cannot_be_paired_are_refused():
     paired_statistics.mean_interval(np.array([[1.0, math.nan]]))
   with pytest.raises(UserError, match="two items"):
     paired_statistics.mean_interval(np.ones((3, 1)))
-  with pytest.raises(UserError, match="must ascend"):
-    paired_statistics.reach((2, 1), np.ones((2, 1, 5)), np.ones((1, 5)))

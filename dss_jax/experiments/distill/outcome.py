@@ -12,11 +12,14 @@ import numpy as np
 from dss_jax.base.errors import UserError
 from dss_jax.experiments.distill.project import Project
 from dss_jax.experiments.report import (
+  finished_runs,
   report_answer,
   report_content,
+  report_statistics,
   run_cells,
 )
 from dss_jax.experiments.report.report_answer import Finding
+from dss_jax.experiments.report.report_content import Content
 from dss_jax.experiments.report.report_statistics import CellRow
 
 METHODS = ("standard", "dss")
@@ -34,17 +37,20 @@ class Outcome:
       records, and of its best seed there.
     method: of that student.
     finding: what the report says first.
+    missing: a sentence on runs that there should be, and are not; or "".
     advice: what to try next.
   """
 
   run: pathlib.Path
   method: str
   finding: Finding
+  missing: str
   advice: Sequence[str]
 
   def describe(self) -> str:
     """The finding and the advice, as lines for a terminal."""
-    said = [self.finding.verdict, self.finding.text, self.finding.cautions]
+    finding = self.finding
+    said = [finding.verdict, finding.text, finding.cautions, self.missing]
     return "\n\n".join(
       [
         *(textwrap.fill(text, _WIDTH) for text in said if text),
@@ -67,7 +73,7 @@ def read(project: Project) -> Outcome:
   """
   content = report_content.build(
     [project.runs_folder],
-    teacher_files=[project.records("validation"), project.records("test")],
+    teacher_files=teacher_files(project),
   )
   rows = {row.cell.family.method: row for row in content.rows}
   for name in METHODS:
@@ -81,7 +87,27 @@ def read(project: Project) -> Outcome:
     rows[method].cell.runs[best].folder,
     method,
     finding,
+    _missing(content),
     _advice(finding, rows, project),
+  )
+
+
+def teacher_files(project: Project) -> list[pathlib.Path]:
+  """Held-out records with the large model's answers, as far as it gave any."""
+  files = [project.records(split) for split in ("validation", "test")]
+  return [path for path in files if path.exists()]
+
+
+def _missing(content: Content) -> str:
+  """A sentence on the runs that have no results."""
+  lost = [e for e in content.left_out if e.kind != finished_runs.SEARCH]
+  if not lost:
+    return ""
+  reasons = dict.fromkeys(each.reason for each in lost)
+  return (
+    f"{len(lost)} of {len(lost) + len(content.runs)} runs have no results"
+    f" ({'; '.join(reasons)}): the methods are compared on the seeds that both"
+    " have."
   )
 
 
@@ -110,7 +136,7 @@ def _advice(
   options = project.options
   advice = []
   best = max(rows.values(), key=lambda row: row.summary.mean)
-  if report_answer.is_chance(best.summary.mean, best.chance, best.items):
+  if report_statistics.is_chance(best.summary.mean, best.chance, best.items):
     return [
       f"No student has learned anything in {best.steps:,.0f} steps: give training"
       f" more time (--minutes is {options.minutes:g}), or begin with a student that"

@@ -116,7 +116,9 @@ def _items(
         "kind": _kind([a for _, a in answers]),
         "answers": answers,
         "teachers": [
-          _of_teacher(teacher, item, target, metric) for teacher in known
+          _of_teacher(teacher, item, target, metric)
+          for teacher in known
+          if item in teacher.answers
         ],
       }
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import collections
-import math
 from collections.abc import Sequence
 
-from dss_jax.experiments.paired_statistics import Reach
+import numpy as np
+
+from dss_jax.experiments.report import report_words
 from dss_jax.experiments.report.report_content import Content
-from dss_jax.experiments.report.report_savings import Saving
 from dss_jax.experiments.report.report_statistics import CellComparison
 from dss_jax.experiments.report.report_tables import (
-  MINUS,
-  UNKNOWN,
   Column,
   Table,
 )
@@ -184,8 +182,8 @@ def savings(content: Content) -> Table:
         each.fixed,
         content.name(each.family),
         each.level,
-        needed_text(each.needed),
-        saving_text(each),
+        report_words.needed_text(each.needed),
+        report_words.saving_text(each),
         each.seeds,
       ]
       for each in content.savings
@@ -197,46 +195,6 @@ def savings(content: Content) -> Table:
       " not extrapolated: “not reached” and “≥” stand for it.",
     ],
   )
-
-
-def needed_text(needed: Reach) -> str:
-  """The size that is needed, with its interval."""
-  if needed.size == math.inf:
-    text = f"not reached with {_size(needed.largest)}"
-    if math.isfinite(needed.low):
-      text += f" (interval from {_size(needed.low)})"
-    return text
-  ends = (
-    "below the smallest run" if needed.low == -math.inf else _size(needed.low),
-    "not reached" if needed.high == math.inf else _size(needed.high),
-  )
-  if needed.size == -math.inf:
-    text = "at or below the smallest run"
-    return text if needed.high == -math.inf else f"{text} (up to {ends[1]})"
-  return f"{_size(needed.size)} ({ends[0]} to {ends[1]})"
-
-
-def _size(size: float) -> str:
-  return f"{size:,.0f}"
-
-
-def saving_text(saving: Saving) -> str:
-  """The saving in percent, with its interval; a dash for none."""
-  reference = saving.reference_size
-  if not reference or saving.needed.size == math.inf:
-    return UNKNOWN
-
-  def share(needed: float) -> str:
-    if needed == math.inf:
-      return "not shown"
-    # What is enough below the smallest run is not known: at least so much.
-    sign = "≥ " if needed == -math.inf else ""
-    size = saving.smallest if needed == -math.inf else needed
-    return f"{sign}{100 * (1 - size / reference):.0f} %".replace("-", MINUS)
-
-  needed = saving.needed
-  estimate, low, high = map(share, (needed.size, needed.high, needed.low))
-  return estimate if low == high else f"{estimate} ({low} to {high})"
 
 
 def teachers(content: Content) -> Table:
@@ -253,7 +211,7 @@ def teachers(content: Content) -> Table:
       scores = None
       if answers:
         scores = teacher.scores(answers[0], metric)
-      row += [None, None] if scores is None else [scores.mean(), len(scores)]
+      row += [None, None] if scores is None else _accuracy(scores)
     compared = content.hardest.get(teacher.dataset) == teacher
     rows.append([*row, "yes" if compared else "no"])
   return Table(
@@ -273,10 +231,21 @@ def teachers(content: Content) -> Table:
     rows,
     [
       "training data: the source's whole training split, before validation items"
-      " are cut from it. An item without a usable answer counts as wrong."
+      " are cut from it. An answer that cannot be read counts as wrong; items that"
+      " the teacher was not asked about, or whose requests failed, count for"
+      " nothing: “40 of 60” items were answered then."
       " Students are compared with the reading that is best for the teacher.",
     ],
   )
+
+
+def _accuracy(scores: np.ndarray) -> list[float | int | str]:
+  """A teacher's accuracy, and on how many items."""
+  answered = int(np.sum(~np.isnan(scores)))
+  number = (
+    answered if answered == len(scores) else f"{answered:,} of {len(scores):,}"
+  )
+  return [float(np.nanmean(scores)), number]
 
 
 def against_teacher(content: Content) -> Table:
@@ -293,6 +262,7 @@ def against_teacher(content: Content) -> Table:
       Column("teacher"),
       Column("validation, points", "points"),
       Column("low", "points"),
+      Column("p better (Holm)", "p"),
       Column("beats it"),
       Column("test, points", "points"),
       Column("test low", "points"),
@@ -301,6 +271,7 @@ def against_teacher(content: Content) -> Table:
       Column("p (Holm)", "p"),
       Column("detectable", "percent"),
       Column("seeds", "count"),
+      Column("test items", "count"),
     ],
     [
       [
@@ -311,6 +282,7 @@ def against_teacher(content: Content) -> Table:
         each.teacher.name,
         each.validation.difference if each.validation else None,
         each.validation.low if each.validation else None,
+        each.validation_p,
         words[each.beats],
         each.test.difference,
         each.test.low,
@@ -319,13 +291,17 @@ def against_teacher(content: Content) -> Table:
         each.adjusted,
         each.test.detectable,
         each.test.seeds,
+        each.test.items,
       ]
       for each in content.against_teacher
     ],
     [
-      "Decided on validation: a student beats the teacher if the lower end of"
-      f" the paired {CONFIDENCE} interval is above 0. The test split was read"
-      " after that, and decides nothing.",
+      "Decided on validation: a student beats the teacher if the one-sided p of"
+      " the paired difference, by the t of the interval and adjusted by Holm over"
+      " the settings of the data set, is at most .025; for a single setting that"
+      f" is a lower end of the {CONFIDENCE} interval above 0. The same items have"
+      " chosen checkpoints and may have chosen learning rates, which favours the"
+      " student. The test split was read after that, and decides nothing.",
     ],
   )
 

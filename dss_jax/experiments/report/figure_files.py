@@ -27,6 +27,8 @@ STYLE: Any = {
   "axes.labelcolor": INK,
   "xtick.color": INK,
   "ytick.color": INK,
+  # Names of teachers and settings may be anybody's, dollar signs included.
+  "text.parse_math": False,
   "svg.fonttype": "path",
   "svg.hashsalt": "dss_jax",
 }

@@ -31,6 +31,8 @@ SEARCH = "search"
 MAX_FILE_BYTES = 1 << 30
 # No results.jsonl has so many entries.
 _MAX_ENTRIES = 1000
+# No number of a run is larger; those beyond it are no 64-bit integers.
+_LARGEST = 1 << 62
 _MAX_DEPTH = 6
 _NOT_RUNS = ("checkpoints", "eval", "__pycache__")
 
@@ -86,7 +88,9 @@ class Run:
 
   @property
   def seed(self) -> int:
-    return self.entry["seed"]
+    """Of a sweep's cell that of the axis, which may draw anything."""
+    seed: Any = self.axes.get("seed")
+    return seed if _is_whole(seed) else self.entry["seed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,6 +266,11 @@ def _entries(folder: pathlib.Path) -> list[dict[str, Any]]:
           "unreadable",
           f"{path.name}: {name} is {one_line(repr(entry.get(name)), longest=40)}",
         )
+    for name, value in entry.items():
+      if isinstance(value, int) and abs(value) > _LARGEST:
+        raise _Unusable(
+          "unreadable", f"{path.name}: {name} is over {_LARGEST:.0e}"
+        )
     if not math.isfinite(entry["value"]):
       raise _Unusable("not a number", f"its {entry['metric']} is not a number")
   return entries
@@ -389,4 +398,13 @@ def _check_size(path: pathlib.Path) -> None:
 
 
 def _is_count(value: Any) -> bool:
-  return isinstance(value, int) and not isinstance(value, bool) and value > 0
+  return _is_whole(value) and value > 0
+
+
+def _is_whole(value: Any) -> bool:
+  """Whether a file's value is an integer, of a size that fits anywhere."""
+  return (
+    isinstance(value, int)
+    and not isinstance(value, bool)
+    and abs(value) <= _LARGEST
+  )

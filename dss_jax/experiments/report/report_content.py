@@ -34,7 +34,7 @@ class Content:
     rows: the cells with their means.
     comparisons: of cells, p-values adjusted.
     unpaired: pairs of cells without a common seed.
-    teachers: whose answers to the test items are all there.
+    teachers: whose answers to test items are at hand.
     hardest: dataset -> the teacher that students are compared with.
     against_teacher: cells against it.
     fronts: method -> its cells as winners over the teacher.
@@ -106,7 +106,7 @@ def build(
   found, notes = stored_teacher.of_runs(
     [run for cell in cells for run in cell.runs], teacher_files, data_dir
   )
-  teachers, hardest, unused = _fitting(found, cells)
+  teachers, hardest, lacking = _fitting(found, cells)
   comparisons, unpaired = report_statistics.compare_cells(
     report_statistics.comparable(cells)
   )
@@ -122,6 +122,7 @@ def build(
   for dataset in hardest:
     of_dataset = [c for c in against if c.cell.family.dataset == dataset]
     fronts |= teacher_comparisons.fronts(of_dataset)
+  savings, without = report_savings.savings(cells, hardest)
   return Content(
     rows=report_statistics.cell_rows(cells),
     comparisons=comparisons,
@@ -130,9 +131,9 @@ def build(
     hardest=hardest,
     against_teacher=against,
     fronts=fronts,
-    savings=report_savings.savings(cells, hardest),
+    savings=savings,
     left_out=left_out,
-    notes=[*notes, *unused, *_own_items(cells)],
+    notes=[*notes, *lacking, *_own_items(cells), *without],
   )
 
 
@@ -143,23 +144,23 @@ def _first(left_out: Sequence[LeftOut]) -> str:
 def _fitting(
   found: Sequence[Teacher], cells: Sequence[Cell]
 ) -> tuple[list[Teacher], dict[str, Teacher], list[str]]:
-  """The teachers that answered all test items of their dataset.
+  """The teachers that answered test items of their dataset.
 
   Returns:
     Them; dataset -> the one to compare with; and a sentence on each that
     answered none or only some of the test items.
   """
   fitting: list[Teacher] = []
-  unused = []
+  lacking = []
   for teacher in found:
     of_dataset = [c for c in cells if c.family.dataset == teacher.dataset]
-    if any(
-      teacher_comparisons.teacher_scores(teacher, cell) is not None
+    is_fitting = any(
+      teacher_comparisons.paired(teacher, cell, "test") is not None
       for cell in of_dataset
-    ):
+    )
+    if is_fitting:
       fitting.append(teacher)
-    else:
-      unused.append(_why_unused(teacher, of_dataset[0]))
+    lacking += _what_it_lacks(teacher, of_dataset[0], is_fitting)
   hardest = {}
   for dataset in dict.fromkeys(t.dataset for t in fitting):
     best = teacher_comparisons.hardest_teacher(
@@ -168,18 +169,31 @@ def _fitting(
     )
     if best is not None:
       hardest[dataset] = best
-  return fitting, hardest, unused
+  return fitting, hardest, lacking
 
 
-def _why_unused(teacher: Teacher, cell: Cell) -> str:
-  ids = cell.runs[0].test.ids
-  known = sum(item in teacher.answers for item in ids)
+def _what_it_lacks(teacher: Teacher, cell: Cell, is_fitting: bool) -> list[str]:
+  """A sentence on a teacher that did not answer all test items, or none."""
+  run = cell.runs[0]
+  lacks = [
+    f"{known} of {len(answers.ids)} {split} items"
+    for split, answers in (("validation", run.validation), ("test", run.test))
+    if answers is not None
+    and (known := sum(each in teacher.answers for each in answers.ids))
+    < len(answers.ids)
+  ]
+  if is_fitting and not lacks:
+    return []
+  if is_fitting:
+    return [
+      f"{teacher.name} answered {' and '.join(lacks)} of {teacher.dataset}; it is"
+      " compared with on these alone: the others were not asked, or got no"
+      " answer."
+    ]
   what = f"{teacher.name} is not compared with on {teacher.dataset}: "
-  if known < len(ids):
-    return (
-      f"{what}it has answers to {known} of {len(ids)} test items, and needs all"
-    )
-  return f"{what}its items have other gold labels than the runs' test items"
+  if lacks:
+    return [f"{what}it answered {' and '.join(lacks)}."]
+  return [f"{what}its items have other gold labels than the runs' test items."]
 
 
 def _own_items(cells: Sequence[Cell]) -> list[str]:

@@ -15,9 +15,11 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from dss_jax.experiments.curves import COLORS
 from dss_jax.experiments.report import figure_files
-from dss_jax.experiments.report.figure_files import INK, STYLE, Drawing
+from dss_jax.experiments.report.figure_files import INK, Drawing
 from dss_jax.experiments.report.report_content import Content
 from dss_jax.experiments.report.report_statistics import CellRow
 from dss_jax.experiments.report.run_cells import Family
@@ -34,7 +36,7 @@ _SIZE = (4.7, 3.7)  # inches
 
 
 class Chart:
-  """One drawing in the making.
+  """One drawing in the making, within `figure_files.STYLE`.
 
   Args:
     content: of the report.
@@ -51,15 +53,14 @@ class Chart:
     rows: Sequence[CellRow],
     size: Callable[[CellRow], int] | None = None,
   ):
-    from matplotlib import figure, rc_context
+    from matplotlib import figure
 
     self._content = content
     self._dataset = dataset
     self._rows = rows
     self._size = size
-    with rc_context(STYLE):
-      self._figure = figure.Figure(figsize=_SIZE, layout="constrained")
-      self._axes = self._figure.subplots()
+    self._figure = figure.Figure(figsize=_SIZE, layout="constrained")
+    self._axes = self._figure.subplots()
     self._axes.spines[["top", "right"]].set_visible(False)
     self._axes.grid(alpha=0.22, color=INK, linewidth=0.6)
 
@@ -210,7 +211,7 @@ class Chart:
       return None
     row = self._rows[0]
     scores = teacher.scores(row.cell.runs[0].test, row.cell.metric)
-    return None if scores is None else float(scores.mean())
+    return None if scores is None else float(np.nanmean(scores))
 
   def teacher(self) -> None:
     """The teacher's accuracy on the test split as a line."""

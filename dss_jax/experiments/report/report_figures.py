@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 
-from dss_jax.experiments.report.figure_files import Drawing
+from dss_jax.experiments.report.figure_files import STYLE, Drawing
 from dss_jax.experiments.report.report_content import Content
 from dss_jax.experiments.report.report_drawing import LEAST_FREQUENCY, Chart
 from dss_jax.experiments.report.report_statistics import BASELINE, CellRow
@@ -36,12 +37,15 @@ def draw(content: Content) -> tuple[list[Drawing], list[Missing]]:
   Returns:
     The drawings, and those left out.
   """
+  from matplotlib import rc_context
+
   drawings: list[Drawing] = []
   missing: list[Missing] = []
-  for make in (_less_data, _smaller_student, _least_of_both, _methods):
-    found, without = make(content)
-    drawings += found
-    missing += without
+  with rc_context(STYLE):
+    for make in (_less_data, _smaller_student, _least_of_both, _methods):
+      found, without = make(content)
+      drawings += found
+      missing += without
   return drawings, missing
 
 
@@ -56,7 +60,7 @@ def _less_data(content: Content) -> tuple[list[Drawing], list[Missing]]:
         family.dataset, cell.student, family.init, family.label_source
       ].append(row)
   found = []
-  for (dataset, student, *_, labels), rows in groups.items():
+  for (dataset, student, init, labels), rows in groups.items():
     if len({row.cell.examples for row in rows}) < 2:
       continue
     drawing = Chart(content, dataset, rows, lambda r: r.cell.examples or 0)
@@ -65,11 +69,12 @@ def _less_data(content: Content) -> tuple[list[Drawing], list[Missing]]:
     drawing.curves()
     drawing.label("training records", student)
     source = "" if labels == "gold" else f", {labels} labels"
+    name, begun = _beginning(content, dataset, init)
     found.append(
       drawing.finish(
-        f"data_{dataset}_{student}_{labels}",
+        f"data_{dataset}_{student}_{labels}{name}",
         f"{dataset}: accuracy against training-set size",
-        f"{student}{source}. {_DOTTED}",
+        f"{student}{begun}{source}. {_DOTTED}",
       )
     )
   if found:
@@ -83,6 +88,24 @@ _DOTTED = (
   "The dotted line is fine-tuning with all its data: where another method"
   " crosses it, it needs less."
 )
+
+
+def _beginning(content: Content, dataset: str, init: str) -> tuple[str, str]:
+  """What tells drawings of students apart that began elsewhere.
+
+  Returns:
+    The end of a drawing's name, and words for its caption; nothing where all
+    students of the dataset began alike.
+  """
+  all_of = [f.init for f in content.families if f.dataset == dataset]
+  inits = list(dict.fromkeys(all_of))
+  if len(inits) < 2:
+    return "", ""
+  # Of checkpoints the last folder may be the same.
+  name = os.path.basename(init.rstrip("/"))
+  if [os.path.basename(each.rstrip("/")) for each in inits].count(name) > 1:
+    name = f"{inits.index(init) + 1}_{name}"
+  return f"_from_{name}", f" from {init}"
 
 
 def _full_data(rows: Sequence[CellRow]) -> CellRow | None:
@@ -100,7 +123,7 @@ def _smaller_student(content: Content) -> tuple[list[Drawing], list[Missing]]:
     if row.cell.parameters:
       groups[family.dataset, family.init, family.label_source].append(row)
   found = []
-  for (dataset, _, labels), of_dataset in groups.items():
+  for (dataset, init, labels), of_dataset in groups.items():
     # The most records with which there are two students.
     sizes: dict[int | None, set[int | None]] = collections.defaultdict(set)
     for row in of_dataset:
@@ -115,11 +138,13 @@ def _smaller_student(content: Content) -> tuple[list[Drawing], list[Missing]]:
     drawing.curves()
     records = f"{most:,} training records" if most else "all training records"
     drawing.label("parameters of the student", records)
+    name, begun = _beginning(content, dataset, init)
+    source = "" if labels == "gold" else f", {labels} labels"
     found.append(
       drawing.finish(
-        f"size_{dataset}_{labels}",
+        f"size_{dataset}_{labels}{name}",
         f"{dataset}: accuracy against student size",
-        f"{records}.",
+        f"{records}{f', students{begun}' if begun else ''}{source}.",
       )
     )
   if found:
@@ -155,8 +180,9 @@ def _least_of_both(content: Content) -> tuple[list[Drawing], list[Missing]]:
         drawing.finish(
           f"least_{dataset}",
           f"{dataset}: least data and smallest student that beat the teacher",
-          "A filled mark beats the teacher on validation (paired lower bound"
-          " above 0), a hollow one does not; the line joins the cheapest"
+          "A filled mark beats the teacher on validation (paired, adjusted for"
+          " the settings compared), a hollow one does not; the line joins the"
+          " cheapest"
           f" winners. At a mark: the share of resamples (from"
           f" {100 * LEAST_FREQUENCY:.0f} %) in which it is one of them."
           f" {_without_winner(content, fronts)}".strip(),

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from dss_jax.experiments import paired_statistics
-from dss_jax.experiments.paired_statistics import Reach
-from dss_jax.experiments.report import report_statistics, run_cells
+from dss_jax.experiments import bootstrap_statistics
+from dss_jax.experiments.bootstrap_statistics import Reach
+from dss_jax.experiments.report import (
+  report_statistics,
+  run_cells,
+  teacher_comparisons,
+)
 from dss_jax.experiments.report.report_statistics import BASELINE
 from dss_jax.experiments.report.run_cells import Cell, Family
 from dss_jax.experiments.report.stored_teacher import Teacher
@@ -46,7 +50,7 @@ class Saving:
 
 def savings(
   cells: Sequence[Cell], teachers: Mapping[str, Teacher]
-) -> list[Saving]:
+) -> tuple[list[Saving], list[str]]:
   """Data and model savings, for every curve of at least two sizes.
 
   Those of parameters are with the most training records.
@@ -54,11 +58,19 @@ def savings(
   Args:
     cells: of all datasets.
     teachers: dataset -> the teacher to be reached.
+
+  Returns:
+    The savings, and a sentence on each curve of which nothing can be said.
   """
-  return [
-    *_savings_along(cells, teachers, "data"),
-    *_savings_along(cells, teachers, "model"),
-  ]
+  found: list[Saving] = []
+  notes: list[str] = []
+  for kind in ("data", "model"):
+    for each in _savings_along(cells, teachers, kind):
+      if isinstance(each, str):
+        notes.append(each)
+      else:
+        found.append(each)
+  return found, list(dict.fromkeys(notes))
 
 
 def _size(cell: Cell, kind: str) -> int | None:
@@ -67,7 +79,7 @@ def _size(cell: Cell, kind: str) -> int | None:
 
 def _savings_along(
   cells: Sequence[Cell], teachers: Mapping[str, Teacher], kind: str
-) -> list[Saving]:
+) -> Iterator[Saving | str]:
   curves: dict[tuple, dict[Family, list[Cell]]] = collections.defaultdict(dict)
   most = _most_records(cells)
   for cell in cells:
@@ -79,7 +91,6 @@ def _savings_along(
     family = cell.family
     key = (family.dataset, fixed, family.init, family.label_source)
     curves[key].setdefault(family, []).append(cell)
-  found = []
   for (dataset, fixed, *_), families in curves.items():
     for family, curve in families.items():
       curve = sorted(curve, key=lambda cell: _size(cell, kind) or 0)
@@ -88,10 +99,9 @@ def _savings_along(
       for baseline, reference in families.items():
         if baseline.method == BASELINE and family.method != BASELINE:
           largest = max(reference, key=lambda cell: _size(cell, kind) or 0)
-          found.append(_saving(kind, family, fixed, curve, largest))
+          yield _saving(kind, family, fixed, curve, largest)
       if dataset in teachers:
-        found.append(_saving(kind, family, fixed, curve, teachers[dataset]))
-  return [saving for saving in found if saving is not None]
+        yield _saving(kind, family, fixed, curve, teachers[dataset])
 
 
 def _most_records(cells: Iterable[Cell]) -> dict[str, int | None]:
@@ -113,20 +123,25 @@ def _saving(
   fixed: str,
   curve: Sequence[Cell],
   reference: Cell | Teacher,
-) -> Saving | None:
-  """The saving of a curve; None where its runs cannot be paired."""
+) -> Saving | str:
+  """The saving of a curve; a sentence where its runs cannot be paired."""
+  along = "training-set sizes" if kind == "data" else "students"
+  lacking = (
+    f"No saving is told of {run_cells.method_name(family.method)} over {along}"
+    f" ({family.dataset}, {fixed}): "
+  )
   of_cell = isinstance(reference, Cell)
   seeds = report_statistics.common_seeds(
     [*curve, reference] if of_cell else curve
   )
   cells = [*curve, reference] if isinstance(reference, Cell) else curve
   sizes = [float(_size(cell, kind) or 0) for cell in curve]
-  if (
-    not seeds
-    or len(set(sizes)) < len(sizes)
-    or not run_cells.same_items_for_each_seed(cells, seeds)
-  ):
-    return None
+  if not seeds:
+    return f"{lacking}no seed has a run at each of them."
+  if len(set(sizes)) < len(sizes):
+    return f"{lacking}several settings have one size."
+  if not run_cells.same_items_for_each_seed(cells, seeds):
+    return f"{lacking}its runs answered different test items."
   if isinstance(reference, Cell):
     level = report_statistics.scores_of(reference, seeds)
     size = _size(reference, kind)
@@ -140,13 +155,17 @@ def _saving(
       for each in curve[0].answers(seeds) or ()
     ]
     if not rows or any(row is None for row in rows):
-      return None
+      return f"{lacking}the teacher lacks answers."
     level = np.stack([row for row in rows if row is not None])
     size, words = None, f"the teacher ({reference.name})"
-  needed = paired_statistics.reach(
+  known = teacher_comparisons.answered(level)
+  if known.sum() < 2:
+    return f"{lacking}the teacher lacks answers."
+  scores = [report_statistics.scores_of(cell, seeds) for cell in curve]
+  needed = bootstrap_statistics.reach(
     sizes,
-    np.stack([report_statistics.scores_of(cell, seeds) for cell in curve]),
-    level,
+    np.stack(scores)[:, :, known],
+    level[:, known],
     draws=_DRAWS,
   )
   return Saving(kind, family, fixed, words, needed, sizes[0], size, len(seeds))

@@ -19,7 +19,6 @@ from dss_jax.experiments.report.finished_runs import Answers
 from dss_jax.experiments.report.run_cells import Cell
 
 BASELINE = "standard"
-_DRAWS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +80,11 @@ def chance_of(answers: Iterable[Answers]) -> float:
   )
 
 
+def is_chance(accuracy: float, chance: float, items: int) -> bool:
+  """Whether an accuracy is at most two standard errors above chance."""
+  return accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / items)
+
+
 def cell_rows(cells: Iterable[Cell]) -> list[CellRow]:
   """Summarises cells."""
   rows = []
@@ -120,8 +124,7 @@ def comparable(cells: Sequence[Cell]) -> list[tuple[Cell, Cell]]:
   """The pairs that a report compares: other methods with fine-tuning.
 
   Both have the same dataset, student, beginning, labels and training records.
-  Without fine-tuning among them, the first method stands in its place. A method
-  with other rationales (a control) is compared with the plain one too.
+  Without fine-tuning among them, the first method stands in its place.
   """
   groups: dict[tuple, list[Cell]] = collections.defaultdict(list)
   for cell in cells:

@@ -8,30 +8,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from dss_jax.experiments.report import common_items
+from dss_jax.experiments.report import common_items, run_variants
 from dss_jax.experiments.report.finished_runs import Answers, LeftOut, Run
-
-# Settings that say where and how a run was made, and not what was learned: a
-# difference in them makes no other cell. The seeds are among them.
-_NO_MATTER = re.compile(
-  r"(^|[/.])(MODEL_DIR|DATA_DIR|RANDOM_SEED|STATS_PERIOD|CHECKPOINT_PERIOD"
-  r"|CHECKPOINTS_KEPT|USE_CACHED_TASKS|NUM_MICROBATCHES|model_dir|data_dir"
-  r"|random_seed|taxonli_seed|generated_seed|split_seed|stats_period"
-  r"|profile_steps|debug_nans|materialize_dir|batch_files|num_microbatches"
-  r"|EvaluationConfig\.batch_size)$"
-  r"|(^|[/.])(SaveCheckpointConfig|PjitPartitioner|standard_logical_axis_rules)"
-  r"\."
-)
-# Settings that mostly follow from another one, which then names the difference.
-_CONSEQUENCES = ("EVAL_PERIOD", "EVAL_STEPS", "WARMUP_STEPS")
 
 # Sizes this close are one size: a method that cannot use every rationale has a
 # few records less.
@@ -165,7 +148,7 @@ def group(runs: Iterable[Run]) -> tuple[list[Cell], list[LeftOut]]:
   by_fields: dict[tuple, list[Run]] = collections.defaultdict(list)
   for run in fitting:
     by_fields[_fields(run, sizes)].append(run)
-  variants = _variants(by_fields)
+  variants = run_variants.variants(by_fields)
   cells = []
   for (family, student, examples), members in by_fields.items():
     by_variant: dict[tuple, list[Run]] = collections.defaultdict(list)
@@ -239,108 +222,29 @@ def _sizes(
 
 
 def _each_once(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut]]:
-  """Leaves out runs that repeat another one, seed included."""
+  """Leaves out runs that repeat another one, or only have its seed."""
   kept: dict[tuple, Run] = {}
   repeated = []
   for run in runs:
-    settings = tuple(sorted(_settings(run).items()))
+    settings = tuple(sorted(run_variants.settings(run).items()))
     entry = run.entry
     key = (
       *(entry.get(name) for name in ("dataset", "method", "student", "init")),
       *(entry.get(name) for name in ("label_source", "rationale_source")),
-      *(entry["train_examples"], entry["steps"], entry["seed"], settings),
+      *(entry["train_examples"], entry["steps"], run.seed, settings),
     )
     if key in kept:
-      repeated.append(
-        LeftOut(run.folder, "repeated", f"it repeats {kept[key].folder}")
-      )
+      other = kept[key]
+      reason = f"it repeats {other.folder}"
+      if run_variants.seeds(run) != run_variants.seeds(other):
+        reason = (
+          f"it has the seed {run.seed}, as {other.folder} has, and differs only"
+          " in what other seeds draw: an axis `seed` of a sweep tells them apart"
+        )
+      repeated.append(LeftOut(run.folder, "repeated", reason))
     else:
       kept[key] = run
   return list(kept.values()), repeated
-
-
-def _settings(run: Run) -> dict[str, str]:
-  """The settings in which runs of one cell must agree."""
-  return _that_matter(run.settings)
-
-
-def _axes(run: Run) -> dict[str, str]:
-  return _that_matter(run.axes)
-
-
-def _that_matter(values: Mapping[str, Any]) -> dict[str, str]:
-  return {
-    str(name): str(value)
-    for name, value in values.items()
-    if str(name) != "seed" and not _NO_MATTER.search(str(name))
-  }
-
-
-# Whether a run is of this variant of its family, by name and value.
-Variants = dict[Family, Callable[[Run], tuple[tuple[str, str], ...]]]
-
-
-def _variants(
-  by_fields: Mapping[tuple[Family, str, int | None], Sequence[Run]],
-) -> Variants:
-  """For each family, what tells its cells of one size and student apart.
-
-  These are the settings in which such runs differ. A setting that some of them
-  did not write down (another version did not know it) tells nothing. Where the
-  axes of a sweep tell the same cells apart, they name them.
-  """
-  groups: dict[Family, list[Sequence[Run]]] = collections.defaultdict(list)
-  for (family, _, _), runs in by_fields.items():
-    groups[family].append(runs)
-  found: Variants = {}
-  for family, of_family in groups.items():
-    names = _needed(of_family, _settings)
-    axes = _needed(of_family, _axes)
-    of_sweep = all(run.axes for runs in of_family for run in runs)
-    if of_sweep and _num_classes(of_family, axes, _axes) == _num_classes(
-      of_family, sorted({*names, *axes}), lambda r: _settings(r) | _axes(r)
-    ):
-      found[family] = functools.partial(_values, axes, _axes)
-    else:
-      found[family] = functools.partial(_values, names, _settings)
-  return found
-
-
-def _values(
-  names: Sequence[str], read: Callable[[Run], dict[str, str]], run: Run
-) -> tuple[tuple[str, str], ...]:
-  values = read(run)
-  return tuple((name, values.get(name, "?")) for name in names)
-
-
-def _needed(
-  groups: Sequence[Sequence[Run]], read: Callable[[Run], dict[str, str]]
-) -> list[str]:
-  """The fewest settings, found one by one, that tell runs of a group apart."""
-  differing: set[str] = set()
-  for runs in groups:
-    values = [read(run) for run in runs]
-    differing |= {
-      name
-      for name in set.intersection(*map(set, values))
-      if len({each[name] for each in values}) > 1
-    }
-  needed: list[str] = []
-  count = _num_classes(groups, needed, read)
-  for name in sorted(differing, key=lambda n: (n in _CONSEQUENCES, n)):
-    more = _num_classes(groups, [*needed, name], read)
-    if more > count:
-      needed.append(name)
-      count = more
-  return needed
-
-
-def _num_classes(
-  groups: Sequence[Sequence[Run]],
-  names: Sequence[str],
-  read: Callable[[Run], dict[str, str]],
-) -> int:
-  return sum(len({_values(names, read, r) for r in runs}) for runs in groups)
 
 
 # ---------------------------------------------------------------- common items

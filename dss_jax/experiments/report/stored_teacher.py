@@ -3,7 +3,9 @@
 The officially released completions are read by both parsers, so that a released
 dataset has two rows; for your own data, the records that `dss-jax extract`
 wrote hold what the teacher answered. Answers are scored by the scorer of the
-students, item by item, and an item without a usable answer is wrong.
+students, item by item: one that cannot be read is wrong. Items that the teacher
+was never asked about, or whose requests failed, have no answer: they count for
+nothing, and students are compared on the others.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -25,11 +28,13 @@ from dss_jax.experiments.report.finished_runs import Answers, Run
 from dss_jax.rationales import rationale_selection
 from dss_jax.rationales.completion_parsing import same_answer
 from dss_jax.rationales.quality import accounts
+from dss_jax.rationales.teacher_answers import NO_COMPLETION
 
 # The datasets whose completions were released.
 _RELEASED = ("svamp", "cqa", "esnli", "anli1", "anli2", "anli3")
 _TEACHERS = ("palm", "gpt-neox")
 _PARSERS = ("official", "tolerant")
+_same = functools.partial(same_answer, "label")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Teacher:
   Attributes:
     dataset: the dataset's name.
     name: such as "palm, tolerant parser".
-    answers: item id -> answer.
+    answers: item id -> answer, of the items that it answered.
     splits: the ids of each of the source's splits.
   """
 
@@ -64,23 +69,29 @@ class Teacher:
   splits: Mapping[str, tuple[str, ...]]
 
   def scores(self, items: Answers, metric: str) -> np.ndarray | None:
-    """[items] of 0 and 1; None where some are not among its answers.
+    """[items] of 0 and 1, NaN for items that it did not answer.
 
     Args:
       items: answers of a student, for their ids and targets.
       metric: judges an answer.
+
+    Returns:
+      The scores; None where it answered fewer than two of the items, or items
+      of other gold labels.
     """
-    found = [self.answers.get(item) for item in items.ids]
-    known = [answer for answer in found if answer is not None]
-    if len(known) < len(found) or not all(
-      _same_gold(metric, target, answer.gold)
-      for target, answer in zip(items.targets, known, strict=True)
+    pairs = [
+      (target, self.answers.get(item))
+      for item, target in zip(items.ids, items.targets, strict=True)
+    ]
+    known = [(target, each) for target, each in pairs if each is not None]
+    if len(known) < 2 or not all(
+      _same_gold(metric, target, answer.gold) for target, answer in known
     ):
       return None
     return np.array(
       [
-        is_right(metric, target, answer)
-        for target, answer in zip(items.targets, known, strict=True)
+        math.nan if answer is None else is_right(metric, target, answer)
+        for target, answer in pairs
       ],
       float,
     )
@@ -121,33 +132,45 @@ def of_runs(
       DSS_DATA_DIR.
 
   Returns:
-    The teachers, and a line about each dataset whose answers are not there.
+    The teachers, and a line about each whose answers are not there or are of no
+    use.
 
   Raises:
     UserError: one of the files cannot be read.
   """
-  by_dataset: dict[str, Run] = {}
+  by_dataset: dict[str, list[Run]] = {}
   for run in runs:
-    by_dataset.setdefault(run.entry["dataset"], run)
+    by_dataset.setdefault(run.entry["dataset"], []).append(run)
   teachers: list[Teacher] = []
   notes: list[str] = []
-  for dataset, run in by_dataset.items():
+  for dataset, members in by_dataset.items():
     if dataset not in _RELEASED:
       continue
-    found, note = _released(dataset, run, data_dir)
-    teachers += found
-    if not found and not files:
-      notes.append(note)
-  by_source = _of_files(files)
-  for dataset in by_dataset:
-    teachers += [
-      Teacher(dataset, name, answers, {}) for name, answers in by_source.items()
-    ]
+    for source in _sources(members):
+      found, note = _released(dataset, source, members[0], data_dir)
+      teachers += found
+      if not found and not files:
+        notes.append(note)
+  for name, answers in _of_files(files).items():
+    if any(answer.label for answer in answers.values()):
+      teachers += [Teacher(each, name, answers, {}) for each in by_dataset]
+    else:
+      notes.append(
+        f"{name} is not compared with: none of its stored answers has a label, as"
+        " rationales have that `dss-jax extract` wrote"
+      )
   return teachers, notes
 
 
+def _sources(runs: Iterable[Run]) -> list[str]:
+  """The released teachers that taught the runs; PaLM if none of them did."""
+  named = [str(run.entry.get("rationale_source") or "") for run in runs]
+  taught = {source for name in named for source in name.split("+")}
+  return [each for each in _TEACHERS if each in taught] or [_TEACHERS[0]]
+
+
 def _released(
-  dataset: str, run: Run, data_dir: str | None
+  dataset: str, source: str, run: Run, data_dir: str | None
 ) -> tuple[list[Teacher], str]:
   """The released completions, read by each parser; else why there are none."""
   folder = (
@@ -155,8 +178,6 @@ def _released(
     or _text_setting(run, "DATA_DIR")
     or _text_setting(run, "DataOptions.data_dir")
   )
-  source = run.entry.get("rationale_source")
-  source = source if source in _TEACHERS else _TEACHERS[0]
   spelling = _text_setting(run, "DataOptions.label_spelling") or "as_is"
   found: list[Teacher] = []
   note = ""
@@ -199,23 +220,25 @@ def _text_setting(run: Run, name: str) -> str | None:
 def _of_files(
   files: Iterable[str | os.PathLike[str]],
 ) -> dict[str, dict[str, StoredAnswer]]:
-  """Teacher -> item id -> answer; splits may be files of their own."""
-  found: dict[str, dict[str, StoredAnswer]] = {}
+  """Teacher -> item id -> answer.
+
+  Splits may be files of their own. Files that have a model in common are of one
+  teacher, which may be several models: not all of them need have answered to
+  each split.
+  """
+  found: list[tuple[set[str], dict[str, StoredAnswer]]] = []
   for path in files:
     records = record_files.read_file(path)
-    stored = _stored(records)
-    if not any(answer.label for answer in stored.values()):
-      raise UserError(
-        f"{path} holds no teacher's labels: its rationales must have them, as"
-        " `dss-jax extract` writes them",
-        fields="teacher",
-      )
-    found.setdefault(_names(records), {}).update(stored)
-  return found
+    names, stored = _names(records), _stored(records)
+    for other in [each for each in found if each[0] & names]:
+      found.remove(other)
+      names, stored = other[0] | names, other[1] | stored
+    found.append((names, stored))
+  return {" + ".join(sorted(names)): stored for names, stored in found}
 
 
-def _names(records: Iterable[Record]) -> str:
-  """Who answered, in alphabetical order."""
+def _names(records: Iterable[Record]) -> set[str]:
+  """Who answered."""
   names: set[str] = set()
   for record in records:
     account = record.meta.get(rationale_selection.ACCOUNT)
@@ -224,7 +247,7 @@ def _names(records: Iterable[Record]) -> str:
       names |= {str(name) for name in asked}
     else:
       names |= {each.source for each in record.rationales}
-  return " + ".join(sorted(filter(None, names))) or "the teacher"
+  return names - {""} or {"the teacher"}
 
 
 def _stored(records: Iterable[Record]) -> dict[str, StoredAnswer]:
@@ -232,8 +255,21 @@ def _stored(records: Iterable[Record]) -> dict[str, StoredAnswer]:
   return {
     record.id: StoredAnswer(*_answer(record), record.label)
     for record in records
-    if record.label is not None
+    if record.label is not None and _was_answered(record)
   }
+
+
+def _was_answered(record: Record) -> bool:
+  """Whether any request about a record got an answer, readable or not."""
+  account = record.meta.get(rationale_selection.ACCOUNT)
+  statuses = {rationale.status for rationale in record.rationales}
+  if isinstance(account, Mapping):
+    # Answers that were not kept as rationales count too.
+    for counts in accounts.account_of(record, _same).teachers.values():
+      statuses |= accounts.counts_of(counts.get("statuses")).keys()
+    if account.get("votes"):
+      return True
+  return not statuses <= set(NO_COMPLETION)
 
 
 def _answer(record: Record) -> tuple[str | None, str]:
@@ -251,8 +287,7 @@ def _answer(record: Record) -> tuple[str | None, str]:
   record = dataclasses.replace(record, rationales=own)
   if rationale_selection.ACCOUNT not in record.meta and len(own) == 1:
     return own[0].label, own[0].text
-  same = functools.partial(same_answer, "label")
-  votes = accounts.account_of(record, same).votes
+  votes = accounts.account_of(record, _same).votes
   label = votes[0].label if votes else None
   texts = [r.text for r in own if label is not None and r.label == label]
   return label, texts[0] if texts else ""

@@ -1,7 +1,9 @@
 """Students against the teacher, and the cheapest of them that beat it.
 
-Whether a cell beats the teacher is decided on validation, by a paired lower
-bound against the teacher's stored answers; the test split is read after that.
+Whether a cell beats the teacher is decided on validation, against the teacher's
+stored answers, by a paired one-sided test that is adjusted for the number of
+cells compared; the test split is read after that. Cell and teacher are compared
+on the items that the teacher answered.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from dss_jax.experiments import paired_statistics
+from dss_jax.experiments import bootstrap_statistics, paired_statistics
 from dss_jax.experiments.paired_statistics import Comparison
 from dss_jax.experiments.report import report_statistics, run_cells
 from dss_jax.experiments.report.report_statistics import CellComparison
@@ -21,6 +23,8 @@ from dss_jax.experiments.report.run_cells import Cell, Family
 from dss_jax.experiments.report.stored_teacher import Teacher
 
 _DRAWS = 1000
+# One-sided; for a single cell, the lower end of the 95 % interval is above 0.
+_LEVEL = 0.025
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,10 @@ class TeacherComparison:
     teacher: the reading of the teacher's answers that is best for the teacher.
     validation: cell minus teacher on the split that decides; None where one of
       the two has no answers to it.
+    validation_p: one-sided p-value on that split, adjusted by Holm's method over
+      the cells that are compared with this teacher; NaN without a decision.
     test: cell minus teacher on the test split, read after the decision.
+    teacher_accuracy: on the test items of `test`.
     p_value: of the test split, as for cells.
     adjusted: likewise.
   """
@@ -40,14 +47,21 @@ class TeacherComparison:
   cell: Cell
   teacher: Teacher
   validation: Comparison | None
+  validation_p: float
   test: Comparison
+  teacher_accuracy: float
   p_value: float
   adjusted: float
 
   @property
   def beats(self) -> bool | None:
-    """Whether the paired lower bound on validation is above 0."""
-    return None if self.validation is None else self.validation.low > 0
+    """Whether the cell is better on validation; None without a decision."""
+    return None if self.validation is None else self.validation_p <= _LEVEL
+
+  @property
+  def items_left_out(self) -> int:
+    """Test items that the teacher did not answer."""
+    return len(self.cell.runs[0].test.ids) - self.test.items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,16 +88,18 @@ class FrontPoint:
 def hardest_teacher(
   teachers: Sequence[Teacher], cells: Sequence[Cell]
 ) -> Teacher | None:
-  """The teacher that is most often right, where it answered all test items.
+  """The teacher that is most often right, of those that answered test items.
 
   Judged on the validation items where it answered them, else on the test items:
-  a student that beats the best reading of a teacher beats the others.
+  a student that beats the best reading of a teacher beats the others. An item
+  without an answer is none that it is right on: a few answers make no teacher
+  the hardest one.
   """
   best, found = -math.inf, None
   for teacher in teachers:
     for split in ("validation", "test"):
       scores = [teacher_scores(teacher, cell, split=split) for cell in cells]
-      means = [float(s.mean()) for s in scores if s is not None]
+      means = [float(np.nan_to_num(s).mean()) for s in scores if s is not None]
       if means:
         break
     if means and (mean := sum(means) / len(means)) > best:
@@ -94,7 +110,10 @@ def hardest_teacher(
 def teacher_scores(
   teacher: Teacher, cell: Cell, *, split: str = "test"
 ) -> np.ndarray | None:
-  """[seeds, items]: the teacher on the items that each run answered."""
+  """[seeds, items]: the teacher on the items that each run answered.
+
+  NaN where it has no answer; None where it has too few.
+  """
   answers = cell.answers(split=split)
   if answers is None or len({len(each.ids) for each in answers}) != 1:
     return None
@@ -106,31 +125,58 @@ def teacher_scores(
 def compare_with_teacher(
   cells: Iterable[Cell], teacher: Teacher
 ) -> list[TeacherComparison]:
-  """Compares cells with a teacher; p-values are not adjusted yet."""
+  """Compares cells of one dataset with a teacher.
+
+  The p-values of the test split are not adjusted yet.
+  """
   found = []
   for cell in cells:
-    row = teacher_scores(teacher, cell)
-    if row is None:
+    pair = paired(teacher, cell, "test")
+    if pair is None:
       continue
-    scores = report_statistics.scores_of(cell)
-    test = paired_statistics.compare(scores, row)
-    p, _ = report_statistics.p_value(test, scores, row)
-    validation, own = cell.scores(split="validation"), None
-    if validation is not None:
-      own = teacher_scores(teacher, cell, split="validation")
+    test = paired_statistics.compare(*pair)
+    p, _ = report_statistics.p_value(test, *pair)
+    validation = paired(teacher, cell, "validation")
+    decision = validation and paired_statistics.compare(*validation)
     found.append(
       TeacherComparison(
         cell,
         teacher,
-        None
-        if validation is None or own is None
-        else paired_statistics.compare(validation, own),
+        decision,
+        decision.p_above if decision else math.nan,
         test,
+        float(pair[1].mean()),
         p,
         p,
       )
     )
-  return found
+  return [
+    dataclasses.replace(each, validation_p=value)
+    for each, value in zip(
+      found,
+      paired_statistics.holm([each.validation_p for each in found]),
+      strict=True,
+    )
+  ]
+
+
+def paired(
+  teacher: Teacher, cell: Cell, split: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """[seeds, items] of cell and teacher, on the items that both answered."""
+  scores = cell.scores(split=split)
+  row = None
+  if scores is not None:
+    row = teacher_scores(teacher, cell, split=split)
+  if scores is None or row is None:
+    return None
+  known = answered(row)
+  return (scores[:, known], row[:, known]) if known.sum() > 1 else None
+
+
+def answered(row: np.ndarray) -> np.ndarray:
+  """[items] whether a teacher's scores, [seeds, items], are all there."""
+  return np.asarray(~np.isnan(row).any(axis=0))
 
 
 def fronts(
@@ -197,10 +243,14 @@ def _frequencies(comparisons: Sequence[TeacherComparison]) -> list[float]:
   rows = [own.scores(each, cells[0].metric) for each in answers]
   if any(s is None for s in scores) or any(row is None for row in rows):
     return unknown
-  found = paired_statistics.winning_frequency(
-    {str(i): s for i, s in enumerate(scores) if s is not None},
+  stacked = np.stack([row for row in rows if row is not None])
+  known = answered(stacked)
+  if known.sum() < 2:
+    return unknown
+  found = bootstrap_statistics.winning_frequency(
+    {str(i): s[:, known] for i, s in enumerate(scores) if s is not None},
     {str(i): _cost(cell) for i, cell in enumerate(cells)},
-    np.stack([row for row in rows if row is not None]),
+    stacked[:, known],
     draws=_DRAWS,
   )
   return [found[str(i)] for i in range(len(cells))]

@@ -106,6 +106,11 @@ def test_runs_of_a_search_and_unfinished_ones_are_left_out(tmp_path):
   [
     ({"value": float("nan")}, "not a number: its accuracy is not a number"),
     ({"value": 0.123}, "contradictory: its results.jsonl says accuracy 0.1230"),
+    ({"value": 10**400}, "unreadable: results.jsonl: value is over 5e+18"),
+    (
+      {"tokens_seen": 10**400},
+      "unreadable: results.jsonl: tokens_seen is over",
+    ),
     ({"value": "high"}, "unreadable: results.jsonl: value is 'high'"),
     ({"n": 61}, "contradictory: 100.jsonl has 60 answers"),
     ({"seed": None}, "unreadable: results.jsonl: seed is None"),

@@ -192,3 +192,48 @@ def test_what_the_runs_cannot_support_is_left_out(tmp_path):
     "it takes runs of two students on the same data",
     "the teacher's answers to the test items are not at hand",
   ]
+
+
+def test_students_that_began_elsewhere_have_drawings_of_their_own(tmp_path):
+  for number, init in enumerate(("random", "a/base", "b/base")):
+    for examples in (100, 400):
+      for width in (8, 16):
+        made_runs.make_run(
+          tmp_path / f"{number}_{examples}_{width}",
+          examples=examples,
+          width=width,
+          test=0.5,
+          init=init,
+        )
+  found, _ = report_figures.draw(report_content.build([tmp_path]))
+  names = [drawing.name for drawing in found]
+  assert len(set(names)) == len(names) == 9
+  assert {name.rpartition("_from_")[2] for name in names} == {
+    "random",
+    "1_base",
+    "2_base",
+  }
+  assert "from a/base" in " ".join(drawing.caption for drawing in found)
+
+
+def test_names_are_written_as_they_are(tmp_path):
+  """Dollar signs begin no formula, and a wrong one is no crash."""
+  name = r"big $\frac{$"
+  for examples in (100, 400):
+    made_runs.make_run(
+      tmp_path / str(examples), examples=examples, student=name
+    )
+  run = finished_runs.read_run(tmp_path / "100")
+  records = [
+    Record(item, "i", target, (Rationale("so", target, name),))
+    for item, target in zip(run.test.ids, run.test.targets, strict=True)
+  ]
+  write_records(tmp_path / "big.jsonl", records)
+  content = report_content.build(
+    [tmp_path], teacher_files=[tmp_path / "big.jsonl"]
+  )
+  [drawing], _ = report_figures.draw(content)
+  assert len(figure_files.write(tmp_path / "figures", [drawing])) == 2
+  axes = drawing.figure.axes[0]
+  assert f"teacher: {name}" in [t.get_text() for t in axes.texts]
+  assert not any(text.get_parse_math() for text in axes.texts)

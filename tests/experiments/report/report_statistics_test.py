@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dss_jax.experiments import paired_statistics
+from dss_jax.experiments import bootstrap_statistics, paired_statistics
 from dss_jax.experiments.report import (
   finished_runs,
   report_content,
@@ -101,7 +101,7 @@ def test_items_are_paired_by_their_ids_and_not_by_their_lines(tmp_path):
   path.write_text("".join(reversed(lines)))
   content = report_content.build([tmp_path])
   [comparison] = content.comparisons
-  assert comparison.result.detectable == 0.0
+  assert math.isnan(comparison.result.detectable)
   assert (comparison.result.low, comparison.result.high) == (0.0, 0.0)
 
 
@@ -313,19 +313,55 @@ def test_the_front_holds_the_cheapest_winners(tmp_path, monkeypatch):
   assert savings["model", "400 records"].needed.size == -math.inf
 
 
-def test_a_teacher_that_lacks_items_is_named_and_not_compared(
+def test_a_teacher_that_lacks_items_is_compared_on_the_others(
   tmp_path, monkeypatch
 ):
-  made_runs.make_run(tmp_path / "a")
-  teacher = _teacher(tmp_path / "a", np.ones(60))
+  for examples in (100, 400):
+    made_runs.make_run(
+      tmp_path / str(examples), examples=examples, test=_exactly(0.9, 60)
+    )
+  teacher = _teacher(tmp_path / "100", np.arange(60) > 2)
   del teacher.answers["test-3"]  # type: ignore
+  content = _content_with(monkeypatch, tmp_path, teacher)
+  row = content.against_teacher[0]
+  assert (row.test.items, row.items_left_out) == (59, 1)
+  assert row.teacher_accuracy == pytest.approx(56 / 59)
+  assert row.test.difference == pytest.approx((53 - 56) / 59)
+  assert content.notes == [
+    "big answered 59 of 60 test items of taxonli; it is compared with on these"
+    " alone: the others were not asked, or got no answer."
+  ]
+  assert content.savings[0].needed.size == math.inf
+  for number in range(1, 60):
+    teacher.answers.pop(f"test-{number}", None)  # type: ignore
   content = _content_with(monkeypatch, tmp_path, teacher)
   assert content.hardest == {}
   assert content.against_teacher == []
   assert content.notes == [
-    "big is not compared with on taxonli: it has answers to 59 of 60 test"
-    " items, and needs all"
+    "big is not compared with on taxonli: it answered 1 of 60 test items."
   ]
+
+
+def test_a_curve_without_a_common_seed_is_named(tmp_path):
+  """One size's first seed has diverged, another one's second."""
+  for method, size, seeds in (
+    ("standard", 100, (0, 1)),
+    ("standard", 400, (0, 1)),
+    ("dss", 100, (0,)),
+    ("dss", 400, (1,)),
+  ):
+    for seed in seeds:
+      made_runs.make_run(
+        tmp_path / f"{method}{size}{seed}",
+        method=method,
+        examples=size,
+        seed=seed,
+      )
+  content = report_content.build([tmp_path])
+  assert content.savings == []
+  [note] = content.notes
+  assert "distilling step-by-step over training-set sizes" in note
+  assert "no seed has a run at each of them" in note
 
 
 def test_the_front_has_each_cheapest_winner_as_often_as_it_wins():
@@ -333,7 +369,7 @@ def test_the_front_has_each_cheapest_winner_as_often_as_it_wins():
   generator = np.random.default_rng(8)
   base = (generator.random((6, 500)) < 0.5) * 1.0
   better = np.maximum(base, generator.random((6, 500)) < 0.3)
-  found = paired_statistics.winning_frequency(
+  found = bootstrap_statistics.winning_frequency(
     {
       "narrow": better,
       "short": better,

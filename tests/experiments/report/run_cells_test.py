@@ -161,6 +161,45 @@ def test_a_run_that_repeats_another_counts_once(tmp_path):
   assert left_out.reason.endswith("/a")
 
 
+def test_a_sweeps_seed_may_draw_what_it_will(tmp_path):
+  """Here the split alone: the seed of training is the same in all cells."""
+  for seed in range(3):
+    made_runs.make_run(
+      tmp_path / f"cells/{seed}",
+      config=f"RANDOM_SEED = 0\nDataOptions.split_seed = {seed}\n",
+      cell={"axes": {"seed": seed}, "stage": "final"},
+    )
+  cells, left_out = _cells(tmp_path)
+  assert left_out == []
+  assert [c.seeds for c in cells] == [(0, 1, 2)]
+  for path in tmp_path.glob("cells/*/cell.json"):
+    path.unlink()
+  _, [left_out, _] = _cells(tmp_path)
+  assert "it has the seed 0, as" in left_out.reason
+  assert "an axis `seed` of a sweep tells them apart" in left_out.reason
+
+
+def test_other_data_make_another_family_whatever_the_size(tmp_path):
+  """What is learned from may not change along a curve."""
+  for size, records in ((360, None), (720, None), (3025, "asdiv")):
+    made_runs.make_run(
+      tmp_path / str(size),
+      examples=size,
+      steps=size,
+      config=(
+        f"EXTRA_RECORDS = {records!r}\n"
+        "DataOptions.extra_records = %EXTRA_RECORDS\n"
+        f"DataOptions.taxonli_num_train = {size}\n"
+      ),
+    )
+  cells, _ = _cells(tmp_path)
+  assert [(c.examples, c.family.variant) for c in cells] == [
+    (360, (("EXTRA_RECORDS", "None"),)),
+    (720, (("EXTRA_RECORDS", "None"),)),
+    (3025, (("EXTRA_RECORDS", "'asdiv'"),)),
+  ]
+
+
 @pytest.mark.parametrize(
   ("first", "second", "same"),
   [
