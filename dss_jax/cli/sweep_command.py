@@ -36,6 +36,7 @@ of the same --output_dir has trained are not trained again. See docs/sweeps.md.
 _STAGES = ("all", "search")
 _ENGINES = ("local", "ray")
 _NAMED_WORKERS = 8  # more are only counted
+_UNUSED = "unused"  # the folder of a cell whose configuration is read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +123,17 @@ def run(args: argparse.Namespace) -> int:
 def _path(file: str | None, preset: str | None) -> str:
   if (file is None) == (preset is None):
     raise UserError("give either FILE or --preset")
-  return file if file is not None else f"sweeps/{preset}.gin"
+  if file is not None:
+    return file
+  from dss_jax.cli import gin_config
+
+  folder = pathlib.Path(gin_config.PACKAGED_FOLDER) / "sweeps"
+  packaged = sorted(path.stem for path in folder.glob("*.gin"))
+  if preset not in packaged:
+    raise UserError(
+      f"--preset is {preset!r}; it must be one of {', '.join(packaged)}"
+    )
+  return f"sweeps/{preset}.gin"
 
 
 def _shard(text: str | None) -> Shard | None:
@@ -173,10 +184,15 @@ def make_reader(search_paths: list[str]) -> Reader:
     jax.config.update("jax_platforms", "cpu")
 
   def read(settings: Settings) -> Configuration:
-    bindings = [*settings.texts(), "MODEL_DIR = 'unused'"]
+    bindings = [*settings.texts(), f"MODEL_DIR = {_UNUSED!r}"]
     gin_config.parse(settings.gin_files, bindings, search_paths)
     run_flags.import_modules()
     config = gin_config.instance("train.train")
+    if config.model_dir != _UNUSED:
+      raise UserError(
+        f"model_dir is bound to {config.model_dir!r}, in place of MODEL_DIR: a"
+        " sweep gives each cell a folder of its own; take it out"
+      )
     return Configuration(gin_config.canonical_bindings(), config)
 
   return read
@@ -188,7 +204,9 @@ def make_plan(
   """The cells of a sweep."""
   from dss_jax.experiments.sweeps import sweep_plan
 
-  return sweep_plan.SweepPlan(sweep, output_dir, make_reader(search_paths))
+  return sweep_plan.SweepPlan(
+    sweep, output_dir, make_reader(search_paths), search_paths
+  )
 
 
 def train(

@@ -5,7 +5,8 @@ learning rate that the environment names for its method. Also ends in the other
 ways in which training ends. Needs nothing but Python, so it takes a moment.
 
     FAKE_BEST     {"dss": 0.04}: method -> the rate with the highest accuracy
-    FAKE_FAILURE  {"dss 1": "crash"}: method and seed -> how the run ends
+    FAKE_FAILURE  {"dss 1": "crash"}: method and seed, and perhaps learning
+                  rate ("dss 1 0.04") -> how the run ends
     FAKE_SECONDS  how long a run takes
 """
 
@@ -56,8 +57,9 @@ def main() -> None:
     file.write(f"{os.getpid()}\n")
   time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
   failures = json.loads(os.environ.get("FAKE_FAILURE", "{}"))
-  _fail(failures.get(f"{method} {seed}", ""), folder)
   rate = float(flags.get("BASE_LEARNING_RATE", "0.04"))
+  for name in (f"{method} {seed}", f"{method} {seed} {rate:g}"):
+    _fail(failures.get(name, ""), folder)
   best = json.loads(os.environ.get("FAKE_BEST", "{}")).get(method, rate)
   value = 0.9 - 0.1 * abs(math.log2(rate / best)) + 0.001 * seed
   searches = flags.get("evaluation.EvaluationConfig.test_split") == "None"

@@ -15,6 +15,9 @@ from dss_jax.base.errors import UserError
 from dss_jax.data.pairs import subtasks
 
 _FIELD = "several_teachers.teachers"
+# Methods made here, which another configuration of this process may make anew:
+# a sweep reads many.
+_made: set[str] = set()
 
 
 def several_teachers(
@@ -78,17 +81,23 @@ def several_teachers(
     ),
     paired=paired,
   )
-  try:
-    subtasks.register_method(method)
-    for subtask in method.subtasks:  # to be evaluated by name
-      subtasks.register_method(subtasks.Method(subtask.name, (subtask,)))
-  except UserError as error:
-    raise UserError(
-      f"{error}: prefixes is {prefixes!r}, and one process can have one set of"
-      " prefixes for a teacher",
-      fields="several_teachers.prefixes",
-    ) from None
+  # Single sub-tasks are evaluated by name.
+  single = [subtasks.Method(each.name, (each,)) for each in method.subtasks]
+  _forget_others(method)
+  for each in (method, *single):
+    if each.name not in subtasks.METHODS:
+      _made.add(each.name)
+    subtasks.register_method(each)
   return method.name
+
+
+def _forget_others(method: subtasks.Method) -> None:
+  """Forgets what was made here with other sub-tasks of the same names."""
+  wanted = {subtask.name: subtask for subtask in method.subtasks}
+  for name in _made & subtasks.METHODS.keys():
+    own = subtasks.METHODS[name].subtasks
+    if any(wanted.get(each.name, each) != each for each in own):
+      del subtasks.METHODS[name]
 
 
 def _plain(teacher: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,13 +48,13 @@ class Budget:
     own = self._tokens_per_step(axes)
     return max(sweep.looks, round(sweep.steps * given / own))
 
-  def bindings(self, steps: int) -> dict[str, Any]:
-    """What a cell of so many steps binds besides its axes."""
+  def bindings(self, steps: int, own: Container[str] = ()) -> dict[str, Any]:
+    """What a cell of so many steps binds besides the names of its `own`."""
     sweep = self._sweep
     # Rounded up: more than (looks - 1)^2 steps have exactly so many looks.
     period = math.ceil(steps / sweep.looks)
     bound: dict[str, Any] = {"TRAIN_STEPS": steps, "EVAL_PERIOD": period}
-    if "CHECKPOINT_PERIOD" not in sweep.bindings:
+    if "CHECKPOINT_PERIOD" not in own:
       bound["CHECKPOINT_PERIOD"] = period
     if sweep.budget == "plateau":
       bound["EARLY_STOPPING_PATIENCE"] = sweep.patience

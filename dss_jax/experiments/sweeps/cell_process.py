@@ -91,15 +91,21 @@ def run(
   with _locked(folder) as lock:
     if lock is None:
       return Ended(ELSEWHERE)
-    if not (folder / cells.CELL_FILE).is_file():
-      text = json.dumps(job.description, indent=2, ensure_ascii=False) + "\n"
-      atomic_files.write_atomically(folder / cells.CELL_FILE, text)
+    describe(folder, job.description)
     if cells.is_done(folder):
       return Ended(DONE)
     if cells.has_diverged(folder):
       return Ended(DIVERGED, _diverged_reason(folder))
     argv = [*(command or COMMAND), *job.flags]
     return _train(argv, folder, lock, environment or {}, started)
+
+
+def describe(folder: pathlib.Path, description: Mapping[str, object]) -> None:
+  """Writes cell.json, unless it is there."""
+  path = folder / cells.CELL_FILE
+  if not path.is_file():
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    atomic_files.write_atomically(path, text)
 
 
 def _train(

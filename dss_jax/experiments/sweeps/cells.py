@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from dss_jax.base import atomic_files
+from dss_jax.base.errors import UserError
 from dss_jax.experiments.sweeps.declaration import FILE_AXES, Sweep
 from dss_jax.training import results, run_directory
 from dss_jax.training.train_config import TrainConfig
@@ -22,7 +24,16 @@ from dss_jax.training.train_config import TrainConfig
 FOLDER = "cells"
 CELL_FILE = "cell.json"
 DIVERGED_FILE = "diverged.json"
+FAILED_FILE = "failed.json"
 SEARCH, FINAL = "search", "final"
+# What a sweep binds by macros, and the field of a run's configuration in which it
+# must arrive: full names, and files, could say otherwise.
+_BOUND = {
+  "TRAIN_STEPS": "total_steps",
+  "EVAL_PERIOD": "eval_period",
+  "EARLY_STOPPING_PATIENCE": "early_stopping_patience",
+  "EARLY_STOPPING_MIN_IMPROVEMENT": "early_stopping_min_improvement",
+}
 # A string that gin's flags take as it is.
 _PLAIN = re.compile(r"(?!(True|False|None)$)[A-Za-z_/][\w./-]*")
 
@@ -34,10 +45,12 @@ class Settings:
   Attributes:
     gin_files: in order; later ones win.
     bindings: gin name -> value; they win over the files.
+    search_paths: folders in which the files are looked for, before others.
   """
 
   gin_files: tuple[str, ...] = ()
   bindings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  search_paths: tuple[str, ...] = ()
 
   def with_bindings(self, bindings: Mapping[str, Any]) -> Settings:
     """The settings with further bindings, which win."""
@@ -49,7 +62,9 @@ class Settings:
 
   def flags(self) -> list[str]:
     """The settings as flags of `dss-jax train`."""
+    paths = ",".join(self.search_paths)
     return [
+      *([f"--gin_search_paths={paths}"] if paths else []),
       *(f"--gin_file={path}" for path in self.gin_files),
       *(f"--gin.{name}={_flag_text(v)}" for name, v in self.bindings.items()),
     ]
@@ -112,8 +127,20 @@ class Cell:
     steps: int,
     reader: Reader,
   ) -> Cell:
-    """The cell of these settings."""
-    bindings = reader(settings).bindings
+    """The cell of these settings.
+
+    Raises:
+      UserError: for settings that cannot be read, or that bind in another way
+        what the sweep binds by a macro.
+    """
+    bindings, config = reader(settings)
+    for macro, field in _BOUND.items():
+      wanted, found = settings.bindings.get(macro), getattr(config, field)
+      if macro in settings.bindings and found != wanted:
+        raise UserError(
+          f"{field} is {found!r} where the sweep binds {macro} to {wanted!r}:"
+          f" something binds {field} itself, or in place of {macro}; take it out"
+        )
     return cls(cell_name(bindings), axes, stage, settings, bindings, steps)
 
   @property
@@ -163,6 +190,17 @@ def is_done(folder: pathlib.Path) -> bool:
 def has_diverged(folder: pathlib.Path) -> bool:
   """Whether a cell's training ended without a student, as it would again."""
   return (folder / DIVERGED_FILE).is_file()
+
+
+def has_failed(folder: pathlib.Path) -> bool:
+  """Whether a trial of a search was given up: it counts as one all the same."""
+  return (folder / FAILED_FILE).is_file()
+
+
+def give_up(folder: pathlib.Path, reason: str) -> None:
+  """Notes that a trial is not tried again, here or in another shard."""
+  text = json.dumps({"reason": reason}) + "\n"
+  atomic_files.write_atomically(folder / FAILED_FILE, text)
 
 
 def read_results(folder: pathlib.Path) -> list[dict[str, Any]]:

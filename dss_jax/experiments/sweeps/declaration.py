@@ -106,10 +106,10 @@ class Sweep:
     checks.in_range("Sweep.max_widenings", self.max_widenings, 0, whole=True)
     for field, found in self._grids():
       _check_axes(field, found)
-    for name in [name for _, found in self._grids() for name in found]:
-      _check_is_free(name, self.binds.get(name, ()))
+      for name in found:
+        _check_is_free(field, name, self.binds.get(name, ()))
     for name in self.bindings:
-      _check_is_free(name)
+      _check_is_free("bindings", name)
     self._check_per_value()
     self._check_budget()
     self._check_search()
@@ -134,7 +134,7 @@ class Sweep:
             fields="Sweep.per_value",
           )
         for name in bindings:
-          _check_is_free(name)
+          _check_is_free("per_value", name)
 
   def _check_budget(self) -> None:
     methods = self.axes.get(METHOD, ())
@@ -212,12 +212,12 @@ def _check_axes(field: str, axes: Mapping[str, Sequence[Any]]) -> None:
       )
 
 
-def _check_is_free(name: str, bound: Sequence[str] = ()) -> None:
+def _check_is_free(field: str, name: str, bound: Sequence[str] = ()) -> None:
   """Raises UserError for a binding that the sweep makes itself."""
   for each in (name, *bound):
     if each in _TAKEN:
       raise UserError(
-        f"{name!r} cannot be set here, since a sweep computes {each}: see"
-        f" {_TAKEN[each]}",
-        fields="Sweep.axes",
+        f"{name!r} of {field} cannot be set here, since a sweep computes {each}:"
+        f" see {_TAKEN[each]}",
+        fields=f"Sweep.{field}",
       )

@@ -92,14 +92,16 @@ def winners(
         value_of({**place, **setting, SEED: seed})
         for seed in sweep.search_seeds
       ]
-      known = [value for value in values if value is not None]
+      # A score that is not a number is none: it could not be compared.
+      known = [v for v in values if v is not None and math.isfinite(v)]
       complete = len(known) == len(values)
       means.append(statistics.fmean(known) if complete else -math.inf)
     best = max(range(len(means)), key=means.__getitem__)
     if means[best] == -math.inf:
       raise UserError(
-        f"no setting of the search worked for {place or 'the grid'}: all trials"
-        " failed or diverged; search lower learning rates",
+        f"no setting of the search worked for {cells.label(place) or 'the grid'}:"
+        " all trials failed or diverged; search lower learning rates. Those that"
+        " failed are tried again",
         fields="Sweep.search",
       )
     first = next(iter(tried))
@@ -113,6 +115,15 @@ def winners(
       )
     )
   return found
+
+
+def first_settings(sweep: Sweep) -> list[Winner]:
+  """Stand for winners while they are not known: the first value of each."""
+  chosen = next(iter(cells.combinations(sweep.search)))
+  return [
+    Winner(place, chosen, value=math.nan, is_at_edge=False, trials=0)
+    for place in places(sweep)
+  ]
 
 
 def widened(

@@ -10,7 +10,7 @@ from typing import Any
 
 from dss_jax.base import atomic_files, errors
 from dss_jax.experiments.sweeps import cells
-from dss_jax.experiments.sweeps.cells import Cell
+from dss_jax.experiments.sweeps.cells import Cell, Settings
 from dss_jax.experiments.sweeps.declaration import Sweep
 from dss_jax.training import results, run_directory
 
@@ -69,6 +69,32 @@ def write_grid(
   atomic_files.write_atomically(folder / GRID_FILE, text)
 
 
+def cells_before(folder: pathlib.Path, stage: str) -> list[Cell]:
+  """The cells of a stage that grid.json has; none without one.
+
+  Their settings are not known.
+
+  Raises:
+    UserError: grid.json is damaged.
+  """
+  path = folder / GRID_FILE
+  if not path.is_file():
+    return []
+  with errors.damaged_file(path, "delete it"):
+    return [
+      Cell(
+        str(entry["cell"]),
+        dict(entry["axes"]),
+        stage,
+        Settings(),
+        {},
+        int(entry["steps"]),
+      )
+      for entry in json.loads(path.read_text(encoding="utf-8"))["cells"]
+      if entry["stage"] == stage
+    ]
+
+
 def grid_change(
   folder: pathlib.Path, found: Sequence[Cell], stage: str
 ) -> GridChange | None:
@@ -77,15 +103,7 @@ def grid_change(
   Raises:
     UserError: grid.json is damaged.
   """
-  path = folder / GRID_FILE
-  if not path.is_file():
-    return None
-  with errors.damaged_file(path, "delete it"):
-    before = {
-      str(entry["cell"])
-      for entry in json.loads(path.read_text(encoding="utf-8"))["cells"]
-      if entry["stage"] == stage
-    }
+  before = {cell.name for cell in cells_before(folder, stage)}
   now = {cell.name for cell in found if cell.stage == stage}
   if not before or before == now:
     return None

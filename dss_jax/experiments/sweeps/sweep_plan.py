@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dss_jax.base.errors import UserError
@@ -42,32 +42,47 @@ class SweepPlan:
     sweep: its declaration.
     output_dir: where the cells of all sweeps lie.
     reader: reads configurations.
+    search_paths: folders in which cells look for gin files, as the reader does.
 
   Raises:
     UserError: for a configuration that cannot be read.
   """
 
-  def __init__(self, sweep: Sweep, output_dir: pathlib.Path, reader: Reader):
+  def __init__(
+    self,
+    sweep: Sweep,
+    output_dir: pathlib.Path,
+    reader: Reader,
+    search_paths: Sequence[str] = (),
+  ):
     self.sweep, self.output_dir = sweep, output_dir
-    self._reader = reader
+    self._reader, self._search_paths = reader, tuple(search_paths)
     self._budget = budgets.Budget(sweep, reader)
     self._cells: dict[str, Cell] = {}
     if sweep.search:
       rate_search.check_can_widen(sweep)
 
   def is_settled(self, cell: Cell) -> bool:
-    """Whether a cell is done, or has diverged, which it would again."""
-    folder = cell.folder(self.output_dir)
-    return cells.is_done(folder) or cells.has_diverged(folder)
+    """Whether a cell is done, or has diverged, which it would again.
 
-  def search_state(self, failed: Collection[str] = ()) -> SearchState:
+    A trial of a search that was given up is settled too.
+    """
+    folder = cell.folder(self.output_dir)
+    return (
+      cells.is_done(folder)
+      or cells.has_diverged(folder)
+      or (cell.stage == cells.SEARCH and cells.has_failed(folder))
+    )
+
+  def search_state(self) -> SearchState:
     """How far the search is.
 
-    Args:
-      failed: names of cells that are given up.
+    While trials are missing, the cells of the grid are read too, as far as they
+    are known: what is wrong with them is told before a trial is trained.
 
     Raises:
-      UserError: all trials of a method failed.
+      UserError: for a cell that cannot be read, or when all trials of a method
+        failed.
     """
     sweep = self.sweep
     if not sweep.search:
@@ -78,7 +93,8 @@ class SweepPlan:
         self._cell(axes, cells.SEARCH)
         for axes in rate_search.trials(sweep, tried)
       )
-      if not all(self.is_settled(c) or c.name in failed for c in trials):
+      if not all(map(self.is_settled, trials)):
+        self.final_cells(rate_search.first_settings(sweep))
         return SearchState(trials, None, widenings, tried)
       found = rate_search.winners(sweep, tried, self._validation_value)
       is_last = widenings == sweep.max_widenings
@@ -101,6 +117,13 @@ class SweepPlan:
       found.append(self._cell({**axes, **chosen}, cells.FINAL))
     return self._unique(found)
 
+  def forget_failures(self) -> None:
+    """Lets trials that were given up be tried again."""
+    for cell in self._cells.values():
+      if cell.stage == cells.SEARCH:
+        path = cell.folder(self.output_dir) / cells.FAILED_FILE
+        path.unlink(missing_ok=True)
+
   def _unique(self, found: Iterable[Cell]) -> list[Cell]:
     """Cells of the same bindings once, as they are called first."""
     return list({cell.name: cell for cell in reversed([*found])}.values())[::-1]
@@ -120,9 +143,11 @@ class SweepPlan:
 
   def _read_cell(self, axes: Mapping[str, Any], stage: str) -> Cell:
     steps = self._budget.steps(axes)
-    settings = cells.settings_of(self.sweep, axes).with_bindings(
-      self._budget.bindings(steps)
+    settings = cells.settings_of(self.sweep, axes)
+    settings = settings.with_bindings(
+      self._budget.bindings(steps, settings.bindings)
     )
+    settings = dataclasses.replace(settings, search_paths=self._search_paths)
     if stage == cells.SEARCH:  # the test split is not for searching
       settings = settings.with_bindings(
         {"evaluation.EvaluationConfig.test_split": None}

@@ -17,7 +17,7 @@ from dss_jax.experiments.sweeps import (
   sweep_files,
   sweep_plan,
 )
-from dss_jax.experiments.sweeps.cell_process import Job
+from dss_jax.experiments.sweeps.cell_process import Ended, Job
 from dss_jax.experiments.sweeps.cell_queue import CellQueue
 from dss_jax.experiments.sweeps.cells import Cell
 from dss_jax.experiments.sweeps.rate_search import Winner
@@ -67,6 +67,8 @@ class SweepRun:
     self._stream = sys.stderr if stream is None else stream
     self._folder = plan.output_dir / name
     self._failed: dict[str, Cell] = {}  # crashed, refused or diverged
+    # While a search goes on, those that the sweep had before stay in its files.
+    self._earlier = sweep_files.cells_before(self._folder, cells.FINAL)
     self._pace = Pace(plan.output_dir)
 
   def run(
@@ -93,18 +95,22 @@ class SweepRun:
       self._collect(found, state)
       collect = functools.partial(self._collect, found, state)
       self._train(final, shard, collect)
-    self._collect(found, state)
+      self._collect(found, state)
+    else:
+      self._collect([*found, *self._earlier], state)
     failed = [c for c in self._failed.values() if not self._is_bad_trial(c)]
     return SweepResult(found, failed, state)
 
   def _is_bad_trial(self, cell: Cell) -> bool:
     """Whether a cell says that a setting does not work: a search's result."""
     folder = cell.folder(self._plan.output_dir)
-    return cell.stage == cells.SEARCH and cells.has_diverged(folder)
+    return cell.stage == cells.SEARCH and (
+      cells.has_diverged(folder) or cells.has_failed(folder)
+    )
 
   def _search(self, shard: Shard | None, search_only: bool) -> SearchState:
     """Trains the trials of the search, rounds of widening included."""
-    state = self._plan.search_state()
+    state = self._search_state()
     if state.trials:
       self._tell_change(state.trials, cells.SEARCH)
     if shard and not search_only and state.winners is None:
@@ -124,15 +130,31 @@ class SweepRun:
           f"the best {name} lies at the edge of what was tried: all methods get"
           f" {', '.join(map(str, values))}"
         )
-      self._collect(state.trials, state)
-      collect = functools.partial(self._collect, state.trials, state)
+      found = [*state.trials, *self._earlier]
+      self._collect(found, state)
+      collect = functools.partial(self._collect, found, state)
       self._train(state.trials, shard, collect)
-      state = self._plan.search_state(self._failed)
+      state = self._search_state()
       if shard:
         break
     for winner in state.winners or ():
       self._say(_describe(winner))
+    for cell in state.trials:
+      folder = cell.folder(self._plan.output_dir)
+      if cells.has_failed(folder):
+        self._say(
+          f"search, {cell.label}: given up; delete {folder / cells.FAILED_FILE}"
+          " to try it again"
+        )
     return state
+
+  def _search_state(self) -> SearchState:
+    """How far the search is; where nothing worked, all may be tried again."""
+    try:
+      return self._plan.search_state()
+    except UserError:
+      self._plan.forget_failures()
+      raise
 
   def _train(
     self,
@@ -175,7 +197,7 @@ class SweepRun:
         cell = to_do[event.index]
         progress.note(cell, event)
         if event.is_final and event.ended.how != cell_process.DONE:
-          self._failed[cell.name] = cell
+          self._note_failure(cell, event.ended)
         if time.monotonic() - collected > _COLLECT_S:
           collect()
           collected = time.monotonic()
@@ -185,8 +207,18 @@ class SweepRun:
     finally:
       progress.close()
 
+  def _note_failure(self, cell: Cell, ended: Ended) -> None:
+    self._failed[cell.name] = cell
+    if cell.stage == cells.SEARCH and ended.how != cell_process.DIVERGED:
+      cells.give_up(cell.folder(self._plan.output_dir), ended.reason)
+
   def _collect(self, found: Sequence[Cell], state: SearchState) -> None:
     """Writes what the sweep has so far."""
+    for cell in found:
+      # Trained by a printed command, a cell does not know its axes.
+      folder = cell.folder(self._plan.output_dir)
+      if cell.bindings and cells.is_done(folder):
+        cell_process.describe(folder, cell.description())
     winners = [winner.as_json() for winner in state.winners or ()]
     sweep_files.write_grid(self._folder, self._plan.sweep, found, winners)
     sweep_files.write_results(self._folder, self._plan.output_dir, found)

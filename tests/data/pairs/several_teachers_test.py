@@ -63,10 +63,20 @@ def test_what_cannot_be(arguments, message):
     several_teachers(**arguments)
 
 
-def test_other_prefixes_are_another_method_of_the_same_name():
-  several_teachers(("a", "b"))
-  with pytest.raises(UserError, match=r"exists with other.*one set of"):
-    several_teachers(("a", "b"), prefixes={"a": "a: "})
+def test_another_configuration_may_have_other_prefixes():
+  """A sweep reads many in one process. Methods of others are not replaced."""
+  name = several_teachers(("a", "b"))
+  assert several_teachers(("a", "b"), prefixes={"a": "a: "}) == name
+  _, first, second = subtasks.METHODS[name].subtasks
+  assert (first.input_format, second.input_format) == (
+    "a: {input}",
+    "[b] {input}",
+  )
+  assert subtasks.METHODS["rationale_a"].subtasks == (first,)
+  own = subtasks.Method("dss_c", (subtasks.LABEL,))
+  subtasks.register_method(own)
+  with pytest.raises(UserError, match="exists with other"):
+    several_teachers(["c"])
 
 
 def test_each_teachers_rationales_of_the_released_data(fixtures):

@@ -157,7 +157,11 @@ def test_flags_say_what_the_bindings_say():
     ({"axes": {"seed": [0, 0]}, "budget": "steps"}, "a value twice"),
     ({"axes": {"method": [1]}}, "name gin files"),
     ({"axes": {"TRAIN_STEPS": [1]}, "budget": "steps"}, "see steps"),
-    ({"bindings": {"MODEL_DIR": "x"}}, "see --output_dir"),
+    ({"bindings": {"MODEL_DIR": "x"}}, "'MODEL_DIR' of bindings cannot be"),
+    (
+      {"per_value": {"method": {"dss": {"TRAIN_STEPS": 9}}}},
+      "'TRAIN_STEPS' of per_value cannot be set",
+    ),
     ({"axes": {"seed": [0]}}, "there is no axis method"),
     ({"reference": "few_shot"}, "'few_shot'; it must be one of"),
     ({"budget": "time"}, "budget is 'time'"),

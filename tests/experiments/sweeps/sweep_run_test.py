@@ -209,6 +209,155 @@ def test_a_full_disk_has_its_line(tiny, sweeper):
   assert sweeper(file)[0] == 0
 
 
+SEARCH = {
+  "budget": "steps",
+  "search": {"BASE_LEARNING_RATE": [0.02, 0.04]},
+  "search_seeds": [9],
+  "max_widenings": 0,
+}
+
+
+def test_cells_look_for_gin_files_where_the_sweep_does(
+  tiny, sweeper, tmp_path, monkeypatch
+):
+  folder = tmp_path / "mine"
+  folder.mkdir()
+  (folder / "longer.gin").write_text("STATS_PERIOD = 20\n")
+  file = tiny(
+    gin_files=["longer.gin", *small_sweeps.FIELDS["gin_files"]],
+    axes={"method": ["dss"], "seed": [0]},
+  )
+  flag = f"--gin_search_paths={folder}"
+  status, said = sweeper(file, flag, "--print")
+  assert (status, said.count(flag)) == (0, 1)
+  assert sweeper(file, flag)[0] == 0
+  [cell] = sweeper.output_dir.glob("cells/*/cell.json")
+  assert flag in json.loads(cell.read_text())["flags"]
+
+
+def test_a_trial_that_was_given_up_is_given_up_for_everybody(
+  tiny, sweeper, monkeypatch
+):
+  """Shards, printed commands and later starts take the search for complete."""
+  file = tiny(axes={"method": ["standard", "dss"], "seed": [0]}, **SEARCH)
+  failures = {"dss 9 0.04": "crash", "standard 9 0.02": "refuse"}
+  monkeypatch.setenv("FAKE_FAILURE", json.dumps(failures))
+  status, said = sweeper(file, "--stage=search", "--retries=1")
+  assert (status, sweeper.starts()) == (0, 2 + 2 + 1)
+  assert said.count("given up; delete") == 2
+  status, said = sweeper(file, "--print")
+  assert (status, said.count("dss-jax train")) == (0, 2)
+  for shard in ("0/2", "1/2"):
+    assert sweeper(file, f"--shard={shard}")[0] == 0
+  assert sweeper.starts() == 5 + 2
+  winners = sweeper.grid()["winners"]
+  assert [w["chosen"]["BASE_LEARNING_RATE"] for w in winners] == [0.04, 0.02]
+  # Deleted, they are tried again.
+  monkeypatch.setenv("FAKE_FAILURE", "{}")
+  for path in sweeper.output_dir.glob("cells/*/failed.json"):
+    path.unlink()
+  assert sweeper(file, "--stage=search")[0] == 0
+  assert sweeper.starts() == 7 + 2
+
+
+def test_a_search_in_which_nothing_worked_may_be_tried_again(
+  tiny, sweeper, monkeypatch
+):
+  """The machine may have been at fault."""
+  file = tiny(axes={"method": ["dss"], "seed": [0]}, **SEARCH)
+  monkeypatch.setenv("FAKE_FAILURE", json.dumps({"dss 9": "crash"}))
+  status, said = sweeper(file, "--retries=0")
+  assert status == 2
+  assert "no setting of the search worked for dss: all trials failed" in said
+  monkeypatch.setenv("FAKE_FAILURE", "{}")
+  assert sweeper(file)[0] == 0
+  assert sweeper.starts() == 2 + 2 + 1
+
+
+def test_results_stay_while_a_sweep_that_grew_searches_again(tiny, sweeper):
+  axes = {"method": ["standard"], "seed": [0, 1]}
+  assert sweeper(tiny(axes=axes, **SEARCH))[0] == 0
+  assert len(sweeper.results()) == 2 + 4
+  more = tiny(axes=axes | {"method": ["standard", "dss"]}, **SEARCH)
+  status, said = sweeper(more, "--stage=search")
+  assert status == 0
+  assert "the grid has changed: 2 cells are new, 0 are no" in said  # trials
+  final = [row for row in sweeper.results() if row["stage"] == "final"]
+  assert {row["method"] for row in final} == {"standard"}
+  assert len(final) == 4
+  status, said = sweeper(more)
+  assert "the grid has changed: 2 cells are new, 0 are no longer" in said
+  assert len(sweeper.results()) == 4 + 8
+
+
+def test_the_grid_is_read_before_the_search_is_trained(tiny, sweeper):
+  also = [{"method": ["dss"], "ALPHA": ["half"]}]
+  status, said = sweeper(tiny(axes={"method": ["dss"]}, also=also, **SEARCH))
+  assert (status, sweeper.starts()) == (2, 0)
+  assert "ALPHA is 'half'" in said
+  also = [{"method": ["standard"]}]
+  status, said = sweeper(tiny(axes={"method": ["dss"]}, also=also, **SEARCH))
+  assert (status, sweeper.starts()) == (2, 0)
+  assert "search says nothing about method 'standard'" in said
+
+
+@pytest.mark.parametrize(
+  ("name", "value", "said"),
+  [
+    ("train.train.total_steps", 6, "total_steps is 6 where the sweep binds"),
+    ("train.train.eval_period", 3, "eval_period is 3 where the sweep binds"),
+    ("train.train.model_dir", "x", "a sweep gives each cell a folder"),
+  ],
+)
+def test_full_names_cannot_pass_by_what_a_sweep_binds(
+  name, value, said, tiny, sweeper
+):
+  axes = {"method": ["dss"], name: [value]}
+  status, output = sweeper(tiny(axes=axes, budget="steps"))
+  assert (status, sweeper.starts()) == (2, 0)
+  assert said in output
+
+
+def test_the_period_of_checkpoints_may_be_an_axis(tiny, sweeper):
+  axes = {"method": ["dss"], "seed": [0], "CHECKPOINT_PERIOD": [1, 2]}
+  assert sweeper(tiny(axes=axes, budget="steps"))[0] == 0
+  assert sweeper.starts() == 2
+
+
+def test_cells_of_printed_commands_are_described_when_collected(tiny, sweeper):
+  """A report tells cells apart, and leaves searches out, by it."""
+  file = tiny(axes={"method": ["dss"], "seed": [0]})
+  assert sweeper(file)[0] == 0
+  [path] = sweeper.output_dir.glob("cells/*/cell.json")
+  described = path.read_bytes()
+  path.unlink()
+  assert sweeper(file)[0] == 0
+  assert (path.read_bytes(), sweeper.starts()) == (described, 1)
+
+
+def test_presets_are_named(capsys):
+  assert main.main(["sweep", "--preset=foo"]) == 2
+  said = capsys.readouterr().err
+  assert "--preset is 'foo'; it must be one of claim, small" in said
+
+
+def test_several_teachers_may_have_other_prefixes_in_another_cell(
+  tiny, sweeper
+):
+  axes = {
+    "method": ["several_teachers"],
+    "seed": [0],
+    "data.several_teachers.prefixes": [
+      {"palm": "explain: "},
+      {"palm": "because: "},
+    ],
+  }
+  bindings = small_sweeps.SMALL_BINDINGS | {"TEACHERS": ("palm", "gpt-neox")}
+  status, said = sweeper(tiny(axes=axes, bindings=bindings, budget="steps"))
+  assert status == 0, said
+  assert sweeper.starts() == 2
+
+
 # ------------------------------------------------------------ interrupted
 
 _DRIVER = """
