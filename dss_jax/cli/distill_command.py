@@ -33,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Runs the mode."""
-  from dss_jax.experiments.distill import road
+  from dss_jax.experiments.distill import distillation
   from dss_jax.experiments.distill.project import DistillOptions
 
-  road.distill(flags.build(DistillOptions, args), _agreed)
+  distillation.distill(flags.build(DistillOptions, args), _agreed)
   return 0
 
 
@@ -44,4 +44,8 @@ def _agreed(question: str) -> bool:
   """Asks on the terminal; where there is none, nobody agrees."""
   if not sys.stdin.isatty():
     return False
-  return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+  try:
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+  except EOFError:  # Ctrl-D
+    print()
+    return False

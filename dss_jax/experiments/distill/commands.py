@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import pathlib
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from dss_jax.base.errors import UserError
@@ -22,25 +24,36 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Commands:
   """Runs `dss-jax MODE` commands for a project, each of them once.
 
-  A command that was done is not run again, so long as it is the same; all of
-  them stand in `commands.sh`, in their order.
+  A command that was done is not run again, so long as it is the same, the files
+  that it reads have not changed and those that it makes are there; all of them
+  stand in `commands.sh`, in their order.
 
   Args:
     project: whose folder has the module with the dataset.
-    state: what is remembered between starts; `done` is a list of commands.
+    state: what is remembered between starts; `done` has for each command the
+      hashes of what it read.
   """
 
   def __init__(self, project: Project, state: dict[str, Any]):
     self._project, self._state = project, state
     self._shown: list[str] = []
+    if not isinstance(state.get("done"), dict):
+      state["done"] = {}
 
   def run(
-    self, *words: object, allowed: Sequence[int] = (0,), again: bool = False
+    self,
+    *words: object,
+    reads: Iterable[pathlib.Path] = (),
+    makes: Iterable[pathlib.Path] = (),
+    allowed: Sequence[int] = (0,),
+    again: bool = False,
   ) -> int:
     """Runs a command, whose output the user sees.
 
     Args:
       words: mode and flags.
+      reads: files on which its result depends.
+      makes: files that it leaves; without one of them it is not done.
       allowed: exit statuses that are no failure.
       again: whether it runs even if it was done, as what is quick may.
 
@@ -52,8 +65,9 @@ class Commands:
       StoppedError: it was stopped.
     """
     command = list(map(str, words))
-    done = self._state.setdefault("done", [])
-    if command in done and not again:
+    done, name, read = self._state["done"], shlex.join(command), hashes(reads)
+    is_done = done.get(name) == read and all(path.exists() for path in makes)
+    if is_done and not again:
       self._note(command)
       return 0
     print(f"\n$ {self.shown(command)}", flush=True)
@@ -64,8 +78,8 @@ class Commands:
         " when it is mended, the same command continues here"
       )
     self._note(command)
-    if status == 0 and command not in done:
-      done.append(command)
+    if status == 0 and done.get(name) != read:
+      done[name] = read
       self._project.write_state(self._state)
     return status
 
@@ -96,12 +110,13 @@ class Commands:
     return prefix + shlex.join(["dss-jax", *command])
 
   def _note(self, command: Sequence[str]) -> None:
-    """Adds a command to the file that teaches how to go this road on foot."""
-    self._shown.append(self.shown(command))
+    """Adds a command to the file of all commands, once."""
+    if self.shown(command) not in self._shown:
+      self._shown.append(self.shown(command))
     path = self._project.folder / "commands.sh"
     path.write_text(
       "#!/bin/sh\n# What `dss-jax distill` ran, from the folder that it was"
-      " started in.\nset -e\n" + "\n".join(self._shown) + "\n",
+      " started in.\n" + "\n".join(self._shown) + "\n",
       encoding="utf-8",
     )
 
@@ -130,6 +145,17 @@ class Commands:
     if number is not None:
       raise StoppedError("the same command continues here", number)
     return status
+
+
+def hashes(files: Iterable[pathlib.Path]) -> dict[str, str]:
+  """File -> SHA-256 of its bytes; "" for one that is not there."""
+  found = {}
+  for path in files:
+    found[str(path)] = ""
+    if path.is_file():
+      with path.open("rb") as file:
+        found[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+  return found
 
 
 @contextlib.contextmanager

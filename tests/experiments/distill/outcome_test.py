@@ -87,3 +87,26 @@ def test_a_method_without_runs_is_named(tmp_path):
   project = _project(tmp_path, dss=0.8)
   with pytest.raises(UserError, match="no finished run of 'standard'"):
     outcome.read(project)
+
+
+def test_runs_that_diverged_are_named_and_the_others_count(tmp_path):
+  project = _project(tmp_path, standard=0.6, dss=0.9)
+  (project.runs_folder / "dss_2" / "diverged.json").write_text(
+    '{"reason": "loss was not finite"}'
+  )
+  found = outcome.read(project)
+  assert found.method == "dss"
+  text = " ".join(found.describe().split())
+  assert "1 of 6 runs have no results (it diverged: loss was not" in text
+  assert (
+    outcome.read(_project(tmp_path / "all", dss=0.9, standard=0.6)).missing
+    == ""
+  )
+
+
+def test_without_answers_to_held_out_records_there_is_no_teacher(tmp_path):
+  project = _project(tmp_path, standard=0.6, dss=0.9)
+  for split in ("validation", "test"):
+    project.records(split).unlink()
+  assert outcome.teacher_files(project) == []
+  assert outcome.read(project).finding.beats_teacher is None

@@ -1,25 +1,23 @@
-"""The road from a table to a student: which commands, in which order."""
+"""From a table to a student: which commands, in which order."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dss_jax import vocabularies
 from dss_jax.base import atomic_files
 from dss_jax.base.errors import UserError
 from dss_jax.datasets.records import read_records
-from dss_jax.experiments.distill import outcome
+from dss_jax.experiments.distill import outcome, student_settings
 from dss_jax.experiments.distill import project as project_lib
-from dss_jax.experiments.distill.commands import Commands
+from dss_jax.experiments.distill.commands import Commands, hashes
 from dss_jax.experiments.distill.project import SPLITS, DistillOptions, Project
 from dss_jax.rationales import prompt_drafting
-from dss_jax.training import run_directory
+from dss_jax.training import results, run_directory
 
 # Trials of every method, on a seed that is then discarded.
 SEARCH_SEED = 1000
@@ -31,13 +29,14 @@ _SPEED_STEPS = 24
 _OVERHEAD, _START_S = 1.3, 8.0
 _MAX_EPOCHS = 250
 _VOCABULARY_SIZE = 2000
-_RECORDS_PER_BATCH = 16
+# Those that decide are asked about first: `max_cost` may end within the last.
+_ASKED = ("validation", "test", "train")
 # An export to Hugging Face is checked by its libraries, where they are.
 _CAN_CHECK = all(map(importlib.util.find_spec, ("torch", "transformers")))
 
 
 def distill(options: DistillOptions, agreed: Callable[[str], bool]) -> None:
-  """Goes the whole road, or what is left of it.
+  """Distils a student from a table, or does what is left of it.
 
   Args:
     options: what is distilled.
@@ -58,14 +57,17 @@ def distill(options: DistillOptions, agreed: Callable[[str], bool]) -> None:
   _cut_table(project, commands, state)
   _title("2. What the large model is asked, and what it costs")
   _draft_prompt(project, commands)
-  if not state.get("agreed"):
+  prompt = hashes([project.prompt])
+  # Another prompt asks everything anew.
+  if state.get("agreed") != prompt:
     _check_training(project, commands)
     _agree(project, commands, agreed)
-    state["agreed"] = True
+    state["agreed"] = prompt
     project.write_state(state)
   _title("3. The large model answers")
   _extract(project, commands)
   _title("4. Fine-tuning and distilling step-by-step, with equal trials")
+  _check_records(project, state)
   _prepare_training(project, commands, project.records("train"))
   if "steps" not in state:
     state["steps"] = _steps(project, commands)
@@ -73,20 +75,23 @@ def distill(options: DistillOptions, agreed: Callable[[str], bool]) -> None:
   _sweep(project, commands, state["steps"])
   _title("5. The report")
   report = project.folder / "report"
+  answered = outcome.teacher_files(project)
   commands.run(
     *("report", project.runs_folder, f"--output_dir={report}"),
-    "--teacher",
-    *(project.records("validation"), project.records("test")),
+    *(["--teacher", *answered] if answered else []),
     again=True,
   )
   found = outcome.read(project)
+  student = project.folder / "student"
   _title("6. The student")
   commands.run(
     "export",
     f"--model_dir={found.run}",
-    f"--output_dir={project.folder / 'student'}",
+    f"--output_dir={student}",
     "--overwrite",
     *([] if _CAN_CHECK else ["--check=0"]),
+    reads=[found.run / results.RESULTS_FILE],
+    makes=[student],
   )
   if not _CAN_CHECK:
     print(
@@ -96,7 +101,7 @@ def distill(options: DistillOptions, agreed: Callable[[str], bool]) -> None:
   _title("What came out")
   print(found.describe())
   print(f"\nreport:   {report / 'report.html'}")
-  print(f"student:  {project.folder / 'student'} (from {found.run})")
+  print(f"student:  {student} (from {found.run})")
   print(f"commands: {project.folder / 'commands.sh'}")
   print(f"took {(time.monotonic() - started) / 60:.1f} minutes")
 
@@ -108,12 +113,21 @@ def _title(text: str) -> None:
 def _cut_table(
   project: Project, commands: Commands, state: dict[str, Any]
 ) -> None:
-  """Holds out validation and test records, and shows what there is."""
-  options = project.options
-  table = [f"--input={options.input}"]
-  if options.field_mapping:
-    table += ["--field_mapping", *options.field_mapping]
-  commands.run("data", "stats", *table)
+  """Holds out validation and test records, and shows what there is.
+
+  Raises:
+    UserError: the table is another one than the model was asked about.
+  """
+  table, file = _table(project), pathlib.Path(project.options.input)
+  if state.get("table") != hashes([file]):
+    if state.get("table") and state.get("agreed"):
+      raise UserError(
+        f"{file} has changed since the model was asked about it: give it as it"
+        " was, or choose another output_dir",
+        fields=("DistillOptions.input", "DistillOptions.output_dir"),
+      )
+    state.pop("shares", None)
+  commands.run("data", "stats", *table, reads=[file])
   if "shares" not in state:
     counts = commands.read("data", "stats", *table, "--json")["splits"]["all"]
     state["shares"] = project_lib.held_out_shares(
@@ -124,14 +138,47 @@ def _cut_table(
     *("data", "convert", *table),
     f"--output={project.folder / 'data'}/{{split}}.jsonl",
     *(f"--{split}_fraction={x}" for split, x in state["shares"].items()),
+    reads=[file],
+    makes=map(project.table, SPLITS),
   )
+  state["table"] = hashes([file])
+  project.write_state(state)
+
+
+def _table(project: Project) -> list[str]:
+  """The flags that name the user's table."""
+  options = project.options
+  flags = [f"--input={options.input}"]
+  if options.field_mapping:
+    flags += ["--field_mapping", *options.field_mapping]
+  return flags
+
+
+def _check_records(project: Project, state: dict[str, Any]) -> None:
+  """Raises UserError if there are runs that were trained on other records."""
+  files = [project.records(split) for split in SPLITS]
+  records = hashes([path for path in files if path.exists()])
+  if state.get("trained_on") in (None, records):
+    state["trained_on"] = records
+  elif project.runs_folder.exists():
+    raise UserError(
+      f"{project.records('train').parent} has other records than those that"
+      f" {project.runs_folder} was trained on: delete that folder to train on"
+      " these, or choose another output_dir",
+      fields="DistillOptions.output_dir",
+    )
+  else:
+    state["trained_on"] = records
+    state.pop("steps", None)
+  project.write_state(state)
 
 
 def _draft_prompt(project: Project, commands: Commands) -> None:
   if project.options.prompt is None and not project.prompt.exists():
+    # Of the whole table, which shows every label.
     commands.run(
-      *("extract", f"--input={project.table('train')}"),
-      f"--draft_prompt={project.prompt}",
+      *("extract", *_table(project), f"--draft_prompt={project.prompt}"),
+      again=True,
     )
 
 
@@ -197,14 +244,26 @@ def _agree(
 
 
 def _extract(project: Project, commands: Commands) -> None:
-  for split in SPLITS:
+  for split in _ASKED:
     command = _extraction(project, split)
-    # 3: written, and some answers never came, which the command says.
-    commands.run(
-      *command, allowed=(0, 1, 3) if project.options.partial else (0, 3)
+    # 3: written, and some answers never came, which the command says. 1: it
+    # stopped before all were asked.
+    allowed = (0, 1, 3) if project.options.partial else (0, 3)
+    status = commands.run(
+      *command,
+      reads=(project.prompt, project.table(split)),
+      makes=[project.records(split)],
+      allowed=allowed,
     )
-    if not project.records(split).exists():
-      commands.run(*command, "--no_ask", allowed=(0, 3))
+    if status == 1:
+      # 2: there is no answer at all, and the records stay as they were.
+      commands.run(*command, "--no_ask", allowed=(0, 2, 3), again=True)
+  if not project.records("train").exists():
+    raise UserError(
+      f"{project.options.model} has answered nothing about the training records:"
+      " raise max_cost",
+      fields="DistillOptions.max_cost",
+    )
 
 
 def _check_training(project: Project, commands: Commands) -> None:
@@ -214,7 +273,9 @@ def _check_training(project: Project, commands: Commands) -> None:
     UserError: the student, its vocabulary or the labels do not fit.
   """
   _prepare_training(project, commands, project.table("train"))
-  flags = _train_flags(project, "standard", project.folder / "check", 1)
+  flags = student_settings.train_flags(
+    project, "standard", project.folder / "check", 1
+  )
   commands.run(*flags, "--plan", "--plan_uncompiled")
 
 
@@ -228,7 +289,12 @@ def _prepare_training(
     commands: runs them.
     train: the training records, with or without rationales.
   """
-  records, _ = read_records(train)
+  # A label may be in one split alone.
+  records = [
+    record
+    for split in SPLITS
+    for record in read_records(project.table(split))[0]
+  ]
   labels = prompt_drafting.closed_labels(records)
   atomic_files.write_atomically(
     project.folder / f"{project.module}.py",
@@ -239,57 +305,9 @@ def _prepare_training(
       *("data", "vocabulary", f"--input={train}"),
       f"--output={project.vocabulary_file}",
       f"--vocab_size={_VOCABULARY_SIZE}",
+      reads=[train],
+      makes=[project.vocabulary_file],
     )
-
-
-def _settings(project: Project) -> tuple[str, list[str], dict[str, Any]]:
-  """The student's gin file, those of the run, and what all runs bind."""
-  options = project.options
-  bindings: dict[str, Any] = {
-    "MIXTURE_OR_TASK_MODULE": project.module,
-    "DATASET": project.dataset,
-    "TASK_FEATURE_LENGTHS": {"inputs": 1024, "targets": 256},
-    "RECORDS_PER_BATCH": _RECORDS_PER_BATCH,
-  }
-  if not project.is_from_scratch:
-    bindings["INITIAL_CHECKPOINT_PATH"] = options.student
-    if options.vocabulary is not None:
-      bindings["VOCABULARY"] = options.vocabulary
-    return "from_checkpoint", ["runs/finetune.gin"], bindings
-  bindings |= {
-    "VOCABULARY": options.vocabulary or str(project.vocabulary_file.resolve()),
-    "OPTIMIZER": "@optimizers.ParameterScaledAdam()",
-    "Z_LOSS": 0.0,
-  }
-  if options.student != "small":
-    return options.student, ["runs/train.gin"], bindings
-  size = vocabularies.from_name(bindings["VOCABULARY"]).vocab_size
-  bindings["network.T5Config.vocab_size"] = 128 * math.ceil(size / 128)
-  return "small_cpu", ["runs/train.gin"], bindings
-
-
-def _train_flags(
-  project: Project, method: str, folder: pathlib.Path, steps: int
-) -> list[str]:
-  """The command that trains a student by a method."""
-  student, files, bindings = _settings(project)
-  model = student if student.endswith(".gin") else f"models/{student}.gin"
-  bindings |= {
-    "MODEL_DIR": folder,
-    "TRAIN_STEPS": steps,
-    "CHECKPOINT_PERIOD": steps,
-  }
-  return [
-    "train",
-    *(f"--gin_file={f}" for f in (model, *files, f"methods/{method}.gin")),
-    *(f"--gin.{name}={_gin_value(v)}" for name, v in bindings.items()),
-  ]
-
-
-def _gin_value(value: Any) -> str:
-  """A value as a flag has it: plain texts need no quotation marks."""
-  # JSON's double quotation marks are easier on shells.
-  return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def _steps(project: Project, commands: Commands) -> int:
@@ -298,7 +316,7 @@ def _steps(project: Project, commands: Commands) -> int:
   A short run of distilling step-by-step measures how long a step takes here.
   """
   folder = project.folder / "speed"
-  flags = _train_flags(project, "dss", folder, _SPEED_STEPS)
+  flags = student_settings.train_flags(project, "dss", folder, _SPEED_STEPS)
   commands.run(*flags, "--gin.EVAL_MAX_EXAMPLES=1")
   lines = run_directory.read_jsonl(folder / run_directory.METRICS_FILE)
   times = sorted(
@@ -310,7 +328,7 @@ def _steps(project: Project, commands: Commands) -> int:
   )
   seconds = 60 * project.options.minutes / runs - _START_S
   records = sum(1 for _ in project.records("train").open(encoding="utf-8"))
-  most = math.ceil(_MAX_EPOCHS * records / _RECORDS_PER_BATCH)
+  most = math.ceil(_MAX_EPOCHS * records / student_settings.RECORDS_PER_BATCH)
   steps = round(seconds / _OVERHEAD / step_s)
   steps = max(10 * _LOOKS, min(most, steps))
   print(
@@ -323,7 +341,7 @@ def _steps(project: Project, commands: Commands) -> int:
 
 def _sweep(project: Project, commands: Commands, steps: int) -> None:
   """Trains both methods, with equal trials of learning rates."""
-  student, files, bindings = _settings(project)
+  student, files, bindings = student_settings.of_project(project)
   values = {
     "axes": {
       "student": [student],
@@ -346,4 +364,10 @@ def _sweep(project: Project, commands: Commands, steps: int) -> None:
     f"\n# `dss-jax sweep {path} --output_dir={project.runs_folder}`.\n"
     f"sweep.Sweep:\n{text}\n",
   )
-  commands.run("sweep", path, f"--output_dir={project.runs_folder}")
+  # 1: some cells have no results. Whether the others are enough is seen later.
+  commands.run(
+    *("sweep", path, f"--output_dir={project.runs_folder}"),
+    reads=[path, *map(project.records, SPLITS)],
+    makes=[project.runs_folder / path.stem / results.RESULTS_FILE],
+    allowed=(0, 1),
+  )

@@ -16,7 +16,7 @@ from dss_jax import datasets
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
-# What shows that a part of the road is under way.
+# What shows that a step is under way.
 _KILLED_AT = ("records/ledger.sqlite", "vocabulary.model", "runs/cells")
 _ROWS = 200
 
@@ -31,7 +31,7 @@ def _command(folder, url, *flags):
   ]
 
 
-def test_a_road_that_is_killed_three_times_ends_at_the_student(tmp_path):
+def test_killed_three_times_it_ends_at_the_student(tmp_path):
   records = datasets.load_split("kinds", "train")[:_ROWS]
   with (tmp_path / "things.csv").open("w", newline="") as file:
     writer = csv.writer(file)
