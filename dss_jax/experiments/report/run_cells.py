@@ -1,5 +1,7 @@
 """Puts runs into cells: runs that differ in nothing but their seed.
 
+For readers of a report a cell is a setting. A sweep's cell is a single run.
+
 Cells of one dataset are compared item by item, so all their runs must have
 answered the same test items. Runs that do not fit are named and left out.
 """
