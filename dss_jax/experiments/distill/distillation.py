@@ -24,6 +24,8 @@ SEARCH_SEED = 1000
 # Of a student that starts from random parameters, and of one from a checkpoint.
 _RATES = {True: (0.01, 0.02, 0.04), False: (5e-4, 1e-3, 2e-3)}
 _LOOKS = 8
+# So many answers are looked at before the rest is asked for.
+_CHECKED = 20
 _SPEED_STEPS = 24
 # What evaluation and starting add to the time of the steps.
 _OVERHEAD, _START_S = 1.3, 8.0
@@ -195,6 +197,7 @@ def _extraction(project: Project, split: str) -> list[str]:
     "api_key_env": options.api_key_env,
     "max_tokens": options.max_tokens,
     "max_cost": options.max_cost,
+    "check_first": min(_CHECKED, _num_records(project.table(split))),
     "concurrency": options.concurrency,
   }
   return [
@@ -203,6 +206,11 @@ def _extraction(project: Project, split: str) -> list[str]:
       f"--{name}={value}" for name, value in flags.items() if value is not None
     ),
   ]
+
+
+def _num_records(path: pathlib.Path) -> int:
+  with path.open(encoding="utf-8") as file:
+    return sum(1 for _ in file)
 
 
 def _agree(
@@ -327,7 +335,7 @@ def _steps(project: Project, commands: Commands) -> int:
     project.options.seeds + len(_RATES[project.is_from_scratch])
   )
   seconds = 60 * project.options.minutes / runs - _START_S
-  records = sum(1 for _ in project.records("train").open(encoding="utf-8"))
+  records = _num_records(project.records("train"))
   most = math.ceil(_MAX_EPOCHS * records / student_settings.RECORDS_PER_BATCH)
   steps = round(seconds / _OVERHEAD / step_s)
   steps = max(10 * _LOOKS, min(most, steps))
