@@ -74,6 +74,7 @@ class Run:
     settings: of config.gin, name -> value as it stands there.
     machine: run.json.
     axes: of the sweep's cell, name -> value; empty for a run of its own.
+    sweep: the first of the sweeps in whose folders it was found; "" for none.
   """
 
   folder: pathlib.Path
@@ -85,6 +86,7 @@ class Run:
   settings: Mapping[str, str]
   machine: Mapping[str, Any]
   axes: Mapping[str, Any]
+  sweep: str = ""
 
   @property
   def seed(self) -> int:
@@ -129,9 +131,10 @@ def find(
   found: list[Run] = []
   left_out: list[LeftOut] = []
   texts: dict[str, str] = {}
-  for place in run_folders(folders):
+  for place, sweep in run_folders(folders).items():
     try:
-      found.append(_read_run(place, texts))
+      run = _read_run(place, texts)
+      found.append(dataclasses.replace(run, sweep=sweep))
     except _Unusable as error:
       left_out.append(LeftOut(place, *error.args))
     except (UserError, OSError) as error:
@@ -141,13 +144,13 @@ def find(
 
 def run_folders(
   folders: Iterable[str | os.PathLike[str]],
-) -> list[pathlib.Path]:
-  """The runs in folders, each once, in order.
+) -> dict[pathlib.Path, str]:
+  """The runs in folders, each once, in order, and the sweep of each, or "".
 
   Raises:
     UserError: a folder is missing, or holds no run at all.
   """
-  found: dict[pathlib.Path, pathlib.Path] = {}
+  found: dict[pathlib.Path, tuple[pathlib.Path, str]] = {}
   for name in folders:
     folder = pathlib.Path(name).expanduser()
     if not folder.is_dir():
@@ -159,9 +162,9 @@ def run_folders(
         " `dss-jax train` leaves it",
         fields="folders",
       )
-    for place in here:
-      found.setdefault(place.resolve(), place)
-  return list(found.values())
+    for place, sweep in here:
+      found.setdefault(place.resolve(), (place, sweep))
+  return dict(found.values())
 
 
 def read_run(folder: str | os.PathLike[str]) -> Run:
@@ -183,9 +186,11 @@ def _is_run(folder: pathlib.Path) -> bool:
   return any((folder / name).is_file() for name in ("run.json", "config.gin"))
 
 
-def _runs_in(folder: pathlib.Path, depth: int = 0) -> Iterator[pathlib.Path]:
+def _runs_in(
+  folder: pathlib.Path, depth: int = 0
+) -> Iterator[tuple[pathlib.Path, str]]:
   if _is_run(folder):
-    yield folder
+    yield folder, ""
   elif (folder / GRID_FILE).is_file():
     yield from _cells_of_grid(folder)
   elif depth < _MAX_DEPTH:
@@ -198,7 +203,9 @@ def _runs_in(folder: pathlib.Path, depth: int = 0) -> Iterator[pathlib.Path]:
         yield from _runs_in(inner, depth + 1)
 
 
-def _cells_of_grid(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+def _cells_of_grid(
+  folder: pathlib.Path,
+) -> Iterator[tuple[pathlib.Path, str]]:
   """The runs that a sweep consists of, also those that are not there yet."""
   try:
     cells = _read_json(folder / GRID_FILE).get("cells")
@@ -207,7 +214,7 @@ def _cells_of_grid(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   for cell in cells if isinstance(cells, list) else ():
     name = cell.get("cell") if isinstance(cell, dict) else None
     if isinstance(name, str) and pathlib.PurePath(name).name == name:
-      yield folder.parent / "cells" / name
+      yield folder.parent / "cells" / name, folder.name
 
 
 # ------------------------------------------------------------------- one run

@@ -113,12 +113,39 @@ def _variant(groups: Sequence[Sequence[Run]]) -> Variant:
   """What tells runs apart that are in one of these groups."""
   names = _needed(groups, settings)
   axes = _needed(groups, _axes)
-  of_sweep = all(run.axes for runs in groups for run in runs)
+  everyone = [run for runs in groups for run in runs]
+  of_sweep = all(run.axes for run in everyone)
+  if _is_told_by_sweeps(groups, names):
+    return functools.partial(_values, ["sweep"], _sweep)
   if of_sweep and _num_classes(groups, axes, _axes) == _num_classes(
     groups, sorted({*names, *axes}), lambda r: settings(r) | _axes(r)
   ):
     return functools.partial(_values, axes, _axes)
   return functools.partial(_values, names, settings)
+
+
+def _is_told_by_sweeps(
+  groups: Sequence[Sequence[Run]], names: Sequence[str]
+) -> bool:
+  """Whether the names of sweeps tell runs apart, and break fewer curves.
+
+  Two sweeps may each have chosen learning rates by size; the rates would tell
+  them apart at a size that both have, and cut both curves to pieces.
+  """
+  everyone = [run for runs in groups for run in runs]
+  return (
+    all(run.sweep for run in everyone)
+    and _num_classes([everyone], ["sweep"], _sweep)
+    < _num_classes([everyone], names, settings)
+    and _num_classes(groups, ["sweep"], _sweep)
+    == _num_classes(
+      groups, [*names, "sweep"], lambda run: settings(run) | _sweep(run)
+    )
+  )
+
+
+def _sweep(run: Run) -> dict[str, str]:
+  return {"sweep": run.sweep}
 
 
 def _values(

@@ -1,6 +1,7 @@
 """Runs become cells: seeds within, everything else apart."""
 
 import dataclasses
+import json
 
 import made_runs
 import numpy as np
@@ -177,6 +178,41 @@ def test_a_sweeps_seed_may_draw_what_it_will(tmp_path):
   _, [left_out, _] = _cells(tmp_path)
   assert "it has the seed 0, as" in left_out.reason
   assert "an axis `seed` of a sweep tells them apart" in left_out.reason
+
+
+def test_sweeps_that_chose_rates_by_size_are_curves_of_their_own(tmp_path):
+  """At one size both have runs, with other rates."""
+  cells = {"a": [(100, 0.08), (500, 0.08), (900, 0.02)], "b": [(500, 0.04)]}
+  for sweep, settings in cells.items():
+    names = [f"{sweep}{size}" for size, _ in settings]
+    for name, (size, rate) in zip(names, settings, strict=True):
+      made_runs.make_run(
+        tmp_path / "cells" / name,
+        examples=size,
+        steps=size,
+        rate=rate,
+        cell={"axes": {"size": size, "seed": 0}, "stage": "final"},
+      )
+    (tmp_path / sweep).mkdir()
+    grid = {"cells": [{"cell": name} for name in names]}
+    (tmp_path / sweep / "grid.json").write_text(json.dumps(grid))
+  runs, _ = finished_runs.find([tmp_path / "a", tmp_path / "b"])
+  found, left_out = run_cells.group(runs)
+  assert left_out == []
+  assert [(c.examples, c.family.variant) for c in found] == [
+    (100, (("sweep", "a"),)),
+    (500, (("sweep", "a"),)),
+    (500, (("sweep", "b"),)),
+    (900, (("sweep", "a"),)),
+  ]
+  # Where a setting tells as much, it is the better name.
+  runs, _ = finished_runs.find([tmp_path / "cells"])
+  assert {run.sweep for run in runs} == {""}
+  found, _ = run_cells.group([r for r in runs if r.entry["steps"] == 500])
+  assert [c.family.variant for c in found] == [
+    (("BASE_LEARNING_RATE", "0.04"),),
+    (("BASE_LEARNING_RATE", "0.08"),),
+  ]
 
 
 def test_other_data_make_another_family_whatever_the_size(tmp_path):
