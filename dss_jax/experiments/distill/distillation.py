@@ -24,7 +24,8 @@ SEARCH_SEED = 1000
 # Of a student that starts from random parameters, and of one from a checkpoint.
 _RATES = {True: (0.01, 0.02, 0.04), False: (5e-4, 1e-3, 2e-3)}
 _LOOKS = 8
-# So many answers are looked at before the rest is asked for.
+# So many answers, or half of a small split, are looked at before the rest is asked
+# for.
 _CHECKED = 20
 _SPEED_STEPS = 24
 # What evaluation and starting add to the time of the steps.
@@ -197,7 +198,7 @@ def _extraction(project: Project, split: str) -> list[str]:
     "api_key_env": options.api_key_env,
     "max_tokens": options.max_tokens,
     "max_cost": options.max_cost,
-    "check_first": min(_CHECKED, _num_records(project.table(split))),
+    "check_first": min(_CHECKED, _num_records(project.table(split)) // 2),
     "concurrency": options.concurrency,
   }
   return [
