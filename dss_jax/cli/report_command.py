@@ -100,8 +100,9 @@ def run(args: argparse.Namespace) -> int:
       if text:
         print(textwrap.fill(errors.printable(text), 79))
     print()
-  if written.left_out:
-    print(f"{written.left_out}\n")
+  for text in (written.left_out, *written.content.notes):
+    if text:
+      print(f"{textwrap.fill(errors.printable(text), 79)}\n")
   print(f"page:     {written.files[0]}")
   print(f"figures:  {options.output_dir}/figures/")
   print(f"tables:   {options.output_dir}/tables/ (Markdown, CSV, LaTeX)")

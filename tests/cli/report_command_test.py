@@ -5,6 +5,7 @@ import csv
 import made_runs
 
 from dss_jax.cli import command_line
+from dss_jax.datasets.records import Rationale, Record, write_records
 
 
 def test_a_report_of_runs(tmp_path, capsys):
@@ -14,11 +15,14 @@ def test_a_report_of_runs(tmp_path, capsys):
         tmp_path / f"runs/{method}{seed}", method=method, seed=seed
       )
   out = tmp_path / "out"
-  assert (
-    command_line.main(["report", str(tmp_path / "runs"), f"--output_dir={out}"])
-    == 0
-  )
-  assert str(out) in capsys.readouterr().out
+  # A file without answers ends nothing, and is named.
+  records = tmp_path / "records.jsonl"
+  write_records(records, [Record("a", "b", "c", (Rationale("why"),))])
+  flags = ["report", str(tmp_path / "runs"), f"--output_dir={out}"]
+  assert command_line.main([*flags, f"--teacher={records}"]) == 0
+  printed = capsys.readouterr().out
+  assert str(out) in printed
+  assert "none of its stored answers has a label" in " ".join(printed.split())
   with open(out / "tables/comparisons.csv", encoding="utf-8") as file:
     [row] = csv.DictReader(file)
   assert row["method"] == "distilling step-by-step"
