@@ -6,7 +6,6 @@ looked at before the rest is asked.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import itertools
@@ -15,7 +14,7 @@ from typing import TextIO
 
 from dss_jax.base.progress import Progress
 from dss_jax.rationales import first_answers
-from dss_jax.rationales.asking import request_loop
+from dss_jax.rationales.asking import event_loops, request_loop
 from dss_jax.rationales.asking.ask_summary import Summary
 from dss_jax.rationales.extraction_plan import ExtractionPlan, TeacherPlan
 from dss_jax.rationales.ledger import Ledger
@@ -56,7 +55,7 @@ def ask_everything(
   prices = prices or Prices.load()
   for teacher_plan in plan.prompted_teachers:
     ledger.add_limit(teacher_plan.sampling.max_tokens)
-  summaries = asyncio.run(_ask_all(source, plan, ledger, prices, stream))
+  summaries = event_loops.run(_ask_all(source, plan, ledger, prices, stream))
   reasons = [
     summary.reason
     for rounds in summaries.values()

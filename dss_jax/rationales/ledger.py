@@ -71,7 +71,7 @@ class Ledger:
   """A ledger file, open in this process.
 
   Writes gather in memory until `flush`, which makes them one transaction.
-  Reading flushes first. To be used from the thread that opened it.
+  Reading flushes first. To be used by one thread at a time.
 
   Args:
     path: the file; made, with its folder, if absent.

@@ -66,7 +66,10 @@ def connect(path: pathlib.Path, *, read_only: bool) -> sqlite3.Connection:
     # SQLite would take it for an empty database and overwrite it.
     raise _another_file(path)
   uri = path.resolve().as_uri() + f"?mode={'rw' if read_only else 'rwc'}"
-  db = sqlite3.connect(uri, uri=True, isolation_level=None)
+  # In a notebook it is asked in another thread, which this one waits for.
+  db = sqlite3.connect(
+    uri, uri=True, isolation_level=None, check_same_thread=False
+  )
   db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MOST_BYTES)
   return db
 

@@ -280,5 +280,7 @@ def _check_exemplar(prompt: Prompt, exemplar: Exemplar):
         f"its output {output.strip()[-60:]!r} is read as label"
         f" {parsed.label!r} ({parsed.status}), its label is {exemplar.label!r}"
         if parsed.label != wanted.label or parsed.status != "ok"
-        else f"its rationale is read as {parsed.rationale[-60:]!r}"
+        else f"its rationale ends {exemplar.rationale[-40:]!r}, and is read as"
+        f" ending {parsed.rationale[-40:]!r}; signs that output_format puts behind"
+        " {rationale} belong into the rationale"
       )

@@ -1,5 +1,6 @@
 """The run as a function: what it asks, writes and tells."""
 
+import asyncio
 import dataclasses
 import io
 import itertools
@@ -86,6 +87,19 @@ def plan(*teachers, samples=1, **rest):
 
 def run(tmp_path, made, source=SOURCE, **rest):
   return extract(source, made, tmp_path, stream=io.StringIO(), **rest)
+
+
+def test_asking_from_a_notebook(tmp_path):
+  """Its cells are run by an event loop; the ledger was opened outside of ours."""
+  teacher = Scripted()
+
+  async def cell():
+    return run(tmp_path, plan(teacher))
+
+  result = asyncio.run(cell())
+  assert len(teacher.asked) == 10
+  assert result.report is not None
+  assert result.report.answers == 10
 
 
 def test_teachers_in_words_and_by_heart(tmp_path):
