@@ -61,6 +61,7 @@ import pytest  # noqa: E402
 
 pytest_plugins = (
   "command_line",
+  "installed_wheel",
   "loopback_batches",
   "loopback_teacher",
   "plain_model",

@@ -6,7 +6,6 @@
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -17,51 +16,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import dss_jax
-
-SOURCES = (
-  "dss_jax",
-  "gin",
-  "tasks",
-  "setup.py",
-  "pyproject.toml",
-  "MANIFEST.in",
-  "README.md",
-  "CHANGELOG.md",
-  "LICENSE",
-  "NOTICE",
-)
-
-
-@pytest.fixture(scope="module")
-def wheel(repository, tmp_path_factory) -> pathlib.Path:
-  """A wheel built from a copy of the sources, links followed as git has them."""
-  folder = tmp_path_factory.mktemp("wheel")
-  source = folder / "source"
-  source.mkdir()
-  for name in SOURCES:
-    path = repository / name
-    if path.is_dir():
-      shutil.copytree(path, source / name, symlinks=True)
-    else:
-      shutil.copy(path, source / name)
-  subprocess.run(
-    [
-      sys.executable,
-      "-m",
-      "pip",
-      "wheel",
-      "-q",
-      "--no-deps",
-      ".",
-      "--wheel-dir",
-      str(folder),
-    ],
-    cwd=source,
-    check=True,
-    timeout=300,
-  )
-  (built,) = folder.glob("dss_jax-*.whl")
-  return built
 
 
 @pytest.fixture(scope="module")

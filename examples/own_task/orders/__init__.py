@@ -1,0 +1,1 @@
+"""A task of your own for dss_jax; see README.md."""
