@@ -97,7 +97,7 @@ def _run(project: pathlib.Path, environment, *argv: str) -> str:
     env=environment.variables(),
     capture_output=True,
     text=True,
-    timeout=1800,
+    timeout=3600,
   )
   assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-4000:]
   return ended.stdout
