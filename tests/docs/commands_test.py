@@ -21,7 +21,12 @@ from dss_jax.base.errors import UserError
 from dss_jax.cli import gin_checks, gin_config
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-PAGES = documented_commands.pages(REPOSITORY)
+# Those of an example are for its folder, where tests/examples runs them.
+PAGES = [
+  page
+  for page in documented_commands.pages(REPOSITORY)
+  if "examples" not in page.relative_to(REPOSITORY).parts
+]
 
 # ------------------------------------------------------ what is run, and how
 

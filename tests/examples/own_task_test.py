@@ -199,5 +199,4 @@ def test_the_notebook(project, installed_wheel):
   assert "24 records of test" in printed
   assert "test: 100 % can be read" in printed
   assert "'orders_dss'" in printed
-  assert "model.safetensors" in printed
   assert (project / "runs" / "notebook" / "report" / "report.html").exists()
