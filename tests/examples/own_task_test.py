@@ -21,8 +21,8 @@ from dss_jax.rationales import prompt_files
 # What is replaced, by file.
 _SMALLER = {
   "stand_in/make_data.py": {
-    '"train": 500, "validation": 200, "test": 400': (
-      '"train": 64, "validation": 16, "test": 24'
+    '"train": 510, "validation": 210, "test": 420': (
+      '"train": 63, "validation": 15, "test": 24'
     ),
   },
   "student.gin": {
@@ -66,7 +66,7 @@ def example(repository) -> pathlib.Path:
 @pytest.fixture
 def project(example, installed_wheel, tmp_path) -> pathlib.Path:
   """A copy of the project, smaller, installed next to dss_jax."""
-  folder = tmp_path / "orders"
+  folder = tmp_path / "menus"
   made = shutil.ignore_patterns("data", "records", "runs", "*.egg-info")
   shutil.copytree(example, folder, ignore=made)
   for name, changes in _SMALLER.items():
@@ -113,30 +113,31 @@ def test_the_prompt_and_the_data_keep_the_rules(example, tmp_path, monkeypatch):
   script = tmp_path / "stand_in" / "make_data.py"
   subprocess.run([sys.executable, script], check=True, timeout=60)
   monkeypatch.syspath_prepend(tmp_path / "stand_in")
-  import menu  # type: ignore[import-not-found]
+  import kitchen  # type: ignore[import-not-found]
 
-  def read(order):
-    words = order.lower()
-    (guest,) = (guest for guest in menu.GUESTS if guest in words)
-    first, second = sorted(filter(words.count, menu.DISHES), key=words.index)
-    return guest, (first, second)
+  def read(menu):
+    words = menu.lower()
+    found = sorted(filter(words.count, kitchen.MADE_OF), key=words.index)
+    assert len(found) == 3
+    return tuple(found)
 
   for exemplar in prompt_files.load(example / "prompt.toml").exemplars:
-    guest, dishes = read(exemplar.input)
-    assert exemplar.label == menu.answer(guest, dishes)
-    assert exemplar.rationale.lower() == f"{menu.reason(guest, dishes)}."
+    dishes = read(exemplar.input)
+    assert exemplar.label == kitchen.rating(dishes)
+    assert exemplar.rationale.lower() == f"{kitchen.reason(dishes)}."
   seen = set()
-  for split, count in (("train", 500), ("validation", 200), ("test", 400)):
+  for split, count in (("train", 510), ("validation", 210), ("test", 420)):
     with (tmp_path / "data" / f"{split}.csv").open(newline="") as file:
       rows = [
-        (read(row["order"]), row["serve"]) for row in csv.DictReader(file)
+        (read(row["menu"]), row["variety"]) for row in csv.DictReader(file)
       ]
-    assert [label for _, label in rows].count("yes") == count / 2
-    assert all(menu.answer(*order) == label for order, label in rows)
-    orders = {(guest, frozenset(dishes)) for (guest, dishes), _ in rows}
-    assert len(orders) == count
-    assert not orders & seen
-    seen |= orders
+    assert all(kitchen.rating(dishes) == label for dishes, label in rows)
+    labels = [label for _, label in rows]
+    assert {labels.count(each) for each in set(labels)} == {count // 3}
+    menus = {frozenset(dishes) for dishes, _ in rows}
+    assert len(menus) == count
+    assert not menus & seen
+    seen |= menus
 
 
 @pytest.mark.slow
@@ -155,11 +156,11 @@ def test_a_student_is_trained_as_the_readme_says(project, installed_wheel):
   ]
   _shell(project, installed_wheel, "\n".join(lines))
   records, problems = read_records(project / "records" / "train.jsonl")
-  assert (len(records), problems) == (64, [])
+  assert (len(records), problems) == (63, [])
   assert all("is made of" in r.rationales[0].text for r in records)
   results = (project / "runs" / "dss" / "results.jsonl").read_text()
   last = json.loads(results.splitlines()[-1])
-  assert (last["dataset"], last["split"], last["n"]) == ("orders", "test", 24)
+  assert (last["dataset"], last["split"], last["n"]) == ("menus", "test", 24)
 
 
 @pytest.mark.slow
@@ -169,12 +170,14 @@ def test_the_whole_readme(project, installed_wheel):
   printed = _shell(project, installed_wheel, _commands(project))
   assert "can be used" in printed
   answer = json.loads(re.findall(r"^\{.*\"label\".*\}$", printed, re.M)[-1])
-  assert answer["label"] in ("yes", "no")
+  assert answer["label"] in ("good", "fair", "poor")
   report = (project / "report" / "report.html").read_text(encoding="utf-8")
-  assert "orders" in report
+  assert "menus" in report
   lines = (project / "runs" / "answers.jsonl").read_text().splitlines()
   assert len(lines) == 24
-  assert {json.loads(line)["label"] for line in lines} <= {"yes", "no"}
+  assert {json.loads(line)["label"] for line in lines} <= {
+    *("good", "fair", "poor"),
+  }
 
 
 # Runs the cells as a notebook does: one after the other, within a running loop.
@@ -198,5 +201,5 @@ def test_the_notebook(project, installed_wheel):
   )
   assert "24 records of test" in printed
   assert "test: 100 % can be read" in printed
-  assert "'orders_dss'" in printed
+  assert "'menus_dss'" in printed
   assert (project / "runs" / "notebook" / "report" / "report.html").exists()

@@ -1,4 +1,4 @@
-"""Draws labelled orders: `data/train.csv`, `validation.csv` and `test.csv`.
+"""Draws rated menus: `data/train.csv`, `validation.csv` and `test.csv`.
 
     python stand_in/make_data.py
 
@@ -9,48 +9,45 @@ import csv
 import pathlib
 import random
 
-import menu
+import kitchen
 
-SIZES = {"train": 500, "validation": 200, "test": 400}
+SIZES = {"train": 510, "validation": 210, "test": 420}
 _FORMS = (
-  "{guest} orders {first} and {second}.",
-  "{guest} would like {first}, then {second}.",
-  "For {guest}: {first}, {second}.",
+  "Monday {0}, Tuesday {1}, Wednesday {2}.",
+  "First {0}, then {1}, and {2} at the end.",
+  "Three days of {0}, {1} and {2}.",
 )
 
 
-def draw(rng: random.Random, label: str) -> tuple[str, tuple[str, str]]:
-  """An order with this label: a guest and two dishes."""
-  guest = rng.choice(list(menu.GUESTS))
-  while True:
-    first, second = rng.sample(list(menu.DISHES), 2)
-    if menu.answer(guest, (first, second)) == label:
-      return guest, (first, second)
-
-
-def text(rng: random.Random, guest: str, dishes: tuple[str, str]) -> str:
-  """The order in words."""
-  form = rng.choice(_FORMS)
-  words = form.format(guest=guest, first=dishes[0], second=dishes[1])
-  return words[0].upper() + words[1:]
+def draw(rng: random.Random, label: str) -> tuple[str, ...]:
+  """Three dishes, whose menu has this label."""
+  pattern = {"good": (0, 1, 2), "fair": (0, 0, 1), "poor": (0, 0, 0)}[label]
+  kinds = rng.sample(list(kitchen.DISHES_OF), 3)
+  left = {of: list(kitchen.DISHES_OF[of]) for of in kinds}
+  for dishes in left.values():
+    rng.shuffle(dishes)
+  menu = [left[kinds[index]].pop() for index in pattern]
+  rng.shuffle(menu)
+  return tuple(menu)
 
 
 def main() -> None:
   rng = random.Random(0)
   folder = pathlib.Path(__file__).parents[1] / "data"
   folder.mkdir(exist_ok=True)
+  labels = list(kitchen.RATINGS.values())
   seen = set()
   for split, size in SIZES.items():
     rows = []
     while len(rows) < size:
-      label = ("yes", "no")[len(rows) % 2]
-      guest, dishes = draw(rng, label)
-      # No order is in two splits, in whatever words.
-      if (order := (guest, *sorted(dishes))) not in seen:
-        seen.add(order)
-        rows.append([text(rng, guest, dishes), label])
+      label = labels[len(rows) % len(labels)]
+      dishes = draw(rng, label)
+      # The same dishes are in no other split, in whatever order and words.
+      if (menu := frozenset(dishes)) not in seen:
+        seen.add(menu)
+        rows.append([rng.choice(_FORMS).format(*dishes), label])
     with (folder / f"{split}.csv").open("w", newline="") as file:
-      csv.writer(file).writerows([["order", "serve"], *rows])
+      csv.writer(file).writerows([["menu", "variety"], *rows])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python stand_in/teacher.py --port=8001
 
-It is no model: it knows the kitchen's rules, answers in the wording of chat
+It is no model: it knows the canteen's rules, answers in the wording of chat
 models, wrongly once in twenty times, and speaks as much of OpenAI's protocol as
 `dss-jax extract` asks for. README says how to ask a real model instead.
 """
@@ -12,7 +12,7 @@ import hashlib
 import http.server
 import json
 
-import menu
+import kitchen
 
 _OPENINGS = ("Sure! ", "Let's think step by step.\n\n", "**Reasoning:** ", "")
 _ENDINGS = (
@@ -23,27 +23,26 @@ _ENDINGS = (
 _WRONG = 0.05
 
 
-def _draw(order: str, purpose: str) -> float:
-  """A number in [0, 1), the same whenever the order is asked about."""
-  digest = hashlib.sha256(f"{purpose}: {order}".encode()).digest()
+def _draw(menu: str, purpose: str) -> float:
+  """A number in [0, 1), the same whenever the menu is asked about."""
+  digest = hashlib.sha256(f"{purpose}: {menu}".encode()).digest()
   return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _one_of(texts: tuple[str, ...], order: str, purpose: str) -> str:
-  return texts[int(_draw(order, purpose) * len(texts))]
+def _one_of(texts: tuple[str, ...], menu: str, purpose: str) -> str:
+  return texts[int(_draw(menu, purpose) * len(texts))]
 
 
-def reply(order: str) -> str:
-  """What a model would say to an order, in its words."""
-  words = order.lower()
-  guest = next(guest for guest in menu.GUESTS if guest in words)
-  dishes = tuple(sorted(filter(words.count, menu.DISHES), key=words.index))
-  answer = menu.answer(guest, dishes)
-  if _draw(order, "wrong") < _WRONG:
-    answer = "no" if answer == "yes" else "yes"
-  reason = menu.reason(guest, dishes)
-  opening = _one_of(_OPENINGS, order, "opening")
-  ending = _one_of(_ENDINGS, order, "ending").format(answer)
+def reply(menu: str) -> str:
+  """What a model would say to a menu, in its words."""
+  dishes = tuple(sorted(filter(menu.count, kitchen.MADE_OF), key=menu.index))
+  answer = kitchen.rating(dishes)
+  if _draw(menu, "wrong") < _WRONG:
+    others = tuple(x for x in kitchen.RATINGS.values() if x != answer)
+    answer = _one_of(others, menu, "answer")
+  reason = kitchen.reason(dishes)
+  opening = _one_of(_OPENINGS, menu, "opening")
+  ending = _one_of(_ENDINGS, menu, "ending").format(answer)
   return f"{opening}{reason[0].upper()}{reason[1:]}. {ending}"
 
 

@@ -1,6 +1,6 @@
-"""Registers the dataset `orders`: with dss_jax, and its tasks with SeqIO.
+"""Registers the dataset `menus`: with dss_jax, and its tasks with SeqIO.
 
-`MIXTURE_OR_TASK_MODULE = 'orders.tasks'` in orders.gin has it imported. Nothing
+`MIXTURE_OR_TASK_MODULE = 'menus.tasks'` in menus.gin has it imported. Nothing
 is read before somebody asks for records.
 """
 
@@ -12,8 +12,8 @@ DATA = pathlib.Path(__file__).parents[1] / "data"
 SPLITS = ("train", "validation", "test")
 
 tasks.add_dss_tasks(
-  "orders",
+  "menus",
   {split: DATA / f"{split}.csv" for split in SPLITS},
-  field_mapping={"input": "order", "label": "serve"},
-  labels=("yes", "no"),
+  field_mapping={"input": "menu", "label": "variety"},
+  labels=("good", "fair", "poor"),
 )
