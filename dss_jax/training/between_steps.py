@@ -69,6 +69,10 @@ class BetweenSteps:
       flush(config, loop, self.monitor)
     elif step % config.stats_period == 0:
       flush(config, loop, self.monitor, leaving=1)
+    if saves and not (is_last or is_stopped):
+      # If all steps since the checkpoint before were skipped, it is the same,
+      # and would take the place of one from before the run diverged.
+      saves = loop.nonfinite_in_a_row < config.save_cfg.period
     if evaluates:
       loop.evaluation_due = True
       if not is_stopped:

@@ -14,7 +14,8 @@ decided here. What is read is compared with its checksums first, and parameters
 must be finite: a damaged checkpoint is refused, never answers.
 
 Saving is asynchronous. A save cut short leaves no checkpoint behind, only a
-temporary folder that the next start removes.
+temporary folder that the next start removes, and a checkpoint that is deleted
+or replaced is never seen half (`outgoing_checkpoints`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import asyncio
 import contextlib
 import dataclasses
 import pathlib
-import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -32,7 +32,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from dss_jax.base import (
@@ -51,11 +50,10 @@ from dss_jax.base.errors import (
 )
 from dss_jax.pretrained import mismatch, t5x_checkpoints
 from dss_jax.pretrained.files import bounds
+from dss_jax.training import outgoing_checkpoints
 
 PyTree = Any
 FOLDER = "checkpoints"
-# A checkpoint that waits for another one of its step to be written.
-_REPLACED = ".replaced"
 _SECONDS_WITHOUT_OTHERS = 5.0
 # What a checkpoint of adapters says about their base.
 _BASE: dict[str, Any] = {
@@ -136,6 +134,7 @@ class Checkpoints:
     """
     options = options or SaveOptions()
     self.options = options
+    self._read_only = read_only
     self.folder = pathlib.Path(model_dir).absolute() / FOLDER
     if read_only and not self.folder.is_dir():
       raise UserError(
@@ -150,10 +149,9 @@ class Checkpoints:
       self.folder, "delete the folder of the step that it is in"
     ):
       plain_files.check_folder(self.folder)
-      if not read_only:
-        self._settle_replaced()
-        if jax.process_count() > 1:
-          multihost_utils.sync_global_devices("checkpoints settled")
+      if not read_only and jax.process_index() == 0 and self.folder.is_dir():
+        # Others wait for it where Orbax makes the folder.
+        outgoing_checkpoints.put_back(self.folder)
       self._manager = ocp.CheckpointManager(
         self.folder,
         item_names=("state", "loop", "base"),
@@ -161,6 +159,7 @@ class Checkpoints:
           create=not read_only,
           read_only=read_only,
           cleanup_tmp_directories=not read_only,
+          todelete_subdir=None if read_only else outgoing_checkpoints.FOLDER,
           enable_async_checkpointing=options.asynchronous,
           preservation_policy=self._policy,
           temporary_path_class=_WithChecksums,
@@ -268,10 +267,10 @@ class Checkpoints:
         written.
     """
     self._policy.best_step = loop_state.get("best_step")
+    self.wait()
     if step in self.steps():  # Orbax would refuse
-      self.wait()
       with self._writing():
-        self._set_aside(step)
+        self._manager.delete(step)
     items = {
       "state": ocp.args.PyTreeSave(_as_tree(state)),
       "loop": ocp.args.JsonSave(dict(loop_state)),
@@ -281,25 +280,6 @@ class Checkpoints:
     with self._writing():
       self._manager.save(step, args=ocp.args.Composite(**items))
 
-  def _set_aside(self, step: int) -> None:
-    """Keeps a checkpoint under another name until its replacement is written."""
-    if jax.process_index() == 0:
-      path = self.folder / str(step)
-      path.rename(path.with_suffix(_REPLACED))
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices("checkpoint set aside")
-    self._manager.reload()
-
-  def _settle_replaced(self) -> None:
-    """Removes what was replaced; takes back what was to be and is not."""
-    if jax.process_index() > 0:
-      return
-    for path in self.folder.glob(f"*{_REPLACED}"):
-      if (newer := path.with_suffix("")).exists():
-        shutil.rmtree(path)
-      else:
-        path.rename(newer)
-
   def wait(self) -> None:
     """Waits until the checkpoints are on disk.
 
@@ -308,7 +288,11 @@ class Checkpoints:
     """
     with self._writing():
       self._manager.wait_until_finished()
-      self._settle_replaced()
+      self._delete_outgoing()
+
+  def _delete_outgoing(self) -> None:
+    if not self._read_only and jax.process_index() == 0:
+      outgoing_checkpoints.delete(self.folder)
 
   def close(self) -> None:
     # Orbax waits for its thread that removes temporary folders only before a
@@ -318,6 +302,7 @@ class Checkpoints:
       if wait is not None:
         wait()
       self._manager.close()
+      self._delete_outgoing()
 
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Runs that take a moment: a tiny student on a few built-in records."""
 
 import dataclasses
+import json
 import pathlib
 from typing import Any
 
@@ -9,11 +10,17 @@ import jax.numpy as jnp
 from small_models import SMALL
 
 from dss_jax import vocabularies
+from dss_jax.base import named_trees
 from dss_jax.data import pipeline
 from dss_jax.datasets import DataOptions
 from dss_jax.models import decode_cache, partitioning
 from dss_jax.models.config import T5Config
-from dss_jax.training import evaluation, optimizers
+from dss_jax.training import (
+  checkpoints,
+  evaluation,
+  optimizers,
+  run_directory,
+)
 from dss_jax.training.optimizers import schedules
 from dss_jax.training.train_config import TrainConfig
 
@@ -93,3 +100,18 @@ def config(folder: pathlib.Path, **changes: Any) -> TrainConfig:
     "total_steps": 8,
   }
   return TrainConfig(**(settings | changes))
+
+
+def fingerprint(folder: pathlib.Path) -> tuple[str, ...]:
+  """What must not depend on how often a run was interrupted."""
+  with checkpoints.Checkpoints(folder, read_only=True) as saved:
+    step = saved.resolve_step("latest")
+    tree, loop = saved.restore_numpy(step), saved.loop_state(step)
+  loop.pop("wall_s")
+  return (
+    str(step),
+    named_trees.tree_hash(tree["params"]),
+    named_trees.tree_hash(tree["opt_state"]),
+    json.dumps(loop, sort_keys=True),
+    run_directory.metrics_hash(folder),
+  )

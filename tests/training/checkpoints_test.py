@@ -225,7 +225,7 @@ def test_a_checkpoint_may_be_replaced(folder):
     saved.wait()
     assert saved.steps() == [3]
     assert saved.loop_state(3) == {"best_step": 3}
-  assert not [*folder.rglob("*.replaced")]
+  assert [path.name for path in (folder / "checkpoints").iterdir()] == ["3"]
 
 
 @pytest.mark.parametrize("is_written", [False, True])
@@ -233,10 +233,10 @@ def test_a_checkpoint_is_kept_until_it_is_replaced(folder, is_written):
   """As a process leaves them that is killed while it replaces one."""
   _saved(folder)
   path = folder / "checkpoints" / "3"
-  if is_written:
-    shutil.copytree(path, path.with_suffix(".replaced"))
-  else:
-    path.rename(path.with_suffix(".replaced"))
+  outgoing = path.parent / "outgoing" / "3"
+  shutil.copytree(path, outgoing)
+  if not is_written:
+    shutil.rmtree(path)
   with Checkpoints(folder) as checkpoints:
     assert checkpoints.steps() == [3]
     checkpoints.loop_state(3)

@@ -20,7 +20,6 @@ import pytest
 import small_runs
 
 from dss_jax import datasets
-from dss_jax.base import named_trees
 from dss_jax.base.errors import UserError
 from dss_jax.base.stop_requests import StoppedError
 from dss_jax.data import pipeline
@@ -125,21 +124,6 @@ def _train(config: TrainConfig) -> train.TrainResult:
   return train.train(config, stream=io.StringIO())
 
 
-def _fingerprint(folder: pathlib.Path) -> tuple[str, ...]:
-  """What must not depend on how often a run was interrupted."""
-  with checkpoints_lib.Checkpoints(folder, read_only=True) as saved:
-    step = saved.resolve_step("latest")
-    tree, loop = saved.restore_numpy(step), saved.loop_state(step)
-  loop.pop("wall_s")
-  return (
-    str(step),
-    named_trees.tree_hash(tree["params"]),
-    named_trees.tree_hash(tree["opt_state"]),
-    json.dumps(loop, sort_keys=True),
-    run_directory.metrics_hash(folder),
-  )
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> pathlib.Path:
   """A run of 8 steps that nobody interrupted."""
@@ -231,7 +215,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     with pytest.raises(_Killed):
       _train(config)
   _train(config)
-  assert _fingerprint(tmp_path) == _fingerprint(finished)
+  assert small_runs.fingerprint(tmp_path) == small_runs.fingerprint(finished)
   description = json.loads((tmp_path / "run.json").read_text())
   assert description["recompilations"] == 0
 
@@ -266,7 +250,7 @@ def test_a_signal_saves_the_step_and_the_run_ends_as_if_there_were_none(
     assert saved.resolve_step("latest") == at
   assert not (tmp_path / "results.jsonl").exists()
   _train(config)
-  assert _fingerprint(tmp_path) == _fingerprint(finished)
+  assert small_runs.fingerprint(tmp_path) == small_runs.fingerprint(finished)
 
 
 def _signal_within(monkeypatch, owner, name: str, at: int = 1) -> None:
@@ -326,7 +310,7 @@ def test_a_signal_within_an_evaluation_ends_it_and_it_is_made_again(
     with pytest.raises(_Killed):
       _train(config)
   _train(config)
-  assert _fingerprint(tmp_path) == _fingerprint(finished)
+  assert small_runs.fingerprint(tmp_path) == small_runs.fingerprint(finished)
   results, expected = (
     [
       row | {"config_sha": "", "wall_s": 0}
@@ -354,7 +338,9 @@ def test_an_evaluation_made_again_can_end_the_run(tmp_path, monkeypatch):
       _train(stopped)
   result = _train(stopped)
   assert (result.step, result.best_step) == (4, 2)
-  assert _fingerprint(stopped.folder) == _fingerprint(whole.folder)
+  assert small_runs.fingerprint(stopped.folder) == small_runs.fingerprint(
+    whole.folder
+  )
 
 
 @pytest.mark.slow
@@ -374,7 +360,9 @@ def test_batch_files_train_as_the_records_do(finished, tmp_path, monkeypatch):
     with pytest.raises(_Killed):
       _train(config)
   _train(config)
-  assert _fingerprint(tmp_path / "run") == _fingerprint(finished)
+  assert small_runs.fingerprint(tmp_path / "run") == small_runs.fingerprint(
+    finished
+  )
   (tmp_path / "run" / "results.jsonl").unlink()
   longer = dataclasses.replace(config, total_steps=9)
   with pytest.raises(UserError, match="the run needs 8 to 8"):
@@ -404,10 +392,16 @@ def test_a_step_that_is_compiled_again_is_reported(tmp_path, monkeypatch):
 
 
 def test_a_finished_run_is_left_as_it_is(finished):
-  before = (_fingerprint(finished), (finished / "results.jsonl").read_text())
+  before = (
+    small_runs.fingerprint(finished),
+    (finished / "results.jsonl").read_text(),
+  )
   result = _train(_config(finished))
   assert result.step == 8
-  after = (_fingerprint(finished), (finished / "results.jsonl").read_text())
+  after = (
+    small_runs.fingerprint(finished),
+    (finished / "results.jsonl").read_text(),
+  )
   assert after == before
 
 
