@@ -6,7 +6,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import command_line
 import jax
@@ -446,49 +445,3 @@ def test_a_module_of_another_project_registers_its_tasks(
     ]
   )
   assert status == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "moments",  # lines of metrics.jsonl; saving begins there
-  [(2, 5, 9), pytest.param((2, 5, 7, 9, 11), marks=pytest.mark.thorough)],
-)
-def test_killed_at_any_moment_it_ends_the_same(tmp_path, moments, capsys):
-  """SIGKILL at moments spread over the run, saves in progress among them."""
-  steps = 12
-  flags = [
-    "--gin.EVAL_PERIOD=4",
-    "--gin.CHECKPOINT_PERIOD=1",
-    "--gin.CHECKPOINTS_KEPT=2",
-    "--gin.STATS_PERIOD=1",
-    "--gin.EARLY_STOPPING_PATIENCE=9",
-    f"--gin.TRAIN_STEPS={steps}",
-  ]
-  environment = command_line.environment()
-
-  def command(name: str) -> list[str]:
-    argv = _train_flags(tmp_path / name, *flags)
-    return [sys.executable, "-m", "dss_jax.main", *argv]
-
-  def hashes(name: str) -> str:
-    capsys.readouterr()
-    assert main.main(["checkpoints", str(tmp_path / name), "--hash"]) == 0
-    output = capsys.readouterr().out
-    return "\n".join(x for x in output.splitlines() if "  " in x)
-
-  subprocess.run(command("whole"), check=True, env=environment, timeout=600)
-  killed = 0
-  metrics = tmp_path / "cut" / "metrics.jsonl"
-  for at in moments:
-    process = subprocess.Popen(command("cut"), env=environment)
-    while process.poll() is None:
-      if metrics.exists() and metrics.read_bytes().count(b"\n") >= at:
-        process.kill()
-        killed += 1
-        break
-      time.sleep(0.002)
-    process.wait(timeout=600)
-  subprocess.run(command("cut"), check=True, env=environment, timeout=600)
-  assert killed == len(moments)
-  assert hashes("cut") == hashes("whole")
-  assert len(hashes("whole").splitlines()) == 4

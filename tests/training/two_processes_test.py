@@ -1,22 +1,18 @@
 """Two real processes over jax.distributed train as one does, kills included."""
 
 import json
-import os
 import pathlib
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
+from training_processes import DEADLINE, Run
 
 from dss_jax.models.partitioning.logical_axes import named_params
 from dss_jax.training import checkpoints, run_directory
 
 STEPS = 48
-DEADLINE = 180.0  # seconds for anything, on a busy machine
 FLAGS = (
   *(
     f"--gin_file={name}.gin"
@@ -44,96 +40,6 @@ FLAGS = (
 )
 
 
-class Run:
-  """A training run in one or more processes; each start is a try to end it."""
-
-  def __init__(self, folder: pathlib.Path, processes: int):
-    self.folder = folder
-    self.processes = processes
-    self.flags: tuple[str, ...] = ()
-    self.logs: list[pathlib.Path] = []
-    self.started: list[subprocess.Popen] = []
-    self.starts = 0
-
-  def start(self) -> None:
-    self.starts += 1
-    with socket.socket() as probe:
-      probe.bind(("127.0.0.1", 0))
-      address = f"127.0.0.1:{probe.getsockname()[1]}"
-    environment = os.environ | {
-      "JAX_PLATFORMS": "cpu",
-      "JAX_COMPILATION_CACHE_DIR": str(self.folder.parent / "cache"),
-      "OMP_NUM_THREADS": "1",
-      "PYTHONPATH": os.pathsep.join(sys.path),
-      # Two devices in all: of two numbers, the second counts.
-      "XLA_FLAGS": os.environ["XLA_FLAGS"]
-      + f" --xla_force_host_platform_device_count={2 // self.processes}",
-    }
-    environment.pop("GLIBC_TUNABLES", None)  # as users start them
-    self.logs, self.started = [], []
-    for index in range(self.processes):
-      others = ()
-      if self.processes > 1:
-        others = (
-          f"--coordinator_address={address}",
-          f"--process_count={self.processes}",
-          f"--process_index={index}",
-        )
-      log = self.folder.parent / f"{self.folder.name}.{self.starts}.{index}.log"
-      self.logs.append(log)
-      with log.open("w") as file:
-        self.started.append(
-          subprocess.Popen(
-            [
-              *(sys.executable, "-m", "dss_jax.main", "train", *FLAGS),
-              *(*self.flags, f"--gin.MODEL_DIR={self.folder}", *others),
-            ],
-            env=environment,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-          )
-        )
-
-  def wait_for_checkpoint(self, step: int) -> None:
-    """Until there is a checkpoint of `step` or later, and steps after it."""
-    end = time.monotonic() + DEADLINE
-    steps = None
-    while steps is None or self.lines() <= steps:
-      if steps is None and (self.saved() or -1) >= step:
-        steps = self.lines()
-      assert time.monotonic() < end, self.text()
-      assert all(each.poll() is None for each in self.started), self.text()
-      time.sleep(0.02)
-
-  def wait_for_text(self, text: str) -> None:
-    end = time.monotonic() + DEADLINE
-    while text not in self.text():
-      assert time.monotonic() < end, self.text()
-      time.sleep(0.02)
-
-  def lines(self) -> int:
-    metrics = self.folder / "metrics.jsonl"
-    return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
-
-  def saved(self) -> int | None:
-    folder = self.folder / "checkpoints"
-    steps = folder.iterdir() if folder.is_dir() else ()
-    return max((int(s.name) for s in steps if s.name.isdigit()), default=None)
-
-  def end(self, deadline: float = DEADLINE) -> list[int]:
-    """Exit statuses, once all processes have ended."""
-    end = time.monotonic() + deadline
-    return [each.wait(end - time.monotonic()) for each in self.started]
-
-  def text(self) -> str:
-    return "\n".join(log.read_text() for log in self.logs)[-4000:]
-
-  def kill(self) -> None:
-    for each in self.started:
-      each.kill()
-      each.wait()
-
-
 def losses(folder: pathlib.Path) -> list[float]:
   lines = (folder / "metrics.jsonl").read_text().splitlines()
   return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
@@ -148,7 +54,10 @@ def last_params(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def runs(tmp_path):
-  found = {"one": Run(tmp_path / "one", 1), "two": Run(tmp_path / "two", 2)}
+  found = {
+    "one": Run(tmp_path / "one", 1, FLAGS),
+    "two": Run(tmp_path / "two", 2, FLAGS),
+  }
   yield found
   for run in found.values():
     run.kill()
@@ -220,7 +129,7 @@ def test_a_signal_to_one_of_two_processes_saves_and_ends_both(
   for log in two.logs:
     assert f"stopped: step {step} of {STEPS} is saved" in log.read_text()
 
-  alone = Run(two.folder, 1)
+  alone = Run(two.folder, 1, FLAGS)
   alone.start()
   assert alone.end() == [0], alone.text()
   assert one.end() == [0], one.text()
@@ -237,7 +146,7 @@ def test_a_signal_to_one_of_two_processes_ends_the_evaluation_of_both(runs):
   """At the same batch; what they then make of it is what one process makes."""
   one, two = runs["one"], runs["two"]
   for run in runs.values():
-    run.flags = (
+    run.flags += (
       "--gin.EVAL_PERIOD=16",
       "--gin.EVAL_MAX_EXAMPLES=400",
       "--gin.evaluation.EvaluationConfig.batch_size=8",
