@@ -12,7 +12,7 @@ PYTEST = $(BIN)/python -m pytest
 TWO_WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL = help
-.PHONY: help quickstart test check lint format docs links lock clean
+.PHONY: help quickstart test check lint format docs links lock soak fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -30,7 +30,7 @@ quickstart: $(VENV)/.installed-report ## install, train and compare on the built
 	$(BIN)/dss-jax quickstart $(ARGS)
 
 test: $(VENV)/.installed-dev ## the tests that this machine can run, but thorough ones
-	$(PYTEST) $(TWO_WORKERS) -m 'not thorough' $(ARGS)
+	$(PYTEST) $(TWO_WORKERS) -m 'not (thorough or soak)' $(ARGS)
 
 # Half a minute to install: neither TensorFlow nor JAX's compiled half is needed.
 $(VENV)-lint/.installed: pyproject.toml
@@ -49,7 +49,7 @@ CHECK_LEAVES_OUT = --ignore=tests/data/seqio/tasks_test.py \
   --ignore=tests/data/seqio/materialization_test.py
 
 check: lint $(VENV)/.installed-dev ## lint, and the fast tests, in about 2 minutes
-	$(PYTEST) $(TWO_WORKERS) -q -m 'not (slow or thorough or shared or hf)' $(CHECK_LEAVES_OUT) $(ARGS)
+	$(PYTEST) $(TWO_WORKERS) -q -m 'not (slow or thorough or soak or shared or hf)' $(CHECK_LEAVES_OUT) $(ARGS)
 
 # Half a minute to install: dss_jax itself is read, not imported.
 $(VENV)-docs/.installed: pyproject.toml
@@ -81,6 +81,25 @@ lock: $(VENV)-lint/.installed ## pin the newest versions in range, in requiremen
 	$(COMPILE) $(TOGETHER:%=--extra %) --upgrade -o requirements/locked.txt
 	$(COMPILE) --extra beam --upgrade -o requirements/locked_beam.txt
 	$(COMPILE) --extra ray --upgrade -o requirements/locked_ray.txt
+
+# Other signals, and more: make soak SIGNALS=200 SEED=7
+SIGNALS ?= 50
+SEED ?= $(shell date +%s)
+
+soak: $(VENV)/.installed-dev ## kill and stop a run at random moments, in half an hour
+	DSS_SOAK_SIGNALS=$(SIGNALS) DSS_SOAK_SEED=$(SEED) \
+	  $(PYTEST) -m soak tests/training/soak_test.py $(ARGS)
+
+# Atheris has no part in the other environments.
+FUZZ = $(VENV)-fuzz/bin
+$(VENV)-fuzz/.installed: setup.py pyproject.toml
+	@test -x $(FUZZ)/python || $(PYTHON) -m venv $(VENV)-fuzz
+	@$(FUZZ)/python -m pip install -q --upgrade 'pip>=25.1'
+	PYTHONWARNINGS=ignore $(FUZZ)/python -m pip install -q -e '.[serve,teacher]' --group fuzz
+	@touch $@
+
+fuzz: $(VENV)-fuzz/.installed ## fuzz all parsers of outside data, half a minute each
+	$(FUZZ)/python -m fuzz $(ARGS)
 
 clean: ## remove build products, keep the environment
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

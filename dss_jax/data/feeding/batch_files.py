@@ -32,6 +32,7 @@ VERSION = 1
 
 # Of one feature's shard: few files, yet little to hold while writing.
 _SHARD_BYTES = 64 << 20
+_MAX_STEP = 2**53
 # Shards that stay open, of one set of features each.
 _OPEN_SHARDS = 4
 
@@ -153,7 +154,7 @@ class BatchFiles(Batches):
     )
     try:
       header = _check_header(self._folder.header)
-    except (KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever values of other kinds lead to
       raise array_folders.damaged(
         folder, f"{type(error).__name__}: {error}"
       ) from error
@@ -224,14 +225,16 @@ class BatchFiles(Batches):
 
 
 def _check_header(header: Mapping[str, Any]) -> _Header:
-  """The header's entries, or KeyError, TypeError, ValueError."""
+  """The header's entries; raises what values of other kinds lead to."""
   fields = {field.name for field in dataclasses.fields(BatchShape)}
   shape = header["shape"]
   if set(shape) != fields:
     raise ValueError(f"shape has {sorted(shape)}, expected {sorted(fields)}")
   first, num_steps = int(header["first_step"]), int(header["num_steps"])
   shard_steps = int(header["shard_steps"])
-  if first < 0 or num_steps < 1 or shard_steps < 1:
+  if not (0 <= first <= _MAX_STEP and 1 <= num_steps <= _MAX_STEP) or (
+    shard_steps < 1
+  ):
     raise ValueError("first_step, num_steps or shard_steps out of range")
   if -(-num_steps // shard_steps) > len(header["arrays"]):
     raise ValueError(f"it lacks most of the arrays of {num_steps} steps")

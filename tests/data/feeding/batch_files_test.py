@@ -106,6 +106,10 @@ def _edit(folder, **changes):
     {"subtasks": None},
     {"arrays": {}},
     {"num_steps": 10**12, "shard_steps": 1},
+    {"num_steps": 10**30, "shard_steps": 10**30},
+    {"first_step": 10**30},
+    {"first_step": float("inf")},
+    {"shape": [1]},
   ],
 )
 def test_a_damaged_header(folder, changes):

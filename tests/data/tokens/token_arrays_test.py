@@ -172,6 +172,10 @@ def _no_rates(folder):
   _edit_header(folder, rates=None)
 
 
+def _counts_of_another_kind(folder):
+  _edit_header(folder, left_out=[1])
+
+
 def _other_dtype(folder):
   np.save(folder / "subtask_0.inputs.npy", np.zeros(5, np.int64))
 
@@ -188,6 +192,7 @@ def _other_dtype(folder):
     _path_in_a_name,
     _no_arrays,
     _no_rates,
+    _counts_of_another_kind,
     _other_dtype,
   ],
 )
