@@ -54,7 +54,6 @@ myst_disable_syntax = [
   *("myst_block_break", "myst_line_comment", "myst_role", "myst_target"),
 ]
 highlight_language = "none"
-smartquotes = False  # they make one dash of a flag's two
 
 # ------------------------------------------------------------- the reference
 

@@ -34,10 +34,11 @@ def _code(text: str, language: str = "none") -> nodes.literal_block:
   return nodes.literal_block(text, text, language=language)
 
 
-def _paragraphs(text: str) -> list[nodes.Node]:
-  """Text as it is: nothing in it is markup."""
-  parts = re.split(r"\n\s*\n", text.strip())
-  return [nodes.paragraph(text=" ".join(part.split())) for part in parts]
+def _paragraph(text: str) -> nodes.paragraph:
+  """Text as it is: nothing in it is markup, nor are two dashes one."""
+  paragraph = nodes.paragraph(text=" ".join(text.split()))
+  paragraph.support_smartquotes = False
+  return paragraph
 
 
 # ------------------------------------------------------------ command line
@@ -66,7 +67,7 @@ def _commands(
 
 
 def _mode_section(name: str, parser: argparse.ArgumentParser) -> nodes.section:
-  section = _section(name, *_paragraphs(parser.description or ""))
+  section = _section(name, _paragraph(parser.description or ""))
   formatter = argparse.HelpFormatter(parser.prog)
   for group in parser._action_groups:
     actions = [
@@ -81,7 +82,6 @@ def _mode_section(name: str, parser: argparse.ArgumentParser) -> nodes.section:
       continue
     if group.title not in ("options", "positional arguments"):
       section += nodes.rubric(text=group.title)
-      section += _paragraphs(group.description or "")
     section += nodes.definition_list(
       "", *(_flag(name, each, formatter) for each in actions)
     )
@@ -103,7 +103,7 @@ def _flag(
   term["ids"].append(nodes.make_id(f"{command} {names[-1]}"))
   text = formatter._expand_help(action) if action.help else ""
   return nodes.definition_list_item(
-    "", term, nodes.definition("", nodes.paragraph(text=text))
+    "", term, nodes.definition("", _paragraph(text))
   )
 
 

@@ -86,7 +86,7 @@ _QUICK: dict[str, Sequence[str]] = {
 _SLOW: dict[str, Sequence[str]] = {
   "dss-jax data stats --module=my_tasks": (),
   "dss-jax data show --module=my_tasks": ("--gin.RECORDS_PER_BATCH=4",),
-  "dss-jax quickstart": ("--seeds=1", "--steps=4"),
+  "dss-jax quickstart": ("--seeds=1", "--steps=12"),
   "dss-jax train --gin_file=models/bench.gin": (*_SMALL, *_BYTES),
   "dss-jax train --gin_file=models/taxonli.gin": (*_SMALL, *_FEW),
   "dss-jax train --gin_file=models/families.gin": (*_SMALL, *_FEW_GENERATED),
@@ -110,7 +110,10 @@ _SLOW: dict[str, Sequence[str]] = {
   "dss-jax eval --model_dir=runs/": (),
   "dss-jax checkpoints runs/": (),
   "dss-jax infer --model_dir=runs/taxonli_dss": (),
-  "dss-jax sweep --preset=small": ("--gin.STEPS=4", "--gin.SEEDS=[0]"),
+  "dss-jax infer --model_dir=runs/taxonli_dss --input_format=text": (
+    "--input=line.txt",  # which the page writes to its pipe
+  ),
+  "dss-jax sweep --preset=small": ("--gin.STEPS=12", "--gin.SEEDS=[0]"),
   "dss-jax sweep my_sweep.gin": ("--dry_run",),
   "dss-jax report runs/quickstart": (),
   "dss-jax report runs/sweeps/small": (),
@@ -424,9 +427,11 @@ def _prepare(page: pathlib.Path, folder: pathlib.Path) -> None:
     "premise,hypothesis,answer\n"
     "A carrot is in a bus.,A vegetable is in a vehicle.,entailment\n"
   )
-  (folder / "answers.jsonl").write_text(
-    '{"text": "It is wet. So the answer is (a) pond."}\n' * 14
-  )
+  (folder / "line.txt").write_text("A carrot is in a bus.</s>A car is here.\n")
+  if page.stem == "rationales":  # others write a file of this name
+    (folder / "answers.jsonl").write_text(
+      '{"text": "It is wet. So the answer is (a) pond."}\n' * 14
+    )
 
 
 def _write_tickets(path: pathlib.Path, number: int) -> None:
@@ -500,15 +505,10 @@ _STUDENT = "--gin.MODEL_DIR=runs/taxonli_dss"
 def test_a_page_can_be_followed(page, follow, tmp_path):
   """All commands in their order, in small; but those that cannot run here."""
   commands = documented_commands.of_page(page, REPOSITORY)
-  for name in (
-    "quickstart/standard_0",
-    "quickstart/dss_0",
-    "dss_0",
-    "standard_0",
-  ):
-    if page.stem == "report":
-      method = name.rpartition("/")[2].removesuffix("_0")
-      made_runs.make_run(tmp_path / "runs" / name, method=method)
+  for folder in ("runs/quickstart", "runs"):
+    if page.stem in ("first_comparison", "report"):
+      for method in ("standard", "dss"):
+        made_runs.make_run(tmp_path / folder / f"{method}_0", method=method)
   known = {word for each in commands for word in each.words}
   if "--model_dir=runs/taxonli_dss" in known and _STUDENT not in known:
     # README says how that student is made.
