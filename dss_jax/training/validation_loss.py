@@ -65,7 +65,7 @@ class ValidationLoss:
     )
     partitioner = config.partitioner
     self._batches = split_batches.SplitBatches(
-      examples, shape, row_slice=partitioner.process_rows(shape.rows)
+      examples, shape, host_rows=partitioner.process_rows(shape.rows)
     )
     limit = config.evaluation_cfg.loss_batches
     self._num_batches = min(len(self._batches), limit or len(self._batches))

@@ -16,8 +16,8 @@ from dss_jax.planning import compiled_step, plan_tables, run_plan, tpu_topology
 
 # An excerpt of what the TPU compiler writes.
 PROGRAM = """\
-  %a.1 = (f32[8]{0:T(128)}, f32[8]{0}) custom-call(%x), custom_call_target="tpu_custom_call", operand_layout_constraints={f32[8]{0}}, metadata={op_name="jit(step)/jvp(encoder)/jit(flash_attention)/pallas_call" stack_frame_id=3}
-  %a.2 = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call", metadata={op_name="jit(step)/jit(flash_attention)/flash_mha_bwd_dq_block_q=128/pallas_call"}
+  %a.1 = (f32[8]{0:T(128)}, f32[8]{0}) custom-call(%x), custom_call_target="tpu_custom_call", operand_layout_constraints={f32[8]{0}}, metadata={op_name="jit(step)/jvp(encoder)/jit(some_kernel)/pallas_call" stack_frame_id=3}
+  %a.2 = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call", metadata={op_name="jit(step)/encoder/row_attention/pallas_call"}
   %a.3 = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call"
   %a.4 = f32[8]{0} custom-call(%x), custom_call_target="AllocateBuffer"
 """
@@ -42,8 +42,8 @@ def test_without_a_compiler_one_line_says_how_to_get_it(monkeypatch):
 
 def test_kernels_are_counted_by_name():
   assert compiled_step.kernels_in(PROGRAM) == {
-    "flash_attention": 1,
-    "flash_mha_bwd_dq": 1,
+    "some_kernel": 1,
+    "row_attention": 1,
     "tpu_custom_call": 1,
   }
 
@@ -73,8 +73,33 @@ class TestCompiler:
     assert isinstance(placed, jax.ShapeDtypeStruct)
     assert placed.sharding.shard_shape(placed.shape) == (2,)
 
-  def test_the_flash_kernel(self):
-    """Forward and backward, in the form that the student calls."""
+  @pytest.mark.parametrize(
+    ("topology", "num_partitions"),
+    [("v5e:4x4", 1), ("v5e:16x16", 1), ("v5p:2x2x2", 2), ("v5p:4x4x4", 2)],
+  )
+  def test_hosts_share_the_rows_of_a_batch(
+    self, topology, num_partitions, monkeypatch
+  ):
+    """Wherever their chips are on the mesh, as often as rows are repeated."""
+    partitioner = Partitioner(
+      num_partitions, devices=tpu_topology.devices(topology)
+    )
+    devices = partitioner.mesh.devices
+    assert devices.shape == (devices.size // num_partitions, num_partitions)
+    found, rows = [], 2 * partitioner.data_size
+    for host in sorted({device.process_index for device in devices.flat}):
+      monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+      of_host = partitioner.process_rows(rows)
+      assert (np.diff(of_host) > 0).all()
+      found.extend(of_host.tolist())
+    assert sorted(set(found)) == list(range(rows))
+    assert len(found) <= rows * num_partitions
+
+  def test_the_attention_kernel(self):
+    """Forward and backward, in the form that the student calls.
+
+    Neither scores nor a bias for each row are anywhere but in the fast memory.
+    """
     mesh = jax.make_mesh(
       (8, 1),
       ("data", "model"),
@@ -103,12 +128,13 @@ class TestCompiler:
         shape(1, 12, 256, 256, split=False),
         shape(64, 256, dtype=jnp.int32),
       )
-    kernels = compiled_step.kernels_in(lowered.compile().as_text() or "")
-    assert kernels == {
-      "flash_attention": 1,
-      "flash_mha_bwd_dq": 1,
-      "flash_mha_bwd_dkv": 1,
-    }
+    compiled = lowered.compile()
+    kernels = compiled_step.kernels_in(compiled.as_text() or "")
+    assert kernels == {"row_attention": 1, "row_attention_gradient": 1}
+    scores_of_a_row = 2 * 12 * 256 * 256
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < 8 * scores_of_a_row
 
   @pytest.mark.slow
   def test_the_step_of_t5_base(self, run):
@@ -128,7 +154,7 @@ class TestCompiler:
     assert found.step.temporaries is not None
     # The gradients at the least, and no more than the chip has.
     assert found.gradients < found.step.temporaries < found.memory
-    assert found.step.kernels["flash_attention"] > 0
+    assert found.step.kernels["row_attention"] > 0
     # Every gradient is summed over the chips.
     assert found.step.traffic.uncounted_loops <= 1
     assert found.step.traffic.bytes_per_step("all-reduce") > 0

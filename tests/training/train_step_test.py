@@ -781,8 +781,11 @@ spec = importlib.util.spec_from_file_location("laws", sys.argv[1])
 laws = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(laws)
 
+devices = jax.devices()
+if sys.argv[5] == "crossed":  # as on TPU slices, where meshes follow the links
+  devices = devices[::2] + devices[1::2]
 partitioner = laws.Partitioner(int(sys.argv[4]), fully_sharded=True,
-                               fully_sharded_min_size=0)
+                               fully_sharded_min_size=0, devices=devices)
 state, step = laws.start(
     laws.ToyStudent(0.2), laws.OPTIMIZERS["adafactor"], partitioner,
     num_microbatches=2)
@@ -792,20 +795,29 @@ for seed in range(2):
   # This host makes its own rows only.
   local = {k: v[rows] for k, v in laws.random_batch(seed).items()}
   state, sums = step(state, partitioner.put_batch(local, shapes))
-print(rows.start, rows.stop, float(sums["loss"]), float(sums["grad_norm"]))
+print(*rows, float(sums["loss"]), float(sums["grad_norm"]))
 jax.distributed.shutdown()
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "num_partitions", [pytest.param(2, marks=pytest.mark.thorough), 4]
+  ("num_partitions", "order", "host_rows"),
+  [
+    pytest.param(
+      2, "adjacent", np.arange(ROWS).reshape(2, -1), marks=pytest.mark.thorough
+    ),
+    (4, "adjacent", np.arange(ROWS).reshape(1, -1).repeat(2, 0)),
+    (1, "crossed", np.arange(ROWS).reshape(2, 2, -1).swapaxes(0, 1)),
+  ],
+  ids=["2", "4", "1-crossed"],
 )
-def test_two_hosts_train_as_one(num_partitions, tmp_path):
+def test_two_hosts_train_as_one(num_partitions, order, host_rows, tmp_path):
   """Two processes of two devices each, over gloo, against one device.
 
   Dropout included: masks do not depend on where they are drawn. With 4
-  partitions the model spans both hosts and each has all the rows.
+  partitions the model spans both hosts and each has all the rows; crossed, each
+  has every other quarter.
   """
   script = tmp_path / "host.py"
   script.write_text(HOST)
@@ -827,6 +839,7 @@ def test_two_hosts_train_as_one(num_partitions, tmp_path):
         address,
         str(i),
         str(num_partitions),
+        order,
       ],
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
@@ -850,12 +863,10 @@ def test_two_hosts_train_as_one(num_partitions, tmp_path):
     z_loss=0.0,
     label_smoothing=0.0,
   )
-  half = ROWS // 2
-  spans = [(0, ROWS)] * 2 if num_partitions == 4 else [(0, half), (half, ROWS)]
-  for (out, _), span in zip(results, spans, strict=True):
+  for (out, _), rows in zip(results, host_rows, strict=True):
     # Above it, what gloo has to say.
-    start_row, stop_row, loss, grad_norm = out.splitlines()[-1].split()
-    assert (int(start_row), int(stop_row)) == span
+    *found, loss, grad_norm = out.splitlines()[-1].split()
+    assert [int(row) for row in found] == rows.flatten().tolist()
     assert float(loss) == pytest.approx(float(want[-1]["loss"]), rel=2e-6)
     assert float(grad_norm) == pytest.approx(
       float(want[-1]["grad_norm"]), rel=2e-6

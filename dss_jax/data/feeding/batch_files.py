@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dss_jax.base.errors import UserError
-from dss_jax.data.feeding.batches import Batches, PackedBatches
+from dss_jax.data.feeding.batches import Batches, HostRows, PackedBatches
 from dss_jax.data.packing.packed_features import FEATURES
 from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.data.tokens import array_folders
@@ -135,7 +135,7 @@ class BatchFiles(Batches):
     fingerprint: str | None = None,
     vocabulary: str | None = None,
     shape: BatchShape | None = None,
-    row_slice: slice = slice(None),
+    host_rows: HostRows = slice(None),
   ):
     """Opens the folder.
 
@@ -144,7 +144,7 @@ class BatchFiles(Batches):
       fingerprint: if given, what the examples' fingerprint must be.
       vocabulary: if given, what the vocabulary's name must be.
       shape: if given, what the batches' shape must be.
-      row_slice: the rows of the global batch to read (of this host).
+      host_rows: the rows of the global batch to read (of this host).
 
     Raises:
       UserError: the folder is absent, damaged, or not of what was expected.
@@ -168,7 +168,7 @@ class BatchFiles(Batches):
           f"{folder} holds batches of {name} {found!r}, expected"
           f" {expected!r}: write them again, or change the run to match"
         )
-    super().__init__(header.shape, row_slice)
+    super().__init__(header.shape, host_rows)
     self.fingerprint = header.fingerprint
     self.task_name = header.task_name
     self.split = header.split
@@ -198,9 +198,8 @@ class BatchFiles(Batches):
         fields="TrainConfig.total_steps",
       )
     shard, place = divmod(step - self.steps.start, self._shard_steps)
-    rows = slice(self._first_row, self._last_row)
     return {
-      name: np.array(array[place, rows])
+      name: np.array(array[place, self._rows])
       for name, array in self._shard(shard).items()
     }
 

@@ -5,7 +5,7 @@
 
 A batch is a pure function of (example set, shape, seed, step): a resumed run,
 or one on other hosts, sees the same ones, and there is no iterator state to
-save. Each host builds only its rows (`row_slice`); how examples lie in rows is
+save. Each host builds only its rows (`host_rows`); how examples lie in rows is
 planned by all of them alike.
 """
 
@@ -24,6 +24,9 @@ from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.data.sampling import Sampler
 from dss_jax.data.tokens.token_arrays import ExampleSet, TokenArrays
 
+# Rows of the global batch, ascending; as a slice or as int [rows].
+HostRows = slice | np.ndarray
+
 # Steps in order need one window; neighbours read ahead or behind need two.
 _CACHED_WINDOWS = 3
 
@@ -36,13 +39,13 @@ class Batches(abc.ABC):
     feature_specs: name -> shape and dtype of the global batch's features.
   """
 
-  def __init__(self, shape: BatchShape, row_slice: slice):
-    """`row_slice`: the rows of the global batch to give (of this host)."""
+  def __init__(self, shape: BatchShape, host_rows: HostRows):
+    """`host_rows`: the rows of the global batch to give (of this host)."""
     self.shape = shape
     self.feature_specs: dict[str, FeatureSpec] = packed_features.feature_specs(
       shape.rows, shape.encoder_length, shape.decoder_length
     )
-    self._first_row, self._last_row = row_range(row_slice, shape.rows)
+    self._rows = np.arange(shape.rows)[host_rows]
 
   @abc.abstractmethod
   def __getitem__(self, step: int, /) -> dict[str, np.ndarray]:
@@ -52,11 +55,10 @@ class Batches(abc.ABC):
     self, arrays: Sequence[TokenArrays], layout: Layout, batch: int
   ) -> dict[str, np.ndarray]:
     """This host's rows of the batch of that number in a layout."""
-    start = batch * self.shape.rows
     return packed_features.fill(
       arrays,
-      layout.rows(start + self._first_row, start + self._last_row),
-      rows=self._last_row - self._first_row,
+      layout.rows(batch * self.shape.rows + self._rows),
+      rows=len(self._rows),
       encoder_length=self.shape.encoder_length,
       decoder_length=self.shape.decoder_length,
     )
@@ -82,7 +84,7 @@ class WindowedBatches(Batches):
   def __init__(
     self,
     shape: BatchShape,
-    row_slice: slice,
+    host_rows: HostRows,
     units: int,
     subtask_names: Sequence[str],
   ):
@@ -90,11 +92,11 @@ class WindowedBatches(Batches):
 
     Args:
       shape: the global batch.
-      row_slice: the rows of the global batch to build (of this host).
+      host_rows: the rows of the global batch to build (of this host).
       units: of the stream of examples, for one batch; see `sampling`.
       subtask_names: in the order of a window's arrays.
     """
-    super().__init__(shape, row_slice)
+    super().__init__(shape, host_rows)
     self._units = units
     self._subtask_names = subtask_names
     self._window_batches = (
@@ -130,7 +132,8 @@ class WindowedBatches(Batches):
     """
     window, batch = self._find(step)
     shape, names = self.shape, self._subtask_names
-    layout = window.layout.rows(batch * shape.rows, (batch + 1) * shape.rows)
+    rows = batch * shape.rows + np.arange(shape.rows)
+    layout = window.layout.rows(rows)
     encoder_tokens = int(layout.input_length.sum())
     decoder_tokens = int(layout.target_length.sum())
     counts = np.bincount(layout.subtask, minlength=len(names))
@@ -164,9 +167,9 @@ class PackedBatches(WindowedBatches):
     shape: BatchShape,
     *,
     seed: int,
-    row_slice: slice = slice(None),
+    host_rows: HostRows = slice(None),
   ):
-    """`row_slice`: the rows of the global batch to build (of this host).
+    """`host_rows`: the rows of the global batch to build (of this host).
 
     Raises:
       UserError: the examples do not fit the shape (seen at once for an example
@@ -177,7 +180,7 @@ class PackedBatches(WindowedBatches):
     self._sampler = Sampler(example_set, seed=seed)
     super().__init__(
       shape,
-      row_slice,
+      host_rows,
       self._sampler.units_per_batch(shape.records_per_batch),
       [subtask.name for subtask in example_set.subtasks],
     )
@@ -197,15 +200,3 @@ class PackedBatches(WindowedBatches):
       units.subtask, units.example, plan.row, plan.rank, *lengths
     )
     return Window(self.example_set.subtasks, layout, plan)
-
-
-def row_range(row_slice: slice, rows: int) -> tuple[int, int]:
-  """(first, last + 1) of consecutive rows.
-
-  Raises:
-    ValueError: the rows are not consecutive.
-  """
-  start, stop, step = row_slice.indices(rows)
-  if step != 1 or stop < start:
-    raise ValueError(f"{row_slice}: a host's rows must be consecutive")
-  return start, stop

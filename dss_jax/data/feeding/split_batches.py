@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dss_jax.data.feeding.batches import Batches
+from dss_jax.data.feeding.batches import Batches, HostRows
 from dss_jax.data.packing import packing_plans
 from dss_jax.data.packing.packed_features import Layout
 from dss_jax.data.packing.packing_plans import BatchShape
@@ -36,14 +36,14 @@ class SplitBatches(Batches):
     example_set: ExampleSet,
     shape: BatchShape,
     *,
-    row_slice: slice = slice(None),
+    host_rows: HostRows = slice(None),
   ):
-    """`row_slice`: the rows of the global batch to build (of this host).
+    """`host_rows`: the rows of the global batch to build (of this host).
 
     Raises:
       UserError: an example is longer than a row.
     """
-    super().__init__(shape, row_slice)
+    super().__init__(shape, host_rows)
     self.example_set = example_set
     self._layout, self._num_batches = self._plan()
 

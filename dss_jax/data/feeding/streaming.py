@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dss_jax.base.errors import UserError
-from dss_jax.data.feeding.batches import Window, WindowedBatches
+from dss_jax.data.feeding.batches import HostRows, Window, WindowedBatches
 from dss_jax.data.packing import packing_plans
 from dss_jax.data.packing.packed_features import Layout
 from dss_jax.data.packing.packing_plans import BatchShape
@@ -82,12 +82,12 @@ class StreamingBatches(WindowedBatches):
     stream: Stream,
     shape: BatchShape,
     *,
-    row_slice: slice = slice(None),
+    host_rows: HostRows = slice(None),
   ):
-    """`row_slice`: the rows of the global batch to build (of this host)."""
+    """`host_rows`: the rows of the global batch to build (of this host)."""
     self.stream = stream
     units = shape.records_per_batch * sum(rate > 0 for rate in stream.rates)
-    super().__init__(shape, row_slice, units, stream.subtask_names)
+    super().__init__(shape, host_rows, units, stream.subtask_names)
     self._examples: Iterator[StreamExample] = iter(())
     self._next_window = -1
 

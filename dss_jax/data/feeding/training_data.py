@@ -103,7 +103,7 @@ def load(
   seed: int,
   steps: range | None = None,
   rows_multiple_of: int = 1,
-  rows_of_process: Callable[[int], slice] = lambda rows: slice(0, rows),
+  rows_of_process: Callable[[int], batches.HostRows] = lambda rows: slice(rows),
   earlier_shape: Mapping[str, Any] | None = None,
 ) -> TrainingData:
   """The batches of a configuration, and what they are made of.
@@ -158,14 +158,14 @@ def load_packed(
   *,
   seed: int,
   rows_multiple_of: int = 1,
-  rows_of_process: Callable[[int], slice] = lambda rows: slice(0, rows),
+  rows_of_process: Callable[[int], batches.HostRows] = lambda rows: slice(rows),
   earlier_shape: Mapping[str, Any] | None = None,
 ) -> batches.PackedBatches:
   """Batches packed from the examples themselves; arguments as of `load`."""
   examples = pipeline.load_examples(config, vocabulary)
   shape = _shape(config, examples, rows_multiple_of, earlier_shape)
   return batches.PackedBatches(
-    examples, shape, seed=seed, row_slice=rows_of_process(shape.rows)
+    examples, shape, seed=seed, host_rows=rows_of_process(shape.rows)
   )
 
 
@@ -292,12 +292,12 @@ def _from_files(
   seed: int,
   steps: range | None,
   rows_multiple_of: int,
-  rows_of_process: Callable[[int], slice],
+  rows_of_process: Callable[[int], batches.HostRows],
 ) -> TrainingData:
   """Batches from a folder, checked against all that the run says of them."""
   folder = str(config.batch_files)
   shape = batch_files.BatchFiles(folder).shape
-  found = batch_files.BatchFiles(folder, row_slice=rows_of_process(shape.rows))
+  found = batch_files.BatchFiles(folder, host_rows=rows_of_process(shape.rows))
   asked = {
     "task": (
       found.task_name,
@@ -357,7 +357,7 @@ def _streamed(
   vocabulary: vocabularies.Vocabulary,
   seed: int,
   rows_multiple_of: int,
-  rows_of_process: Callable[[int], slice],
+  rows_of_process: Callable[[int], batches.HostRows],
   earlier_shape: Mapping[str, Any] | None,
 ) -> TrainingData:
   """Batches of the stream of a SeqIO Task or Mixture."""
@@ -383,7 +383,7 @@ def _streamed(
       stream.fingerprint,
       stream.subtask_names,
       None,
-      streaming.StreamingBatches(stream, shape, row_slice=rows),
+      streaming.StreamingBatches(stream, shape, host_rows=rows),
       text_report(
         config,
         vocabulary,

@@ -127,14 +127,17 @@ class Layout:
   def __len__(self) -> int:
     return len(self.row)
 
-  def rows(self, start: int, stop: int) -> Layout:
-    """The part in rows `start` to `stop`, with rows counted from `start`."""
-    a, b = np.searchsorted(self.row, (start, stop))
+  def rows(self, rows: np.ndarray) -> Layout:
+    """The part in some rows, ascending, which are counted from 0 in this part."""
+    first = np.searchsorted(self.row, rows)
+    count = np.searchsorted(self.row, rows, side="right") - first
+    begin = np.cumsum(count) - count
+    members = np.repeat(first - begin, count) + np.arange(count.sum())
     part = {
-      field.name: getattr(self, field.name)[a:b]
+      field.name: getattr(self, field.name)[members]
       for field in dataclasses.fields(self)
     }
-    part["row"] = part["row"] - start
+    part["row"] = np.repeat(np.arange(len(rows)), count)
     return Layout(**part)
 
 

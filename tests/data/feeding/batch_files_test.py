@@ -48,9 +48,10 @@ def test_round_trip(folder, batches):
 
 
 def test_a_hosts_rows(folder, batches):
-  files = BatchFiles(folder, row_slice=slice(2, 5))
-  for name, array in batches[6].items():
-    np.testing.assert_array_equal(files[6][name], array[2:5])
+  for rows in (slice(2, 5), np.array([0, 2, 3])):
+    files = BatchFiles(folder, host_rows=rows)
+    for name, array in batches[6].items():
+      np.testing.assert_array_equal(files[6][name], array[rows])
 
 
 def test_batches_can_be_changed(folder):
@@ -159,7 +160,7 @@ def test_shards_of_other_shapes(folder):
 
 def test_only_whole_batches_of_consecutive_steps(tmp_path, make_example_set):
   example_set = make_example_set()
-  part = PackedBatches(example_set, SHAPE, seed=0, row_slice=slice(0, 4))
+  part = PackedBatches(example_set, SHAPE, seed=0, host_rows=slice(0, 4))
   with pytest.raises(ValueError, match="write whole batches"):
     write_batches(tmp_path / "files", part, range(3))
   whole = PackedBatches(example_set, SHAPE, seed=0)

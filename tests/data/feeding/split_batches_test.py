@@ -18,7 +18,7 @@ def test_an_epoch_holds_everything_once(make_example_set, pack):
   shape = BatchShape(8, 56, 28, 13, pack=pack)
   epoch = SplitBatches(example_set, shape)
   hosts = [
-    SplitBatches(example_set, shape, row_slice=rows)
+    SplitBatches(example_set, shape, host_rows=rows)
     for rows in (slice(0, 3), slice(3, 8))
   ]
   found = collections.Counter()

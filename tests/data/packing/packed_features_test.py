@@ -78,7 +78,7 @@ def test_some_of_the_rows():
   layout = _layout([0, 1, 1, 0], [0, 0, 1, 1], [0, 0, 1, 1])
   batch = packed_features.fill(
     _subtasks(),
-    layout.rows(1, 2),
+    layout.rows(np.array([1])),
     rows=1,
     encoder_length=7,
     decoder_length=6,
@@ -100,7 +100,7 @@ def test_empty_rows():
   ]
   nothing = packed_features.fill(
     _subtasks(),
-    layout.rows(3, 4),
+    layout.rows(np.array([3])),
     rows=1,
     encoder_length=5,
     decoder_length=3,
