@@ -57,8 +57,8 @@ class T5Config:
       dropout_broadcast "full" it needs the probabilities themselves, which only
       the "xla" attention forms.
     attention_implementation: how whole rows attend. "xla": plainly; "cudnn":
-      by cuDNN on GPU; "triton": by dss_jax's own kernel on GPU; "flash": by
-      Pallas' kernel on TPU; "auto": by what is fast and proves itself right on
+      by cuDNN on GPU; "triton" and "flash": by dss_jax's own kernels, on
+      GPU and on TPU; "auto": by what is fast and proves itself right on
       the device, else plainly. See docs/attention.md.
     relpos_bias_per_layer: learn a relative position bias in each layer, as
       UMT5 and all of T5X's `scalable_t5`; else one that a stack's layers share.

@@ -71,8 +71,6 @@ def kernels_in(program: str) -> dict[str, int]:
 
 
 def _kernel_name(op_name: str) -> str:
-  """`jit(step)/jit(flash_attention)/pallas_call` -> `flash_attention`."""
+  """`jit(step)/encoder/row_attention/pallas_call` -> `row_attention`."""
   name = op_name.removesuffix("/pallas_call").rsplit("/", 1)[-1]
-  name = name.removeprefix("jit(").removesuffix(")")
-  # JAX's flash attention appends its block sizes.
-  return name.partition("_block_")[0]
+  return name.removeprefix("jit(").removesuffix(")")

@@ -123,7 +123,7 @@ class TestCompiler:
       jax.set_mesh(mesh),
       attention_kernels.constraints.logical_axis_rules((("batch", "data"),)),
     ):
-      lowered = jax.jit(jax.grad(loss, (0, 1, 2, 3))).lower(
+      lowered = jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3))).lower(
         *[attended] * 3,
         shape(1, 12, 256, 256, split=False),
         shape(64, 256, dtype=jnp.int32),
