@@ -279,8 +279,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         row = {"shape": name, **dataclasses.asdict(shape), **row}
         results["rows"].append(row)
         _print_row(row)
-  results["load_after"] = os.getloadavg()
-  measuring.write_json(options.json, results)
+      results["load_after"] = os.getloadavg()
+      # At once: whatever fails later, this was measured.
+      measuring.write_json(options.json, results)
   return results
 
 

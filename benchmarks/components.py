@@ -258,6 +258,10 @@ def main(arguments: list[str] | None = None) -> None:
     measured = measure(config, batch, part, args.repeats)
     found.update(measured)
     rows += [row(name, way, peak) for name, way in measured.items()]
+    # At once: whatever fails later, this was measured.
+    measuring.write_json(
+      args.json, {**description, "matmul": peak, "components": found}
+    )
   print(f"{args.student} student, batches of {pathlib.Path(args.batches).name}")
   header = ("part", "ms", "CPU ms", "GFLOP/s", "of products")
   print(measuring.table(header, rows))
@@ -265,9 +269,6 @@ def main(arguments: list[str] | None = None) -> None:
     f"products of {peak['size']}^3, {peak['dtype']}:"
     f" {peak['flops_per_s'] / 1e9:,.0f} GFLOP/s,"
     f" {peak['flops_per_cpu_s'] / 1e9:,.0f} a CPU second; load average {os.getloadavg()[0]:.1f} on {measuring.cores()} cores"
-  )
-  measuring.write_json(
-    args.json, {**description, "matmul": peak, "components": found}
   )
 
 

@@ -307,8 +307,12 @@ def _until_end(row: Sequence[int], ends: bool) -> list[int]:
   return tokens
 
 
-def measure(args) -> list[dict[str, Any]]:
-  """One row for each kind of output, way of batching and batch size."""
+def measure(args) -> None:
+  """One row for each kind of output, way of batching and batch size.
+
+  Each is printed and written at once: whatever fails later, it was measured.
+  """
+  report = measuring.description(str(jax.devices()[0])) | {"rows": []}
   config = STUDENTS["toy" if args.smoke else args.student]
   config = dataclasses.replace(config, dtype="float32")
   if args.data_dir:
@@ -326,7 +330,6 @@ def measure(args) -> list[dict[str, Any]]:
   ).eval()
   compiling = measuring.CompileTime()
   rng = np.random.default_rng(0)
-  rows = []
   for way in args.ways:
     for kind in args.kinds:
       for size in args.batch_sizes:
@@ -348,9 +351,9 @@ def measure(args) -> list[dict[str, Any]]:
         row = {"way": way, "kind": kind, "batch_size": size}
         row.update(compare(sides, work, args.repeats, kind != "forced"))
         row["compile_s"] = compiling.seconds - before
-        rows.append(row)
+        report["rows"].append(row)
         print(line(row), flush=True)
-  return rows
+        measuring.write_json(args.json, report)
 
 
 def line(row: dict[str, Any]) -> str:
@@ -404,10 +407,8 @@ def main(arguments: list[str] | None = None) -> None:
   torch.set_num_threads(threads)
   warnings.filterwarnings("ignore", category=UserWarning)
   print("ms an example, median (lowest-highest), CPU ms: ours | theirs | ratio")
-  rows = measure(args)
-  report = {**measuring.description(str(jax.devices()[0])), "rows": rows}
-  print(f"load average {report['load'][0]:.1f} on {threads} cores")
-  measuring.write_json(args.json, report)
+  measure(args)
+  print(f"load average {os.getloadavg()[0]:.1f} on {threads} cores")
 
 
 if __name__ == "__main__":

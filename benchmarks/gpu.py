@@ -1,13 +1,13 @@
 """What is measured on one GPU: training's MFU, Hugging Face's, and the rest.
 
-    benchmarks/gpu.sh --part 1 --out FOLDER      # ours: base and large, 64 and 512 records
-    benchmarks/gpu.sh --part 2 --out FOLDER      # next to Hugging Face, the same ids
-    benchmarks/gpu.sh --part 3 --out FOLDER      # decoding, parts of the step
-    benchmarks/gpu.sh --smoke                    # all of it in small, on a CPU
+    benchmarks/gpu.sh --quick --out FOLDER     # at most 6 minutes: all that matters
+    benchmarks/gpu.sh --more --out FOLDER      # at most 4: other ways, the best guesses first
+    benchmarks/gpu.sh --more --seconds 1500    # and the rest of them
+    benchmarks/gpu.sh --smoke                  # all of it in small, on a CPU
 
-A case has a process of its own and a time limit, a part at most 9 minutes:
-cases that no time is left for are left out, the last ones first. Whatever a
-case comes to, running out of memory too, is in the part's file at once.
+A case has a process of its own and a time limit: cases that no time is left for
+are left out, the last ones first. Whatever a case comes to, running out of
+memory too, is in FOLDER/quick.json or FOLDER/more.json at once.
 
 MFU is useful FLOPs (`dss_jax.models.flops`, padding left out) a second over
 what products of 8192^3 in bfloat16 reach in the same run; the datasheet's rate
@@ -32,7 +32,10 @@ import prepare
 import sides
 from workers import Worker, WorkerError
 
-PART_SECONDS = 525.0
+from dss_jax.base.errors import one_line
+
+# Of a whole call, the start of Python included.
+SECONDS = {"quick": 350.0, "more": 230.0}
 # Less is not worth starting a case for.
 _LEAST_SECONDS = 20.0
 _HERE = pathlib.Path(__file__).parent
@@ -82,61 +85,9 @@ def theirs(side: str, student: str, records: int, parts: int = 1) -> Case:
   return Case(side, student, records, 0, options, limit)
 
 
-def part_1() -> list[Case]:
-  """A case of each student and batch first, then what may be faster."""
-  xla = {"attention_implementation": "xla"}
-  triton = {"attention_implementation": "triton"}
-  return [
-    ours("base", 64),
-    ours("base", 512),
-    ours("large", 64, scan_layers=True),
-    ours("large", 512, scan_layers=True, num_microbatches=4),
-    ours("base", 512, 0, **xla),
-    ours("base", 512, 2, **triton),
-    ours("large", 512, num_microbatches=4),
-    ours("large", 64),
-    ours("base", 512, rows=1),
-    ours("base", 64, scan_layers=True),
-    ours("base", 512, scan_layers=True),
-    ours("large", 512, remat_policy="minimal", num_microbatches=2),
-    ours("large", 512, 1, scan_layers=True, num_microbatches=4),
-    ours("base", 64, rows=1),
-    ours("base", 64, 0, **xla),
-    ours("base", 512, dropout_rate=0.0),
-    ours("base", 512, rows=3),
-    ours("base", 512, remat_policy="minimal"),
-  ]
-
-
-def part_2() -> list[Case]:
-  """Ours before and after theirs; 512 records of theirs need parts."""
-  return [
-    ours("base", 64),
-    theirs("official", "base", 64),
-    theirs("compiled", "base", 64),
-    ours("base", 512),
-    theirs("official", "base", 512, parts=4),
-    theirs("compiled", "base", 512, parts=4),
-    theirs("bf16", "base", 64),
-    theirs("compiled_one_forward", "base", 64),
-    ours("base", 64, scan_layers=True),
-    theirs("official", "large", 64),
-    ours("large", 64, scan_layers=True),
-    theirs("compiled", "large", 64),
-  ]
-
-
-def smoke_cases(part: int) -> list[Case]:
-  """As the parts, in small; one of them must fail and be reported."""
-  if part == 1:
-    broken = Case("ours", "toy", 6, 0, {"model": {"dtype": "float99"}})
-    return [broken, ours("toy", 6, num_microbatches=2)]
-  return [theirs("official", "toy", 6, parts=2)]
-
-
 @dataclasses.dataclass(frozen=True)
 class Other:
-  """Another benchmark, of part 3.
+  """Another benchmark.
 
   Attributes:
     name: of its script.
@@ -152,49 +103,101 @@ class Other:
   with_batches: bool = False
 
 
-OTHERS = (
-  Other("attention", (), ("--smoke",), 240),
-  Other(
-    "components",
-    ("--student=base", "--matmul_size=8192"),
-    ("--smoke",),
-    180,
-    with_batches=True,
+# Each kernel against plain attention, values and gradients, and its time.
+ATTENTION = Other(
+  "attention",
+  ("--shapes", "base 256/96", "base 512/192", "--layers=2", "--repeats=10"),
+  ("--smoke",),
+  60,
+)
+DECODE = Other(
+  "decode",
+  (
+    "--student=base",
+    "--ways=batches",
+    "--kinds",
+    "labels",
+    "forced",
+    "--batch_sizes=64",
+    "--examples=128",
+    "--repeats=3",
   ),
-  Other(
-    "decode",
-    (
-      "--student=base",
-      "--ways=batches",
-      "--kinds",
-      "forced",
-      "labels",
-      "--batch_sizes=64",
-      "--examples=256",
-      "--repeats=3",
-    ),
-    (
-      "--smoke",
-      "--ways=batches",
-      "--kinds=labels",
-      "--batch_sizes=4",
-      "--examples=4",
-      "--repeats=1",
-    ),
-    200,
+  (
+    "--smoke",
+    "--ways=batches",
+    "--kinds=labels",
+    "--batch_sizes=4",
+    "--examples=4",
+    "--repeats=1",
   ),
+  70,
+)
+COMPONENTS = Other(
+  "components",
+  ("--student=base", "--matmul_size=8192"),
+  ("--smoke",),
+  180,
+  with_batches=True,
 )
 
 
-class Part:
-  """A part's cases, its file, and the time it has left."""
+def quick() -> list[Case | Other]:
+  """What is asked first; layers scanned where compiling them takes long."""
+  return [
+    ATTENTION,
+    ours("base", 64),
+    ours("base", 512, scan_layers=True),
+    ours("large", 64, scan_layers=True),
+    ours("large", 512, scan_layers=True, num_microbatches=4),
+    theirs("compiled", "base", 64),
+    DECODE,
+  ]
 
-  def __init__(self, part: int, args, environment: dict[str, str]):
-    self.number, self.args = part, args
+
+def more() -> list[Case | Other]:
+  """What may be faster, the best guesses first, and other comparisons."""
+  xla = {"attention_implementation": "xla"}
+  triton = {"attention_implementation": "triton"}
+  return [
+    ours("base", 512),
+    ours("base", 512, 2, **triton),
+    ours("large", 512, remat_policy="minimal", scan_layers=True),
+    theirs("compiled_one_forward", "base", 64),
+    theirs("bf16", "base", 64),
+    ours("base", 512, 0, **xla),
+    ours("large", 64),
+    theirs("compiled", "base", 512, parts=4),
+    theirs("official", "base", 64),
+    theirs("compiled", "large", 64),
+    COMPONENTS,
+    ours("base", 512, rows=1),
+    ours("base", 512, rows=3),
+    ours("base", 64, rows=1),
+    ours("base", 64, scan_layers=True),
+    ours("large", 512, num_microbatches=4),
+    ours("base", 512, dropout_rate=0.0),
+    theirs("official", "base", 512, parts=4),
+    theirs("official", "large", 64),
+  ]
+
+
+def smoke(call: str) -> list[Case | Other]:
+  """As the calls, in small; one of the cases must fail and be reported."""
+  if call == "quick":
+    broken = Case("ours", "toy", 6, 0, {"model": {"dtype": "float99"}})
+    return [ATTENTION, broken, ours("toy", 6, num_microbatches=2), DECODE]
+  return [theirs("official", "toy", 6, parts=2), COMPONENTS]
+
+
+class Call:
+  """A call's cases, its file, and the time it has left."""
+
+  def __init__(self, name: str, args, environment: dict[str, str]):
+    self.name, self.args = name, args
     self._environment = environment
-    self._end = time.monotonic() + args.seconds
+    self._end = time.monotonic() + (args.seconds or SECONDS[name])
     self._folder = pathlib.Path(args.batches)
-    self.report = {**measuring.description(), "part": part, "cases": []}
+    self.report = {**measuring.description(), "call": name, "cases": []}
 
   def left(self, limit: float = 1e9) -> float:
     """Seconds that something with this limit may take."""
@@ -209,13 +212,14 @@ class Part:
     else:
       try:
         found.update(run())
-      except (WorkerError, OSError) as error:
-        found["failed"] = str(error)
+      except Exception as error:
+        # Minutes on a GPU are dear: whatever it is, the next case is tried.
+        found["failed"] = one_line(error)
     found["seconds"] = round(time.monotonic() - started, 1)
     self.report["cases"].append(found)
-    measuring.write_json(self.args.out / f"part{self.number}.json", self.report)
+    measuring.write_json(self.args.out / f"{self.name}.json", self.report)
     status = found.get("failed") or found.get("left_out") or "done"
-    print(f"[{self.number}] {name}: {status}, {found['seconds']} s", flush=True)
+    print(f"[{self.name}] {name}: {status}, {found['seconds']} s", flush=True)
     return found
 
   def products(self) -> dict[str, Any]:
@@ -309,27 +313,21 @@ class Part:
     return {"file": file.name}
 
 
-def run_part(
-  number: int, args, environment: dict[str, str], temporary: str
-) -> None:
-  """Runs and prints one part."""
-  part = Part(number, args, environment)
-  if number == 3:
-    for other in OTHERS:
-      part.add(other.name, lambda other=other: part.other(other))
-    return
-  peak = part.add("products", part.products)
-  if args.smoke:
-    cases = smoke_cases(number)
-  else:
-    cases = part_1() if number == 1 else part_2()
-  if number == 2:
-    found = part.add("losses", lambda: part.check(temporary))
+def run(name: str, args, environment: dict[str, str], temporary: str) -> None:
+  """Runs and prints one call."""
+  call = Call(name, args, environment)
+  peak = call.add("products", call.products)
+  if name == "more":
+    found = call.add("losses", lambda: call.check(temporary))
     if "difference" in found:
       print(f"losses of both libraries: {found['difference']:.1e} apart")
   done = []
-  for case in cases:
-    found = part.add(case.name, lambda case=case: part.train(case))
+  cases = quick() if name == "quick" else more()
+  for case in smoke(name) if args.smoke else cases:
+    if isinstance(case, Other):
+      call.add(case.name, lambda case=case: call.other(case))
+      continue
+    found = call.add(case.name, lambda case=case: call.train(case))
     if "summary" in found:
       done.append(found)
   if done:
@@ -380,14 +378,19 @@ def main(arguments: list[str] | None = None) -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add = parser.add_argument
-  add("--part", type=int, nargs="+", choices=(1, 2, 3), default=[1, 2, 3])
+  for name in SECONDS:
+    add(f"--{name}", dest="calls", action="append_const", const=name)
   add("--batches", default=str(prepare.FOLDER), help="folder of prepare.py")
   add("--out", type=pathlib.Path, default=_HERE / "build" / "gpu")
-  add("--seconds", type=float, default=PART_SECONDS, help="of a part")
+  add("--seconds", type=float, help="of a call, in place of its own")
   add("--turns", type=int, default=5, help="timed, of each case")
   add("--turn_seconds", type=float, default=1.0, help="of a turn, about")
   add("--smoke", action="store_true", help="in small, on a CPU")
   args = parser.parse_args(arguments)
+  if not args.calls:
+    if not args.smoke:
+      parser.error("say --quick or --more")
+    args.calls = list(SECONDS)
   args.out.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory() as temporary:
     cache = str(pathlib.Path(temporary) / "cache")
@@ -409,8 +412,8 @@ def main(arguments: list[str] | None = None) -> None:
       raise SystemExit(
         f"{args.batches} holds no batches: run python benchmarks/prepare.py"
       )
-    for number in args.part:
-      run_part(number, args, environment, temporary)
+    for name in args.calls:
+      run(name, args, environment, temporary)
 
 
 if __name__ == "__main__":

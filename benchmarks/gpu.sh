@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Everything that is measured on one GPU, in three parts of at most 9 minutes:
+# What is measured on one GPU, in a call of at most 6 minutes and one of 4:
 #
 #   python benchmarks/prepare.py --data_dir DIR --vocabulary SPM_MODEL   # beforehand, anywhere
-#   benchmarks/gpu.sh --part 1 --out FOLDER
+#   benchmarks/gpu.sh --quick --out FOLDER
+#   benchmarks/gpu.sh --more --out FOLDER
 #
 # No network, TensorFlow, SeqIO or gin is needed; PYTHON names the interpreter.
 set -euo pipefail

@@ -97,7 +97,7 @@ def test_a_worker_answers_fails_and_is_not_waited_for(load_benchmark, tmp_path):
       worker.ask("add", number=1)
 
 
-def test_a_part_keeps_what_failed_and_leaves_out_what_has_no_time(
+def test_a_call_keeps_what_failed_and_leaves_out_what_has_no_time(
   load_benchmark, tmp_path
 ):
   gpu = load_benchmark("gpu")
@@ -109,14 +109,17 @@ def test_a_part_keeps_what_failed_and_leaves_out_what_has_no_time(
   args = types.SimpleNamespace(
     seconds=60, batches=tmp_path, out=tmp_path, smoke=False
   )
-  part = gpu.Part(1, args, {})
-  part.add("large", out_of_memory)
-  part.add("small", lambda: {"value": 1})
-  part._end -= 50
-  part.add("late", lambda: {"value": 2})
-  report = json.loads((tmp_path / "part1.json").read_text(encoding="utf-8"))
-  large, small, late = report["cases"]
+  call = gpu.Call("quick", args, {})
+  call.add("large", out_of_memory)
+  # No batches were prepared: an error that nobody foresaw.
+  call.add("base", lambda: call.train(gpu.ours("base", 64)))
+  call.add("small", lambda: {"value": 1})
+  call._end -= 50
+  call.add("late", lambda: {"value": 2})
+  report = json.loads((tmp_path / "quick.json").read_text(encoding="utf-8"))
+  large, base, small, late = report["cases"]
   assert large["failed"] == "RESOURCE_EXHAUSTED"
+  assert base["failed"]
   assert small["value"] == 1
   assert late["left_out"]
   assert "value" not in late
@@ -215,6 +218,17 @@ def test_the_recipe_at_its_best_has_the_same_losses(prepared, load_benchmark):
   np.testing.assert_allclose(bf16, official, rtol=2e-2)
 
 
+def test_what_is_asked_of_a_gpu_first(load_benchmark):
+  """Both students and batches, and Hugging Face's best form beside the base."""
+  gpu = load_benchmark("gpu")
+  cases = [case for case in gpu.quick() if isinstance(case, gpu.Case)]
+  asked = {(case.side, case.student, case.records) for case in cases}
+  ours = {("ours", s, n) for s in ("base", "large") for n in (64, 512)}
+  assert asked == ours | {("compiled", "base", 64)}
+  assert gpu.SECONDS["quick"] < 6 * 60
+  assert gpu.SECONDS["more"] < 4 * 60
+
+
 @pytest.mark.hf
 @pytest.mark.slow
 def test_the_gpu_suite_runs_in_small_without_tensorflow(repository, tmp_path):
@@ -233,8 +247,8 @@ def test_the_gpu_suite_runs_in_small_without_tensorflow(repository, tmp_path):
   )
   assert done.returncode == 0, done.stderr
   parts = [
-    json.loads((out / f"part{i}.json").read_text(encoding="utf-8"))["cases"]
-    for i in (1, 2, 3)
+    json.loads((out / f"{call}.json").read_text(encoding="utf-8"))["cases"]
+    for call in ("quick", "more")
   ]
   failed = [
     case["name"] for cases in parts for case in cases if "failed" in case
