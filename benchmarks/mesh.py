@@ -1,15 +1,13 @@
 """What a step takes on each device, and what devices send, by mesh and policy.
 
     python benchmarks/mesh.py                 # both tables, a few minutes
-    python benchmarks/mesh.py --tpu           # T5 on TPU slices, by libtpu
     python benchmarks/mesh.py --json FILE
     python benchmarks/mesh.py --smoke         # one line of each, a toy
 
 Nothing is trained: steps are compiled from shapes, for eight simulated devices
 or one, and the compiler's own figures are read. The student is
-`models/bench.gin` with AdamW. `--tpu` compiles the steps of T5 1.1 for slices
-that are not here (`pip install libtpu`), two to ten minutes each. Load does not
-matter to these numbers.
+`models/bench.gin` with AdamW. Load does not matter to these numbers. T5 on TPU
+slices: `tpu_slices.py`.
 """
 
 from __future__ import annotations
@@ -30,12 +28,7 @@ from dss_jax.data.packing import packing_plans
 from dss_jax.models.config import T5Config
 from dss_jax.models.encoder_decoder import EncoderDecoderModel
 from dss_jax.models.partitioning import Partitioner
-from dss_jax.planning import (
-  abstract_run,
-  plan_tables,
-  run_plan,
-  tpu_topology,
-)
+from dss_jax.planning import abstract_run, plan_tables, run_plan
 from dss_jax.planning.byte_sizes import shown
 from dss_jax.training import optimizers, train_config
 
@@ -67,48 +60,6 @@ MESHES: list[tuple[dict[str, Any], dict[str, Any], int]] = [
   ({"num_partitions": 2}, SCAN, 1),
   ({"num_partitions": 4}, SCAN, 1),
   ({"num_partitions": 2, **FULLY}, {"remat_policy": "full", **SCAN}, 1),
-]
-
-# T5 1.1 as in `models/t5_1_1/*.gin`.
-T5_BASE = T5Config(
-  vocab_size=32128,
-  emb_dim=768,
-  num_heads=12,
-  num_encoder_layers=12,
-  num_decoder_layers=12,
-  head_dim=64,
-  mlp_dim=2048,
-  mlp_activations=("gelu", "linear"),
-  dtype="bfloat16",
-  dropout_rate=0.1,
-  scan_layers=True,
-)
-
-
-def _t5(emb_dim: int, num_heads: int, mlp_dim: int) -> T5Config:
-  return dataclasses.replace(
-    T5_BASE,
-    emb_dim=emb_dim,
-    num_heads=num_heads,
-    mlp_dim=mlp_dim,
-    num_encoder_layers=24,
-    num_decoder_layers=24,
-    remat_policy="full",
-  )
-
-
-# Name, student, slice, settings of the mesh, rows of 256 + 128 tokens.
-SLICES: list[tuple[str, T5Config, str, dict[str, Any], int]] = [
-  (
-    "base",
-    dataclasses.replace(T5_BASE, remat_policy="minimal"),
-    "v5e:2x4",
-    {},
-    256,
-  ),
-  ("large", _t5(1024, 16, 2816), "v5e:2x4", FULLY, 128),
-  ("XL", _t5(2048, 32, 5120), "v5e:4x4", FULLY, 128),
-  ("XXL", _t5(4096, 64, 10240), "v5e:8x8", FULLY, 512),
 ]
 
 
@@ -202,53 +153,12 @@ def by_mesh(student: T5Config, meshes: Sequence[Any]) -> list[Any]:
   return rows
 
 
-def by_slice(slices: Sequence[Any]) -> list[Any]:
-  """Bytes of one chip, and what chips send, by the TPU compiler."""
-  print(
-    "| student | slice | rows | parameters | optimizer | temporaries | in all"
-    " | all-reduce | all-gather | kernels |"
-  )
-  print("|---" * 10 + "|")
-  rows = []
-  for name, student, topology, settings, batch_rows in slices:
-    partitioner = Partitioner(
-      **settings, devices=tuple(tpu_topology.devices(topology))
-    )
-    found = planned(
-      student, partitioner, 1, batch_rows, (256, 128), optimizers.Adafactor()
-    )
-    step = found.step
-    sizes = (
-      found.parameters,
-      found.optimizer,
-      step and step.temporaries,
-      found.total,
-      *(
-        step and step.traffic.bytes_per_step(kind)
-        for kind in ("all-reduce", "all-gather")
-      ),
-    )
-    cells = [
-      name,
-      topology,
-      str(batch_rows),
-      *("-" if size is None else shown(size) for size in sizes),
-      str(sum(step.kernels.values()) if step else "-"),
-    ]
-    print(f"| {' | '.join(cells)} |", flush=True)
-    rows.append({"student": name} | plan_tables.as_json(found))
-  return rows
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
   """Prints the tables."""
   parser = argparse.ArgumentParser(
     description=(__doc__ or "").partition("\n")[0]
   )
   parser.add_argument("--smoke", action="store_true", help="a toy, for tests")
-  parser.add_argument(
-    "--tpu", action="store_true", help="T5 on TPU slices instead, by libtpu"
-  )
   parser.add_argument("--json", help="file to write")
   args = parser.parse_args(arguments)
   jax.config.update("jax_platforms", "cpu")
@@ -257,12 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
   policies = POLICIES[:1] if args.smoke else POLICIES
   meshes = MESHES[:1] if args.smoke else MESHES
   found = measuring.description(str(jax.devices()[0]))
-  if args.tpu:
-    found["by_slice"] = by_slice(SLICES)
-  else:
-    found["by_policy"] = by_policy(student, policies)
-    print()
-    found["by_mesh"] = by_mesh(student, meshes)
+  found["by_policy"] = by_policy(student, policies)
+  print()
+  found["by_mesh"] = by_mesh(student, meshes)
   measuring.write_json(args.json, found)
 
 
