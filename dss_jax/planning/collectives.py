@@ -12,7 +12,9 @@ as the loop turns.
 
 TPU programs fuse the parts of an asynchronous collective into the operations
 that it overlaps with: each of these fusions repeats the collective, with the
-same channel.
+same channel. Their reduce-scatter is a fusion, too, of an all-reduce and slices:
+
+    %f = bf16[128,96]{1,0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1
 """
 
 from __future__ import annotations
@@ -129,10 +131,13 @@ def read(program: str, num_devices: int) -> Traffic:
         inner = collectives_of(callee)
         if inner and times is None:
           uncounted.add(callee)
+        scattered = fused and callee.startswith("all-reduce-scatter")
         for one in inner:
-          if fused and one.channel in fused_channels:
+          if scattered:
+            one = dataclasses.replace(one, kind="reduce-scatter")
+          elif fused and one.channel in fused_channels:
             continue
-          if fused and one.channel is not None:
+          elif fused and one.channel is not None:
             fused_channels.add(one.channel)
           found.append(dataclasses.replace(one, times=one.times * (times or 1)))
     return tuple(found)

@@ -80,8 +80,9 @@ def test_every_collective_is_counted_as_often_as_it_runs():
   assert traffic.bytes_per_step() == sum(n * b for _, _, n, b in found)
 
 
-# Parts of an asynchronous all-gather in fusions of a loop's body, as TPU
-# programs have them; a loop that counts from zero, and one that does not say.
+# Parts of an asynchronous all-gather in fusions of a loop's body, and sums that
+# are scattered, all on one channel, as TPU programs have them; a loop that counts
+# from zero, and one that does not say.
 TPU_PROGRAM = """\
 %start (p: bf16[1,512]) -> (bf16[1,512], bf16[1,1024]) {
   %ag.1 = bf16[1,1024]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=16, replica_groups=[2,2]<=[4], dimensions={1}
@@ -92,7 +93,19 @@ TPU_PROGRAM = """\
   ROOT %ag.2 = bf16[1,1024]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=16, replica_groups=[2,2]<=[4], dimensions={1}
 }
 
+%all-reduce-scatter.7 (p: bf16[64,8], q: bf16[8,8]) -> (bf16[32,8], bf16[4,8]) {
+  %ar.1 = (bf16[64,8]{1,0:T(8,128)(2,1)}, bf16[8,8]{1,0:T(8,128)(2,1)}) all-reduce(%p, %q), channel_id=1, replica_groups=[2,2]<=[4], to_apply=%add
+  ROOT %t = (bf16[32,8], bf16[4,8]) tuple(%s.1, %s.2)
+}
+
+%all-reduce-scatter.8 (p: bf16[64,8]) -> bf16[32,8] {
+  %ar.2 = bf16[64,8]{1,0:T(8,128)(2,1)} all-reduce(%p), channel_id=1, replica_groups=[2,2]<=[4], to_apply=%add
+  ROOT %s.3 = bf16[32,8] dynamic-slice(%ar.2, %i, %z), dynamic_slice_sizes={32,8}
+}
+
 %layer (p: (s32[], bf16[1,512])) -> (s32[], bf16[1,512]) {
+  %f.3 = (bf16[32,8], bf16[4,8]) fusion(%g, %h), kind=kCustom, calls=%all-reduce-scatter.7
+  %f.4 = bf16[32,8] fusion(%k), kind=kCustom, calls=%all-reduce-scatter.8
   %f.1 = (bf16[1,512], bf16[1,1024]) fusion(%x), kind=kCustom, calls=%start
   %f.2 = bf16[1,1024] fusion(%f.1), kind=kCustom, calls=%done
   ROOT %t = (s32[], bf16[1,512]) tuple(%i, %x)
@@ -120,13 +133,20 @@ ENTRY %main (p: bf16[1,512]) -> bf16[1,512] {
 """
 
 
-def test_parts_of_a_fused_collective_are_one_and_loops_count_from_zero():
+def test_fused_collectives_and_loops_that_count_from_zero():
   traffic = collectives.read(TPU_PROGRAM, 4)
   found = [
     (one.kind, one.group_size, one.times, one.bytes)
     for one in traffic.collectives
   ]
-  assert found == [("all-gather", 2, 5, 2048), ("all-gather", 2, 1, 2048)]
+  layer = [
+    ("reduce-scatter", 1024 + 128),
+    ("reduce-scatter", 1024),
+    ("all-gather", 2048),
+  ]
+  assert found == [
+    (kind, 2, times, size) for times in (5, 1) for kind, size in layer
+  ]
   assert traffic.uncounted_loops == 1
 
 
