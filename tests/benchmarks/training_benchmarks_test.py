@@ -1,5 +1,6 @@
 """The benchmarks of training: the same ids and losses, reported as they are."""
 
+import importlib.util
 import json
 import os
 import re
@@ -229,11 +230,12 @@ def test_what_is_asked_of_a_gpu_first(load_benchmark):
   assert gpu.SECONDS["more"] < 4 * 60
 
 
-@pytest.mark.hf
 @pytest.mark.slow
 def test_the_gpu_suite_runs_in_small_without_tensorflow(repository, tmp_path):
-  pytest.importorskip("torch")
-  pytest.importorskip("transformers", minversion="5.0")
+  """Nor does it need Hugging Face: those cases then say so, and others run."""
+  theirs = {"losses", "decode", "official toy 6 num_microbatches=2"}
+  if importlib.util.find_spec("torch"):
+    theirs = set()
   for name in ("tensorflow", "seqio", "gin"):
     barred = f"raise ImportError('{name} is barred here')"
     (tmp_path / f"{name}.py").write_text(barred, encoding="utf-8")
@@ -250,15 +252,16 @@ def test_the_gpu_suite_runs_in_small_without_tensorflow(repository, tmp_path):
     json.loads((out / f"{call}.json").read_text(encoding="utf-8"))["cases"]
     for call in ("quick", "more")
   ]
-  failed = [
+  failed = {
     case["name"] for cases in parts for case in cases if "failed" in case
-  ]
-  assert failed == ["ours toy 6 dtype=float99"]  # reported, and the others ran
+  }
+  assert failed == {"ours toy 6 dtype=float99"} | theirs  # and the others ran
   timed = [
     case["name"] for cases in parts for case in cases if "summary" in case
   ]
-  assert [name.split()[0] for name in timed] == ["ours", "official"]
+  sides = ["ours"] if theirs else ["ours", "official"]
+  assert [name.split()[0] for name in timed] == sides
   (losses,) = [case for case in parts[1] if case["name"] == "losses"]
-  assert losses["difference"] < 1e-5
-  for name in ("attention", "components", "decode"):
+  assert theirs or losses["difference"] < 1e-5
+  for name in {"attention", "components", "decode"} - theirs:
     assert (out / f"{name}.json").exists()
