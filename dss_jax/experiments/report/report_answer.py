@@ -104,7 +104,7 @@ def _of_dataset(content: Content, dataset: str) -> Finding:
     dataset,
     helps,
     winner is not None if decided else None,
-    _verdict(dataset, main, helps, bool(decided), winner),
+    _verdict(dataset, compared, helps, bool(decided), winner),
     " ".join(
       [
         *_help(content, dataset, rows, compared),
@@ -118,11 +118,12 @@ def _of_dataset(content: Content, dataset: str) -> Finding:
 
 def _verdict(
   dataset: str,
-  main: CellComparison | None,
+  compared: Sequence[CellComparison],
   helps: bool | None,
   is_decided: bool,
   winner: TeacherComparison | None,
 ) -> str:
+  main = headline(compared)
   if main is None:
     return f"On {dataset}, no methods are compared."
   if winner is not None:
@@ -144,7 +145,36 @@ def _verdict(
     False: "does harm",
     None: "is not shown to help or to harm",
   }[helps]
-  return f"{method} {does} on {dataset}; {teacher}."
+  sizes = _elsewhere(compared, main, helps)
+  with_sizes = f" with {main.cell.examples:,} records" if sizes else ""
+  return f"{method} {does} on {dataset}{with_sizes}{sizes}; {teacher}."
+
+
+def _elsewhere(
+  compared: Sequence[CellComparison],
+  main: CellComparison,
+  helps: bool | None,
+) -> str:
+  """With how many other records the same student shows something else."""
+  others = [
+    each
+    for each in compared
+    if each.cell.family == main.cell.family
+    and each.baseline.family == main.baseline.family
+    and each.cell.student == main.cell.student
+  ]
+  found = {
+    "helps": [each for each in others if each.result.low > 0 and not helps],
+    "does harm": [
+      each for each in others if each.result.high < 0 and helps is not False
+    ],
+  }
+  return "".join(
+    f", and {does} with"
+    f" {report_words.listed(f'{each.cell.examples:,}' for each in several)}"
+    for does, several in found.items()
+    if several
+  )
 
 
 # ------------------------------------------------------------- does it help?

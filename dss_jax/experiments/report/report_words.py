@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from dss_jax.experiments.bootstrap_statistics import Reach
 from dss_jax.experiments.report.report_savings import Saving
@@ -28,6 +29,12 @@ def signed(difference: float) -> str:
 
 def count(number: int, noun: str) -> str:
   return f"{number:,} {noun}{'s' if number != 1 else ''}"
+
+
+def listed(texts: Iterable[str]) -> str:
+  """`a, b and c`."""
+  *others, last = texts
+  return f"{', '.join(others)} and {last}" if others else last
 
 
 def capital(text: str) -> str:

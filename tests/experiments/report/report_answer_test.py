@@ -60,6 +60,9 @@ def test_the_first_comparison_is_not_chosen_by_its_result(tmp_path):
   _runs(tmp_path, dss=0.5, standard=0.9, seeds=3, examples=900)
   content, finding = _finding(tmp_path)
   assert finding.helps is False
+  assert "does harm on taxonli with 900 records, and helps with 100;" in (
+    finding.verdict
+  )
   assert "With 900 training records" in finding.text
   assert (
     "Of 2 settings compared, the interval lies above 0 in 1" in finding.text
