@@ -12,10 +12,13 @@ import threading
 from collections.abc import Callable, Iterator
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_STOPPING = (
-  b"\nstopping after this step, or this batch of an evaluation; a second signal"
-  b" stops at once\n"
-)
+_STOPPING = b"\nstopping after this step, or this batch of an evaluation"
+_AT_ONCE = b"; a second signal stops at once"
+
+# Set for a process whose parent passes SIGTERM on. A scheduler that signals all
+# processes of a job then has it arrive twice, and the second one is no wish of
+# anybody's.
+PASSED_ON = "DSS_SIGTERM_IS_PASSED_ON"
 
 
 class StoppedError(KeyboardInterrupt):
@@ -47,16 +50,18 @@ class StopRequests:
 
   def _watch(self, pipe: int, pass_on: Callable[[int], None] | None) -> None:
     """Reads the signals that arrive, until the pipe is closed."""
-    is_asked = False
+    is_asked, is_passed_on = False, PASSED_ON in os.environ
     while numbers := os.read(pipe, 1):
       number = numbers[0]
       if number not in _SIGNALS:
         continue
-      if is_asked:  # the user does not want to wait
-        os._exit(128 + number)
+      if is_asked:
+        if number == signal.SIGTERM and is_passed_on:
+          continue
+        os._exit(128 + number)  # the user does not want to wait
       is_asked = True
       with contextlib.suppress(OSError):
-        os.write(2, _STOPPING)
+        os.write(2, _STOPPING + (b"" if is_passed_on else _AT_ONCE) + b"\n")
       if pass_on is not None:
         pass_on(signal.SIGTERM)
 
@@ -67,6 +72,7 @@ def noticed(
 ) -> Iterator[StopRequests]:
   """Notes the first Ctrl-C or SIGTERM inside; a second one ends the process.
 
+  Where the environment has `PASSED_ON`, a second SIGTERM changes nothing.
   Elsewhere than in the main thread, which alone gets signals, nothing changes.
 
   Args:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import shlex
-import signal
 import subprocess
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dss_jax.base.errors import UserError
-from dss_jax.base.stop_requests import StoppedError
+from dss_jax.experiments import child_commands
 from dss_jax.experiments.distill.project import Project
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Commands:
@@ -71,7 +66,7 @@ class Commands:
       self._note(command)
       return 0
     print(f"\n$ {self.shown(command)}", flush=True)
-    status = self._status(command)
+    status = child_commands.run(command, self._environment())
     if status not in allowed:
       raise UserError(
         f"`dss-jax {command[0]}` failed with status {status}, and says above why;"
@@ -91,8 +86,8 @@ class Commands:
     """
     command = list(map(str, words))
     process = subprocess.run(
-      self._arguments(command),
-      env=self._environment(),
+      child_commands.arguments(command),
+      env={**os.environ, **self._environment()},
       stdout=subprocess.PIPE,
       check=False,
     )
@@ -120,31 +115,10 @@ class Commands:
       encoding="utf-8",
     )
 
-  def _arguments(self, command: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "dss_jax.main", *command]
-
   def _environment(self) -> dict[str, str]:
-    """The environment in which `--module` finds the project's dataset."""
+    """What lets `--module` find the project's dataset."""
     paths = [str(self._project.folder), os.environ.get("PYTHONPATH", "")]
-    return {
-      **os.environ,
-      "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-    }
-
-  def _status(self, command: Sequence[str]) -> int:
-    process = subprocess.Popen(
-      self._arguments(command), env=self._environment()
-    )
-    with _passed_on(process) as passed:
-      status = process.wait()
-    number = passed[-1] if passed else None
-    if number is None and status < 0 and -status in _SIGNALS:
-      number = -status
-    if number is None and status - 128 in _SIGNALS:
-      number = status - 128
-    if number is not None:
-      raise StoppedError("the same command continues here", number)
-    return status
+    return {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
 def hashes(files: Iterable[pathlib.Path]) -> dict[str, str]:
@@ -156,26 +130,3 @@ def hashes(files: Iterable[pathlib.Path]) -> dict[str, str]:
       with path.open("rb") as file:
         found[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
   return found
-
-
-@contextlib.contextmanager
-def _passed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-  """Gives signals to the command, which ends in good order by itself.
-
-  A Ctrl-C of the terminal reaches the command anyway, and a second one within
-  it would stop it at once: so only those sent to this process are passed on.
-  """
-  received: list[int] = []
-
-  def note(number: int, frame: object) -> None:
-    del frame
-    received.append(number)
-    if number != signal.SIGINT or not sys.stdin.isatty():
-      process.send_signal(number)
-
-  before = {number: signal.signal(number, note) for number in _SIGNALS}
-  try:
-    yield received
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TextIO
 
-from dss_jax.base import atomic_files, errors
+from dss_jax.base import atomic_files, errors, stop_requests
 from dss_jax.experiments.sweeps import cells
 
 # What trains a cell, before the flags.
@@ -123,7 +123,7 @@ def _train(
       stdin=subprocess.DEVNULL,
       stdout=output,
       stderr=subprocess.STDOUT,
-      env={**os.environ, **environment},
+      env={**os.environ, **environment, stop_requests.PASSED_ON: "1"},
       # The lock lives as long as one of both processes: a cell that outlives
       # a sweep killed without warning is not trained twice.
       pass_fds=[lock.fileno()],
