@@ -32,6 +32,7 @@ Lines that bring a label are scored.
 # Larger windows would gain nothing.
 MAX_WINDOW = 1 << 20
 MAX_LABELS_BYTES = 16 << 20
+MAX_TIMED = 10_000
 
 # Only flags that were given are set, so that they can be distinguished from
 # defaults.
@@ -87,10 +88,13 @@ class SpeedFlags:
   Attributes:
     batch_size: inputs decoded together.
     window: lines that are sorted by length, decoded and written together.
+    time_requests: ask the first N inputs once more, one at a time, and note in
+      OUTPUT.infer.json how long a request takes that comes alone.
   """
 
   batch_size: int = 128
   window: int = 4096
+  time_requests: int = 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -164,7 +168,12 @@ def run(args: argparse.Namespace) -> int:
   return bulk_inference.infer(
     Predictor(student, options, size),
     source,
-    bulk_inference.Target(files.output, files.overwrite, not files.no_input),
+    bulk_inference.Target(
+      files.output,
+      files.overwrite,
+      not files.no_input,
+      speed.time_requests,
+    ),
   )
 
 
@@ -172,6 +181,7 @@ def _check(args: argparse.Namespace) -> None:
   """Raises UserError for flags that are wrong in themselves."""
   checks.in_range("SpeedFlags.batch_size", args.batch_size, 1, 1 << 16)
   checks.in_range("SpeedFlags.window", args.window, 1, MAX_WINDOW)
+  checks.in_range("SpeedFlags.time_requests", args.time_requests, 0, MAX_TIMED)
   checks.in_range("FileFlags.limit", args.limit, 1, or_none=True)
   checks.in_range("SearchFlags.num_beams", args.num_beams, 1, 64, or_none=True)
   checks.in_range(

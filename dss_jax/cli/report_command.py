@@ -5,10 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
+import sys
 import textwrap
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dss_jax.base import checks, errors
-from dss_jax.cli import flags
+from dss_jax.cli import flags, run_flags
+
+if TYPE_CHECKING:
+  from dss_jax.experiments.report.report_content import Content
+  from dss_jax.training.train_config import TrainConfig
 
 EPILOG = """\
 examples:
@@ -16,8 +23,12 @@ examples:
   dss-jax report runs/svamp runs/more --data_dir=data --output_dir=reports/svamp
   dss-jax report runs/mine --teacher data/test.jsonl data/train.jsonl \\
     --output_dir=reports/mine
+  dss-jax report runs/mine --measure=200 --costs out/ledger.sqlite \\
+    --output_dir=reports/mine
   dss-jax report --compare runs/standard_0 runs/dss_0
 """
+
+_MOST_ITEMS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +44,11 @@ class ReportFlags:
       answers; default: that of the runs, or DSS_DATA_DIR.
     costs: what was measured, OUTPUT.infer.json files of `dss-jax infer` and
       ledgers of `dss-jax extract`.
-    hourly_price: of the machine that the students of --costs ran on.
+    measure: let the best student of each method and size answer N test items
+      anew, for its time, memory and rationales; what it finds stays beside the
+      runs, and later reports show it.
+    hourly_price: of the machine that the students ran on when they were
+      measured.
     prices: further prices of teachers, a TOML file.
   """
 
@@ -42,6 +57,7 @@ class ReportFlags:
   compare: tuple[str, ...] = ()
   data_dir: str | None = None
   costs: tuple[str, ...] = ()
+  measure: int = 0
   hourly_price: float | None = None
   prices: str | None = None
 
@@ -84,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
   checks.positive(
     "ReportFlags.hourly_price", options.hourly_price, or_none=True
   )
+  checks.in_range("ReportFlags.measure", options.measure, 0, _MOST_ITEMS)
   written = report_writer.write(
     args.folders,
     pathlib.Path(options.output_dir).expanduser(),
@@ -94,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
       hourly_price=options.hourly_price,
       prices=options.prices,
     ),
+    hourly_price=options.hourly_price,
+    measure=_measuring(options) if options.measure else None,
   )
   for finding in written.findings:
     for text in (finding.verdict, finding.text, finding.cautions):
@@ -107,3 +126,24 @@ def run(args: argparse.Namespace) -> int:
   print(f"figures:  {options.output_dir}/figures/")
   print(f"tables:   {options.output_dir}/tables/ (Markdown, CSV, LaTeX)")
   return 0
+
+
+def _measuring(options: ReportFlags) -> Callable[[Content], None]:
+  """Measures the students of a report, each in a process of its own."""
+  from dss_jax.cli import gin_config
+  from dss_jax.experiments.report import student_measuring
+
+  run_flags.keep_off_devices()
+  bindings = [f"DATA_DIR = {options.data_dir!r}"] if options.data_dir else []
+
+  def read(folder: pathlib.Path) -> TrainConfig:
+    gin_config.parse((), bindings, run_file=str(folder / run_flags.RUN_FILE))
+    run_flags.import_modules()
+    return gin_config.instance("train.train", model_dir=str(folder))
+
+  def say(text: str) -> None:
+    print(errors.printable(text), file=sys.stderr, flush=True)
+
+  return lambda content: student_measuring.measure(
+    content, options.measure, read, say
+  )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -136,6 +137,20 @@ def import_modules(modules: Sequence[str] = ()) -> list[str]:
   found = list(dict.fromkeys([*modules, *named]))
   user_modules.import_modules(found)
   return found
+
+
+def keep_off_devices() -> None:
+  """Lets this process read configurations on the processor.
+
+  A device that it held could not be used by the processes that it starts.
+  """
+  import jax
+  from absl import flags as absl_flags
+
+  # SeqIO reads absl flags; argparse has parsed the command line.
+  absl_flags.FLAGS.mark_as_parsed()
+  if os.environ.get("JAX_PLATFORMS") != "cpu":
+    jax.config.update("jax_platforms", "cpu")
 
 
 def parse_gin(

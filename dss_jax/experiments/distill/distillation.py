@@ -32,6 +32,8 @@ _SPEED_STEPS = 24
 _OVERHEAD, _START_S = 1.3, 8.0
 _MAX_EPOCHS = 250
 _VOCABULARY_SIZE = 2000
+# Test records that students answer anew, to be measured.
+_MEASURED_ITEMS = 100
 # Those that decide are asked about first: `max_cost` may end within the last.
 _ASKED = ("validation", "test", "train")
 # An export to Hugging Face is checked by its libraries, where they are.
@@ -81,6 +83,7 @@ def distill(options: DistillOptions, agreed: Callable[[str], bool]) -> None:
   answered = outcome.teacher_files(project)
   commands.run(
     *("report", project.runs_folder, f"--output_dir={report}"),
+    *(f"--measure={_MEASURED_ITEMS}", f"--costs={project.ledger}"),
     *(["--teacher", *answered] if answered else []),
     again=True,
   )

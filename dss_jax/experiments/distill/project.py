@@ -132,6 +132,11 @@ class Project:
     return self.folder / "records" / f"{split}.jsonl"
 
   @property
+  def ledger(self) -> pathlib.Path:
+    """What the large model was asked and answered."""
+    return self.folder / "records" / "ledger.sqlite"
+
+  @property
   def is_from_scratch(self) -> bool:
     """Whether the student starts from random parameters."""
     student = self.options.student

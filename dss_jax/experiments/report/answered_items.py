@@ -1,7 +1,8 @@
 """The test items of a report for the browser of its page.
 
 Each item comes with what each cell answered: the distinct answers of its seeds,
-the most frequent first; and with the teachers' answers and rationales.
+the most frequent first; with the students' own rationales, where they were
+asked for them; and with the teachers' answers and rationales.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dss_jax.base.standalone_page import cut
-from dss_jax.experiments.report import run_cells, stored_teacher
+from dss_jax.experiments.report import (
+  measured_students,
+  run_cells,
+  stored_teacher,
+)
 from dss_jax.experiments.report.finished_runs import Run
 from dss_jax.experiments.report.report_content import Content
 from dss_jax.experiments.report.run_cells import Cell
@@ -88,6 +93,11 @@ def _items(
   first: int,
 ) -> Iterable[dict[str, Any]]:
   """The items in order, with the answers of cells number `first` and on."""
+  reasons = {
+    run.folder: measured_students.rationales(run)
+    for cell in cells
+    for run in cell.runs
+  }
   own_items = run_cells.has_own_items(cells)
   metric = cells[0].metric
   # Where each seed has items of its own, so has the browser.
@@ -108,6 +118,12 @@ def _items(
         for i, of_cell in enumerate(runs)
         if of_cell
       ]
+      explained = [
+        [first + i, run.seed, cut(text, _MAX_RATIONALE)]
+        for i, of_cell in enumerate(runs)
+        for run in of_cell
+        if (text := reasons[run.folder].get(item)) is not None
+      ]
       yield {
         "id": item if seed is None else f"{item}, seed {seed}",
         "dataset": dataset,
@@ -115,6 +131,7 @@ def _items(
         "label": cut(target, _MAX_ANSWER),
         "kind": _kind([a for _, a in answers]),
         "answers": answers,
+        "explained": explained,
         "teachers": [
           _of_teacher(teacher, item, target, metric)
           for teacher in known

@@ -10,9 +10,10 @@ import dataclasses
 import math
 import os
 import pathlib
-import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+import numpy as np
 
 from dss_jax.base import strict_json
 from dss_jax.base.errors import UserError, damaged_file
@@ -24,9 +25,10 @@ _MILLION = 1e6
 _MAX_BYTES = 1 << 24
 
 HOW_TO_MEASURE = (
-  "Nobody measured them. dss-jax infer of a student writes OUTPUT.infer.json"
-  " with its time and memory, dss-jax extract a ledger.sqlite with the"
-  " teacher's; given to the report, they are set side by side here."
+  "Nobody measured them. dss-jax report with --measure=200 lets the best student"
+  " of each method and size answer 200 test items anew; the teacher's stand in"
+  " the ledger.sqlite of dss-jax extract, for --costs. They are set side by side"
+  " here."
 )
 
 
@@ -40,9 +42,11 @@ class Cost:
     answers: number of answers that this is about.
     accuracy: share of right ones among those with a gold label; None if
       unknown.
-    seconds: per answer: of a student the whole time divided by the answers,
-      which are made together; of a teacher the median from request to answer.
-      None if unknown.
+    seconds: of a student, the whole time divided by the answers, which are
+      made together; None if unknown.
+    latency_s: median seconds of a request that comes alone, of a teacher from
+      request to answer; None if unknown.
+    latency_95_s: 95 % of these requests take no longer; None if unknown.
     memory_bytes: the most memory of the student's process; None if unknown.
     per_million: money for a million answers; None if unknown.
     device: what the student ran on; "" if unknown.
@@ -53,6 +57,8 @@ class Cost:
   answers: int
   accuracy: float | None
   seconds: float | None
+  latency_s: float | None
+  latency_95_s: float | None
   memory_bytes: int | None
   per_million: float | None
   device: str
@@ -105,12 +111,15 @@ def _student(path: pathlib.Path, hourly_price: float | None) -> Cost:
     scored = int(totals.get("scored") or 0)
     accuracy = int(totals.get("correct") or 0) / scored if scored else None
     each = seconds / answers if answers and seconds > 0 else None
+    alone = dict(state.get("request_times") or {})
     return Cost(
       name=str(student.get("source") or path.name),
       kind="student",
       answers=answers,
       accuracy=accuracy,
       seconds=each,
+      latency_s=_positive(alone.get("median_s")),
+      latency_95_s=_positive(alone.get("p95_s")),
       memory_bytes=int(state.get("peak_memory_bytes") or 0) or None,
       per_million=(
         None
@@ -119,6 +128,11 @@ def _student(path: pathlib.Path, hourly_price: float | None) -> Cost:
       ),
       device=str(about.get("device") or ""),
     )
+
+
+def _positive(value: Any) -> float | None:
+  """A file's number of seconds; None where it is none."""
+  return float(value) if value is not None and float(value) > 0 else None
 
 
 def _teachers(path: pathlib.Path, prices: Prices) -> list[Cost]:
@@ -132,6 +146,7 @@ def _teachers(path: pathlib.Path, prices: Prices) -> list[Cost]:
         times.setdefault(outcome.model, []).append(outcome.seconds)
     for model, usage in ledger.usage().items():
       own = [charge for charge in charges if charge.model == model]
+      own_times = times.get(model)
       priced = prices.price(model) is not None and own and usage.answers
       found.append(
         Cost(
@@ -139,7 +154,11 @@ def _teachers(path: pathlib.Path, prices: Prices) -> list[Cost]:
           kind="teacher",
           answers=usage.answers,
           accuracy=None,
-          seconds=statistics.median(times[model]) if model in times else None,
+          seconds=None,
+          latency_s=float(np.median(own_times)) if own_times else None,
+          latency_95_s=(
+            float(np.quantile(own_times, 0.95)) if own_times else None
+          ),
           memory_bytes=None,
           per_million=(
             prices.total(own) / usage.answers * _MILLION if priced else None
@@ -160,7 +179,8 @@ def table(costs: Sequence[Cost]) -> Table:
       Column("what"),
       Column("answers", "count"),
       Column("right %", "percent"),
-      Column("seconds an answer", "number"),
+      Column("one request, ms (median)", "number"),
+      Column("95 % within, ms", "number"),
       Column("answers a second", "number"),
       Column("memory, GB", "number"),
       Column("price of a million answers", "count"),
@@ -172,8 +192,9 @@ def table(costs: Sequence[Cost]) -> Table:
         cost.kind,
         cost.answers,
         cost.accuracy,
-        cost.seconds,
-        1 / cost.seconds if cost.seconds and cost.kind == "student" else None,
+        1000 * cost.latency_s if cost.latency_s else None,
+        1000 * cost.latency_95_s if cost.latency_95_s else None,
+        1 / cost.seconds if cost.seconds else None,
         cost.memory_bytes / 1e9 if cost.memory_bytes else None,
         cost.per_million,
         cost.device or None,
@@ -181,10 +202,12 @@ def table(costs: Sequence[Cost]) -> Table:
       for cost in costs
     ],
     [
-      "A student answers many records together: its time is the whole run's,"
-      " compilation included, divided by the answers. A teacher's is the median"
-      " from request to answer; its price counts retries and samples. Prices are"
-      " in the price table's currency; a student's need the hourly price of its"
-      " machine.",
+      "One request: of a student one that comes alone, asked a second time, so"
+      " that nothing is compiled, without a server's share; of a teacher from"
+      " request to answer, with what waits there. Answers a second: a student"
+      " answers many records together; the whole time counts, compilation"
+      " included. A teacher's price counts retries and samples. Prices are in the"
+      " price table's currency; a student's need the hourly price of its machine."
+      " Memory is that of the student's process, an accelerator's own aside.",
     ],
   )

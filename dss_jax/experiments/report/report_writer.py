@@ -19,7 +19,7 @@ import importlib.util
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from dss_jax.base import atomic_files, errors
 from dss_jax.datasets.records import atomic_file
@@ -28,6 +28,7 @@ from dss_jax.experiments.report import (
   experiment_page,
   figure_files,
   measured_costs,
+  measured_students,
   report_answer,
   report_content,
   report_figures,
@@ -67,6 +68,8 @@ def write(
   teacher_files: Sequence[str | os.PathLike[str]] = (),
   data_dir: str | None = None,
   costs: Sequence[Cost] = (),
+  hourly_price: float | None = None,
+  measure: Callable[[Content], None] | None = None,
 ) -> Written:
   """Makes a report of runs.
 
@@ -75,7 +78,10 @@ def write(
     output_dir: a folder; made if absent.
     teacher_files: records with a teacher's answers to the items.
     data_dir: folder of the released data, for their teachers' answers.
-    costs: what students and teachers were measured to cost.
+    costs: what students and teachers were measured to cost, further than what
+      lies beside the runs.
+    hourly_price: of the machine that students were measured on.
+    measure: measures students of the report before it is written.
 
   Raises:
     UserError: there is no finished run, or a file cannot be read.
@@ -86,8 +92,14 @@ def write(
   folder = pathlib.Path(output_dir)
   with errors.writing(folder):
     atomic_files.make_folder(folder)
+  if measure is not None:
+    measure(content)
+  measured, problems = measured_students.costs(content, hourly_price)
+  if problems:
+    content = dataclasses.replace(content, notes=[*content.notes, *problems])
   tables = content_tables.of_content(content)
-  if costs:
+  if costs := [*measured, *costs]:
+    costs = measured_students.with_teachers_accuracy(content, costs)
     tables.append(measured_costs.table(costs))
   findings = report_answer.findings(content)
   drawings, missing = _draw(content)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import pathlib
 import resource
 import sys
@@ -25,6 +26,7 @@ from dss_jax.students.bulk import (
   input_records,
   prediction_files,
   prediction_records,
+  request_times,
 )
 from dss_jax.students.bulk.input_records import Windows
 from dss_jax.students.bulk.prediction_files import FileOutput, StreamOutput
@@ -104,11 +106,14 @@ class Target:
     path: a file, or `prediction_files.STDOUT`.
     overwrite: start anew, even if the file exists.
     with_input: whether predictions repeat the input.
+    time_requests: how many inputs are asked once more, each alone, to note how
+      long that takes.
   """
 
   path: str
   overwrite: bool = False
   with_input: bool = True
+  time_requests: int = 0
 
 
 def infer(predictor: Predictor, source: Source, target: Target) -> int:
@@ -121,6 +126,14 @@ def infer(predictor: Predictor, source: Source, target: Target) -> int:
     UserError: for an input that cannot be read or without a record that can be
       asked, or an output that exists or was made otherwise.
   """
+  if target.time_requests and (
+    source.is_pipe or prediction_files.is_stream(target.path)
+  ):
+    raise UserError(
+      "time_requests is for files: inputs of a pipe cannot be read again, and"
+      " what was measured lies next to the output",
+      fields=("time_requests", "input", "output"),
+    )
   layout = prediction_records.Layout(
     target.with_input, _metric(predictor.student)
   )
@@ -130,6 +143,7 @@ def infer(predictor: Predictor, source: Source, target: Target) -> int:
       speed = None
       if not output.is_done:
         speed = _answer_all(predictor, source, windows, output, layout)
+    _time_requests(predictor, source, output, target.time_requests)
     output.finish()
     totals = output.progress.totals
   scored_as = layout.metric
@@ -198,6 +212,31 @@ def _answer_all(
       speed += " records/s"
       show(state.rows, speed)
   return speed
+
+
+def _time_requests(
+  predictor: Predictor,
+  source: Source,
+  output: FileOutput | StreamOutput,
+  number: int,
+) -> None:
+  """Measures requests that come alone, unless an earlier start has."""
+  state = output.progress
+  if not number or state.request_times.get("asked") == number:
+    return
+  predictor.lengths = list(state.lengths or predictor.lengths)
+  with source.open(predictor) as windows:
+    found = (record.item for window in windows for record in window)
+    items = list(itertools.islice(filter(None, found), number))
+  times = request_times.measure(predictor, items)
+  if not times:
+    return
+  state.request_times = {"asked": number, **times}
+  output.save(force=True)
+  _print(
+    f"one request alone: {1000 * times['median_s']:.3g} ms (median of"
+    f" {times['requests']}), 95 % within {1000 * times['p95_s']:.3g} ms"
+  )
 
 
 def _peak_memory() -> int:

@@ -36,7 +36,7 @@ SUFFIXES = (".jsonl", ".json", *prediction_records.TABLE_SUFFIXES)
 _SECONDS_BETWEEN_SAVES = 1.0
 
 # Earlier versions did not measure these.
-_LATER = ("seconds", "peak_memory_bytes")
+_LATER = ("seconds", "peak_memory_bytes", "request_times")
 _REMEDY = "set overwrite to start anew"
 
 
@@ -53,6 +53,8 @@ class Progress:
     seconds: time that answering them took, over all starts.
     peak_memory_bytes: the most memory of the process, as the system counts it;
       an accelerator's own is not in it.
+    request_times: of requests that came alone, see `request_times.measure`,
+      and how many were `asked` for; empty where nobody did.
     complete: whether these are all records.
   """
 
@@ -63,6 +65,7 @@ class Progress:
   totals: dict[str, Any] = dataclasses.field(default_factory=dict)
   seconds: float = 0.0
   peak_memory_bytes: int = 0
+  request_times: dict[str, Any] = dataclasses.field(default_factory=dict)
   complete: bool = False
 
 

@@ -63,6 +63,14 @@ function answerRows(record) {
       element("td", {}, text.trim() ? marked(text) : element("span", { class: "quiet" }, "(nothing)")),
       element("td", {}, mark(right)),
       element("td", {}, `${seeds} of ${total}`))));
+    for (const [explainer, seed, text] of record.explained)
+      if (explainer === cell)
+        rows.push(element("tr", {},
+          element("td", {}, ""),
+          element("td", {}, element("div", { class: "rationale-text text-block" },
+            text.trim() ? marked(text) : "(no rationale)")),
+          element("td", {}, "its own rationale"),
+          element("td", {}, `seed ${seed}`)));
   }
   for (const teacher of record.teachers)
     rows.push(element("tr", {},
@@ -96,6 +104,7 @@ startBrowser({
   show: showItem,
   texts: (record) => [record.id, record.input, record.label,
     ...record.answers.flatMap(([, answers]) => answers.map(([text]) => text)),
+    ...record.explained.map(([, , text]) => text),
     ...record.teachers.flatMap((each) => [each.label || "", each.rationale])],
   held: records.length === data.total
     ? `All ${count(data.total)} test items are on this page.`
