@@ -368,8 +368,8 @@ def _convert(args: argparse.Namespace) -> int:
       records = datasets.load_split(spec.name, split, options=options)
     else:
       records = datasets.load_source_split(spec.name, split, options=options)
-      records = records[: convert.limit]
-    print(f"{split}: {write_records(path, records)} records -> {path}")
+    count = write_records(path, records[: convert.limit])
+    print(f"{split}: {count} records -> {path}")
   if convert.as_trained and "validation" not in found_splits:
     print(
       "validation data are cut: train on all of these files, or a run cuts"
@@ -395,7 +395,7 @@ def _vocabulary(args: argparse.Namespace) -> int:
       source.dataset or "",
       source.split or "train",
       options=_data_options(args, max_records=write.limit),
-    )
+    )[: write.limit]
   model = vocabulary_training.train(
     vocabulary_training.texts_of(records), write.vocab_size
   )

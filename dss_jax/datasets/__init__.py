@@ -37,6 +37,7 @@ __all__ = [
   "DatasetSpec",
   "RecordFiles",
   "get",
+  "label_source",
   "load_extra_records",
   "load_source_split",
   "load_split",
@@ -83,6 +84,7 @@ def load_split(
     split == "validation" and split in source_splits(spec, options)
   ):
     records = load_source_split(name, split, options=options)
+    records = records[: options.max_records]
   else:
     source = load_training_source(name, options)
     train, validation = split_positions(
@@ -90,7 +92,6 @@ def load_split(
     )
     kept = train if split == "train" else validation
     records = [source[position] for position in kept]
-  records = records[: options.max_records]
   _check_labels(spec, split, records)
   return records
 
@@ -208,11 +209,12 @@ def split_positions(
   Args:
     spec: the dataset.
     ids: of its training source's records, in order, extra ones included.
-    options: split policy, fraction and seed.
+    options: split policy, fraction, seed and `max_records`.
 
   Returns:
     (training, validation) positions; the latter is empty for a dataset with
-    validation data of its own. All extra records train, behind the others.
+    validation data of its own. All extra records train, behind the others,
+    whatever cuts these.
   """
   places = range(len(ids))
   extra = [place for place in places if extra_records.is_extra(ids[place])]
@@ -221,8 +223,8 @@ def split_positions(
     spec, [ids[place] for place in own], options
   )
   return (
-    [*(own[i] for i in train), *extra],
-    [own[i] for i in validation],
+    [*(own[i] for i in train[: options.max_records]), *extra],
+    [own[i] for i in validation[: options.max_records]],
   )
 
 
@@ -270,6 +272,28 @@ def rationale_source(name: str, options: DataOptions) -> str | None:
     extra = _sources(load_extra_records(name, options))
     return "+".join(dict.fromkeys([*own, *extra]))
   return "+".join(_sources(load_training_source(name, options))) or None
+
+
+def label_source(name: str, options: DataOptions, asked: str = "gold") -> str:
+  """Whose labels a dataset trains on: "gold", "teacher" or "gold+teacher".
+
+  Args:
+    name: of the dataset.
+    options: see `DataOptions`.
+    asked: "teacher" where no gold label is trained on. Where gold labels are
+      asked for, extra records without one still have the teacher's.
+  """
+  if asked != "gold":
+    return asked
+  is_shipped = name in {spec.name for spec in SHIPPED}
+  if options.source != "records" and is_shipped:
+    extra = load_extra_records(name, options)
+  else:
+    source = load_training_source(name, options)
+    extra = [r for r in source if extra_records.is_extra(r.id)]
+  if extra_records.count(extra)["teacher_labels"]:
+    return "gold+teacher"
+  return asked
 
 
 def _sources(records: Sequence[Record]) -> list[str]:

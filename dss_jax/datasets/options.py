@@ -56,7 +56,8 @@ class DataOptions:
       teacher has answered: a file of records, or the name of a dataset whose
       training data they are. They join the training data whole, after the split
       and the fraction, and those without gold label have the teacher's.
-    max_records: at most this many records per split, for debugging.
+    max_records: at most this many records per split, for debugging; extra
+      records, which come on top of them, stay.
     taxonli_num_train: training records of taxonli, before the fraction.
     taxonli_num_validation: validation records of taxonli.
     taxonli_num_test: test records of taxonli.

@@ -107,7 +107,8 @@ def result_entries(
     "student": student_name(config.model)
     + (f" lora{config.lora.rank}" if config.lora else ""),
     "init": config.initial_checkpoint_path or "random",
-    "label_source": task.label_source if task else None,
+    "label_source": task
+    and datasets.label_source(task.dataset, dataset.data, task.label_source),
     "rationale_source": _rationale_source(task, dataset.data),
     "train_fraction": dataset.data.train_fraction if task else None,
     "train_examples": data.num_records,

@@ -32,6 +32,42 @@ def test_they_join_the_training_data_after_the_split(options, policy, fraction):
     assert _ids(with_extra, split) == _ids(options, split)
 
 
+@pytest.mark.parametrize("policy", ["fixed", "official"])
+def test_max_records_cuts_the_datasets_own_only(options, policy):
+  options = dataclasses.replace(options, split_policy=policy, max_records=2)
+  with_extra = dataclasses.replace(options, extra_records="asdiv")
+  extra = [f"extra/train-{i}" for i in range(6)]
+  own = _ids(options, "train")
+  assert len(own) == 2
+  assert _ids(with_extra, "train") == own + extra
+  for split in ("validation", "test"):
+    assert _ids(with_extra, split) == _ids(options, split)
+    assert len(_ids(options, split)) <= 2
+
+
+def test_rows_say_whose_labels_are_trained_on(options, tmp_path):
+  """The teacher's too, as soon as one extra record has no gold label."""
+  reason = (Rationale("r", "(4 - 1)", "m"),)
+  gold, answered = tmp_path / "gold.jsonl", tmp_path / "answered.jsonl"
+  write_records(gold, [Record("a", "A", "(1 + 2)", reason)])
+  write_records(answered, [Record("b", "B", None, reason)])
+
+  def source(asked="gold", **changes):
+    changed = dataclasses.replace(options, **changes)
+    return datasets.label_source("svamp", changed, asked)
+
+  assert source() == "gold"
+  assert source(extra_records=str(gold)) == "gold"
+  assert source(extra_records=str(answered)) == "gold+teacher"
+  assert source("teacher", extra_records=str(answered)) == "teacher"
+  # Also where a file of training data holds them.
+  mixed = datasets.load_training_source(
+    "svamp", dataclasses.replace(options, extra_records=str(answered))
+  )
+  write_records(tmp_path / "train.jsonl", mixed)
+  assert source(source="records", data_dir=str(tmp_path)) == "gold+teacher"
+
+
 def test_a_dataset_with_validation_data_of_its_own(options, tmp_path):
   path = tmp_path / "more.jsonl"
   write_records(path, [Record("a", "A</s>B", None)])

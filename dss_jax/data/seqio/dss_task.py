@@ -306,7 +306,6 @@ def _rank_fn(
   """
   chosen = task_options.current().data
   spec = datasets.get(task_records.dataset)
-  limit = chosen.max_records or np.iinfo(np.int32).max
   ranks = None
   found_splits = datasets.source_splits(spec, task_records.read_options())
   if split not in found_splits or split == flat_records.TRAIN:
@@ -316,8 +315,10 @@ def _rank_fn(
     ranks[positions] = np.arange(len(positions), dtype=np.int32)
 
   def rank(record: tf.Tensor) -> tf.Tensor:
-    found = record if ranks is None else tf.gather(tf.constant(ranks), record)
-    return tf.where(found < limit, found, -1)
+    if ranks is not None:
+      return tf.gather(tf.constant(ranks), record)
+    limit = chosen.max_records or np.iinfo(np.int32).max
+    return tf.where(record < limit, record, -1)
 
   return rank
 
@@ -334,7 +335,7 @@ def _in_fraction(
   data = task_options.current().data
   spec = datasets.get(task_records.dataset)
   train, _ = datasets.split_positions(spec, list(ids), data)
-  split_ids = [ids[position] for position in train][: data.max_records]
+  split_ids = [ids[position] for position in train]
   mask = np.zeros(len(split_ids), bool)
   mask[flat_records.with_rationales(split_ids, method_options)] = True
   return mask

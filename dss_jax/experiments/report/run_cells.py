@@ -30,7 +30,8 @@ class Family:
   Attributes:
     dataset: its name.
     method: its name; "other" for a task that is none of ours.
-    label_source: "gold" or "teacher".
+    label_source: "gold", "teacher", or "gold+teacher" where extra records have
+      the teacher's.
     rationale_source: who wrote the rationales; "" for none.
     init: "random", or the checkpoint that training began from.
     variant: further settings that tell families apart, name and value.

@@ -279,6 +279,10 @@ VARIANTS = {
     datasets.DataOptions(extra_records="asdiv", train_fraction=0.5),
     MethodOptions(rationale_filter="agrees", rationale_fraction=0.8),
   ),
+  "extra records, few others": TaskOptions(
+    datasets.DataOptions(extra_records="asdiv", max_records=3),
+    MethodOptions(rationale_fraction=0.5),
+  ),
 }
 
 
