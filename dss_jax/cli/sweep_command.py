@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import pathlib
 import re
 import shlex
@@ -35,6 +34,7 @@ of the same --output_dir has trained are not trained again. See docs/sweeps.md.
 
 _STAGES = ("all", "search")
 _ENGINES = ("local", "ray")
+_MOST_TOGETHER = 1024
 _NAMED_WORKERS = 8  # more are only counted
 _UNUSED = "unused"  # the folder of a cell whose configuration is read
 
@@ -53,6 +53,8 @@ class SweepFlags:
     shard: I/N trains every N-th cell from cell I on (from 0), for job arrays.
     retries: further attempts at a cell that crashed.
     workers: cells trained side by side; default: one for each device, or core.
+    students_per_program: train up to N cells of one shape by one program, on
+      each worker: for accelerators, which a small student leaves idle.
     engine: local, or ray for the machines of a Ray cluster.
   """
 
@@ -64,6 +66,7 @@ class SweepFlags:
   shard: str | None = None
   retries: int = 2
   workers: int | None = None
+  students_per_program: int = 1
   engine: str = "local"
 
 
@@ -89,6 +92,15 @@ def run(args: argparse.Namespace) -> int:
   shard = _shard(options.shard)
   checks.in_range("SweepFlags.retries", options.retries, 0)
   checks.in_range("SweepFlags.workers", options.workers, 1, or_none=True)
+  together = options.students_per_program
+  checks.in_range(
+    "SweepFlags.students_per_program", together, 1, _MOST_TOGETHER
+  )
+  if together > 1 and options.engine != "local":
+    raise UserError(
+      f"students_per_program is {together}, which is for the engine 'local'",
+      fields=("SweepFlags.students_per_program", "SweepFlags.engine"),
+    )
   path = _path(args.file, options.preset)
   name = pathlib.PurePath(path).stem
   output_dir = pathlib.Path(options.output_dir).expanduser()
@@ -168,20 +180,11 @@ def read_sweep(
 
 
 def make_reader(search_paths: list[str]) -> Reader:
-  """Reads the configurations of cells, on the processor.
-
-  A device that this process held could train no cell.
-  """
-  import jax
-  from absl import flags as absl_flags
-
+  """Reads the configurations of cells, on the processor."""
   from dss_jax.cli import gin_config
   from dss_jax.experiments.sweeps.cells import Configuration, Settings
 
-  # SeqIO reads absl flags; argparse has parsed the command line.
-  absl_flags.FLAGS.mark_as_parsed()
-  if os.environ.get("JAX_PLATFORMS") != "cpu":
-    jax.config.update("jax_platforms", "cpu")
+  run_flags.keep_off_devices()
 
   def read(settings: Settings) -> Configuration:
     bindings = [*settings.texts(), f"MODEL_DIR = {_UNUSED!r}"]
@@ -237,14 +240,24 @@ def train(
   else:
     found = workers.local(options.workers)
     attempt = cell_queue.attempt_here
-  queue = cell_queue.CellQueue(found, retries=options.retries, attempt=attempt)
+  queue = cell_queue.CellQueue(
+    found,
+    retries=options.retries,
+    attempt=attempt,
+    together=options.students_per_program,
+  )
   print(
     f"{len(found)} worker{'s' if len(found) > 1 else ''}:"
     f" {'; '.join(worker.name for worker in found[:_NAMED_WORKERS])}"
     + ("; ..." if len(found) > _NAMED_WORKERS else ""),
     file=sys.stderr,
   )
-  sweep = sweep_run.SweepRun(plan, name, queue, num_workers=len(found))
+  sweep = sweep_run.SweepRun(
+    plan,
+    name,
+    queue,
+    num_workers=len(found) * options.students_per_program,
+  )
   try:
     return sweep.run(shard=shard, search_only=options.stage == "search")
   except StoppedError as stopped:

@@ -46,10 +46,14 @@ class TrainFlags:
     watchdog_seconds: end with status 75, to be started again, when no step is
       done for so long or for ten usual steps, whichever is longer; 0 never
       does.
+    together: a file with a `dss-jax train` command in each line, as `dss-jax
+      sweep --print` writes them; trains these runs by one program, on an
+      accelerator, where they differ in rates, weights, seeds and data only.
   """
 
   model_dir: str | None = None
   watchdog_seconds: float = 900.0
+  together: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +100,7 @@ class PlanFlags:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the mode's flags."""
-  flags.add_flags(parser, TrainFlags)
+  flags.add_flags(parser, TrainFlags, together={"metavar": "FILE"})
   run_flags.add_gin_flags(parser)
   flags.add_flags(
     parser,
@@ -121,8 +125,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Runs the mode."""
-  from dss_jax.cli import gin_config
+  from dss_jax.cli import gin_config, train_together
 
+  if args.together is not None:
+    if args.gin_file or args.gin_flags or args.gin_bindings or args.model_dir:
+      raise UserError(
+        "--together names a file whose lines configure the runs: leave out what"
+        " configures one"
+      )
+    return train_together.train(args.together)
   plan = flags.build(PlanFlags, args)
   watchdog_seconds = flags.build(TrainFlags, args).watchdog_seconds
   checks.in_range("TrainFlags.watchdog_seconds", watchdog_seconds, 0, _A_YEAR)

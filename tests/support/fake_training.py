@@ -8,12 +8,14 @@ ways in which training ends. Needs nothing but Python, so it takes a moment.
     FAKE_FAILURE  {"dss 1": "crash"}: method and seed, and perhaps learning
                   rate ("dss 1 0.04") -> how the run ends
     FAKE_SECONDS  how long a run takes
+    FAKE_REFUSAL  why runs cannot be trained together
 """
 
 import json
 import math
 import os
 import pathlib
+import shlex
 import signal
 import sys
 import time
@@ -41,15 +43,21 @@ def _fail(how: str, folder: pathlib.Path) -> None:
     sys.exit(2)
 
 
-def main() -> None:
+def main(words: list[str]) -> None:
+  if words[0].startswith("--together="):
+    if refusal := os.environ.get("FAKE_REFUSAL"):
+      print(f"dss-jax train: {refusal}")
+      sys.exit(2)
+    file = pathlib.Path(words[0].removeprefix("--together="))
+    for line in file.read_text(encoding="utf-8").splitlines():
+      main(shlex.split(line)[2:])
+    return
   flags = dict(
     flag.removeprefix("--gin.").split("=", 1)
-    for flag in sys.argv[1:]
+    for flag in words
     if flag.startswith("--gin.")
   )
-  (method,) = (
-    pathlib.Path(flag).stem for flag in sys.argv[1:] if "=methods/" in flag
-  )
+  (method,) = (pathlib.Path(flag).stem for flag in words if "=methods/" in flag)
   folder = pathlib.Path(flags["MODEL_DIR"])
   seed = int(flags["RANDOM_SEED"])
   # A line for each start, to count them.
@@ -82,4 +90,4 @@ def main() -> None:
   os.replace(folder / "results.tmp", folder / "results.jsonl")
 
 
-main()
+main(sys.argv[1:])

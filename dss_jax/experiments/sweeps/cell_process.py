@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from dss_jax.experiments.sweeps import cells
 # What trains a cell, before the flags.
 COMMAND = (sys.executable, "-m", "dss_jax.main", "train")
 LOG_FILE = "train.log"
+_TOGETHER_FILE = "together.txt"
 _LOCK_FILE = ".cell_lock"
 _LOG_TAIL = 16_384  # bytes of a log in which the reason of a failure is
 
@@ -45,11 +47,14 @@ class Job:
     folder: of the cell.
     flags: of `dss-jax train`.
     description: what cell.json holds.
+    program: names the program that trains it; jobs of the same name may be
+      trained together. "" where it is trained alone.
   """
 
   folder: str
   flags: Sequence[str]
   description: Mapping[str, object]
+  program: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +91,6 @@ def run(
     StorageError: the folder cannot be written to.
   """
   folder = pathlib.Path(job.folder)
-  with errors.writing(folder):
-    folder.mkdir(parents=True, exist_ok=True)
   with _locked(folder) as lock:
     if lock is None:
       return Ended(ELSEWHERE)
@@ -97,7 +100,10 @@ def run(
     if cells.has_diverged(folder):
       return Ended(DIVERGED, _diverged_reason(folder))
     argv = [*(command or COMMAND), *job.flags]
-    return _train(argv, folder, lock, environment or {}, started)
+    status, reason = _wait_for(
+      argv, folder / LOG_FILE, [lock], environment or {}, started
+    )
+    return _how_it_ended(folder, status, reason)
 
 
 def describe(folder: pathlib.Path, description: Mapping[str, object]) -> None:
@@ -108,14 +114,54 @@ def describe(folder: pathlib.Path, description: Mapping[str, object]) -> None:
     atomic_files.write_atomically(path, text)
 
 
-def _train(
+def run_together(
+  jobs: Sequence[Job],
+  environment: Mapping[str, str] | None = None,
+  started: Callable[[subprocess.Popen[bytes]], None] = lambda process: None,
+) -> str:
+  """Trains cells by one program, as far as they fit together.
+
+  What is not done after it can be trained alone, from where it stopped. The
+  arguments are those of `run`; cells that are done, or at work elsewhere, are
+  left out.
+
+  Returns:
+    Why not all are done; "" where they are.
+  """
+  with contextlib.ExitStack() as stack:
+    own: list[Job] = []
+    locks: list[TextIO] = []
+    for job in jobs:
+      folder = pathlib.Path(job.folder)
+      lock = stack.enter_context(_locked(folder))
+      if lock and not (cells.is_done(folder) or cells.has_diverged(folder)):
+        describe(folder, job.description)
+        own.append(job)
+        locks.append(lock)
+    if len(own) < 2:
+      return ""
+    first = pathlib.Path(own[0].folder)
+    atomic_files.write_atomically(
+      first / _TOGETHER_FILE,
+      "".join(f"{shlex.join(('dss-jax', 'train', *j.flags))}\n" for j in own),
+    )
+    argv = [*COMMAND, f"--together={first / _TOGETHER_FILE}"]
+    status, reason = _wait_for(
+      argv, first / LOG_FILE, locks, environment or {}, started
+    )
+    if all(cells.is_done(pathlib.Path(job.folder)) for job in own):
+      return ""
+    return reason or f"ended with status {status}"
+
+
+def _wait_for(
   argv: Sequence[str],
-  folder: pathlib.Path,
-  lock: TextIO,
+  log: pathlib.Path,
+  locks: Sequence[TextIO],
   environment: Mapping[str, str],
   started: Callable[[subprocess.Popen[bytes]], None],
-) -> Ended:
-  log = folder / LOG_FILE
+) -> tuple[int, str]:
+  """Runs a process; returns its exit status, and what it said last."""
   with errors.writing(log), open(log, "ab") as output:
     begin = output.tell()
     process = subprocess.Popen(
@@ -126,13 +172,15 @@ def _train(
       env={**os.environ, **environment, stop_requests.PASSED_ON: "1"},
       # The lock lives as long as one of both processes: a cell that outlives
       # a sweep killed without warning is not trained twice.
-      pass_fds=[lock.fileno()],
+      pass_fds=[lock.fileno() for lock in locks],
       # Ctrl-C on a terminal reaches the sweep alone, which stops its cells.
       process_group=0,
     )
   started(process)
-  status = process.wait()
-  reason = _last_line(log, begin)
+  return process.wait(), _last_line(log, begin)
+
+
+def _how_it_ended(folder: pathlib.Path, status: int, reason: str) -> Ended:
   if status == 0 and cells.is_done(folder):
     return Ended(DONE)
   if status in _STOP_STATUSES:
@@ -161,6 +209,7 @@ def _locked(folder: pathlib.Path) -> Iterator[TextIO | None]:
   import fcntl
 
   with errors.writing(folder):
+    folder.mkdir(parents=True, exist_ok=True)
     file = open(folder / _LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115
   with file:
     try:

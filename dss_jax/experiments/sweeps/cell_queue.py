@@ -32,6 +32,10 @@ class Stoppable(Protocol):
 # How an attempt is made: by a process here, or on another machine. It calls
 # its last argument with what can be stopped.
 Attempt = Callable[[Job, Worker, Callable[[Stoppable], None]], Ended]
+# Likewise of several jobs in one program; says why not all are done, if so.
+JointAttempt = Callable[
+  [Sequence[Job], Worker, Callable[[Stoppable], None]], str
+]
 _POLL_S = 1.0
 _SIGNAL_S = 0.2  # between looks at whether to stop
 
@@ -64,13 +68,25 @@ def attempt_here(
   return cell_process.run(job, worker.environment, started)
 
 
+def attempt_together_here(
+  jobs: Sequence[Job],
+  worker: Worker,
+  started: Callable[[Stoppable], None],
+) -> str:
+  """Trains cells by one program, in a process of this machine."""
+  return cell_process.run_together(jobs, worker.environment, started)
+
+
 class CellQueue:
   """Trains cells on some workers.
 
   Args:
-    workers: each has one cell at a time.
+    workers: each has one cell at a time, or `together`.
     retries: further attempts at a cell that crashed.
     attempt: makes an attempt.
+    together: the most jobs of one program that a worker trains together first;
+      what is not done then is trained alone.
+    attempt_together: does so.
   """
 
   def __init__(
@@ -79,8 +95,11 @@ class CellQueue:
     *,
     retries: int,
     attempt: Attempt = attempt_here,
+    together: int = 1,
+    attempt_together: JointAttempt = attempt_together_here,
   ):
     self._workers, self._retries, self._attempt = workers, retries, attempt
+    self._together, self._attempt_together = together, attempt_together
     self._stopping = threading.Event()
     self._lock = threading.Lock()
     self._processes: dict[int, Stoppable] = {}
@@ -148,21 +167,62 @@ class CellQueue:
       worker.pin_this_thread()
       found_elsewhere = 0  # in a row
       while not self._stopping.is_set():
-        try:
-          index, job = waiting.popleft()
-        except IndexError:
+        taken = self._take(waiting)
+        if not taken:
           return
-        if self._attempts(worker, index, job, news):
-          found_elsewhere = 0
-          continue
-        waiting.append((index, job))
-        found_elsewhere += 1
-        if found_elsewhere >= len(waiting):
-          self._stopping.wait(_POLL_S)
+        begun = time.monotonic()
+        if len(taken) > 1:
+          self._train_together(worker, taken, news)
+        for index, job in taken:
+          if self._stopping.is_set():
+            return
+          if self._attempts(worker, index, job, news, begun):
+            found_elsewhere = 0
+            continue
+          with self._lock:
+            waiting.append((index, job))
+          found_elsewhere += 1
+          if found_elsewhere >= len(waiting):
+            self._stopping.wait(_POLL_S)
     except BaseException as error:  # raised again where the sweep runs
       news.put(error)
     finally:
       news.put(None)
+
+  def _take(
+    self, waiting: collections.deque[tuple[int, Job]]
+  ) -> list[tuple[int, Job]]:
+    """The next job, and others of its program; none where none waits."""
+    with self._lock:
+      if not waiting:
+        return []
+      taken = [waiting.popleft()]
+      program = taken[0][1].program
+      if program and self._together > 1:
+        others = [each for each in waiting if each[1].program == program]
+        for each in others[: self._together - 1]:
+          waiting.remove(each)
+          taken.append(each)
+      return taken
+
+  def _train_together(
+    self,
+    worker: Worker,
+    taken: Sequence[tuple[int, Job]],
+    news: queue.SimpleQueue[Event | BaseException | None],
+  ) -> None:
+    """Trains jobs by one program; says where they did not get to their end."""
+    begun = time.monotonic()
+    reason = self._attempt_together(
+      [job for _, job in taken], worker, self._note_process
+    )
+    if reason and not self._stopping.is_set():
+      ended = Ended(
+        cell_process.CRASHED,
+        f"with {len(taken) - 1} others in one program: {reason}",
+      )
+      seconds = time.monotonic() - begun
+      news.put(Event(taken[0][0], ended, 0, False, seconds))
 
   def _attempts(
     self,
@@ -170,10 +230,14 @@ class CellQueue:
     index: int,
     job: Job,
     news: queue.SimpleQueue[Event | BaseException | None],
+    begun: float,
   ) -> bool:
-    """Trains a cell; returns whether it is settled, or not elsewhere."""
+    """Trains a cell; returns whether it is settled, or not elsewhere.
+
+    The first attempt counts from `begun`, when it was taken.
+    """
     for number in range(1, self._retries + 2):
-      begun = time.monotonic()
+      begun = begun if number == 1 else time.monotonic()
       ended = self._attempt(job, worker, self._note_process)
       if ended.how == cell_process.ELSEWHERE:
         if index not in self._elsewhere:

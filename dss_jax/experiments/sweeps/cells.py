@@ -34,6 +34,12 @@ _BOUND = {
   "EARLY_STOPPING_PATIENCE": "early_stopping_patience",
   "EARLY_STOPPING_MIN_IMPROVEMENT": "early_stopping_min_improvement",
 }
+# Bindings that are arguments of the compiled step, or say which records and
+# parameters it gets: cells that differ in no others may share a program.
+_STEP_ARGUMENTS = re.compile(
+  r"(^|[/.])(RANDOM_SEED|random_seed|taxonli_seed|generated_seed|split_seed"
+  r"|BASE_LEARNING_RATE|base_learning_rate|ALPHA|alpha)$"
+)
 # A string that gin's flags take as it is.
 _PLAIN = re.compile(r"(?!(True|False|None)$)[A-Za-z_/][\w./-]*")
 
@@ -147,6 +153,14 @@ class Cell:
   def label(self) -> str:
     """Its axes in a line."""
     return label(self.axes)
+
+  @property
+  def program(self) -> str:
+    """Names the program that trains it; others of the same name may share it."""
+    bindings = self.bindings.items()
+    return cell_name(
+      {name: v for name, v in bindings if not _STEP_ARGUMENTS.search(name)}
+    )
 
   def folder(self, output_dir: pathlib.Path) -> pathlib.Path:
     """Where it is trained."""

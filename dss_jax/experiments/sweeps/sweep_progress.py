@@ -105,7 +105,9 @@ class SweepProgress:
       self._say(f"{cell.label}: another process is at it, and is waited for")
       return
     if not event.is_final:
-      self._say(f"{cell.label}: {ended.reason}; tried again")
+      # Those that were trained together are then trained alone.
+      again = "tried again" if event.attempts else "each is trained alone"
+      self._say(f"{cell.label}: {ended.reason}; {again}")
       return
     self._left.pop(cell.name)
     self._steps += cell.steps

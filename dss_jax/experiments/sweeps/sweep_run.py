@@ -188,6 +188,7 @@ class SweepRun:
         str(cell.folder(self._plan.output_dir)),
         cell.flags(self._plan.output_dir),
         cell.description(),
+        cell.program,
       )
       for cell in to_do
     ]

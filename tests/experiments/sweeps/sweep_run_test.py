@@ -6,6 +6,7 @@ import os
 import pathlib
 import random
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -166,6 +167,84 @@ def test_impossible_shards_are_refused(shard, tiny, sweeper):
   status, said = sweeper(tiny(), f"--shard={shard}")
   assert status == 2
   assert "it must be I/N" in said
+
+
+# ------------------------------------------------- several in one program
+
+TOGETHER = {"axes": {
+  "method": ["standard", "dss"],
+  "BASE_LEARNING_RATE": [0.01, 0.02, 0.04],
+  "data.DataOptions.taxonli_num_train": [32, 64],
+  "seed": [0],
+}, "budget": "steps"}  # fmt: skip
+
+
+def _programs(sweeper) -> list[list[pathlib.Path]]:
+  """The folders of the cells of each program that trained several."""
+  files = sorted(sweeper.output_dir.glob("cells/*/together.txt"))
+  return [
+    [
+      pathlib.Path(word.removeprefix("--gin.MODEL_DIR="))
+      for line in file.read_text().splitlines()
+      for word in shlex.split(line)
+      if word.startswith("--gin.MODEL_DIR=")
+    ]
+    for file in files
+  ]
+
+
+def _axes(folder: pathlib.Path) -> dict:
+  return json.loads((folder / "cell.json").read_text())["axes"]
+
+
+def test_cells_of_one_shape_are_trained_together(tiny, sweeper, tmp_path):
+  """Those that differ in rates alone; the results are those of any sweep."""
+  file = tiny(**TOGETHER)
+  assert sweeper(file, "--workers=1", "--students_per_program=2")[0] == 0
+  found = sweeper.results()
+  programs = _programs(sweeper)
+  assert [len(folders) for folders in programs] == [2, 2, 2, 2]
+  for folders in programs:
+    first, second = map(_axes, folders)
+    assert first.pop("BASE_LEARNING_RATE") != second.pop("BASE_LEARNING_RATE")
+    assert first == second
+  assert sweeper.starts() == 12
+  # Alone they give the same rows.
+  sweeper.output_dir = tmp_path / "alone"
+  assert sweeper(file, "--workers=1")[0] == 0
+  assert not _programs(sweeper)
+  assert sweeper.results() == found
+
+
+def test_what_does_not_fit_together_is_told_and_trained_alone(
+  tiny, sweeper, monkeypatch
+):
+  monkeypatch.setenv("FAKE_REFUSAL", "batch_size of the run in 'x' is 8")
+  status, said = sweeper(tiny(**TOGETHER), "--students_per_program=8")
+  assert status == 0
+  why = (
+    "with 2 others in one program: dss-jax train: batch_size of the run in 'x'"
+    " is 8; each is trained alone"
+  )
+  assert said.count(why) == 4
+  assert sweeper.starts() == 12
+  assert len(sweeper.results()) == 24
+
+
+def test_one_that_fails_among_others_is_tried_alone(tiny, sweeper, monkeypatch):
+  monkeypatch.setenv("FAKE_FAILURE", json.dumps({"dss 1": "diverge"}))
+  file = tiny(axes={"method": ["dss"], "seed": [0, 1, 2]})
+  status, said = sweeper(file, "--students_per_program=3")
+  assert status == 1
+  assert "with 2 others in one program: dss-jax train: loss or grad" in said
+  assert "dss seed=1: diverged" in said
+  assert [row["seed"] for row in sweeper.results()] == [0, 0, 2, 2]
+
+
+def test_only_local_workers_train_several_together(tiny, sweeper):
+  status, said = sweeper(tiny(), "--students_per_program=2", "--engine=ray")
+  assert status == 2
+  assert "students_per_program is 2, which is for the engine" in said
 
 
 def test_a_cell_at_work_elsewhere_is_waited_for(tiny, sweeper):
@@ -518,3 +597,33 @@ def test_a_real_sweep_is_as_good_as_runs_by_hand(tmp_path, capsys, monkeypatch):
     assert {key: row[key] for key in row.keys() & other.keys()} == {
       key: other[key] for key in row.keys() & other.keys()
     }
+
+
+@pytest.mark.slow
+def test_real_cells_trained_together_are_those_trained_alone(tmp_path):
+  """Their numbers but for rounding, and their files."""
+  file = small_sweeps.write(
+    tmp_path / "tiny.gin",
+    axes={"method": ["dss"], "BASE_LEARNING_RATE": [0.01, 0.04]},
+    budget="steps",
+  )
+  rows = []
+  for name, flags in (("alone", []), ("both", ["--students_per_program=2"])):
+    process = _start(file, tmp_path / name, "--workers=1", *flags, fake=False)
+    _, said = process.communicate(timeout=900)
+    assert process.returncode == 0, said
+    assert "trained alone" not in said
+    text = (tmp_path / name / "tiny" / "results.jsonl").read_text()
+    rows.append([json.loads(line) for line in text.splitlines()])
+  assert len(list((tmp_path / "both").rglob("together.txt"))) == 1
+  alone, both = rows
+  assert len(both) == len(alone) == 4
+  for row, other in zip(alone, both, strict=True):
+    # 16 items: one that rounding decides may differ.
+    assert row.pop("value") == pytest.approx(other.pop("value"), abs=0.07)
+    assert row == other
+  for cell in (tmp_path / "alone" / "cells").iterdir():
+    other = tmp_path / "both" / "cells" / cell.name
+    text = (other / "config.gin").read_text().replace(str(other), str(cell))
+    assert text == (cell / "config.gin").read_text()
+    assert "checkpoint of step" in (other / "train.log").read_text()
