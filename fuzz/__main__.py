@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
-import functools
 import os
 import pathlib
 import re
@@ -61,10 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
     for name in known
     if not args.targets or any(_is_meant(each, name) for each in args.targets)
   ]
+  commands = {name: _command(name, known[name], args) for name in wanted}
   with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-    fuzz = functools.partial(_fuzz, args=args)
     done = []
-    for found in pool.map(lambda name: fuzz(name, known[name]), wanted):
+    for found in pool.map(_fuzz, commands, commands.values()):
       done.append(found)
       print(
         f"{found.name:<26} {found.executions:>10,} executions"
@@ -108,9 +107,10 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _fuzz(
+def _command(
   name: str, target: targets.Target, args: argparse.Namespace
-) -> Fuzzed:
+) -> list[str]:
+  """Writes the inputs to begin with; returns libFuzzer's command."""
   folder = pathlib.Path(args.folder, name).absolute()
   corpus, seeds = folder / "corpus", folder / "seeds"
   corpus.mkdir(parents=True, exist_ok=True)
@@ -118,27 +118,33 @@ def _fuzz(
   seeds.mkdir()
   for number, seed in enumerate(target.seeds()):
     (seeds / str(number)).write_bytes(seed)
-  words = folder / "words.txt"
-  words.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words))
+  command = [
+    *(sys.executable, "-m", "fuzz.one_target", name),
+    f"-runs={args.executions}",
+    f"-max_total_time={args.seconds}",
+    f"-seed={args.seed}",
+    f"-max_len={target.max_bytes}",
+    f"-rss_limit_mb={args.memory_mb}",
+    f"-timeout={_NEVER_RETURNS_SECONDS}",
+    f"-artifact_prefix={folder}/",
+    "-print_final_stats=1",
+  ]
+  if target.words:  # libFuzzer refuses an empty dictionary
+    words = folder / "words.txt"
+    words.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words))
+    command.append(f"-dict={words}")
+  return [*command, str(corpus), str(seeds)]
+
+
+def _fuzz(name: str, command: list[str]) -> Fuzzed:
+  path = pathlib.Path(command[-1]).parent / "log.txt"
   started = time.monotonic()
   with (
-    tempfile.TemporaryDirectory() as temporary,
-    (folder / "log.txt").open("w+", errors="replace") as log,
+    tempfile.TemporaryDirectory(dir=_in_memory()) as temporary,
+    path.open("w+", errors="replace") as log,
   ):
     process = subprocess.run(
-      [
-        *(sys.executable, "-m", "fuzz.one_target", name),
-        f"-runs={args.executions}",
-        f"-max_total_time={args.seconds}",
-        f"-seed={args.seed}",
-        f"-max_len={target.max_bytes}",
-        f"-rss_limit_mb={args.memory_mb}",
-        f"-timeout={_NEVER_RETURNS_SECONDS}",
-        f"-dict={words}",
-        f"-artifact_prefix={folder}/",
-        "-print_final_stats=1",
-        *(str(corpus), str(seeds)),
-      ],
+      command,
       cwd=_ROOT,
       env=os.environ | {"TMPDIR": temporary},
       stdin=subprocess.DEVNULL,
@@ -150,15 +156,21 @@ def _fuzz(
     said = log.read()
   executions = re.findall(r"stat::number_of_executed_units: (\d+)", said)
   features = re.findall(r"\bft: (\d+)", said)
+  fault = ""
+  if process.returncode or not executions:
+    fault = f"exit status {process.returncode}, see {path}"
   return Fuzzed(
     name,
     int(executions[-1]) if executions else 0,
     time.monotonic() - started,
     int(features[-1]) if features else 0,
-    f"exit status {process.returncode}, see {folder}/log.txt"
-    if process.returncode or not executions
-    else "",
+    fault,
   )
+
+
+def _in_memory() -> str | None:
+  """Where files cost no disk, if there is such a place."""
+  return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def _escaped(word: str) -> str:

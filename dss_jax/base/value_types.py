@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections.abc
 import functools
 import inspect
-import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +79,8 @@ def _is_plain(value: Any, kind: type) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
   if kind is float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    # An integer may be too large for a float.
+    return number and abs(value) <= sys.float_info.max
   return isinstance(value, kind)
 
 

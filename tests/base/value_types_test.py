@@ -14,7 +14,7 @@ from dss_jax.cli import gin_registry
   ("hint", "right", "wrong"),
   [
     (int, [0, -3], [True, 2.0, "2", None]),
-    (float, [1, 0.5], [math.inf, math.nan, "0.5", True, None]),
+    (float, [1, 0.5], [math.inf, math.nan, 10**400, "0.5", True, None]),
     (bool, [True], [1, "True", None]),
     (str, [""], [1, None, ["a"]]),
     (int | None, [1, None], [1.5, "None"]),

@@ -12,6 +12,9 @@ from fractions import Fraction
 
 # No label has more digits, see `arithmetic.MAX_DIGITS`.
 _MAX_DIGITS = 30
+# With signs, separators and names of powers; Python reads no more than 4,300
+# digits.
+_MAX_LENGTH = 400
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SPACES = str.maketrans(dict.fromkeys("\u00a0\u2009\u202f\u2007", " "))
@@ -109,7 +112,7 @@ def number_in(phrase: str) -> str | None:
   if first is None:
     return None
   match = _NUMBER.match(text, first.start())
-  if match is None:
+  if match is None or len(match[0]) > _MAX_LENGTH:
     return None
   before, after = text[: first.start()], text[match.end() :]
   if re.search(r"\(\s?$", before) and re.match(r"[^()]*\)", after):

@@ -147,10 +147,10 @@ def _error(body: Any) -> dict[str, Any]:
 def retry_after(headers: Mapping[str, str]) -> float | None:
   """Seconds that the server asks to wait: as a number, or until a date."""
   for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-    value = headers.get(name)
+    value = headers.get(name, "").strip()
     if not value:
       continue
-    if re.fullmatch(r"\s*\d{1,9}(\.\d{1,9})?\s*", value):
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
       return float(value) * unit
     if name == "retry-after":
       try:

@@ -353,6 +353,7 @@ def test_transient_statuses(status, body, kind):
     ("Retry-After: 0.5", 0.5),
     ("retry-after-ms: 250", 0.25),
     ("Retry-After: soon", None),
+    ("Retry-After: 1 2", None),
     ("Retry-After: -3", None),
     ("Retry-After: 1e400", None),
     ("Retry-After: Mon, 32 Foo 2020 99:99:99 GMT", None),
@@ -599,3 +600,11 @@ def test_wrong_options():
     OpenAIEndpoint(Endpoint("t", "m", base_url=url, max_tokens_field="tokens"))
   with pytest.raises(UserError, match="messages"):
     OpenAIEndpoint(Endpoint("t", "m", base_url=url, omit_fields=("messages",)))
+
+
+@pytest.mark.parametrize(
+  ("value", "seconds"),
+  [("1\x1e", 1), (" 7 ", 7), ("\u0663", None), ("1.\x1f5", None), (" ", None)],
+)
+def test_retry_after_with_what_no_library_lets_through(value, seconds):
+  assert server_responses.retry_after({"retry-after": value}) == seconds
