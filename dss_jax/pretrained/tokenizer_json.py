@@ -382,7 +382,14 @@ def _parsed(model: bytes) -> Any:
 
   # Type checkers do not see what protobuf makes at run time.
   message: Any = getattr(sentencepiece_model_pb2, "ModelProto")()  # noqa: B009
-  message.ParseFromString(model)
+  try:
+    message.ParseFromString(model)
+  except Exception as error:  # SentencePiece itself may be less strict
+    raise UserError(
+      f"the SentencePiece model is damaged ({one_line(error)}): give another"
+      " one",
+      fields="TrainConfig.vocabulary",
+    ) from error
   return message
 
 

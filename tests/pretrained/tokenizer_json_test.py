@@ -397,3 +397,8 @@ def test_transformers_makes_the_same_ids(folder):
     assert [*found.encode(text), 1] == theirs(text)["input_ids"]
 
   check()
+
+
+def test_a_model_that_is_no_message_is_refused():
+  with pytest.raises(UserError, match="SentencePiece model is damaged"):
+    tokenizer_json.same_model(b"", b"\x0a\xff")

@@ -261,8 +261,11 @@ def _delimiter_of(header: str, mapping: FieldMapping) -> str:
   unquoted = re.sub(r'"[^"]*"', "", header)
   candidates = [d for d in (",", *_OTHER_DELIMITERS) if d in unquoted]
   for delimiter in candidates:
-    names = next(csv.reader([header], delimiter=delimiter))
-    names = [name.strip() for name in names]
+    found, _ = _Table((), delimiter, has_spaces=False)._parsed([header]) or (
+      [],
+      0,
+    )
+    names = [name.strip() for name in found or header.split(delimiter)]
     if mapping.has_column_of_input(names):
       return delimiter
   return next(iter(candidates), ",")

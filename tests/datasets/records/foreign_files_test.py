@@ -846,3 +846,11 @@ def test_any_table_of_arrow_and_json(tmp_path, rows):
   lines = "".join(json.dumps(row) + "\n" for row in table)
   (tmp_path / "a.ndjson.gz").write_bytes(gzip.compress(lines.encode()))
   assert read_records(tmp_path / "a.ndjson.gz") == expected
+
+
+def test_a_header_longer_than_pythons_bound_on_cells(tmp_path):
+  path = tmp_path / "long.csv"
+  path.write_text(f"input,{'x' * 200_000}\nred,1\n")
+  found, problems = read_records(path)
+  assert not found
+  assert len(problems) == 1
