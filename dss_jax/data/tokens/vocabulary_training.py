@@ -88,7 +88,6 @@ def train(texts: Iterable[str], vocab_size: int = 2000) -> bytes:
       vocab_size=vocab_size,
       hard_vocab_limit=False,
       character_coverage=1.0,
-      split_by_unicode_script=False,  # `[label]` may be one piece
       required_chars=characters,
       pad_id=PAD_ID,
       eos_id=EOS_ID,
