@@ -74,7 +74,8 @@ class Environment:
 
   def install(self, *what: str | pathlib.Path) -> None:
     """Installs packages, without what they need."""
-    _pip("--python", self.python, "install", "-q", "--no-deps", *what)
+    flags = ("-q", "--no-deps", "--ignore-installed")  # wherever it is already
+    _pip("--python", self.python, "install", *flags, *what)
 
   def variables(self) -> dict[str, str]:
     """The environment variables of a shell in which it is active."""
