@@ -167,7 +167,7 @@ _NOT_RUN = {
   "dss-jax extract --output_dir=runs/cqa --read_batch": (
     "reads what a provider wrote: tests/rationales/teachers/batch_files_test.py"
   ),
-  "dss-jax report runs/mine --costs": (
+  "dss-jax report runs/mine --measure=200": (
     "wants costs: tests/experiments/report/measured_costs_test.py"
   ),
 }
