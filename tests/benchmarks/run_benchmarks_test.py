@@ -54,6 +54,7 @@ def test_the_time_of_steps_is_printed(load_benchmark, tmp_path, one_device):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_students_an_hour_are_printed(load_benchmark, tmp_path, one_device):
   module = load_benchmark("many_students")
   file = tmp_path / "students.json"

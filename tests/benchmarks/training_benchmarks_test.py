@@ -231,6 +231,7 @@ def test_what_is_asked_of_a_gpu_first(load_benchmark):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_gpu_suite_runs_in_small_without_tensorflow(repository, tmp_path):
   """Nor does it need Hugging Face: those cases then say so, and others run."""
   theirs = {"losses", "decode", "official toy 6 num_microbatches=2"}

@@ -99,7 +99,7 @@ def test_a_recipe_without_checkpoint_and_vocabulary_asks_for_one():
   ("size", "row"),
   [
     ("t5_base", "dss_palm"),
-    ("t5_xxl", "dss_gpt_neox"),
+    pytest.param("t5_xxl", "dss_gpt_neox", marks=pytest.mark.thorough),
     pytest.param("t5_base", "standard", marks=pytest.mark.thorough),
     pytest.param("t5_base", "single_task", marks=pytest.mark.thorough),
     pytest.param("t5_large", "dss_palm", marks=pytest.mark.thorough),
