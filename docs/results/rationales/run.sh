@@ -3,8 +3,8 @@
 #
 #   docs/results/rationales/run.sh FOLDER
 #
-# FOLDER takes about 400 small runs, three hours of two quiet CPU cores. Stopped,
-# the same command continues. Reports go to FOLDER/reports.
+# FOLDER takes some 480 small runs, about three hours of two quiet CPU cores.
+# Stopped, the same command continues. Reports go to FOLDER/reports.
 set -eu
 
 folder="${1:?give a folder for the runs}"
