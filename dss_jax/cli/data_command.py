@@ -370,6 +370,12 @@ def _convert(args: argparse.Namespace) -> int:
       records = datasets.load_source_split(spec.name, split, options=options)
     count = write_records(path, records[: convert.limit])
     print(f"{split}: {count} records -> {path}")
+  left_out = datasets.num_held_out_extra_records(spec.name, options)
+  if left_out and "train" in splits:
+    print(
+      "extra records left out, whose inputs are validated or tested on:"
+      f" {left_out}"
+    )
   if convert.as_trained and "validation" not in found_splits:
     print(
       "validation data are cut: train on all of these files, or a run cuts"

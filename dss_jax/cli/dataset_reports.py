@@ -76,10 +76,7 @@ def of_dataset(
     "prefix": stats.prefix,
     "splits": splits,
     "extra_records": (
-      {"of": options.extra_records}
-      | extra_records.count(datasets.load_extra_records(spec.name, options))
-      if options.extra_records
-      else None
+      _of_extra_records(spec.name, options) if options.extra_records else None
     ),
     "missing": missing,
     "after_splitting": {
@@ -88,6 +85,13 @@ def of_dataset(
       "rows": {name: sizes[name] for name in datasets.SPLITS if name in sizes},
     },
   }
+
+
+def _of_extra_records(name: str, options: DataOptions) -> dict[str, Any]:
+  """Where they are from, and how many there are of each kind."""
+  counts = extra_records.count(datasets.load_extra_records(name, options))
+  left_out = datasets.num_held_out_extra_records(name, options)
+  return {"of": options.extra_records, **counts, "held_out_inputs": left_out}
 
 
 def of_file(

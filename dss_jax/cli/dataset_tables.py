@@ -99,7 +99,8 @@ def print_stats(report: Mapping[str, Any]):
       Text(
         f"Extra training records of {extra['of']}: {extra['rows']:,}; labels:"
         f" {extra['gold_labels']:,} gold, {extra['teacher_labels']:,} the"
-        f" teacher's, {extra['no_label']:,} missing"
+        f" teacher's, {extra['no_label']:,} missing; left out because their"
+        f" inputs are validated or tested on: {extra['held_out_inputs']:,}"
       )
     )
   if report.get("license"):

@@ -27,7 +27,7 @@ from dss_jax.datasets.dataset_spec import (
 from dss_jax.datasets.families import FAMILIES
 from dss_jax.datasets.options import DATA_DIR_VARIABLE, DataOptions
 from dss_jax.datasets.record_files import RecordFiles
-from dss_jax.datasets.records import READ_SUFFIXES, Record
+from dss_jax.datasets.records import READ_SUFFIXES, MissingFileError, Record
 
 __all__ = [
   "DATA_DIR_VARIABLE",
@@ -43,6 +43,7 @@ __all__ = [
   "load_split",
   "load_training_source",
   "names",
+  "num_held_out_extra_records",
   "rationale_source",
   "register",
   "source_splits",
@@ -152,12 +153,50 @@ def load_training_source(name: str, options: DataOptions) -> list[Record]:
 def load_extra_records(name: str, options: DataOptions) -> list[Record]:
   """The extra records of a dataset's training data; none where none are asked for.
 
+  Those with an input that is validated or tested on are left out, see
+  `num_held_out_extra_records`.
+
   Raises:
     UserError: if they cannot be read, or are the dataset's own.
   """
-  source = options.extra_records
-  if source is None:
-    return []
+  return _split_extra_records(name, options)[0]
+
+
+def num_held_out_extra_records(name: str, options: DataOptions) -> int:
+  """How many extra records are left out: their inputs are held out.
+
+  They have the input of a record of validation or test, of which scores would
+  mean nothing if the student had trained on it. A split whose file is not there
+  holds out nothing.
+
+  Raises:
+    UserError: if they cannot be read, or are the dataset's own.
+  """
+  return len(_split_extra_records(name, options)[1])
+
+
+def _split_extra_records(
+  name: str, options: DataOptions
+) -> tuple[list[Record], list[Record]]:
+  """The extra records that train, and those whose inputs are held out."""
+  if options.extra_records is None:
+    return [], []
+  records = _read_extra_records(name, options, options.extra_records)
+  own = dataclasses.replace(options, extra_records=None, max_records=None)
+  has_test = "test" in source_splits(get(name), own)
+  held_out: list[Record] = []
+  for split in ("validation", "test") if has_test else ("validation",):
+    try:
+      held_out += load_split(name, split, options=own)
+    except MissingFileError:
+      continue
+  return extra_records.apart_from(records, held_out)
+
+
+def _read_extra_records(
+  name: str, options: DataOptions, source: str
+) -> list[Record]:
+  """All records of the source, a file or a dataset, as extra ones."""
   if source == name:
     raise UserError(
       f"extra_records is {source!r}, which is what is trained on; it must be a"

@@ -9,8 +9,9 @@ extra record is its gold one, or where it has none, the teacher's.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from dss_jax.base import text_normalization
 from dss_jax.datasets.records import Record
 
 # Heads the ids of extra records, by which they are known wherever ids are,
@@ -26,6 +27,21 @@ def is_extra(record_id: str) -> bool:
 def as_extra(record: Record) -> Record:
   """The record with an id of an extra one."""
   return dataclasses.replace(record, id=f"{PREFIX}{record.id}")
+
+
+def apart_from(
+  records: Iterable[Record], held_out: Sequence[Record]
+) -> tuple[list[Record], list[Record]]:
+  """The records whose inputs none of those held out has, and the others.
+
+  Inputs are compared as answers are (`text_normalization.normal`).
+  """
+  inputs = {text_normalization.normal(record.input) for record in held_out}
+  apart, shared = [], []
+  for record in records:
+    is_shared = text_normalization.normal(record.input) in inputs
+    (shared if is_shared else apart).append(record)
+  return apart, shared
 
 
 def teacher_label(record: Record) -> str | None:

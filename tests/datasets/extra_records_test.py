@@ -45,6 +45,36 @@ def test_max_records_cuts_the_datasets_own_only(options, policy):
     assert len(_ids(options, split)) <= 2
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("name", ["svamp", "anli1"])
+def test_inputs_that_are_held_out_do_not_train(options, tmp_path, name, split):
+  """Validation cut from the training data, or the dataset's own, and test."""
+  held_out = datasets.load_split(name, split, options=options)[0]
+  spaced = held_out.input.replace(" ", "  ") + "\n"
+  path = tmp_path / "more.jsonl"
+  write_records(path, [
+    Record("leak", held_out.input, "x"), Record("leak2", spaced, None),
+    Record("own", "an input of its own", None),
+  ])  # fmt: skip
+  with_extra = dataclasses.replace(
+    options, extra_records=str(path), max_records=1
+  )
+  extra = [i for i in _ids(with_extra, "train", name) if i.startswith("extra/")]
+  assert extra == ["extra/own"]
+  assert datasets.num_held_out_extra_records(name, with_extra) == 2
+
+
+def test_a_split_that_is_not_there_holds_out_nothing(options, tmp_path):
+  records = datasets.load_split("svamp", "train", options=options)
+  write_records(tmp_path / "train.jsonl", records[:20])
+  write_records(tmp_path / "more.jsonl", [Record("a", "A", None)])
+  own = dataclasses.replace(
+    options, source="records", data_dir=str(tmp_path),
+    extra_records=str(tmp_path / "more.jsonl"),
+  )  # fmt: skip
+  assert "extra/a" in _ids(own, "train")
+
+
 def test_rows_say_whose_labels_are_trained_on(options, tmp_path):
   """The teacher's too, as soon as one extra record has no gold label."""
   reason = (Rationale("r", "(4 - 1)", "m"),)

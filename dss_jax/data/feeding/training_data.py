@@ -213,11 +213,18 @@ def _extra_records_report(
   counts = extra_records.count(
     datasets.load_extra_records(task.dataset, config.data), task.label_source
   )
-  return [
+  lines = [
     f"extra records of {source}: {counts['rows']}; labels:"
     f" {counts['gold_labels']} gold, {counts['teacher_labels']} the teacher's,"
     f" {counts['no_label']} missing"
   ]
+  left_out = datasets.num_held_out_extra_records(task.dataset, config.data)
+  if left_out:
+    lines.append(
+      f"extra records of {source}: {left_out} more are left out, whose inputs"
+      " are validated or tested on"
+    )
+  return lines
 
 
 def vocabulary_of(

@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dss_jax import main
+from dss_jax import datasets, main
 from dss_jax.base.errors import UserError
 from dss_jax.data import pipeline
 from dss_jax.data.feeding import training_data
 from dss_jax.data.packing import packing_plans
 from dss_jax.data.pairs import dataset_registration
 from dss_jax.datasets import DataOptions
-from dss_jax.datasets.records import Rationale, Record
+from dss_jax.datasets.records import Rationale, Record, write_records
 
 FLAGS = [
   "--task=taxonli_dss",
@@ -176,6 +176,24 @@ def test_extra_records_are_named_and_their_labels_counted(
   )
   lines = training_data.load(config, VOCABULARY, seed=0).describe(0)
   assert f"extra records of asdiv: 6; labels: {labels}" in lines
+
+
+def test_extra_records_that_are_tested_on_are_said_to_be_left_out(
+  fixtures, tmp_path
+):
+  release = DataOptions(data_dir=str(fixtures / "release"))
+  tested = datasets.load_split("svamp", "test", options=release)[:2]
+  path = str(tmp_path / "more.jsonl")
+  write_records(path, [*tested, Record("a", "another input", "(1 + 2)")])
+  config = pipeline.DatasetConfig(
+    "svamp_dss", {"inputs": 200, "targets": 100}, records_per_batch=4,
+    data=dataclasses.replace(release, extra_records=path),
+  )  # fmt: skip
+  lines = training_data.load(config, VOCABULARY, seed=0).describe(0)
+  assert (
+    f"extra records of {path}: 2 more are left out, whose inputs are validated"
+    " or tested on"
+  ) in lines
 
 
 def test_the_data_of_a_run_are_summarised():
