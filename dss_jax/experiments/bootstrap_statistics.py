@@ -118,48 +118,49 @@ def reach(
 
 
 def winning_frequency(
-  cells: Mapping[str, np.ndarray],
+  groups: Mapping[str, np.ndarray],
   costs: Mapping[str, Sequence[float]],
   teacher: np.ndarray,
   *,
   draws: int = 1000,
   seed: int = 0,
 ) -> dict[str, float]:
-  """How often each cell is on the front of those that beat the teacher.
+  """How often each group is on the front of those that beat the teacher.
 
-  A cell is on the front if it beats the teacher and no other cell that does
+  A group is on the front if it beats the teacher and no other group that does
   costs no more in every respect and less in one.
 
   Args:
-    cells: for each cell's name its [seeds, items] scores, all of one shape.
-    costs: for each cell's name its costs, such as parameters and records.
+    groups: for the name of each group of runs its [seeds, items] scores, all of
+      one shape.
+    costs: for each group's name its costs, such as parameters and records.
     teacher: [items] scores of the teacher on the same items, or
       [seeds, items] where each seed has items of its own.
     draws: bootstrap resamples.
     seed: of the resampling.
 
   Returns:
-    For each cell the share of resamples in which it is on the front.
+    For each group the share of resamples in which it is on the front.
 
   Raises:
     UserError: for scores or costs that are not finite or cannot be compared,
       and for options out of range.
   """
   _check_draws(draws)
-  names = list(cells)
-  scores = [paired_statistics.as_scores(cells[name]) for name in names]
+  names = list(groups)
+  scores = [paired_statistics.as_scores(groups[name]) for name in names]
   teacher = paired_statistics.finite(teacher, "the teacher's scores")
   shapes = {array.shape for array in scores}
   shape = next(iter(shapes), (0, 0))
   if len(shapes) != 1 or teacher.shape not in (shape, shape[1:]):
     raise UserError(
-      f"cells of shapes {', '.join(map(str, sorted(shapes))) or '()'} and a"
+      f"scores of shapes {', '.join(map(str, sorted(shapes))) or '()'} and a"
       f" teacher of shape {teacher.shape} cannot be compared; all must have the"
       " same seeds and the same items"
     )
   rows = [paired_statistics.finite(costs[name], "costs") for name in names]
   if len({len(row) for row in rows}) != 1:
-    raise UserError("each cell must have as many costs as the others")
+    raise UserError("each setting must have as many costs as the others")
   stacked, cost = np.stack(scores), np.stack(rows)
   teacher = np.broadcast_to(teacher, shape)
   no_more = np.all(cost[None] <= cost[:, None], axis=2)

@@ -16,11 +16,11 @@ from dss_jax.experiments.report import (
   report_answer,
   report_content,
   report_statistics,
-  run_cells,
+  run_groups,
 )
 from dss_jax.experiments.report.report_answer import Finding
 from dss_jax.experiments.report.report_content import Content
-from dss_jax.experiments.report.report_statistics import CellRow
+from dss_jax.experiments.report.report_statistics import GroupRow
 
 METHODS = ("standard", "dss")
 _WIDTH = 76
@@ -75,7 +75,7 @@ def read(project: Project) -> Outcome:
     [project.runs_folder],
     teacher_files=teacher_files(project),
   )
-  rows = {row.cell.family.method: row for row in content.rows}
+  rows = {row.group.series.method: row for row in content.rows}
   for name in METHODS:
     if name not in rows:
       raise UserError(f"{project.runs_folder} has no finished run of {name!r}")
@@ -84,7 +84,7 @@ def read(project: Project) -> Outcome:
   best = int(scores[method].mean(axis=1).argmax())
   [finding] = report_answer.findings(content)
   return Outcome(
-    rows[method].cell.runs[best].folder,
+    rows[method].group.runs[best].folder,
     method,
     finding,
     _missing(content),
@@ -111,26 +111,26 @@ def _missing(content: Content) -> str:
   )
 
 
-def _validation(row: CellRow) -> np.ndarray:
+def _validation(row: GroupRow) -> np.ndarray:
   """[seeds, items] of 0 and 1."""
-  scores = row.cell.scores(split="validation")
+  scores = row.group.scores(split="validation")
   if scores is None:
     raise UserError(
       "the answers to the validation records are missing in"
-      f" {row.cell.runs[0].folder}"
+      f" {row.group.runs[0].folder}"
     )
   return scores
 
 
-def _was_rising(row: CellRow) -> bool:
+def _was_rising(row: GroupRow) -> bool:
   """Whether most runs were best at their last look at the validation data."""
-  entries = [run.entry for run in row.cell.runs]
+  entries = [run.entry for run in row.group.runs]
   last = sum(each["checkpoint_step"] >= each["steps"] for each in entries)
   return 2 * last > len(entries)
 
 
 def _advice(
-  finding: Finding, rows: Mapping[str, CellRow], project: Project
+  finding: Finding, rows: Mapping[str, GroupRow], project: Project
 ) -> list[str]:
   """What is worth a try, by what was seen."""
   options = project.options
@@ -144,7 +144,7 @@ def _advice(
     ]
   rising = [name for name in METHODS if _was_rising(rows[name])]
   if rising:
-    names = " and of ".join(run_cells.method_name(name) for name in rising)
+    names = " and of ".join(run_groups.method_name(name) for name in rising)
     advice.append(
       f"The students of {names} were still getting better when training ended: a"
       f" longer one (--minutes is {options.minutes:g}), in another --output_dir,"

@@ -1,8 +1,8 @@
 """The test items of a report for the browser of its page.
 
-Each item comes with what each cell answered: the distinct answers of its seeds,
-the most frequent first; with the students' own rationales, where they were
-asked for them; and with the teachers' answers and rationales.
+Each item comes with what each group answered: the distinct answers of its
+seeds, the most frequent first; with the students' own rationales, where they
+were asked for them; and with the teachers' answers and rationales.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 from dss_jax.base.standalone_page import cut
 from dss_jax.experiments.report import (
   measured_students,
-  run_cells,
+  run_groups,
   stored_teacher,
 )
 from dss_jax.experiments.report.finished_runs import Run
 from dss_jax.experiments.report.report_content import Content
-from dss_jax.experiments.report.run_cells import Cell
+from dss_jax.experiments.report.run_groups import RunGroup
 from dss_jax.experiments.report.stored_teacher import Teacher
 
-# What cells make of an item, in the order in which items are preferred.
-DIFFER = "differ"  # some cells are right, others wrong
-SEEDS = "seeds"  # the seeds of a cell differ
+# What groups make of an item, in the order in which items are preferred.
+DIFFER = "differ"  # some groups are right, others wrong
+SEEDS = "seeds"  # the seeds of a group differ
 WRONG = "wrong"
 RIGHT = "right"
 KINDS = (DIFFER, SEEDS, WRONG, RIGHT)
@@ -41,18 +41,18 @@ def for_page(content: Content, *, max_bytes: int = 8 << 20) -> dict[str, Any]:
 
   Args:
     content: of the report.
-    max_bytes: of the items' JSON. Where they do not fit, those on which cells
+    max_bytes: of the items' JSON. Where they do not fit, those on which groups
       differ come first, and of equal ones a sample that depends on their ids
       alone.
   """
   items: list[tuple[tuple[int, bytes], int, dict[str, Any]]] = []
   names: list[str] = []
   for dataset in content.datasets:
-    cells = [row.cell for row in content.of_dataset(dataset)]
+    groups = [row.group for row in content.of_dataset(dataset)]
     first = len(names)
-    names += cell_names(content, cells)
+    names += group_names(content, groups)
     teachers = [t for t in content.teachers if t.dataset == dataset]
-    for item in _items(dataset, cells, teachers, first):
+    for item in _items(dataset, groups, teachers, first):
       digest = hashlib.blake2b(item["id"].encode(), digest_size=8).digest()
       order = KINDS.index(item["kind"]), digest
       items.append((order, len(items), item))
@@ -65,48 +65,49 @@ def for_page(content: Content, *, max_bytes: int = 8 << 20) -> dict[str, Any]:
   kept.sort(key=lambda each: each[1])
   return {
     "records": [item for _, _, item in kept],
-    "cells": names,
+    "settings": names,
     "total": len(items),
     "datasets": content.datasets,
   }
 
 
-def cell_names(content: Content, cells: Sequence[Cell]) -> list[str]:
-  """Names of a dataset's cells, without what all of them share."""
-  students = {cell.student for cell in cells}
-  sizes = {cell.examples for cell in cells}
+def group_names(content: Content, groups: Sequence[RunGroup]) -> list[str]:
+  """Names of a dataset's groups, without what all of them share."""
+  students = {group.student for group in groups}
+  sizes = {group.examples for group in groups}
   names = []
-  for cell in cells:
-    parts = [content.name(cell.family)]
-    if len(sizes) > 1 and cell.examples is not None:
-      parts.append(f"{cell.examples:,} records")
+  for group in groups:
+    parts = [content.name(group.series)]
+    if len(sizes) > 1 and group.examples is not None:
+      parts.append(f"{group.examples:,} records")
     if len(students) > 1:
-      parts.append(cell.student)
+      parts.append(group.student)
     names.append(", ".join(parts))
   return names
 
 
 def _items(
   dataset: str,
-  cells: Sequence[Cell],
+  groups: Sequence[RunGroup],
   teachers: Sequence[Teacher],
   first: int,
 ) -> Iterable[dict[str, Any]]:
-  """The items in order, with the answers of cells number `first` and on."""
+  """The items in order, with the answers of groups number `first` and on."""
   reasons = {
     run.folder: measured_students.rationales(run)
-    for cell in cells
-    for run in cell.runs
+    for group in groups
+    for run in group.runs
   }
-  own_items = run_cells.has_own_items(cells)
-  metric = cells[0].metric
+  own_items = run_groups.has_own_items(groups)
+  metric = groups[0].metric
   # Where each seed has items of its own, so has the browser.
   seeds: Iterable[int | None] = [None]
   if own_items:
-    seeds = sorted({seed for cell in cells for seed in cell.seeds})
+    seeds = sorted({seed for group in groups for seed in group.seeds})
   for seed in seeds:
     runs = [
-      [r for r in cell.runs if seed is None or r.seed == seed] for cell in cells
+      [r for r in group.runs if seed is None or r.seed == seed]
+      for group in groups
     ]
     some = next(each[0] for each in runs if each)
     inputs = _inputs(run for each in runs for run in each)
@@ -114,14 +115,14 @@ def _items(
     for number, item in enumerate(some.test.ids):
       target = some.test.targets[number]
       answers = [
-        [first + i, _answers(of_cell, number)]
-        for i, of_cell in enumerate(runs)
-        if of_cell
+        [first + i, _answers(of_group, number)]
+        for i, of_group in enumerate(runs)
+        if of_group
       ]
       explained = [
         [first + i, run.seed, cut(text, _MAX_RATIONALE)]
-        for i, of_cell in enumerate(runs)
-        for run in of_cell
+        for i, of_group in enumerate(runs)
+        for run in of_group
         if (text := reasons[run.folder].get(item)) is not None
       ]
       yield {

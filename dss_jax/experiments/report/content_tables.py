@@ -9,7 +9,7 @@ import numpy as np
 
 from dss_jax.experiments.report import report_words
 from dss_jax.experiments.report.report_content import Content
-from dss_jax.experiments.report.report_statistics import CellComparison
+from dss_jax.experiments.report.report_statistics import GroupComparison
 from dss_jax.experiments.report.report_tables import (
   Column,
   Table,
@@ -23,7 +23,7 @@ FEWEST_SEEDS = 6
 def of_content(content: Content) -> list[Table]:
   """All tables that have rows, the most important first."""
   tables = [
-    cells(content),
+    settings(content),
     comparisons(content),
     savings(content),
     teachers(content),
@@ -34,10 +34,10 @@ def of_content(content: Content) -> list[Table]:
   return [table for table in tables if table.rows]
 
 
-def cells(content: Content) -> Table:
-  """A row for each cell."""
+def settings(content: Content) -> Table:
+  """A row for each group."""
   return Table(
-    "cells",
+    "settings",
     "Test accuracy of each setting",
     [
       Column("dataset"),
@@ -59,12 +59,12 @@ def cells(content: Content) -> Table:
     ],
     [
       [
-        row.cell.family.dataset,
-        row.cell.student,
-        row.cell.parameters,
-        row.cell.examples,
-        content.name(row.cell.family),
-        len(row.cell.runs),
+        row.group.series.dataset,
+        row.group.student,
+        row.group.parameters,
+        row.group.examples,
+        content.name(row.group.series),
+        len(row.group.runs),
         row.summary.mean,
         row.summary.low,
         row.summary.high,
@@ -90,7 +90,7 @@ def cells(content: Content) -> Table:
 
 
 def comparisons(content: Content) -> Table:
-  """A row for each pair of cells."""
+  """A row for each pair of groups."""
   return Table(
     "comparisons",
     "Methods compared, paired by seed and by test item",
@@ -113,11 +113,11 @@ def comparisons(content: Content) -> Table:
     ],
     [
       [
-        each.cell.family.dataset,
-        each.cell.student,
-        each.cell.examples,
-        content.name(each.cell.family),
-        content.name(each.baseline.family),
+        each.group.series.dataset,
+        each.group.student,
+        each.group.examples,
+        content.name(each.group.series),
+        content.name(each.baseline.series),
         each.result.difference,
         each.result.low,
         each.result.high,
@@ -135,7 +135,7 @@ def comparisons(content: Content) -> Table:
   )
 
 
-def _comparison_notes(found: Sequence[CellComparison]) -> list[str]:
+def _comparison_notes(found: Sequence[GroupComparison]) -> list[str]:
   notes = [
     f"low, high: {CONFIDENCE} interval over seeds and items. p: two-sided, by"
     " flipping the signs of the seeds' differences; for one seed McNemar's exact"
@@ -154,7 +154,7 @@ def _comparison_notes(found: Sequence[CellComparison]) -> list[str]:
   skipped = sum(each.seeds_left_out for each in found)
   if skipped:
     notes.append(
-      f"{skipped} seeds that only one of two cells has are left out of their"
+      f"{skipped} seeds that only one of two settings has are left out of their"
       " comparison."
     )
   return notes
@@ -177,10 +177,10 @@ def savings(content: Content) -> Table:
     ],
     [
       [
-        each.family.dataset,
+        each.series.dataset,
         "data" if each.kind == "data" else "parameters",
         each.fixed,
-        content.name(each.family),
+        content.name(each.series),
         each.level,
         report_words.needed_text(each.needed),
         report_words.saving_text(each),
@@ -201,13 +201,13 @@ def teachers(content: Content) -> Table:
   """A row for each reading of a teacher's answers."""
   rows = []
   for teacher in content.teachers:
-    cells_of = [row.cell for row in content.of_dataset(teacher.dataset)]
-    metric = cells_of[0].metric
+    groups = [row.group for row in content.of_dataset(teacher.dataset)]
+    metric = groups[0].metric
     row: list[float | int | str | None] = [teacher.dataset, teacher.name]
     train = teacher.accuracy("train", metric)
     row += [*train] if train else [None, None]
     for split in ("validation", "test"):
-      answers = cells_of[0].answers(split=split)
+      answers = groups[0].answers(split=split)
       scores = None
       if answers:
         scores = teacher.scores(answers[0], metric)
@@ -249,7 +249,7 @@ def _accuracy(scores: np.ndarray) -> list[float | int | str]:
 
 
 def against_teacher(content: Content) -> Table:
-  """A row for each cell of a dataset with a teacher."""
+  """A row for each group of a dataset with a teacher."""
   words = {True: "yes", False: "no", None: "not decided"}
   return Table(
     "against_teacher",
@@ -275,10 +275,10 @@ def against_teacher(content: Content) -> Table:
     ],
     [
       [
-        each.cell.family.dataset,
-        each.cell.student,
-        each.cell.examples,
-        content.name(each.cell.family),
+        each.group.series.dataset,
+        each.group.student,
+        each.group.examples,
+        content.name(each.group.series),
         each.teacher.name,
         each.validation.difference if each.validation else None,
         each.validation.low if each.validation else None,
@@ -311,14 +311,14 @@ def runs(content: Content) -> Table:
   rows = []
   for row in content.rows:
     for run, at_chance in zip(
-      row.cell.runs, row.summary.at_chance, strict=True
+      row.group.runs, row.summary.at_chance, strict=True
     ):
       validation = run.validation
       rows.append(
         [
           str(run.folder),
           run.entry["dataset"],
-          content.name(row.cell.family),
+          content.name(row.group.series),
           run.entry["student"],
           run.entry["train_examples"],
           run.seed,

@@ -211,14 +211,14 @@ def _table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _confusions(content: Content) -> str:
-  """A matrix for each cell whose dataset has few labels."""
+  """A matrix for each group whose dataset has few labels."""
   matrices = []
   left = 0
   for dataset in content.datasets:
-    cells = [row.cell for row in content.of_dataset(dataset)]
-    names = answered_items.cell_names(content, cells)
-    for name, cell in zip(names, cells, strict=True):
-      confusion = label_confusions.of_cell(cell)
+    groups = [row.group for row in content.of_dataset(dataset)]
+    names = answered_items.group_names(content, groups)
+    for name, group in zip(names, groups, strict=True):
+      confusion = label_confusions.of_group(group)
       if confusion is None:
         break
       if len(matrices) == _MAX_MATRICES:

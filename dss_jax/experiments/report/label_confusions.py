@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from dss_jax import datasets
 from dss_jax.base import text_normalization
-from dss_jax.experiments.report.run_cells import Cell
+from dss_jax.experiments.report.run_groups import RunGroup
 
 # A dataset with more labels than this has no matrix.
 MAX_LABELS = 12
@@ -16,7 +16,7 @@ MAX_LABELS = 12
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-  """Counts of answers, over all seeds of a cell.
+  """Counts of answers, over all seeds of a group.
 
   Attributes:
     labels: gold labels.
@@ -28,9 +28,9 @@ class Confusion:
   counts: Sequence[Sequence[int]]
 
 
-def of_cell(cell: Cell) -> Confusion | None:
-  """The matrix of a cell; None where labels are many or free."""
-  labels = _labels(cell)
+def of_group(group: RunGroup) -> Confusion | None:
+  """The matrix of a group; None where labels are many or free."""
+  labels = _labels(group)
   if labels is None:
     return None
   places = {
@@ -38,7 +38,7 @@ def of_cell(cell: Cell) -> Confusion | None:
   }
   counts = [[0] * (len(labels) + 1) for _ in labels]
   pairs: collections.Counter[tuple[str, str]] = collections.Counter()
-  for run in cell.runs:
+  for run in group.runs:
     pairs.update(zip(run.test.targets, run.test.predictions, strict=True))
   for (target, prediction), number in pairs.items():
     row = places.get(text_normalization.normal(target))
@@ -49,14 +49,14 @@ def of_cell(cell: Cell) -> Confusion | None:
   return Confusion(labels, counts)
 
 
-def _labels(cell: Cell) -> Sequence[str] | None:
-  name = cell.family.dataset
-  if cell.metric != "accuracy":
+def _labels(group: RunGroup) -> Sequence[str] | None:
+  name = group.series.dataset
+  if group.metric != "accuracy":
     return None  # equal values have several spellings
   known = datasets.get(name).labels if name in datasets.names() else None
   if known is None:
-    found = {target for run in cell.runs for target in run.test.targets}
-    items = len(cell.runs[0].test.targets)
+    found = {target for run in group.runs for target in run.test.targets}
+    items = len(group.runs[0].test.targets)
     # Few labels that come again and again are a closed set.
     known = tuple(sorted(found)) if 3 * len(found) <= items else ()
   return known if 1 < len(known) <= MAX_LABELS else None

@@ -20,7 +20,7 @@ from dss_jax.experiments.report import measured_costs
 from dss_jax.experiments.report.finished_runs import MAX_FILE_BYTES, Run
 from dss_jax.experiments.report.measured_costs import Cost
 from dss_jax.experiments.report.report_content import Content
-from dss_jax.experiments.report.run_cells import Cell
+from dss_jax.experiments.report.run_groups import RunGroup
 from dss_jax.training import run_directory
 
 FOLDER = "measured"
@@ -59,8 +59,8 @@ def costs(
   """
   found: list[Cost] = []
   problems: list[str] = []
-  for cell in content.cells:
-    for run in cell.runs:
+  for group in content.groups:
+    for run in group.runs:
       path = folder_of(run) / f"{LABELS}{_STATE}"
       if not path.is_file():
         continue
@@ -69,7 +69,7 @@ def costs(
       except UserError as error:
         problems.append(f"The measurement of {run.folder}: {one_line(error)}.")
         continue
-      name = _name(content, cell)
+      name = _name(content, group)
       found.append(dataclasses.replace(cost, name=f"{name}, seed {run.seed}"))
   return found, problems
 
@@ -83,8 +83,8 @@ def with_teachers_accuracy(
   """
   accuracies: dict[str, float] = {}
   for teacher in content.teachers:
-    cell = content.of_dataset(teacher.dataset)[0].cell
-    scores = teacher.scores(cell.runs[0].test, cell.metric)
+    group = content.of_dataset(teacher.dataset)[0].group
+    scores = teacher.scores(group.runs[0].test, group.metric)
     if scores is not None:
       accuracies[teacher.name] = float(scores.mean())
   return [
@@ -95,10 +95,10 @@ def with_teachers_accuracy(
   ]
 
 
-def _name(content: Content, cell: Cell) -> str:
-  parts = [content.name(cell.family)]
+def _name(content: Content, group: RunGroup) -> str:
+  parts = [content.name(group.series)]
   if len(content.datasets) > 1:
-    parts.insert(0, cell.family.dataset)
-  if cell.examples is not None:
-    parts.append(f"{cell.examples:,} records")
-  return ", ".join([*parts, cell.student])
+    parts.insert(0, group.series.dataset)
+  if group.examples is not None:
+    parts.append(f"{group.examples:,} records")
+  return ", ".join([*parts, group.student])

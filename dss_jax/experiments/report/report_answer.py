@@ -12,14 +12,17 @@ from dss_jax.experiments.report import (
   content_tables,
   report_statistics,
   report_words,
-  run_cells,
+  run_groups,
   teacher_answer,
 )
 from dss_jax.experiments.report.report_content import Content
 from dss_jax.experiments.report.report_savings import Saving
-from dss_jax.experiments.report.report_statistics import CellComparison, CellRow
+from dss_jax.experiments.report.report_statistics import (
+  GroupComparison,
+  GroupRow,
+)
 from dss_jax.experiments.report.report_tables import shown
-from dss_jax.experiments.report.run_cells import Family
+from dss_jax.experiments.report.run_groups import Series
 from dss_jax.experiments.report.teacher_comparisons import TeacherComparison
 
 _MAIN_METHOD = "dss"
@@ -68,17 +71,17 @@ def left_out(content: Content) -> str:
   return f"{runs} not part of this report: {listed}."
 
 
-def is_control(family: Family) -> bool:
+def is_control(series: Series) -> bool:
   """Whether its rationales are made not to help, such as shuffled ones."""
-  return _control(family) is not None
+  return _control(series) is not None
 
 
-def _control(family: Family) -> str | None:
+def _control(series: Series) -> str | None:
   """The name of a control, from its source or the setting that makes it."""
-  names = [family.rationale_source.rpartition(" ")[2]]
+  names = [series.rationale_source.rpartition(" ")[2]]
   names += [
     value.strip("'\"")
-    for name, value in family.variant
+    for name, value in series.variant
     if name.endswith("_control")
   ]
   return next((n for n in names if n in CONTROLS and n != "none"), None)
@@ -87,7 +90,7 @@ def _control(family: Family) -> str | None:
 def _of_dataset(content: Content, dataset: str) -> Finding:
   rows = content.of_dataset(dataset)
   compared = [
-    each for each in content.comparisons if each.cell.family.dataset == dataset
+    each for each in content.comparisons if each.group.series.dataset == dataset
   ]
   main = headline(compared)
   helps = None
@@ -97,7 +100,7 @@ def _of_dataset(content: Content, dataset: str) -> Finding:
   decided = [
     each
     for each in content.against_teacher
-    if each.cell.family.dataset == dataset and each.beats is not None
+    if each.group.series.dataset == dataset and each.beats is not None
   ]
   winner = teacher_answer.smallest_winner(decided)
   return Finding(
@@ -118,7 +121,7 @@ def _of_dataset(content: Content, dataset: str) -> Finding:
 
 def _verdict(
   dataset: str,
-  compared: Sequence[CellComparison],
+  compared: Sequence[GroupComparison],
   helps: bool | None,
   is_decided: bool,
   winner: TeacherComparison | None,
@@ -139,29 +142,31 @@ def _verdict(
     teacher = "whether a student beats the teacher is not known"
   if not _has_baseline(main):
     return f"On {dataset} there are no runs of fine-tuning to compare with; {teacher}."
-  method = report_words.capital(run_cells.method_name(main.cell.family.method))
+  method = report_words.capital(
+    run_groups.method_name(main.group.series.method)
+  )
   does = {
     True: "helps",
     False: "does harm",
     None: "is not shown to help or to harm",
   }[helps]
   sizes = _elsewhere(compared, main, helps)
-  with_sizes = f" with {main.cell.examples:,} records" if sizes else ""
+  with_sizes = f" with {main.group.examples:,} records" if sizes else ""
   return f"{method} {does} on {dataset}{with_sizes}{sizes}; {teacher}."
 
 
 def _elsewhere(
-  compared: Sequence[CellComparison],
-  main: CellComparison,
+  compared: Sequence[GroupComparison],
+  main: GroupComparison,
   helps: bool | None,
 ) -> str:
   """With how many other records the same student shows something else."""
   others = [
     each
     for each in compared
-    if each.cell.family == main.cell.family
-    and each.baseline.family == main.baseline.family
-    and each.cell.student == main.cell.student
+    if each.group.series == main.group.series
+    and each.baseline.series == main.baseline.series
+    and each.group.student == main.group.student
   ]
   found = {
     "helps": [each for each in others if each.result.low > 0 and not helps],
@@ -171,7 +176,7 @@ def _elsewhere(
   }
   return "".join(
     f", and {does} with"
-    f" {report_words.listed(f'{each.cell.examples:,}' for each in several)}"
+    f" {report_words.listed(f'{each.group.examples:,}' for each in several)}"
     for does, several in found.items()
     if several
   )
@@ -183,17 +188,17 @@ def _elsewhere(
 def _help(
   content: Content,
   dataset: str,
-  rows: Sequence[CellRow],
-  compared: Sequence[CellComparison],
+  rows: Sequence[GroupRow],
+  compared: Sequence[GroupComparison],
 ) -> list[str]:
   main = headline(compared)
   if main is None:
     return [_nothing_compared(content, dataset, rows)]
-  cell, result = main.cell, main.result
-  method = run_cells.method_name(cell.family.method)
-  baseline = run_cells.method_name(main.baseline.family.method)
+  group, result = main.group, main.result
+  method = run_groups.method_name(group.series.method)
+  baseline = run_groups.method_name(main.baseline.series.method)
   sentences = [
-    f"With {report_words.setting(cell)}, {method} is"
+    f"With {report_words.setting(group)}, {method} is"
     f" {report_words.how_good(result.difference)} {baseline}"
     f" (95 % interval {report_words.signed(result.low)} to {report_words.signed(result.high)};"
     f" {report_words.count(result.seeds, 'seed')}, {result.items:,} test items"
@@ -212,8 +217,8 @@ def _help(
   same = [
     each
     for each in compared
-    if each.cell.family.method == cell.family.method
-    and not is_control(each.cell.family)
+    if each.group.series.method == group.series.method
+    and not is_control(each.group.series)
   ]
   if len(same) > 1:
     above = sum(each.result.low > 0 for each in same)
@@ -225,65 +230,65 @@ def _help(
   return [*sentences, *_controls(compared, main)]
 
 
-def _at_chance(rows: Sequence[CellRow], main: CellComparison) -> bool:
-  """Whether all runs of both cells are at chance."""
-  both = [row for row in rows if row.cell in (main.cell, main.baseline)]
+def _at_chance(rows: Sequence[GroupRow], main: GroupComparison) -> bool:
+  """Whether all runs of both groups are at chance."""
+  both = [row for row in rows if row.group in (main.group, main.baseline)]
   return all(all(row.summary.at_chance) for row in both)
 
 
-def headline(compared: Sequence[CellComparison]) -> CellComparison | None:
+def headline(compared: Sequence[GroupComparison]) -> GroupComparison | None:
   """The comparison that a report begins with; None if there is none.
 
   Fixed beforehand, so that no result chooses it: a method against fine-tuning,
   distilling step-by-step with gold labels if it is there, the most training
   records, then the largest student.
   """
-  candidates = [each for each in compared if not is_control(each.cell.family)]
+  candidates = [each for each in compared if not is_control(each.group.series)]
   return max(
     candidates,
     key=lambda each: (
       _has_baseline(each),
-      each.cell.family.method == _MAIN_METHOD,
-      each.cell.family.label_source == "gold",
-      each.cell.examples or 0,
-      each.cell.parameters or 0,
+      each.group.series.method == _MAIN_METHOD,
+      each.group.series.label_source == "gold",
+      each.group.examples or 0,
+      each.group.parameters or 0,
     ),
     default=None,
   )
 
 
-def _has_baseline(each: CellComparison) -> bool:
+def _has_baseline(each: GroupComparison) -> bool:
   """Whether something is compared with fine-tuning."""
-  return each.baseline.family.method == report_statistics.BASELINE
+  return each.baseline.series.method == report_statistics.BASELINE
 
 
 def _controls(
-  compared: Sequence[CellComparison], main: CellComparison
+  compared: Sequence[GroupComparison], main: GroupComparison
 ) -> list[str]:
   """What controls say in the setting of the first comparison."""
   return [
-    f"With {_control(each.cell.family)} rationales"
+    f"With {_control(each.group.series)} rationales"
     f" the difference is {report_words.signed(each.result.difference)} points"
     f" ({report_words.signed(each.result.low)} to {report_words.signed(each.result.high)})."
     for each in compared
-    if is_control(each.cell.family)
-    and each.cell.examples == main.cell.examples
-    and each.cell.student == main.cell.student
+    if is_control(each.group.series)
+    and each.group.examples == main.group.examples
+    and each.group.student == main.group.student
   ]
 
 
 def _nothing_compared(
-  content: Content, dataset: str, rows: Sequence[CellRow]
+  content: Content, dataset: str, rows: Sequence[GroupRow]
 ) -> str:
-  if any(a.family.dataset == dataset for a, _ in content.unpaired):
+  if any(a.series.dataset == dataset for a, _ in content.unpaired):
     return (
       "No two methods have a seed in common: train them with the same seeds."
     )
   best = max(rows, key=lambda row: row.summary.mean)
-  name = content.name(best.cell.family)
+  name = content.name(best.group.series)
   return (
     "No two methods have runs with the same student and data. The best setting"
-    f" is {name} with {report_words.setting(best.cell)}:"
+    f" is {name} with {report_words.setting(best.group)}:"
     f" {shown(best.summary.mean, 'percent')} % (95 % interval"
     f" {shown(best.summary.low, 'percent')} to"
     f" {shown(best.summary.high, 'percent')})."
@@ -298,16 +303,16 @@ def _data_saving(content: Content, dataset: str) -> list[str]:
     saving
     for saving in content.savings
     if saving.kind == "data"
-    and saving.family.dataset == dataset
-    and saving.family.method == _MAIN_METHOD
+    and saving.series.dataset == dataset
+    and saving.series.method == _MAIN_METHOD
     and saving.reference_size
-    and not is_control(saving.family)
+    and not is_control(saving.series)
   ]
   return [_saving_sentence(saving) for saving in found[-1:]]
 
 
 def _saving_sentence(saving: Saving) -> str:
-  method = run_cells.method_name(saving.family.method)
+  method = run_groups.method_name(saving.series.method)
   needed = report_words.needed_text(saving.needed)
   curve = (
     f"The curve of {method} over training-set sizes, made monotone, for the"
@@ -327,12 +332,12 @@ def _saving_sentence(saving: Saving) -> str:
 
 
 def _cautions(
-  rows: Sequence[CellRow], compared: Sequence[CellComparison]
+  rows: Sequence[GroupRow], compared: Sequence[GroupComparison]
 ) -> list[str]:
   found = []
   at_chance = sum(sum(row.summary.at_chance) for row in rows)
   if at_chance:
-    all_runs = sum(len(row.cell.runs) for row in rows)
+    all_runs = sum(len(row.group.runs) for row in rows)
     found.append(
       f"{at_chance} of {report_words.count(all_runs, 'run')} are no better than always"
       " giving the most frequent answer; tables have the means with and without"
@@ -349,7 +354,7 @@ def _cautions(
   return found
 
 
-def _p(each: CellComparison) -> str:
+def _p(each: GroupComparison) -> str:
   """The adjusted p-value, where so many seeds can show something by it."""
   if 1 < each.result.seeds < content_tables.FEWEST_SEEDS:
     return ""

@@ -11,14 +11,17 @@ from dss_jax.experiments.report import (
   finished_runs,
   report_savings,
   report_statistics,
-  run_cells,
+  run_groups,
   stored_teacher,
   teacher_comparisons,
 )
 from dss_jax.experiments.report.finished_runs import LeftOut, Run
 from dss_jax.experiments.report.report_savings import Saving
-from dss_jax.experiments.report.report_statistics import CellComparison, CellRow
-from dss_jax.experiments.report.run_cells import Cell, Family
+from dss_jax.experiments.report.report_statistics import (
+  GroupComparison,
+  GroupRow,
+)
+from dss_jax.experiments.report.run_groups import RunGroup, Series
 from dss_jax.experiments.report.stored_teacher import Teacher
 from dss_jax.experiments.report.teacher_comparisons import (
   FrontPoint,
@@ -31,52 +34,52 @@ class Content:
   """What a report says.
 
   Attributes:
-    rows: the cells with their means.
-    comparisons: of cells, p-values adjusted.
-    unpaired: pairs of cells without a common seed.
+    rows: the groups with their means.
+    comparisons: of groups, p-values adjusted.
+    unpaired: pairs of groups without a common seed.
     teachers: whose answers to test items are at hand.
     hardest: dataset -> the teacher that students are compared with.
-    against_teacher: cells against it.
-    fronts: method -> its cells as winners over the teacher.
+    against_teacher: groups against it.
+    fronts: method -> its groups as winners over the teacher.
     savings: of data and of parameters.
     left_out: runs that are not part of it.
     notes: what else a reader must know, a sentence each.
   """
 
-  rows: Sequence[CellRow]
-  comparisons: Sequence[CellComparison]
-  unpaired: Sequence[tuple[Cell, Cell]]
+  rows: Sequence[GroupRow]
+  comparisons: Sequence[GroupComparison]
+  unpaired: Sequence[tuple[RunGroup, RunGroup]]
   teachers: Sequence[Teacher]
   hardest: Mapping[str, Teacher]
   against_teacher: Sequence[TeacherComparison]
-  fronts: Mapping[Family, Sequence[FrontPoint]]
+  fronts: Mapping[Series, Sequence[FrontPoint]]
   savings: Sequence[Saving]
   left_out: Sequence[LeftOut]
   notes: Sequence[str]
 
   @property
-  def cells(self) -> list[Cell]:
-    return [row.cell for row in self.rows]
+  def groups(self) -> list[RunGroup]:
+    return [row.group for row in self.rows]
 
   @property
   def runs(self) -> list[Run]:
-    return [run for cell in self.cells for run in cell.runs]
+    return [run for group in self.groups for run in group.runs]
 
   @property
-  def families(self) -> list[Family]:
-    return list(dict.fromkeys(cell.family for cell in self.cells))
+  def series(self) -> list[Series]:
+    return list(dict.fromkeys(group.series for group in self.groups))
 
   @property
   def datasets(self) -> list[str]:
-    return list(dict.fromkeys(cell.family.dataset for cell in self.cells))
+    return list(dict.fromkeys(group.series.dataset for group in self.groups))
 
-  def of_dataset(self, dataset: str) -> list[CellRow]:
-    return [row for row in self.rows if row.cell.family.dataset == dataset]
+  def of_dataset(self, dataset: str) -> list[GroupRow]:
+    return [row for row in self.rows if row.group.series.dataset == dataset]
 
-  def name(self, family: Family) -> str:
-    """A family's name, as distinct as its dataset's others make it."""
-    others = [f for f in self.families if f.dataset == family.dataset]
-    return run_cells.family_name(family, others)
+  def name(self, series: Series) -> str:
+    """A series' name, as distinct as its dataset's others make it."""
+    others = [each for each in self.series if each.dataset == series.dataset]
+    return run_groups.series_name(series, others)
 
 
 def build(
@@ -96,35 +99,35 @@ def build(
     UserError: there is no finished run.
   """
   runs, left_out = finished_runs.find(folders)
-  cells, others = run_cells.group(runs)
+  groups, others = run_groups.group_runs(runs)
   left_out += others
-  if not cells:
+  if not groups:
     raise UserError(
       f"none of {len(left_out)} runs can be reported: {_first(left_out)}",
       fields="folders",
     )
   found, notes = stored_teacher.of_runs(
-    [run for cell in cells for run in cell.runs], teacher_files, data_dir
+    [run for group in groups for run in group.runs], teacher_files, data_dir
   )
-  teachers, hardest, lacking = _fitting(found, cells)
-  comparisons, unpaired = report_statistics.compare_cells(
-    report_statistics.comparable(cells)
+  teachers, hardest, lacking = _fitting(found, groups)
+  comparisons, unpaired = report_statistics.compare_groups(
+    report_statistics.comparable(groups)
   )
   against = [
     comparison
     for dataset, teacher in hardest.items()
     for comparison in teacher_comparisons.compare_with_teacher(
-      [c for c in cells if c.family.dataset == dataset], teacher
+      [g for g in groups if g.series.dataset == dataset], teacher
     )
   ]
   comparisons, against = teacher_comparisons.adjusted(comparisons, against)
-  fronts: dict[Family, list[FrontPoint]] = {}
+  fronts: dict[Series, list[FrontPoint]] = {}
   for dataset in hardest:
-    of_dataset = [c for c in against if c.cell.family.dataset == dataset]
+    of_dataset = [c for c in against if c.group.series.dataset == dataset]
     fronts |= teacher_comparisons.fronts(of_dataset)
-  savings, without = report_savings.savings(cells, hardest)
+  savings, without = report_savings.savings(groups, hardest)
   return Content(
-    rows=report_statistics.cell_rows(cells),
+    rows=report_statistics.group_rows(groups),
     comparisons=comparisons,
     unpaired=unpaired,
     teachers=teachers,
@@ -133,7 +136,7 @@ def build(
     fronts=fronts,
     savings=savings,
     left_out=left_out,
-    notes=[*notes, *lacking, *_own_items(cells), *without],
+    notes=[*notes, *lacking, *_own_items(groups), *without],
   )
 
 
@@ -142,7 +145,7 @@ def _first(left_out: Sequence[LeftOut]) -> str:
 
 
 def _fitting(
-  found: Sequence[Teacher], cells: Sequence[Cell]
+  found: Sequence[Teacher], groups: Sequence[RunGroup]
 ) -> tuple[list[Teacher], dict[str, Teacher], list[str]]:
   """The teachers that answered test items of their dataset.
 
@@ -153,10 +156,10 @@ def _fitting(
   fitting: list[Teacher] = []
   lacking = []
   for teacher in found:
-    of_dataset = [c for c in cells if c.family.dataset == teacher.dataset]
+    of_dataset = [g for g in groups if g.series.dataset == teacher.dataset]
     is_fitting = any(
-      teacher_comparisons.paired(teacher, cell, "test") is not None
-      for cell in of_dataset
+      teacher_comparisons.paired(teacher, group, "test") is not None
+      for group in of_dataset
     )
     if is_fitting:
       fitting.append(teacher)
@@ -165,16 +168,18 @@ def _fitting(
   for dataset in dict.fromkeys(t.dataset for t in fitting):
     best = teacher_comparisons.hardest_teacher(
       [t for t in fitting if t.dataset == dataset],
-      [c for c in cells if c.family.dataset == dataset],
+      [g for g in groups if g.series.dataset == dataset],
     )
     if best is not None:
       hardest[dataset] = best
   return fitting, hardest, lacking
 
 
-def _what_it_lacks(teacher: Teacher, cell: Cell, is_fitting: bool) -> list[str]:
+def _what_it_lacks(
+  teacher: Teacher, group: RunGroup, is_fitting: bool
+) -> list[str]:
   """A sentence on a teacher that did not answer all test items, or none."""
-  run = cell.runs[0]
+  run = group.runs[0]
   lacks = [
     f"{known} of {len(answers.ids)} {split} items"
     for split, answers in (("validation", run.validation), ("test", run.test))
@@ -196,13 +201,13 @@ def _what_it_lacks(teacher: Teacher, cell: Cell, is_fitting: bool) -> list[str]:
   return [f"{what}its items have other gold labels than the runs' test items."]
 
 
-def _own_items(cells: Sequence[Cell]) -> list[str]:
-  by_dataset: dict[str, list[Cell]] = {}
-  for cell in cells:
-    by_dataset.setdefault(cell.family.dataset, []).append(cell)
+def _own_items(groups: Sequence[RunGroup]) -> list[str]:
+  by_dataset: dict[str, list[RunGroup]] = {}
+  for group in groups:
+    by_dataset.setdefault(group.series.dataset, []).append(group)
   return [
     f"On {dataset}, each seed has test items of its own: methods are paired"
     " within a seed, and an interval is over seeds and their items."
     for dataset, same in by_dataset.items()
-    if run_cells.has_own_items(same)
+    if run_groups.has_own_items(same)
   ]

@@ -21,8 +21,8 @@ from dss_jax.experiments.curves import COLORS
 from dss_jax.experiments.report import figure_files
 from dss_jax.experiments.report.figure_files import INK, Drawing
 from dss_jax.experiments.report.report_content import Content
-from dss_jax.experiments.report.report_statistics import CellRow
-from dss_jax.experiments.report.run_cells import Family
+from dss_jax.experiments.report.report_statistics import GroupRow
+from dss_jax.experiments.report.run_groups import Series
 from dss_jax.experiments.report.teacher_comparisons import FrontPoint
 
 # Each has a contrast of 3 or more with a white and with a dark page. Shapes tell
@@ -40,9 +40,9 @@ class Chart:
 
   Args:
     content: of the report.
-    dataset: whose cells are drawn.
-    rows: the cells.
-    size: what of a cell is drawn from left to right; None where there are no
+    dataset: whose groups are drawn.
+    rows: the groups.
+    size: what of a group is drawn from left to right; None where there are no
       curves.
   """
 
@@ -50,8 +50,8 @@ class Chart:
     self,
     content: Content,
     dataset: str,
-    rows: Sequence[CellRow],
-    size: Callable[[CellRow], int] | None = None,
+    rows: Sequence[GroupRow],
+    size: Callable[[GroupRow], int] | None = None,
   ):
     from matplotlib import figure
 
@@ -64,10 +64,10 @@ class Chart:
     self._axes.spines[["top", "right"]].set_visible(False)
     self._axes.grid(alpha=0.22, color=INK, linewidth=0.6)
 
-  def _style(self, family: Family) -> dict[str, Any]:
+  def _style(self, series: Series) -> dict[str, Any]:
     """The same colour and shape for a method in every figure of a dataset."""
-    all_of = [f for f in self._content.families if f.dataset == self._dataset]
-    number = all_of.index(family)
+    all_of = [s for s in self._content.series if s.dataset == self._dataset]
+    number = all_of.index(series)
     return {
       "color": _COLORS[number % len(_COLORS)],
       "marker": _MARKERS[number % len(_MARKERS)],
@@ -75,20 +75,20 @@ class Chart:
     }
 
   def curves(self) -> None:
-    """A curve for each family: means, intervals, and every run."""
+    """A curve for each series: means, intervals, and every run."""
     from matplotlib import ticker
 
     axes, rows, size = self._axes, self._rows, self._size
     assert size is not None
-    families: dict[Family, list[CellRow]] = collections.defaultdict(list)
+    by_series: dict[Series, list[GroupRow]] = collections.defaultdict(list)
     for row in rows:
-      families[row.cell.family].append(row)
+      by_series[row.group.series].append(row)
     sizes = sorted({size(row) for row in rows})
-    for number, (family, points) in enumerate(families.items()):
+    for number, (series, points) in enumerate(by_series.items()):
       points = sorted(points, key=size)
-      style = self._style(family)
+      style = self._style(series)
       # Side by side, so that intervals do not hide each other.
-      shift = _beside(number, len(families), sizes, 0.07)
+      shift = _beside(number, len(by_series), sizes, 0.07)
       x = [size(row) * shift for row in points]
       means = [row.summary.mean for row in points]
       axes.errorbar(
@@ -98,7 +98,7 @@ class Chart:
           [row.summary.mean - row.summary.low for row in points],
           [row.summary.high - row.summary.mean for row in points],
         ],
-        label=self._content.name(family),
+        label=self._content.name(series),
         markersize=5,
         linewidth=1.6,
         elinewidth=1,
@@ -108,7 +108,7 @@ class Chart:
       for place, row in zip(x, points, strict=True):
         self._runs(place * _beside(1, 1, sizes, 0.05), row, style["color"])
         axes.annotate(
-          str(len(row.cell.runs)),
+          str(len(row.group.runs)),
           (place, row.summary.mean),
           xytext=(-4, 5),
           textcoords="offset points",
@@ -125,13 +125,13 @@ class Chart:
     self._note("chance", chance)
 
   def rows(self) -> None:
-    """A line for each cell: mean, interval and every run."""
+    """A line for each group: mean, interval and every run."""
     from matplotlib import ticker
 
     axes = self._axes
     self._figure.set_size_inches(_SIZE[0], 1.2 + 0.6 * len(self._rows))
     for place, row in enumerate(self._rows):
-      style = self._style(row.cell.family)
+      style = self._style(row.group.series)
       summary = row.summary
       axes.errorbar(
         [summary.mean],
@@ -144,14 +144,14 @@ class Chart:
       )
       self._runs(place + 0.22, row, style["color"], across=False)
     names = [
-      f"{textwrap.fill(self._content.name(row.cell.family), 24)}\n"
-      f"seeds: {len(row.cell.runs)}"
+      f"{textwrap.fill(self._content.name(row.group.series), 24)}\n"
+      f"seeds: {len(row.group.runs)}"
       for row in self._rows
     ]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel(f"test {self._rows[0].cell.metric.replace('_', ' ')}")
+    axes.set_xlabel(f"test {self._rows[0].group.metric.replace('_', ' ')}")
     chance = max(row.chance for row in self._rows)
     lines = [(chance, "chance", "-")]
     if (accuracy := self._teacher_accuracy()) is not None:
@@ -170,11 +170,11 @@ class Chart:
       )
 
   def _runs(
-    self, place: float, row: CellRow, color: str, *, across: bool = True
+    self, place: float, row: GroupRow, color: str, *, across: bool = True
   ) -> None:
-    """The runs of a cell as dots; those at chance are hollow."""
+    """The runs of a group as dots; those at chance are hollow."""
     for run, at_chance in zip(
-      row.cell.runs, row.summary.at_chance, strict=True
+      row.group.runs, row.summary.at_chance, strict=True
     ):
       accuracy = float(run.test.correct.mean())
       self._axes.plot(
@@ -189,18 +189,18 @@ class Chart:
         alpha=1 if at_chance else 0.6,
       )
 
-  def level(self, row: CellRow | None, what: str) -> None:
+  def level(self, row: GroupRow | None, what: str) -> None:
     """Fine-tuning's mean as a dotted line."""
     if row is None:
       return
-    style = self._style(row.cell.family)
+    style = self._style(row.group.series)
     self._axes.axhline(
       row.summary.mean, color=style["color"], linestyle=":", linewidth=1.5
     )
-    name = self._content.name(row.cell.family)
+    name = self._content.name(row.group.series)
     self._note(f"{name}, {what}", row.summary.mean, above=self._is_above(row))
 
-  def _is_above(self, row: CellRow) -> bool:
+  def _is_above(self, row: GroupRow) -> bool:
     """Whether there is room above the line for the words about it."""
     teacher = self._teacher_accuracy()
     return teacher is None or not 0 <= teacher - row.summary.mean < 0.06
@@ -210,7 +210,7 @@ class Chart:
     if teacher is None:
       return None
     row = self._rows[0]
-    scores = teacher.scores(row.cell.runs[0].test, row.cell.metric)
+    scores = teacher.scores(row.group.runs[0].test, row.group.metric)
     return None if scores is None else float(np.nanmean(scores))
 
   def teacher(self) -> None:
@@ -224,18 +224,18 @@ class Chart:
     name = self._content.hardest[self._dataset].name
     self._note(f"teacher: {name}", accuracy)
 
-  def fronts(self, fronts: Mapping[Family, Sequence[FrontPoint]]) -> None:
-    """Cells by parameters and records; the front of each family as steps."""
+  def fronts(self, fronts: Mapping[Series, Sequence[FrontPoint]]) -> None:
+    """Groups by parameters and records; the front of each series as steps."""
     from matplotlib import ticker
 
     axes = self._axes
-    cells = [p.cell for points in fronts.values() for p in points]
-    widths = sorted({cell.parameters or 0 for cell in cells})
-    for number, (family, points) in enumerate(fronts.items()):
-      style = self._style(family)
+    groups = [p.group for points in fronts.values() for p in points]
+    widths = sorted({group.parameters or 0 for group in groups})
+    for number, (series, points) in enumerate(fronts.items()):
+      style = self._style(series)
       shift = _beside(number, len(fronts), widths, 0.17)
       front = sorted(
-        ((p.cell.parameters or 0) * shift, p.cell.examples or 0)
+        ((p.group.parameters or 0) * shift, p.group.examples or 0)
         for p in points
         if p.on_front
       )
@@ -256,12 +256,12 @@ class Chart:
         **style,
         markersize=6,
         linewidth=1.4,
-        label=self._content.name(family),
+        label=self._content.name(series),
       )
     axes.set(xscale="log", yscale="log")
     for axis, sizes in (
       (axes.xaxis, widths),
-      (axes.yaxis, sorted({cell.examples or 0 for cell in cells})),
+      (axes.yaxis, sorted({group.examples or 0 for group in groups})),
     ):
       axis.set_ticks(sizes, [_short(value) for value in sizes])
       axis.set_minor_locator(ticker.NullLocator())
@@ -272,7 +272,7 @@ class Chart:
   def _front_point(
     self, point: FrontPoint, shift: float, style: Mapping[str, Any]
   ) -> None:
-    place = (point.cell.parameters or 0) * shift, point.cell.examples or 0
+    place = (point.group.parameters or 0) * shift, point.group.examples or 0
     self._axes.plot(
       *place,
       marker=style["marker"],
@@ -321,7 +321,9 @@ class Chart:
   def label(self, x: str, title: str) -> None:
     self._axes.set_xlabel(x)
     items = self._rows[0].items
-    self._axes.set_ylabel(f"test {self._rows[0].cell.metric.replace('_', ' ')}")
+    self._axes.set_ylabel(
+      f"test {self._rows[0].group.metric.replace('_', ' ')}"
+    )
     self._axes.set_title(f"{title}; {items:,} test items", loc="left")
 
   def finish(
@@ -340,7 +342,7 @@ class Chart:
         frameon=False,
         labelcolor=INK,
       )
-    shown = sum(len(row.cell.runs) for row in self._rows)
+    shown = sum(len(row.group.runs) for row in self._rows)
     collapsed = sum(sum(row.summary.at_chance) for row in self._rows)
     count = (
       f"Small dots: single runs; {collapsed} of {shown} are at chance (hollow)."

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dss_jax.experiments.report.figure_files import STYLE, Drawing
 from dss_jax.experiments.report.report_content import Content
 from dss_jax.experiments.report.report_drawing import LEAST_FREQUENCY, Chart
-from dss_jax.experiments.report.report_statistics import BASELINE, CellRow
-from dss_jax.experiments.report.run_cells import Family
+from dss_jax.experiments.report.report_statistics import BASELINE, GroupRow
+from dss_jax.experiments.report.run_groups import Series
 from dss_jax.experiments.report.teacher_comparisons import FrontPoint
 
 
@@ -52,18 +52,18 @@ def draw(content: Content) -> tuple[list[Drawing], list[Missing]]:
 def _less_data(content: Content) -> tuple[list[Drawing], list[Missing]]:
   """Accuracy against the number of training records, for each student."""
   title = "Accuracy against training-set size"
-  groups: dict[tuple, list[CellRow]] = collections.defaultdict(list)
+  figures: dict[tuple, list[GroupRow]] = collections.defaultdict(list)
   for row in content.rows:
-    cell, family = row.cell, row.cell.family
-    if cell.examples:
-      groups[
-        family.dataset, cell.student, family.init, family.label_source
+    group, series = row.group, row.group.series
+    if group.examples:
+      figures[
+        series.dataset, group.student, series.init, series.label_source
       ].append(row)
   found = []
-  for (dataset, student, init, labels), rows in groups.items():
-    if len({row.cell.examples for row in rows}) < 2:
+  for (dataset, student, init, labels), rows in figures.items():
+    if len({row.group.examples for row in rows}) < 2:
       continue
-    drawing = Chart(content, dataset, rows, lambda r: r.cell.examples or 0)
+    drawing = Chart(content, dataset, rows, lambda r: r.group.examples or 0)
     drawing.level(_full_data(rows), "all data")
     drawing.teacher()
     drawing.curves()
@@ -97,7 +97,7 @@ def _beginning(content: Content, dataset: str, init: str) -> tuple[str, str]:
     The end of a drawing's name, and words for its caption; nothing where all
     students of the dataset began alike.
   """
-  all_of = [f.init for f in content.families if f.dataset == dataset]
+  all_of = [s.init for s in content.series if s.dataset == dataset]
   inits = list(dict.fromkeys(all_of))
   if len(inits) < 2:
     return "", ""
@@ -108,32 +108,32 @@ def _beginning(content: Content, dataset: str, init: str) -> tuple[str, str]:
   return f"_from_{name}", f" from {init}"
 
 
-def _full_data(rows: Sequence[CellRow]) -> CellRow | None:
+def _full_data(rows: Sequence[GroupRow]) -> GroupRow | None:
   """Fine-tuning on the most records."""
-  baselines = [r for r in rows if r.cell.family.method == BASELINE]
-  return max(baselines, key=lambda r: r.cell.examples or 0, default=None)
+  baselines = [r for r in rows if r.group.series.method == BASELINE]
+  return max(baselines, key=lambda r: r.group.examples or 0, default=None)
 
 
 def _smaller_student(content: Content) -> tuple[list[Drawing], list[Missing]]:
   """Accuracy against the student's size, at the most data."""
   title = "Accuracy against student size"
-  groups: dict[tuple, list[CellRow]] = collections.defaultdict(list)
+  figures: dict[tuple, list[GroupRow]] = collections.defaultdict(list)
   for row in content.rows:
-    family = row.cell.family
-    if row.cell.parameters:
-      groups[family.dataset, family.init, family.label_source].append(row)
+    series = row.group.series
+    if row.group.parameters:
+      figures[series.dataset, series.init, series.label_source].append(row)
   found = []
-  for (dataset, init, labels), of_dataset in groups.items():
+  for (dataset, init, labels), of_dataset in figures.items():
     # The most records with which there are two students.
     sizes: dict[int | None, set[int | None]] = collections.defaultdict(set)
     for row in of_dataset:
-      sizes[row.cell.examples].add(row.cell.parameters)
+      sizes[row.group.examples].add(row.group.parameters)
     enough = [n for n, students in sizes.items() if len(students) > 1]
     if not enough:
       continue
     most = max(enough, key=lambda n: n or 0)
-    rows = [row for row in of_dataset if row.cell.examples == most]
-    drawing = Chart(content, dataset, rows, lambda r: r.cell.parameters or 0)
+    rows = [row for row in of_dataset if row.group.examples == most]
+    drawing = Chart(content, dataset, rows, lambda r: r.group.parameters or 0)
     drawing.teacher()
     drawing.curves()
     records = f"{most:,} training records" if most else "all training records"
@@ -159,19 +159,19 @@ def _least_of_both(content: Content) -> tuple[list[Drawing], list[Missing]]:
   missing: list[Missing] = []
   for dataset in content.datasets:
     fronts = {
-      family: points
-      for family, points in content.fronts.items()
-      if family.dataset == dataset
+      series: points
+      for series, points in content.fronts.items()
+      if series.dataset == dataset
     }
-    cells = [point.cell for points in fronts.values() for point in points]
+    groups = [point.group for points in fronts.values() for point in points]
     if dataset not in content.hardest:
       reason = "the teacher's answers to the test items are not at hand"
-    elif not cells:
+    elif not groups:
       reason = (
         "the teacher's answers to the validation items are not at hand, and they"
         " decide"
       )
-    elif len({(cell.parameters, cell.examples) for cell in cells}) < 2:
+    elif len({(group.parameters, group.examples) for group in groups}) < 2:
       reason = "it takes two students, or two sizes of the training set"
     else:
       drawing = Chart(content, dataset, content.of_dataset(dataset))
@@ -198,7 +198,7 @@ def _methods(content: Content) -> tuple[list[Drawing], list[Missing]]:
   found = []
   for dataset in content.datasets:
     rows = content.of_dataset(dataset)
-    settings = {(row.cell.student, row.cell.examples) for row in rows}
+    settings = {(row.group.student, row.group.examples) for row in rows}
     if len(settings) > 1 or len(rows) < 2:
       continue
     [(student, examples)] = settings
@@ -217,14 +217,14 @@ def _methods(content: Content) -> tuple[list[Drawing], list[Missing]]:
 
 
 def _without_winner(
-  content: Content, fronts: Mapping[Family, Sequence[FrontPoint]]
+  content: Content, fronts: Mapping[Series, Sequence[FrontPoint]]
 ) -> str:
   """How far the methods that never beat the teacher stay behind."""
   return " ".join(
-    f"{content.name(family).capitalize()} is not shown to beat it; its best is"
+    f"{content.name(series).capitalize()} is not shown to beat it; its best is"
     f" {abs(100 * best):.1f} points {'below' if best < 0 else 'above'} the"
     " teacher on validation."
-    for family, points in fronts.items()
+    for series, points in fronts.items()
     if not any(point.beats for point in points)
     for best in [max(point.gap for point in points)]
   )

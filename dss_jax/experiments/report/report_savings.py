@@ -12,11 +12,11 @@ from dss_jax.experiments import bootstrap_statistics
 from dss_jax.experiments.bootstrap_statistics import Reach
 from dss_jax.experiments.report import (
   report_statistics,
-  run_cells,
+  run_groups,
   teacher_comparisons,
 )
 from dss_jax.experiments.report.report_statistics import BASELINE
-from dss_jax.experiments.report.run_cells import Cell, Family
+from dss_jax.experiments.report.run_groups import RunGroup, Series
 from dss_jax.experiments.report.stored_teacher import Teacher
 
 _DRAWS = 1000
@@ -28,7 +28,7 @@ class Saving:
 
   Attributes:
     kind: "data" or "model".
-    family: the method.
+    series: the method.
     fixed: the student (for data) or the training records (for a model), which
       stays the same along the curve.
     level: what is to be reached, in words.
@@ -39,7 +39,7 @@ class Saving:
   """
 
   kind: str
-  family: Family
+  series: Series
   fixed: str
   level: str
   needed: Reach
@@ -49,14 +49,14 @@ class Saving:
 
 
 def savings(
-  cells: Sequence[Cell], teachers: Mapping[str, Teacher]
+  groups: Sequence[RunGroup], teachers: Mapping[str, Teacher]
 ) -> tuple[list[Saving], list[str]]:
   """Data and model savings, for every curve of at least two sizes.
 
   Those of parameters are with the most training records.
 
   Args:
-    cells: of all datasets.
+    groups: of all datasets.
     teachers: dataset -> the teacher to be reached.
 
   Returns:
@@ -65,7 +65,7 @@ def savings(
   found: list[Saving] = []
   notes: list[str] = []
   for kind in ("data", "model"):
-    for each in _savings_along(cells, teachers, kind):
+    for each in _savings_along(groups, teachers, kind):
       if isinstance(each, str):
         notes.append(each)
       else:
@@ -73,43 +73,45 @@ def savings(
   return found, list(dict.fromkeys(notes))
 
 
-def _size(cell: Cell, kind: str) -> int | None:
-  return cell.examples if kind == "data" else cell.parameters
+def _size(group: RunGroup, kind: str) -> int | None:
+  return group.examples if kind == "data" else group.parameters
 
 
 def _savings_along(
-  cells: Sequence[Cell], teachers: Mapping[str, Teacher], kind: str
+  groups: Sequence[RunGroup], teachers: Mapping[str, Teacher], kind: str
 ) -> Iterator[Saving | str]:
-  curves: dict[tuple, dict[Family, list[Cell]]] = collections.defaultdict(dict)
-  most = _most_records(cells)
-  for cell in cells:
-    if not _size(cell, kind):
+  curves: dict[tuple, dict[Series, list[RunGroup]]] = collections.defaultdict(
+    dict
+  )
+  most = _most_records(groups)
+  for group in groups:
+    if not _size(group, kind):
       continue
-    if kind == "model" and cell.examples != most.get(cell.family.dataset):
+    if kind == "model" and group.examples != most.get(group.series.dataset):
       continue
-    fixed = cell.student if kind == "data" else f"{cell.examples} records"
-    family = cell.family
-    key = (family.dataset, fixed, family.init, family.label_source)
-    curves[key].setdefault(family, []).append(cell)
-  for (dataset, fixed, *_), families in curves.items():
-    for family, curve in families.items():
-      curve = sorted(curve, key=lambda cell: _size(cell, kind) or 0)
-      if len({_size(cell, kind) for cell in curve}) < 2:
+    fixed = group.student if kind == "data" else f"{group.examples} records"
+    series = group.series
+    key = (series.dataset, fixed, series.init, series.label_source)
+    curves[key].setdefault(series, []).append(group)
+  for (dataset, fixed, *_), by_series in curves.items():
+    for series, curve in by_series.items():
+      curve = sorted(curve, key=lambda group: _size(group, kind) or 0)
+      if len({_size(group, kind) for group in curve}) < 2:
         continue
-      for baseline, reference in families.items():
-        if baseline.method == BASELINE and family.method != BASELINE:
-          largest = max(reference, key=lambda cell: _size(cell, kind) or 0)
-          yield _saving(kind, family, fixed, curve, largest)
+      for baseline, reference in by_series.items():
+        if baseline.method == BASELINE and series.method != BASELINE:
+          largest = max(reference, key=lambda group: _size(group, kind) or 0)
+          yield _saving(kind, series, fixed, curve, largest)
       if dataset in teachers:
-        yield _saving(kind, family, fixed, curve, teachers[dataset])
+        yield _saving(kind, series, fixed, curve, teachers[dataset])
 
 
-def _most_records(cells: Iterable[Cell]) -> dict[str, int | None]:
+def _most_records(groups: Iterable[RunGroup]) -> dict[str, int | None]:
   """Dataset -> the most training records with which there are two students."""
   students: dict[tuple[str, int], set[int]] = collections.defaultdict(set)
-  for cell in cells:
-    if cell.examples and cell.parameters:
-      students[cell.family.dataset, cell.examples].add(cell.parameters)
+  for group in groups:
+    if group.examples and group.parameters:
+      students[group.series.dataset, group.examples].add(group.parameters)
   found: dict[str, int | None] = {}
   for (dataset, examples), parameters in students.items():
     if len(parameters) > 1:
@@ -119,34 +121,34 @@ def _most_records(cells: Iterable[Cell]) -> dict[str, int | None]:
 
 def _saving(
   kind: str,
-  family: Family,
+  series: Series,
   fixed: str,
-  curve: Sequence[Cell],
-  reference: Cell | Teacher,
+  curve: Sequence[RunGroup],
+  reference: RunGroup | Teacher,
 ) -> Saving | str:
   """The saving of a curve; a sentence where its runs cannot be paired."""
   along = "training-set sizes" if kind == "data" else "students"
   lacking = (
-    f"No saving is told of {run_cells.method_name(family.method)} over {along}"
-    f" ({family.dataset}, {fixed}): "
+    f"No saving is told of {run_groups.method_name(series.method)} over {along}"
+    f" ({series.dataset}, {fixed}): "
   )
-  of_cell = isinstance(reference, Cell)
+  of_group = isinstance(reference, RunGroup)
   seeds = report_statistics.common_seeds(
-    [*curve, reference] if of_cell else curve
+    [*curve, reference] if of_group else curve
   )
-  cells = [*curve, reference] if isinstance(reference, Cell) else curve
-  sizes = [float(_size(cell, kind) or 0) for cell in curve]
+  groups = [*curve, reference] if isinstance(reference, RunGroup) else curve
+  sizes = [float(_size(group, kind) or 0) for group in curve]
   if not seeds:
     return f"{lacking}no seed has a run at each of them."
   if len(set(sizes)) < len(sizes):
     return f"{lacking}several settings have one size."
-  if not run_cells.same_items_for_each_seed(cells, seeds):
+  if not run_groups.same_items_for_each_seed(groups, seeds):
     return f"{lacking}its runs answered different test items."
-  if isinstance(reference, Cell):
+  if isinstance(reference, RunGroup):
     level = report_statistics.scores_of(reference, seeds)
     size = _size(reference, kind)
     words = (
-      f"{run_cells.method_name(reference.family.method)} with"
+      f"{run_groups.method_name(reference.series.method)} with"
       f" {size:,} {'records' if kind == 'data' else 'parameters'}"
     )
   else:
@@ -161,11 +163,11 @@ def _saving(
   known = teacher_comparisons.answered(level)
   if known.sum() < 2:
     return f"{lacking}the teacher lacks answers."
-  scores = [report_statistics.scores_of(cell, seeds) for cell in curve]
+  scores = [report_statistics.scores_of(group, seeds) for group in curve]
   needed = bootstrap_statistics.reach(
     sizes,
     np.stack(scores)[:, :, known],
     level[:, known],
     draws=_DRAWS,
   )
-  return Saving(kind, family, fixed, words, needed, sizes[0], size, len(seeds))
+  return Saving(kind, series, fixed, words, needed, sizes[0], size, len(seeds))

@@ -1,4 +1,4 @@
-"""What a report says of its cells: means, and cells compared.
+"""What a report says of its groups: means, and groups compared.
 
 Comparisons are paired by seed and by test item; see `paired_statistics` for the
 model behind intervals and p-values.
@@ -16,17 +16,17 @@ import numpy as np
 from dss_jax.experiments import paired_statistics
 from dss_jax.experiments.paired_statistics import Comparison, Summary
 from dss_jax.experiments.report.finished_runs import Answers
-from dss_jax.experiments.report.run_cells import Cell
+from dss_jax.experiments.report.run_groups import RunGroup
 
 BASELINE = "standard"
 
 
 @dataclasses.dataclass(frozen=True)
-class CellRow:
-  """A cell and what its runs reached on the test split.
+class GroupRow:
+  """A group and what its runs reached on the test split.
 
   Attributes:
-    cell: the runs.
+    group: the runs.
     summary: mean, interval, runs at chance.
     detectable: the smallest difference from a fixed level that so many seeds
       and items would find in 80 % of experiments.
@@ -36,7 +36,7 @@ class CellRow:
     tokens: mean number of training tokens; NaN if unknown.
   """
 
-  cell: Cell
+  group: RunGroup
   summary: Summary
   detectable: float
   chance: float
@@ -46,11 +46,11 @@ class CellRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class CellComparison:
-  """A cell against another of the same data, size and student.
+class GroupComparison:
+  """A group against another of the same data, size and student.
 
   Attributes:
-    cell: the first.
+    group: the first.
     baseline: the second.
     result: first minus second, over their common seeds.
     p_value: by sign flips over seeds; for a single seed by McNemar's exact
@@ -60,8 +60,8 @@ class CellComparison:
     seeds_left_out: seeds that only one of the two has.
   """
 
-  cell: Cell
-  baseline: Cell
+  group: RunGroup
+  baseline: RunGroup
   result: Comparison
   p_value: float
   test: str
@@ -69,7 +69,7 @@ class CellComparison:
   seeds_left_out: int
 
 
-# ----------------------------------------------------------------- the cells
+# ------------------------------------------------------------------- the groups
 
 
 def chance_of(answers: Iterable[Answers]) -> float:
@@ -85,22 +85,22 @@ def is_chance(accuracy: float, chance: float, items: int) -> bool:
   return accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / items)
 
 
-def cell_rows(cells: Iterable[Cell]) -> list[CellRow]:
-  """Summarises cells."""
+def group_rows(groups: Iterable[RunGroup]) -> list[GroupRow]:
+  """Summarises groups."""
   rows = []
-  for cell in cells:
-    scores = scores_of(cell)
-    chance = chance_of(run.test for run in cell.runs)
+  for group in groups:
+    scores = scores_of(group)
+    chance = chance_of(run.test for run in group.runs)
     level = np.zeros((1, scores.shape[1]))
-    tokens = [run.entry.get("tokens_seen") for run in cell.runs]
+    tokens = [run.entry.get("tokens_seen") for run in group.runs]
     rows.append(
-      CellRow(
-        cell=cell,
+      GroupRow(
+        group=group,
         summary=paired_statistics.summarize(scores, chance=chance),
         detectable=paired_statistics.compare(scores, level).detectable,
         chance=chance,
         items=scores.shape[1],
-        steps=float(np.mean([run.entry["steps"] for run in cell.runs])),
+        steps=float(np.mean([run.entry["steps"] for run in group.runs])),
         tokens=float(
           np.mean(
             [t if isinstance(t, int | float) else math.nan for t in tokens]
@@ -111,69 +111,71 @@ def cell_rows(cells: Iterable[Cell]) -> list[CellRow]:
   return rows
 
 
-def scores_of(cell: Cell, seeds: Iterable[int] | None = None) -> np.ndarray:
-  scores = cell.scores(seeds)
-  assert scores is not None  # `run_cells.group` sees to it
+def scores_of(
+  group: RunGroup, seeds: Iterable[int] | None = None
+) -> np.ndarray:
+  scores = group.scores(seeds)
+  assert scores is not None  # `run_groups.group_runs` sees to it
   return scores
 
 
-# ----------------------------------------------------------- cell against cell
+# ---------------------------------------------------------- group against group
 
 
-def comparable(cells: Sequence[Cell]) -> list[tuple[Cell, Cell]]:
+def comparable(groups: Sequence[RunGroup]) -> list[tuple[RunGroup, RunGroup]]:
   """The pairs that a report compares: other methods with fine-tuning.
 
   Both have the same dataset, student, beginning, labels and training records.
   Without fine-tuning among them, the first method stands in its place.
   """
-  groups: dict[tuple, list[Cell]] = collections.defaultdict(list)
-  for cell in cells:
-    family = cell.family
-    groups[
-      family.dataset,
-      cell.student,
-      family.init,
-      family.label_source,
-      cell.examples,
-    ].append(cell)
+  alike: dict[tuple, list[RunGroup]] = collections.defaultdict(list)
+  for group in groups:
+    series = group.series
+    alike[
+      series.dataset,
+      group.student,
+      series.init,
+      series.label_source,
+      group.examples,
+    ].append(group)
   pairs = []
-  for same in groups.values():
-    baselines = [c for c in same if c.family.method == BASELINE] or same[:1]
+  for same in alike.values():
+    baselines = [g for g in same if g.series.method == BASELINE] or same[:1]
     pairs += [
-      (cell, baseline)
+      (group, baseline)
       for baseline in baselines
-      for cell in same
-      if cell not in baselines
+      for group in same
+      if group not in baselines
     ]
   return pairs
 
 
-def compare_cells(
-  pairs: Iterable[tuple[Cell, Cell]],
-) -> tuple[list[CellComparison], list[tuple[Cell, Cell]]]:
-  """Compares pairs of cells; p-values are not adjusted yet.
+def compare_groups(
+  pairs: Iterable[tuple[RunGroup, RunGroup]],
+) -> tuple[list[GroupComparison], list[tuple[RunGroup, RunGroup]]]:
+  """Compares pairs of groups; p-values are not adjusted yet.
 
   Returns:
     The comparisons, and the pairs that have no seed in common.
   """
   found, without = [], []
-  for cell, baseline in pairs:
-    seeds = common_seeds([cell, baseline])
+  for group, baseline in pairs:
+    seeds = common_seeds([group, baseline])
     if not seeds:
-      without.append((cell, baseline))
+      without.append((group, baseline))
       continue
-    first, second = scores_of(cell, seeds), scores_of(baseline, seeds)
+    first, second = scores_of(group, seeds), scores_of(baseline, seeds)
     result = paired_statistics.compare(first, second)
     p, test = p_value(result, first, second)
     found.append(
-      CellComparison(
-        cell,
+      GroupComparison(
+        group,
         baseline,
         result,
         p,
         test,
         p,
-        len({*cell.seeds, *baseline.seeds}) - len(seeds),
+        len({*group.seeds, *baseline.seeds}) - len(seeds),
       )
     )
   return found, without
@@ -188,5 +190,5 @@ def p_value(
   return p_value, "McNemar"
 
 
-def common_seeds(cells: Iterable[Cell]) -> list[int]:
-  return sorted(set.intersection(*(set(cell.seeds) for cell in cells)))
+def common_seeds(groups: Iterable[RunGroup]) -> list[int]:
+  return sorted(set.intersection(*(set(group.seeds) for group in groups)))

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from dss_jax.experiments.bootstrap_statistics import Reach
 from dss_jax.experiments.report.report_savings import Saving
 from dss_jax.experiments.report.report_tables import MINUS, UNKNOWN
-from dss_jax.experiments.report.run_cells import Cell
+from dss_jax.experiments.report.run_groups import RunGroup
 
 
-def setting(cell: Cell) -> str:
-  records = "all" if cell.examples is None else f"{cell.examples:,}"
-  return f"{records} training records and the student {cell.student}"
+def setting(group: RunGroup) -> str:
+  records = "all" if group.examples is None else f"{group.examples:,}"
+  return f"{records} training records and the student {group.student}"
 
 
 def how_good(difference: float) -> str:

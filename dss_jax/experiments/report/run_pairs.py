@@ -11,7 +11,7 @@ import numpy as np
 from dss_jax.base.errors import UserError
 from dss_jax.experiments import paired_statistics
 from dss_jax.experiments.paired_statistics import Comparison
-from dss_jax.experiments.report import common_items, finished_runs, run_cells
+from dss_jax.experiments.report import common_items, finished_runs, run_groups
 from dss_jax.experiments.report.finished_runs import Run
 
 
@@ -147,7 +147,7 @@ def describe(pair: RunPair, *, examples: int = 5) -> list[str]:
 
 def _what(run: Run) -> str:
   entry = run.entry
-  method = run_cells.method_name(entry.get("method") or "other")
+  method = run_groups.method_name(entry.get("method") or "other")
   return (
     f"{entry['dataset']}, {method}, {entry['student']},"
     f" {entry['train_examples']} records, seed {run.seed}"

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from dss_jax.experiments.report.finished_runs import Run
 
 # Settings that say where and how a run was made, and not what was learned: a
-# difference in them makes no other cell. The seeds are among them.
+# difference in them makes no other group. The seeds are among them.
 _NO_MATTER = re.compile(
   r"(^|[/.])(MODEL_DIR|DATA_DIR|RANDOM_SEED|STATS_PERIOD|CHECKPOINT_PERIOD"
   r"|CHECKPOINTS_KEPT|USE_CACHED_TASKS|NUM_MICROBATCHES|model_dir|data_dir"
@@ -34,11 +34,11 @@ _LEARNED_FROM = re.compile(
 _CONSEQUENCES = ("EVAL_PERIOD", "EVAL_STEPS", "WARMUP_STEPS")
 
 # What runs have in common that are told apart.
-_Family = TypeVar("_Family", bound=Hashable)
+_Series = TypeVar("_Series", bound=Hashable)
 
 
 def settings(run: Run) -> dict[str, str]:
-  """The settings in which runs of one cell must agree."""
+  """The settings in which runs of one group must agree."""
   return _that_matter(run.settings)
 
 
@@ -72,26 +72,26 @@ def _that_matter(values: Mapping[str, Any]) -> dict[str, str]:
   }
 
 
-# What tells a run from others of its family: names and values.
+# What tells a run from others of its series: names and values.
 Variant = Callable[[Run], tuple[tuple[str, str], ...]]
 
 
 def variants(
-  by_fields: Mapping[tuple[_Family, str, int | None], Sequence[Run]],
-) -> dict[_Family, Variant]:
-  """For each family, what tells its cells of one size and student apart.
+  by_fields: Mapping[tuple[_Series, str, int | None], Sequence[Run]],
+) -> dict[_Series, Variant]:
+  """For each series, what tells its groups of one size and student apart.
 
   These are the settings in which such runs differ, and the options of data and
   methods in which any two of its runs differ: what a search has chosen may
   change along a curve, what is learned from may not. A setting that some of
   them did not write down (another version did not know it) tells nothing. Where
-  the axes of a sweep tell the same cells apart, they name them.
+  the axes of a sweep tell the same groups apart, they name them.
   """
-  groups: dict[_Family, list[Sequence[Run]]] = collections.defaultdict(list)
-  for (family, _, _), runs in by_fields.items():
-    groups[family].append(runs)
-  found: dict[_Family, Variant] = {}
-  for family, same_size in groups.items():
+  by_series: dict[_Series, list[Sequence[Run]]] = collections.defaultdict(list)
+  for (series, _, _), runs in by_fields.items():
+    by_series[series].append(runs)
+  found: dict[_Series, Variant] = {}
+  for series, same_size in by_series.items():
     everyone = [run for runs in same_size for run in runs]
     options = functools.partial(
       _values, _needed([everyone], _learned_from), _learned_from
@@ -101,7 +101,7 @@ def variants(
       for run in runs:
         parts[number, options(run)].append(run)
     variant = _variant(list(parts.values()))
-    found[family] = functools.partial(_joined, options, variant)
+    found[series] = functools.partial(_joined, options, variant)
   return found
 
 
@@ -109,37 +109,37 @@ def _joined(first: Variant, second: Variant, run: Run) -> tuple:
   return first(run) + second(run)
 
 
-def _variant(groups: Sequence[Sequence[Run]]) -> Variant:
-  """What tells runs apart that are in one of these groups."""
-  names = _needed(groups, settings)
-  axes = _needed(groups, _axes)
-  everyone = [run for runs in groups for run in runs]
+def _variant(sets: Sequence[Sequence[Run]]) -> Variant:
+  """What tells runs apart that are in one of these sets."""
+  names = _needed(sets, settings)
+  axes = _needed(sets, _axes)
+  everyone = [run for runs in sets for run in runs]
   of_sweep = all(run.axes for run in everyone)
-  if _is_told_by_sweeps(groups, names):
+  if _is_told_by_sweeps(sets, names):
     return functools.partial(_values, ["sweep"], _sweep)
-  if of_sweep and _num_classes(groups, axes, _axes) == _num_classes(
-    groups, sorted({*names, *axes}), lambda r: settings(r) | _axes(r)
+  if of_sweep and _num_classes(sets, axes, _axes) == _num_classes(
+    sets, sorted({*names, *axes}), lambda r: settings(r) | _axes(r)
   ):
     return functools.partial(_values, axes, _axes)
   return functools.partial(_values, names, settings)
 
 
 def _is_told_by_sweeps(
-  groups: Sequence[Sequence[Run]], names: Sequence[str]
+  sets: Sequence[Sequence[Run]], names: Sequence[str]
 ) -> bool:
   """Whether the names of sweeps tell runs apart, and break fewer curves.
 
   Two sweeps may each have chosen learning rates by size; the rates would tell
   them apart at a size that both have, and cut both curves to pieces.
   """
-  everyone = [run for runs in groups for run in runs]
+  everyone = [run for runs in sets for run in runs]
   return (
     all(run.sweep for run in everyone)
     and _num_classes([everyone], ["sweep"], _sweep)
     < _num_classes([everyone], names, settings)
-    and _num_classes(groups, ["sweep"], _sweep)
+    and _num_classes(sets, ["sweep"], _sweep)
     == _num_classes(
-      groups, [*names, "sweep"], lambda run: settings(run) | _sweep(run)
+      sets, [*names, "sweep"], lambda run: settings(run) | _sweep(run)
     )
   )
 
@@ -156,11 +156,11 @@ def _values(
 
 
 def _needed(
-  groups: Sequence[Sequence[Run]], read: Callable[[Run], dict[str, str]]
+  sets: Sequence[Sequence[Run]], read: Callable[[Run], dict[str, str]]
 ) -> list[str]:
-  """The fewest settings, found one by one, that tell runs of a group apart."""
+  """The fewest settings, found one by one, that tell runs of a set apart."""
   differing: set[str] = set()
-  for runs in groups:
+  for runs in sets:
     values = [read(run) for run in runs]
     differing |= {
       name
@@ -168,9 +168,9 @@ def _needed(
       if len({each[name] for each in values}) > 1
     }
   needed: list[str] = []
-  count = _num_classes(groups, needed, read)
+  count = _num_classes(sets, needed, read)
   for name in sorted(differing, key=lambda n: (n in _CONSEQUENCES, n)):
-    more = _num_classes(groups, [*needed, name], read)
+    more = _num_classes(sets, [*needed, name], read)
     if more > count:
       needed.append(name)
       count = more
@@ -178,8 +178,8 @@ def _needed(
 
 
 def _num_classes(
-  groups: Sequence[Sequence[Run]],
+  sets: Sequence[Sequence[Run]],
   names: Sequence[str],
   read: Callable[[Run], dict[str, str]],
 ) -> int:
-  return sum(len({_values(names, read, r) for r in runs}) for runs in groups)
+  return sum(len({_values(names, read, r) for r in runs}) for runs in sets)

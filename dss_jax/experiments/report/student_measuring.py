@@ -27,7 +27,7 @@ from dss_jax.experiments.report.measured_students import (
   RATIONALES,
 )
 from dss_jax.experiments.report.report_content import Content
-from dss_jax.experiments.report.run_cells import Cell
+from dss_jax.experiments.report.run_groups import RunGroup
 from dss_jax.training.train_config import TrainConfig
 
 # Reads the configuration of a run's folder, the command line's business.
@@ -41,12 +41,12 @@ def chosen(content: Content) -> list[Run]:
 
   It is one of those with the most training records, the best on validation.
   """
-  most: dict[tuple, Cell] = {}
-  for cell in content.cells:
-    key = cell.family, cell.student
-    if key not in most or (cell.examples or 0) > (most[key].examples or 0):
-      most[key] = cell
-  return [_best(cell.runs) for cell in most.values()]
+  most: dict[tuple, RunGroup] = {}
+  for group in content.groups:
+    key = group.series, group.student
+    if key not in most or (group.examples or 0) > (most[key].examples or 0):
+      most[key] = group
+  return [_best(group.runs) for group in most.values()]
 
 
 def _best(runs: Sequence[Run]) -> Run:

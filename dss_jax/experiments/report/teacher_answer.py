@@ -20,7 +20,7 @@ def sentences(content: Content, dataset: str) -> list[str]:
   of_dataset = [
     each
     for each in content.against_teacher
-    if each.cell.family.dataset == dataset
+    if each.group.series.dataset == dataset
   ]
   decided = [each for each in of_dataset if each.beats is not None]
   winners = [each for each in decided if each.beats]
@@ -36,7 +36,7 @@ def sentences(content: Content, dataset: str) -> list[str]:
   )
   if report_statistics.is_chance(
     accuracy,
-    report_statistics.chance_of([row.cell.runs[0].test]),
+    report_statistics.chance_of([row.group.runs[0].test]),
     row.test.items,
   ):
     first += (
@@ -47,13 +47,13 @@ def sentences(content: Content, dataset: str) -> list[str]:
     return [
       first,
       f"By validation {len(winners)} of {len(decided)} settings beat it; the"
-      f" smallest student that does is {content.name(smallest.cell.family)} with"
-      f" {report_words.setting(smallest.cell)}: {_against(smallest)}.",
+      f" smallest student that does is {content.name(smallest.group.series)}"
+      f" with {report_words.setting(smallest.group)}: {_against(smallest)}.",
     ]
   best = max(of_dataset, key=_closeness)
   closest = (
-    f"the closest is {content.name(best.cell.family)} with"
-    f" {report_words.setting(best.cell)}: {_against(best)}."
+    f"the closest is {content.name(best.group.series)} with"
+    f" {report_words.setting(best.group)}: {_against(best)}."
   )
   if not decided:
     return [
@@ -70,7 +70,7 @@ def smallest_winner(
   """The smallest student, then the least data, that beats the teacher."""
   return min(
     (each for each in found if each.beats),
-    key=lambda each: (each.cell.parameters or 0, each.cell.examples or 0),
+    key=lambda each: (each.group.parameters or 0, each.group.examples or 0),
     default=None,
   )
 

@@ -1,9 +1,9 @@
 """Students against the teacher, and the cheapest of them that beat it.
 
-Whether a cell beats the teacher is decided on validation, against the teacher's
-stored answers, by a paired one-sided test that is adjusted for the number of
-cells compared; the test split is read after that. Cell and teacher are compared
-on the items that the teacher answered.
+Whether a group of runs beats the teacher is decided on validation, against the
+teacher's stored answers, by a paired one-sided test that is adjusted for the
+number of groups compared; the test split is read after that. Group and teacher
+are compared on the items that the teacher answered.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ import numpy as np
 
 from dss_jax.experiments import bootstrap_statistics, paired_statistics
 from dss_jax.experiments.paired_statistics import Comparison
-from dss_jax.experiments.report import report_statistics, run_cells
-from dss_jax.experiments.report.report_statistics import CellComparison
-from dss_jax.experiments.report.run_cells import Cell, Family
+from dss_jax.experiments.report import report_statistics, run_groups
+from dss_jax.experiments.report.report_statistics import GroupComparison
+from dss_jax.experiments.report.run_groups import RunGroup, Series
 from dss_jax.experiments.report.stored_teacher import Teacher
 
 _DRAWS = 1000
-# One-sided; for a single cell, the lower end of the 95 % interval is above 0.
+# One-sided; for a single group, the lower end of the 95 % interval is above 0.
 _LEVEL = 0.025
 
 
 @dataclasses.dataclass(frozen=True)
 class TeacherComparison:
-  """A cell against the teacher's stored answers.
+  """A group against the teacher's stored answers.
 
   Attributes:
-    cell: the students.
+    group: the students.
     teacher: the reading of the teacher's answers that is best for the teacher.
-    validation: cell minus teacher on the split that decides; None where one of
+    validation: group minus teacher on the split that decides; None where one of
       the two has no answers to it.
     validation_p: one-sided p-value on that split, adjusted by Holm's method over
-      the cells that are compared with this teacher; NaN without a decision.
-    test: cell minus teacher on the test split, read after the decision.
+      the groups that are compared with this teacher; NaN without a decision.
+    test: group minus teacher on the test split, read after the decision.
     teacher_accuracy: on the test items of `test`.
-    p_value: of the test split, as for cells.
+    p_value: of the test split, as for groups.
     adjusted: likewise.
   """
 
-  cell: Cell
+  group: RunGroup
   teacher: Teacher
   validation: Comparison | None
   validation_p: float
@@ -55,30 +55,30 @@ class TeacherComparison:
 
   @property
   def beats(self) -> bool | None:
-    """Whether the cell is better on validation; None without a decision."""
+    """Whether the group is better on validation; None without a decision."""
     return None if self.validation is None else self.validation_p <= _LEVEL
 
   @property
   def items_left_out(self) -> int:
     """Test items that the teacher did not answer."""
-    return len(self.cell.runs[0].test.ids) - self.test.items
+    return len(self.group.runs[0].test.ids) - self.test.items
 
 
 @dataclasses.dataclass(frozen=True)
 class FrontPoint:
-  """A cell as one of those that might beat the teacher most cheaply.
+  """A group as one of those that might beat the teacher most cheaply.
 
   Attributes:
-    cell: the runs.
+    group: the runs.
     beats: see `TeacherComparison.beats`.
-    on_front: whether it beats the teacher and no other cell of its method that
+    on_front: whether it beats the teacher and no other group of its method that
       does is smaller or has less data, and is in neither respect worse.
     frequency: the share of resamples of seeds and items in which it is on the
-      front; NaN where cells cannot be resampled together.
+      front; NaN where groups cannot be resampled together.
     gap: validation accuracy minus the teacher's.
   """
 
-  cell: Cell
+  group: RunGroup
   beats: bool
   on_front: bool
   frequency: float
@@ -86,7 +86,7 @@ class FrontPoint:
 
 
 def hardest_teacher(
-  teachers: Sequence[Teacher], cells: Sequence[Cell]
+  teachers: Sequence[Teacher], groups: Sequence[RunGroup]
 ) -> Teacher | None:
   """The teacher that is most often right, of those that answered test items.
 
@@ -98,7 +98,7 @@ def hardest_teacher(
   best, found = -math.inf, None
   for teacher in teachers:
     for split in ("validation", "test"):
-      scores = [teacher_scores(teacher, cell, split=split) for cell in cells]
+      scores = [teacher_scores(teacher, group, split=split) for group in groups]
       means = [float(np.nan_to_num(s).mean()) for s in scores if s is not None]
       if means:
         break
@@ -108,39 +108,39 @@ def hardest_teacher(
 
 
 def teacher_scores(
-  teacher: Teacher, cell: Cell, *, split: str = "test"
+  teacher: Teacher, group: RunGroup, *, split: str = "test"
 ) -> np.ndarray | None:
   """[seeds, items]: the teacher on the items that each run answered.
 
   NaN where it has no answer; None where it has too few.
   """
-  answers = cell.answers(split=split)
+  answers = group.answers(split=split)
   if answers is None or len({len(each.ids) for each in answers}) != 1:
     return None
-  rows = [teacher.scores(each, cell.metric) for each in answers]
+  rows = [teacher.scores(each, group.metric) for each in answers]
   found = [row for row in rows if row is not None]
   return np.stack(found) if len(found) == len(rows) else None
 
 
 def compare_with_teacher(
-  cells: Iterable[Cell], teacher: Teacher
+  groups: Iterable[RunGroup], teacher: Teacher
 ) -> list[TeacherComparison]:
-  """Compares cells of one dataset with a teacher.
+  """Compares groups of one dataset with a teacher.
 
   The p-values of the test split are not adjusted yet.
   """
   found = []
-  for cell in cells:
-    pair = paired(teacher, cell, "test")
+  for group in groups:
+    pair = paired(teacher, group, "test")
     if pair is None:
       continue
     test = paired_statistics.compare(*pair)
     p, _ = report_statistics.p_value(test, *pair)
-    validation = paired(teacher, cell, "validation")
+    validation = paired(teacher, group, "validation")
     decision = validation and paired_statistics.compare(*validation)
     found.append(
       TeacherComparison(
-        cell,
+        group,
         teacher,
         decision,
         decision.p_above if decision else math.nan,
@@ -161,13 +161,13 @@ def compare_with_teacher(
 
 
 def paired(
-  teacher: Teacher, cell: Cell, split: str
+  teacher: Teacher, group: RunGroup, split: str
 ) -> tuple[np.ndarray, np.ndarray] | None:
-  """[seeds, items] of cell and teacher, on the items that both answered."""
-  scores = cell.scores(split=split)
+  """[seeds, items] of group and teacher, on the items that both answered."""
+  scores = group.scores(split=split)
   row = None
   if scores is not None:
-    row = teacher_scores(teacher, cell, split=split)
+    row = teacher_scores(teacher, group, split=split)
   if scores is None or row is None:
     return None
   known = answered(row)
@@ -181,30 +181,32 @@ def answered(row: np.ndarray) -> np.ndarray:
 
 def fronts(
   comparisons: Iterable[TeacherComparison],
-) -> dict[Family, list[FrontPoint]]:
-  """For each method the cells that beat the teacher with the least of both.
+) -> dict[Series, list[FrontPoint]]:
+  """For each method the groups that beat the teacher with the least of both.
 
   Args:
-    comparisons: of one dataset; those without a decision, and cells of unknown
+    comparisons: of one dataset; those without a decision, and groups of unknown
       size, are passed over.
   """
-  by_family: dict[Family, list[TeacherComparison]] = collections.defaultdict(
+  by_series: dict[Series, list[TeacherComparison]] = collections.defaultdict(
     list
   )
   for comparison in comparisons:
-    cell = comparison.cell
-    if comparison.validation is not None and cell.parameters and cell.examples:
-      by_family[cell.family].append(comparison)
-  return {family: _front(same) for family, same in by_family.items()}
+    group = comparison.group
+    if (
+      comparison.validation is not None and group.parameters and group.examples
+    ):
+      by_series[group.series].append(comparison)
+  return {series: _front(same) for series, same in by_series.items()}
 
 
 def _front(comparisons: Sequence[TeacherComparison]) -> list[FrontPoint]:
   frequencies = _frequencies(comparisons)
-  winners = [c.cell for c in comparisons if c.beats]
+  winners = [c.group for c in comparisons if c.beats]
   points = []
   for index, comparison in enumerate(comparisons):
-    cell = comparison.cell
-    cost = _cost(cell)
+    group = comparison.group
+    cost = _cost(group)
     is_beaten = any(
       all(a <= b for a, b in zip(_cost(other), cost, strict=True))
       and _cost(other) != cost
@@ -213,7 +215,7 @@ def _front(comparisons: Sequence[TeacherComparison]) -> list[FrontPoint]:
     assert comparison.validation is not None
     points.append(
       FrontPoint(
-        cell,
+        group,
         bool(comparison.beats),
         bool(comparison.beats) and not is_beaten,
         frequencies[index],
@@ -223,24 +225,24 @@ def _front(comparisons: Sequence[TeacherComparison]) -> list[FrontPoint]:
   return points
 
 
-def _cost(cell: Cell) -> tuple[int, int]:
-  return cell.parameters or 0, cell.examples or 0
+def _cost(group: RunGroup) -> tuple[int, int]:
+  return group.parameters or 0, group.examples or 0
 
 
 def _frequencies(comparisons: Sequence[TeacherComparison]) -> list[float]:
-  """How often each cell is on the front; NaN if it cannot be known."""
-  cells = [comparison.cell for comparison in comparisons]
-  seeds = report_statistics.common_seeds(cells)
-  unknown = [math.nan] * len(cells)
-  if not seeds or not run_cells.same_items_for_each_seed(
-    cells, seeds, split="validation"
+  """How often each group is on the front; NaN if it cannot be known."""
+  groups = [comparison.group for comparison in comparisons]
+  seeds = report_statistics.common_seeds(groups)
+  unknown = [math.nan] * len(groups)
+  if not seeds or not run_groups.same_items_for_each_seed(
+    groups, seeds, split="validation"
   ):
     return unknown
-  scores = [cell.scores(seeds, split="validation") for cell in cells]
+  scores = [group.scores(seeds, split="validation") for group in groups]
   own = comparisons[0].teacher
-  answers = cells[0].answers(seeds, split="validation")
+  answers = groups[0].answers(seeds, split="validation")
   assert answers is not None
-  rows = [own.scores(each, cells[0].metric) for each in answers]
+  rows = [own.scores(each, groups[0].metric) for each in answers]
   if any(s is None for s in scores) or any(row is None for row in rows):
     return unknown
   stacked = np.stack([row for row in rows if row is not None])
@@ -249,16 +251,16 @@ def _frequencies(comparisons: Sequence[TeacherComparison]) -> list[float]:
     return unknown
   found = bootstrap_statistics.winning_frequency(
     {str(i): s[:, known] for i, s in enumerate(scores) if s is not None},
-    {str(i): _cost(cell) for i, cell in enumerate(cells)},
+    {str(i): _cost(group) for i, group in enumerate(groups)},
     stacked[:, known],
     draws=_DRAWS,
   )
-  return [found[str(i)] for i in range(len(cells))]
+  return [found[str(i)] for i in range(len(groups))]
 
 
 def adjusted(
-  comparisons: Sequence[CellComparison], others: Sequence[TeacherComparison]
-) -> tuple[list[CellComparison], list[TeacherComparison]]:
+  comparisons: Sequence[GroupComparison], others: Sequence[TeacherComparison]
+) -> tuple[list[GroupComparison], list[TeacherComparison]]:
   """Adjusts all p-values of a report together, by Holm's method."""
   values = paired_statistics.holm(
     [c.p_value for c in comparisons] + [c.p_value for c in others]

@@ -9,7 +9,7 @@ import pytest
 
 from dss_jax.experiments.report import label_confusions, report_writer
 from dss_jax.experiments.report.finished_runs import read_run
-from dss_jax.experiments.report.run_cells import group
+from dss_jax.experiments.report.run_groups import group_runs
 
 HOSTILE = (
   "</script><script>window.hacked = 1</script>",
@@ -120,19 +120,19 @@ def test_the_files_beside_it_hold_the_same_numbers(written):
   result = written.content.comparisons[0].result
   assert found["difference, points"] == result.difference
   assert numbers["findings"][0]["helps"] == written.findings[0].helps
-  assert {"cells.md", "cells.csv", "cells.tex"} <= by_name.keys()
+  assert {"settings.md", "settings.csv", "settings.tex"} <= by_name.keys()
 
 
 def test_items_come_with_every_answer(written):
   data = _data(_text(written))
-  assert data["cells"] == ["fine-tuning", "distilling step-by-step"]
+  assert data["settings"] == ["fine-tuning", "distilling step-by-step"]
   assert len(data["records"]) == data["total"] == 60
-  test = written.content.cells[0].runs[0].test
+  test = written.content.groups[0].runs[0].test
   for item in data["records"]:
     number = test.ids.index(item["id"])
     assert item["label"] == test.targets[number]
-    for cell, answers in item["answers"]:
-      runs = written.content.cells[cell].runs
+    for index, answers in item["answers"]:
+      runs = written.content.groups[index].runs
       assert sum(seeds for _, seeds, _ in answers) == 2
       for text, seeds, right in answers:
         given = [run.test.predictions[number] for run in runs]
@@ -173,8 +173,8 @@ def test_the_matrix_counts_answers_by_gold_label(tmp_path):
     tmp_path / "a", test=lambda target, i: right(target, i) if i % 5 else "?"
   )
   run = read_run(tmp_path / "a")
-  [cell], _ = group([run])
-  found = label_confusions.of_cell(cell)
+  [group], _ = group_runs([run])
+  found = label_confusions.of_group(group)
   assert found is not None
   assert found.labels == ("entailment", "neutral", "contradiction")
   for row, gold in zip(found.counts, found.labels, strict=True):
@@ -229,15 +229,15 @@ def test_items_are_found_by_filters_and_keys(page, written):
   assert listed() == 60
 
   # Where distilling is right and fine-tuning is wrong.
-  choose("rightly", "c 1")
-  choose("wrongly", "c 0")
+  choose("rightly", "s 1")
+  choose("wrongly", "s 0")
   shown = page.js("matching.map((record) => record.id)")
-  cells = written.content.cells
-  wrong = [run.test.correct for run in cells[0].runs]
-  right = [run.test.correct for run in cells[1].runs]
+  groups = written.content.groups
+  wrong = [run.test.correct for run in groups[0].runs]
+  right = [run.test.correct for run in groups[1].runs]
   assert shown == [
     item
-    for i, item in enumerate(cells[0].runs[0].test.ids)
+    for i, item in enumerate(groups[0].runs[0].test.ids)
     if sum(each[i] for each in right) > 1 and sum(e[i] for e in wrong) <= 1
   ]
   page.press("Escape")

@@ -69,7 +69,7 @@ def test_the_first_comparison_is_not_chosen_by_its_result(tmp_path):
   )
   main = report_answer.headline(content.comparisons)
   assert main is not None
-  assert main.cell.examples == 900
+  assert main.group.examples == 900
   # With three seeds there is no p-value to speak of.
   assert "; p " not in finding.text
   assert "no p-value over seeds can be below .05" in finding.cautions

@@ -77,9 +77,9 @@ def test_curves_and_lines_are_those_of_the_tables(content, drawings):
     d for n, d in drawings.items() if n.startswith("data_") and "_8x" in n
   ]
   curves = _curves(drawing)
-  rows = [r for r in content.rows if r.cell.parameters == 6560]
+  rows = [r for r in content.rows if r.group.parameters == 6560]
   for method in ("fine-tuning", "distilling step-by-step"):
-    own = [r for r in rows if content.name(r.cell.family) == method]
+    own = [r for r in rows if content.name(r.group.series) == method]
     assert np.allclose(curves[method][:, 1], [r.summary.mean for r in own])
     # Side by side, and within a tenth of the place itself.
     assert np.allclose(curves[method][:, 0], [100, 400], rtol=0.1)
@@ -91,10 +91,10 @@ def test_curves_and_lines_are_those_of_the_tables(content, drawings):
   ]
   reference = next(
     r for r in rows
-    if r.cell.examples == 400 and r.cell.family.method == "standard"
+    if r.group.examples == 400 and r.group.series.method == "standard"
   )  # fmt: skip
   teacher = content.hardest["taxonli"].scores(
-    rows[0].cell.runs[0].test, "accuracy"
+    rows[0].group.runs[0].test, "accuracy"
   )
   assert reference.summary.mean in levels
   assert teacher.mean() in levels
@@ -110,7 +110,7 @@ def test_runs_at_chance_are_hollow(content, drawings):
     if len(line.get_xdata()) == 1 and line.get_marker() == "o"
   ]
   hollow = [line for line in dots if line.get_markerfacecolor() == "none"]
-  rows = [r for r in content.rows if r.cell.parameters == 6560]
+  rows = [r for r in content.rows if r.group.parameters == 6560]
   at_chance = sum(sum(row.summary.at_chance) for row in rows)
   assert len(dots) == 8
   assert len(hollow) == at_chance > 0

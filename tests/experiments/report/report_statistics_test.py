@@ -69,9 +69,9 @@ def test_an_effect_that_an_unpaired_analysis_misses_is_reported(tmp_path):
   )
   content = report_content.build([tmp_path])
   [comparison] = content.comparisons
-  assert comparison.cell.family.method == "dss"
-  assert comparison.baseline.family.method == "standard"
-  first = [run.entry["value"] for run in comparison.cell.runs]
+  assert comparison.group.series.method == "dss"
+  assert comparison.baseline.series.method == "standard"
+  first = [run.entry["value"] for run in comparison.group.runs]
   second = [run.entry["value"] for run in comparison.baseline.runs]
   unpaired: Any = stats.ttest_ind(first, second)
   assert unpaired.pvalue > 0.3
@@ -134,10 +134,10 @@ def test_only_common_seeds_are_compared(tmp_path):
   [comparison] = content.comparisons
   assert comparison.result.seeds == 3
   assert comparison.seeds_left_out == 1
-  assert comparison.cell.seeds == (0, 1, 2, 9)
+  assert comparison.group.seeds == (0, 1, 2, 9)
 
 
-def test_cells_without_a_common_seed_are_named(tmp_path):
+def test_groups_without_a_common_seed_are_named(tmp_path):
   made_runs.make_run(tmp_path / "a", method="dss", seed=0)
   made_runs.make_run(tmp_path / "b", method="standard", seed=1)
   content = report_content.build([tmp_path])
@@ -150,7 +150,7 @@ def test_runs_at_chance_are_counted_and_both_means_given(tmp_path):
     made_runs.make_run(tmp_path / str(seed), seed=seed, test=accuracy)
   [row] = report_content.build([tmp_path]).rows
   assert row.summary.at_chance == (False, False, True)
-  values = [run.entry["value"] for run in row.cell.runs]
+  values = [run.entry["value"] for run in row.group.runs]
   assert row.summary.mean == pytest.approx(np.mean(values))
   assert row.summary.mean_above_chance == pytest.approx(np.mean(values[:2]))
   # The most frequent of three labels.
@@ -261,8 +261,8 @@ def test_beating_the_teacher_is_decided_on_validation(tmp_path, monkeypatch):
   content = _content_with(monkeypatch, tmp_path, worse, teacher)
   assert content.hardest == {"taxonli": teacher}
   first, second = content.against_teacher
-  assert (first.cell.examples, first.beats) == (100, True)
-  assert (second.cell.examples, second.beats) == (200, False)
+  assert (first.group.examples, first.beats) == (100, True)
+  assert (second.group.examples, second.beats) == (200, False)
   assert first.test.difference == pytest.approx(0.4 - 0.6)
   expected = paired_statistics.compare(
     np.tile(np.arange(60) < 54, (3, 1)), np.arange(60) < 36
@@ -291,7 +291,7 @@ def test_the_front_holds_the_cheapest_winners(tmp_path, monkeypatch):
   content = _content_with(monkeypatch, tmp_path, teacher)
   [points] = content.fronts.values()
   found = {
-    (p.cell.parameters, p.cell.examples): (p.beats, p.on_front, p.frequency)
+    (p.group.parameters, p.group.examples): (p.beats, p.on_front, p.frequency)
     for p in points
   }
   assert found == {
@@ -365,7 +365,7 @@ def test_a_curve_without_a_common_seed_is_named(tmp_path):
 
 
 def test_the_front_has_each_cheapest_winner_as_often_as_it_wins():
-  """Two cells of which neither is cheaper in both respects."""
+  """Two groups of which neither is cheaper in both respects."""
   generator = np.random.default_rng(8)
   base = (generator.random((6, 500)) < 0.5) * 1.0
   better = np.maximum(base, generator.random((6, 500)) < 0.3)
@@ -392,10 +392,10 @@ def test_controls_are_compared_with_fine_tuning(tmp_path):
     tmp_path / "c", method="dss", data={"taxonli_control": "shuffled"}
   )
   content = report_content.build([tmp_path])
-  names = [content.name(c.cell.family) for c in content.comparisons]
+  names = [content.name(c.group.series) for c in content.comparisons]
   assert names == [
     "distilling step-by-step (rationales: taxonli)",
     "distilling step-by-step (rationales: taxonli shuffled)",
   ]
-  assert {c.baseline.family.method for c in content.comparisons} == {"standard"}
+  assert {c.baseline.series.method for c in content.comparisons} == {"standard"}
   assert report_statistics.BASELINE == "standard"

@@ -71,7 +71,7 @@ def test_a_released_dataset_has_its_teacher_as_rows(tmp_path, repository):
     "palm, tolerant parser",
   ]
   for teacher in content.teachers:
-    test = content.cells[0].runs[0].test
+    test = content.groups[0].runs[0].test
     scores = teacher.scores(test, "accuracy")
     assert scores is not None
     assert scores.mean() == teacher.accuracy("test", "accuracy")[0]  # type: ignore

@@ -108,7 +108,7 @@ def test_measured_students_are_on_the_page(swept, tmp_path, capfd):
     [f"{name}, 64 records, {student}, seed 0", "student", 6]
     for name, student in (
       (name, row[1])
-      for row in numbers["tables"]["cells"]["rows"]
+      for row in numbers["tables"]["settings"]["rows"]
       for name in [row[4]]
     )
   ]

@@ -8,11 +8,11 @@ const KIND_NAMES = {
   right: "all right",
 };
 
-// A cell is right about an item if more than half of its seeds are.
+// A setting is right about an item if more than half of its seeds are.
 function isRight(record, name) {
   const teacher = record.teachers.find((each) => `t ${each.name}` === name);
   if (teacher) return teacher.right;
-  const found = record.answers.find(([cell]) => `c ${cell}` === name);
+  const found = record.answers.find(([setting]) => `s ${setting}` === name);
   if (!found) return null;
   const total = found[1].reduce((sum, [, seeds]) => sum + seeds, 0);
   return found[1].reduce((sum, [, seeds, right]) => sum + (right ? seeds : 0), 0) > total / 2;
@@ -22,7 +22,7 @@ function answerers() {
   const teachers = new Set(records.flatMap((record) => record.teachers.map((each) => each.name)));
   return [
     ...[...teachers].map((name) => [`t ${name}`, `teacher: ${name}`]),
-    ...data.cells.map((name, i) => [`c ${i}`, name]),
+    ...data.settings.map((name, i) => [`s ${i}`, name]),
   ];
 }
 
@@ -56,15 +56,15 @@ const mark = (right) =>
 
 function answerRows(record) {
   const rows = [];
-  for (const [cell, answers] of record.answers) {
+  for (const [setting, answers] of record.answers) {
     const total = answers.reduce((sum, [, seeds]) => sum + seeds, 0);
     answers.forEach(([text, seeds, right], i) => rows.push(element("tr", {},
-      element("td", {}, i ? "" : data.cells[cell]),
+      element("td", {}, i ? "" : data.settings[setting]),
       element("td", {}, text.trim() ? marked(text) : element("span", { class: "quiet" }, "(nothing)")),
       element("td", {}, mark(right)),
       element("td", {}, `${seeds} of ${total}`))));
     for (const [explainer, seed, text] of record.explained)
-      if (explainer === cell)
+      if (explainer === setting)
         rows.push(element("tr", {},
           element("td", {}, ""),
           element("td", {}, element("div", { class: "rationale-text text-block" },

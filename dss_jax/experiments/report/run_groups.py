@@ -1,8 +1,8 @@
-"""Puts runs into cells: runs that differ in nothing but their seed.
+"""Groups runs that differ in nothing but their seed.
 
-For readers of a report a cell is a setting. A sweep's cell is a single run.
+Readers of a report know such a group as a setting.
 
-Cells of one dataset are compared item by item, so all their runs must have
+Groups of one dataset are compared item by item, so all their runs must have
 answered the same test items. Runs that do not fit are named and left out.
 """
 
@@ -24,8 +24,8 @@ _SAME_SIZE = 1.05
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
-  """What a curve over training-set sizes or students has in common.
+class Series:
+  """What the groups along a curve over sizes or students have in common.
 
   Attributes:
     dataset: its name.
@@ -34,7 +34,7 @@ class Family:
       the teacher's.
     rationale_source: who wrote the rationales; "" for none.
     init: "random", or the checkpoint that training began from.
-    variant: further settings that tell families apart, name and value.
+    variant: further settings that tell series apart, name and value.
   """
 
   dataset: str
@@ -46,19 +46,19 @@ class Family:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class RunGroup:
   """Runs that differ in nothing but their seed.
 
   Attributes:
-    family: method, dataset and so on.
+    series: method, dataset and so on.
     student: the student's name.
     parameters: of the student; None if nobody wrote it down.
-    examples: training records, the same number for cells to be compared.
+    examples: training records, the same number for groups to be compared.
     fraction: of the training data; None if unknown.
     runs: by ascending seed, each seed once.
   """
 
-  family: Family
+  series: Series
   student: str
   parameters: int | None
   examples: int | None
@@ -79,7 +79,7 @@ class Cell:
     """[seeds, items] of 0 and 1; None where the answers are not all there.
 
     Args:
-      seeds: some of the cell's; None for all.
+      seeds: some of the group's; None for all.
       split: "test" or "validation".
     """
     answers = self.answers(seeds, split=split)
@@ -106,43 +106,43 @@ def method_name(name: str) -> str:
   return known.get(name, name.replace("_", " "))
 
 
-def family_name(family: Family, others: Iterable[Family] = ()) -> str:
-  """A family's name: the method, and what tells it from others.
+def series_name(series: Series, others: Iterable[Series] = ()) -> str:
+  """A series' name: the method, and what tells it from others.
 
   Args:
-    family: to be named.
+    series: to be named.
     others: of the same figure or table; what all of them share is left out.
   """
   others = list(others)
-  parts = [method_name(family.method)]
+  parts = [method_name(series.method)]
   notes = []
-  if _differ(others, "rationale_source") and family.rationale_source:
-    same = [f for f in others if f.method == family.method]
+  if _differ(others, "rationale_source") and series.rationale_source:
+    same = [each for each in others if each.method == series.method]
     if _differ(same, "rationale_source"):
-      notes.append(f"rationales: {family.rationale_source}")
-  if _differ(others, "label_source") or family.label_source != "gold":
-    notes.append(f"{family.label_source} labels")
+      notes.append(f"rationales: {series.rationale_source}")
+  if _differ(others, "label_source") or series.label_source != "gold":
+    notes.append(f"{series.label_source} labels")
   if _differ(others, "init"):
-    notes.append(f"from {os.path.basename(family.init.rstrip('/'))}")
-  notes += [f"{name} {value}" for name, value in family.variant]
+    notes.append(f"from {os.path.basename(series.init.rstrip('/'))}")
+  notes += [f"{name} {value}" for name, value in series.variant]
   return parts[0] + (f" ({', '.join(notes)})" if notes else "")
 
 
-def _differ(families: Sequence[Family], field: str) -> bool:
-  return len({getattr(family, field) for family in families}) > 1
+def _differ(several: Sequence[Series], field: str) -> bool:
+  return len({getattr(series, field) for series in several}) > 1
 
 
 # ------------------------------------------------------------------- grouping
 
 
-def group(runs: Iterable[Run]) -> tuple[list[Cell], list[LeftOut]]:
-  """Makes cells of runs.
+def group_runs(runs: Iterable[Run]) -> tuple[list[RunGroup], list[LeftOut]]:
+  """Groups runs by all but their seed.
 
   Args:
     runs: any.
 
   Returns:
-    The cells, by dataset, student, size and method; and the runs that fit
+    The groups, by dataset, student, size and method; and the runs that fit
     nowhere.
   """
   fitting, left_out = common_items.keep(runs)
@@ -152,16 +152,16 @@ def group(runs: Iterable[Run]) -> tuple[list[Cell], list[LeftOut]]:
   for run in fitting:
     by_fields[_fields(run, sizes)].append(run)
   variants = run_variants.variants(by_fields)
-  cells = []
-  for (family, student, examples), members in by_fields.items():
+  groups = []
+  for (series, student, examples), members in by_fields.items():
     by_variant: dict[tuple, list[Run]] = collections.defaultdict(list)
     for run in members:
-      by_variant[variants[family](run)].append(run)
+      by_variant[variants[series](run)].append(run)
     for variant, same in by_variant.items():
       same.sort(key=lambda run: run.seed)
-      cells.append(
-        Cell(
-          dataclasses.replace(family, variant=variant),
+      groups.append(
+        RunGroup(
+          dataclasses.replace(series, variant=variant),
           student,
           same[0].parameters,
           examples,
@@ -169,28 +169,28 @@ def group(runs: Iterable[Run]) -> tuple[list[Cell], list[LeftOut]]:
           tuple(same),
         )
       )
-  cells.sort(key=_order)
-  return cells, left_out + repeated
+  groups.sort(key=_order)
+  return groups, left_out + repeated
 
 
-def _order(cell: Cell) -> tuple:
-  family = cell.family
+def _order(group: RunGroup) -> tuple:
+  series = group.series
   return (
-    family.dataset,
-    cell.parameters or 0,
-    cell.student,
-    family.label_source,
-    cell.examples or 0,
-    family.method != "standard",
-    dataclasses.astuple(family),
+    series.dataset,
+    group.parameters or 0,
+    group.student,
+    series.label_source,
+    group.examples or 0,
+    series.method != "standard",
+    dataclasses.astuple(series),
   )
 
 
 def _fields(
   run: Run, sizes: Mapping[tuple[str, int | None], int | None]
-) -> tuple[Family, str, int | None]:
+) -> tuple[Series, str, int | None]:
   entry = run.entry
-  family = Family(
+  series = Series(
     dataset=entry["dataset"],
     method=entry.get("method") or "other",
     label_source=entry.get("label_source") or "gold",
@@ -198,9 +198,9 @@ def _fields(
     init=entry.get("init") or "random",
   )
   return (
-    family,
+    series,
     entry["student"],
-    sizes[family.dataset, entry["train_examples"]],
+    sizes[series.dataset, entry["train_examples"]],
   )
 
 
@@ -254,16 +254,16 @@ def _each_once(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut]]:
 
 
 def same_items_for_each_seed(
-  cells: Iterable[Cell], seeds: Iterable[int], *, split: str = "test"
+  groups: Iterable[RunGroup], seeds: Iterable[int], *, split: str = "test"
 ) -> bool:
-  """Whether the cells can be put side by side, item by item.
+  """Whether the groups can be put side by side, item by item.
 
   Seeds may have items of their own, as many as other seeds.
   """
   seeds = list(seeds)
   by_seed: dict[int, set[tuple]] = collections.defaultdict(set)
-  for cell in cells:
-    answers = cell.answers(seeds, split=split)
+  for group in groups:
+    answers = group.answers(seeds, split=split)
     if answers is None:
       return False
     for seed, each in zip(seeds, answers, strict=True):
@@ -272,8 +272,7 @@ def same_items_for_each_seed(
   return all(len(items) == 1 for items in by_seed.values()) and len(numbers) < 2
 
 
-def has_own_items(cells: Iterable[Cell]) -> bool:
+def has_own_items(groups: Iterable[RunGroup]) -> bool:
   """Whether seeds differ in their test items."""
-  return (
-    len({common_items.items_of(run.test) for c in cells for run in c.runs}) > 1
-  )
+  runs = [run for group in groups for run in group.runs]
+  return len({common_items.items_of(run.test) for run in runs}) > 1
