@@ -86,11 +86,12 @@ def _own_bindings():
 @pytest.fixture(autouse=True)
 def _own_datasets(monkeypatch):
   """Datasets that a test registers are forgotten after it."""
-  from dss_jax import vocabularies
   from dss_jax.datasets import dataset_spec
+  from dss_jax.vocabularies import vocabulary_names
 
   monkeypatch.setattr(dataset_spec, "_SPECS", dict(dataset_spec._SPECS))
-  monkeypatch.setattr(vocabularies, "_DEFAULTS", dict(vocabularies._DEFAULTS))
+  defaults = dict(vocabulary_names._DEFAULTS)
+  monkeypatch.setattr(vocabulary_names, "_DEFAULTS", defaults)
 
 
 @pytest.fixture(scope="session")

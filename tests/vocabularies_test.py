@@ -15,6 +15,7 @@ from dss_jax.base import text_normalization
 from dss_jax.base.errors import UserError
 from dss_jax.datasets import taxonli
 from dss_jax.datasets.options import CONTROLS
+from dss_jax.vocabularies import sentencepiece_vocabulary
 
 BYTES = vocabularies.ByteVocabulary()
 MODEL = pathlib.Path(str(vocabularies.model_path("taxonli")))
@@ -189,7 +190,7 @@ def test_missing_or_huge_files_and_wrong_numbers(tmp_path, monkeypatch):
     vocabularies.SentencePieceVocabulary(str(tmp_path / "nowhere.model"))
   with pytest.raises(UserError, match="extra_ids is 99999"):
     vocabularies.from_name("bytes:99999")
-  monkeypatch.setattr(vocabularies, "MAX_MODEL_BYTES", 100)
+  monkeypatch.setattr(sentencepiece_vocabulary, "MAX_MODEL_BYTES", 100)
   with pytest.raises(UserError, match="at most 100"):
     vocabularies.SentencePieceVocabulary(str(MODEL))
 
