@@ -262,8 +262,9 @@ def summarize(
   low, high = mean_interval(scores, confidence=confidence)
   return Summary(
     mean=float(means.mean()),
-    low=low,
-    high=high,
+    # Student's t does not know that no share lies beyond 0 and 1.
+    low=max(low, 0.0),
+    high=min(high, 1.0),
     seed_deviation=float(means.std(ddof=1)) if len(means) > 1 else math.nan,
     at_chance=at_chance,
     mean_above_chance=float(above.mean()) if len(above) else math.nan,

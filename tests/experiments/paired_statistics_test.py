@@ -196,6 +196,17 @@ def test_runs_at_chance_are_counted_and_both_means_are_there():
   assert summary.seed_deviation == pytest.approx(runs.mean(axis=1).std(ddof=1))
 
 
+def test_the_interval_of_a_mean_has_no_impossible_shares():
+  """Two runs that are nearly always right, and their mirror image."""
+  nearly = np.ones((2, 100))
+  nearly[0, :5] = 0
+  good = paired_statistics.summarize(nearly, chance=0.5)
+  bad = paired_statistics.summarize(1 - nearly, chance=0.5)
+  assert paired_statistics.mean_interval(nearly)[1] > 1
+  assert good.low < good.mean < good.high == 1
+  assert bad.high > bad.mean > bad.low == 0
+
+
 GOOD, MISSING = np.ones((3, 50)), np.r_[math.nan, np.ones(49)]
 
 
