@@ -24,26 +24,29 @@ from typing import Any, NamedTuple
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError, one_line
 from dss_jax.base.special_ids import UNK_ID
+from dss_jax.pretrained import sentencepiece_models
 from dss_jax.pretrained.files import bounds
+from dss_jax.pretrained.sentencepiece_models import (
+  SPACE,
+  SPECIAL,
+  UNIGRAM,
+  USER_DEFINED,
+)
 
 FILE = "tokenizer.json"
 MAX_BYTES = 32 * 2**20  # mT5's has half of that
 MAX_PIECES = 500_000  # mT5 has 250,100
-SPECIAL = ("<pad>", "</s>", "<unk>")  # ids 0, 1, 2
 _SENTINEL = re.compile(r"▁?<extra_id_(\d{1,4})>")
-_SPACE = "▁"
-_UNIGRAM = 1  # SentencePiece's number of the kind of model
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # and of pieces
 _REMEDY = "retrain it with T5's tokenizer, or give another folder"
 
 # Parts that together do what SentencePiece does to spaces: none at the ends,
 # one between words, and one before the first. Several kinds are in use.
 _SPACE_NORMALIZERS: tuple[dict[str, Any], ...] = (
   {"type": "Strip", "strip_left": False, "strip_right": True},
-  {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": _SPACE},
+  {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": SPACE},
   {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
 )
-_METASPACE = {"type": "Metaspace", "replacement": _SPACE, "split": True}
+_METASPACE = {"type": "Metaspace", "replacement": SPACE, "split": True}
 # Cuts words where SentencePiece does. `WhitespaceSplit`, which T5's tokenizer of
 # transformers has in its place, cuts at all of Unicode's spaces.
 _SPLIT_AT_SPACES: dict[str, Any] = {
@@ -52,12 +55,6 @@ _SPLIT_AT_SPACES: dict[str, Any] = {
   "behavior": "Removed",
   "invert": False,
 }
-# But the next-line control, which T5's own table leaves as it is.
-_SPACES = "".join(
-  chr(code)
-  for code in range(0x3001)
-  if chr(code).isspace() and not 0x1C <= code <= 0x1F and code != 0x85
-)
 
 
 class Tokenizer(NamedTuple):
@@ -96,7 +93,9 @@ def read(path: pathlib.Path) -> Tokenizer:
     _check_words(content, normalizers, charsmap, path)
     added = {text for _, text in tokens}
     base = pieces[: len(pieces) - extra_ids]
-    return Tokenizer(_serialised(base, charsmap, added), extra_ids, marked)
+    return Tokenizer(
+      sentencepiece_models.serialised(base, charsmap, added), extra_ids, marked
+    )
 
 
 def check_added_tokens(
@@ -192,11 +191,6 @@ def _sentinels_at_the_end(texts: Sequence[str]) -> int:
   return len(texts)
 
 
-def sentinels(count: int) -> list[str]:
-  """T5's names of its sentinels, by their ids: the first has the last."""
-  return [f"<extra_id_{number}>" for number in reversed(range(count))]
-
-
 def _marked(
   normalizers: list[dict[str, Any]], texts: Sequence[str]
 ) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
@@ -272,7 +266,7 @@ def _check_words(
       f" tokenizer (WhitespaceSplit, Metaspace): {_REMEDY}"
     )
   if "WhitespaceSplit" in kinds or "Strip" in steps:
-    kept = _spaces_kept(charsmap)
+    kept = sentencepiece_models.spaces_kept(charsmap)
     if kept:
       raise UserError(
         f"{str(path)!r} cuts texts at every space of Unicode's, and its table"
@@ -304,95 +298,6 @@ def _parts(value: Any, name: str) -> list[dict[str, Any]]:
   return parts
 
 
-# ------------------------------------------------------------- SentencePiece's form
-
-
-def _spaces_kept(charsmap: bytes) -> str:
-  """The spaces of Unicode's that a table makes neither " " nor nothing of."""
-  import sentencepiece
-
-  pieces = [(text, 0.0) for text in (*SPECIAL, _SPACE)]
-  model = sentencepiece.SentencePieceProcessor(
-    model_proto=_serialised(pieces, charsmap, set())
-  )
-  same = [model.normalize(text) for text in ("a b", "ab")]
-  return "".join(c for c in _SPACES if model.normalize(f"a{c}b") not in same)
-
-
-def cuts_as_t5(vocabulary: vocabularies.SentencePieceVocabulary) -> bool:
-  """Whether T5's tokenizer of transformers cuts words as a vocabulary does.
-
-  It cuts at all of Unicode's spaces; a vocabulary only at those that its table
-  makes a space of.
-  """
-  model = _parsed(pathlib.Path(vocabulary.path).read_bytes())
-  return not _spaces_kept(model.normalizer_spec.precompiled_charsmap)
-
-
-def _serialised(
-  pieces: Sequence[tuple[str, float]], charsmap: bytes, added: set[str]
-) -> bytes:
-  message = _parsed(b"")
-  trainer = message.trainer_spec
-  trainer.model_type, trainer.vocab_size = _UNIGRAM, len(pieces)
-  trainer.pad_id, trainer.eos_id, trainer.unk_id, trainer.bos_id = 0, 1, 2, -1
-  message.normalizer_spec.name = "nmt_nfkc"
-  message.normalizer_spec.precompiled_charsmap = charsmap
-  for token_id, (text, score) in enumerate(pieces):
-    kind = _NORMAL
-    if token_id == UNK_ID:
-      kind = _UNKNOWN
-    elif token_id < UNK_ID or (text in added and not text.startswith(_SPACE)):
-      kind = _CONTROL
-    elif text in added:
-      kind = _USER_DEFINED
-    message.pieces.add(piece=text, score=score, type=kind)
-  return message.SerializeToString(deterministic=True)
-
-
-def piece_texts(model: bytes, extra_ids: int) -> list[str]:
-  """The text of each id of a SentencePiece model and its sentinels."""
-  texts = [piece.piece for piece in _parsed(model).pieces]
-  return [*SPECIAL, *texts[len(SPECIAL) :], *sentinels(extra_ids)]
-
-
-def same_model(one: bytes, other: bytes) -> bool:
-  """Whether two SentencePiece models give all texts the same ids.
-
-  They have the same pieces, scores and table; how they were trained is not
-  looked at.
-  """
-  return _essence(one) == _essence(other)
-
-
-def _essence(model: bytes) -> tuple[Any, ...]:
-  message = _parsed(model)
-  normalizer = message.normalizer_spec
-  return (
-    [(piece.piece, piece.score) for piece in message.pieces],
-    normalizer.precompiled_charsmap,
-    normalizer.add_dummy_prefix,
-    normalizer.remove_extra_whitespaces,
-    message.trainer_spec.model_type,
-  )
-
-
-def _parsed(model: bytes) -> Any:
-  from sentencepiece import sentencepiece_model_pb2
-
-  # Type checkers do not see what protobuf makes at run time.
-  message: Any = getattr(sentencepiece_model_pb2, "ModelProto")()  # noqa: B009
-  try:
-    message.ParseFromString(model)
-  except Exception as error:  # SentencePiece itself may be less strict
-    raise UserError(
-      f"the SentencePiece model is damaged ({one_line(error)}): give another"
-      " one",
-      fields="TrainConfig.vocabulary",
-    ) from error
-  return message
-
-
 def _overlap(tokens: Sequence[str]) -> bool:
   """Whether an end of one token begins another.
 
@@ -422,22 +327,26 @@ def of_vocabulary(
     which one ends as another begins.
   """
   tokens = vocabulary.added_tokens
-  message = _parsed(pathlib.Path(vocabulary.path).read_bytes())
+  message = sentencepiece_models.parsed(
+    pathlib.Path(vocabulary.path).read_bytes()
+  )
   normalizer = message.normalizer_spec
   if (
-    message.trainer_spec.model_type != _UNIGRAM
+    message.trainer_spec.model_type != UNIGRAM
     or message.trainer_spec.byte_fallback
     or not normalizer.precompiled_charsmap
     or not normalizer.add_dummy_prefix
     or not normalizer.remove_extra_whitespaces
-    or any(piece.type == _USER_DEFINED for piece in message.pieces)
+    or any(piece.type == USER_DEFINED for piece in message.pieces)
     or _overlap(tokens)
   ):
     return None
   pieces = [[piece.piece, piece.score] for piece in message.pieces]
   pieces[: len(SPECIAL)] = [[text, 0.0] for text in SPECIAL]
   size = len(pieces)
-  pieces += [[text, 0.0] for text in sentinels(vocabulary.extra_ids)]
+  pieces += [
+    [text, 0.0] for text in sentencepiece_models.sentinels(vocabulary.extra_ids)
+  ]
   special = [*range(len(SPECIAL)), *range(size, len(pieces))]
   pieces += [[vocabularies.marker(i), 0.0] for i in range(len(tokens))]
   metaspace = _METASPACE | {"prepend_scheme": "always"}

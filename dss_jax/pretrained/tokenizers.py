@@ -10,7 +10,12 @@ from typing import Any
 from dss_jax import vocabularies
 from dss_jax.base.atomic_files import atomic_path
 from dss_jax.base.errors import writing
-from dss_jax.pretrained import locations, student_card, tokenizer_json
+from dss_jax.pretrained import (
+  locations,
+  sentencepiece_models,
+  student_card,
+  tokenizer_json,
+)
 from dss_jax.pretrained.files import bounds
 
 _MODEL = "spiece.model"
@@ -52,9 +57,9 @@ def vocabulary_name(folder: pathlib.Path, vocab_size: int) -> str | None:
   declared = _declared_extra_ids(options)
   if options.get("tokenizer_class") == "ByT5Tokenizer":
     extra_ids = _BYTE_EXTRA_IDS if declared is None else declared
-    texts = [*tokenizer_json.SPECIAL, *map(chr, range(256))]
+    texts = [*sentencepiece_models.SPECIAL, *map(chr, range(256))]
     # In ByT5 the first sentinel has the first id.
-    texts += tokenizer_json.sentinels(extra_ids)[::-1]
+    texts += sentencepiece_models.sentinels(extra_ids)[::-1]
     _check_added_tokens(folder, options, texts)
     return f"bytes:{extra_ids}"
   file, extra_ids = bounds.find_file(folder, _MODEL), declared
@@ -62,7 +67,7 @@ def vocabulary_name(folder: pathlib.Path, vocab_size: int) -> str | None:
   own: tuple[str, ...] = ()
   if whole is not None:  # the one that transformers reads where both are there
     model, extra_ids, own = tokenizer_json.read(whole)
-    if file is None or not tokenizer_json.same_model(_read(file), model):
+    if file is None or not sentencepiece_models.same_model(_read(file), model):
       file = _kept(model)
   if file is None:
     return None
@@ -72,7 +77,7 @@ def vocabulary_name(folder: pathlib.Path, vocab_size: int) -> str | None:
     has_them = _knows_sentinels(base)
     fits = base.vocab_size + _EXTRA_IDS <= vocab_size
     extra_ids = _EXTRA_IDS if fits and not has_them else 0
-  texts = tokenizer_json.piece_texts(_read(file), extra_ids)
+  texts = sentencepiece_models.piece_texts(_read(file), extra_ids)
   _check_added_tokens(folder, options, texts)
   return str(vocabularies.NameParts(str(file), extra_ids, own))
 

@@ -15,7 +15,11 @@ import pytest
 
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError
-from dss_jax.pretrained import open_pretrained, tokenizer_json
+from dss_jax.pretrained import (
+  open_pretrained,
+  sentencepiece_models,
+  tokenizer_json,
+)
 
 MODEL = pathlib.Path(str(vocabularies.model_path("taxonli")))
 MODEL_BYTES = MODEL.read_bytes()
@@ -34,7 +38,7 @@ def _of_t5(content: dict) -> dict:
   import sentencepiece
 
   spec = sentencepiece.SentencePieceNormalizer(rule_name="nmt_nfkc")
-  message = tokenizer_json._parsed(spec.serialized_model_proto())
+  message = sentencepiece_models.parsed(spec.serialized_model_proto())
   table = message.normalizer_spec.precompiled_charsmap
   content["normalizer"]["precompiled_charsmap"] = base64.b64encode(
     table
@@ -78,9 +82,9 @@ def test_a_model_comes_back_with_its_sentinels(tmp_path, content):
   model, extra_ids, added = tokenizer_json.read(path)
   assert added == ()
   assert extra_ids == EXTRA_IDS
-  assert tokenizer_json.same_model(model, MODEL_BYTES)
+  assert sentencepiece_models.same_model(model, MODEL_BYTES)
   size = len(content["model"]["vocab"])
-  texts = tokenizer_json.piece_texts(model, extra_ids)
+  texts = sentencepiece_models.piece_texts(model, extra_ids)
   assert texts == [text for text, _ in content["model"]["vocab"]]
   assert texts[0] == "<pad>"
   assert texts[size - 1] == "<extra_id_0>"
@@ -259,18 +263,18 @@ def test_a_file_of_transformers_5_is_read_and_cuts_as_t5(folder, content):
   (folder / "tokenizer.json").write_text(json.dumps(_of_t5(content)))
   found, _ = _vocabulary(folder)
   assert isinstance(found, vocabularies.SentencePieceVocabulary)
-  assert tokenizer_json.cuts_as_t5(found)
+  assert sentencepiece_models.cuts_as_t5(found)
   for space in SPACES.replace("\x85", ""):
     # As one, or as nothing.
     assert found.encode(f"a{space}b") in map(found.encode, ("a b", "ab"))
-  assert not tokenizer_json.cuts_as_t5(VOCABULARY)
+  assert not sentencepiece_models.cuts_as_t5(VOCABULARY)
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "added_tokens.json"])
 def test_tokens_added_next_to_a_model_are_refused(folder, name):
   (folder / "tokenizer.json").unlink()
   shutil.copy(MODEL, folder / "spiece.model")
-  size = len(tokenizer_json.piece_texts(MODEL_BYTES, 0))
+  size = len(sentencepiece_models.piece_texts(MODEL_BYTES, 0))
   right = {f"<extra_id_{1 - i}>": size + i for i in range(2)}
 
   def write(tokens):
@@ -307,7 +311,7 @@ def test_models_that_treat_spaces_otherwise_have_no_such_file(tmp_path):
     path.write_bytes(changed)
     vocabulary = vocabularies.SentencePieceVocabulary(str(path))
     assert tokenizer_json.of_vocabulary(vocabulary) is None
-    assert not tokenizer_json.same_model(changed, MODEL_BYTES)
+    assert not sentencepiece_models.same_model(changed, MODEL_BYTES)
 
 
 @pytest.mark.parametrize(
@@ -401,4 +405,4 @@ def test_transformers_makes_the_same_ids(folder):
 
 def test_a_model_that_is_no_message_is_refused():
   with pytest.raises(UserError, match="SentencePiece model is damaged"):
-    tokenizer_json.same_model(b"", b"\x0a\xff")
+    sentencepiece_models.same_model(b"", b"\x0a\xff")

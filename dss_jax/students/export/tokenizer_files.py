@@ -12,7 +12,11 @@ from typing import Any
 
 from dss_jax import vocabularies
 from dss_jax.base.errors import UserError, one_line
-from dss_jax.pretrained import student_card, tokenizer_json
+from dss_jax.pretrained import (
+  sentencepiece_models,
+  student_card,
+  tokenizer_json,
+)
 from dss_jax.students.student import Student
 
 CONFIG_FILE = "tokenizer_config.json"
@@ -78,7 +82,8 @@ def _write_whole(vocabulary: Any, folder: pathlib.Path) -> bool:
       fields=("vocabulary", "format"),
     )
   return content is not None and (
-    bool(vocabulary.added_tokens) or not tokenizer_json.cuts_as_t5(vocabulary)
+    bool(vocabulary.added_tokens)
+    or not sentencepiece_models.cuts_as_t5(vocabulary)
   )
 
 

@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import command_line
@@ -18,6 +17,7 @@ import pytest
 import small_sweeps
 
 from dss_jax import main
+from dss_jax.experiments.sweeps import cell_process, sweep_progress
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_only_local_workers_train_several_together(tiny, sweeper):
   assert "students_per_program is 2, which is for the engine" in said
 
 
-def test_a_cell_at_work_elsewhere_is_waited_for(tiny, sweeper):
+def test_a_cell_at_work_elsewhere_is_waited_for(tiny, sweeper, monkeypatch):
   """Another process holds the cell's lock, then ends without results."""
   file = tiny(axes={"method": ["dss"], "seed": [0, 1]})
   status, _ = sweeper(file, "--print")
@@ -259,10 +259,15 @@ def test_a_cell_at_work_elsewhere_is_waited_for(tiny, sweeper):
   starts = sweeper.starts()
   with open(folder / ".cell_lock", "a") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
-    released = threading.Timer(1.5, fcntl.flock, [lock, fcntl.LOCK_UN])
-    released.start()
+    note = sweep_progress.SweepProgress.note
+
+    def note_and_release(self, cell, event):
+      note(self, cell, event)
+      if event.ended.how == cell_process.ELSEWHERE:
+        fcntl.flock(lock, fcntl.LOCK_UN)
+
+    monkeypatch.setattr(sweep_progress.SweepProgress, "note", note_and_release)
     status, said = sweeper(file)
-    released.join()
   assert status == 0
   assert said.count("another process is at it, and is waited for") == 1
   assert sweeper.starts() == starts + 1
