@@ -33,7 +33,7 @@ from dss_jax.base import stop_requests
 from dss_jax.base.errors import UserError
 from dss_jax.base.stop_requests import StoppedError, StopRequests
 from dss_jax.models.partitioning import constraints
-from dss_jax.training import train
+from dss_jax.training import losses, train
 from dss_jax.training.pair_losses import MutualInformation
 from dss_jax.training.start_or_resume import Setup
 from dss_jax.training.train_config import TrainConfig
@@ -178,6 +178,10 @@ def _differs(
   )
 
 
+def _weights(objective: losses.Objective) -> Any:
+  return objective.subtask_weights or objective.alpha
+
+
 class _JointStep:
   """Takes a step of all runs when each has called for its own.
 
@@ -230,25 +234,30 @@ class _JointStep:
     """Takes a run in, before its first step."""
     with self._meeting:
       for other, other_setup, other_step in self._joined.values():
-        for field, mine, others in (
-          (
-            "DatasetConfig.batch_size",
-            setup.data.shape,
-            other_setup.data.shape,
-          ),
-          (
-            "MethodConfig.subtasks",
-            setup.data.subtask_names,
-            other_setup.data.subtask_names,
-          ),
-          (
-            "Objective.alpha",
-            jax.tree.structure(step.arguments),
-            jax.tree.structure(other_step.arguments),
-          ),
+        data, others = setup.data, other_setup.data
+        if data.subtask_names != others.subtask_names:
+          self.refusal = _differs(
+            config,
+            other,
+            "DatasetConfig.mixture_or_task_name",
+            *(
+              c.train_dataset_cfg.mixture_or_task_name for c in (config, other)
+            ),
+          )
+        elif data.shape != others.shape:
+          self.refusal = _differs(
+            config, other, "DatasetConfig.batch_size", data.shape, others.shape
+          )
+        # Weights that change at other steps, or only in one of the two.
+        elif jax.tree.structure(step.arguments) != jax.tree.structure(
+          other_step.arguments
         ):
-          if mine != others:
-            self.refusal = _differs(config, other, field, mine, others)
+          self.refusal = _differs(
+            config,
+            other,
+            "Objective.alpha",
+            *(_weights(c.objective) for c in (config, other)),
+          )
       self._joined[index] = config, setup, step
 
   def leave(self, index: int) -> None:

@@ -219,3 +219,21 @@ def test_other_batches_are_refused(tmp_path):
   )
   with pytest.raises(UserError, match="batch_size of the run in"):
     _together(configs)
+
+
+def test_other_subtasks_and_schedules_are_refused_by_their_values(tmp_path):
+  """The runs join in no certain order."""
+  configs = _configs(tmp_path)
+  dataset = dataclasses.replace(
+    configs[1].train_dataset_cfg, mixture_or_task_name="taxonli_standard"
+  )
+  objective = losses.Objective(alpha={0: 0.9, 2: 0.5})
+  for changes, values in (
+    ({"train_dataset_cfg": dataset}, ("'taxonli_standard'", "'taxonli_dss'")),
+    ({"objective": objective}, ("alpha of", "{0: 0.9, 2: 0.5}")),
+  ):
+    changed = dataclasses.replace(configs[1], **changes)
+    with pytest.raises(UserError, match="trained together only") as error:
+      _together([configs[0], changed])
+    for value in values:
+      assert value in str(error.value)
