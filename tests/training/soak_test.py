@@ -43,8 +43,12 @@ SAVE_SECONDS = 0.1
 # Seconds until a process that lost another one while it started is killed, as
 # schedulers do: it would wait for JAX's five minutes.
 GRACE_AT_START = 10.0
-# How a process may end that got a signal, or lost another process.
-STATUSES = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM, 75)
+# How a process may end that got a signal, or lost another process: Gloo, by which
+# JAX's processes on CPUs talk, aborts some of the latter.
+STATUSES = (
+  *(-signal.SIGKILL, -signal.SIGTERM, -signal.SIGABRT),
+  *(128 + signal.SIGTERM, 75),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 from dss_jax.base import checks
 from dss_jax.base.errors import UserError
 from dss_jax.data.packing import packing_plans
-from dss_jax.data.packing.packing_plans import BatchShape
+from dss_jax.data.packing.packing_plans import MAX_COUNT, BatchShape
 from dss_jax.data.packing.row_packer import Items, Window
 from dss_jax.data.sampling import Sampler, Units
 from dss_jax.data.tokens.token_arrays import ExampleSet
@@ -39,8 +39,6 @@ _GAP_SHARE = 0.02  # of a window's items may still find room in the gaps
 _SPARE_DEVIATIONS = 3.0
 # The least room, for windows of equal length whose examples pack less well.
 _LEAST_SPARE = 0.004
-# Rows, records or tokens of a row; far above any use, and plans still fit.
-_MAX_COUNT = 1 << 20
 _SAMPLE_SEED = 0
 _COUNT_FIELDS = ("DatasetConfig.batch_size", "DatasetConfig.records_per_batch")
 
@@ -108,7 +106,7 @@ def choose_batch_shape(
     ("attention_length", attention_length),
   ):
     checks.in_range(
-      f"DatasetConfig.{name}", value, 1, _MAX_COUNT, or_none=True, whole=True
+      f"DatasetConfig.{name}", value, 1, MAX_COUNT, or_none=True, whole=True
     )
   if records_per_batch is None and rows is None:
     raise UserError(

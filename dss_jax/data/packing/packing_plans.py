@@ -39,6 +39,8 @@ from dss_jax.data.tokens.token_arrays import ExampleSet
 # Units of a window, about. More make windows more alike (less spare room is
 # needed) and random access dearer (a window is planned at about 5 us a unit).
 _WINDOW_UNITS = 8192
+# Rows, records or tokens of a row; far above any use, and plans still fit.
+MAX_COUNT = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,7 @@ class BatchShape:
       "records_per_batch",
     ):
       checks.in_range(
-        f"BatchShape.{field}", getattr(self, field), 1, whole=True
+        f"BatchShape.{field}", getattr(self, field), 1, MAX_COUNT, whole=True
       )
 
   @property

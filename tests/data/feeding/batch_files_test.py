@@ -1,5 +1,6 @@
 """Batches through files are the batches themselves."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from dss_jax.data.feeding.batches import PackedBatches
 from dss_jax.data.packing.packing_plans import BatchShape
 
 SHAPE = BatchShape(8, 56, 28, 13)
+SIZES = dataclasses.asdict(SHAPE)
 
 
 @pytest.fixture
@@ -108,6 +110,7 @@ def _edit(folder, **changes):
     {"arrays": {}},
     {"num_steps": 10**12, "shard_steps": 1},
     {"num_steps": 10**30, "shard_steps": 10**30},
+    *({"shape": SIZES | {name: 10**20}} for name in SIZES if name != "pack"),
     {"first_step": 10**30},
     {"first_step": float("inf")},
     {"shape": [1]},
