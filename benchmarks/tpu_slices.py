@@ -165,9 +165,10 @@ HEADER = (
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """The rows as Markdown."""
+  """The rows as Markdown, in the order of `SLICES`."""
   lines = [f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"]
-  for row in rows:
+  order = {case.name: place for place, case in enumerate([*SMOKE, *SLICES])}
+  for row in sorted(rows, key=lambda row: order.get(row["name"], len(order))):
     sizes, sent = row["bytes"], row["collectives"]
     cells = [row["student"], row["topology"], row["batch_shape"]["rows"]]
     if not sent:
