@@ -16,7 +16,7 @@
 #   DSS_ZONE      where it is, such as us-west4-a
 #   DSS_TPU_TYPE  accelerator type, such as v5litepod-8, v5p-8 or v6e-8
 #   DSS_BUCKET    bucket of the runs, without gs://
-#   DSS_SPOT=1    takes capacity that may be taken back at any time
+#   DSS_SPOT=1    takes capacity that may be taken back at any time; default: 0
 #   DSS_RUNTIME   software of the machines; default: Google's for the type
 #
 # The project is gcloud's: `gcloud config set project ...`. See
@@ -31,7 +31,11 @@ if [ "${1:-}" = --dry_run ]; then dry_run=1; shift; fi
 verb="${1:-}"
 case "$verb" in
   -h|--help) usage; exit 0 ;;
-  create|run|status|logs|stop|fetch|delete) shift ;;
+  run|fetch) shift ;;
+  create|status|logs|stop|delete)
+    shift
+    # It could be meant as a --dry_run.
+    [ $# = 0 ] || fail "$verb takes no arguments, got '$1'; see $0 --help" ;;
   *) fail "the verb is '$verb'; it must be create, run, status, logs, stop,\
  fetch or delete; see $0 --help" ;;
 esac
@@ -78,22 +82,49 @@ state() {
   rm "$errors"
 }
 
+# Waits while `now`, the state of the slice, is one of these. A look that fails,
+# perhaps for the network, ends no wait: it may take days.
+wait_while() { # STATE ...
+  local shown=''
+  while [[ " $* " = *" $now "* ]]; do
+    if [ "$now" != "$shown" ]; then
+      echo "$DSS_TPU is $now; waiting"
+      shown="$now"
+    fi
+    sleep "${DSS_POLL_SECONDS:-30}"
+    if ! now="$(state)"; then
+      echo "tpu_vm.sh: could not look; waiting on" >&2
+      now="$shown"
+    fi
+  done
+}
+
 create() {
   need DSS_TPU DSS_ZONE DSS_TPU_TYPE
-  local runtime="${DSS_RUNTIME:-}" now=NONE shown='' spot=()
+  local runtime="${DSS_RUNTIME:-}" now=NONE spot=()
   # Below, an empty list is an error for the bash of macOS.
-  if [ "${DSS_SPOT:-0}" = 1 ]; then spot=(--spot); fi
+  case "${DSS_SPOT:-0}" in
+    0) ;;
+    1) spot=(--spot) ;;
+    *) fail "DSS_SPOT is '$DSS_SPOT'; it must be 0 or 1" ;;
+  esac
   if [ -z "$runtime" ]; then
     case "$DSS_TPU_TYPE" in
+      v[234]-*) runtime=tpu-ubuntu2204-base ;;
       v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
       v5p-*) runtime=v2-alpha-tpuv5 ;;
       v6e-*) runtime=v2-alpha-tpuv6e ;;
-      *) runtime=tpu-ubuntu2204-base ;;
+      *) fail "DSS_TPU_TYPE is '$DSS_TPU_TYPE', whose software is not known here:\
+ set DSS_RUNTIME; gcloud compute tpus tpu-vm versions list --zone=$DSS_ZONE\
+ shows what there is" ;;
     esac
   fi
-  if [ -z "$dry_run" ]; then now="$(state)"; fi
+  if [ -z "$dry_run" ]; then
+    now="$(state)"
+    wait_while SUSPENDING DELETING
+  fi
   case "$now" in
-    FAILED|SUSPENDING|SUSPENDED|DELETING)
+    FAILED|SUSPENDED)
       echo "$DSS_TPU is $now: making it anew"
       remove
       now=NONE ;;
@@ -105,23 +136,23 @@ create() {
       --scopes=https://www.googleapis.com/auth/cloud-platform \
       ${spot[@]+"${spot[@]}"}
     if [ -n "$dry_run" ]; then return; fi
-    now="$(state)"
+    now=REQUESTED
   fi
-  until [ "$now" = ACTIVE ]; do
-    case "$now" in
-      NONE|FAILED|SUSPENDED)
-        echo "tpu_vm.sh: $DSS_TPU is $now; see gcloud compute tpus\
- queued-resources describe $DSS_TPU --zone=$DSS_ZONE" >&2
-        exit 1 ;;
-    esac
-    if [ "$now" != "$shown" ]; then
-      echo "$DSS_TPU is $now; waiting (Ctrl-C stops waiting, delete the request)"
-      shown="$now"
-    fi
-    sleep "${DSS_POLL_SECONDS:-30}"
-    now="$(state)"
-  done
-  echo "$DSS_TPU is ACTIVE: it costs money until \`$0 delete\`"
+  if [ "$now" != ACTIVE ]; then
+    echo "Ctrl-C ends the waiting; only \`$0 delete\` ends the request"
+  fi
+  wait_while REQUESTED ACCEPTED CREATING PROVISIONING WAITING_FOR_RESOURCES
+  case "$now" in
+    ACTIVE) echo "$DSS_TPU is ACTIVE: it costs money until \`$0 delete\`" ;;
+    NONE|DELETING)
+      echo "tpu_vm.sh: $DSS_TPU was deleted meanwhile" >&2
+      exit 1 ;;
+    *)
+      echo "tpu_vm.sh: $DSS_TPU is $now; see gcloud compute tpus\
+ queued-resources describe $DSS_TPU --zone=$DSS_ZONE. \`$0 create\` makes it\
+ anew" >&2
+      exit 1 ;;
+  esac
 }
 
 # Ends unless the slice can be used.
@@ -144,6 +175,10 @@ run() {
     folder="$(mktemp -d)"
     # shellcheck disable=SC2064  # the folder as it is now
     trap "rm -r '$folder'" EXIT
+  fi
+  if [ -z "$dry_run" ] && [ -n "$(git -C "$here" status --porcelain)" ]; then
+    echo "tpu_vm.sh: not committed, and so not copied:" >&2
+    git -C "$here" status --short >&2
   fi
   call git -C "$here" archive --format=tar.gz --output="$folder/$archive" HEAD
   call gcloud compute tpus tpu-vm scp "$folder/$archive" "$DSS_TPU:" \
@@ -173,11 +208,16 @@ remove() {
 
 delete() {
   need DSS_TPU DSS_ZONE
-  if [ -z "$dry_run" ] && [ "$(state)" = NONE ]; then
-    echo "there is no $DSS_TPU in $DSS_ZONE"
-  else
-    remove
+  if [ -z "$dry_run" ]; then
+    local now
+    now="$(state)"
+    wait_while DELETING
+    if [ "$now" = NONE ]; then
+      echo "there is no $DSS_TPU in $DSS_ZONE"
+      return
+    fi
   fi
+  remove
 }
 
 case "$verb" in
@@ -192,6 +232,7 @@ case "$verb" in
   fetch)
     need DSS_BUCKET
     need_run "$@"
+    [ $# = 1 ] || fail "fetch takes the name of a run alone, got '$2' too"
     call mkdir -p "runs/$1"
     call gcloud storage rsync --recursive \
       "gs://$DSS_BUCKET/runs/$1" "runs/$1" ;;

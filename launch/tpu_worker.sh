@@ -33,8 +33,12 @@ if ! command -v gcsfuse > /dev/null; then
     sudo tee "$key" > /dev/null
   echo "deb [signed-by=$key] $packages gcsfuse-$(lsb_release -cs) main" |
     sudo tee /etc/apt/sources.list.d/gcsfuse.list > /dev/null
-  sudo apt-get --quiet update
-  # The lock is held for a while after the machine has started.
+  # The locks are held for a while after the machine has started; the first one
+  # has no timeout.
+  for _ in {1..10}; do
+    if sudo apt-get --quiet update; then break; fi
+    sleep 30
+  done
   sudo apt-get --quiet --yes -o DPkg::Lock::Timeout=300 install gcsfuse
 fi
 
@@ -45,7 +49,9 @@ if ! [ -x "$HOME/.local/bin/uv" ]; then
 fi
 uv="$HOME/.local/bin/uv"
 [ -x "$environment/bin/python" ] || "$uv" venv --python 3.12 "$environment"
+# A run that continues on other machines finds the same versions there.
 "$uv" pip install --quiet --python "$environment/bin/python" \
+  --constraint "$here/requirements/locked.txt" \
   --reinstall-package dss_jax "${here}[tpu]"
 
 [ -d /mnt/dss ] || sudo install --directory --owner="$(id -un)" /mnt/dss

@@ -126,6 +126,23 @@ def test_a_jobset_starts_again_what_asks_for_it(jobset, sky):
   assert sky["resources"]["job_recovery"]["recover_on_exit_codes"] == [75, 143]
 
 
+def test_checkpoints_of_any_size_can_be_staged(jobset):
+  """More than 5 GiB on a machine's disk would have the pod evicted."""
+  (job,) = jobset["spec"]["replicatedJobs"]
+  notes = job["template"]["spec"]["template"]["metadata"]["annotations"]
+  assert notes["gke-gcsfuse/ephemeral-storage-limit"] == "0"
+
+
+def test_every_machine_gets_the_versions_that_were_tested(repository):
+  for name in ("Dockerfile", "sky.yaml", "tpu_worker.sh"):
+    text = (repository / "launch" / name).read_text().replace("\\\n", " ")
+    installs = [line for line in text.splitlines() if "pip install" in line]
+    installs = [line for line in installs if "install --quiet uv" not in line]
+    assert installs, name
+    for line in installs:
+      assert re.search(r"--constraint \S*requirements/locked.txt", line), line
+
+
 def test_containers_are_not_roots_and_get_signals(jobset, repository):
   text = (repository / "launch" / "Dockerfile").read_text(encoding="utf-8")
   stages = re.split(r"^FROM ", text, flags=re.MULTILINE)[1:]

@@ -85,6 +85,11 @@ def test_bash_can_read_them(repository):
     (("ACTIVE",), []),
     (("SUSPENDED", "ACTIVE"), ["delete", "create"]),
     (("FAILED", "ACCEPTED", "ACTIVE"), ["delete", "create"]),
+    # What is going away is waited for.
+    (("DELETING", "DELETING", "NONE", "CREATING", "ACTIVE"), ["create"]),
+    (("SUSPENDING", "SUSPENDED", "ACTIVE"), ["delete", "create"]),
+    # A look that fails ends no wait.
+    (("PROVISIONING", "UNREACHABLE", "UNREACHABLE", "ACTIVE"), []),
   ],
 )
 def test_a_slice_is_made_once(desk, before, verbs):
@@ -109,6 +114,14 @@ def test_a_slice_that_fails_or_cannot_be_seen_is_an_error(desk):
   ended = desk.tpu_vm("create")
   assert ended.returncode == 1
   assert "dss is FAILED; see gcloud" in ended.stderr
+  desk.will_say("NONE", "PROVISIONING", "SUSPENDED")
+  ended = desk.tpu_vm("create")
+  assert ended.returncode == 1
+  assert "dss is SUSPENDED; see gcloud" in ended.stderr
+  desk.will_say("NONE", "PROVISIONING", "DELETING")
+  ended = desk.tpu_vm("create")
+  assert ended.returncode == 1
+  assert "dss was deleted meanwhile" in ended.stderr
   desk.will_say("DENIED")
   ended = desk.tpu_vm("create")
   assert ended.returncode == 1
@@ -143,6 +156,14 @@ def test_a_run_is_copied_and_started_with_its_flags(desk, repository):
   assert copy[:5] == ["gcloud", "compute", "tpus", "tpu-vm", "scp"]
   assert copy[6:] == ["dss:", "--zone=us-west4-a", "--worker=all"]
   assert not pathlib.Path(copy[5]).exists()  # removed when copied
+  changes = subprocess.run(
+    ["git", "-C", repository, "status", "--short"],
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout
+  warned = "tpu_vm.sh: not committed, and so not copied:\n" + changes
+  assert ended.stderr.count(warned) == bool(changes)
   command = start[-1].removeprefix("--command=")
   words = shlex.split(command)
   assert words[words.index("bash") :] == [
@@ -178,13 +199,12 @@ def test_a_slice_is_deleted_if_it_is_there(desk):
     *(*QUEUED, "delete", "dss"),
     *("--zone=us-west4-a", "--force", "--quiet"),
   ]
-  desk.will_say("NONE")
-  ended = desk.tpu_vm("delete")
-  assert (ended.returncode, ended.stdout) == (
-    0,
-    "there is no dss in us-west4-a\n",
-  )
-  assert [call[4] for call in desk.calls()] == ["describe"]
+  for states in (["NONE"], ["DELETING", "NONE"]):
+    desk.will_say(*states)
+    ended = desk.tpu_vm("delete")
+    assert ended.returncode == 0
+    assert ended.stdout.endswith("there is no dss in us-west4-a\n")
+    assert [call[4] for call in desk.calls()] == ["describe"] * len(states)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +212,12 @@ def test_a_slice_is_deleted_if_it_is_there(desk):
   [
     (["fly"], {}, "the verb is 'fly'; it must be create, run"),
     (["create"], {"DSS_ZONE": ""}, "DSS_ZONE is not set"),
+    (["create"], {"DSS_SPOT": "yes"}, "DSS_SPOT is 'yes'; it must be 0 or 1"),
+    (["create"], {"DSS_TPU_TYPE": "tpu7x-8"}, "set DSS_RUNTIME"),
+    # Or a dry run, asked for in the wrong place, would make or delete it.
+    (["create", "--dry_run"], {}, "create takes no arguments, got '--dry_run'"),
+    (["delete", "--dry_run"], {}, "delete takes no arguments, got '--dry_run'"),
+    (["fetch", "r", "q"], {}, "fetch takes the name of a run alone"),
     (["run", "--gin_file=x"], {}, "run needs the name of a run"),
     (["run", "../x"], {}, "got '../x'"),
     (["fetch"], {}, "fetch needs the name of a run"),
@@ -264,7 +290,10 @@ def test_a_worker_installs_mounts_and_starts_a_service(worker, repository):
     (home / "uv.log")
     .read_text()
     .splitlines()[-1]
-    .endswith(f"--reinstall-package dss_jax {repository}[tpu]")
+    .endswith(
+      f"--constraint {repository}/requirements/locked.txt"
+      f" --reinstall-package dss_jax {repository}[tpu]"
+    )
   )
   done = (home / "sudo.log").read_text().splitlines()
   assert done[-1] == "systemctl enable --quiet --now dss-jax"

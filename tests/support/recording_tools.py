@@ -15,13 +15,19 @@ import sys
 RECORD = "calls.jsonl"
 STATES = "states.json"
 
-_BUCKET = {"location", "uniform-bucket-level-access"}
+_BUCKET = {
+  "enable-hierarchical-namespace",
+  "location",
+  "soft-delete-duration",
+  "uniform-bucket-level-access",
+}
 _SSH = {"zone", "worker"}
 _CLUSTER = {"location", "quiet"}
 FLAGS: dict[str, set[str]] = {
   "gcloud config set": set(),
   "gcloud config get": set(),
   "gcloud services enable": set(),
+  "gcloud projects add-iam-policy-binding": {"condition", "member", "role"},
   "gcloud projects describe": {"format"},
   "gcloud auth configure-docker": {"quiet"},
   "gcloud auth application-default login": set(),
@@ -31,8 +37,11 @@ FLAGS: dict[str, set[str]] = {
     "role",
   },
   "gcloud artifacts repositories create": {"repository-format", "location"},
-  "gcloud storage buckets create": _BUCKET | {"enable-hierarchical-namespace"},
+  "gcloud storage buckets create": _BUCKET,
+  "gcloud artifacts repositories delete": {"location", "quiet"},
+  "gcloud logging read": {"format", "freshness", "order"},
   "gcloud storage buckets add-iam-policy-binding": {"role", "member"},
+  "gcloud storage rm": {"recursive"},
   "gcloud storage rsync": {"recursive"},
   "gcloud compute tpus accelerator-types list": {"zone"},
   "gcloud compute tpus queued-resources list": {"zone"},
@@ -82,9 +91,9 @@ FLAGS: dict[str, set[str]] = {
   "kubectl delete": {"filename"},
   "kubectl create serviceaccount": set(),
   "kubectl get": set(),
-  "kubectl logs": {"follow", "container", "selector"},
+  "kubectl logs": {"follow", "container", "selector", "tail"},
   "kubectl wait": {"all", "all-namespaces", "for", "timeout"},
-  "docker build": {"file", "tag", "target"},
+  "docker build": {"file", "platform", "tag", "target"},
   "docker push": set(),
   "docker run": {
     "detach",
@@ -96,7 +105,7 @@ FLAGS: dict[str, set[str]] = {
     "user",
     "volume",
   },
-  "docker stop": {"time"},
+  "docker stop": {"t"},  # its long name has changed
   "sky check": set(),
   "sky jobs launch": {"env", "name", "yes"},
   "sky jobs queue": set(),
@@ -168,6 +177,9 @@ def _answer(folder: pathlib.Path, command: str) -> int:
     )
     if later:
       states.write_text(json.dumps(later))
+    if now == "UNREACHABLE":
+      print("ERROR: gcloud crashed (TransportError)", file=sys.stderr)
+      return 1
     if now == "NONE":
       print("ERROR: (gcloud) NOT_FOUND: was not found", file=sys.stderr)
       return 1
@@ -205,8 +217,9 @@ def main(folder: pathlib.Path, words: list[str]) -> int:
       if command in _OTHERS_FOLLOW:
         break
       continue
-    flag = word.removeprefix("--").partition("=")[0]
-    if flag not in FLAGS[command] or not word.startswith("--"):
+    flag = word.partition("=")[0].lstrip("-")
+    # One of a letter follows one dash.
+    if flag not in FLAGS[command] or word.startswith("--") != (len(flag) > 1):
       print(f"{command} has no flag {word}", file=sys.stderr)
       return 2
   return _answer(folder, command)
