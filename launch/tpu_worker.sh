@@ -95,6 +95,10 @@ TimeoutStopSec=300
 WantedBy=multi-user.target
 UNIT
 sudo systemctl daemon-reload
-sudo systemctl restart dss-bucket
+if ! sudo systemctl restart dss-bucket; then
+  echo "the bucket $bucket cannot be mounted:" >&2
+  sudo journalctl --unit=dss-bucket --output=cat --lines=20 >&2
+  exit 1
+fi
 sudo systemctl reset-failed dss-jax 2> /dev/null || true
 sudo systemctl enable --quiet --now dss-jax

@@ -237,6 +237,8 @@ WORKER_TOOLS = {
   # Nothing is done as root: what would be written is kept for the test.
   "sudo": """
 echo "$@" >> "$HOME/sudo.log"
+if [ "$*" = "${REFUSED:-}" ]; then exit 1; fi
+if [ "$1" = journalctl ]; then echo "what $2 says"; fi
 if [ "$1" = tee ]; then cat > "$HOME/$(basename "$2")"; fi""",
   "systemctl": 'echo "${STATE:-inactive}"; exit 3',
   "gcsfuse": "",
@@ -297,6 +299,18 @@ def test_a_worker_installs_mounts_and_starts_a_service(worker, repository):
   )
   done = (home / "sudo.log").read_text().splitlines()
   assert done[-1] == "systemctl enable --quiet --now dss-jax"
+
+
+def test_a_bucket_that_cannot_be_mounted_is_explained(worker):
+  ended = worker.call(
+    *("tpu_worker.sh", "my-bucket", "r", *FLAGS),
+    REFUSED="systemctl restart dss-bucket",
+  )
+  assert ended.returncode == 1
+  assert ended.stderr == (
+    "the bucket my-bucket cannot be mounted:\nwhat --unit=dss-bucket says\n"
+  )
+  assert "enable" not in (worker.folder / "sudo.log").read_text()
 
 
 def test_a_worker_keeps_the_run_that_is_going_on(worker):
