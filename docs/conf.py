@@ -63,8 +63,7 @@ autoapi_ignore = [
   f"*/dss_jax/{name}/*"
   for name in (
     *("cli", "gin", "planning", "tasks"),
-    *("experiments/distill", "experiments/report"),
-    *("students/bulk", "students/export", "students/serving"),
+    *("experiments/distill", "students/bulk", "students/serving"),
   )
 ]
 autoapi_generate_api_docs = False  # the public names only, on a page of ours

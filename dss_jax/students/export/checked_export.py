@@ -46,13 +46,13 @@ def export(
   Args:
     student: what to export.
     output: the folder.
-    name: of the format.
+    name: of the format, as `dss-jax export --format` takes it: "huggingface".
     options: what else there is to choose.
     count: inputs of each sub-task that the result is asked; 0 for no check.
     least: share that must agree; None takes the quantization's.
     data: where the dataset's records come from.
     overwrite: whether an earlier export is replaced.
-    report: gets what is being done, in words.
+    report: is called with what is being done, in words.
 
   Returns:
     What the check found, for each sub-task.
