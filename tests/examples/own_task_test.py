@@ -169,8 +169,11 @@ def test_a_student_is_trained_as_the_readme_says(project, installed_wheel):
 def test_the_whole_readme(project, installed_wheel):
   printed = _shell(project, installed_wheel, _commands(project))
   assert "can be used" in printed
-  answer = json.loads(re.findall(r"^\{.*\"label\".*\}$", printed, re.M)[-1])
+  (answered,) = re.findall(r"^\{\"predictions\".*\}$", printed, re.M)
+  (answer,) = json.loads(answered)["predictions"]
   assert answer["label"] in ("good", "fair", "poor")
+  assert sum(answer["label_scores"].values()) == pytest.approx(1)
+  assert isinstance(answer["rationale"], str)
   report = (project / "report" / "report.html").read_text(encoding="utf-8")
   assert "menus" in report
   lines = (project / "runs" / "answers.jsonl").read_text().splitlines()
