@@ -117,6 +117,19 @@ class _WithChecksums(ocp.path.atomicity.AtomicRenameTemporaryPath):
     await super().finalize(*args, **options)
 
 
+class _Manager(ocp.CheckpointManager):
+  """Orbax's manager, which does not ask JAX whether the run is to stop.
+
+  It asks with the number of a step, and the loop with how often it has asked
+  (`train._StopAgreement`). JAX takes all of these for one count: processes would
+  agree to stop at a number that the loop is never at, and so not stop.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    del step
+    return False
+
+
 class Checkpoints:
   """The checkpoints of one run, in `<model_dir>/checkpoints`."""
 
@@ -152,7 +165,7 @@ class Checkpoints:
       if not read_only and jax.process_index() == 0 and self.folder.is_dir():
         # Others wait for it where Orbax makes the folder.
         outgoing_checkpoints.put_back(self.folder)
-      self._manager = ocp.CheckpointManager(
+      self._manager = _Manager(
         self.folder,
         item_names=("state", "loop", "base"),
         options=ocp.CheckpointManagerOptions(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dss_jax.base.errors import UserError
@@ -67,6 +68,19 @@ def test_restores_what_was_saved_onto_the_same_devices(folder):
   kernel = restored.params["encoder"]["layers_0"]["kernel"]
   assert kernel.sharding.spec == PartitionSpec("data")
   assert [s.data.shape for s in kernel.addressable_shards] == [(1, 4)] * 8
+
+
+def test_only_the_loop_asks_whether_to_stop(folder, monkeypatch):
+  """JAX counts the askings: those of saves would count as the loop's."""
+  asked = []
+  monkeypatch.setattr(
+    multihost_utils, "reached_preemption_sync_point", asked.append
+  )
+  with Checkpoints(folder) as checkpoints:
+    for step in (2, 4):
+      checkpoints.save(step, _state(step), {})
+    checkpoints.wait()
+  assert asked == []
 
 
 def test_keeps_the_newest_and_the_best(folder):

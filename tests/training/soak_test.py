@@ -34,7 +34,7 @@ EVAL_PERIOD = 4
 MOST_STEPS_FIRST = 4
 # So that no start reaches the end before the last signal: those awaited, those
 # until an evaluation, and some more for a look that comes late.
-STEPS_PER_SIGNAL = MOST_STEPS_FIRST + EVAL_PERIOD + 12
+STEPS_PER_SIGNAL = MOST_STEPS_FIRST + EVAL_PERIOD + 4
 # What a process says when it has its data and its state, and is to compile.
 SET_UP = "batches:"
 LONGEST_LINES = 8192  # bytes of metrics that hold two lines
@@ -102,7 +102,6 @@ class Soak:
     self._ended = collections.Counter()
     lines = run_directory.read_jsonl(whole / "metrics.jsonl")
     times = [line["time"] for line in lines]
-    self._last_step = lines[-1]["step"]
     self._seconds = {
       "start": set_up_seconds,
       "save": SAVE_SECONDS,
@@ -112,24 +111,15 @@ class Soak:
       },
     }
 
-  def send(self, moment: Moment) -> bool:
-    """Starts the run, sends it a signal, and waits until it has ended.
-
-    Returns:
-      False where the run was done before the moment came, as on a busy machine
-      whose looks come late.
-    """
+  def send(self, moment: Moment) -> None:
+    """Starts the run, sends it a signal, and waits until it has ended."""
     run = self.run
     before = run.saved() or 0
-    if before == self._last_step:
-      return False
     run.start()
     try:
       if moment.phase != "start":
         run.wait_for_text(SET_UP)  # what the last start left is tidied up
         while not self._is_in(moment, before):
-          if run.started[0].poll() == 0:
-            return False
           assert run.started[0].poll() is None, run.text()
           time.sleep(0.001)
       end = time.monotonic() + moment.delay * self._seconds[moment.phase]
@@ -148,7 +138,6 @@ class Soak:
     assert set(statuses) <= set(STATUSES), (moment, statuses, run.text())
     for status in statuses:
       self._ended[moment.phase, moment.number.name, status] += 1
-    return True
 
   def _end(self, moment: Moment) -> None:
     if moment.phase != "start":
@@ -198,14 +187,6 @@ def start_and_time(run: Run) -> float:
   return seconds
 
 
-def run_to_the_end(run: Run) -> None:
-  run.start()
-  try:
-    assert set(run.end(10 * DEADLINE)) == {0}, run.text()
-  finally:
-    run.kill()
-
-
 def finished_files(folder: pathlib.Path) -> dict[str, object]:
   """All that a finished run says, without times and places."""
   results = run_directory.read_jsonl(folder / "results.jsonl")
@@ -247,9 +228,9 @@ def test_whatever_signals_a_run_gets_it_ends_the_same(
     for name in ("whole", "cut")
   )
   soak = Soak(cut, start_and_time(whole), whole.folder)
-  sent = sum(soak.send(moment) for moment in moments(count, processes, seed))
-  run_to_the_end(cut)
+  for moment in moments(count, processes, seed):
+    soak.send(moment)
+  start_and_time(cut)
   with capsys.disabled():
-    print(f"\n{sent} signals to {processes} process(es), seed {seed}\n{soak}")
-  assert sent >= 0.8 * count
+    print(f"\n{count} signals to {processes} process(es), seed {seed}\n{soak}")
   assert finished_files(cut.folder) == finished_files(whole.folder)
