@@ -6,6 +6,10 @@ takes the square of a length in time shows in long texts only.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from typing import Any
+
 from dss_jax.base import strict_json
 from dss_jax.datasets import completions
 from dss_jax.datasets.completions import tolerant_reader, whole_numbers
@@ -71,13 +75,24 @@ def _official(data: bytes) -> None:
       _check(read(text, _CHOICES))
 
 
+def _some_of(ways: Sequence[Any], data: bytes) -> Sequence[Any]:
+  """All ways to read an input, or one where its text is repeated, and long."""
+  if data[:1] != b"*":
+    return ways
+  return [ways[sum(data) % len(ways)]]
+
+
+_prompt = functools.cache(prompt_files.load)
+
+
 def _tolerant(data: bytes) -> None:
   text = _text(data)
-  for form in (
+  forms = (
     *completions.RELEASED_FORMS.values(),
     completions.AnswerForm("number", "Answer:"),
     completions.AnswerForm("text", json_keys=("rationale", "answer")),
-  ):
+  )
+  for form in _some_of(forms, data):
     _check(tolerant_reader.read(form, text, _CHOICES))
 
 
@@ -85,15 +100,18 @@ def _teacher(data: bytes) -> None:
   text = _text(data)
   record = Record("a", "What is it?", meta={"choices": _CHOICES[:3]})
   nli = Record("a", "A dog.</s>An animal.")
-  for name, about in (("cqa", record), ("svamp", record), ("esnli", nli)):
-    prompt = prompt_files.load(name)
-    for source in completion_parsing.RATIONALE_SOURCES:
-      completion = Completion(text, reasoning=text[:100])
-      _check(
-        completion_parsing.parse(
-          prompt, about, completion, rationale_from=source
-        )
-      )
+  completion = Completion(text, reasoning=text[:100])
+  prompts = (("cqa", record), ("svamp", record), ("esnli", nli))
+  ways = [
+    (name, about, source)
+    for name, about in prompts
+    for source in completion_parsing.RATIONALE_SOURCES
+  ]
+  for name, about, source in _some_of(ways, data):
+    prompt = _prompt(name)
+    _check(
+      completion_parsing.parse(prompt, about, completion, rationale_from=source)
+    )
 
 
 def _number(data: bytes) -> None:
