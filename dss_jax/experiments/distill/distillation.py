@@ -203,6 +203,7 @@ def _extraction(project: Project, split: str) -> list[str]:
     "max_cost": options.max_cost,
     "check_first": min(_CHECKED, _num_records(project.table(split)) // 2),
     "concurrency": options.concurrency,
+    "min_yield": options.min_yield,
   }
   return [
     "extract",

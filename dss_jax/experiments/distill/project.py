@@ -20,7 +20,10 @@ HELD_OUT = {"validation": (0.15, 1000), "test": (0.2, 2000)}
 MIN_RECORDS = 50
 
 # Options that may differ when a distillation is continued.
-_FREE = ("max_cost", "yes", "base_url", "api_key_env", "concurrency", "partial")
+_FREE = (
+  *("max_cost", "yes", "base_url", "api_key_env", "concurrency"),
+  *("min_yield", "partial"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,8 @@ class DistillOptions:
     prompt: a TOML prompt file; default: one is drafted, for you to improve.
     max_tokens: longest answer of the large model, in its tokens.
     concurrency: most requests under way at once.
+    min_yield: share of the first answers whose label must be readable, else the
+      command stops there; default: 0.5.
     student: small (from random parameters, on any machine), a gin file of a
       model, or a checkpoint to start from: a Hugging Face folder or hub id such
       as google/flan-t5-small, or T5X's.
@@ -61,6 +66,7 @@ class DistillOptions:
   prompt: str | None = None
   max_tokens: int = 256
   concurrency: int = 8
+  min_yield: float | None = None
   student: str = "small"
   vocabulary: str | None = None
   minutes: float = 15.0

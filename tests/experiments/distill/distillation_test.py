@@ -154,6 +154,14 @@ def _project(folder: pathlib.Path, **options) -> Project:
   return project
 
 
+def test_unreadable_first_answers_may_be_allowed(tmp_path):
+  strict, lenient = (
+    distillation._extraction(_project(tmp_path, **options), "test")
+    for options in ({}, {"min_yield": 0.0})
+  )
+  assert lenient == [*strict, "--min_yield=0.0"]
+
+
 def test_a_label_may_be_in_one_split_alone(tmp_path):
   project = _project(tmp_path, vocabulary="taxonli")
   distillation._prepare_training(
