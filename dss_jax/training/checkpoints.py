@@ -23,8 +23,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import pathlib
 import threading
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -115,6 +117,20 @@ class _WithChecksums(ocp.path.atomicity.AtomicRenameTemporaryPath):
       folder = pathlib.Path(self.get())
       await asyncio.to_thread(file_checksums.write, folder)
     await super().finalize(*args, **options)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+  """Whether asyncio says more than that one more write of a save has failed.
+
+  Orbax waits for the first of a save's writes to fail. That one is raised, and
+  asyncio would print the traceback of each of the others.
+  """
+  trace = record.exc_info[2] if record.exc_info else None
+  files = [frame.filename for frame in traceback.extract_tb(trace)]
+  return not any("orbax" in pathlib.Path(file).parts for file in files)
+
+
+logging.getLogger("asyncio").addFilter(_is_news)
 
 
 class _Manager(ocp.CheckpointManager):
@@ -327,7 +343,9 @@ class Checkpoints:
     except Exception as error:
       if lost_process(error):
         raise
-      reason = one_line(getattr(error, "strerror", None) or error, longest=300)
+      # The folder is named already, and a long one would leave no room.
+      text = str(getattr(error, "strerror", None) or error)
+      reason = one_line(text.replace(str(self.folder), "..."), longest=600)
       raise StorageError(
         f"a checkpoint could not be written to {self.folder} ({reason}): make"
         " room, or mend what the reason names, and start the run again; it"

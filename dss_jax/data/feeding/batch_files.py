@@ -24,7 +24,7 @@ import numpy as np
 from dss_jax.base.errors import UserError
 from dss_jax.data.feeding.batches import Batches, HostRows, PackedBatches
 from dss_jax.data.packing.packed_features import FEATURES
-from dss_jax.data.packing.packing_plans import BatchShape
+from dss_jax.data.packing.packing_plans import MAX_COUNT, BatchShape
 from dss_jax.data.tokens import array_folders
 
 FORMAT = "dss_jax.batches"
@@ -229,6 +229,8 @@ def _check_header(header: Mapping[str, Any]) -> _Header:
   shape = header["shape"]
   if set(shape) != fields:
     raise ValueError(f"shape has {sorted(shape)}, expected {sorted(fields)}")
+  if max(shape.values()) > MAX_COUNT:
+    raise ValueError(f"shape has {max(shape.values())}")
   first, num_steps = int(header["first_step"]), int(header["num_steps"])
   shard_steps = int(header["shard_steps"])
   if not (0 <= first <= _MAX_STEP and 1 <= num_steps <= _MAX_STEP) or (

@@ -69,7 +69,7 @@ class BatchShape:
       "records_per_batch",
     ):
       checks.in_range(
-        f"BatchShape.{field}", getattr(self, field), 1, MAX_COUNT, whole=True
+        f"BatchShape.{field}", getattr(self, field), 1, whole=True
       )
 
   @property
