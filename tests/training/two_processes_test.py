@@ -64,9 +64,8 @@ def runs(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  "rebooted", [False, pytest.param(True, marks=pytest.mark.thorough)]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("rebooted", [False, True])
 def test_two_processes_killed_and_continued_train_as_one(runs, rebooted):
   one, two = runs["one"], runs["two"]
   one.start()
