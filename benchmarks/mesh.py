@@ -137,7 +137,8 @@ def by_mesh(student: T5Config, meshes: Sequence[Any]) -> list[Any]:
       found.step.traffic.bytes_per_step("all-gather"),
     )
     expected = found.expected
-    name = f"{partitioner.data_size} x {partitioner.model_size}"
+    sizes = partitioner.mesh.shape.values()
+    name = " x ".join(map(str, sizes))
     if partitioner.fully_sharded:
       name += ", fully sharded"
     cells = [

@@ -48,14 +48,14 @@ class Slice:
   Attributes:
     student: of `STUDENTS`.
     topology: of the slice, as `--plan_topology`.
-    fully_sharded: whether parameters are split over all chips.
+    fully_sharded: over how many chips parameters are split; 0 for none.
     attention: the student's `attention_implementation`.
     rows_of_chip: rows of a batch.
   """
 
   student: str
   topology: str
-  fully_sharded: bool = True
+  fully_sharded: int
   attention: str = "auto"
   rows_of_chip: int = ROWS_OF_CHIP
 
@@ -86,23 +86,24 @@ STUDENTS = {
   "toy": dataclasses.replace(mesh.TOY, scan_layers=True, dtype="bfloat16"),
 }
 SLICES = [
-  Slice("base", "v5e:2x4", fully_sharded=False),
-  Slice("base", "v5e:2x4", fully_sharded=False, attention="xla"),
-  Slice("large", "v5e:4x4"),
-  Slice("XL", "v5e:8x8"),
-  Slice("XXL", "v5e:16x16"),
-  Slice("base", "v5p:2x2x2", fully_sharded=False),
-  Slice("large", "v5p:2x2x4"),
-  Slice("XL", "v5p:4x4x4"),
-  Slice("XXL", "v5p:4x8x8"),
+  Slice("base", "v5e:2x4", 0),
+  Slice("base", "v5e:2x4", 0, attention="xla"),
+  Slice("large", "v5e:4x4", 4),
+  Slice("XL", "v5e:8x8", 8),
+  Slice("XXL", "v5e:16x16", 16),
+  Slice("base", "v5p:2x2x2", 0),
+  Slice("large", "v5p:2x2x4", 4),
+  Slice("XL", "v5p:4x4x4", 4),
+  Slice("XXL", "v5p:4x8x8", 8),
 ]
-SMOKE = [Slice("toy", "v5e:2x2", rows_of_chip=5)]
+SMOKE = [Slice("toy", "v5e:2x2", 2, rows_of_chip=5)]
 
 
 def compiled(case: Slice) -> dict[str, Any]:
   """Everything a plan says of a slice, and what the table needs besides."""
   partitioner = Partitioner(
-    fully_sharded=case.fully_sharded,
+    fully_sharded=case.fully_sharded > 0,
+    fully_sharded_devices=case.fully_sharded or None,
     fully_sharded_min_size=0 if case.student == "toy" else 2**14,
     devices=tuple(tpu_topology.devices(case.topology)),
   )

@@ -79,8 +79,8 @@ class PlanFlags:
     plan: print the memory that a new run takes on each device, the largest
       batch that fits, and what devices send each other; nothing is written.
     plan_devices: plan for N devices that are not here, simulated on this CPU.
-    plan_topology: plan for a TPU slice that is not here, such as v5e:4x4, by
-      the TPU compiler (pip install libtpu); no TPU is needed.
+    plan_topology: plan for TPU slices that are not here, such as v5e:4x4 or
+      2*v5e:4x4, by the TPU compiler (pip install libtpu); no TPU is needed.
     plan_memory: memory of a device, such as 80GiB; default: what the device
       says, or on CPUs this machine's.
     plan_attempts: batches to compile for in search of the largest, after the

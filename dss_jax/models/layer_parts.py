@@ -24,7 +24,8 @@ import jax.numpy as jnp
 from dss_jax.models import attention
 from dss_jax.models import config as config_lib
 from dss_jax.models.kernels import attention_kernels
-from dss_jax.models.partitioning.constraints import constrain
+from dss_jax.models.partitioning import row_sums
+from dss_jax.models.partitioning.constraints import constrain, fetch
 
 Array = jax.Array
 Initializer = Callable[..., Array]
@@ -57,8 +58,7 @@ def parameter(
   """A float32 parameter with named axes."""
   boxed_init: Any = nn.with_logical_partitioning(init, axes)
   value = module.param(name, boxed_init, shape, jnp.float32)
-  # The constraint is its own transpose: the gradient is sharded likewise.
-  return constrain(value, *axes)
+  return fetch(value, *axes)
 
 
 # Parameters next to a `kernel` [in, out] that hold a low-rank addition to it:
@@ -153,7 +153,7 @@ class Embed(nn.Module):
     An id outside the vocabulary gives NaN, not the nearest row: better a loud
     failure than a model trained on the wrong table.
     """
-    rows = jnp.take(self.embedding, tokens, axis=0, mode="fill")
+    rows = row_sums.take(self.embedding, tokens)
     return rows.astype(self.config.dtype)
 
   def attend(self, hidden: Array) -> Array:

@@ -101,7 +101,7 @@ class AbstractRun:
 
   def placed_params(self) -> list[PlacedParam]:
     """All parameters, and how the mesh holds them."""
-    data_size = self.config.partitioner.data_size
+    data_size = self.config.partitioner.mesh.shape[DATA_AXIS]
     found = []
     for tree, trained in ((self.state.params, True), (self.frozen, False)):
       for param in logical_axes.named_params(tree):
@@ -130,7 +130,7 @@ def abstract_run(config: TrainConfig) -> AbstractRun:
     config.vocabulary,
     seed=config.random_seed,
     steps=range(config.total_steps),
-    rows_multiple_of=partitioner.data_size * config.num_microbatches,
+    rows_multiple_of=partitioner.batch_shards * config.num_microbatches,
   )
   start_or_resume.check_pairs(config, data)
   return of_shape(config, data.shape, data.subtask_names)

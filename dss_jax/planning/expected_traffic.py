@@ -12,7 +12,11 @@ from collections.abc import Mapping, Sequence
 
 from dss_jax.data.packing.packing_plans import BatchShape
 from dss_jax.models.config import T5Config
-from dss_jax.models.partitioning.logical_axes import DATA_AXIS, MODEL_AXIS
+from dss_jax.models.partitioning.logical_axes import (
+  DATA_AXIS,
+  MODEL_AXIS,
+  REPLICA_AXIS,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +49,8 @@ class ExpectedTraffic:
   """Bytes of arrays on one device over a step.
 
   Attributes:
-    gradients: all-reduced over `data`.
+    gradients: all-reduced over `data`, or reduced and scattered, and those of
+      parts all-reduced over `replica`.
     activations: all-reduced over `model`.
     parameters: all-gathered over `data`.
   """
@@ -93,9 +98,10 @@ def _gradients(
 
   An array like each parameter; the embedding table's once more where it makes
   logits; and the position biases' as they are added to the attention scores,
-  before they are summed into their tables.
+  before they are summed into their tables. Of what is stored in parts, several
+  copies add up the parts.
   """
-  if mesh_shape[DATA_AXIS] == 1:
+  if _batch_shards(mesh_shape) == 1:
     return 0
   heads = _part(config.num_heads, mesh_shape)
   total = 0
@@ -112,10 +118,14 @@ def _gradients(
           config.num_encoder_layers if encoder else config.num_decoder_layers
         )
       total += 4 * layers * heads * length**2
-    elif module == "token_embedder":
-      total += (1 + config.logits_via_embedding) * param.bytes
-    else:
-      total += param.bytes
+      continue
+    size = param.bytes
+    if module == "token_embedder":
+      size *= 1 + config.logits_via_embedding
+    total += size
+    summed_in_parts = param.in_layer or mesh_shape[MODEL_AXIS] == 1
+    if mesh_shape[REPLICA_AXIS] > 1 and param.fetched and summed_in_parts:
+      total += size // mesh_shape[DATA_AXIS]
   return total
 
 
@@ -131,7 +141,7 @@ def _activations(
   """
   if mesh_shape[MODEL_AXIS] == 1:
     return 0
-  rows = shape.rows // mesh_shape[DATA_AXIS]
+  rows = shape.rows // _batch_shards(mesh_shape)
   size = 4 * rows * config.emb_dim  # The CPU computes in float32.
   encoder, decoder = shape.encoder_length * size, shape.decoder_length * size
   mlp = config.mlp_dim % mesh_shape[MODEL_AXIS] == 0
@@ -170,6 +180,10 @@ def _fetched(
   forward = num_microbatches if config.scan_layers else 1
   backward = 0 if config.remat_policy == "none" else num_microbatches
   return others + (forward + backward) * layers
+
+
+def _batch_shards(mesh_shape: Mapping[str, int]) -> int:
+  return mesh_shape[REPLICA_AXIS] * mesh_shape[DATA_AXIS]
 
 
 def _part(size: int, mesh_shape: Mapping[str, int]) -> int:

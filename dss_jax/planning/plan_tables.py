@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from dss_jax.base.errors import one_line
+from dss_jax.models.partitioning import placement
 from dss_jax.planning import collectives
 from dss_jax.planning.byte_sizes import shown
 from dss_jax.planning.run_plan import WAITING_BATCHES, RunPlan
@@ -76,8 +77,9 @@ def _head(plan: RunPlan) -> list[str]:
   run, partitioner = plan.run, plan.run.config.partitioner
   shape, micro = run.shape, run.config.num_microbatches
   device = partitioner.mesh.devices.flat[0].device_kind
+  axes = partitioner.mesh.shape
   return [
-    f"mesh: data {partitioner.data_size} x model {partitioner.model_size},"
+    f"mesh: {' x '.join(f'{axis} {size}' for axis, size in axes.items())},"
     f" {device}{' (simulated)' if plan.simulated else ''}; fully sharded:"
     f" {'yes' if partitioner.fully_sharded else 'no'}",
     f"batch: about {shape.records_per_batch} records in {shape.rows} rows of"
@@ -173,6 +175,9 @@ def _traffic(plan: RunPlan) -> list[str]:
         lines.append(f"  {kind:<19}{shown(size):>12}  in {times} operations")
     sent = traffic.sent_per_step()
     lines.append(f"  {'sent, by rings':<19}{shown(sent):>12}")
+    devices = plan.run.config.partitioner.mesh.devices
+    if (slices := placement.num_slices(devices.flat)) > 1:
+      lines.append(f"  not counted: what the {slices} slices send each other")
     if traffic.uncounted_loops:
       lines.append(
         "  at least: loops that do not say how often they turn, read as if"

@@ -133,7 +133,7 @@ def make_plan(
   largest = largest_batch.search(
     bytes_of,
     first=run.shape.rows,
-    unit=run.config.partitioner.data_size * run.config.num_microbatches,
+    unit=run.config.partitioner.batch_shards * run.config.num_microbatches,
     state=plan.state + plan.gradients,
     memory=device_memory,
     attempts=attempts,
@@ -162,7 +162,10 @@ def _memory_of(run: AbstractRun, simulated: bool) -> tuple[int | None, str]:
 def expected_of(run: AbstractRun) -> expected_traffic.ExpectedTraffic | None:
   """What a run's devices should send each other; None where no formula says."""
   partitioner = run.config.partitioner
-  if run.backend != "cpu" or partitioner.rules != standard_logical_axis_rules():
+  rules = partitioner.logical_axis_rules
+  if rules is not None and tuple(rules) != standard_logical_axis_rules():
+    return None
+  if run.backend != "cpu":
     return None
   return expected_traffic.expected_traffic(
     run.config.model.config,

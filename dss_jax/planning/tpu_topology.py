@@ -42,7 +42,7 @@ def has_compiler() -> bool:
 
 
 def devices(topology: str) -> Sequence[Any]:
-  """The devices of a slice such as "v5e:4x4".
+  """The devices of a slice such as "v5e:4x4", or of several, "2*v5e:4x4".
 
   Raises:
     UserError: for a slice that does not exist, or without a TPU compiler.
@@ -57,15 +57,18 @@ def devices(topology: str) -> Sequence[Any]:
     os.environ.setdefault(name, value)
   from jax.experimental import topologies
 
+  number, _, shape = topology.rpartition("*")
   try:
+    if (num_slices := int(number or 1)) < 1:
+      raise ValueError(f"{number} slices")
     described = topologies.get_topology_desc(
-      topology_name=topology, platform="tpu"
+      topology_name=shape, platform="tpu", num_slices=num_slices
     )
   except (jax.errors.JaxRuntimeError, ValueError, OSError) as error:
     raise UserError(
       f"plan_topology is {topology!r}, which the TPU compiler does not know"
       f" ({one_line(error)}); it must be a kind of chip and the shape of a"
-      " slice, such as v5e:4x4 or v5p:2x2x4",
+      " slice, such as v5e:4x4 or v5p:2x2x4, or of several, such as 2*v5e:4x4",
       fields="plan_topology",
     ) from error
   return described.devices

@@ -88,7 +88,7 @@ class Predictor:
         f"batch_size is {batch_size}; it must be 1 or more",
         fields="batch_size",
       )
-    shards = student.partitioner.data_size
+    shards = student.partitioner.batch_shards
     self.batch_sizes = sorted({-(-size // shards) * shards for size in sizes})
     self.max_input = self.options.max_input_length or (
       student.feature_lengths.get("inputs", DEFAULT_MAX_INPUT)

@@ -95,7 +95,7 @@ def start_or_resume(
     config.vocabulary,
     seed=config.random_seed,
     steps=range(latest or 0, config.total_steps),
-    rows_multiple_of=partitioner.data_size * config.num_microbatches,
+    rows_multiple_of=partitioner.batch_shards * config.num_microbatches,
     rows_of_process=partitioner.process_rows,
     earlier_shape=earlier.get("batch_shape"),
   )

@@ -293,7 +293,7 @@ def _describe(
     monitor.say(
       f"the run continues with other batches: {shape} after {earlier_shape}"
     )
-  multiple = config.partitioner.data_size * config.num_microbatches
+  multiple = config.partitioner.batch_shards * config.num_microbatches
   for line in setup.data.describe(first_step, multiple):
     monitor.say(line)
   for evaluator in setup.evaluators:

@@ -24,9 +24,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
-from dss_jax.models.partitioning.logical_axes import DATA_AXIS
+from dss_jax.models.partitioning import row_sums
 from dss_jax.training import token_losses
 from dss_jax.training.token_losses import TokenLosses
 
@@ -131,6 +130,9 @@ class _Static(NamedTuple):
   chunk: int
 
 
+_SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _weighted_loss(static, params, hidden, targets, weights, counted):
   def losses_of(params, hidden, targets, weights, counted):
@@ -138,10 +140,11 @@ def _weighted_loss(static, params, hidden, targets, weights, counted):
     loss, tokens, _ = _losses(static, logits, targets, weights, counted)
     return (loss, ()), tokens
 
-  (loss, _), tokens = _on_each_device(
+  (loss, _), tokens = row_sums.on_each_device(
     functools.partial(_over_chunks, losses_of, static.chunk),
     params,
     (hidden, targets, weights, counted),
+    sums=(_SCALAR, ()),
   )
   return loss, tokens
 
@@ -153,10 +156,11 @@ def _weighted_loss_fwd(static, params, hidden, targets, weights, counted):
     param_grads, hidden_grads = pullback(gradient)
     return (loss, param_grads), (tokens, hidden_grads)
 
-  (loss, param_grads), (tokens, hidden_grads) = _on_each_device(
+  (loss, param_grads), (tokens, hidden_grads) = row_sums.on_each_device(
     functools.partial(_over_chunks, losses_and_gradients, static.chunk),
     params,
     (hidden, targets, weights, counted),
+    sums=(_SCALAR, params),
   )
   return (loss, tokens), (param_grads, hidden_grads)
 
@@ -214,37 +218,6 @@ def _losses(
   gradient = scale[..., None] * jnp.exp(logits - log_z[..., None])
   gradient -= weights[..., None] * jnp.where(is_target, confidence, low)
   return jnp.sum(weights * (nll + z)), tokens, gradient
-
-
-def _on_each_device(
-  fn: Callable[..., tuple[Any, Any]], params: Any, arrays: Sequence[jax.Array]
-) -> tuple[Any, Any]:
-  """Lets each device of the mesh's `data` axis compute its own rows.
-
-  Args:
-    fn: `(params, *arrays) -> (sums, parts)`.
-    params: pytree, the same on all devices.
-    arrays: [rows, ...] each.
-
-  Returns:
-    `(sums, parts)`: the sums over all devices, the parts of all rows.
-  """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.shape.get(DATA_AXIS, 1) == 1:
-    return fn(params, *arrays)
-
-  def on_device(params, *arrays):
-    sums, parts = fn(params, *arrays)
-    return jax.lax.psum(sums, DATA_AXIS), parts
-
-  rows = PartitionSpec(DATA_AXIS)
-  return jax.shard_map(
-    on_device,
-    in_specs=(PartitionSpec(), *(rows for _ in arrays)),
-    out_specs=(PartitionSpec(), rows),
-    axis_names={DATA_AXIS},
-    check_vma=False,
-  )(params, *arrays)
 
 
 def _over_chunks(

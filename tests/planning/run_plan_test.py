@@ -176,7 +176,7 @@ class TestCommand:
     flags = ["--plan", "--plan_uncompiled", "--plan_memory=1GiB"]
     assert main.main([*TRAIN, f"--gin.MODEL_DIR={folder}", *flags]) == 0
     text = capsys.readouterr().out
-    assert "mesh: data 8 x model 1" in text
+    assert "mesh: replica 1 x data 8 x model 1" in text
     assert "32 records in 24 rows of" in text
     assert "temporaries" in text
     assert "largest batch: " in text
@@ -214,7 +214,7 @@ class TestCommand:
     assert ended.returncode == 0, ended.stderr
     values = json.loads(ended.stdout)
     assert values["simulated"]
-    assert values["mesh"] == {"data": 2, "model": 2}
+    assert values["mesh"] == {"replica": 1, "data": 2, "model": 2}
     assert values["num_microbatches"] == 2
     assert values["largest_batch"]["rows"] in values["largest_batch"]["tried"]
     assert values["collectives"]["all-gather"]["bytes"] > 0

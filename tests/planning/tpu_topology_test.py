@@ -64,8 +64,16 @@ class TestCompiler:
   pytestmark = needs_compiler
 
   def test_a_slice_that_does_not_exist(self):
-    with pytest.raises(UserError, match=r"'v5e:3x3'.*such as v5e:4x4"):
-      tpu_topology.devices("v5e:3x3")
+    for topology in ("v5e:3x3", "x*v5e:2x2", "0*v5e:2x2", "-1*v5e:2x2"):
+      with pytest.raises(UserError, match=r"'.*v5e:.*'.*such as v5e:4x4"):
+        tpu_topology.devices(topology)
+
+  def test_several_slices_hold_a_copy_each(self):
+    partitioner = Partitioner(devices=tpu_topology.devices("2*v5e:2x4"))
+    devices = partitioner.mesh.devices
+    assert devices.shape == (2, 8, 1)
+    for index, copy in enumerate(devices):
+      assert {device.slice_index for device in copy.flat} == {index}
 
   def test_arrays_on_described_devices_stay_shapes(self):
     partitioner = Partitioner(devices=tpu_topology.devices("v5e:2x2"))
@@ -85,8 +93,9 @@ class TestCompiler:
       num_partitions, devices=tpu_topology.devices(topology)
     )
     devices = partitioner.mesh.devices
-    assert devices.shape == (devices.size // num_partitions, num_partitions)
-    found, rows = [], 2 * partitioner.data_size
+    rows_split = devices.size // num_partitions
+    assert devices.shape == (1, rows_split, num_partitions)
+    found, rows = [], 2 * partitioner.batch_shards
     for host in sorted({device.process_index for device in devices.flat}):
       monkeypatch.setattr(jax, "process_index", lambda host=host: host)
       of_host = partitioner.process_rows(rows)
@@ -135,6 +144,45 @@ class TestCompiler:
     memory = compiled.memory_analysis()
     assert memory is not None
     assert memory.temp_size_in_bytes < 8 * scores_of_a_row
+
+  @pytest.mark.slow
+  def test_copies_scatter_their_gradients(self, run):
+    """Each chip sums the part that it stores; then copies sum the parts."""
+    side = 4
+    planned = run(
+      "base",
+      (320, 64, 32),
+      partitioner=Partitioner(
+        fully_sharded=True,
+        fully_sharded_devices=side,
+        devices=tpu_topology.devices("v5e:4x4"),
+      ),
+      vocab_size=4096,
+      num_encoder_layers=2,
+      num_decoder_layers=2,
+      scan_layers=True,
+      remat_policy="full",
+    )
+    step = compiled_step.compile_step(planned)
+    assert isinstance(step, compiled_step.CompiledStep)
+    stored = [param for param in planned.placed_params() if param.fetched]
+    assert len(stored) > 10
+    # In bfloat16, but for the two tables outside the layers.
+    whole = sum(param.bytes for param in stored if param.in_layer) // 2
+    whole += sum(param.bytes for param in stored if not param.in_layer)
+    scattered = step.traffic.of_kind("reduce-scatter")
+    assert {each.group_size for each in scattered} == {side}
+    size = sum(each.bytes_per_step for each in scattered)
+    assert whole <= size < 1.01 * whole  # some are filled up to whole tiles
+    between = summed = 0
+    for each in step.traffic.of_kind("all-reduce"):
+      if each.group_size == side:
+        between += each.bytes_per_step
+      else:
+        summed += each.bytes_per_step
+    assert between == pytest.approx(whole / side, rel=0.01)
+    # Only of what is stored whole: norms and biases of positions.
+    assert summed < 0.01 * whole
 
   @pytest.mark.slow
   def test_the_step_of_t5_base(self, run):

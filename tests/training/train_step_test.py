@@ -278,6 +278,16 @@ class TestSameEverywhere:
       ),
       pytest.param("adamw", 1, {}, marks=pytest.mark.slow),
       pytest.param(
+        "adamw",
+        2,
+        {
+          "fully_sharded": True,
+          "fully_sharded_min_size": 0,
+          "fully_sharded_devices": 2,
+        },
+        marks=pytest.mark.slow,
+      ),
+      pytest.param(
         "scaled_adam",
         2,
         {

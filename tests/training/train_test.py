@@ -503,7 +503,7 @@ def test_a_run_keeps_its_batches_on_other_devices(tmp_path):
   )
   description = json.loads((tmp_path / "run.json").read_text())
   assert description["batch_shape"] == shape
-  assert description["mesh"] == {"data": 2, "model": 1}
+  assert description["mesh"] == {"replica": 1, "data": 2, "model": 1}
 
 
 @pytest.mark.slow

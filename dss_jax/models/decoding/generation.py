@@ -71,7 +71,7 @@ class Generator:
     )
 
   def _whole_shards(self, batch_size: int) -> int:
-    shards = self.partitioner.data_size
+    shards = self.partitioner.batch_shards
     return -(-batch_size // shards) * shards
 
   def _generate_tokens(

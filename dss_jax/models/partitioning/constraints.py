@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Sequence
 
@@ -38,6 +39,26 @@ def constrain(x: Array, *logical_axes: str | None) -> Array:
   if spec is None:
     return x
   return jax.lax.with_sharding_constraint(x, spec)
+
+
+def fetch(parameter: Array, *logical_axes: str | None) -> Array:
+  """As `constrain`, for a parameter that may be stored in parts.
+
+  Its gradient is not constrained, so that each device may sum the part that it
+  stores. The transpose of a plain constraint would ask for all of it.
+  """
+  return _fetch(logical_axes, parameter)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fetch(logical_axes: tuple[str | None, ...], parameter: Array) -> Array:
+  return constrain(parameter, *logical_axes)
+
+
+_fetch.defvjp(
+  lambda logical_axes, parameter: (_fetch(logical_axes, parameter), None),
+  lambda logical_axes, _, gradient: (gradient,),
+)
 
 
 def partition_spec(

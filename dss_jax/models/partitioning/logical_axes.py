@@ -17,7 +17,9 @@ from dss_jax.base.errors import UserError
 # projections). Norms and averages are never taken over them.
 BATCH_AXES = ("layers", "stack")
 
-# The mesh's axes: `data` splits the batch, `model` splits single layers.
+# The mesh's axes: `replica` and `data` split the batch, `model` splits single
+# layers. Parameters may be split over `data`, of which `replica` makes copies.
+REPLICA_AXIS = "replica"
 DATA_AXIS = "data"
 MODEL_AXIS = "model"
 

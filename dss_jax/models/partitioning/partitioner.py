@@ -1,10 +1,12 @@
 """Where arrays live: the mesh, logical axis rules, shardings.
 
-The mesh has two axes. `data` splits the batch; `model` splits single layers.
+The mesh has three axes. `data` splits the batch; `model` splits single layers.
 Which dimension goes where follows from rules that map the names of dimensions
 (`logical_axes.py`) to mesh axes, in T5X's form and with T5X's defaults. With
 `fully_sharded`, parameters and optimizer state are split over `data` as well
 (ZeRO stage 3, arXiv:1910.02054), so that each device stores only its part.
+`replica` splits the batch, too, but no parameters: each of its devices along
+`data` hold a copy of all (hybrid sharding, as in arXiv:2304.11277).
 
 Sizes of batches here are global, over all hosts, unless a name says `local`.
 """
@@ -18,14 +20,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.base.errors import UserError
-from dss_jax.models.partitioning import logical_axes, partition_specs
+from dss_jax.models.partitioning import (
+  logical_axes,
+  partition_specs,
+  placement,
+)
 from dss_jax.models.partitioning.logical_axes import (
   DATA_AXIS,
   MODEL_AXIS,
+  REPLICA_AXIS,
   MeshAxes,
   Rules,
   mesh_axes_of,
@@ -38,8 +44,8 @@ class Partitioner:
   """Mesh and shardings of a run; T5X's `PjitPartitioner`.
 
   Attributes:
-    num_partitions: devices that share one copy of the model, the size of the
-      mesh's `model` axis. All others go to `data`.
+    num_partitions: devices that compute each layer together, the size of the
+      mesh's `model` axis. All others split the batch.
     model_parallel_submesh: T5X's other way to say so, a tile of the hardware
       mesh such as (2, 2, 1, 1); its product counts. JAX places the axes.
     logical_axis_rules: `(logical name, mesh axis or None)`, earlier ones first;
@@ -48,6 +54,9 @@ class Partitioner:
       by its largest dimension that is whole and divisible.
     fully_sharded_min_size: parameters of fewer elements (per layer) stay
       whole over `data`: fetching them would cost more than they take.
+    fully_sharded_devices: the size of the mesh's `data` axis: over so many
+      devices parameters are split at most, and the others hold copies. None
+      takes all of a TPU slice, or of all hosts.
     devices: those to use (`jax.Device`); None takes all of all hosts.
   """
 
@@ -56,10 +65,11 @@ class Partitioner:
   logical_axis_rules: Rules | None = None
   fully_sharded: bool = False
   fully_sharded_min_size: int = 2**14
+  fully_sharded_devices: int | None = None
   devices: Sequence[Any] | None = None
 
   def __post_init__(self):
-    for name, entry in self.rules:
+    for name, entry in self.logical_axis_rules or ():
       axes = mesh_axes_of(entry)
       if not set(axes) <= {DATA_AXIS, MODEL_AXIS} or len(set(axes)) < len(axes):
         raise UserError(
@@ -70,10 +80,20 @@ class Partitioner:
 
   @property
   def rules(self) -> tuple[tuple[str, MeshAxes], ...]:
-    """The logical axis rules in force."""
-    if self.logical_axis_rules is None:
-      return standard_logical_axis_rules()
-    return tuple((name, entry) for name, entry in self.logical_axis_rules)
+    """The logical axis rules in force.
+
+    Rules know nothing of copies: where they split the batch over `data`, it is
+    split over `replica`, too.
+    """
+    rules = self.logical_axis_rules
+    if rules is None:
+      rules = standard_logical_axis_rules()
+    return tuple(
+      (name, (REPLICA_AXIS, *axes))
+      if name == "batch" and DATA_AXIS in (axes := mesh_axes_of(entry))
+      else (name, entry)
+      for name, entry in rules
+    )
 
   @property
   def model_size(self) -> int:
@@ -94,19 +114,21 @@ class Partitioner:
     return size
 
   @property
-  def data_size(self) -> int:
-    """Devices along the mesh's `data` axis."""
-    return self.mesh.shape[DATA_AXIS]
+  def batch_shards(self) -> int:
+    """Devices that split the batch, along `replica` and `data`."""
+    return self.mesh.shape[REPLICA_AXIS] * self.mesh.shape[DATA_AXIS]
 
   @functools.cached_property
   def mesh(self) -> Mesh:
-    """The mesh `data` × `model`, axes of type Auto.
+    """The mesh `replica` × `data` × `model`, axes of type Auto.
 
     Auto, because `jax.make_mesh` defaults to Explicit, under which sharding
-    constraints become assertions.
+    constraints become assertions. Several TPU slices, whose chips have no links
+    to each other's, are taken one after another along the first axes.
 
     Raises:
-      UserError: if the number of devices is not a multiple of `model_size`.
+      UserError: if the number of devices is not a multiple of `model_size`, or
+        the others of `fully_sharded_devices`.
     """
     devices = list(self.devices or jax.devices())
     size = self.model_size
@@ -116,16 +138,22 @@ class Partitioner:
         f" {len(devices)} devices; it must be a divisor of {len(devices)}",
         fields="Partitioner.num_partitions",
       )
-    shape = (len(devices) // size, size)
-    axes, types = (DATA_AXIS, MODEL_AXIS), (AxisType.Auto, AxisType.Auto)
-    try:
-      return jax.make_mesh(shape, axes, axis_types=types, devices=devices)
-    except NotImplementedError:
-      # Both axes share a side of the slice: v5p:4x4x4 split as 32 x 2.
-      placed = mesh_utils.create_device_mesh(
-        shape, devices, allow_split_physical_axes=True
+    rows = len(devices) // size
+    data = self.fully_sharded_devices
+    if data is None:
+      data = rows // math.gcd(rows, placement.num_slices(devices))
+    elif data < 1 or rows % data:
+      raise UserError(
+        f"fully_sharded_devices is {data}, which does not divide the {rows}"
+        f" devices that split the batch; it must be a divisor of {rows}",
+        fields="Partitioner.fully_sharded_devices",
       )
-      return Mesh(placed, axes, axis_types=types)
+    shape = (rows // data, data, size)
+    return Mesh(
+      placement.mesh_devices(devices, shape),
+      (REPLICA_AXIS, DATA_AXIS, MODEL_AXIS),
+      axis_types=(AxisType.Auto,) * 3,
+    )
 
   @contextlib.contextmanager
   def activate(self) -> Iterator[Mesh]:
@@ -197,8 +225,8 @@ class Partitioner:
   # ---- Batches ---------------------------------------------------------------
 
   def batch_sharding(self) -> NamedSharding:
-    """The sharding of any batch feature: rows over `data`."""
-    return NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
+    """The sharding of any batch feature: rows over `replica` and `data`."""
+    return NamedSharding(self.mesh, PartitionSpec((REPLICA_AXIS, DATA_AXIS)))
 
   def check_batch_size(self, rows: int, num_microbatches: int = 1) -> None:
     """Raises unless every micro-batch has equally many rows on each device.
@@ -206,7 +234,7 @@ class Partitioner:
     Raises:
       UserError: naming the sizes.
     """
-    unit = self.data_size * num_microbatches
+    unit = self.batch_shards * num_microbatches
     if rows < 1 or rows % unit:
       nearest = max(unit, round(rows / unit) * unit)
       micro = ""
@@ -215,7 +243,7 @@ class Partitioner:
       raise UserError(
         f"batch_size is {rows} rows, not a multiple of {unit}:"
         f" {self.mesh.size} devices with num_partitions={self.model_size}"
-        f" leave {self.data_size} to split the batch over{micro}; set"
+        f" leave {self.batch_shards} to split the batch over{micro}; set"
         f" batch_size to {nearest}, say, or change num_partitions",
         fields=("DatasetConfig.batch_size", "Partitioner.num_partitions"),
       )

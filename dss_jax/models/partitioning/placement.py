@@ -1,10 +1,51 @@
-"""Moving whole arrays onto the devices of all hosts, and back."""
+"""Devices in the order of a mesh; moving whole arrays onto them, and back."""
 
+import collections
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.extend.backend
 import numpy as np
+from jax.experimental import mesh_utils
+
+
+def num_slices(devices: Iterable[Any]) -> int:
+  """Groups of devices whose links among each other are faster than others.
+
+  TPU slices; of GPUs mostly hosts. Groups of different sizes count as one.
+  """
+  sizes = collections.Counter(
+    getattr(device, "slice_index", 0) for device in devices
+  )
+  return len(sizes) if len(set(sizes.values())) == 1 else 1
+
+
+def mesh_devices(devices: Sequence[Any], shape: Sequence[int]) -> np.ndarray:
+  """Devices in the shape of a mesh, close together along its last axes.
+
+  Args:
+    devices: as many as the mesh has.
+    shape: of the mesh. Where there are several slices, its first axes lead from
+      one to the other.
+
+  Returns:
+    `shape` of `jax.Device`.
+  """
+  left, between = num_slices(devices), []
+  for size in shape:
+    between.append(math.gcd(size, left))
+    left //= between[-1]
+  within = [size // n for size, n in zip(shape, between, strict=True)]
+  # Axes may share a side of a TPU slice: v5p:4x4x4 split as 1 x 32 x 2.
+  if math.prod(between) == 1:
+    return mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+  return mesh_utils.create_hybrid_device_mesh(
+    within, between, devices, allow_split_physical_axes=True
+  )
 
 
 def place(tree: Any, shardings: Any) -> Any:

@@ -118,16 +118,19 @@ class TestMesh:
   @pytest.mark.parametrize(
     ("settings", "shape"),
     [
-      ({}, {"data": 8, "model": 1}),
-      ({"num_partitions": None}, {"data": 8, "model": 1}),
-      ({"num_partitions": 2}, {"data": 4, "model": 2}),
-      ({"num_partitions": 8}, {"data": 1, "model": 8}),
-      ({"model_parallel_submesh": (2, 2, 1, 1)}, {"data": 2, "model": 4}),
+      ({}, (1, 8, 1)),
+      ({"num_partitions": None}, (1, 8, 1)),
+      ({"num_partitions": 2}, (1, 4, 2)),
+      ({"num_partitions": 8}, (1, 1, 8)),
+      ({"model_parallel_submesh": (2, 2, 1, 1)}, (1, 2, 4)),
+      ({"fully_sharded_devices": 4}, (2, 4, 1)),
+      ({"fully_sharded_devices": 2, "num_partitions": 2}, (2, 2, 2)),
     ],
   )
   def test_shape_and_axis_types(self, settings, shape):
     mesh = Partitioner(**settings).mesh
-    assert dict(mesh.shape) == shape
+    axes = ("replica", "data", "model")
+    assert dict(mesh.shape) == dict(zip(axes, shape, strict=True))
     assert set(mesh.axis_types) == {AxisType.Auto}
 
   @pytest.mark.parametrize("num_partitions", [0, 3, 16, -1])
@@ -137,13 +140,20 @@ class TestMesh:
     for word in (f"is {num_partitions}", "8 devices", "num_partitions"):
       assert word in str(error.value)
 
+  @pytest.mark.parametrize("devices", [0, 3, 8])
+  def test_indivisible_copies(self, devices):
+    partitioner = Partitioner(2, fully_sharded_devices=devices)
+    with pytest.raises(UserError, match=f"is {devices}, .* divisor of 4") as e:
+      _ = partitioner.mesh
+    assert e.value.fields == ("Partitioner.fully_sharded_devices",)
+
   def test_two_contradicting_settings(self):
     with pytest.raises(UserError, match="model_parallel_submesh"):
       _ = Partitioner(2, model_parallel_submesh=(2, 2, 1, 1)).mesh
 
   def test_some_devices(self):
     partitioner = Partitioner(2, devices=jax.devices()[:4])
-    assert dict(partitioner.mesh.shape) == {"data": 2, "model": 2}
+    assert partitioner.mesh.devices.shape == (1, 2, 2)
 
   def test_activate_sets_mesh_and_rules(self):
     import flax.linen as nn
@@ -186,6 +196,25 @@ class TestFullySharded:
       fully_sharded_min_size=0,
     )
     assert spec(partitioner, (8, 16), ("embed", "mlp")) == ("data", "model")
+
+  def test_copies_are_split_over_their_own_devices(self):
+    """And whoever splits the batch over `data` says so of all copies."""
+    partitioner = Partitioner(
+      fully_sharded=True, fully_sharded_min_size=0, fully_sharded_devices=4
+    )
+    assert spec(partitioner, (9, 20), ("embed", "mlp")) == (None, "data")
+    rules = dict(partitioner.rules)
+    assert rules["batch"] == ("replica", "data")
+    assert partitioner.batch_shards == 8
+    of_ones_own = Partitioner(
+      logical_axis_rules=[("batch", "data"), ("embed", "data")]
+    ).rules
+    assert of_ones_own == (("batch", ("replica", "data")), ("embed", "data"))
+    state, _ = state_of(partitioner, optimizers.AdamW())
+    stored = {}
+    for shard in state.params["mlp"]["wi"].addressable_shards:
+      stored.setdefault(str(shard.index), []).append(shard.data)
+    assert [len(copies) for copies in stored.values()] == [2] * 4
 
 
 class ToyModel:
@@ -257,8 +286,15 @@ class TestState:
   def test_values_do_not_depend_on_the_mesh(self):
     optimizer = optimizers.AdamW()
     one, _ = state_of(Partitioner(devices=jax.devices()[:1]), optimizer)
-    many, _ = state_of(Partitioner(2, fully_sharded=True), optimizer)
-    jax.tree.map(np.testing.assert_array_equal, one, many)
+    for fully_sharded_devices in (None, 2):
+      partitioner = Partitioner(
+        2,
+        fully_sharded=True,
+        fully_sharded_min_size=0,
+        fully_sharded_devices=fully_sharded_devices,
+      )
+      many, _ = state_of(partitioner, optimizer)
+      jax.tree.map(np.testing.assert_array_equal, one, many)
 
   def test_factors_of_a_square_parameter_stay_whole(self):
     shapes = {"w": jax.ShapeDtypeStruct((8, 8), jnp.float32)}
@@ -288,8 +324,9 @@ class TestState:
 
 
 class TestBatch:
-  def test_rows_go_over_data(self):
-    partitioner = Partitioner(2)
+  @pytest.mark.parametrize("fully_sharded_devices", [None, 2])
+  def test_rows_go_over_all_copies(self, fully_sharded_devices):
+    partitioner = Partitioner(2, fully_sharded_devices=fully_sharded_devices)
     batch = {"x": np.arange(16).reshape(8, 2), "y": np.arange(8.0)}
     put = partitioner.put_batch(batch)
     assert part(put["x"]) == (2, 2)
@@ -346,5 +383,6 @@ def test_partitioner_is_plain_configuration():
     "logical_axis_rules": None,
     "fully_sharded": False,
     "fully_sharded_min_size": 16384,
+    "fully_sharded_devices": None,
     "devices": None,
   }
