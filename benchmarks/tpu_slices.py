@@ -27,6 +27,7 @@ import students
 
 from dss_jax.models.config import T5Config
 from dss_jax.models.partitioning import Partitioner
+from dss_jax.models.partitioning.logical_axes import DATA_AXIS, REPLICA_AXIS
 from dss_jax.planning import (
   collectives,
   expected_traffic,
@@ -135,14 +136,17 @@ def _by_formula(plan: run_plan.RunPlan) -> Mapping[str, int]:
   """
   run = plan.run
   params = run.placed_params()
+  mesh_shape = run.config.partitioner.mesh.shape
   expected = expected_traffic.expected_traffic(
-    run.config.model.config,
-    params,
-    run.shape,
-    run.config.partitioner.mesh.shape,
+    run.config.model.config, params, run.shape, mesh_shape
   )
   assert expected is not None
-  outside = sum(param.bytes for param in params if not param.in_layer)
+  outside = 0
+  for param in params:
+    if not param.in_layer:
+      outside += param.bytes
+      if param.fetched and mesh_shape[REPLICA_AXIS] > 1:  # Parts, summed again.
+        outside += param.bytes // mesh_shape[DATA_AXIS]
   return {
     "gradients": (expected.gradients + outside) // 2,
     "parameters": expected.parameters // 2,
@@ -159,7 +163,7 @@ def gathered_of_batch(
 
 
 HEADER = (
-  "student", "slice", "rows", "attention", "parameters", "optimizer",
+  "student", "slice", "chips of a copy", "rows", "attention", "parameters", "optimizer",
   "temporaries", "in all", "of memory", "summed", "scattered", "fetched",
   "by formula",
 )  # fmt: skip
@@ -171,7 +175,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
   order = {case.name: place for place, case in enumerate([*SMOKE, *SLICES])}
   for row in sorted(rows, key=lambda row: order.get(row["name"], len(order))):
     sizes, sent = row["bytes"], row["collectives"]
-    cells = [row["student"], row["topology"], row["batch_shape"]["rows"]]
+    cells = [row["student"], row["topology"], max(row["fully_sharded"], 1)]
+    cells.append(row["batch_shape"]["rows"])
     if not sent:
       lines.append(f"| {' | '.join(map(str, cells))} | does not fit |")
       continue

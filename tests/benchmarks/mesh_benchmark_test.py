@@ -28,7 +28,8 @@ def test_smoke(repository, tmp_path):
   )
   assert ended.returncode == 0, ended.stderr
   found = json.loads(file.read_text(encoding="utf-8"))
-  assert found["by_policy"][0]["mesh"] == {"data": 1, "model": 1}
+  mesh = {"replica": 1, "data": 1, "model": 1}
+  assert found["by_policy"][0]["mesh"] == mesh
   traffic = found["by_mesh"][0]["collectives"]
   assert traffic["all-reduce"]["bytes"] > 0 == traffic["all-gather"]["bytes"]
   assert ended.stdout.count("\n|") >= 5

@@ -51,7 +51,7 @@ class Partitioner:
     logical_axis_rules: `(logical name, mesh axis or None)`, earlier ones first;
       None takes `standard_logical_axis_rules()`.
     fully_sharded: split parameters and optimizer state over `data` too, each
-      by its largest dimension that is whole and divisible.
+      by a dimension that is whole and divisible.
     fully_sharded_min_size: parameters of fewer elements (per layer) stay
       whole over `data`: fetching them would cost more than they take.
     fully_sharded_devices: the size of the mesh's `data` axis: over so many

@@ -105,7 +105,7 @@ def _row_axes() -> tuple[str, ...]:
 def _sum_spec(shape: Sequence[int]) -> PartitionSpec:
   """How a sum is split: over `data`, where several copies add up their parts.
 
-  By its largest dimension, as parameters are that are stored in parts. Where
+  By its largest dimension, the vocabulary, as tables are stored in parts. Where
   `model` may have split that one, and where there are no copies, not at all.
   """
   whole = PartitionSpec()

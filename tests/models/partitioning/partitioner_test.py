@@ -166,14 +166,15 @@ class TestMesh:
 
 
 class TestFullySharded:
-  def test_largest_whole_dimension_is_split(self):
+  def test_the_vocabulary_or_the_first_whole_dimension_is_split(self):
     partitioner = Partitioner(2, fully_sharded=True, fully_sharded_min_size=0)
     assert spec(partitioner, (8, 16), ("embed", "mlp")) == ("data", "model")
     assert spec(partitioner, (64, 8), ("vocab", "embed")) == ("model", "data")
-    # The larger is split, whatever the order.
     data_only = Partitioner(fully_sharded=True, fully_sharded_min_size=0)
-    assert spec(data_only, (8, 16), ("embed", "mlp")) == (None, "data")
+    assert spec(data_only, (8, 16), ("embed", "mlp")) == ("data", None)
     assert spec(data_only, (16, 8), ("mlp", "embed")) == ("data", None)
+    assert spec(data_only, (8, 16), ("embed", "vocab")) == (None, "data")
+    assert spec(data_only, (8, 15), ("embed", "vocab")) == ("data", None)
 
   def test_falls_back(self):
     partitioner = Partitioner(fully_sharded=True, fully_sharded_min_size=0)
@@ -183,10 +184,10 @@ class TestFullySharded:
   def test_small_parameters_and_stacked_layers_stay_whole(self):
     partitioner = Partitioner(fully_sharded=True, fully_sharded_min_size=128)
     assert spec(partitioner, (8, 15), ("embed", "mlp")) == (None, None)
-    assert spec(partitioner, (8, 16), ("embed", "mlp")) == (None, "data")
-    axes = ("embed", "layers", "mlp")
-    assert spec(partitioner, (8, 64, 16), axes) == (None, None, "data")
-    assert spec(partitioner, (8, 64, 15), axes) == (None, None, None)
+    assert spec(partitioner, (8, 16), ("embed", "mlp")) == ("data", None)
+    axes = ("layers", "embed", "mlp")
+    assert spec(partitioner, (64, 8, 16), axes) == (None, "data", None)
+    assert spec(partitioner, (64, 8, 15), axes) == (None, None, None)
 
   def test_rules_that_use_data_already_are_kept(self):
     partitioner = Partitioner(
