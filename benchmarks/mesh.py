@@ -137,8 +137,7 @@ def by_mesh(student: T5Config, meshes: Sequence[Any]) -> list[Any]:
       found.step.traffic.bytes_per_step("all-gather"),
     )
     expected = found.expected
-    sizes = partitioner.mesh.shape.values()
-    name = " x ".join(map(str, sizes))
+    name = " x ".join(map(str, partitioner.mesh.devices.shape))
     if partitioner.fully_sharded:
       name += ", fully sharded"
     cells = [

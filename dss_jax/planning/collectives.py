@@ -157,8 +157,11 @@ _OPERATION = re.compile(
 )
 _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
-_CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
-_LIMIT = re.compile(r" (%[\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
+_LOOP = re.compile(r"\bcondition=%?([\w.\-]+), body=%?([\w.\-]+)")
+_LESS = re.compile(r"ROOT .* compare\((%[\w.\-]+), (%[\w.\-]+)\).*direction=LT")
+_CONSTANT = re.compile(r" constant\((\d+)\)")
+_ELEMENT = re.compile(r" get-tuple-element\(%[\w.\-]+\), index=(\d+)")
+_SUM = re.compile(r" add\((%[\w.\-]+), (%[\w.\-]+)\)")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 
@@ -186,7 +189,7 @@ def _callees(
   times: int | None = 1
   if " while(" in line:
     trips = _TRIPS.search(line)
-    times = int(trips[1]) if trips else _limit(line, computations)
+    times = int(trips[1]) if trips else _turns(line, computations)
   for name in _CALLS.findall(line):
     yield name, times
   for names in _BRANCHES.findall(line):
@@ -194,20 +197,37 @@ def _callees(
       yield name.strip().lstrip("%"), times
 
 
-def _limit(line: str, computations: Mapping[str, list[str]]) -> int | None:
+def _turns(line: str, computations: Mapping[str, list[str]]) -> int | None:
   """How often a loop turns that counts from zero, as scans do.
 
-  Read from its condition, `counter < constant`; None for other conditions. TPU
-  programs say it in no other way.
+  Read from its condition, `counter < constant`, and from what its body adds to
+  the counter; None for other loops. TPU programs say it in no other way.
   """
-  condition = _CONDITION.search(line)
-  lines = computations.get(condition[1], []) if condition else []
-  constants = [match for line in lines if (match := _LIMIT.search(line))]
-  root = next((line for line in lines if "ROOT " in line), "")
-  if len(constants) != 1 or "direction=LT" not in root:
+  loop = _LOOP.search(line)
+  if loop is None:
     return None
-  constant = constants[0]
-  return int(constant[2]) if f"{constant[1]})" in root else None
+  condition, body = (computations.get(name, []) for name in loop.groups())
+  less = _LESS.search("\n".join(condition))
+  if less is None:
+    return None
+  limit = _CONSTANT.search(_definition(less[2], condition))
+  place = _ELEMENT.search(_definition(less[1], condition))
+  if limit is None or place is None:
+    return None
+  step = 1
+  root = next((each for each in body if "ROOT " in each), "")
+  next_values = re.findall(r"%[\w.\-]+", root.partition(" tuple(")[2])
+  if int(place[1]) < len(next_values):
+    added = _SUM.search(_definition(next_values[int(place[1])], body))
+    for name in added.groups() if added else ():
+      if constant := _CONSTANT.search(_definition(name, body)):
+        step = int(constant[1])
+  return math.ceil(int(limit[1]) / max(step, 1))
+
+
+def _definition(name: str, lines: Iterable[str]) -> str:
+  """The instruction of a computation that defines a name; empty for none."""
+  return next((line for line in lines if f"{name} = " in line), "")
 
 
 def _collective(line: str, num_devices: int) -> Collective | None:

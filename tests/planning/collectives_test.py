@@ -211,3 +211,35 @@ def test_a_program_as_compiled_here():
   assert ("all-reduce", 2, 5, 4 * 8 * 4) in found
   assert ("all-reduce", 4, 1, 4) in found
   assert traffic.uncounted_loops == 0
+
+
+# Parts of a sum go around a ring, two steps at a time.
+RING_PROGRAM = """\
+%turn (p: (bf16[64,8], u32[])) -> (bf16[64,8], u32[]) {
+  %two = u32[]{:T(128)} constant(2)
+  %p = (bf16[64,8], /*index=1*/u32[]{:T(128)}) parameter(0)
+  %i = u32[]{:T(128)} get-tuple-element(%p), index=1
+  %a = bf16[64,8] get-tuple-element(%p), index=0
+  %b = bf16[64,8] collective-permute(%a), channel_id=1, source_target_pairs={{0,1},{1,0}}
+  %c = bf16[64,8] collective-permute(%b), channel_id=2, source_target_pairs={{0,1},{1,0}}
+  %next = u32[]{:T(128)} add(%i, %two)
+  ROOT %t = (bf16[64,8], /*index=1*/u32[]) tuple(%c, /*index=1*/%next)
+}
+
+%below (p: (bf16[64,8], u32[])) -> pred[] {
+  %seven = u32[]{:T(128)} constant(7)
+  %p = (bf16[64,8], u32[]{:T(128)}) parameter(0)
+  %i = u32[]{:T(128)} get-tuple-element(%p), index=1
+  ROOT %lt = pred[]{:T(512)} compare(%i, %seven), direction=LT
+}
+
+ENTRY %main (p: (bf16[64,8], u32[])) -> (bf16[64,8], u32[]) {
+  ROOT %while.1 = (bf16[64,8], u32[]) while(%p), condition=%below, body=%turn
+}
+"""
+
+
+def test_loops_that_count_in_steps():
+  traffic = collectives.read(RING_PROGRAM, 2)
+  assert traffic.uncounted_loops == 0
+  assert [each.times for each in traffic.collectives] == [4, 4]
