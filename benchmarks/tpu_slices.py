@@ -49,14 +49,14 @@ class Slice:
   Attributes:
     student: of `STUDENTS`.
     topology: of the slice, as `--plan_topology`.
-    fully_sharded: over how many chips parameters are split; 0 for none.
+    chips_of_copy: over how many chips parameters are split.
     attention: the student's `attention_implementation`.
     rows_of_chip: rows of a batch.
   """
 
   student: str
   topology: str
-  fully_sharded: int
+  chips_of_copy: int
   attention: str = "auto"
   rows_of_chip: int = ROWS_OF_CHIP
 
@@ -87,12 +87,12 @@ STUDENTS = {
   "toy": dataclasses.replace(mesh.TOY, scan_layers=True, dtype="bfloat16"),
 }
 SLICES = [
-  Slice("base", "v5e:2x4", 0),
-  Slice("base", "v5e:2x4", 0, attention="xla"),
+  Slice("base", "v5e:2x4", 1),
+  Slice("base", "v5e:2x4", 1, attention="xla"),
   Slice("large", "v5e:4x4", 4),
   Slice("XL", "v5e:8x8", 8),
   Slice("XXL", "v5e:16x16", 16),
-  Slice("base", "v5p:2x2x2", 0),
+  Slice("base", "v5p:2x2x2", 1),
   Slice("large", "v5p:2x2x4", 4),
   Slice("XL", "v5p:4x4x4", 4),
   Slice("XXL", "v5p:4x8x8", 8),
@@ -102,9 +102,10 @@ SMOKE = [Slice("toy", "v5e:2x2", 2, rows_of_chip=5)]
 
 def compiled(case: Slice) -> dict[str, Any]:
   """Everything a plan says of a slice, and what the table needs besides."""
+  sharded = case.chips_of_copy > 1
   partitioner = Partitioner(
-    fully_sharded=case.fully_sharded > 0,
-    fully_sharded_devices=case.fully_sharded or None,
+    fully_sharded=sharded,
+    fully_sharded_devices=case.chips_of_copy if sharded else None,
     fully_sharded_min_size=0 if case.student == "toy" else 2**14,
     devices=tuple(tpu_topology.devices(case.topology)),
   )
@@ -175,7 +176,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
   order = {case.name: place for place, case in enumerate([*SMOKE, *SLICES])}
   for row in sorted(rows, key=lambda row: order.get(row["name"], len(order))):
     sizes, sent = row["bytes"], row["collectives"]
-    cells = [row["student"], row["topology"], max(row["fully_sharded"], 1)]
+    cells = [row["student"], row["topology"], row["chips_of_copy"]]
     cells.append(row["batch_shape"]["rows"])
     if not sent:
       lines.append(f"| {' | '.join(map(str, cells))} | does not fit |")
