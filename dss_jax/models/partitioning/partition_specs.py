@@ -88,7 +88,7 @@ class ParamSplitter:
   def _over_data_too(
     self, param: NamedParam, spec: list[MeshAxes]
   ) -> list[MeshAxes]:
-    """Adds `data` to a whole, divisible dimension of a block.
+    """Adds `data` to a whole, divisible dimension of a block that has a name.
 
     To that of the vocabulary, by far the largest, or else to the first: a part
     is then in one piece, which XLA scatters sums into more readily.
@@ -104,7 +104,11 @@ class ParamSplitter:
     if math.prod(shape[dim] for dim in block) < self.fully_sharded_min_size:
       return spec
     usable = [
-      dim for dim in block if spec[dim] is None and shape[dim] % data_size == 0
+      dim
+      for dim in block
+      if param.axes[dim] is not None
+      and spec[dim] is None
+      and shape[dim] % data_size == 0
     ]
     if not usable:
       return spec

@@ -175,6 +175,9 @@ class TestFullySharded:
     assert spec(data_only, (16, 8), ("mlp", "embed")) == ("data", None)
     assert spec(data_only, (8, 16), ("embed", "vocab")) == (None, "data")
     assert spec(data_only, (8, 15), ("embed", "vocab")) == ("data", None)
+    # The rank of an adapter, which no rule may split, has no name.
+    assert spec(data_only, (8, 16), (None, "mlp")) == (None, "data")
+    assert spec(data_only, (8, 15), (None, "mlp")) == (None, None)
 
   def test_falls_back(self):
     partitioner = Partitioner(fully_sharded=True, fully_sharded_min_size=0)
