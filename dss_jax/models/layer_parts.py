@@ -87,7 +87,7 @@ class Dense(nn.Module):
     # Two thin products instead of one with the sum of the kernels: neither the
     # sum nor a gradient of the kernel's size is ever formed.
     a, b = (self.get_variable("params", name) for name in LOW_RANK)
-    a, b = constrain(a, self.axes[0], None), constrain(b, None, self.axes[1])
+    a, b = fetch(a, self.axes[0], None), fetch(b, None, self.axes[1])
     narrow = _project(inputs, a, self.dtype, self.dtype)
     return outputs + _project(narrow, b, self.dtype, output_dtype)
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from dss_jax.models import lora
 from dss_jax.models.partitioning import Partitioner, standard_logical_axis_rules
 from dss_jax.planning import collectives, run_plan
 from dss_jax.planning.expected_traffic import PlacedParam
@@ -85,6 +86,10 @@ def test_fully_sharded_fetches_one_layer_at_a_time(run):
         ({}, {"dtype": "bfloat16"}),
         (FULLY, {"num_microbatches": 2}),
         ({**FULLY, "fully_sharded_devices": 4}, SCAN),
+        (
+          {**FULLY, "fully_sharded_devices": 4},
+          {"adapters": lora.LoraOptions(rank=8), **SCAN},
+        ),
         (FULLY, {"num_microbatches": 2, **SCAN}),
         (FULLY, {"remat_policy": "full", **SCAN}),
         ({"num_partitions": 4}, {"num_microbatches": 2, **SCAN}),
