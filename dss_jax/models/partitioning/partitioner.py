@@ -56,7 +56,8 @@ class Partitioner:
       whole over `data`: fetching them would cost more than they take.
     fully_sharded_devices: the size of the mesh's `data` axis: over so many
       devices parameters are split at most, and the others hold copies. None
-      takes all of a TPU slice, or of all hosts.
+      takes all of a TPU slice or of a host's GPUs; fully sharded, all devices
+      where that is one.
     devices: those to use (`jax.Device`); None takes all of all hosts.
   """
 
@@ -142,7 +143,10 @@ class Partitioner:
     data = self.fully_sharded_devices
     if data is None:
       data = rows // math.gcd(rows, placement.num_slices(devices))
-    elif data < 1 or rows % data:
+      # Of hosts with one GPU each, a copy on each would split nothing.
+      if data == 1 and self.fully_sharded:
+        data = rows
+    elif not isinstance(data, int) or data < 1 or rows % data:
       raise UserError(
         f"fully_sharded_devices is {data}, which does not divide the {rows}"
         f" devices that split the batch; it must be a divisor of {rows}",

@@ -140,7 +140,7 @@ class TestMesh:
     for word in (f"is {num_partitions}", "8 devices", "num_partitions"):
       assert word in str(error.value)
 
-  @pytest.mark.parametrize("devices", [0, 3, 8])
+  @pytest.mark.parametrize("devices", [0, 3, 8, -1, 2.0, "2"])
   def test_indivisible_copies(self, devices):
     partitioner = Partitioner(2, fully_sharded_devices=devices)
     with pytest.raises(UserError, match=f"is {devices}, .* divisor of 4") as e:

@@ -58,6 +58,22 @@ def test_hosts_of_different_sizes_count_as_one():
 @pytest.mark.parametrize(
   ("settings", "shape"),
   [
+    ({}, (4, 1, 1)),
+    ({"fully_sharded": True}, (1, 4, 1)),
+    ({"fully_sharded": True, "fully_sharded_devices": 1}, (4, 1, 1)),
+  ],
+)
+def test_hosts_of_one_device_split_what_is_fully_sharded(
+  settings, shape, monkeypatch
+):
+  monkeypatch.setattr(partitioner, "Mesh", lambda devices, *_, **__: devices)
+  devices = hosts(1, 1, 1, 1)
+  assert Partitioner(**settings, devices=devices).mesh.shape == shape
+
+
+@pytest.mark.parametrize(
+  ("settings", "shape"),
+  [
     ({}, (2, 4, 1)),
     ({"num_partitions": 2}, (2, 2, 2)),
     ({"num_partitions": 8}, (1, 1, 8)),
