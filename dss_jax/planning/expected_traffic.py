@@ -43,6 +43,11 @@ class PlacedParam:
       stack[0] in ("encoder", "decoder") or stack[0].startswith("layers_")
     )
 
+  @property
+  def is_table(self) -> bool:
+    """Whether it has a row or a column for each entry of the vocabulary."""
+    return self.path.split("/")[-2] in ("token_embedder", "logits_dense")
+
 
 @dataclasses.dataclass(frozen=True)
 class ExpectedTraffic:
@@ -67,9 +72,11 @@ def expected_traffic(
   mesh_shape: Mapping[str, int],
   num_microbatches: int = 1,
 ) -> ExpectedTraffic | None:
-  """The formula; None where heads do not divide into the `model` axis.
+  """The formula; None for meshes that it does not follow.
 
-  Activations then travel in ways that it does not follow.
+  Where heads do not divide into the `model` axis, activations travel in other
+  ways. Where copies hold the vocabulary's tables whole, the parts in which
+  these are summed are put together again.
 
   Args:
     config: the student's sizes.
@@ -81,6 +88,10 @@ def expected_traffic(
   """
   if config.num_heads % mesh_shape[MODEL_AXIS]:
     return None
+  if min(mesh_shape[REPLICA_AXIS], mesh_shape[DATA_AXIS]) > 1:
+    tables = [p for p in params if p.trained and p.is_table]
+    if mesh_shape[MODEL_AXIS] == 1 and not all(p.fetched for p in tables):
+      return None
   return ExpectedTraffic(
     gradients=num_microbatches * _gradients(config, params, shape, mesh_shape),
     activations=_activations(config, shape, mesh_shape),

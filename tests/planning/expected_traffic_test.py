@@ -122,11 +122,15 @@ def test_logits_in_chunks(settings, run):
 
 
 def test_meshes_without_a_formula(run):
-  """Heads that do not divide, and rules of one's own."""
+  """Heads that do not divide, rules of one's own, copies of whole tables."""
   assert run_plan.expected_of(run("tiny", partitioner=Partitioner(8))) is None
   rules = standard_logical_axis_rules(2, 2)
   partitioner = Partitioner(2, logical_axis_rules=rules)
   assert run_plan.expected_of(run("tiny", partitioner=partitioner)) is None
+  for devices, known in ((8, True), (4, False), (1, True)):
+    partitioner = Partitioner(fully_sharded_devices=devices)
+    expected = run_plan.expected_of(run("tiny", partitioner=partitioner))
+    assert (expected is not None) == known
 
 
 @pytest.mark.parametrize(
