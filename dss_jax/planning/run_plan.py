@@ -163,7 +163,8 @@ def expected_of(run: AbstractRun) -> expected_traffic.ExpectedTraffic | None:
   """What a run's devices should send each other; None where no formula says."""
   partitioner = run.config.partitioner
   rules = partitioner.logical_axis_rules
-  if rules is not None and tuple(rules) != standard_logical_axis_rules():
+  standard = standard_logical_axis_rules()
+  if rules is not None and tuple(map(tuple, rules)) != standard:
     return None
   if run.backend != "cpu":
     return None

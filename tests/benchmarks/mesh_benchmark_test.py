@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dss_jax.planning import collectives, tpu_topology
+from dss_jax.planning import byte_sizes, collectives, tpu_topology
 
 
 @pytest.mark.slow
@@ -33,6 +33,10 @@ def test_smoke(repository, tmp_path):
   traffic = found["by_mesh"][0]["collectives"]
   assert traffic["all-reduce"]["bytes"] > 0 == traffic["all-gather"]["bytes"]
   assert ended.stdout.count("\n|") >= 5
+  row = ended.stdout.splitlines()[-1]
+  assert row.startswith("| 1 x 8 x 1 | none | 1 |")
+  parameters = found["by_mesh"][0]["bytes"]["parameters"]
+  assert f"| {byte_sizes.shown(parameters)} |" in row
 
 
 @pytest.mark.slow
@@ -59,7 +63,7 @@ def test_a_slice_is_compiled_once(
   monkeypatch.delattr(module, "compiled")  # the next time nothing is
   module.main(arguments)
   again = capsys.readouterr().out
-  assert "| toy | v5e:2x2 | 20 | kernels |" in again
+  assert "| toy | v5e:2x2 | 2 | 20 | kernels |" in again
   assert printed.endswith(again)
 
 
