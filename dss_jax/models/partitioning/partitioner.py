@@ -5,8 +5,8 @@ Which dimension goes where follows from rules that map the names of dimensions
 (`logical_axes.py`) to mesh axes, in T5X's form and with T5X's defaults. With
 `fully_sharded`, parameters and optimizer state are split over `data` as well
 (ZeRO stage 3, arXiv:1910.02054), so that each device stores only its part.
-`replica` splits the batch, too, but no parameters: each of its devices along
-`data` hold a copy of all (hybrid sharding, as in arXiv:2304.11277).
+`replica` splits the batch, too, but no parameters: the devices along `data`
+hold a copy of all between them (hybrid sharding, as in arXiv:2304.11277).
 
 Sizes of batches here are global, over all hosts, unless a name says `local`.
 """
