@@ -459,17 +459,17 @@ PROMPTS_OF_ALL_KINDS = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "length", [15_000, pytest.param(300_000, marks=pytest.mark.thorough)]
+  "length", [8_000, pytest.param(300_000, marks=pytest.mark.thorough)]
 )
 def test_time_grows_with_the_length_only(length):
   """A quadratic step would take a minute, or hours on the longer text."""
   for bulk in BULKS:
     text = bulk * (length // len(bulk))
     for prompt in PROMPTS_OF_ALL_KINDS:
-      if length > 15_000 and prompt.name not in ("cqa", "svamp", "esnli"):
+      if length > 8_000 and prompt.name not in ("cqa", "svamp", "esnli"):
         continue
       record = RECORDS.get(prompt.name, NLI)
-      for begin in ("", f"R. {prompt.answer_marker} ")[length > 15_000 :]:
+      for begin in ("", f"R. {prompt.answer_marker} ")[length > 8_000 :]:
         with guards.cpu_limit(10 + length / 2e4):
           parse(prompt, record, Completion(begin + text, finish_reason=""))
           if prompt.name in ("cqa", "svamp", "esnli", "anli"):

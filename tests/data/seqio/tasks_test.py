@@ -358,9 +358,8 @@ def test_plain_converters_make_batches(name):
 @pytest.mark.parametrize(
   "dataset",
   [
-    # One that is read from files, and one that is made.
     name
-    if name in ("cqa", "taxonli")
+    if name == "cqa"
     else pytest.param(name, marks=pytest.mark.thorough)
     for name in ALL_DATASETS
   ],

@@ -99,7 +99,10 @@ def test_nobody_is_asked_before_the_user_agrees(table, loopback):
   assert "seeds 3, now it is 5" in output
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  "number",
+  [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)],
+)
 def test_a_signal_reaches_the_command_under_way(table, loopback, number):
   def answer(body, times):
     time.sleep(0.3)

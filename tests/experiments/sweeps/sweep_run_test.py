@@ -605,6 +605,7 @@ def test_a_real_sweep_is_as_good_as_runs_by_hand(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_real_cells_trained_together_are_those_trained_alone(tmp_path):
   """Their numbers but for rounding, and their files."""
   file = small_sweeps.write(
