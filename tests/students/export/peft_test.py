@@ -72,6 +72,7 @@ def test_a_student_without_adapters_is_refused(make_student, tmp_path):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
   """A base, in Hugging Face's layout too, and runs of adapters for both."""
+  pytest.importorskip("torch")
   folder = tmp_path_factory.mktemp("runs")
   assert main.main(command_line.train_flags(folder / "base")) == 0
   flags = ["export", f"--model_dir={folder / 'base'}", "--check=0"]
