@@ -41,7 +41,12 @@ def _write_tickets(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ("word", "module"),
-  [("add_dss_tasks", "my_tasks"), ("datasets.register", "my_datasets")],
+  [
+    ("add_dss_tasks", "my_tasks"),
+    pytest.param(
+      "datasets.register", "my_datasets", marks=pytest.mark.thorough
+    ),
+  ],
 )
 def test_your_own_data_trains(word, module, readme, repository, tmp_path):
   _write_tickets(tmp_path)

@@ -7,6 +7,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_phases_of_a_start_are_printed(
   load_benchmark, tmp_path, monkeypatch
 ):

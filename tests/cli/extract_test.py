@@ -617,7 +617,10 @@ def _wait_for(loopback, count):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+  "number",
+  [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)],
+)
 def test_interrupted_and_killed_runs_continue(tmp_path, loopback, number):
   command = _started(tmp_path, loopback)
   process = subprocess.Popen(

@@ -95,14 +95,15 @@ def test_a_recipe_without_checkpoint_and_vocabulary_asks_for_one():
     gin_config.instance("train.train")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
   ("size", "row"),
   [
     ("t5_base", "dss_palm"),
-    pytest.param("t5_xxl", "dss_gpt_neox", marks=pytest.mark.thorough),
-    pytest.param("t5_base", "standard", marks=pytest.mark.thorough),
-    pytest.param("t5_base", "single_task", marks=pytest.mark.thorough),
-    pytest.param("t5_large", "dss_palm", marks=pytest.mark.thorough),
+    ("t5_xxl", "dss_gpt_neox"),
+    ("t5_base", "standard"),
+    ("t5_base", "single_task"),
+    ("t5_large", "dss_palm"),
   ],
 )
 def test_a_recipe_runs(fixtures, tmp_path, monkeypatch, size, row):

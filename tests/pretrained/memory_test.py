@@ -48,7 +48,9 @@ print(before, status("VmHWM"), opened.num_parameters * 4 / 2**20)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux")
-@pytest.mark.parametrize("shards", [None, 3])
+@pytest.mark.parametrize(
+  "shards", [pytest.param(None, marks=pytest.mark.thorough), 3]
+)
 def test_a_hosts_peak_is_one_copy(tmp_path, folders, shards, repository):
   weights = {
     name: np.broadcast_to(np.float32(0.5), array.shape)

@@ -76,7 +76,7 @@ def _state(step: int) -> dict:
 
 
 @pytest.mark.parametrize(
-  "steps", [(1, 2, 3), pytest.param((1, 2, 2), marks=pytest.mark.slow)]
+  "steps", [(1, 2, 3), pytest.param((1, 2, 2), marks=pytest.mark.thorough)]
 )
 def test_killed_while_saving_it_has_all_that_was_saved(tmp_path, steps):
   """At any moment there is a checkpoint, whole, and the newest never goes."""

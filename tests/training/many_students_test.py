@@ -137,7 +137,9 @@ def finished(tmp_path_factory) -> pathlib.Path:
   return folder
 
 
-@pytest.mark.parametrize("last", [1, 3, 5])
+@pytest.mark.parametrize(
+  "last", [3, *(pytest.param(n, marks=pytest.mark.thorough) for n in (1, 5))]
+)
 def test_stopped_and_continued(finished, tmp_path, monkeypatch, last):
   """As if nothing had been: also where some had already ended."""
   take = many_students._JointStep._step

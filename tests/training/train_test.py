@@ -269,10 +269,14 @@ def _signal_within(monkeypatch, owner, name: str, at: int = 1) -> None:
   ("owner", "name"),
   [
     (evaluation.Evaluator, "run"),
-    pytest.param(validation_loss.ValidationLoss, "run", marks=pytest.mark.slow),
+    pytest.param(
+      validation_loss.ValidationLoss, "run", marks=pytest.mark.thorough
+    ),
   ],
 )
-@pytest.mark.parametrize("nth", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  "nth", [1, pytest.param(2, marks=pytest.mark.thorough)]
+)
 def test_a_signal_within_an_evaluation_ends_it_and_it_is_made_again(
   finished, tmp_path, monkeypatch, owner, name, nth
 ):

@@ -358,9 +358,7 @@ def test_plain_converters_make_batches(name):
 @pytest.mark.parametrize(
   "dataset",
   [
-    name
-    if name == "cqa"
-    else pytest.param(name, marks=pytest.mark.thorough)
+    name if name == "cqa" else pytest.param(name, marks=pytest.mark.thorough)
     for name in ALL_DATASETS
   ],
 )

@@ -122,6 +122,7 @@ def test_a_signal_reaches_the_command_under_way(table, loopback, number):
   assert asked < 60
 
 
+@pytest.mark.thorough
 def test_held_out_records_are_asked_about_first(table, loopback):
   """The cost that is allowed ends within them, and nothing can be trained."""
   loopback.answer = lambda body, times: "It is so. So the answer is two."

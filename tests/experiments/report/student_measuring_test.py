@@ -85,6 +85,7 @@ def _data(page: str):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_measured_students_are_on_the_page(swept, tmp_path, capfd):
   """Their time, memory and rationales; measured once, and never unasked."""
   plain = ["report", str(swept), f"--output_dir={tmp_path / 'plain'}"]
