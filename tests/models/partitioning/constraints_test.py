@@ -14,7 +14,11 @@ from dss_jax.models.decoding import beam_search
 from dss_jax.models.encoder_decoder import (
   EncoderDecoderModel,
 )
-from dss_jax.models.partitioning.constraints import logical_axis_rules
+from dss_jax.models.partitioning.constraints import (
+  constrain,
+  fetch,
+  logical_axis_rules,
+)
 
 RULES = (
   ("batch", "data"),
@@ -53,6 +57,22 @@ def _gradient(model):
     return model.apply(params, batch).std()
 
   return jax.jit(jax.value_and_grad(loss))
+
+
+@pytest.mark.parametrize(
+  ("function", "constraints"), [(constrain, 2), (fetch, 1)]
+)
+def test_a_parameter_is_fetched_and_its_gradient_left_where_it_is(
+  function, constraints
+):
+  kernel = np.ones((8, 4), np.float32)
+
+  def loss(kernel):
+    return (function(kernel, "embed", "mlp") ** 2).sum()
+
+  with jax.set_mesh(_mesh()), logical_axis_rules(RULES):
+    jaxpr = str(jax.make_jaxpr(jax.grad(loss))(kernel))
+  assert jaxpr.count("sharding_constraint[") == constraints
 
 
 def _spec_of(axes):
