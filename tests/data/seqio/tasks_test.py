@@ -29,7 +29,7 @@ import dss_jax.tasks  # noqa: E402, F401
 from dss_jax.data import tasks  # noqa: E402
 from dss_jax.data.seqio import registration, task_lookup  # noqa: E402
 
-LENGTHS = {"inputs": 200, "targets": 120}
+LENGTHS = {"inputs": 200, "targets": 160}
 ALL_DATASETS = (
   "anli1",
   "anli2",
