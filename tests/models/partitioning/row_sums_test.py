@@ -73,6 +73,6 @@ def test_copies_share_a_sum_by_its_largest_dimension_that_divides():
     assert row_sums._sum_spec((8, 63)) == P("data")
     assert row_sums._sum_spec((7, 63)) == P()
     assert row_sums._sum_spec(()) == P()
-  for settings in ({}, {"fully_sharded_devices": 2, "num_partitions": 2}):
-    with Partitioner(**settings).activate():
+  for partitioner in (Partitioner(), Partitioner(2, fully_sharded_devices=2)):
+    with partitioner.activate():
       assert row_sums._sum_spec((8, 64)) == P()
